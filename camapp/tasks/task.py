@@ -1,0 +1,92 @@
+"""The Task protocol and the registry of tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.records import Frame, Prediction
+from engine.model import ModelCard
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What the user may set for any task.
+
+    Attributes:
+        fit: how a picture meets the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
+        roi: (x, y, width, height) of the part to look at, as fractions of the picture; None is all.
+        smoothing: seconds of the label's moving average; 0 takes each frame as it is.
+        threshold_high: score at which a label is taken.
+        threshold_low: score under which it is let go.
+        top: how many (label, score) pairs a prediction keeps.
+    """
+
+    fit: str = "crop"
+    roi: tuple[float, float, float, float] | None = None
+    smoothing: float = 0.3
+    threshold_high: float = 0.5
+    threshold_low: float = 0.35
+    top: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare` wrote: the number of items in the batch, and what the task needs to get back to the view."""
+
+    count: int
+    geometry: Any
+
+
+class Task(ABC):
+    """Both ends of a model. `prepare` runs in one thread, `decode` in another, each in frame order.
+
+    Attributes:
+        name: as in the registry and in `Prediction.task`.
+        max_items: the most items that one frame can become (slots are sized for it).
+    """
+
+    name: ClassVar[str]
+    max_items: int = 1
+
+    def __init__(self, card: ModelCard, options: TaskOptions) -> None:
+        self.card = card
+        self.options = options
+
+    @abstractmethod
+    def prepare(self, frame: Frame, batch: Floats) -> Prepared:
+        """Write the model's input into `batch` (max_items, C, H, W) in place. Count 0: nothing to infer."""
+
+    @abstractmethod
+    def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
+        """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
+
+    def reset(self) -> None:
+        """Forget filters, as after a source was lost."""
+
+
+REGISTRY = {
+    "classify": "camapp.tasks.classify:ClassifyTask",
+    "digits": "camapp.tasks.digits:DigitsTask",
+}
+
+
+def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:
+    """The task of that name for a model.
+
+    Raises:
+        ValueError: no such task.
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"unknown task '{name}'; known are {', '.join(REGISTRY)}")
+    module, _, cls = REGISTRY[name].partition(":")
+    task: Task = getattr(import_module(module), cls)(card, options)
+    return task

@@ -1,0 +1,98 @@
+"""Graph and Node: ONNX operator names and semantics in NCHW, nothing of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class ModelError(Exception):
+    """A model that cannot be used as it is: the message says what, where, what was expected and what was found."""
+
+
+class UnsupportedOperator(ModelError):
+    """An operator, or a value of one of its attributes, that this engine does not run."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One ONNX operator.
+
+    Attributes:
+        op_type: ONNX name, such as 'Conv'.
+        inputs: names of values; '' stands for an optional one left out.
+        outputs: names of values.
+        attributes: as ONNX names them: ints, floats, strings, tuples of these, or arrays.
+        name: for messages; by habit the module's name ('layer1.0.conv1').
+    """
+
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A graph input or output. A dimension of 0 is free (the batch)."""
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which they can run.
+
+    Attributes:
+        name: the net's.
+        inputs: what `run` takes.
+        outputs: what `run` gives.
+        nodes: topologically sorted.
+        parameters: PyTorch `state_dict` names and shapes that `initializers` must hold, declared by a net's builder.
+        initializers: arrays by name; empty until `bind`.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    parameters: Mapping[str, Shape] = field(default_factory=dict)
+    initializers: Mapping[str, Array] = field(default_factory=dict)
+
+    def bind(self, arrays: Mapping[str, Array]) -> Graph:
+        """The same graph with its parameters' values, float32.
+
+        Names that end in `num_batches_tracked` are PyTorch's book-keeping and ignored.
+
+        Raises:
+            ModelError: a name is missing, unknown, or has another shape or kind.
+        """
+        extra = [name for name in arrays if name not in self.parameters and not name.endswith("num_batches_tracked")]
+        missing = [name for name in self.parameters if name not in arrays]
+        if missing or extra:
+            raise ModelError(f"parameters do not fit net '{self.name}': missing {_some(missing)}; not known {_some(extra)}")
+        bound: dict[str, Array] = {}
+        for name, shape in self.parameters.items():
+            array = np.asarray(arrays[name])
+            if array.shape != tuple(shape):
+                raise ModelError(f"parameter '{name}' of net '{self.name}': expected shape {shape}, found {array.shape}")
+            if array.dtype.kind not in "fiu":
+                raise ModelError(f"parameter '{name}' of net '{self.name}': expected numbers, found dtype {array.dtype}")
+            bound[name] = np.ascontiguousarray(array, dtype=np.float32)
+        return replace(self, initializers=bound)
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
