@@ -1,1 +1,20 @@
 """The NumPy CNN engine: imports only NumPy and the standard library, and knows nothing of cameras."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.card import ModelCard
+    from engine.graph import ModelError, UnsupportedOperator
+    from engine.model import Model, load
+    from engine.plan import Plan
+
+__all__ = ["Model", "ModelCard", "ModelError", "Plan", "UnsupportedOperator", "load"]
+
+
+def __getattr__(name: str) -> object:
+    # Found when first asked for: `import engine` and `python -m engine --help` do not wait for NumPy.
+    homes = {"ModelCard": "card", "ModelError": "graph", "UnsupportedOperator": "graph", "Plan": "plan"}
+    if name not in __all__:
+        raise AttributeError(f"module 'engine' has no attribute '{name}'")
+    return getattr(import_module(f"engine.{homes.get(name, 'model')}"), name)

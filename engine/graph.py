@@ -80,14 +80,20 @@ class Graph:
         extra = [name for name in arrays if name not in self.parameters and not name.endswith("num_batches_tracked")]
         missing = [name for name in self.parameters if name not in arrays]
         if missing or extra:
-            raise ModelError(f"parameters do not fit net '{self.name}': missing {_some(missing)}; not known {_some(extra)}")
+            raise ModelError(
+                f"parameters do not fit net '{self.name}': missing {_some(missing)}; not known {_some(extra)}"
+            )
         bound: dict[str, Array] = {}
         for name, shape in self.parameters.items():
             array = np.asarray(arrays[name])
             if array.shape != tuple(shape):
-                raise ModelError(f"parameter '{name}' of net '{self.name}': expected shape {shape}, found {array.shape}")
+                raise ModelError(
+                    f"parameter '{name}' of net '{self.name}': expected shape {shape}, found {array.shape}"
+                )
             if array.dtype.kind not in "fiu":
-                raise ModelError(f"parameter '{name}' of net '{self.name}': expected numbers, found dtype {array.dtype}")
+                raise ModelError(
+                    f"parameter '{name}' of net '{self.name}': expected numbers, found dtype {array.dtype}"
+                )
             bound[name] = np.ascontiguousarray(array, dtype=np.float32)
         return replace(self, initializers=bound)
 

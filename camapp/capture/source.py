@@ -97,7 +97,12 @@ class Source(ABC):
 
     def describe(self) -> str:
         """One line for people, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
-        return self.uri
+        return redacted(self.uri)
+
+    @property
+    def remaining_orientation(self) -> tuple[bool, bool, int]:
+        """(hflip, vflip, rotate) that the caller must still apply to every shot; known after `open`."""
+        return self.options.hflip, self.options.vflip, self.options.rotate
 
 
 # scheme -> module:class, imported when first used: picamera2 and OpenCV are heavy.
@@ -123,9 +128,13 @@ def scheme_of(uri: str) -> str:
     if sep and scheme != "file":
         if scheme not in REGISTRY:
             known = ", ".join(f"{name}://" for name in REGISTRY if name not in ("auto", "video", "images"))
-            raise PermanentSourceError(f"unknown source scheme '{scheme}://' in '{uri}'; known are {known} and file paths")
+            raise PermanentSourceError(
+                f"unknown source scheme '{scheme}://' in '{uri}'; known are {known} and file paths"
+            )
         return scheme
     path = local_path(uri)
+    if path.match("/dev/video*"):
+        return "v4l2"
     if any(char in uri for char in "*?[") and not path.exists():
         return "images"
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
@@ -136,6 +145,17 @@ def scheme_of(uri: str) -> str:
 def local_path(uri: str) -> Path:
     """The path in a `file://`, `images://` or `video://` URI, or the plain path itself."""
     return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
+
+
+def redacted(uri: str) -> str:
+    """The URI as it may be shown or logged: user, password and query are credentials as often as not."""
+    scheme, sep, rest = uri.partition("://")
+    if scheme not in ("rtsp", "rtsps", "http", "https"):
+        return uri
+    # The last @, for a password may hold a bare / or ?, against the rules.
+    _, at, address = rest.rpartition("@")
+    address, question, _ = address.partition("?")
+    return f"{scheme}{sep}{'***@' if at else ''}{address}{'?***' if question else ''}"
 
 
 def query_of(uri: str) -> dict[str, str]:

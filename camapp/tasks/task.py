@@ -69,6 +69,7 @@ class Task(ABC):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget filters, as after a source was lost."""
 

@@ -1,0 +1,57 @@
+# make run        set everything up, then start the application (ARGS="--source video.mp4 ...")
+# make test       set everything up, then run the fast tests
+# make test-slow  the tests marked slow
+# make lint       ruff and mypy
+# All of them work on a fresh Debian 12 or 13, Raspberry Pi OS (64-bit, bookworm or trixie) or Linux with Python 3.11+.
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ON_PI  := $(shell grep -qs Raspberry /proc/device-tree/model && echo yes)
+# Debian packages: what must be there, and the test that finds it.
+NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv) \
+          $(shell ldconfig -p | grep -q libGL.so.1 || echo libgl1) \
+          $(shell ldconfig -p | grep -q libgthread-2.0.so.0 || echo libglib2.0-0) \
+          $(if $(ON_PI),$(shell $(PYTHON) -c 'import picamera2' 2>/dev/null || echo python3-picamera2))
+
+.PHONY: run test test-slow lint help clean system-packages
+
+run: $(VENV)/.run
+	@$(BIN)/python -m camapp run $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
+
+clean:
+	rm -rf $(VENV)
+
+# On a Pi the venv sees apt's packages: picamera2 and the NumPy that it was built with come from there.
+$(VENV)/bin/python: | system-packages
+	$(PYTHON) -m venv $(if $(ON_PI),--system-site-packages) $(VENV)
+
+$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -r requirements.txt
+	@touch $@
+
+$(VENV)/.test: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+system-packages:
+ifneq ($(strip $(NEEDED)),)
+	@root=; [ $$(id -u) = 0 ] || root=sudo; \
+	if ! command -v apt-get >/dev/null || { [ -n "$$root" ] && ! command -v sudo >/dev/null; }; then \
+	  echo "Please install these as root, then try again: $(strip $(NEEDED))" >&2; exit 1; fi; \
+	echo "Installing system packages: $(strip $(NEEDED))"; \
+	$$root apt-get update -q && $$root apt-get install -y --no-install-recommends $(NEEDED)
+endif

@@ -1,0 +1,28 @@
+"""A call that may hang, made in a thread of its own and waited for only so long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+
+def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
+    """Run `call` in a daemon thread and wait for its end.
+
+    Raises:
+        TimeoutError: it has not ended in time; the thread is left behind, and ends with the process at the latest.
+        Exception: whatever `call` raised.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    done.result(timeout=seconds)

@@ -1,0 +1,167 @@
+"""Pictures from files: one, a folder with all below it, or a glob."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from camapp.capture.clock import Pace
+from camapp.capture.devices import natural_key
+from camapp.capture.pixels import as_picture, fit_within
+from camapp.capture.source import (
+    IMAGE_SUFFIXES,
+    EndOfStream,
+    PermanentSourceError,
+    Source,
+    SourceDenied,
+    SourceOptions,
+    local_path,
+)
+from camapp.picture import Picture
+from camapp.records import Shot, Truth
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_FPS = 30.0
+_NO_ALPHA = (b"\xff\xd8", b"BM")  # JPEG has none, and what BMP files hold there is seldom meant
+_EXIF = (b"eXIf", b"EXIF")
+_ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+
+
+def read_image(path: Path) -> Picture:
+    """An image file as an 8-bit picture, turned as its EXIF data asks, alpha laid over white.
+
+    Raises:
+        ValueError: it is no image, or one of a kind that cannot be read; the message says which.
+        OSError: the file cannot be read.
+    """
+    data = path.read_bytes()
+    if not data:
+        raise ValueError("the file is empty")
+    encoded = np.frombuffer(data, np.uint8)
+    try:
+        # UNCHANGED keeps alpha but ignores the EXIF orientation; ANYCOLOR does the reverse.
+        image = cv2.imdecode(encoded, _ORIENTED if data.startswith(_NO_ALPHA) else cv2.IMREAD_UNCHANGED)
+        if image is not None and (image.ndim == 2 or image.shape[2] == 3) and any(mark in data for mark in _EXIF):
+            image = cv2.imdecode(encoded, _ORIENTED)
+    except cv2.error as error:
+        raise ValueError(f"it cannot be decoded: {error.err}") from error
+    if image is None:
+        raise ValueError("it is damaged, or no image")
+    return as_picture(image)
+
+
+def find_images(uri: str) -> list[Path]:
+    """The image files that a path, folder or glob names, 'img2' before 'img10'; hidden ones are left out.
+
+    Raises:
+        PermanentSourceError: there are none.
+        SourceDenied: the folder may not be read.
+    """
+    path = local_path(uri)
+    if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise SourceDenied(f"folder {path} may not be read by this user: chmod u+rx it, or change the user")
+        found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    elif path.exists():
+        if not os.access(path, os.R_OK):
+            raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
+        return [path]
+    else:
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    if not images:
+        what = "in folder" if path.is_dir() else "at"
+        raise PermanentSourceError(f"no images {what} {path}; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return sorted(images, key=lambda file: natural_key(str(file)))
+
+
+class ImagesSource(Source):
+    """Every image of a folder in order; those that cannot be read are skipped.
+
+    Attributes:
+        skipped: (path, reason) of each file that could not be read.
+    """
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        super().__init__(uri, options)
+        self.live = bool(options.realtime)
+        self.skipped: list[tuple[Path, str]] = []
+        self._paths: list[Path] = []
+        self._next = 0
+        self._shown = 0
+        self._waiting: Shot | None = None
+        self._pace = Pace()
+
+    def open(self) -> None:
+        """Find the files and read the first.
+
+        Raises:
+            PermanentSourceError: there are none, or none can be read.
+        """
+        self.skipped = []
+        self._paths = find_images(self.uri)
+        self._next = self._shown = 0
+        self._pace = Pace()
+        self.fps = self.options.fps or (_DEFAULT_FPS if self.live else 0.0)
+        self._waiting = self._load()
+
+    def read(self, timeout: float) -> Shot:
+        """The next image: at once, or in realtime when it is due."""
+        shot = self._waiting or self._load()
+        self._waiting = None
+        if self.live:
+            due = self._shown / self.fps
+            if self._pace.lateness(due) > 1 / self.fps:
+                self._pace.rebase(due)
+            self._pace.wait(due, timeout)
+        self._shown += 1
+        return shot
+
+    def close(self) -> None:
+        """Forget the files; nothing else is held."""
+        self._paths = []
+        self._waiting = None
+
+    def describe(self) -> str:
+        """Where from and how many."""
+        return f"{self.uri}, {len(self._paths)} images"
+
+    def _load(self) -> Shot:
+        while True:
+            if self._next == len(self._paths):
+                self._rewind()
+            path = self._paths[self._next]
+            self._next += 1
+            try:
+                picture = fit_within(read_image(path), self.options.size)
+            except PermissionError:
+                self._skip(path, "it may not be read by this user")
+            except OSError as error:
+                self._skip(path, error.strerror or str(error))
+            except ValueError as error:
+                self._skip(path, str(error))
+            else:
+                label = path.stem.partition("_")[2]
+                return Shot(picture, picture, truth=Truth(label) if label else None, name=path.name)
+
+    def _rewind(self) -> None:
+        unreadable = {path for path, _ in self.skipped}
+        if unreadable.issuperset(self._paths):
+            path, reason = self.skipped[0]
+            others = f" (nor can the other {len(self._paths) - 1})" if len(self._paths) > 1 else ""
+            raise PermanentSourceError(f"cannot read {path}: {reason}{others}")
+        if not self.options.loop:
+            raise EndOfStream
+        self._paths = [path for path in self._paths if path not in unreadable]
+        self._next = 0
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self.skipped.append((path, reason))
+        log.warning("skipped %s: %s", path, reason)

@@ -1,0 +1,317 @@
+"""Sources that OpenCV reads: webcams (V4L2), network streams and video files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from abc import abstractmethod
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.capture.clock import Pace, SensorClock
+from camapp.capture.devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
+from camapp.capture.pixels import as_picture, fit_within
+from camapp.capture.source import (
+    EndOfStream,
+    PermanentSourceError,
+    Source,
+    SourceDenied,
+    SourceLost,
+    SourceOptions,
+    local_path,
+    redacted,
+)
+from camapp.records import Shot
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_SIZE = 1280, 720
+# Most webcams have no USB bandwidth for raw pictures above this at 30 fps.
+_LARGEST_RAW = 640 * 480
+_MJPG = cv2.VideoWriter.fourcc(*"MJPG")
+# One buffer fills while one is decoded; with a single one the camera has to skip every other frame.
+_BUFFERS = 2
+_OPEN_MS, _READ_MS = 5000, 3000
+_FALLBACK_FPS = 30.0
+# A paced file that is late skips frames, but for no longer than this before it shows one and lets the time slip.
+_CATCH_UP_S = 0.25
+
+# Those that OpenCV's V4L2 backend passes on to the driver.
+_V4L2_CONTROLS = (
+    *("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE", "GAIN", "EXPOSURE", "AUTO_EXPOSURE", "AUTO_WB", "WB_TEMPERATURE"),
+    *("GAMMA", "SHARPNESS", "BACKLIGHT", "FOCUS", "AUTOFOCUS", "ZOOM", "PAN", "TILT", "TEMPERATURE"),
+)
+
+
+class _OpenCVSource(Source):
+    """What webcams, streams and files share: one VideoCapture, proven by its first frame."""
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        super().__init__(uri, options)
+        self._capture: cv2.VideoCapture | None = None
+        self._first: NDArray[np.generic] | None = None
+
+    def close(self) -> None:
+        """Release the device or file."""
+        self._first = None
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def describe(self) -> str:
+        """Name, size and rate."""
+        if self._capture is None:
+            return redacted(self.uri)
+        width, height = (round(self._get(prop)) for prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        return f"{redacted(self.uri)}, {width}x{height}" + (f" at {self.fps:g} fps" if self.fps else "")
+
+    def _get(self, prop: int) -> float:
+        assert self._capture is not None
+        return self._capture.get(prop)
+
+    def _opened(self, target: str, backend: int, parameters: tuple[int, ...] = ()) -> bool:
+        """Whether OpenCV took the target. Its own lines on stderr are silenced: our errors say it better."""
+        self.close()
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        # OpenCV reads this once, before the first frame; its own limit is 10 s.
+        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
+        cv2.setLogLevel(0)
+        self._capture = cv2.VideoCapture(target, backend, list(parameters))
+        return self._capture.isOpened()
+
+
+class _LiveSource(_OpenCVSource):
+    """A device or stream that is lost when it gives no frame."""
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        super().__init__(uri, options)
+        self._clock = SensorClock(redacted(uri))
+
+    def read(self, timeout: float) -> Shot:
+        """The next frame; the wait is bounded by the limit set when it was opened."""
+        image, self._first = self._first, None
+        if image is None:
+            image = self._grab()
+        picture = as_picture(image)
+        return Shot(picture, picture, self._clock.checked(self._stamp_ns()))
+
+    def _grab(self) -> NDArray[np.generic]:
+        if self._capture is None:
+            raise SourceLost(f"{redacted(self.uri)} is not open")
+        good, image = self._capture.read()
+        if not good:
+            raise SourceLost(self._silence())
+        return np.asarray(image)
+
+    def _stamp_ns(self) -> int:
+        return 0
+
+    @abstractmethod
+    def _silence(self) -> str:
+        """Why no frame came, and what to do."""
+
+
+class CameraSource(_LiveSource):
+    """A webcam: `v4l2://0`, `v4l2:///dev/video2`, or `/dev/video2`."""
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        super().__init__(uri, options)
+        which = uri.removeprefix("v4l2://")
+        if not which.isdecimal() and not which.startswith("/"):
+            raise PermanentSourceError(f"'{uri}' names no webcam: write v4l2://0 or v4l2:///dev/video0")
+        self._device = DEV / f"video{which}" if which.isdecimal() else Path(which)
+        self._name = ""
+        self._controls = [_control(name, text) for name, text in options.controls.items()]
+
+    def open(self) -> None:
+        """Open the device and read its first frame.
+
+        Raises:
+            SourceLost: it is absent, busy or silent.
+            SourceDenied: this user may not read it.
+            PermanentSourceError: it is no webcam, or has no such control.
+        """
+        self._find()
+        if not self._opened(str(self._device), cv2.CAP_V4L2):
+            raise SourceLost(f"{self._device} ({self._name}) does not open: {busy_advice(self._device)}")
+        self._configure()
+        self._first = self._grab()
+
+    def describe(self) -> str:
+        """The camera's own name beside the rest."""
+        return f"{self._name} ({super().describe()})"
+
+    def _find(self) -> None:
+        """A camera that was unplugged may come back under another number."""
+        problem = problem_of(self._device)
+        if isinstance(problem, SourceLost) and self._name:
+            for node in video_nodes():
+                if node.problem is None and node.name == self._name:
+                    log.warning("%s is now %s", self._name, node.path)
+                    self._device, problem = node.path, None
+                    break
+        if problem is not None:
+            raise problem
+        self._name = name_of(self._device)
+
+    def _configure(self) -> None:
+        assert self._capture is not None
+        width, height = self.options.size or _DEFAULT_SIZE
+        if width * height > _LARGEST_RAW:
+            self._capture.set(cv2.CAP_PROP_FOURCC, _MJPG)
+        self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
+        self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
+        if self.options.fps:
+            self._capture.set(cv2.CAP_PROP_FPS, self.options.fps)
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, _BUFFERS)
+        for name, prop, value in self._controls:
+            if not self._capture.set(prop, value):
+                raise PermanentSourceError(f"{self._name} does not take the control {name}={value:g}")
+        self.fps = _sane_fps(self._get(cv2.CAP_PROP_FPS))
+        got = round(self._get(cv2.CAP_PROP_FRAME_WIDTH)), round(self._get(cv2.CAP_PROP_FRAME_HEIGHT))
+        if got != (width, height):
+            log.info("%s gives %dx%d instead of %dx%d", self._name, *got, width, height)
+
+    def _stamp_ns(self) -> int:
+        # The V4L2 buffer's stamp, which UVC cameras take from the monotonic clock.
+        return round(self._get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+
+    def _silence(self) -> str:
+        if not self._device.exists():
+            return f"{self._name} ({self._device}) was unplugged"
+        advice = busy_advice(self._device) if holders(self._device) else "plug it in again, or try a smaller --size"
+        return f"{self._name} ({self._device}) gives no picture: {advice}"
+
+
+class StreamSource(_LiveSource):
+    """A network camera: `rtsp://`, `rtsps://`, `http://` or `https://`. Its password appears in no message."""
+
+    def open(self) -> None:
+        """Connect and read the first frame, within seconds.
+
+        Raises:
+            SourceLost: nobody answers, or no video comes.
+            PermanentSourceError: it is a file on a web server, which has an end and no pace of its own.
+        """
+        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS)
+        if not self._opened(self.uri, cv2.CAP_FFMPEG, limits):
+            raise SourceLost(f"{redacted(self.uri)} does not answer with video: check address, user and password")
+        if self.uri.startswith("http") and self._get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+            raise PermanentSourceError(f"{redacted(self.uri)} is a file, not a live stream: download it, give its path")
+        self.fps = _sane_fps(self._get(cv2.CAP_PROP_FPS))
+        self._first = self._grab()
+
+    def _silence(self) -> str:
+        return f"{redacted(self.uri)} sends no more: check the camera and the network"
+
+
+class VideoSource(_OpenCVSource):
+    """A video file: every frame as fast as it is read, or in realtime by its own time stamps.
+
+    In realtime it is a camera in all but name: frames that nobody came for in time are passed over, and
+    `Shot.sensor_ns` is the moment at which the frame was due.
+    """
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        super().__init__(uri, options)
+        self.live = bool(options.realtime)
+        self._path = local_path(uri)
+        self._pace = Pace()
+
+    def open(self) -> None:
+        """Open the file and decode its first frame.
+
+        Raises:
+            PermanentSourceError: it is missing, or no video that can be read.
+            SourceDenied: this user may not read it.
+        """
+        self._start_s = 0.0
+        self._pace = Pace()
+        self._rewind()
+
+    def read(self, timeout: float) -> Shot:
+        """The next frame; in realtime the next that is not late, when it is due."""
+        if not self.live:
+            self._advance()
+            return self._shot(0)
+        catch_up_by = time.monotonic() + _CATCH_UP_S
+        self._advance()
+        while self._pace.lateness(self._media_s) > self._period:
+            if time.monotonic() > catch_up_by:
+                self._pace.rebase(self._media_s)
+                break
+            self._advance()
+        self._pace.wait(self._media_s, timeout)
+        return self._shot(self._pace.due_ns(self._media_s))
+
+    def _rewind(self) -> None:
+        """(Re)open at the first frame and leave it grabbed. Seeking back is not exact in every format; this is."""
+        path = self._path
+        if not path.exists():
+            raise PermanentSourceError(f"no such file: {path}")
+        if not path.is_file():
+            raise PermanentSourceError(f"{path} is not a file; cameras are v4l2://N or picamera://N")
+        if not os.access(path, os.R_OK):
+            raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
+        if not self._opened(str(path), cv2.CAP_FFMPEG) or self._capture is None or not self._capture.grab():
+            self.close()
+            raise PermanentSourceError(f"{path} is damaged, or no video (ffmpeg cannot read it)")
+        self.fps = _sane_fps(self._get(cv2.CAP_PROP_FPS)) or _FALLBACK_FPS
+        self._period = 1 / self.fps
+        self._grabbed = True
+        self._frames = 0
+        self._media_s = self._start_s
+
+    def _advance(self) -> None:
+        """Grab the next frame, undecoded; `_media_s` is its time."""
+        if self._capture is None:
+            raise EndOfStream
+        if self._grabbed:
+            self._grabbed = False
+        elif self._capture.grab():
+            own_s = self._start_s + self._get(cv2.CAP_PROP_POS_MSEC) / 1000
+            # Some files carry no stamps, or stamps that run back.
+            self._media_s = own_s if own_s > self._media_s else self._media_s + self._period
+        else:
+            self._end()
+        self._frames += 1
+
+    def _end(self) -> None:
+        expected = round(self._get(cv2.CAP_PROP_FRAME_COUNT))
+        # Containers only estimate their number of frames: a few fewer are no damage.
+        if self._frames < 0.95 * expected - 2:
+            log.warning("%s broke off after %d of about %d frames: it is damaged", self._path, self._frames, expected)
+        if not self.options.loop:
+            raise EndOfStream
+        self._start_s = self._media_s + self._period
+        self._rewind()
+        self._grabbed = False
+
+    def _shot(self, due_ns: int) -> Shot:
+        assert self._capture is not None
+        good, image = self._capture.retrieve()
+        if not good:
+            log.warning("%s cannot be decoded past frame %d: it is damaged", self._path, self._frames)
+            raise EndOfStream
+        picture = fit_within(as_picture(np.asarray(image)), self.options.size)
+        return Shot(picture, picture, due_ns, name=self._path.name)
+
+
+def _sane_fps(fps: float) -> float:
+    """The rate, or 0 where a device or file tells nonsense."""
+    return fps if 0 < fps <= 1000 else 0.0
+
+
+def _control(name: str, text: str) -> tuple[str, int, float]:
+    """(name, CAP_PROP number, value) of a control, named with or without that prefix."""
+    short = name.upper().removeprefix("CAP_PROP_")
+    if short not in _V4L2_CONTROLS:
+        raise PermanentSourceError(f"a webcam has no control '{name}'; known are {', '.join(_V4L2_CONTROLS)}")
+    try:
+        return name, int(getattr(cv2, f"CAP_PROP_{short}")), float(text)
+    except ValueError:
+        raise PermanentSourceError(f"control {name}={text}: a webcam's controls are numbers") from None

@@ -1,0 +1,65 @@
+"""Mirror and turn shots whose device cannot do it itself, truth included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+
+from camapp.picture import Layout, Picture
+from camapp.records import Box, Point, Polyline, Shot, Truth
+
+_ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Flips first, then a clockwise turn in degrees."""
+
+    hflip: bool = False
+    vflip: bool = False
+    rotate: int = 0
+
+    @property
+    def is_identity(self) -> bool:
+        """Nothing to do."""
+        return not (self.hflip or self.vflip or self.rotate)
+
+    def shot(self, shot: Shot) -> Shot:
+        """The same moment, oriented."""
+        if self.is_identity:
+            return shot
+        view = self.picture(shot.view)
+        model_view = view if shot.model_view is shot.view else self.picture(shot.model_view)
+        truth = self.truth(shot.truth, shot.view.size) if shot.truth else None
+        return replace(shot, view=view, model_view=model_view, truth=truth)
+
+    def picture(self, picture: Picture) -> Picture:
+        """A copy, oriented; planar layouts become RGB on the way."""
+        if picture.layout is Layout.I420:
+            picture = Picture.of(picture.rgb(), Layout.RGB)
+        data = picture.data
+        if self.hflip or self.vflip:
+            data = cv2.flip(data, -1 if self.hflip and self.vflip else int(self.hflip))
+        if self.rotate:
+            data = cv2.rotate(data, _ROTATE[self.rotate])
+        return Picture.of(data, picture.layout)
+
+    def truth(self, truth: Truth, size: tuple[int, int]) -> Truth:
+        """Truth of a picture of `size` (width, height), carried along."""
+
+        def box(item: Box) -> Box:
+            (ax, ay), (bx, by) = self._point((item.x0, item.y0), size), self._point((item.x1, item.y1), size)
+            return replace(item, x0=min(ax, bx), y0=min(ay, by), x1=max(ax, bx), y1=max(ay, by))
+
+        def line(item: Polyline) -> Polyline:
+            return replace(item, points=tuple(self._point(point, size) for point in item.points))
+
+        return replace(truth, boxes=tuple(map(box, truth.boxes)), lines=tuple(map(line, truth.lines)))
+
+    def _point(self, point: Point, size: tuple[int, int]) -> Point:
+        (x, y), (width, height) = point, size
+        x = width - x if self.hflip else x
+        y = height - y if self.vflip else y
+        turned = {0: (x, y), 90: (height - y, x), 180: (width - x, height - y), 270: (y, width - x)}
+        return turned[self.rotate]

@@ -1,0 +1,119 @@
+"""`pattern://SCENE`: a generated scene as a camera, for machines without one; every shot carries its truth."""
+
+from __future__ import annotations
+
+import re
+import time
+from urllib.parse import urlsplit
+
+from camapp.capture.source import PermanentSourceError, Source, SourceLost, SourceOptions, query_of
+from camapp.picture import Layout, Picture
+from camapp.records import Shot
+from camapp.scenes.scene import Scene, SceneOptions, scene_class
+
+SIDES = (64, 4096)  # pixels
+RATES = (1.0, 240.0)  # frames a second
+
+
+class PatternSource(Source):
+    """`pattern://digits?size=1280x720&fps=30&seed=1&count=3`; what the URI says outranks the options.
+
+    Live, it keeps an absolute schedule: a reader that comes late finds the frame of that moment, as with a camera,
+    and never a burst of old ones. With `realtime=False` each frame follows at once, none left out.
+    """
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        super().__init__(uri, options)
+        self.live = options.realtime is not False
+        try:
+            self._scene_class, self._scene_options = _parse(uri, options)
+        except ValueError as error:
+            raise PermanentSourceError(f"{error} (in '{uri}')") from error
+        self._scene: Scene | None = None
+        self._start_ns = 0
+        self._index = 0
+
+    def open(self) -> None:
+        """Set the scene and start its clock."""
+        self.fps = self._scene_options.fps
+        self._scene = self._scene_class(self._scene_options)
+        self._start_ns = time.monotonic_ns()
+        self._index = 0
+
+    def read(self, timeout: float) -> Shot:
+        """The next frame; live, at its moment.
+
+        Raises:
+            SourceLost: not open, or the next frame is due later than `timeout` seconds from now.
+        """
+        if self._scene is None:
+            raise SourceLost(f"'{self.uri}' is not open")
+        if self.live:
+            late_ns = time.monotonic_ns() - self._due_ns(self._index)
+            self._index += max(0, int(late_ns * self.fps / 1e9))
+        due_ns = self._due_ns(self._index)
+        if self.live and due_ns - time.monotonic_ns() > timeout * 1e9:
+            raise SourceLost(f"'{self.uri}' has no frame within {timeout:g} s at {self.fps:g} fps")
+        picture, truth = self._scene.render(self._index)
+        self._index += 1
+        if self.live:
+            # Rendered ahead and handed over when due: what follows sees a camera's timing.
+            time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+        view = Picture.of(picture, Layout.RGB)
+        return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth)
+
+    def close(self) -> None:
+        """Let the scene go."""
+        self._scene = None
+
+    def describe(self) -> str:
+        """Such as 'pattern digits 1280x720 at 30 fps, seed 1'."""
+        width, height = self._scene_options.size
+        return (
+            f"pattern {urlsplit(self.uri).netloc} {width}x{height} at {self._scene_options.fps:g} fps, "
+            f"seed {self._scene_options.seed}"
+        )
+
+    def _due_ns(self, index: int) -> int:
+        return self._start_ns + round(index * 1e9 / self.fps)
+
+
+def _parse(uri: str, options: SourceOptions) -> tuple[type[Scene], SceneOptions]:
+    """The scene and its options. Raises ValueError with what is allowed."""
+    scene = scene_class(urlsplit(uri).netloc)
+    query = query_of(uri)
+    allowed = ("size", "fps", "seed", "count")
+    for key in query:
+        if key not in allowed:
+            raise ValueError(f"unknown option '{key}'; allowed are {', '.join(allowed)}")
+    default = SceneOptions()
+    size = _size(query["size"]) if "size" in query else options.size or default.size
+    fps = _number(query, "fps", options.fps or default.fps)
+    seed = _number(query, "seed", default.seed)
+    count = _number(query, "count", 0)
+    low, high = SIDES
+    if not all(low <= side <= high for side in size):
+        raise ValueError(f"size {size[0]}x{size[1]}: each side may be {low} to {high}")
+    if not RATES[0] <= fps <= RATES[1]:
+        raise ValueError(f"fps {fps:g}: allowed are {RATES[0]:g} to {RATES[1]:g}")
+    if seed != int(seed) or seed < 0:
+        raise ValueError(f"seed {seed:g}: allowed are whole numbers from 0")
+    low, high = scene.counts
+    if "count" in query and (count != int(count) or not low <= count <= high):
+        raise ValueError(f"count {count:g}: allowed are {low} to {high}")
+    return scene, SceneOptions(size, float(fps), int(seed), int(count) if "count" in query else None)
+
+
+def _size(text: str) -> tuple[int, int]:
+    if not (found := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)):
+        raise ValueError(f"size '{text}': expected WIDTHxHEIGHT, such as 1280x720")
+    return int(found[1]), int(found[2])
+
+
+def _number(query: dict[str, str], key: str, default: float) -> float:
+    text = query.get(key)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
+        raise ValueError(f"{key} '{text}': expected a number")
+    return float(text)

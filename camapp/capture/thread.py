@@ -1,0 +1,147 @@
+"""The capture thread: opens a source, numbers its frames, and opens it again when it was lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from camapp.capture.orientation import Orientation
+from camapp.capture.source import EndOfStream, PermanentSourceError, Source, SourceError, SourceLost
+from camapp.records import Frame, Shot, Trace
+from camapp.stats import Stats
+
+log = logging.getLogger(__name__)
+
+READ_TIMEOUT = 1.5
+# A source that never opened is more likely a wrong name than a loose cable.
+FIRST_OPEN_PATIENCE = 5.0
+BACK_OFF_START, BACK_OFF_MOST = 0.1, 1.0
+
+
+class CaptureState(Enum):
+    """What the capture thread is doing."""
+
+    OPENING = "opening"
+    RUNNING = "running"
+    LOST = "lost"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class CaptureStatus:
+    """State with its reason in words, and the error that ended the run, if one did."""
+
+    state: CaptureState
+    reason: str = ""
+    error: SourceError | None = None
+
+
+class CaptureThread(threading.Thread):
+    """Reads a source until it ends, fails for good, or `stop` is set.
+
+    Args:
+        source: not yet opened; this thread alone touches it.
+        stats: where frames are accounted.
+        deliver: called with each frame and its trace; may block, for sources whose every frame counts.
+        patience: seconds for which a lost live source is retried.
+        max_frames: end after so many.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stats: Stats,
+        deliver: Callable[[Frame, Trace], None],
+        patience: float = 60.0,
+        max_frames: int | None = None,
+    ) -> None:
+        super().__init__(name="capture", daemon=True)
+        self.source = source
+        self.status = CaptureStatus(CaptureState.OPENING)
+        self.paused = threading.Event()
+        self.opened = threading.Event()
+        self._stats = stats
+        self._deliver = deliver
+        self._patience = patience
+        self._max_frames = max_frames
+        self._stop_event = threading.Event()
+        self._seq = 0
+        self._silent_since = 0.0
+
+    def stop(self) -> None:
+        """Ask the thread to end after the read that it is in."""
+        self._stop_event.set()
+
+    def run(self) -> None:  # noqa: D102
+        self._silent_since = time.monotonic()
+        back_off = BACK_OFF_START
+        try:
+            while not self._stop_event.is_set():
+                try:
+                    self.source.open()
+                    self.opened.set()
+                    self._read_all()
+                    return
+                except SourceLost as error:
+                    if self.status.state is CaptureState.RUNNING:
+                        back_off = BACK_OFF_START
+                    self._lost(error)
+                finally:
+                    self.source.close()
+                self._stop_event.wait(back_off)
+                back_off = min(2 * back_off, BACK_OFF_MOST)
+        except EndOfStream:
+            self._end(CaptureStatus(CaptureState.ENDED, "end of stream"))
+        except SourceError as error:
+            self._end(CaptureStatus(CaptureState.FAILED, str(error), error))
+        except Exception as error:
+            log.debug("capture failed", exc_info=True)
+            reason = f"{self.source.uri}: {type(error).__name__}: {error}"
+            self._end(CaptureStatus(CaptureState.FAILED, reason, PermanentSourceError(reason)))
+        finally:
+            if self.status.state not in (CaptureState.ENDED, CaptureState.FAILED):
+                self._end(CaptureStatus(CaptureState.ENDED, "stopped"))
+
+    def _end(self, status: CaptureStatus) -> None:
+        self.status = status
+
+    def _read_all(self) -> None:
+        orientation = Orientation(*self.source.remaining_orientation)
+        while not self._stop_event.is_set():
+            if self.paused.is_set() and not self.source.live:
+                self._stop_event.wait(0.05)
+                continue
+            shot = self.source.read(READ_TIMEOUT)
+            if self.status.state is not CaptureState.RUNNING:
+                if self.status.state is CaptureState.LOST:
+                    log.warning("source is back: %s", self.source.describe())
+                self.status = CaptureStatus(CaptureState.RUNNING)
+            self._silent_since = time.monotonic()
+            self._enter(orientation.shot(shot))
+            if self._max_frames is not None and self._seq >= self._max_frames:
+                raise EndOfStream
+
+    def _enter(self, shot: Shot) -> None:
+        trace = self._stats.captured(self._seq, shot.sensor_ns)
+        frame = Frame(self._seq, shot)
+        self._seq += 1
+        if self.paused.is_set():
+            self._stats.dropped(trace, "paused")
+        else:
+            self._deliver(frame, trace)
+
+    def _lost(self, error: SourceLost) -> None:
+        """Note the loss; raises the error when patience is at its end."""
+        silent = time.monotonic() - self._silent_since
+        patience = self._patience if self._seq else min(self._patience, FIRST_OPEN_PATIENCE)
+        if not self.source.live or silent > patience:
+            raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
+        if self.status.state is not CaptureState.LOST or self.status.reason != str(error):
+            log.warning("no picture: %s; trying again", error)
+        self._stats.source_lost()
+        self.status = CaptureStatus(CaptureState.LOST, str(error))

@@ -1,0 +1,212 @@
+"""The commands, each a few lines that call one room. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional, get_args
+
+import typer
+
+from camapp import __version__
+from camapp.service import ExitCode
+from camapp.settings import Settings, SettingsError, load_settings, to_toml, type_of
+
+app = typer.Typer(
+    name="camapp",
+    help="Real-time camera vision for the Raspberry Pi: a camera, a CNN in pure NumPy, and what it saw.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
+    typer.Option("--config", metavar="FILE", envvar="CAMAPP_CONFIG", help="settings as TOML; flags outrank it"),
+]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first."""
+    own = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.name != "settings"
+    ]
+    flags = [
+        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
+        for item in fields(Settings)
+    ]
+    config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
+
+    def wrapper(config: Path | None = None, **values: Any) -> None:
+        mine = {parameter.name: values.pop(parameter.name) for parameter in own}
+        given = {name: value for name, value in values.items() if value is not None and value != []}
+        with tidy_errors(bool(given.get("debug"))):
+            settings = load_settings(given, config)
+            _set_up_logging(settings.debug)
+            with tidy_errors(settings.debug):
+                command(settings, **mine)
+
+    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    return wrapper
+
+
+def _flag(item: Any) -> Any:
+    """The typer option of one setting; values stay text here, `load_settings` checks them all in one place."""
+    kind = type_of(item.name)
+    names = [f"--{item.name.replace('_', '-')}"]
+    is_flag = kind is bool or bool in get_args(kind)
+    if is_flag:
+        names = [f"{names[0]}/--no-{item.name.replace('_', '-')}"]
+    shown = "" if item.default in (None, (), False) else f" [default: {_shown(item.default)}]"
+    value: Any = bool if is_flag else list[str] if item.name == "camera_control" else str
+    return Annotated[
+        Optional[value],  # noqa: UP045
+        typer.Option(
+            *names,
+            help=item.metadata["help"] + shown,
+            metavar=None if is_flag else item.metadata["metavar"],
+            rich_help_panel=item.metadata["panel"],
+            show_default=False,
+        ),
+    ]
+
+
+def _shown(value: object) -> str:
+    return "on" if value is True else str(value)
+
+
+class tidy_errors:
+    """Turn an error that a user can cause into one line and an exit code; `debug` shows the traceback."""
+
+    def __init__(self, debug: bool = False) -> None:
+        self.debug = debug
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None or self.debug or isinstance(error, SystemExit | typer.Exit):
+            return
+        code = _code_of(error)
+        if code is None:
+            logging.getLogger(__name__).debug("unexpected", exc_info=True)
+            fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", ExitCode.INTERNAL)
+        fail(str(error), code)
+
+
+def _code_of(error: BaseException) -> ExitCode | None:
+    if isinstance(error, SettingsError):
+        return ExitCode.USAGE if error.usage else ExitCode.CONFIG
+    # These modules are loaded only once something that can raise them ran.
+    by_name = {
+        "ModelError": ExitCode.CONFIG,
+        "SinkError": ExitCode.DENIED if getattr(error, "denied", False) else ExitCode.CONFIG,
+        "SourceDenied": ExitCode.DENIED,
+        "SourceError": ExitCode.SOURCE_GONE,
+        "PoolError": ExitCode.INTERNAL,
+    }
+    return next((by_name[base.__name__] for base in type(error).__mro__ if base.__name__ in by_name), None)
+
+
+def fail(message: str, code: ExitCode) -> NoReturn:
+    """Say what is wrong in one line and end."""
+    print(f"camapp: {message}", file=sys.stderr)
+    raise SystemExit(int(code))
+
+
+def _set_up_logging(debug: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+@app.callback(invoke_without_command=True)
+def default(version: Annotated[bool, typer.Option("--version", help="show the version and end")] = False) -> None:
+    """Without a command: run."""
+    if version:
+        print(__version__)
+
+
+@app.command("run")
+@with_settings
+def run(
+    settings: Settings,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print the settings as TOML and end", show_default=False)
+    ] = False,
+) -> None:
+    """Watch a source with a model, live: preview, predictions, log."""
+    if print_config:
+        print(to_toml(settings), end="")
+        return
+    from camapp.live import run_live
+
+    code, message = run_live(settings)
+    if code is not ExitCode.OK:
+        fail(message, code)
+
+
+@app.command("bench")
+@with_settings
+def bench(
+    settings: Settings,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="how long to measure")] = 10.0,
+    draw: Annotated[bool, typer.Option("--draw", help="draw the preview too, without showing it")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure a source and model: rates, drops, latency per stage, CPU and memory."""
+    from camapp.bench import run_bench
+
+    run_bench(settings, seconds, draw, as_json)
+
+
+@app.command("sources")
+def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List what can be watched here."""
+    from camapp.listing import print_sources
+
+    with tidy_errors():
+        print_sources(as_json)
+
+
+@app.command("models")
+def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the models that ship."""
+    from camapp.listing import print_models
+
+    with tidy_errors():
+        print_models(as_json)
+
+
+@app.command("check-config")
+def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file")]) -> None:
+    """Check a configuration file, and the model it names, without starting anything."""
+    with tidy_errors():
+        settings = load_settings({}, file)
+        from camapp.models import load_model
+
+        card = load_model(settings).card
+        print(f"{file}: good; source {settings.source}, model {card.net} ({card.task}, {len(card.labels)} labels)")
+
+
+def main() -> None:
+    """The program."""
+    # `camapp` means `camapp run`, and `camapp --source X` means `camapp run --source X`.
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+        arguments = ["run", *arguments]
+    app(args=arguments, prog_name="camapp")

@@ -1,0 +1,227 @@
+"""From a captured frame to a prediction: prepares, sends to the workers, decodes the results in frame order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from camapp.capture.mailbox import Mailbox
+from camapp.records import Frame, Prediction, Trace
+from camapp.stats import Stats
+from camapp.tasks.task import Floats, Prepared, Task
+from camapp.workers.pool import STOPPED, Outcome, WorkerPool
+from camapp.workers.slots import Slot
+from engine.model import Model
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.05
+# How long a finished live result waits for an older frame that another worker still has.
+_REORDER_AT_LEAST_MS = 20.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A prediction with the frame it is of and how long that took."""
+
+    frame: Frame
+    trace: Trace
+    prediction: Prediction
+
+
+@dataclass(eq=False)
+class _Job:
+    frame: Frame
+    trace: Trace
+    prepared: Prepared | None = None
+    outputs: list[Floats] = field(default_factory=list)
+    done_at: int = 0
+    error: str = ""
+    late: bool = False
+
+
+class Inference:
+    """The stage between capture and sinks.
+
+    Args:
+        model: to run.
+        task: both ends of it.
+        stats: where frames are accounted.
+        live: newest frame wins and late results are discarded; else every frame counts and nothing is late.
+        workers: processes.
+        threads: BLAS threads of each.
+        publish: called with each result, in frame order, never twice at a time.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        stats: Stats,
+        live: bool,
+        workers: int,
+        threads: int,
+        publish: Callable[[Result], None],
+    ) -> None:
+        self.task = task
+        self.live = live
+        spare = 0 if live else workers + 1
+        self.pool = WorkerPool(model, task.max_items, workers, threads, spare, self._on_outcome)
+        self._stats = stats
+        self._publish = publish
+        self._mailbox: Mailbox[tuple[Frame, Trace]] = Mailbox()
+        self._jobs: dict[int, _Job] = {}
+        self._order: deque[_Job] = deque()
+        self._order_lock = threading.Lock()
+        self._stop_event = threading.Event()
+        self._thread = threading.Thread(target=self._prepare_all, name="prepare", daemon=True)
+        self._complained: set[str] = set()
+
+    def start(self) -> None:
+        """Start the workers and the preparing thread."""
+        self.pool.start()
+        self._thread.start()
+
+    def offer(self, frame: Frame, trace: Trace) -> None:
+        """Called by the capture thread with each frame."""
+        if self.live:
+            pushed_out = self._mailbox.replace((frame, trace))
+            if pushed_out is not None:
+                closed = pushed_out[1] is trace
+                self._stats.dropped(pushed_out[1], "stopping" if closed else "newer frame")
+            return
+        while not self._mailbox.put((frame, trace), _TICK):
+            if self._stop_event.is_set():
+                self._stats.dropped(trace, "stopping")
+                return
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until no frame is in flight; True if none is."""
+        deadline = time.monotonic() + timeout
+        while self._stats.in_flight() and self.pool.error is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Take no more frames; those in flight get `timeout` seconds to be predicted."""
+        self._stop_event.set()
+        left = self._mailbox.close()
+        if left is not None:
+            self._stats.dropped(left[1], "stopping")
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        if self.pool.error is None:
+            self.pool.drain(timeout)
+        self.pool.stop()
+        self._finish()
+
+    # -- the preparing thread
+
+    def _prepare_all(self) -> None:
+        while not self._stop_event.is_set() and self.pool.error is None:
+            slot = self.pool.acquire(_TICK)
+            if slot is None:
+                self._finish()
+                continue
+            item = None
+            while item is None and not self._stop_event.is_set() and self.pool.error is None:
+                item = self._mailbox.get(_TICK)
+                self._finish()
+            if item is None:
+                self.pool.release(slot)
+            else:
+                self._prepare(slot, *item)
+
+    def _prepare(self, slot: Slot, frame: Frame, trace: Trace) -> None:
+        job = _Job(frame, trace)
+        trace.taken = time.monotonic_ns()
+        try:
+            job.prepared = self.task.prepare(frame, slot.input)
+        except Exception as error:  # noqa: BLE001 - one bad picture must not end the run
+            self.pool.release(slot)
+            self._complain("prepare", error)
+            self._stats.failed(trace, "prepare")
+            return
+        trace.prepared = time.monotonic_ns()
+        count = job.prepared.count
+        with self._order_lock:
+            self._order.append(job)
+            if count:
+                self._jobs[frame.seq] = job
+        if count:
+            self.pool.submit(slot, frame.seq, count)
+        else:
+            self.pool.release(slot)
+            job.done_at = trace.prepared
+            self._finish()
+
+    # -- the pool's thread
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        with self._order_lock:
+            job = self._jobs.pop(outcome.token)
+        if outcome.error:
+            job.error = outcome.error
+        else:
+            job.outputs = [output[: outcome.items].copy() for output in outcome.slot.outputs]
+            job.trace.infer_start, job.trace.infer_end = outcome.infer_start, outcome.infer_end
+        self.pool.release(outcome.slot)
+        if job.late and not job.error:
+            self._stats.dropped(job.trace, "late")
+        elif job.late:
+            self._settle(job)
+        job.done_at = time.monotonic_ns()
+        self._finish()
+
+    # -- either
+
+    def _finish(self) -> None:
+        """Decode and publish what is next in frame order."""
+        with self._order_lock:
+            while self._order:
+                head = self._order[0]
+                if head.done_at:
+                    self._settle(self._order.popleft())
+                elif self.live and self._is_late(head):
+                    self._order.popleft().late = True
+                else:
+                    return
+
+    def _is_late(self, head: _Job) -> bool:
+        newer_done = [job.done_at for job in self._order if job.done_at]
+        if not newer_done:
+            return False
+        bound_ms = max(_REORDER_AT_LEAST_MS, self._stats.latency["infer"].at(50, last=64)[0])
+        return time.monotonic_ns() - min(newer_done) > bound_ms * 1e6
+
+    def _settle(self, job: _Job) -> None:
+        if job.error == STOPPED:
+            self._stats.dropped(job.trace, "stopping")
+            return
+        if job.error:
+            self._stats.failed(job.trace, job.error)
+            return
+        assert job.prepared is not None
+        try:
+            now = time.monotonic_ns()
+            prediction = self.task.decode(job.frame, job.outputs, job.prepared, now)
+        except Exception as error:  # noqa: BLE001 - one bad result must not end the run
+            self._complain("decode", error)
+            self._stats.failed(job.trace, "decode")
+            return
+        job.trace.decoded = time.monotonic_ns()
+        self._stats.predicted(job.trace)
+        self._publish(Result(job.frame, job.trace, prediction))
+
+    def _complain(self, stage: str, error: Exception) -> None:
+        text = f"{stage} failed: {type(error).__name__}: {error}"
+        if text not in self._complained:
+            self._complained.add(text)
+            log.error("%s (further ones of this kind are only counted)", text)
+            log.debug("traceback", exc_info=error)

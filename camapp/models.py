@@ -1,0 +1,87 @@
+"""Which model to run: a shipped name or a file, with what the user says of it in place of what its card says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from camapp.settings import Settings
+from engine.model import Model, ModelCard, ModelError, described, load
+
+SHIPPED = Path(__file__).parents[1] / "weights"
+
+
+def model_path(name: str) -> Path:
+    """The file of a shipped model's name (`mnist`), or the path itself.
+
+    Raises:
+        ModelError: neither exists.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    shipped = SHIPPED / f"{name}.npz"
+    if shipped.exists():
+        return shipped
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
+    raise ModelError(f"no model '{name}': not a file, and not one of those that ship ({known})")
+
+
+def load_model(settings: Settings) -> Model:
+    """The model that the settings name, its card corrected by --labels, --mean, --std and --task.
+
+    Raises:
+        ModelError: the file is missing, damaged or does not fit, or a correction does not.
+    """
+    model = load(model_path(settings.model), net=settings.net)
+    channels = model.card.input_shape[0]
+    changes: dict[str, object] = {}
+    for name in ("mean", "std"):
+        values = getattr(settings, name)
+        if values is not None:
+            if len(values) not in (1, channels):
+                raise ModelError(f"--{name} has {len(values)} values, the model has {channels} input channels")
+            changes[name] = tuple(values) * (channels // len(values))
+    if settings.labels is not None:
+        changes["labels"] = read_labels(settings.labels)
+    if settings.task is not None:
+        changes["task"] = settings.task
+    return described(model, **changes) if changes else model
+
+
+def read_labels(text: str) -> tuple[str, ...]:
+    """Class names from a file (a name a line, or a JSON list) or from the text itself ('cat,dog').
+
+    Raises:
+        ModelError: the file cannot be read or holds something else.
+    """
+    path = Path(text).expanduser()
+    if not path.exists():
+        if "," in text:
+            return _names(text.split(","), "--labels")
+        raise ModelError(f"no label file '{text}' (or give names separated by commas)")
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            values = json.loads(content)
+            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                raise ModelError(f"{path}: expected a JSON list of names")
+            return _names(values, str(path))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the labels: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not a list of names: {error}") from error
+    return _names(content.splitlines(), str(path))
+
+
+def _names(lines: Sequence[str], where: str) -> tuple[str, ...]:
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ModelError(f"{where}: no class names in it")
+    return names
+
+
+def shipped_models() -> list[tuple[Path, ModelCard]]:
+    """The files that ship, with their cards."""
+    return [(path, load(path).card) for path in sorted(SHIPPED.glob("*.npz"))]

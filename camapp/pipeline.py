@@ -1,0 +1,246 @@
+"""Builds the stages, starts them in order, stops them in reverse, and says how the run went."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from camapp.capture.source import Source, SourceDenied, SourceOptions, create_source, redacted
+from camapp.capture.thread import CaptureState, CaptureThread
+from camapp.hud import Hud
+from camapp.inference import Inference, Result
+from camapp.models import load_model
+from camapp.records import Frame, Trace
+from camapp.renderer import Renderer
+from camapp.service import ExitCode
+from camapp.settings import Settings
+from camapp.sinks.sink import PictureSink, PredictionSink, Sink
+from camapp.stats import Balance, Stats
+from camapp.tasks.task import Task, TaskOptions, create_task
+from engine.model import Model, ModelError
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.05
+# Bounds of the steps of a stop, in seconds.
+_DRAIN_LIVE, _DRAIN_FILE, _JOIN = 1.0, 30.0, 1.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    code: ExitCode
+    reason: str
+    balance: Balance
+    seconds: float
+
+
+class Pipeline:
+    """One source, one model, and the sinks of a run.
+
+    Args:
+        settings: what the user asked for.
+        model: to run; None loads the one the settings name.
+
+    Raises:
+        ModelError, SourceError: the model or the source cannot be used, known before anything was started.
+    """
+
+    def __init__(self, settings: Settings, model: Model | None = None) -> None:
+        self.settings = settings
+        self.stats = Stats()
+        self.model = model or load_model(settings)
+        self.task = _task(settings, self.model)
+        self.source = _source(settings, self.model)
+        self.workers = settings.workers or max(1, (os.cpu_count() or 2) - 1)
+        self.prediction_sinks: list[PredictionSink] = []
+        self.picture_sinks: list[PictureSink] = []
+        self.inference = Inference(
+            self.model, self.task, self.stats, self.source.live, self.workers, settings.threads, self._publish
+        )
+        self.capture = CaptureThread(self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames)
+        self.renderer = Renderer(
+            self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
+        )
+        self.renderer.show_hud = settings.hud
+        self._stop_event = threading.Event()
+        self._stop_reason = ""
+        self._busy_mark = (0, 0.0)
+        self._busy_share = 0.0
+        self._started = time.monotonic()
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the run to end; returns at once, from any thread or signal handler."""
+        self._stop_reason = self._stop_reason or reason
+        self._stop_event.set()
+
+    def toggle_pause(self) -> None:
+        """Hold the picture and the predictions, or go on."""
+        if self.capture.paused.is_set():
+            self.capture.paused.clear()
+            self.task.reset()
+        else:
+            self.capture.paused.set()
+
+    def run(self, before_stop: Callable[[], None] = lambda: None) -> Summary:
+        """Run until the source ends, a limit is reached, something fails, or a stop is requested.
+
+        Raises:
+            SinkError: a sink cannot be used as asked.
+            PoolError: no worker would start.
+        """
+        started: list[Sink] = []
+        self._started = time.monotonic()
+        try:
+            self.inference.start()
+            for sink in (*self.prediction_sinks, *self.picture_sinks):
+                sink.start()
+                started.append(sink)
+            if self.picture_sinks:
+                self.renderer.start()
+            self.inference.pool.wait_ready()
+            self.capture.start()
+            self._wait()
+            before_stop()
+        finally:
+            self._stop(started)
+        code, reason = self._verdict()
+        return Summary(code, reason, self.stats.balance(), time.monotonic() - self._started)
+
+    # -- callbacks of the stages
+
+    def _deliver(self, frame: Frame, trace: Trace) -> None:
+        if self.picture_sinks and self.source.live:
+            self.renderer.offer(frame, trace)
+        self.inference.offer(frame, trace)
+
+    def _publish(self, result: Result) -> None:
+        for sink in self.prediction_sinks:
+            sink.accept(result.prediction, result.frame, result.trace)
+        if self.picture_sinks:
+            if self.source.live:
+                self.renderer.predicted(result)
+            else:
+                self.renderer.put(result)
+
+    def lost(self) -> str:
+        """Why there is no picture, or ""."""
+        status = self.capture.status
+        return status.reason if status.state is CaptureState.LOST else ""
+
+    def hud(self) -> Hud:
+        """The figures of this moment."""
+        stats = self.stats
+        return Hud(
+            camera_fps=stats.camera.rate(),
+            infer_fps=stats.inference.rate(),
+            display_fps=stats.display.rate(),
+            target_fps=self.settings.target_fps,
+            latency_ms={
+                stage: stats.latency[stage].at(50, last=60)[0] for stage in stats.latency if stage != "overhead"
+            },
+            drops={**stats.balance().dropped, **stats.balance().failed},
+            workers_busy=self._workers_busy(),
+            workers=self.workers,
+            restarts=self.inference.pool.restarts,
+            source=redacted(self.source.uri),
+            model=self.model.card.net,
+            paused=self.capture.paused.is_set(),
+        )
+
+    def status_line(self) -> str:
+        """The same for a terminal."""
+        hud = self.hud()
+        drops = sum(hud.drops.values())
+        lost = self.lost()
+        return (
+            f"camera {hud.camera_fps:5.1f}  inference {hud.infer_fps:5.1f} of {hud.target_fps:g} fps  "
+            f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
+            + (f"  restarts {hud.restarts}" if hud.restarts else "")
+            + (f"  NO SIGNAL: {lost}" if lost else "")
+        )
+
+    def _workers_busy(self) -> float:
+        now, busy = time.monotonic_ns(), self.inference.pool.busy_seconds()
+        then, was = self._busy_mark
+        if now - then > 500_000_000:
+            self._busy_mark = (now, busy)
+            if then:
+                self._busy_share = min(1.0, (busy - was) / ((now - then) / 1e9) / self.workers)
+        return self._busy_share
+
+    # -- the end
+
+    def _wait(self) -> None:
+        deadline = None
+        while not self._stop_event.wait(_TICK):
+            if self.inference.pool.error is not None:
+                return
+            if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
+                return
+            if self.settings.duration is not None and self.stats.balance().captured:
+                deadline = deadline or time.monotonic() + self.settings.duration
+                if time.monotonic() >= deadline:
+                    self._stop_reason = f"--duration {self.settings.duration:g} s are over"
+                    return
+
+    def _stop(self, sinks: list[Sink]) -> None:
+        """Every step has a bound."""
+        self.capture.stop()
+        if not self._stop_event.is_set() and self.capture.status.state is CaptureState.ENDED:
+            self.inference.drain(_DRAIN_LIVE if self.source.live else _DRAIN_FILE)
+        self.inference.stop(_DRAIN_LIVE)
+        if self.capture.is_alive():
+            self.capture.join(_JOIN)
+            if self.capture.is_alive():
+                log.warning("the source did not close within %.0f s and is left behind", _JOIN)
+        if self.picture_sinks:
+            self.renderer.stop()
+        for sink in reversed(sinks):
+            sink.stop()
+
+    def _verdict(self) -> tuple[ExitCode, str]:
+        if self.inference.pool.error is not None:
+            return ExitCode.INTERNAL, str(self.inference.pool.error)
+        status = self.capture.status
+        if status.state is CaptureState.FAILED:
+            denied = isinstance(status.error, SourceDenied)
+            return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
+        return ExitCode.OK, self._stop_reason or status.reason
+
+
+def _task(settings: Settings, model: Model) -> Task:
+    options = TaskOptions(
+        fit=settings.fit,
+        roi=settings.roi,
+        smoothing=settings.smoothing,
+        threshold_high=settings.threshold_high,
+        threshold_low=settings.threshold_low,
+        top=settings.top,
+    )
+    try:
+        return create_task(model.card.task, model.card, options)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+
+
+def _source(settings: Settings, model: Model) -> Source:
+    _, height, width = model.card.input_shape
+    options = SourceOptions(
+        size=settings.size,
+        fps=settings.fps,
+        realtime=settings.realtime,
+        loop=settings.loop,
+        hflip=settings.hflip,
+        vflip=settings.vflip,
+        rotate=settings.rotate,
+        controls=settings.controls,
+        # A model's view has room for a crop; tasks that search the picture need about this much anyway.
+        model_size=(max(320, width), max(240, height)),
+    )
+    return create_source(settings.source, options)

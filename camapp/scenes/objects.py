@@ -1,0 +1,103 @@
+"""A moving test chart: colour bars, wedges and drifting shapes that any classifier can be pointed at."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.picture import Pixels
+from camapp.records import Box, Truth
+from camapp.scenes.scene import Scene, SceneOptions
+
+COLOURS = {
+    "red": (220, 50, 47),
+    "green": (60, 160, 70),
+    "blue": (48, 98, 204),
+    "yellow": (240, 196, 40),
+    "orange": (236, 124, 36),
+    "violet": (124, 70, 170),
+}
+CORNERS = {"circle": 64, "triangle": 3, "square": 4, "pentagon": 5, "star": 10}
+BARS = ((235, 235, 235), (235, 235, 16), (16, 235, 235), (16, 235, 16), (235, 16, 235), (235, 16, 16), (16, 16, 235))
+GROUND = (204, 206, 210)
+
+
+class ObjectScene(Scene):
+    """Coloured shapes drift and turn before a chart with a frame counter; the label names the largest shape."""
+
+    counts = (1, 8)
+
+    def __init__(self, options: SceneOptions) -> None:
+        super().__init__(options)
+        rng = np.random.default_rng([options.seed, 0])
+        count = options.count or 3
+        self._chart = _chart(*options.size)
+        kinds = [list(CORNERS)[i % len(CORNERS)] for i in rng.permutation(max(count, len(CORNERS)))[:count]]
+        names = [list(COLOURS)[i % len(COLOURS)] for i in rng.permutation(max(count, len(COLOURS)))[:count]]
+        self._kinds = kinds
+        self._names = names
+        self._radii = min(options.size) * rng.uniform(0.09, 0.2, count)
+        self._rates = rng.uniform(0.03, 0.11, (count, 2))
+        self._phases = rng.uniform(0, 1, (count, 2))
+        self._spins = rng.uniform(-1.2, 1.2, count)
+
+    def render(self, index: int) -> tuple[Pixels, Truth]:
+        """The picture of that index and its shapes: RGB uint8, new memory. Later shapes lie on top."""
+        width, height = self.options.size
+        time = index / self.options.fps
+        picture = self._chart.copy()
+        _sweep(picture, time)
+        boxes = []
+        for i, (kind, name) in enumerate(zip(self._kinds, self._names, strict=True)):
+            radius = float(self._radii[i])
+            # A triangle wave bounces between the walls.
+            there = np.abs(2 * ((self._rates[i] * time + self._phases[i]) % 1) - 1)
+            room = np.array([width, 0.8 * height]) - 2 * radius
+            outline = radius + there * room + radius * _outline(kind, float(self._spins[i]) * time)
+            cv2.fillPoly(picture, [np.rint(outline * 16).astype(np.int32)], COLOURS[name], cv2.LINE_AA, 4)
+            (x0, y0), (x1, y1) = outline.min(axis=0), outline.max(axis=0) + 1
+            boxes.append(Box(float(x0), float(y0), min(float(x1), width), float(y1), f"{name} {kind}"))
+        scale = height / 720
+        cv2.putText(
+            picture,
+            f"frame {index}   {time:.2f} s",
+            (round(0.02 * width), round(0.8 * height - 14 * scale)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            (40, 40, 44),
+            max(1, round(2 * scale)),
+            cv2.LINE_AA,
+        )
+        largest = boxes[int(np.argmax(self._radii))]
+        return picture, Truth(label=largest.label, boxes=tuple(boxes))
+
+
+def _outline(kind: str, turn: float) -> NDArray[np.float64]:
+    """Corners (n, 2) of a shape within the unit circle."""
+    corners = CORNERS[kind]
+    angles = turn + 2 * np.pi * np.arange(corners) / corners
+    reach = np.where(np.arange(corners) % 2, 0.45, 1.0) if kind == "star" else np.ones(corners)
+    circle: NDArray[np.float64] = np.column_stack([np.cos(angles), np.sin(angles)])
+    return circle * reach[:, None]
+
+
+def _chart(width: int, height: int) -> Pixels:
+    """The part that stands still: a grid, and a foot of colour bars over a wedge of greys."""
+    chart: Pixels = np.full((height, width, 3), GROUND, np.uint8)
+    step = max(8, height // 12)
+    chart[::step] = chart[:, ::step] = (184, 188, 194)
+    bars = chart[int(0.8 * height) : int(0.92 * height)]
+    bars[...] = np.array(BARS, np.uint8)[np.arange(width) * len(BARS) // width]
+    wedge = chart[int(0.92 * height) :]
+    wedge[...] = (np.arange(width) * 16 // width * 17).astype(np.uint8)[:, None]
+    return chart
+
+
+def _sweep(picture: Pixels, time: float) -> None:
+    """A black and a white line that wander once in four seconds: torn or repeated frames show at a glance."""
+    height, width = picture.shape[:2]
+    thick = max(1, width // 320)
+    x = int(time / 4 % 1 * (width - 2 * thick))
+    picture[int(0.8 * height) :, x : x + thick] = 0
+    picture[int(0.8 * height) :, x + thick : x + 2 * thick] = 255

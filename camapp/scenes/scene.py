@@ -1,0 +1,63 @@
+"""The Scene protocol and the registry of scenes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib import import_module
+
+from camapp.picture import Pixels
+from camapp.records import Truth
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What every scene is made from.
+
+    Attributes:
+        size: (width, height) in pixels.
+        fps: frames a second, which turns an index into a time.
+        seed: everything random follows from it and the index.
+        count: how many things to show; None varies.
+    """
+
+    size: tuple[int, int] = (1280, 720)
+    fps: float = 30.0
+    seed: int = 1
+    count: int | None = None
+
+
+class Scene(ABC):
+    """A world that can be photographed at any frame index, in any order.
+
+    Attributes:
+        counts: the least and the most things that `SceneOptions.count` may ask for.
+    """
+
+    counts: tuple[int, int] = (1, 8)
+
+    def __init__(self, options: SceneOptions) -> None:
+        self.options = options
+
+    @abstractmethod
+    def render(self, index: int) -> tuple[Pixels, Truth]:
+        """The picture of that index, RGB uint8 (height, width, 3), new memory, and what it shows in its pixels."""
+
+
+REGISTRY = {
+    "digits": "camapp.scenes.digits:DigitScene",
+    "objects": "camapp.scenes.objects:ObjectScene",
+}
+
+
+def scene_class(name: str) -> type[Scene]:
+    """The class of a scene.
+
+    Raises:
+        ValueError: no such scene.
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"unknown scene '{name}'; known are {', '.join(REGISTRY)}")
+    module, _, cls = REGISTRY[name].partition(":")
+    found: type[Scene] = getattr(import_module(module), cls)
+    return found

@@ -1,0 +1,270 @@
+"""Every option, once: defaults < TOML file < CAMAPP_* environment < command line."""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+ENVIRONMENT_PREFIX = "CAMAPP_"
+# Names with that prefix that are no settings: the configuration's path, and what an --on-label program is told.
+NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ"}
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used. `usage` tells a wrong command line from a wrong file or environment."""
+
+    def __init__(self, message: str, *, usage: bool = False) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'1280x720' -> (1280, 720)."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise ValueError("a size is WIDTHxHEIGHT, such as 1280x720") from None
+
+
+def parse_floats(text: str) -> tuple[float, ...]:
+    """'0.5,0.5,0.5' -> (0.5, 0.5, 0.5)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("numbers separated by commas, such as 0.5,0.5,0.5") from None
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """'a,b' -> ('a', 'b')."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def option(
+    default: Any, help: str, panel: str, metavar: str = "TEXT", parse: Callable[[str], Any] | None = None
+) -> Any:
+    """A setting's default with what the command line and the error messages say of it."""
+    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar, "parse": parse})
+
+
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `camapp run` does. Each field is a TOML key, CAMAPP_<NAME> and a --flag of the same name."""
+
+    source: str = option("auto", "where frames come from; see 'camapp sources'", "Input", "URI")
+    size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None = option(
+        None, "size of the picture, 1280x720 if the source has a choice", "Input", "WxH", parse_size
+    )
+    fps: Positive | None = option(None, "frames a second asked of the source", "Input", "FPS")
+    rotate: Literal[0, 90, 180, 270] = option(0, "turn clockwise: 0, 90, 180 or 270 degrees", "Input", "DEGREES", int)
+    hflip: bool = option(False, "mirror left and right", "Input")
+    vflip: bool = option(False, "mirror top and bottom", "Input")
+    camera_control: tuple[str, ...] = option(
+        (),
+        "set a camera control, NAME=VALUE such as AfMode=Continuous (repeatable)",
+        "Input",
+        "NAME=VALUE",
+        parse_words,
+    )
+    realtime: bool | None = option(
+        None, "play files at their own pace, newest frame wins (default: cameras yes, files every frame)", "Input"
+    )
+    loop: bool = option(False, "start files again at their end", "Input")
+
+    model: str = option("mnist", "a shipped model's name or a file; see 'camapp models'", "Model", "FILE")
+    net: str | None = option(None, "network of a file that does not name its own", "Model", "NAME")
+    task: str | None = option(
+        None, "what the numbers mean, if the model does not say: classify or digits", "Model", "NAME"
+    )
+    labels: str | None = option(
+        None, "file with a class name a line (or a JSON list), or names with commas", "Model", "FILE"
+    )
+    mean: tuple[float, ...] | None = option(
+        None, "mean a channel on the 0..1 scale, subtracted", "Model", "M,M,M", parse_floats
+    )
+    std: tuple[Positive, ...] | None = option(
+        None, "standard deviation a channel on the 0..1 scale, divided by", "Model", "S,S,S", parse_floats
+    )
+    fit: Literal["crop", "letterbox", "stretch"] = option(
+        "crop", "how the picture meets the model's input: crop, letterbox or stretch", "Model", "HOW"
+    )
+    roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = option(
+        None, "look only at this part: x,y,width,height as fractions of the picture", "Model", "X,Y,W,H", parse_floats
+    )
+    smoothing: Annotated[float, Ge(0), Le(60)] = option(
+        0.3, "seconds of the label's moving average; 0 turns it off", "Model", "SECONDS"
+    )
+    threshold_high: Fraction = option(0.5, "score at which a label is taken", "Model", "SCORE")
+    threshold_low: Fraction = option(0.35, "score under which it is let go", "Model", "SCORE")
+    top: Annotated[int, Ge(1), Le(10)] = option(3, "how many best labels to show and log", "Model", "N")
+
+    workers: Annotated[int, Ge(0), Le(64)] = option(
+        0, "processes that run the CNN; 0 takes the cores less one", "Speed", "N"
+    )
+    threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
+    target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
+
+    display: Literal["auto", "window", "none"] = option(
+        "auto", "show the preview: auto (if there is a display), window or none", "Output", "KIND"
+    )
+    full_screen: bool = option(False, "open the window full screen", "Output")
+    hud: bool = option(True, "draw rates, latencies and drops on the preview", "Output")
+    record: Path | None = option(None, "write the drawn preview to a video file (.mp4 or .avi)", "Output", "FILE")
+    snapshots: Path = option(Path("snapshots"), "folder for pictures taken with the s key", "Output", "FOLDER")
+    log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "Output", "FILE")
+    log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "Output", "MB")
+    log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "how many rotated log files to keep", "Output", "N")
+    on_label: str | None = option(
+        None, "program to run when the label changes (CAMAPP_LABEL, CAMAPP_SCORE in its environment)", "Output", "CMD"
+    )
+    on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
+
+    max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after so many captured frames", "Limits", "N")
+    duration: Positive | None = option(None, "stop after so many seconds", "Limits", "SECONDS")
+    reconnect: Positive = option(
+        60.0, "give up (exit 69) when a live source has been lost for so many seconds", "Limits", "SECONDS"
+    )
+    debug: bool = option(False, "log more, and show tracebacks", "Limits")
+
+    @property
+    def controls(self) -> dict[str, str]:
+        """`camera_control` as a mapping."""
+        return dict(_control(item) for item in self.camera_control)
+
+
+def _control(item: str) -> tuple[str, str]:
+    name, sep, value = item.partition("=")
+    if not sep or not name.strip() or not value.strip():
+        raise ValueError(f"'{item}' is not NAME=VALUE, such as AfMode=Continuous")
+    return name.strip(), value.strip()
+
+
+_HINTS = typing.get_type_hints(Settings, include_extras=True)
+_FIELDS = {item.name: item for item in fields(Settings)}
+
+
+def type_of(name: str) -> Any:
+    """The annotated type of a setting."""
+    return _HINTS[name]
+
+
+def load_settings(
+    command_line: Mapping[str, Any],
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Merge the layers and check every value where it was given.
+
+    Args:
+        command_line: flags given, by setting name.
+        config: a TOML file, or None for none.
+        environment: CAMAPP_* variables; None takes the process's.
+
+    Raises:
+        SettingsError: an unknown key or a bad value, with where it stands and what is allowed.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for name, raw, where in _given(command_line, config, environment):
+        values[name] = _checked(name, raw, where)
+    settings = Settings(**values)
+    if settings.threshold_low > settings.threshold_high:
+        raise SettingsError(
+            f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})"
+        )
+    return settings
+
+
+def _given(
+    command_line: Mapping[str, Any], config: Path | None, environment: Mapping[str, str]
+) -> Iterator[tuple[str, Any, str]]:
+    if config is not None:
+        for name, raw in _read_toml(config).items():
+            yield name, raw, str(config)
+    for variable, raw in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in NOT_SETTINGS:
+            yield variable.removeprefix(ENVIRONMENT_PREFIX).lower(), raw, f"environment variable {variable}"
+    for name, raw in command_line.items():
+        yield name, raw, "command line"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+
+
+def _checked(name: str, raw: Any, where: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    usage = where == "command line"
+    if name not in _FIELDS:
+        raise SettingsError(f"{where}: unknown setting '{name}'{_nearest(name)}", usage=usage)
+    shown = f"--{name.replace('_', '-')}" if usage else name
+    metadata = _FIELDS[name].metadata
+    try:
+        value = metadata["parse"](raw) if isinstance(raw, str) and metadata["parse"] else raw
+        value = TypeAdapter(_HINTS[name]).validate_python(value)
+        if name == "camera_control":
+            for item in value:
+                _control(item)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a finite number")
+    except ValidationError as error:
+        reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+        raise SettingsError(
+            f"{where}: {shown} = {raw!r} is not allowed: {reason} ({metadata['help']})", usage=usage
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"{where}: {shown} = {raw!r} is not allowed: {error}", usage=usage) from None
+    return value
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, _FIELDS, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(_FIELDS)}"
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as a TOML file that `--config` reads back; unset ones stand as comments."""
+    lines: list[str] = []
+    panel = ""
+    for item in fields(settings):
+        if item.metadata["panel"] != panel:
+            panel = item.metadata["panel"]
+            lines += ["", f"# {panel}"] if lines else [f"# {panel}"]
+        value = getattr(settings, item.name)
+        line = f"# {item.name} =" if value is None else f"{item.name} = {_toml_value(value)}"
+        lines.append(f"{line}  # {item.metadata['help']}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    import json
+
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_toml_value(part) for part in value) + "]"
+    # A JSON string is a valid TOML basic string, but for DEL, which no setting holds.
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,71 @@
+"""For a run without a display: predictions as they change, and a live status line on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from camapp.records import Frame, Prediction, Trace
+from camapp.sinks.sink import PredictionSink
+
+_REDRAW, _PLAIN_EVERY = 0.25, 10.0
+_CLEAR_LINE = "\r\x1b[2K"
+
+
+class ConsoleSink(PredictionSink):
+    """Prints a line when the label changes; keeps a status line below on a terminal, one each 10 s elsewhere.
+
+    Args:
+        status: gives the status line's text.
+        stream: a text stream.
+    """
+
+    def __init__(self, status: Callable[[], str], stream: TextIO | None = None) -> None:
+        self._status = status
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty()
+        self._changes: list[str] = []
+        self._label: str | None = None
+        self._lock = threading.Lock()
+        self._stop_event = threading.Event()
+        self._thread = threading.Thread(target=self._print_all, name="console", daemon=True)
+
+    def start(self) -> None:
+        """Start printing."""
+        self._thread.start()
+
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Note a changed label."""
+        if prediction.label != self._label:
+            self._label = prediction.label
+            what = f"{prediction.label}  {prediction.score:.0%}" if prediction.label else "-"
+            with self._lock:
+                self._changes.append(f"{time.strftime('%H:%M:%S')}  frame {prediction.seq}  {what}")
+
+    def stop(self) -> None:
+        """Print what is left."""
+        self._stop_event.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _print_all(self) -> None:
+        next_status = time.monotonic()
+        stopping = False
+        while not stopping:
+            stopping = self._stop_event.wait(_REDRAW)
+            with self._lock:
+                changes, self._changes = self._changes, []
+            text = "".join(f"{line}\n" for line in changes)
+            if self._is_terminal:
+                text = _CLEAR_LINE + text + ("" if stopping else self._status())
+            elif time.monotonic() >= next_status:
+                next_status += _PLAIN_EVERY
+                text += self._status() + "\n"
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except (OSError, ValueError):
+                return  # nobody reads the terminal any more; the run itself goes on

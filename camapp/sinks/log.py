@@ -1,0 +1,223 @@
+"""The prediction log: JSON Lines, rotated by size, written by its own thread: a slow card delays nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from camapp.records import Box, Frame, Polyline, Prediction, Trace
+from camapp.sinks.sink import PredictionSink, SinkError
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+# Seconds a line may wait in memory; lines kept while the disk does not answer.
+_FLUSH_FILE, _FLUSH_STDOUT = 1.0, 0.1
+_KEEP = 2000
+_RETRY = 5.0
+
+
+class LogSink(PredictionSink):
+    """Writes one JSON object a prediction.
+
+    A full disk or a vanished folder costs lines, which are counted, never the run: writing is tried again every
+    few seconds.
+
+    Args:
+        target: a path, or '-' for stdout.
+        source: the source's URI, for the records.
+        model: the model's name, likewise.
+        rate: gives the inference rate.
+        max_bytes: size at which `target` becomes `target.1`, and so on.
+        files: how many of these to keep.
+        on_broken_pipe: called when stdout's reader went away.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        source: str,
+        model: str,
+        rate: Callable[[], float],
+        max_bytes: int = 10_000_000,
+        files: int = 5,
+        on_broken_pipe: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.lost = 0
+        self._path = None if target == "-" else Path(target)
+        self._names = {"source": source, "model": model}
+        self._rate = rate
+        self._max_bytes = max_bytes
+        self._files = files
+        self._on_broken_pipe = on_broken_pipe
+        self._lines: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._stop_event = threading.Event()
+        self._file: IO[bytes] | None = None
+        self._failing = False
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+
+    def start(self) -> None:
+        """Open the file. Raises SinkError."""
+        try:
+            self._open()
+        except OSError as error:
+            raise SinkError(
+                f"cannot write the log {self._path}: {error.strerror}; give --log another place",
+                denied=error.errno in (errno.EACCES, errno.EPERM, errno.EROFS),
+            ) from error
+        self._thread.start()
+
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Queue one line."""
+        line = json.dumps(self._record(prediction, frame, trace), ensure_ascii=False, separators=(",", ":"))
+        with self._lock:
+            if len(self._lines) >= _KEEP:
+                self._lines.popleft()
+                self.lost += 1
+            self._lines.append(line)
+
+    def stop(self) -> None:
+        """Write what is queued and close."""
+        self._stop_event.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+        if self.lost:
+            log.warning("the log lost %d lines: its disk did not take them", self.lost)
+
+    def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
+        latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
+        age = time.monotonic_ns() - (trace.sensor or trace.captured)
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "seq": prediction.seq,
+            "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
+            "t_mono_ns": trace.sensor or trace.captured,
+            "clock_synced": clock_synced(int(time.monotonic() // 10)),
+            **self._names,
+            "task": prediction.task,
+            "label": prediction.label,
+            "score": round(prediction.score, 4),
+            "raw_label": prediction.raw_label,
+            "raw_score": round(prediction.raw_score, 4),
+            "top": [[label, round(score, 4)] for label, score in prediction.top],
+            "boxes": [_box(box) for box in prediction.boxes],
+            "lines": [_line(line) for line in prediction.lines],
+            "values": prediction.values,
+            "latency_ms": latency,
+            "fps": round(self._rate(), 2),
+        }
+        if frame.shot.name:
+            record["file"] = frame.shot.name
+        if frame.shot.truth is not None:
+            truth = frame.shot.truth
+            record["truth"] = {"label": truth.label, "boxes": [_box(box) for box in truth.boxes]}
+        return record
+
+    def _write_all(self) -> None:
+        interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
+        next_try = 0.0
+        while True:
+            stopping = self._stop_event.wait(interval)
+            if stopping or time.monotonic() >= next_try:
+                try:
+                    self._write()
+                    if self._failing:
+                        self._failing = False
+                        log.warning("the log %s is written again; %d lines lost so far", self._path, self.lost)
+                except BrokenPipeError:
+                    # The reader, such as `head`, has seen enough. Keep Python's exit from flushing into it again.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    self._on_broken_pipe()
+                    return
+                except OSError as error:
+                    next_try = time.monotonic() + _RETRY
+                    if not self._failing:
+                        self._failing = True
+                        log.error(
+                            "cannot write the log %s: %s; predictions go on, lost lines are counted; free some space",
+                            self._path,
+                            error.strerror,
+                        )
+            if stopping:
+                self._close()
+                return
+
+    def _write(self) -> None:
+        with self._lock:
+            lines, self._lines = self._lines, deque()
+        done = 0
+        try:
+            if self._file is None:
+                self._open()
+            assert self._file is not None
+            for line in lines:
+                self._append(self._file, line.encode() + b"\n")
+                done += 1
+                if self._path and self._file.tell() >= self._max_bytes:
+                    self._rotate()
+        except OSError:
+            self._close()
+            self.lost += len(lines) - done
+            raise
+
+    def _append(self, file: IO[bytes], line: bytes) -> None:
+        written = file.write(line)
+        if written != len(line):
+            if self._path:
+                file.truncate(file.tell() - written)  # half a line would spoil the file for its readers
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _open(self) -> None:
+        if self._path is None:
+            self._file = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+        else:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered, so that a write that fails leaves nothing behind that could fail again on close.
+            self._file = self._path.open("ab", buffering=0)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rotate(self) -> None:
+        assert self._path is not None
+        self._close()
+        for number in range(self._files - 1, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{number}")
+            if older.exists():
+                older.rename(self._path.with_name(f"{self._path.name}.{number + 1}"))
+        if self._files > 1:
+            self._path.rename(self._path.with_name(f"{self._path.name}.1"))
+        else:
+            self._path.unlink()
+        self._path.with_name(f"{self._path.name}.{self._files}").unlink(missing_ok=True)
+        self._open()
+
+
+@lru_cache(maxsize=1)
+def clock_synced(_window: int) -> bool:
+    """Whether systemd-timesyncd has set the wall clock since boot; asked once a `_window`."""
+    return Path("/run/systemd/timesync/synchronized").exists()
+
+
+def _box(box: Box) -> dict[str, Any]:
+    corners = [round(value, 1) for value in (box.x0, box.y0, box.x1, box.y1)]
+    return {"xyxy": corners, "label": box.label, "score": round(box.score, 4)}
+
+
+def _line(line: Polyline) -> dict[str, Any]:
+    points = [[round(x, 1), round(y, 1)] for x, y in line.points]
+    return {"points": points, "label": line.label, "score": round(line.score, 4)}

@@ -1,0 +1,53 @@
+"""What every sink is: it takes predictions, or drawn pictures, and never blocks the pipeline."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from camapp.picture import Pixels
+from camapp.records import Frame, Prediction, Trace
+
+
+class SinkError(Exception):
+    """A sink cannot be used as asked: the message says what to do. `denied` means a lack of permission."""
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        super().__init__(message)
+        self.denied = denied
+
+
+class Sink(ABC):
+    """Started before the first frame, stopped after the last."""
+
+    def start(self) -> None:
+        """Acquire what is needed. Raises SinkError."""
+
+    def stop(self) -> None:
+        """Finish what was taken, within a second or two."""
+
+
+class PredictionSink(Sink):
+    """Takes every prediction, in frame order."""
+
+    @abstractmethod
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Take one in; returns at once."""
+
+
+class PictureSink(Sink):
+    """Takes every drawn picture.
+
+    Attributes:
+        tells_shown: it reports by itself when a picture really is on the screen; else drawing it counts as that.
+    """
+
+    tells_shown = False
+
+    @abstractmethod
+    def show(self, canvas: Pixels, trace: Trace | None) -> None:
+        """Take one in.
+
+        Args:
+            canvas: (h, w, 3) uint8 BGR, finished; several sinks see the same array, none may write to it.
+            trace: the frame's, or None for a notice such as NO SIGNAL.
+        """

@@ -1,0 +1,60 @@
+"""One label for a picture: softmax over the outputs, the best few, smoothed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from camapp.preprocess import Fit, Preprocessor
+from camapp.records import Frame, Prediction
+from camapp.tasks.smoothing import ArrayAverage, Latch, softmax
+from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
+from engine.model import ModelCard
+
+
+class ClassifyTask(Task):
+    """The whole picture, or its region of interest, is one thing."""
+
+    name = "classify"
+
+    def __init__(self, card: ModelCard, options: TaskOptions) -> None:
+        super().__init__(card, options)
+        self._preprocess = Preprocessor(card, options.fit, options.roi)
+        self.reset()
+
+    def prepare(self, frame: Frame, batch: Floats) -> Prepared:
+        """Write the fitted picture into `batch[0]`."""
+        return Prepared(1, self._preprocess(frame.model_view, batch[0]))
+
+    def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
+        """Logits (1, classes) into a smoothed label with the raw one beside it."""
+        scores = softmax(np.ravel(outputs[0][0]))
+        raw = int(scores.argmax())
+        mean = self._average.update(scores, now_ns)
+        count = min(self.options.top, mean.size)
+        best = np.argpartition(-mean, count - 1)[:count]
+        best = best[np.argsort(-mean[best], kind="stable")]
+        top = tuple((self._label(i), float(mean[i])) for i in best)
+        leader = int(mean.argmax())
+        was = self._latch.held
+        held = self._latch.update(leader, float(mean[leader]), 0.0 if was is None else float(mean[was]))
+        fit: Fit = prepared.geometry
+        return Prediction(
+            seq=frame.seq,
+            task=self.name,
+            label="" if held is None else self._label(held),
+            score=0.0 if held is None else float(mean[held]),
+            raw_label=self._label(raw),
+            raw_score=float(scores[raw]),
+            top=top,
+            region=fit.region(frame.model_to_view),
+        )
+
+    def reset(self) -> None:
+        """Forget the average and the label."""
+        self._average = ArrayAverage(self.options.smoothing)
+        self._latch: Latch[int] = Latch(self.options.threshold_high, self.options.threshold_low)
+
+    def _label(self, index: int) -> str:
+        return self.card.labels[index] if self.card.labels else str(index)

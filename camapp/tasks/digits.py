@@ -1,0 +1,106 @@
+"""Handwritten digits on paper, one or several, read from left to right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from camapp.preprocess import roi_pixels
+from camapp.records import Box, Frame, Prediction
+from camapp.tasks.ink import FIELD, find_marks
+from camapp.tasks.smoothing import Latch, NamedAverage, softmax
+from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
+from engine.model import ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """Where each item of the batch came from, and where we looked, in the view's pixels."""
+
+    boxes: tuple[Box, ...]
+    region: Box
+
+
+class DigitsTask(Task):
+    """Every digit in view is one item of the batch; the label is the number they spell."""
+
+    name = "digits"
+    max_items = 8
+
+    def __init__(self, card: ModelCard, options: TaskOptions) -> None:
+        """For a model of digits.
+
+        Raises:
+            ValueError: its input is smaller than MNIST's 28x28, or the region of interest leaves the picture.
+        """
+        super().__init__(card, options)
+        channels, height, width = card.input_shape
+        if min(height, width) < FIELD:
+            raise ValueError(f"task 'digits' needs a model input of at least {FIELD}x{FIELD}, not {width}x{height}")
+        roi_pixels((1000, 1000), options.roi)
+        self._mean = np.array(card.mean, np.float32).reshape(channels, 1, 1)
+        self._std = np.array(card.std, np.float32).reshape(channels, 1, 1)
+        self._left, self._top = (width - FIELD) // 2, (height - FIELD) // 2
+        self.reset()
+
+    def prepare(self, frame: Frame, batch: Floats) -> Prepared:
+        """Write each mark on the paper into an item of `batch`, left to right."""
+        picture = frame.model_view
+        x0, y0, x1, y1 = roi_pixels(picture.size, self.options.roi)
+        scale_x, scale_y = frame.model_to_view
+        marks = find_marks(picture.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y)
+
+        def box(rect: tuple[float, float, float, float]) -> Box:
+            left, top, right, bottom = rect
+            return Box((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
+
+        items = batch[: len(marks)]
+        items[...] = 0.0
+        for item, mark in zip(items, marks, strict=True):
+            item[:, self._top : self._top + FIELD, self._left : self._left + FIELD] = mark.ink
+        items -= self._mean
+        items /= self._std
+        boxes = tuple(box(mark.rect) for mark in marks)
+        return Prepared(len(marks), _Geometry(boxes, box((0, 0, x1 - x0, y1 - y0))))
+
+    def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
+        """Logits (count, 10) into labelled boxes and the number read; sure of it as of its least sure digit."""
+        geometry: _Geometry = prepared.geometry
+        boxes = tuple(self._read(geometry.boxes, outputs[0])) if prepared.count else ()
+        raw = "".join(box.label for box in boxes)
+        raw_score = min((box.score for box in boxes), default=1.0)
+        mean = self._average.update({raw: raw_score}, now_ns)
+        leader = next(iter(mean))
+        held = self._latch.update(leader, mean[leader], mean.get(self._latch.held or "", 0.0))
+        return Prediction(
+            seq=frame.seq,
+            task=self.name,
+            label=held or "",
+            score=mean.get(held, 0.0) if held else 0.0,
+            raw_label=raw,
+            raw_score=raw_score if raw else 0.0,
+            top=tuple((name, score) for name, score in mean.items() if name)[: self.options.top],
+            boxes=boxes,
+            values={"count": float(len(boxes))},
+            region=geometry.region,
+        )
+
+    def reset(self) -> None:
+        """Forget the average and the number."""
+        self._average = NamedAverage(self.options.smoothing)
+        self._latch: Latch[str] = Latch(self.options.threshold_high, self.options.threshold_low)
+
+    def _read(self, places: tuple[Box, ...], logits: Floats) -> list[Box]:
+        """The boxes whose digit is sure enough."""
+        scores = softmax(logits)
+        best = scores.argmax(axis=1)
+        return [
+            Box(place.x0, place.y0, place.x1, place.y1, self._label(int(digit)), float(row[digit]))
+            for place, digit, row in zip(places, best, scores, strict=True)
+            if row[digit] >= self.options.threshold_low
+        ]
+
+    def _label(self, index: int) -> str:
+        return self.card.labels[index] if self.card.labels else str(index)

@@ -1,0 +1,103 @@
+"""Scores averaged over time, and labels that do not flicker: filters for decode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Key = TypeVar("Key", bound=Hashable)
+_FORGET = 1e-3
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities along the last axis; safe for large numbers."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+class Clock:
+    """How much of an average a new value replaces, by the time since the last one."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last_ns: int | None = None
+
+    def share(self, now_ns: int) -> float:
+        """1 for the first value or without smoothing; frames that come twice as late count (almost) twice."""
+        last, self._last_ns = self._last_ns, now_ns
+        if last is None or self._seconds <= 0:
+            return 1.0
+        return -math.expm1(-max(0, now_ns - last) / (self._seconds * 1e9))
+
+
+class ArrayAverage:
+    """Exponential moving average of an array by time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._clock = Clock(seconds)
+        self._mean: Floats | None = None
+
+    def update(self, values: Floats, now_ns: int) -> Floats:
+        """The average after these values; valid until the next call."""
+        share = self._clock.share(now_ns)
+        if self._mean is None:
+            self._mean = values.astype(np.float32)
+        else:
+            self._mean += np.float32(share) * (values - self._mean)
+        return self._mean
+
+
+class NamedAverage:
+    """Exponential moving average by time of scores whose names come and go; what is not named scores 0."""
+
+    def __init__(self, seconds: float) -> None:
+        self._clock = Clock(seconds)
+        self._mean: dict[str, float] = {}
+
+    def update(self, scores: Mapping[str, float], now_ns: int) -> dict[str, float]:
+        """The averages after these scores, best first."""
+        share = self._clock.share(now_ns)
+        names = [*self._mean, *(name for name in scores if name not in self._mean)]
+        mean = {name: self._mean.get(name, 0.0) * (1 - share) + scores.get(name, 0.0) * share for name in names}
+        ranked = sorted(mean.items(), key=lambda item: -item[1])
+        self._mean = {name: score for name, score in ranked if score > _FORGET}
+        return self._mean
+
+
+class Latch(Generic[Key]):
+    """Holds a label (or its index): taken at a high score, let go at a low one.
+
+    Attributes:
+        held: what is held now; None is nothing.
+    """
+
+    def __init__(self, high: float, low: float) -> None:
+        """Start with nothing held.
+
+        Raises:
+            ValueError: thresholds not in 0 <= low <= high <= 1.
+        """
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"label thresholds: low {low} and high {high} must keep 0 <= low <= high <= 1")
+        self._high = high
+        self._low = low
+        self.held: Key | None = None
+
+    def update(self, best: Key, best_score: float, held_score: float) -> Key | None:
+        """Take `best` if it scores high, else keep what is held while that does not score low.
+
+        Args:
+            best: what scores most now.
+            best_score: its score.
+            held_score: the present score of `held`; any number while that is None.
+        """
+        if best_score >= self._high:
+            self.held = best
+        elif held_score < self._low:
+            self.held = None
+        return self.held

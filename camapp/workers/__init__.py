@@ -1,0 +1,1 @@
+"""Worker processes that run the CNN over shared memory."""

@@ -1,0 +1,342 @@
+"""The parent's side of the workers: hands out slots, collects results, replaces processes that die or hang."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from camapp.stats import Quantiles
+from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_READY, TASK
+from camapp.workers.slots import Slot, SlotLayout, Slots
+from engine.model import Model
+from engine.share import write_shared
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT = 30.0
+STUCK_AT_LEAST = 2.0
+STUCK_TIMES_P95 = 10.0
+RESTARTS, RESTARTS_WITHIN = 5, 60.0
+_POLL = 0.25
+# The error of jobs that were not done when the pool was stopped.
+STOPPED = "stopped"
+
+
+class PoolError(Exception):
+    """The workers cannot go on: they would not start, or the restart budget is spent."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. `error` is "" when the slot's outputs hold results."""
+
+    token: int
+    slot: Slot
+    items: int
+    infer_start: int = 0
+    infer_end: int = 0
+    error: str = ""
+
+
+@dataclass
+class _Job:
+    token: int
+    slot: Slot
+    items: int
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+    started: float
+    ready: bool = False
+    job: _Job | None = None
+    busy_since: float = 0.0
+
+
+class WorkerPool:
+    """A fixed number of worker processes for one model.
+
+    A slot has one owner at a time: whoever acquired it, then (from `submit` on) the pool, then `on_outcome`, which
+    must `release` it. A slot held by a dead worker is handed out again only after that process was reaped.
+
+    Args:
+        model: optimised once here; every worker maps the same packed weights.
+        max_items: items a slot holds.
+        workers: processes.
+        threads: BLAS threads of each.
+        spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
+        on_outcome: called in the pool's thread, once for each submitted token.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        max_items: int,
+        workers: int,
+        threads: int,
+        spare_slots: int,
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        self.workers = workers
+        self.restarts = 0
+        self.error: PoolError | None = None
+        self._threads = threads
+        self._on_outcome = on_outcome
+        self._ahead = spare_slots > 0
+        item_shape = model.card.input_shape
+        plan = model.plan((max_items, *item_shape))
+        layout = SlotLayout(
+            workers + spare_slots, (max_items, *item_shape), tuple(output.shape for output in plan.outputs)
+        )
+        self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
+        with os.fdopen(os.dup(self._model_fd), "wb") as file:
+            write_shared(model, file)
+        self._slots = Slots.create(layout)
+        self._config = json.dumps({"layout": layout.to_json()}).encode()
+        self._lock = threading.Condition()
+        self._free = deque(range(layout.slots))
+        self._pending: deque[_Job] = deque()
+        self._live: list[_Worker] = []
+        self._deaths: deque[float] = deque()
+        self._infer_s = Quantiles(256)
+        self._selector = selectors.DefaultSelector()
+        self._busy_ns = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
+
+    # -- the caller's side
+
+    def start(self) -> None:
+        """Start the processes and the thread that serves them; they become ready in the background."""
+        for _ in range(self.workers):
+            self._spawn()
+        self._thread.start()
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """Wait for one worker to be ready. Raises PoolError if none is in time."""
+        with self._lock:
+            self._lock.wait_for(lambda: self.error or any(worker.ready for worker in self._live), timeout)
+            if self.error:
+                raise self.error
+            if not any(worker.ready for worker in self._live):
+                raise PoolError(f"no worker process was ready within {timeout:.0f} s")
+
+    def acquire(self, timeout: float) -> Slot | None:
+        """A free slot, and without spare slots also a worker with nothing to do; None if none within `timeout` s."""
+        with self._lock:
+            if not self._lock.wait_for(self._has_room, timeout) or self.error:
+                return None
+            return self._slots[self._free.popleft()]
+
+    def submit(self, slot: Slot, token: int, items: int) -> None:
+        """Hand a written slot over; its outcome comes by `on_outcome`."""
+        with self._lock:
+            self._pending.append(_Job(token, slot, items))
+            self._dispatch()
+
+    def release(self, slot: Slot) -> None:
+        """Give a slot back."""
+        with self._lock:
+            self._free.append(slot.index)
+            self._lock.notify_all()
+
+    def busy(self) -> int:
+        """Workers that are running a job now."""
+        return sum(worker.job is not None for worker in self._live)
+
+    def busy_seconds(self) -> float:
+        """Time that all workers have spent inferring since the start, summed."""
+        with self._lock:
+            return self._busy_ns / 1e9
+
+    def processes(self) -> list[int]:
+        """Process ids of the live workers."""
+        with self._lock:
+            return [worker.process.pid for worker in self._live]
+
+    def drain(self, timeout: float) -> bool:
+        """Wait for every submitted job to end; True if none is left."""
+        with self._lock:
+            self._lock.wait_for(lambda: self.error is not None or self._is_idle(), timeout)
+            return self._is_idle()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """End the processes within about `timeout` seconds; jobs not done come back as failed outcomes."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout + 1)
+        for worker in self._live:
+            worker.sock.close()
+        deadline = time.monotonic() + timeout
+        for worker in self._live:
+            try:
+                worker.process.wait(max(0.01, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._abandon(STOPPED)
+        self._live = []
+        self._selector.close()
+        self._slots.close()
+        os.close(self._model_fd)
+
+    # -- the pool's thread
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping and self.error is None:
+                for key, _ in self._selector.select(_POLL):
+                    self._receive(key.data)
+                self._check_stuck()
+        except Exception as error:
+            log.debug("pool failed", exc_info=True)
+            self._fail(PoolError(f"the worker pool failed: {type(error).__name__}: {error}"))
+        if self.error is not None:
+            self._abandon(str(self.error))
+
+    def _receive(self, worker: _Worker) -> None:
+        try:
+            packet = worker.sock.recv(PACKET_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._replace(worker, "died")
+            return
+        token, status, start, end = REPLY.unpack_from(packet)
+        if status == STATUS_READY:
+            with self._lock:
+                worker.ready = True
+                self._infer_s.add((end - start) / 1e9)
+                self._dispatch()
+                self._lock.notify_all()
+            return
+        error = "" if status == STATUS_DONE else packet[REPLY.size :].decode(errors="replace") or "unknown error"
+        with self._lock:
+            job, worker.job = worker.job, None
+            if status == STATUS_DONE:
+                self._infer_s.add((end - start) / 1e9)
+                self._busy_ns += end - start
+                # The worker's next job starts before this one is decoded: it should not wait for us.
+                self._dispatch()
+            else:
+                worker.ready = False  # it exits now; EOF follows
+            self._lock.notify_all()
+        if job is None or job.token != token:
+            raise RuntimeError(f"worker {worker.process.pid} answered for {token}, which it was not given")
+        self._on_outcome(Outcome(job.token, job.slot, job.items, start, end, error))
+
+    def _check_stuck(self) -> None:
+        now = time.monotonic()
+        limit = max(STUCK_AT_LEAST, STUCK_TIMES_P95 * self._infer_s.at(95)[0])
+        for worker in list(self._live):
+            if worker.job is not None and now - worker.busy_since > limit:
+                self._replace(worker, f"hung for {now - worker.busy_since:.1f} s")
+            elif not worker.ready and worker.job is None and now - worker.started > START_TIMEOUT:
+                self._replace(worker, f"not ready within {START_TIMEOUT:.0f} s")
+
+    def _replace(self, worker: _Worker, why: str) -> None:
+        """Reap a worker, fail its job, and start another if the budget allows."""
+        self._selector.unregister(worker.sock)
+        worker.process.kill()
+        code = worker.process.wait()
+        worker.sock.close()
+        with self._lock:
+            self._live.remove(worker)
+            job = worker.job
+        what = f"worker {worker.process.pid} {why}" + (f" (exit status {code})" if why == "died" else "")
+        log.warning("%s; %s", what, "its frame is lost" if job else "it held no frame")
+        if job:
+            self._on_outcome(Outcome(job.token, job.slot, job.items, error=f"worker {why.split(' for ')[0]}"))
+        now = time.monotonic()
+        self._deaths.append(now)
+        while now - self._deaths[0] > RESTARTS_WITHIN:
+            self._deaths.popleft()
+        if len(self._deaths) > RESTARTS:
+            self._fail(PoolError(f"{len(self._deaths)} workers lost within {RESTARTS_WITHIN:.0f} s, the last: {what}"))
+            return
+        self.restarts += 1
+        self._spawn()
+
+    def _fail(self, error: PoolError) -> None:
+        with self._lock:
+            self.error = error
+            self._lock.notify_all()
+
+    def _abandon(self, reason: str) -> None:
+        """Return every job that will not be run any more."""
+        with self._lock:
+            jobs = list(self._pending) + [worker.job for worker in self._live if worker.job is not None]
+            self._pending.clear()
+            for worker in self._live:
+                worker.job = None
+            self._lock.notify_all()
+        for job in jobs:
+            self._on_outcome(Outcome(job.token, job.slot, job.items, error=reason))
+
+    # -- with the lock held, or before the thread runs
+
+    def _is_idle(self) -> bool:
+        return not self._pending and all(worker.job is None for worker in self._live)
+
+    def _has_room(self) -> bool:
+        if self.error is not None:
+            return True
+        if not self._free or self._stopping:
+            return False
+        return self._ahead or any(worker.ready and worker.job is None for worker in self._live)
+
+    def _dispatch(self) -> None:
+        for worker in self._live:
+            if not self._pending:
+                return
+            if worker.ready and worker.job is None:
+                job = self._pending.popleft()
+                worker.job, worker.busy_since = job, time.monotonic()
+                try:
+                    worker.sock.send(TASK.pack(job.token, job.slot.index, job.items))
+                except OSError:
+                    worker.ready = False  # it has died: EOF follows, and with it the job's outcome
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "camapp.workers.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=_environment(self._threads),
+            )
+        socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])
+        ours.setblocking(False)
+        worker = _Worker(process, ours, time.monotonic())
+        with self._lock:
+            self._live.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
+    environment = dict(os.environ)
+    for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
+        environment[f"{name}_NUM_THREADS"] = str(threads)
+    root = str(Path(__file__).parents[2])
+    paths = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root
+    return environment

@@ -1,0 +1,102 @@
+"""Shared memory between the parent and its workers: numbered slots in one memfd, each with one owner at a time.
+
+A memfd has no name in /dev/shm, so nothing can be left behind: it is gone with the last process that holds it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+_ALIGN = 64
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """Sizes of the slots; both sides compute the same offsets from it.
+
+    Attributes:
+        slots: how many.
+        input_shape: (items, C, H, W) float32.
+        output_shapes: one (items, ...) float32 shape an output of the net.
+    """
+
+    slots: int
+    input_shape: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SlotLayout:
+        """The layout from `asdict`'s form after a trip through JSON."""
+        outputs = tuple(tuple(shape) for shape in values["output_shapes"])
+        return cls(values["slots"], tuple(values["input_shape"]), outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one slot to the next."""
+        return sum(_bytes(shape) for shape in (self.input_shape, *self.output_shapes))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place for a batch and its results."""
+
+    index: int
+    input: Floats
+    outputs: tuple[Floats, ...]
+
+
+class Slots:
+    """All slots of a pool, mapped into this process."""
+
+    def __init__(self, fd: int, layout: SlotLayout) -> None:
+        self.fd = fd
+        self.layout = layout
+        self._map = mmap.mmap(fd, layout.stride * layout.slots)
+        self._slots = [self._view(index) for index in range(layout.slots)]
+
+    @classmethod
+    def create(cls, layout: SlotLayout) -> Slots:
+        """Allocate the memory. Raises OSError when there is not enough."""
+        fd = os.memfd_create("camapp-slots", os.MFD_CLOEXEC)
+        try:
+            # posix_fallocate finds out now that memory is short; ftruncate alone would end in SIGBUS at first touch.
+            os.posix_fallocate(fd, 0, layout.stride * layout.slots)
+        except OSError:
+            os.close(fd)
+            raise
+        return cls(fd, layout)
+
+    def __getitem__(self, index: int) -> Slot:
+        return self._slots[index]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def close(self) -> None:
+        """Drop this process's descriptor; the mapping goes when the last view does."""
+        self._slots = []
+        os.close(self.fd)
+
+    def _view(self, index: int) -> Slot:
+        offset = index * self.layout.stride
+        views: list[Floats] = []
+        for shape in (self.layout.input_shape, *self.layout.output_shapes):
+            count = int(np.prod(shape))
+            views.append(np.frombuffer(self._map, np.float32, count, offset).reshape(shape))
+            offset += _bytes(shape)
+        return Slot(index, views[0], tuple(views[1:]))
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return -(-int(np.prod(shape)) * 4 // _ALIGN) * _ALIGN

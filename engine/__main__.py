@@ -1,0 +1,93 @@
+"""python -m engine: look at a model file (`info`), or run it on arrays (`run`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.graph import Array
+    from engine.model import Model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 2 usage, 78 a model or an array that cannot be used."""
+    options = _parser().parse_args(arguments)
+    from engine.graph import ModelError  # here, so that --help does not wait for NumPy
+
+    try:
+        return _info(options) if options.command == "info" else _run(options)
+    except (ModelError, OSError, ValueError) as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 78
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description="Run CNNs in NumPy.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    info = commands.add_parser("info", help="print a model's card and layers")
+    run = commands.add_parser("run", help="run a model on a float32 array (N, C, H, W)")
+    for command in (info, run):
+        command.add_argument("file", type=Path, help="model (.npz)")
+        command.add_argument("--net", help="name of the net, for a file without a card")
+    run.add_argument("input", type=Path, help="array to read (.npy)")
+    run.add_argument("output", type=Path, help="array to write (.npy)")
+    return parser
+
+
+def _info(options: argparse.Namespace) -> int:
+    from engine.model import load
+
+    model = load(options.file, options.net)
+    card = model.card
+    print(f"net       {card.net} (task {card.task})")
+    print(f"input     {'x'.join(map(str, card.input_shape))} {card.colour}, mean {card.mean}, std {card.std}")
+    print(f"labels    {', '.join(card.labels) or '-'}")
+    for name, share in card.accuracy.items():
+        print(f"accuracy  {100 * share:.2f} % on {name}")
+    for name in ("recipe", "licence", "sha256"):
+        print(f"{name:<9} {getattr(card, name) or '-'}")
+    print()
+    rows = _layers(model)
+    for name, op_type, shape, parameters, macs in rows:
+        print(f"{name:<28} {op_type:<20} {shape:<18} {parameters:>12} {macs:>14}")
+    return 0
+
+
+def _layers(model: Model) -> list[tuple[str, str, str, str, str]]:
+    """Name, operator, output shape, parameters and multiply-adds of each layer for one item, headed and summed up."""
+    from engine.planner import choose_steps
+
+    graph = model.graph
+    steps = choose_steps(graph, [(1, *model.card.input_shape)])
+    rows = [("layer", "operator", "output", "parameters", "MAC")]
+    for node, step in zip(graph.nodes, steps, strict=True):
+        parameters = sum(graph.initializers[name].size for name in node.inputs if name in graph.initializers)
+        shape = "x".join(map(str, step.shape))
+        rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}"))
+    total = sum(array.size for array in graph.initializers.values())
+    return [*rows, ("total", "", "", f"{total:,}", f"{sum(step.macs for step in steps):,}")]
+
+
+def _run(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from engine.model import load
+
+    model = load(options.file, options.net)
+    with options.input.open("rb") as file:
+        data: Array = np.lib.format.read_array(file, allow_pickle=False)
+    if data.dtype != np.float32:
+        raise ValueError(f"{options.input}: expected float32, found {data.dtype}")
+    found = model.run(data)
+    if isinstance(found, tuple):
+        raise ValueError(f"net '{model.card.net}' has {len(found)} outputs; this command writes one")
+    np.save(options.output, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

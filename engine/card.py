@@ -1,0 +1,141 @@
+"""ModelCard: what a model is, what it wants to see and what its outputs are called; travels as JSON in the bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from engine.graph import ModelError
+
+COLOURS = {"GRAY": 1, "RGB": 3, "BGR": 3}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model but its numbers.
+
+    Attributes:
+        net: name in `engine.nets`.
+        task: what the outputs mean ('classify', 'digits', ...); the application knows the names.
+        input_shape: one item's (C, H, W).
+        mean: subtracted from each channel, on the [0, 1] scale; () stands for zeros.
+        std: then divided by; () stands for ones.
+        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'.
+        labels: names of the outputs, in order; () where they have none.
+        accuracy: share of right answers, 0 to 1, by name of the set it was measured on.
+        recipe: how it was made.
+        licence: of the weights.
+        sha256: over the arrays of the bundle (`engine.formats.npz.digest`); "" where not stated.
+
+    Raises:
+        ModelError: a value of the wrong kind or out of range; the message names key, value and what is allowed.
+    """
+
+    net: str
+    task: str = "classify"
+    input_shape: tuple[int, int, int] = (3, 224, 224)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    colour: str = "RGB"
+    labels: tuple[str, ...] = ()
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    recipe: str = ""
+    licence: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        for name, (is_allowed, allowed) in _RULES.items():
+            value = getattr(self, name)
+            if not is_allowed(value):
+                _refuse(name, value, allowed)
+        channels = self.input_shape[0]
+        if channels != COLOURS[self.colour]:
+            _refuse("input_shape", self.input_shape, f"{COLOURS[self.colour]} channels for colour {self.colour}")
+        for name, neutral in (("mean", 0.0), ("std", 1.0)):
+            values = getattr(self, name) or (neutral,) * channels
+            if len(values) != channels:
+                _refuse(name, values, f"{channels} numbers, one a channel")
+            object.__setattr__(self, name, tuple(float(value) for value in values))
+        object.__setattr__(self, "accuracy", MappingProxyType(dict(self.accuracy)))
+
+    def to_json(self) -> str:
+        """The card as one JSON object."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return json.dumps({**values, "accuracy": dict(self.accuracy)}, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """The card that `to_json` wrote.
+
+        Raises:
+            ModelError: not a JSON object, an unknown or repeated key, or a value that is not allowed.
+        """
+        try:
+            found = json.loads(text, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"model card is not JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ModelError(f"model card: expected a JSON object, found {type(found).__name__}")
+        known = [item.name for item in fields(cls)]
+        for key in found:
+            if key not in known:
+                raise ModelError(f"model card: unknown key '{key}'; allowed are {', '.join(known)}")
+        if "net" not in found:
+            raise ModelError("model card: key 'net' is missing")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
+        return cls(**values)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    repeated = {key for key in keys if keys.count(key) > 1}
+    if repeated:
+        raise ModelError(f"model card: key '{min(repeated)}' appears twice")
+    return dict(pairs)
+
+
+def _refuse(key: str, value: object, allowed: str) -> NoReturn:
+    raise ModelError(f"model card: '{key}' is {value!r:.80}; allowed is {allowed}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _tuple_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(is_item(item) for item in value)
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 16
+
+
+def _is_accuracy(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(key) and _is_number(share) and 0 <= share <= 1 for key, share in value.items()
+    )
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "net": (lambda value: _is_text(value) and value != "", "the name of a net"),
+    "task": (lambda value: _is_text(value) and value != "", "the name of a task"),
+    "input_shape": (lambda value: _tuple_of(_is_side)(value) and len(value) == 3, "three whole numbers C, H, W"),
+    "mean": (_tuple_of(_is_number), "finite numbers, one a channel"),
+    "std": (_tuple_of(lambda item: _is_number(item) and item > 0), "numbers above 0, one a channel"),
+    "colour": (lambda value: _is_text(value) and value in COLOURS, ", ".join(COLOURS)),
+    "labels": (_tuple_of(_is_text), "a list of strings"),
+    "accuracy": (_is_accuracy, "an object of names and shares from 0 to 1"),
+    "recipe": (_is_text, "a string"),
+    "licence": (_is_text, "a string"),
+    "sha256": (_is_text, "a string"),
+}

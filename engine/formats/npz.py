@@ -1,0 +1,149 @@
+"""NumPy's .npz: read as plain data (no pickles, no zip bombs), and the bundle, a .npz with its model's card inside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from engine.card import ModelCard
+from engine.graph import Array, ModelError
+
+CARD = "__card__"
+MAX_BYTES = 1 << 30
+MAX_ARRAYS = 10_000
+MAX_RATIO = 50  # weights deflate by about 1.1; more than this for a big file is a bomb
+SMALL = 16 << 20  # under this any ratio is harmless
+
+# What zipfile and NumPy raise over bytes that are no .npz; RuntimeError is an encrypted entry.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError)
+
+
+def read_arrays(path: str | Path) -> dict[str, Array]:
+    """All arrays of a .npz file by name.
+
+    Raises:
+        ModelError: not readable, damaged, too big, or holding Python objects.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+            warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2; they read well
+            entries = archive.infolist()
+            _check_size(path, entries)
+            return {_name(entry): _read_entry(archive, entry) for entry in entries}
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise ModelError(f"{path}: not a .npz file, or damaged: {error}") from error
+
+
+def read_bundle(path: str | Path) -> tuple[dict[str, Array], ModelCard | None]:
+    """Arrays, and the card if there is one; its checksum is verified where it states one.
+
+    Raises:
+        ModelError: as `read_arrays`; also a card that is no card or does not belong to the arrays.
+    """
+    arrays = read_arrays(path)
+    text = arrays.pop(CARD, None)
+    for name, array in arrays.items():
+        if array.dtype.kind == "U":
+            raise ModelError(f"{path}: array '{name}': expected numbers, found text")
+    if text is None:
+        return arrays, None
+    if text.dtype.kind != "U" or text.shape != ():
+        raise ModelError(f"{path}: '{CARD}': expected one string, found {text.dtype} of shape {text.shape}")
+    try:
+        card = ModelCard.from_json(str(text))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    found = digest(arrays)
+    if card.sha256 not in ("", found):
+        raise ModelError(
+            f"{path}: arrays are not those of the card: expected sha256 {card.sha256:.16}, found {found:.16}"
+        )
+    return arrays, card
+
+
+def save_bundle(path: str | Path, arrays: Mapping[str, Array], card: ModelCard) -> ModelCard:
+    """Write arrays and card as one .npz: whole or not at all. Returns the card with its sha256 filled in.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    card = replace(card, sha256=digest(plain))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **plain, **{CARD: np.array(card.to_json())})  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return card
+
+
+def digest(arrays: Mapping[str, Array]) -> str:
+    """sha256 in hex over names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _check_size(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    total = sum(entry.file_size for entry in entries)
+    if len(entries) > MAX_ARRAYS or total > MAX_BYTES:
+        raise ModelError(f"{len(entries)} arrays of {total} bytes; allowed are {MAX_ARRAYS} arrays, {MAX_BYTES} bytes")
+    size = path.stat().st_size
+    if total > SMALL and total > MAX_RATIO * size:
+        raise ModelError(f"{size} bytes that unpack to {total}: a zip bomb, not weights")
+    names = [entry.filename for entry in entries]
+    if len(set(names)) != len(names):
+        raise ModelError("the same array twice")
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    if not entry.filename.endswith(".npy"):
+        raise ModelError(f"entry '{entry.filename}' is not an array (.npy)")
+    return entry.filename.removesuffix(".npy")
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
+    name = _name(entry)
+    with archive.open(entry) as file:
+        version = npy.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ModelError(f"array '{name}': .npy version {version}; allowed are (1, 0) and (2, 0)")
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.kind not in "biufU" or dtype.itemsize == 0:
+            raise ModelError(f"array '{name}': expected numbers, found dtype {dtype} (pickles are never loaded)")
+        # The header is compared with what is there before anything of its size is allocated.
+        data = file.read()
+    expected = prod(shape) * dtype.itemsize
+    if expected != len(data):
+        raise ModelError(f"array '{name}': shape {shape} of {dtype} needs {expected} bytes, found {len(data)}")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,82 @@
+"""Gemm and Softmax: what stands at a classifier's end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from engine.graph import Array, ModelError, Node
+from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, activate, attributes, gemm, scalar
+
+
+def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
+    """alpha * A' @ B' + beta * C, where ' is a transposition (a view, never a copy)."""
+    found = attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0, activation="")
+    if any(len(operand.shape) != 2 for operand in inputs[:2]):
+        raise ModelError(f"Gemm '{node.name}': expected two matrices, found {inputs[0].shape} and {inputs[1].shape}")
+    rows, inner = inputs[0].shape[::-1] if found["transA"] else inputs[0].shape
+    inner_b, columns = inputs[1].shape[::-1] if found["transB"] else inputs[1].shape
+    if inner != inner_b:
+        raise ModelError(f"Gemm '{node.name}': input {inputs[0].shape} does not fit weight {inputs[1].shape}")
+    has_c = len(inputs) > 2 and found["beta"] != 0
+    if has_c and not _broadcasts(inputs[2].shape, (rows, columns)):
+        raise ModelError(f"Gemm '{node.name}': bias {inputs[2].shape} does not fit an output ({rows}, {columns})")
+    scales_c = has_c and found["beta"] != 1
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        a = arrays[0].T if found["transA"] else arrays[0]
+        b = arrays[1].T if found["transB"] else arrays[1]
+        calls = [gemm(a, b, out)]
+        if found["alpha"] != 1:
+            calls.append(partial(np.multiply, out, scalar(found["alpha"]), out=out))
+        if scales_c:
+            calls.append(partial(np.multiply, arrays[2], scalar(found["beta"]), out=scratch[0]))
+        if has_c:
+            calls.append(partial(np.add, out, scratch[0] if scales_c else arrays[2], out=out))
+        return calls + activate(out, found["activation"])
+
+    scratch = (Scratch(inputs[2].shape),) if scales_c else ()
+    return Step((rows, columns), bind, scratch, macs=rows * inner * columns)
+
+
+def softmax(node: Node, inputs: Sequence[Operand]) -> Step:
+    """exp(x) / sum(exp(x)) along an axis, the largest x subtracted first."""
+    shape = inputs[0].shape
+    axis = resolve_axis(node, attributes(node, axis=-1)["axis"], len(shape))
+    reduced = (*shape[:axis], 1, *shape[axis + 1 :])
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        one = scratch[0]
+        return [
+            partial(np.maximum.reduce, arrays[0], axis, None, one, True),
+            partial(np.subtract, arrays[0], one, out=out),
+            partial(np.exp, out, out=out),
+            partial(np.add.reduce, out, axis, None, one, True),
+            partial(np.divide, out, one, out=out),
+        ]
+
+    return Step(shape, bind, (Scratch(reduced),))
+
+
+def resolve_axis(node: Node, axis: int, rank: int, *, end: bool = False) -> int:
+    """An axis counted from the front; `end` allows the place after the last.
+
+    Raises:
+        ModelError: there is no such axis.
+    """
+    if not -rank <= axis < rank + end:
+        raise ModelError(f"{node.op_type} '{node.name}': axis={axis}, but its input has {rank} axes")
+    return axis + rank if axis < 0 else axis
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, int]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
+
+
+GEMM: tuple[Kernel, ...] = (gemm_node,)
+SOFTMAX: tuple[Kernel, ...] = (softmax,)

@@ -1,0 +1,143 @@
+"""Windows: how a convolution or a pool slides over spatial axes, after ONNX, in any number of dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.step import unsupported
+
+WINDOW_ATTRIBUTES = {"auto_pad": "NOTSET", "kernel_shape": None, "strides": None, "pads": None, "dilations": None}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Geometry along the spatial axes; every tuple has one number an axis.
+
+    Attributes:
+        size: of the input.
+        kernel: taps.
+        strides: between windows.
+        dilations: between taps.
+        begin: padding before the input.
+        end: padding after it, as the node states it.
+        out: number of windows.
+    """
+
+    size: Shape
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    begin: Shape
+    end: Shape
+    out: Shape
+
+    @property
+    def padded(self) -> Shape:
+        """Size of the buffer that holds every window: input, padding, and what `ceil_mode` reaches beyond."""
+        return tuple(
+            max(begin + size + end, (out - 1) * stride + (kernel - 1) * dilation + 1)
+            for size, kernel, stride, dilation, begin, end, out in self._axes()
+        )
+
+    @property
+    def needs_padding(self) -> bool:
+        """Whether windows reach beyond the input."""
+        return self.padded != self.size
+
+    def interior(self, buffer: Array) -> Array:
+        """The part of a padded (N, C, *padded) buffer where the input goes."""
+        inside = tuple(slice(begin, begin + size) for begin, size in zip(self.begin, self.size, strict=True))
+        return buffer[(slice(None), slice(None), *inside)]
+
+    def view(self, buffer: Array) -> Array:
+        """(N, C, *padded) -> (N, C, *kernel, *out), read-only, nothing copied: axis k holds the windows' tap k."""
+        spatial = buffer.strides[2:]
+        taps = tuple(stride * dilation for stride, dilation in zip(spatial, self.dilations, strict=True))
+        steps = tuple(stride * step for stride, step in zip(spatial, self.strides, strict=True))
+        shape = (*buffer.shape[:2], *self.kernel, *self.out)
+        return as_strided(buffer, shape, (*buffer.strides[:2], *taps, *steps), writeable=False)
+
+    def tap(self, buffer: Array, axis: int, index: int) -> Array:
+        """Tap `index` of every window along one spatial axis of (N, C, ...)."""
+        start, step = index * self.dilations[axis], self.strides[axis]
+        along = slice(start, start + (self.out[axis] - 1) * step + 1, step)
+        return buffer[(slice(None),) * (2 + axis) + (along,)]
+
+    def counts(self, *, include_pad: bool) -> Array:
+        """How many taps of each window count in an average, (*out); what `ceil_mode` reaches never counts."""
+        total = np.ones((), np.float32)
+        for size, kernel, stride, dilation, begin, end, out in self._axes():
+            low, high = (0, begin + size + end) if include_pad else (begin, begin + size)
+            taps = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation
+            total = total[..., None] * ((taps >= low) & (taps < high)).sum(axis=1, dtype=np.float32)
+        return total
+
+    def _axes(self) -> list[tuple[int, ...]]:
+        fields = (self.size, self.kernel, self.strides, self.dilations, self.begin, self.end, self.out)
+        return list(zip(*fields, strict=True))
+
+
+def windows_of(node: Node, size: Shape, kernel: Shape, found: dict[str, object], *, ceil: bool = False) -> Windows:
+    """The geometry that a node's attributes mean for an input of this spatial size.
+
+    Args:
+        node: for messages.
+        size: of the input.
+        kernel: its taps.
+        found: values of WINDOW_ATTRIBUTES.
+        ceil: round the number of windows up, but let none start in the padding after the input.
+
+    Raises:
+        ModelError: attributes that do not fit the input.
+        UnsupportedOperator: an `auto_pad` that ONNX does not know.
+    """
+    rank = len(size)
+    if not rank:
+        raise ModelError(f"{node.op_type} '{node.name}': expected an input (N, C, ...), found no spatial axis")
+    kernel = _numbers(node, "kernel_shape", kernel, rank, 1)
+    strides = _numbers(node, "strides", found["strides"] or (1,) * rank, rank, 1)
+    dilations = _numbers(node, "dilations", found["dilations"] or (1,) * rank, rank, 1)
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    begin, end = _pads(node, found, size, strides, reach)
+    out = []
+    for length, extent, stride, before, after in zip(size, reach, strides, begin, end, strict=True):
+        room = before + length + after - extent
+        windows = (room + (stride - 1 if ceil else 0)) // stride + 1
+        if ceil and (windows - 1) * stride >= length + before:
+            windows -= 1
+        out.append(windows)
+    if min(out) < 1:
+        raise ModelError(
+            f"{node.op_type} '{node.name}': input {size} with its padding is smaller than the kernel {kernel}"
+        )
+    return Windows(size, kernel, strides, dilations, begin, end, tuple(out))
+
+
+def _pads(node: Node, found: dict[str, object], size: Shape, strides: Shape, reach: Shape) -> tuple[Shape, Shape]:
+    rank, mode = len(size), found["auto_pad"]
+    if mode in ("NOTSET", ""):
+        pads = _numbers(node, "pads", found["pads"] or (0,) * (2 * rank), 2 * rank, 0)
+        return pads[:rank], pads[rank:]
+    if mode == "VALID":
+        return (0,) * rank, (0,) * rank
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        raise unsupported(node, "auto_pad", mode, "NOTSET, VALID, SAME_UPPER, SAME_LOWER")
+    total = [max((-(-s // step) - 1) * step + r - s, 0) for s, step, r in zip(size, strides, reach, strict=True)]
+    small, large = tuple(pad // 2 for pad in total), tuple(pad - pad // 2 for pad in total)
+    return (small, large) if mode == "SAME_UPPER" else (large, small)
+
+
+def _numbers(node: Node, name: str, value: object, length: int, least: int) -> Shape:
+    if (
+        not isinstance(value, tuple | list)
+        or len(value) != length
+        or not all(isinstance(item, int) and item >= least for item in value)
+    ):
+        raise ModelError(
+            f"{node.op_type} '{node.name}': {name}={value!r:.60}; expected {length} whole numbers of at least {least}"
+        )
+    return tuple(value)

@@ -1,0 +1,51 @@
+"""A source that does what a test says, step by step."""
+
+import time
+
+import numpy as np
+
+from camapp.capture.source import EndOfStream, Source, SourceOptions
+from camapp.picture import Layout, Picture
+from camapp.records import Shot
+
+
+class ScriptedSource(Source):
+    """Plays a list of steps: a number of frames, seconds to sleep (float), an exception to raise, or a callable."""
+
+    def __init__(self, *script, live=True, interval=0.0, size=(64, 48), options=None):
+        super().__init__("scripted://", options or SourceOptions())
+        self.live = live
+        self.script = list(script)
+        self.interval = interval
+        self.size = size
+        self.opened = 0
+        self.closed = 0
+        self.open_errors = []
+        self._frames = 0
+
+    def open(self):
+        self.opened += 1
+        if self.open_errors:
+            raise self.open_errors.pop(0)
+
+    def read(self, timeout):
+        while self._frames == 0:
+            if not self.script:
+                raise EndOfStream
+            step = self.script.pop(0)
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, int):
+                self._frames = step
+            elif isinstance(step, float):
+                time.sleep(step)
+            else:
+                step()
+        self._frames -= 1
+        time.sleep(self.interval)
+        width, height = self.size
+        picture = Picture.of(np.full((height, width, 3), 127, np.uint8), Layout.RGB)
+        return Shot(picture, picture)
+
+    def close(self):
+        self.closed += 1

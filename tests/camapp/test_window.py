@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp import displays
+from camapp.records import Trace
+from camapp.sinks.window import WindowSink, _explained
+from camapp.sinks.window_child import letterboxed, next_area
+
+TITLE = "camapp-window-test"
+needs_x = pytest.mark.skipif(
+    not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb, xdotool and ImageMagick's import"
+)
+
+
+class Desktop:
+    """An X server of our own, which can be killed and started again under the same name."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._server: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        reading, writing = os.pipe()
+        number = [self.name] if self.name else []
+        command = ["Xvfb", *number, "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+        self._server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
+        os.close(writing)
+        with os.fdopen(reading) as told:
+            self.name = f":{told.readline().strip()}"
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(10)
+            self._server = None
+
+    def run(self, *command: str) -> bytes:
+        return subprocess.run(command, env={**os.environ, "DISPLAY": self.name}, capture_output=True, timeout=10).stdout
+
+    def picture(self) -> np.ndarray:
+        encoded = self.run("import", "-window", "root", "png:-")
+        return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
+
+    def press(self, key: str) -> None:
+        self.run("xdotool", "search", "--name", TITLE, "windowfocus", "key", key)
+
+
+@pytest.fixture
+def desktop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
+    desktop = Desktop()
+    monkeypatch.setenv("DISPLAY", desktop.name)
+    yield desktop
+    desktop.kill()
+
+
+class Show:
+    """A sink fed like by a renderer, from a thread of its own."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        self.picture = picture
+        self.keys: list[str] = []
+        self.shown: list[tuple[int, int]] = []
+        self.slowest = 0.0
+        self.sink = WindowSink(TITLE, False, self.keys.append, lambda *what: self.shown.append(what), retry_s=0.2)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._feed)
+
+    def __enter__(self) -> Show:
+        self.sink.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        start = time.monotonic()
+        self.sink.stop()
+        assert time.monotonic() - start < 3
+        assert not self.sink._thread.is_alive()
+
+    def _feed(self) -> None:
+        seq = 0
+        while not self._ended.wait(1 / 60):
+            start = time.thread_time()
+            self.sink.show(self.picture, Trace(seq))
+            self.slowest = max(self.slowest, time.thread_time() - start)
+            seq += 1
+
+
+def until(condition: Callable[[], object], seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def striped(width: int = 320, height: int = 240) -> np.ndarray:
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, : width // 2] = (0, 0, 250)
+    picture[:, width // 2 :] = (0, 250, 0)
+    return picture
+
+
+def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((np.abs(screen.astype(int) - colour) < 12).all(axis=2).sum())
+
+
+def children() -> list[str]:
+    told = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, timeout=10)
+    return [line for line in told.stdout.splitlines() if "window_child" in line]
+
+
+@needs_x
+def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> None:
+    with Show(striped()) as show:
+        assert until(lambda: len(show.shown) > 5)
+        assert show.sink.alive
+        assert until(lambda: min(area(desktop.picture(), (0, 0, 250)), area(desktop.picture(), (0, 250, 0))) > 30_000)
+        for key in ("s", "H", "p", "x", "Escape", "q"):
+            desktop.press(key)
+        assert until(lambda: show.keys == ["s", "h", "p", "q", "q"]), show.keys
+        show.picture = striped(400, 100)
+        assert until(lambda: 0 < area(desktop.picture(), (0, 0, 250)) < 30_000), "another size keeps its shape"
+        seqs, stamps = zip(*show.shown, strict=True)
+        assert list(seqs) == sorted(set(seqs))
+        assert list(stamps) == sorted(stamps)
+        assert abs(time.monotonic_ns() - stamps[-1]) < 5e9
+        assert show.slowest < 0.02
+    assert not children()
+
+
+@needs_x
+def test_full_screen_fills_the_screen(desktop: Desktop) -> None:
+    if shutil.which("openbox") is None:
+        pytest.skip("needs openbox: full screen takes a window manager")
+    manager = subprocess.Popen(["openbox"], env={**os.environ, "DISPLAY": desktop.name}, stderr=subprocess.DEVNULL)
+    try:
+        with Show(striped()) as show:
+            assert until(lambda: len(show.shown) > 3)
+            assert area(desktop.picture(), (0, 0, 250)) < 100_000
+            desktop.press("f")
+            assert until(lambda: area(desktop.picture(), (0, 0, 250)) > 0.95 * 800 * 600 / 2)
+            assert until(lambda: show.keys == ["f"])
+
+            def closed() -> bool:
+                desktop.press("alt+F4")  # again and again: a window manager busy with full screen may miss one
+                time.sleep(0.1)
+                return show.keys == ["f", "q"]
+
+            assert until(closed), "its close button counts as q"
+            assert until(lambda: not show.sink.alive)
+            assert not children()
+    finally:
+        manager.terminate()
+        manager.wait(10)
+
+
+@needs_x
+def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
+    desktop: Desktop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Show(striped()) as show:
+        assert until(lambda: show.sink.alive)
+        desktop.kill()
+        assert until(lambda: not show.sink.alive)
+        time.sleep(0.6)
+        assert caplog.text.count("the window is gone") == 1
+        assert len(caplog.records) == 1, "said once, however often it looks"
+        count = len(show.shown)
+        desktop.start()
+        assert until(lambda: show.sink.alive)
+        assert until(lambda: len(show.shown) > count + 3)
+        assert until(lambda: area(desktop.picture(), (0, 0, 250)) > 30_000)
+
+
+@needs_x
+def test_a_window_process_that_is_killed_or_hangs_is_replaced(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camapp.sinks.window._ANSWER_S", 0.5)
+    with Show(striped()) as show:
+        for blow in (signal.SIGKILL, signal.SIGSTOP):
+            assert until(lambda: show.sink.alive)
+            told = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", TITLE], capture_output=True, timeout=10)
+            os.kill(int(told.stdout.split()[0]), blow)
+            assert until(lambda: not show.sink.alive)
+        assert until(lambda: show.sink.alive)
+
+
+@needs_x
+def test_the_window_ends_with_its_parent(desktop: Desktop, tmp_path: Path) -> None:
+    title = f"{TITLE}-orphan"
+    code = f"""
+import time, numpy as np
+from camapp.records import Trace
+from camapp.sinks.window import WindowSink
+sink = WindowSink({title!r})
+sink.start()
+while True:
+    sink.show(np.full((90, 120, 3), 200, np.uint8), Trace(0))
+    time.sleep(0.02)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    find = ["pgrep", "-f", f"window_child .* {title}"]
+    try:
+        assert until(lambda: subprocess.run(find, capture_output=True, timeout=10).stdout)
+    finally:
+        parent.kill()
+        parent.wait(10)
+    assert until(lambda: not subprocess.run(find, capture_output=True, timeout=10).stdout, 2.0)
+
+
+def test_without_a_display_the_run_goes_on_with_one_warning_and_no_window_code(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with Show(striped()) as show:
+        time.sleep(0.7)
+        assert not children()
+        assert not show.sink.alive
+    (record,) = caplog.records
+    assert "DISPLAY is not set" in record.getMessage()
+    assert "the run goes on without a window" in record.getMessage()
+
+
+def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "cv2.py").write_text(
+        "WINDOW_NORMAL = WINDOW_FREERATIO = WINDOW_GUI_NORMAL = 0\n"
+        "class error(Exception): pass\n"
+        "def namedWindow(*a): raise error('The function is not implemented. Rebuild the library with GTK')\n"
+    )
+    monkeypatch.setattr(displays, "probe", lambda: displays.Display(displays.Kind.X11, ":0"))
+    from camapp.sinks import window
+
+    spawn = subprocess.Popen
+
+    def with_headless(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from camapp.sinks.window_child import main; "
+        headless = [command[0], "-c", code + "sys.exit(main(sys.argv[1:]))", *command[3:]]
+        return spawn(headless, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(window.subprocess, "Popen", with_headless)
+    with Show(striped()) as show:
+        assert until(lambda: not show.sink._thread.is_alive())
+        show.sink.show(striped(), None)
+    assert len(caplog.records) == 1
+    assert "install opencv-python instead" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("ImportError: libGL.so.1: cannot open shared object file", "apt install libgl1"),
+        ("error: odd", "no window: error: odd"),
+    ],
+)
+def test_what_is_wrong_with_opencv_is_explained(reason: str, words: str) -> None:
+    assert words in _explained(reason)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (800, 600), (800, 100), (100, 800), (1, 1)])
+def test_pictures_keep_their_shape_in_any_window(size: tuple[int, int]) -> None:
+    picture = np.full((240, 320, 3), 255, np.uint8)
+    fitted = letterboxed(picture, *size)
+    assert fitted.shape == (size[1], size[0], 3)
+    rows, columns = (np.flatnonzero(fitted.any(axis=(2, axis))) for axis in (1, 0))
+    scale = min(size[0] / 320, size[1] / 240)
+    assert abs(len(columns) - 320 * scale) <= 1
+    assert abs(len(rows) - 240 * scale) <= 1
+    assert abs(columns[0] - (size[0] - 1 - columns[-1])) <= 1
+
+
+def test_area_follows_the_window_both_ways_whatever_opencv_reports() -> None:
+    for honest in (True, False):
+        area = (640, 480)
+        for window in ((1920, 1080), (300, 1000), (640, 480)):
+            for _ in range(8):
+                handed = area[0] + 1, area[1] + 1
+                reported = window if honest else (min(window[0], handed[0]), min(window[1], handed[1]))
+                area = next_area(reported, handed)
+            assert area == window

@@ -1,0 +1,79 @@
+"""`python -m engine`: info and run, and one line for what goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engine
+from engine.__main__ import main
+from tests.engine import net_cases
+from tests.engine.test_nets import model
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "model.npz", **net_cases.weights("mnist"))
+    return tmp_path / "model.npz"
+
+
+def test_info_lists_layers_parameters_and_multiply_adds(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(bare)]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line}
+    assert rows["conv1"] == ["conv1", "Conv", "1x10x24x24", "260", "144,000"]
+    assert rows["fc"] == ["fc", "Gemm", "1x10", "14,410", "14,400"]
+    assert rows["total"] == ["total", "14,670", "158,400"]
+    assert "1x28x28 GRAY" in printed
+
+
+def test_run_writes_the_logits(bare: Path, tmp_path: Path) -> None:
+    pictures = net_cases.pictures("mnist")
+    np.save(tmp_path / "in.npy", pictures)
+    assert main(["run", str(bare), str(tmp_path / "in.npy"), str(tmp_path / "out.npy"), "--net", "mnist"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model("mnist").run(pictures))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [(np.zeros((1, 1, 28, 28)), "expected float32, found float64"), (np.zeros((2, 2), np.float32), "found (2, 2)")],
+)
+def test_run_refuses_other_arrays_in_one_line(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], array: np.ndarray, message: str
+) -> None:
+    np.save(tmp_path / "in.npy", array)
+    assert main(["run", str(bare), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]) == 78
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_an_input_file_that_is_no_array_gives_one_line(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content in (b"", b"nonsense", bare.read_bytes()):
+        (tmp_path / "in.npy").write_bytes(content)
+        assert main(["run", str(bare), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]) == 78
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_does_not_import_numpy() -> None:
+    code = "import sys, engine.__main__; engine.__main__._parser(); sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)
+
+
+def test_the_package_offers_its_public_names() -> None:
+    assert [getattr(engine, name).__name__ for name in engine.__all__] == engine.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
+        _ = engine.lod
+
+
+def test_a_model_that_is_none_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"nonsense")
+    assert main(["info", str(tmp_path / "bad.npz")]) == 78
+    assert capsys.readouterr().err.startswith("engine: ")

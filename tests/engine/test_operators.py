@@ -1,0 +1,105 @@
+"""Every kernel against the plain loops, PyTorch's stored answers, and PyTorch itself where installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.graph import Array, Node
+from engine.kernels import KERNELS
+from engine.reference import FUNCTIONS, run_node
+from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan, run_in_torch
+
+GOLDEN = Path(__file__).parent / "golden" / "operators.npz"
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_torch_case = pytest.mark.parametrize("case", [c for c in CASES if c.in_torch], ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Array]:
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+def test_every_operator_has_a_reference_and_a_case() -> None:
+    assert set(KERNELS) == set(FUNCTIONS) == {case.op_type for case in CASES}
+
+
+@each_case
+@pytest.mark.parametrize("constants", [True, False], ids=["parameters", "inputs"])
+def test_kernel_agrees_with_plain_loops(case: Case, constants: bool) -> None:
+    inputs = case.inputs()
+    assert_close(run_in_plan(case.node(), inputs, constants=constants), run_node(case.node(), *inputs))
+
+
+@each_torch_case
+def test_plain_loops_agree_with_stored_torch(case: Case, golden: dict[str, Array]) -> None:
+    assert_close(run_node(case.node(), *case.inputs()), golden[case.name])
+
+
+@each_torch_case
+def test_kernel_agrees_with_stored_torch(case: Case, golden: dict[str, Array]) -> None:
+    assert_close(run_in_plan(case.node(), case.inputs(), constants=True), golden[case.name])
+
+
+@each_torch_case
+def test_kernel_agrees_with_live_torch(case: Case) -> None:
+    pytest.importorskip("torch")
+    generator = np.random.default_rng(7)
+    inputs = [np.asarray(generator.uniform(-1, 3, shape), np.float32) for shape in case.shapes]
+    if case.op_type == "BatchNormalization":
+        inputs[4] += np.float32(1.1)
+    assert_close(run_in_plan(case.node(), inputs, constants=True), run_in_torch(case, inputs))
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "Gemm", "Add", "BatchNormalization"])
+def test_fused_relu_is_relu_of_the_plain_result(op_type: str) -> None:
+    case = next(case for case in CASES if case.op_type == op_type)
+    plain = run_in_plan(case.node(), case.inputs(), constants=True)
+    fused = Node(op_type, case.node().inputs, ("out",), {**case.attributes, "activation": "Relu"}, "fused")
+    assert (plain < 0).any()
+    np.testing.assert_array_equal(run_in_plan(fused, case.inputs(), constants=True), np.maximum(plain, 0))
+
+
+def _draw_window(draw: st.DrawFn, rank: int) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...], tuple[int, ...]]:
+    axes = st.tuples(*[st.integers(1, 3)] * rank)
+    kernel, strides, dilations = draw(axes), draw(axes), draw(st.tuples(*[st.integers(1, 2)] * rank))
+    # Padding below the kernel, so that no window of a pool lies wholly in it.
+    pads = tuple(draw(st.integers(0, kernel[axis % rank] - 1)) for axis in range(2 * rank))
+    size = tuple(draw(st.integers((k - 1) * d + 1, 7)) for k, d in zip(kernel, dilations, strict=True))
+    return {"strides": strides, "dilations": dilations, "pads": pads}, kernel, size
+
+
+@st.composite
+def conv_cases(draw: st.DrawFn) -> Case:
+    attributes, kernel, size = _draw_window(draw, draw(st.integers(1, 2)))
+    group = draw(st.integers(1, 2))
+    x = (draw(st.integers(1, 2)), group * draw(st.integers(1, 2)), *size)
+    weight = (group * draw(st.integers(1, 2)), x[1] // group, *kernel)
+    return Case("drawn", "Conv", (x, weight, weight[:1]), {**attributes, "group": group})
+
+
+@st.composite
+def pool_cases(draw: st.DrawFn, op_type: str) -> Case:
+    attributes, kernel, size = _draw_window(draw, draw(st.integers(1, 2)))
+    more = {"ceil_mode": draw(st.integers(0, 1))}
+    if op_type == "AveragePool":
+        attributes["dilations"] = (1,) * len(kernel)
+        more["count_include_pad"] = draw(st.integers(0, 1))
+    return Case("drawn", op_type, ((1, 2, *size),), {**attributes, **more, "kernel_shape": kernel})
+
+
+@settings(max_examples=60, deadline=None)
+@given(conv_cases())
+def test_conv_agrees_with_plain_loops_on_drawn_shapes(case: Case) -> None:
+    assert_close(run_in_plan(case.node(), case.inputs(), constants=True), run_node(case.node(), *case.inputs()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(pool_cases("MaxPool"), pool_cases("AveragePool")))
+def test_pools_agree_with_plain_loops_on_drawn_shapes(case: Case) -> None:
+    assert_close(run_in_plan(case.node(), case.inputs(), constants=True), run_node(case.node(), *case.inputs()))

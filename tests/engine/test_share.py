@@ -1,0 +1,136 @@
+"""A model shared through one mapping: another process computes the same from it, and damage is noticed."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.graph import Graph, ModelError, Node, Value
+from engine.model import Model, ModelCard
+from engine.share import attach_shared, write_shared
+from tests.engine import net_cases
+from tests.engine.test_nets import model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CHILD = """
+import mmap, os, sys
+import numpy as np
+from engine.share import attach_shared
+
+mapping = mmap.mmap(int(sys.argv[1]), 0, prot=mmap.PROT_READ)
+model = attach_shared(mapping)
+shape = model.card.input_shape
+picture = np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(1, *shape)
+sys.stdout.buffer.write(model.plan().run(picture).tobytes())
+"""
+
+
+def shared(name: str) -> bytearray:
+    file = io.BytesIO()
+    assert write_shared(model(name), file) == file.tell()
+    return bytearray(file.getvalue())
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_another_process_computes_the_same_from_a_memfd(name: str) -> None:
+    picture = net_cases.pictures(name, 1)
+    fd = os.memfd_create("model")
+    try:
+        size = write_shared(model(name), fd)
+        assert os.fstat(fd).st_size == size
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(fd)],
+            input=picture.tobytes(),
+            stdout=subprocess.PIPE,
+            pass_fds=[fd],
+            cwd=ROOT,
+            timeout=60,
+            check=True,
+        )
+    finally:
+        os.close(fd)
+    np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), np.asarray(model(name).run(picture))[0])
+
+
+@pytest.mark.parametrize("name", net_cases.NETS)
+def test_attached_model_has_the_same_card_and_outputs(name: str) -> None:
+    original, attached = model(name), attach_shared(bytes(shared(name)))
+    assert attached.card == original.card
+    pictures = net_cases.pictures(name)
+    np.testing.assert_array_equal(attached.run(pictures), original.run(pictures))
+
+
+def test_arrays_are_aligned_read_only_views_of_the_mapping() -> None:
+    fd = os.memfd_create("model")
+    size = write_shared(model("cifar10"), fd)
+    mapping = mmap.mmap(fd, size)  # writeable, to see that the views are not
+    os.close(fd)
+    memory = np.frombuffer(mapping, np.uint8)
+    for array in attach_shared(mapping).graph.initializers.values():
+        assert not array.flags.writeable
+        assert array.ctypes.data % 64 == 0
+        assert np.shares_memory(array, memory)
+
+
+def test_planning_an_attached_model_copies_no_weights() -> None:
+    attached = attach_shared(bytes(shared("cifar10")))
+    weights = attached.graph.initializers["fc1.weight"]
+    operands = [operand for call in attached.plan().calls for operand in getattr(call, "args", ())]
+    assert any(np.shares_memory(operand, weights) for operand in operands if isinstance(operand, np.ndarray))
+
+
+def test_memory_that_holds_no_model_is_refused() -> None:
+    for buffer in (b"", b"short", bytes(4096)):
+        with pytest.raises(ModelError, match="this memory holds none"):
+            attach_shared(buffer)
+
+
+def test_truncated_memory_is_refused() -> None:
+    whole = bytes(shared("mnist"))
+    for keep in range(0, len(whole), 997):
+        with pytest.raises(ModelError, match="shared model"):
+            attach_shared(whole[:keep])
+
+
+def test_a_flipped_byte_of_the_header_never_raises_anything_but_a_model_error() -> None:
+    whole, state = shared("mnist"), np.random.RandomState(5)
+    refused = 0
+    for place in state.randint(0, 1500, 300):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << state.randint(8)
+        try:
+            attach_shared(bytes(damaged))
+        except ModelError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"offset": 64', b'"offset": 65'), (b'"offset": 64', b'"offset": -4')])
+def test_arrays_outside_the_memory_are_refused(old: bytes, new: bytes) -> None:
+    graph = Graph(
+        "two",
+        (Value("x", (0, 1, 2, 2)),),
+        (Value("y", (0, 1, 2, 2)),),
+        (Node("Add", ("x", "a"), ("z",)), Node("Add", ("z", "b"), ("y",))),
+        initializers={"a": np.ones(3, np.float32)[:1], "b": np.ones(1, np.float32)},
+    )
+    file = io.BytesIO()
+    write_shared(Model(ModelCard("two", "other", (1, 2, 2), colour="GRAY"), graph), file)
+    assert old in file.getvalue()
+    with pytest.raises(ModelError, match="is not within 128 bytes"):
+        attach_shared(file.getvalue().replace(old, new.ljust(len(old))))
+
+
+def test_an_attribute_that_cannot_travel_is_named() -> None:
+    node = Node("Add", ("x", "x"), ("y",), {"value": np.ones(3)})
+    graph = Graph("odd", (Value("x", (0, 1, 2, 2)),), (Value("y", (0, 1, 2, 2)),), (node,))
+    with pytest.raises(ModelError, match="net 'odd' cannot be shared"):
+        write_shared(Model(ModelCard("odd", "other", (1, 2, 2), colour="GRAY"), graph), io.BytesIO())

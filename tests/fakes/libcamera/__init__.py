@@ -1,0 +1,36 @@
+"""A stand-in for libcamera's Python module: the few names that picamera2's users touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from types import SimpleNamespace
+
+
+@dataclass
+class Transform:
+    hflip: bool = False
+    vflip: bool = False
+
+
+@dataclass(frozen=True)
+class ColorSpace:
+    name: str
+
+    @staticmethod
+    def Smpte170m() -> ColorSpace:
+        return ColorSpace("SMPTE170M")
+
+
+class AfModeEnum(Enum):
+    Manual = 0
+    Auto = 1
+    Continuous = 2
+
+
+class NoiseReductionModeEnum(Enum):
+    Off = 0
+    Fast = 1
+
+
+controls = SimpleNamespace(AfModeEnum=AfModeEnum, draft=SimpleNamespace(NoiseReductionModeEnum=NoiseReductionModeEnum))

@@ -1,0 +1,90 @@
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
+
+from weights.augment import apply  # noqa: E402
+from weights.recipe import Augment  # noqa: E402
+
+
+def varied(pictures, seed=0, **settings):
+    return apply(pictures, Augment(**settings), torch.Generator().manual_seed(seed))
+
+
+def blob(count=64, channels=1, side=28):
+    pictures = torch.zeros(count, channels, side, side)
+    pictures[:, :, 8:20, 12:16] = 1
+    return pictures
+
+
+def centre(pictures):
+    """(batch, 2): x and y of the mass."""
+    places = torch.arange(pictures.shape[-1], dtype=torch.float32)
+    mass = pictures.sum((1, 2, 3))
+    return (
+        torch.stack([(pictures * places).sum((1, 2, 3)), (pictures * places[:, None]).sum((1, 2, 3))], 1)
+        / mass[:, None]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"rotate": 15}, {"shift": 2}, {"scale": 0.2}, {"stroke": 1}, {"crop": 4}, {"flip": True},
+     {"rotate": 15, "shift": 1.5, "scale": 0.1, "stroke": 0.5, "crop": 2, "flip": True}],
+)  # fmt: skip
+def test_shape_and_range_stay_and_pictures_differ(settings):
+    pictures = torch.rand(16, 3, 28, 28)
+    found = varied(pictures, **settings)
+    assert found.shape == pictures.shape
+    assert found.min() >= 0
+    assert found.max() <= 1 + 1e-6
+    assert not torch.equal(found, pictures)
+    assert torch.equal(found, varied(pictures, **settings)), "the same seed varies alike"
+
+
+def test_nothing_asked_is_nothing_done():
+    pictures = blob()
+    assert varied(pictures) is pictures
+
+
+def test_share_leaves_the_rest_as_they_are():
+    pictures = torch.rand(400, 1, 28, 28)
+    same = (varied(pictures, rotate=15, share=0.25) == pictures).flatten(1).all(1).float().mean()
+    assert 0.65 < same < 0.85
+
+
+def test_flip_mirrors_about_half():
+    pictures = torch.rand(400, 3, 8, 8)
+    found = varied(pictures, flip=True)
+    mirrored = (found == pictures.flip(3)).flatten(1).all(1)
+    assert 0.4 < mirrored.float().mean() < 0.6
+    assert torch.equal(found[~mirrored], pictures[~mirrored])
+
+
+def test_crop_moves_whole_pixels_within_its_border():
+    pictures = torch.rand(100, 3, 12, 12)
+    found = varied(pictures, crop=2)
+    padded = torch.nn.functional.pad(pictures, (2,) * 4, mode="reflect")
+    places = [(row, column) for row in range(5) for column in range(5)]
+    hits = torch.stack([(padded[:, :, r : r + 12, c : c + 12] == found).flatten(1).all(1) for r, c in places], 1)
+    assert hits.any(1).all()
+    assert hits.any(0).all(), "every move occurs"
+
+
+def test_shift_is_in_pixels():
+    moved = centre(varied(blob(1000), shift=2)) - centre(blob(1))
+    assert moved.abs().max() <= 2.01
+    assert moved.abs().max() > 1.8
+
+
+def test_rotation_is_in_degrees():
+    found = varied(blob(1000), rotate=15)
+    x, y = torch.meshgrid(torch.arange(28.0) - 13.5, torch.arange(28.0) - 13.5, indexing="xy")
+    angle = 0.5 * torch.atan2(2 * (found * x * y).sum((1, 2, 3)), (found * (y**2 - x**2)).sum((1, 2, 3))).rad2deg()
+    assert angle.abs().max() < 15.5
+    assert angle.abs().max() > 14
+
+
+def test_stroke_widens_and_thins():
+    mass = varied(blob(100), stroke=1).sum((1, 2, 3)) / blob(1).sum()
+    assert mass.min() < 0.6
+    assert mass.max() > 1.6

@@ -1,0 +1,132 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import engine.model
+from tests.weights.made_data import write_cifar10, write_mnist
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def weights(*arguments, **environment):
+    """Run the command line as a user does; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", "weights", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def without(module, folder):
+    """Environment in which importing `module` fails as if it were not installed."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib (the extra 'train') is not installed")
+    write_mnist(tmp_path / "data", 1000)
+    out = tmp_path / "new" / "mine.npz"
+    done = weights("train", "mnist", "--data", tmp_path / "data", "--out", out, "--epochs", 2, "--seed", 7,
+                   "--threads", 1, "--plots", tmp_path / "plots")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2/2" in done.stdout
+    assert f"wrote {out}" in done.stdout.replace("\n", "")
+    model = engine.model.load(out)
+    assert model.card.task == "digits"
+    assert model.card.accuracy == {"mnist test split, last 100 of train": pytest.approx(1, abs=0.3)}
+    assert "epochs=2" in model.card.recipe
+    assert "seed=7" in model.card.recipe
+    assert model.card.licence
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["mnist_confusion.png", "mnist_curves.png"]
+
+    seen = weights("evaluate", out, "--data", tmp_path / "data")
+    assert seen.returncode == 0, seen.stderr
+    accuracy = next(iter(model.card.accuracy.values()))
+    assert f"{accuracy:.2%}" in seen.stdout
+    assert "images/s" in seen.stdout
+
+
+def test_a_colour_net_trains_too(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
+    write_cifar10(tmp_path, 20)
+    done = weights("train", "cifar10", "--data", tmp_path, "--out", tmp_path / "c.npz", "--epochs", 1, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert engine.model.load(tmp_path / "c.npz").card.labels[0] == "airplane"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "vgg"], "error: no recipe 'vgg': there are mnist, lenet, cifar10, cifar_small"),
+        (["train", "mnist", "--out", "model.pth"], "error: --out model.pth: a model file's name ends in .npz"),
+        (["train", "mnist", "--out", "/proc/none/model.npz"], "error: cannot make /proc/none"),
+        (["evaluate", "absent.npz"], "error: absent.npz: cannot read the model: No such file or directory"),
+    ],
+)
+def test_mistakes_give_one_line(arguments, message):
+    done = weights(*arguments)
+    assert done.returncode == 78
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+def test_training_without_pytorch_names_the_command_that_installs_it(tmp_path):
+    done = weights("train", "mnist", "--out", tmp_path / "m.npz", **without("torch", tmp_path))
+    assert done.returncode == 78
+    assert done.stderr.startswith("error: training needs PyTorch, which is not installed: pip install -e '.[train]'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_evaluating_needs_no_pytorch(tmp_path):
+    write_mnist(tmp_path / "data", 100)
+    done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path / "data", **without("torch", tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_damaged_data_give_one_line(tmp_path):
+    write_mnist(tmp_path)
+    path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path)
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"error: {path}: damaged or truncated")
+    assert done.stderr.count("\n") == 1
+
+
+def test_data_of_another_kind_give_one_line(tmp_path):
+    write_cifar10(tmp_path)
+    done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path, "--dataset", "cifar10")
+    assert done.returncode == 78
+    assert done.stderr == "error: pictures of (3, 32, 32) do not fit a net that takes (1, 28, 28)\n"
+
+
+def test_help_is_quick():
+    spans = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert "evaluate" in weights("--help").stdout
+        spans.append(time.perf_counter() - began)
+    assert min(spans) < 1.0, "the bound is 0.3 s on an idle machine; this leaves room for a busy one"
+
+
+def test_help_loads_no_heavy_module():
+    code = "import sys, weights.__main__; print([m for m in ('numpy', 'torch', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,159 @@
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.weights.made_data import SHARED, bars, cifar_records, idx, write_cifar10, write_mnist
+from weights import WeightsError, datasets
+from weights.datasets import Pictures, load, read_idx
+
+IMAGES, LABELS = "mnist/train-images-idx3-ubyte.gz", "mnist/train-labels-idx1-ubyte.gz"
+
+
+def test_mnist_is_read_in_file_order(tmp_path):
+    data = load("mnist", write_mnist(tmp_path, 600), download=False)
+    images, labels = bars(600, 28)
+    together = [
+        np.concatenate([getattr(split, field) for split in (data.train, data.validation, data.test)])
+        for field in ("images", "labels")
+    ]
+    assert np.array_equal(together[0], images[:, None])
+    assert np.array_equal(together[1], labels)
+    assert data.classes == tuple("0123456789")
+
+
+def test_cifar10_is_read_as_planes_batch_after_batch(tmp_path):
+    data = load("cifar10", write_cifar10(tmp_path, 40), download=False)
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert np.array_equal(data.train.images[45].reshape(-1), cifar_records(40, seed=2)[5, 1:])
+    assert data.train.labels[45] == cifar_records(40, seed=2)[5, 0]
+    assert data.classes[3] == "cat"
+
+
+def test_the_data_may_lie_in_the_folder_itself(tmp_path):
+    write_mnist(tmp_path)
+    assert len(load("mnist", tmp_path / "mnist", download=False).test) == 60
+
+
+def test_splits_never_move(tmp_path):
+    data = load("mnist", write_mnist(tmp_path, 600), validation=0.2, download=False)
+    assert [len(data.train), len(data.validation), len(data.test)] == [432, 108, 60]
+    again = load("mnist", tmp_path, validation=0.1, download=False)
+    assert np.array_equal(data.test.images, again.test.images)
+    assert data.sha256 == again.sha256
+
+
+def test_too_few_pictures_to_split(tmp_path):
+    with pytest.raises(WeightsError, match="4 pictures are too few"):
+        load("mnist", write_mnist(tmp_path, 4), download=False)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"no cifar10 in .*data_batch_1\.bin.*cifar10/cifar-10-batches-bin"):
+        load("cifar10", tmp_path, download=False)
+
+
+def test_unknown_data_set(tmp_path):
+    with pytest.raises(WeightsError, match="no data set 'imagenet': there are mnist, cifar10"):
+        load("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file of bytes"),
+        (gzip.compress(b""), "not an IDX file of bytes"),
+        (b"no gzip at all", "damaged or truncated"),
+        (gzip.compress(b"\0\0\x0d\x01\0\0\0\0"), "not an IDX file of bytes .begins 00000d01"),
+        (gzip.compress(idx(np.zeros((3, 4), np.uint8)))[:-9], "damaged or truncated"),
+        (gzip.compress(idx(np.zeros((3, 4), np.uint8))[:-1]), "12 bytes, but it holds 11"),
+        (gzip.compress(idx(np.zeros((3, 4), np.uint8)) + b"x"), "12 bytes, but it holds more"),
+        (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "more than the 268435456 bytes allowed"),
+    ],
+)
+def test_damaged_idx_is_refused(tmp_path, content, message):
+    path = tmp_path / "file.gz"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+
+
+def test_images_and_labels_must_belong_together(tmp_path):
+    write_mnist(tmp_path)
+    (tmp_path / LABELS).write_bytes(gzip.compress(idx(np.zeros(7, np.uint8))))
+    with pytest.raises(WeightsError, match="do not belong together"):
+        load("mnist", tmp_path)
+
+
+def test_a_label_beyond_the_classes_is_refused(tmp_path):
+    write_mnist(tmp_path, 20)
+    (tmp_path / LABELS).write_bytes(gzip.compress(idx(np.full(20, 10, np.uint8))))
+    with pytest.raises(WeightsError, match="label 10 found, but there are 10 classes"):
+        load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [(3073 * 39 + 5, "not whole records"), (3073 * 39, "one is truncated"), (0, "not whole records")],
+)
+def test_truncated_cifar_batch_is_refused(tmp_path, keep, message):
+    write_cifar10(tmp_path, 40)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match=message):
+        load("cifar10", tmp_path, download=False)
+
+
+def test_cifar_archive_gives_its_batches_and_nothing_else(tmp_path):
+    made = write_cifar10(tmp_path / "made", 40)
+    archive = tmp_path / "data" / datasets.CIFAR10_ARCHIVE
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(made / "cifar-10-batches-bin", "cifar-10-batches-bin")
+        sly = tarfile.TarInfo("../../sly.txt")
+        sly.size = 3
+        tar.addfile(sly, io.BytesIO(b"sly"))
+    data = load("cifar10", tmp_path / "data")
+    assert data.sha256 == load("cifar10", made).sha256
+    assert not list(tmp_path.rglob("sly.txt"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_damaged_cifar_archive_is_refused(tmp_path):
+    archive = tmp_path / datasets.CIFAR10_ARCHIVE
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"not a tar")
+    with pytest.raises(WeightsError, match=r"cifar-10-binary.tar.gz: damaged .*remove it"):
+        load("cifar10", tmp_path)
+
+
+def test_small_pictures_are_centred_on_zeros():
+    pictures = Pictures(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted((1, 32, 32))
+    assert pictures.images.shape == (2, 1, 32, 32)
+    assert pictures.images[:, :, 2:-2, 2:-2].all()
+    assert pictures.images.sum() == 2 * 28 * 28
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28), (1, 27, 28), (1, 28, 31)])
+def test_pictures_that_do_not_fit_are_refused(shape):
+    with pytest.raises(WeightsError, match="do not fit"):
+        Pictures(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted(shape)
+
+
+@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST is not on this machine")
+def test_the_real_mnist():
+    data = load("mnist", SHARED, download=False)
+    assert [len(data.train), len(data.validation), len(data.test)] == [48_600, 5_400, 6_000]
+    assert list(data.train.labels[:5]) == [5, 0, 4, 1, 9]
+
+
+def test_every_source_states_whole_checksums():
+    for source in datasets.SOURCES.values():
+        for remote in source.remotes:
+            assert len(bytes.fromhex(remote.sha256)) == 32
+            assert remote.url.startswith("https://")
+            assert not Path(remote.path).is_absolute()

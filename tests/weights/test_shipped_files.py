@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engine.model
+from tests.weights.made_data import SHARED
+from weights.datasets import load
+from weights.evaluate import evaluate
+from weights.recipes import RECIPES
+
+FOLDER = Path(__file__).resolve().parents[2] / "weights"
+SHIPPED = sorted(FOLDER.glob("*.npz"))
+
+
+def accuracy_of(model):
+    (share,) = model.card.accuracy.values()
+    return share
+
+
+def test_the_models_of_the_live_application_ship():
+    assert {"mnist.npz", "cifar10.npz"} <= {path.name for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_file_says_what_it_is(path):
+    model = engine.model.load(path)
+    assert model.card.net == path.stem
+    assert model.card.recipe.startswith(f"python -m weights train {path.stem} with Recipe(net='{path.stem}'")
+    assert repr(RECIPES[path.stem]) in model.card.recipe, "the recipe has changed since: train the file anew"
+    assert model.card.licence == "MIT"
+    assert len(model.card.sha256) == 64
+    assert len(model.card.labels) == 10
+    assert model.run(np.zeros((1, *model.card.input_shape), np.float32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("mnist", 0.986), ("lenet", 0.990), ("cifar10", 0.76), ("cifar_small", 0.65)]
+)
+def test_stated_accuracy_reaches_the_target(name, least):
+    assert accuracy_of(engine.model.load(FOLDER / f"{name}.npz")) >= least
+
+
+@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST is not on this machine")
+@pytest.mark.parametrize("name", ["mnist", "lenet"])
+def test_digits_reach_their_stated_accuracy_in_the_engine(name):
+    model = engine.model.load(FOLDER / f"{name}.npz")
+    found = evaluate(model, load("mnist", SHARED, download=False).test)
+    assert round(found.accuracy, 4) == pytest.approx(accuracy_of(model), abs=2 / found.images)

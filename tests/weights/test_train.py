@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
+
+from tests.weights.made_data import write_mnist  # noqa: E402
+from weights import WeightsError, export  # noqa: E402
+from weights.datasets import load  # noqa: E402
+from weights.recipe import Augment, Recipe  # noqa: E402
+from weights.train import Report, steps_in, train  # noqa: E402
+
+RECIPE = Recipe("mnist", "mnist", epochs=3, batch=50, learning_rate=0.05, momentum=0.9, augment=Augment(shift=0.5))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return load("mnist", write_mnist(tmp_path, 400), download=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_it_learns_and_keeps_the_best_epoch(data):
+    epochs, losses = [], []
+    done = train(RECIPE, data, report=Report(losses.append, epochs.append))
+    assert tuple(epochs) == done.history
+    assert len(losses) == steps_in(RECIPE, data)
+    assert done.best == min(done.history, key=lambda epoch: epoch.validation_loss)
+    assert done.best.validation_accuracy > 0.9
+
+
+def test_the_kept_arrays_are_the_best_epochs_not_the_lasts(data):
+    wild = replace(RECIPE, epochs=4, learning_rate=0.4)
+    done = train(wild, data)
+    assert done.best.number < 4, "this run must get worse after its best epoch, or it shows nothing"
+    short = train(replace(wild, epochs=done.best.number), data)
+    assert all(np.array_equal(done.arrays[name], short.arrays[name]) for name in short.arrays)
+
+
+def test_the_same_seed_gives_the_same_file(data):
+    one, two, other = (train(replace(RECIPE, epochs=1, seed=seed), data).arrays["fc.weight"] for seed in (1, 1, 2))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_cosine_ends_slowly(data):
+    def last_steps(schedule):
+        losses = []
+        train(replace(RECIPE, epochs=2, schedule=schedule), data, report=Report(step=losses.append))
+        return losses
+
+    assert last_steps("cosine")[0] == last_steps("constant")[0]
+    assert last_steps("cosine")[-1] != last_steps("constant")[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data):
+    with pytest.raises(WeightsError, match=r"the loss became (nan|inf) in epoch 1: nothing was saved; lower"):
+        train(replace(RECIPE, learning_rate=1e20), data)
+
+
+def test_a_net_that_the_engine_runs_otherwise_is_not_saved(data, tmp_path, monkeypatch):
+    done = train(replace(RECIPE, epochs=1), data)
+    monkeypatch.setattr(export.Model, "run", lambda self, inputs: np.zeros((len(inputs), 10), np.float32))
+    with pytest.raises(WeightsError, match="differ from PyTorch's"):
+        export.export(done, RECIPE, data, tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()

@@ -1,0 +1,5 @@
+"""The parameter files that ship, and how each was made: training in PyTorch, evaluation with the NumPy engine."""
+
+
+class WeightsError(Exception):
+    """A data set, recipe or training run that cannot go on: the message says what is wrong and what to do."""

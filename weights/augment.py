@@ -1,0 +1,76 @@
+"""Varies a whole batch of training pictures at once, on tensors, as an `Augment` says."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weights.recipe import Augment
+
+
+def apply(pictures: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Vary a batch.
+
+    Args:
+        pictures: (batch, channels, height, width) float32 in 0..1.
+        augment: what to vary, and how far.
+        generator: where chance comes from; on the pictures' device.
+
+    Returns:
+        A tensor of the same shape and range.
+    """
+    if augment.flip:
+        pictures = _flip(pictures, generator)
+    if augment.crop:
+        pictures = _crop(pictures, augment.crop, generator)
+    if augment.rotate or augment.shift or augment.scale or augment.stroke:
+        changed = _affine(pictures, augment, generator)
+        if augment.stroke:
+            changed = _stroke(changed, augment.stroke, generator)
+        touched = _uniform(pictures, 1, generator)[:, :, None, None] < augment.share
+        pictures = torch.where(touched, changed, pictures)
+    return pictures
+
+
+def _uniform(pictures: Tensor, columns: int, generator: torch.Generator) -> Tensor:
+    """(batch, columns) numbers in 0..1."""
+    return torch.rand(len(pictures), columns, generator=generator, device=pictures.device)
+
+
+def _flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    mirrored = _uniform(pictures, 1, generator)[:, :, None, None] < 0.5
+    return torch.where(mirrored, pictures.flip(3), pictures)
+
+
+def _crop(pictures: Tensor, border: int, generator: torch.Generator) -> Tensor:
+    batch, _, height, width = pictures.shape
+    device = pictures.device
+    padded = F.pad(pictures, (border,) * 4, mode="reflect")
+    corner = torch.randint(0, 2 * border + 1, (2, batch, 1), generator=generator, device=device)
+    rows = corner[0] + torch.arange(height, device=device)
+    columns = corner[1] + torch.arange(width, device=device)
+    chosen = torch.arange(batch, device=device)[:, None, None]
+    return padded[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _affine(pictures: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    height, width = pictures.shape[2:]
+    angle, x, y, wide, high = (2 * _uniform(pictures, 5, generator) - 1).unbind(1)
+    angle = angle * math.radians(augment.rotate)
+    wide, high = 1 + augment.scale * wide, 1 + augment.scale * high
+    # The matrix takes output places to input places, both in -1..1, hence the divisions.
+    across = torch.stack([angle.cos() / wide, -angle.sin() / wide, x * 2 * augment.shift / width], 1)
+    down = torch.stack([angle.sin() / high, angle.cos() / high, y * 2 * augment.shift / height], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, align_corners=False)
+
+
+def _stroke(pictures: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Widen or thin bright strokes: towards the brightest, or the darkest, of each 3x3 neighbourhood."""
+    amount = strength * (2 * _uniform(pictures, 1, generator) - 1)[:, :, None, None]
+    widest = F.max_pool2d(pictures, 3, stride=1, padding=1)
+    thinnest = -F.max_pool2d(-pictures, 3, stride=1, padding=1)
+    return pictures + amount.clamp(min=0) * (widest - pictures) + amount.clamp(max=0) * (pictures - thinnest)

@@ -1,0 +1,58 @@
+"""Pictures of a training run and its result, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from weights import WeightsError
+from weights.train import Epoch
+
+
+def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Path:
+    """Loss and accuracy of both splits by epoch, the checkpoint that was kept marked."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(title)
+    numbers = [epoch.number for epoch in history]
+    for axes, kind, unit in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "share right"), strict=True
+    ):
+        for split in ("train", "validation"):
+            axes.plot(numbers, [getattr(epoch, f"{split}_{kind}") for epoch in history], ".-", label=split)
+        axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
+        axes.set(xlabel="epoch", ylabel=f"{kind} ({unit})")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _save(figure, path)
+
+
+def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Path) -> Path:
+    """The confusion matrix: a row a true class, coloured by its share, counts written in."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=45, ha="right")
+    axes.set_yticks(places, classes)
+    axes.set(xlabel="said", ylabel="true", title=title)
+    for row in places:
+        for column in places:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, label="share of the true class")
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    return path

@@ -1,0 +1,60 @@
+"""Recipe: what a training run is made of, declared; nothing here runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training pictures are varied, drawn anew for each picture in each epoch.
+
+    Attributes:
+        share: part of the pictures that the geometric and stroke changes touch; the rest stay as they are.
+        rotate: largest turn either way, degrees.
+        shift: largest move either way along each axis, pixels.
+        scale: largest relative change of size, each axis on its own: 0.1 is 0.9 to 1.1.
+        stroke: largest change of stroke thickness: 1 widens (or thins) bright strokes by a full 3x3 neighbourhood.
+        crop: pixels of reflected border from which a picture of the old size is cut at random.
+        flip: mirror left and right, one picture in two.
+    """
+
+    share: float = 1.0
+    rotate: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    stroke: float = 0.0
+    crop: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One net, its data and its schedule: stochastic gradient descent on cross-entropy.
+
+    Attributes:
+        net: a name that `engine.nets.build` knows; also the name of the shipped file.
+        data: a name in `weights.datasets.SOURCES`.
+        epochs: passes over the training split.
+        batch: pictures a step.
+        learning_rate: at the start.
+        momentum: of the optimiser; Nesterov's where it is not 0.
+        weight_decay: on weights of two and more dimensions, not on biases or norms.
+        schedule: 'constant', or 'cosine' from the learning rate down to 0 over the run.
+        validation: part of the pictures outside the test split that is held back to choose the checkpoint.
+        augment: how training pictures are varied.
+        seed: of the initial values, the order and the augmentation.
+    """
+
+    net: str
+    data: str
+    epochs: int
+    batch: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    validation: float = 0.1
+    augment: Augment = Augment()
+    seed: int = 42

@@ -1,0 +1,6 @@
+"""How each shipped file is made: one short declarative module a net, one line here."""
+
+from weights.recipe import Recipe
+from weights.recipes import cifar10, cifar_small, lenet, mnist
+
+RECIPES: dict[str, Recipe] = {module.RECIPE.net: module.RECIPE for module in (mnist, lenet, cifar10, cifar_small)}

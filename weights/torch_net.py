@@ -1,0 +1,179 @@
+"""TorchNet: an engine graph as a PyTorch module, so that one definition of a net trains here and runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.graph import Graph, Node, UnsupportedOperator
+
+
+class TorchNet(nn.Module):
+    """Interprets a graph node by node.
+
+    Layers that hold parameters are PyTorch's own, with its default initial values, at the places that the graph's
+    parameter names give ('layer1.0.conv1.weight'), so `state_dict` has the graph's names and shapes (and batch
+    norms' `num_batches_tracked`). Dropout and batch norm follow the module's training mode.
+
+    Args:
+        graph: of nodes listed in `OPERATORS`, with one input and one output.
+
+    Raises:
+        UnsupportedOperator: a node of another kind, or with an attribute that this module does not do.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._source = graph.inputs[0].name
+        self._result = graph.outputs[0].name
+        self._steps: list[tuple[tuple[str, ...], str, Callable[..., Tensor]]] = []
+        for node in graph.nodes:
+            if node.op_type not in OPERATORS:
+                raise UnsupportedOperator(f"{node.op_type} ({node.name}): TorchNet does {', '.join(OPERATORS)}")
+            step = OPERATORS[node.op_type](self, node, graph)
+            values = tuple(name for name in node.inputs if name and name not in graph.parameters)
+            self._steps.append((values, node.outputs[0], step))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Raw network outputs of a batch laid out as the graph's input says."""
+        values = {self._source: pictures}
+        for inputs, output, step in self._steps:
+            values[output] = step(*(values[name] for name in inputs))
+        return values[self._result]
+
+    def place(self, name: str, layer: nn.Module) -> nn.Module:
+        """Register a layer under a dotted name, making the modules on the way."""
+        *way, last = name.split(".")
+        parent: nn.Module = self
+        for step in way:
+            if step not in parent._modules:
+                parent.add_module(step, nn.Module())
+            parent = parent.get_submodule(step)
+        parent.add_module(last, layer)
+        return layer
+
+
+def _conv(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    shape = graph.parameters[node.inputs[1]]
+    kernel = shape[2:]
+    axes = len(kernel)
+    pads = _pads(node, axes)
+    even = pads[::2] == pads[1::2]  # then the layer pads by itself, without a copy
+    group = node.attributes.get("group", 1)
+    kind: Any = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
+    layer: nn.Module = kind(
+        shape[1] * group,
+        shape[0],
+        kernel,
+        stride=tuple(node.attributes.get("strides", (1,) * axes)),
+        padding=pads[::-2] if even else 0,
+        dilation=tuple(node.attributes.get("dilations", (1,) * axes)),
+        groups=group,
+        bias=len(node.inputs) > 2,
+    )
+    _layer(net, node, layer)
+    return layer if even else lambda x: layer(F.pad(x, pads))
+
+
+def _gemm(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    _only(node, alpha=1.0, beta=1.0, transA=0)
+    if not node.attributes.get("transB", 0):
+        raise UnsupportedOperator(f"Gemm ({node.name}): transB 0; a layer's weight is (out, in), so transB must be 1")
+    outputs, inputs = graph.parameters[node.inputs[1]]
+    return _layer(net, node, nn.Linear(inputs, outputs, bias=len(node.inputs) > 2))
+
+
+def _batch_norm(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    # ONNX's momentum is the share of the old value, PyTorch's that of the new one.
+    layer = nn.BatchNorm2d(
+        graph.parameters[node.inputs[1]][0],
+        eps=node.attributes.get("epsilon", 1e-5),
+        momentum=1 - node.attributes.get("momentum", 0.9),
+    )
+    return _layer(net, node, layer)
+
+
+def _max_pool(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    kernel, strides, pads = _window(node)
+    return lambda x: F.max_pool2d(F.pad(x, pads, value=-torch.inf) if any(pads) else x, kernel, strides)
+
+
+def _average_pool(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    kernel, strides, pads = _window(node)
+    if any(pads):
+        _only(node, count_include_pad=1)
+    return lambda x: F.avg_pool2d(F.pad(x, pads) if any(pads) else x, kernel, strides)
+
+
+def _dropout(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    ratio = node.attributes.get("ratio", 0.5)
+    return lambda x: F.dropout(x, ratio, net.training)
+
+
+def _flatten(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    _only(node, axis=1)
+    return lambda x: torch.flatten(x, 1)
+
+
+def _softmax(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    axis = node.attributes.get("axis", -1)
+    return lambda x: torch.softmax(x, axis)
+
+
+def _global_average_pool(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    return lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)
+
+
+OPERATORS: Mapping[str, Callable[[TorchNet, Node, Graph], Callable[..., Tensor]]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "BatchNormalization": _batch_norm,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": _global_average_pool,
+    "Relu": lambda net, node, graph: torch.relu,
+    "Add": lambda net, node, graph: torch.add,
+    "Dropout": _dropout,
+    "Flatten": _flatten,
+    "Softmax": _softmax,
+}
+
+
+def _layer(net: TorchNet, node: Node, layer: nn.Module) -> nn.Module:
+    return net.place(node.inputs[1].removesuffix(".weight"), layer)
+
+
+def _only(node: Node, **allowed: Any) -> None:
+    """Refuse attributes whose value this module would not honour; those left out have the ONNX default."""
+    for name, value in allowed.items():
+        found = node.attributes.get(name, ONNX_DEFAULTS[name])
+        if found != value:
+            raise UnsupportedOperator(f"{node.op_type} ({node.name}): {name} {found}; TorchNet does {value} only")
+
+
+ONNX_DEFAULTS = {
+    "alpha": 1.0,
+    "beta": 1.0,
+    "transA": 0,
+    "axis": 1,
+    "count_include_pad": 0,
+    "auto_pad": "NOTSET",
+    "ceil_mode": 0,
+}
+
+
+def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    _only(node, ceil_mode=0)
+    kernel = tuple(node.attributes["kernel_shape"])
+    return kernel, tuple(node.attributes.get("strides", (1,) * len(kernel))), _pads(node, len(kernel))
+
+
+def _pads(node: Node, axes: int) -> tuple[int, ...]:
+    """ONNX pads (all begins, then all ends) as `F.pad` takes them (begin, end of the last axis first)."""
+    _only(node, auto_pad="NOTSET")
+    pads = tuple(node.attributes.get("pads", (0,) * (2 * axes)))
+    return tuple(pads[axis + side * axes] for axis in reversed(range(axes)) for side in (0, 1))
