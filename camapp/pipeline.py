@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
+
 from camapp.capture.source import Source, SourceDenied, SourceOptions, create_source, redacted
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.hud import Hud
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.05
 # Bounds of the steps of a stop, in seconds.
-_DRAIN_LIVE, _DRAIN_FILE, _JOIN = 1.0, 30.0, 1.0
+_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 1.0, 30.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class Pipeline:
     """
 
     def __init__(self, settings: Settings, model: Model | None = None) -> None:
+        # The stages already run side by side, and workers have the other cores: OpenCV's own threads would only
+        # spin for them (measured: 11.1 ms of CPU a frame against 9.4, and a 95th percentile of prepare of 8 ms for 2).
+        cv2.setNumThreads(1)
         self.settings = settings
         self.stats = Stats()
         self.model = model or load_model(settings)
@@ -192,8 +197,10 @@ class Pipeline:
     def _stop(self, sinks: list[Sink]) -> None:
         """Every step has a bound."""
         self.capture.stop()
-        if not self._stop_event.is_set() and self.capture.status.state is CaptureState.ENDED:
-            self.inference.drain(_DRAIN_LIVE if self.source.live else _DRAIN_FILE)
+        if self.capture.is_alive():
+            self.capture.join(_LAST_READ)
+        to_the_end = not self._stop_event.is_set() and not self.source.live
+        self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
         self.inference.stop(_DRAIN_LIVE)
         if self.capture.is_alive():
             self.capture.join(_JOIN)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _TICK = 0.05
 # Without new frames: how often NO SIGNAL, or the picture that a pause holds, is drawn again.
 _IDLE_EVERY = 0.4
-_HUD_EVERY_NS = 200_000_000
+_REFRESH_EVERY_NS = 200_000_000
 _RECENT = 32
 
 
@@ -63,7 +63,8 @@ class Renderer:
         self._newest: tuple[Prediction, Trace] | None = None
         self._recent: OrderedDict[int, Trace] = OrderedDict()
         self._hud: Hud | None = None
-        self._hud_at = 0
+        self._stale_after_ms = 0.0
+        self._refreshed_at = 0
         self._complained = False
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._draw_all, name="render", daemon=True)
@@ -137,15 +138,21 @@ class Renderer:
         if prediction is None and self._newest is not None:
             prediction, of = self._newest
             age_ms = (now - of.captured) / 1e6
-        stale = age_ms > self._stats.stale_after_ms()
-        self._overlay.draw(canvas, prediction, self._current_hud(frame, now), age_ms, stale)
+        self._refresh(now)
+        stale = age_ms > self._stale_after_ms
+        self._overlay.draw(canvas, prediction, self._hud_of(frame), age_ms, stale)
         self._show(canvas, trace)
 
-    def _current_hud(self, frame: Frame, now: int) -> Hud | None:
-        if not self.show_hud:
+    def _refresh(self, now: int) -> None:
+        """Ask for the figures anew, a few times a second: percentiles cost more than drawing."""
+        if now - self._refreshed_at > _REFRESH_EVERY_NS:
+            self._refreshed_at = now
+            self._hud = self._make_hud()
+            self._stale_after_ms = self._stats.stale_after_ms()
+
+    def _hud_of(self, frame: Frame) -> Hud | None:
+        if not self.show_hud or self._hud is None:
             return None
-        if self._hud is None or now - self._hud_at > _HUD_EVERY_NS:
-            self._hud, self._hud_at = self._make_hud(), now
         truth = frame.shot.truth.label if frame.shot.truth else ""
         return replace(self._hud, truth=truth) if truth != self._hud.truth else self._hud
 

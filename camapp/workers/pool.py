@@ -244,10 +244,10 @@ class WorkerPool:
 
     def _check_stuck(self) -> None:
         now = time.monotonic()
-        limit = max(STUCK_AT_LEAST, STUCK_TIMES_P95 * self._infer_s.at(95)[0])
         for worker in list(self._live):
-            if worker.job is not None and now - worker.busy_since > limit:
-                self._replace(worker, f"hung for {now - worker.busy_since:.1f} s")
+            busy = now - worker.busy_since if worker.job is not None else 0.0
+            if busy > STUCK_AT_LEAST and busy > STUCK_TIMES_P95 * self._infer_s.at(95)[0]:
+                self._replace(worker, f"hung for {busy:.1f} s")
             elif not worker.ready and worker.job is None and now - worker.started > START_TIMEOUT:
                 self._replace(worker, f"not ready within {START_TIMEOUT:.0f} s")
 

@@ -10,17 +10,15 @@ import os
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
 
 import argparse
-import platform
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from engine import nets
 from engine.graph import Array, Graph
 from engine.model import Model
+from tests.benchmarks.common import onnx_bytes, print_conditions
 
 BLOCKS = 15  # the two take turns block by block, so that a slow moment of the machine hits both
 BLOCK_SECONDS = 0.1
@@ -30,10 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("nets", nargs="*", default=list(nets.REGISTRY), metavar="NET")
     names = parser.parse_args().nets
-    print(f"machine   {platform.machine()}, {processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"versions  Python {platform.python_version()}, NumPy {np.__version__}, onnxruntime {onnxruntime_version()}")
+    print_conditions()
+    print(f"onnxruntime {onnxruntime_version()}")
     print("threads   1 each, batch 1")
-    print(f"command   python -m tests.benchmarks.engine_speed {' '.join(sys.argv[1:])}".rstrip())
     print(f"{'net':<12} {'engine us':>10} {'onnxruntime us':>15} {'ratio':>6} {'plan ms':>8} {'arena KB':>9}")
     for name in names:
         print(measure(name))
@@ -72,30 +69,14 @@ def medians(runs: list[Callable[[], object]]) -> list[float]:
 def onnxruntime_run(graph: Graph, x: Array) -> Callable[[], object] | None:
     """The same graph in onnxruntime, or None where it (or onnx, to write the graph) is not installed."""
     try:
-        import onnx
         import onnxruntime
+
+        model = onnx_bytes(graph)
     except ImportError:
         return None
-    shapes = {value.name: ["N", *value.shape[1:]] for value in (*graph.inputs, *graph.outputs)}
-
-    def value(name: str) -> onnx.ValueInfoProto:
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[name])
-
-    # Dropout's `ratio` is an attribute up to opset 11.
-    proto = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [onnx.helper.make_node(n.op_type, n.inputs, n.outputs, n.name, **n.attributes) for n in graph.nodes],
-            graph.name,
-            [value(item.name) for item in graph.inputs],
-            [value(item.name) for item in graph.outputs],
-            [onnx.numpy_helper.from_array(array, name) for name, array in graph.initializers.items()],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 11)],
-        ir_version=8,
-    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {graph.inputs[0].name: x}
     return lambda: session.run(None, feed)[0]
 
@@ -106,16 +87,6 @@ def onnxruntime_version() -> str:
     except ImportError:
         return "not installed"
     return str(onnxruntime.__version__)
-
-
-def processor() -> str:
-    """The processor's name as Linux tells it (a Pi tells its board's)."""
-    for path, key in ((Path("/proc/device-tree/model"), ""), (Path("/proc/cpuinfo"), "model name")):
-        if path.exists():
-            lines = [line for line in path.read_text(errors="replace").splitlines() if line.startswith(key)]
-            if lines:
-                return lines[0].partition(":")[2].strip() or lines[0].strip("\0")
-    return "unknown processor"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""A heavy model (plain convolutions, random weights): two workers beside one, and the preview while it is slow.
+
+python -m tests.benchmarks.worker_scaling [--rounds 5] [--frames 120]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from camapp import pipeline as pipeline_module
+from camapp.bench import Discard, Meter
+from camapp.capture.source import EndOfStream, Source, SourceOptions
+from camapp.picture import Layout, Picture
+from camapp.pipeline import Pipeline
+from camapp.records import Shot
+from camapp.settings import load_settings
+from engine.model import Model
+from tests.benchmarks.common import heavy_model, print_conditions
+
+
+class Rendered(Source):
+    """A few frames kept in memory, given out again and again: capture costs nothing."""
+
+    live = False
+
+    def __init__(self, frames: int) -> None:
+        super().__init__("rendered", SourceOptions())
+        rng = np.random.default_rng(1)
+        pictures = [
+            Picture.of(rng.integers(0, 255, (240, 320, 3), np.uint8, endpoint=True), Layout.RGB) for _ in range(8)
+        ]
+        self._shots = [Shot(picture, picture) for picture in pictures]
+        self._left = frames
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def read(self, timeout: float) -> Shot:
+        """The next."""
+        if not self._left:
+            raise EndOfStream
+        self._left -= 1
+        return self._shots[self._left % len(self._shots)]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def throughput(model: Model, workers: int, frames: int) -> tuple[float, float]:
+    """(frames a second, median milliseconds of inference)."""
+    create = pipeline_module.create_source
+    pipeline_module.create_source = lambda uri, options: Rendered(frames)
+    try:
+        pipeline = Pipeline(load_settings({"workers": workers}, environment={}), model)
+    finally:
+        pipeline_module.create_source = create
+    meter = Meter(pipeline)
+    pipeline.prediction_sinks.append(meter)
+    stamps: list[int] = []
+    meter.accept = lambda prediction, frame, trace: stamps.append(trace.decoded)  # type: ignore[method-assign]
+    summary = pipeline.run()
+    if summary.balance.predicted != frames:
+        raise SystemExit(f"not every frame was predicted: {summary.balance}")
+    # The first few pay for workers that are still starting.
+    steady = stamps[frames // 4 :]
+    return (len(steady) - 1) * 1e9 / (steady[-1] - steady[0]), pipeline.stats.latency["infer"].at(50)[0]
+
+
+def preview(model: Model, seconds: float) -> None:
+    """Camera and drawing rate while inference is slower than the camera, and whether memory stays flat."""
+    settings = load_settings({"source": "pattern://objects", "workers": 1, "duration": seconds}, environment={})
+    pipeline = Pipeline(settings, model)
+    pipeline.picture_sinks.append(Discard())
+    resident: list[float] = []
+    rates: list[tuple[float, float, float]] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident.append(pages * 4096 / 1e6)
+            rates.append((pipeline.stats.camera.rate(), pipeline.stats.display.rate(), pipeline.stats.inference.rate()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    summary = pipeline.run()
+    ended.set()
+    watcher.join()
+    camera, display, inference = (statistics.median(column) for column in zip(*rates[3:-1], strict=True))
+    print(
+        f"preview: camera {camera:.1f} fps, display {display:.1f} fps, inference {inference:.1f} fps; {summary.balance}"
+    )
+    print(f"resident memory of the parent from {resident[3]:.0f} MB (after 3 s) to {resident[-2]:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=160)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the preview part")
+    options = parser.parse_args()
+    print_conditions()
+    model = heavy_model()
+    ratios = []
+    for _ in range(options.rounds):
+        (one, infer_one), (two, infer_two) = (throughput(model, workers, options.frames) for workers in (1, 2))
+        ratios.append(two / one)
+        print(
+            f"1 worker {one:5.1f} fps ({infer_one:.1f} ms a frame), 2 workers {two:5.1f} fps ({infer_two:.1f} ms), "
+            f"ratio {two / one:.2f}",
+            flush=True,
+        )
+        time.sleep(0.5)
+    print(f"median ratio {statistics.median(ratios):.2f}")
+    preview(model, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
