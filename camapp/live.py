@@ -16,7 +16,6 @@ from camapp.sinks.log import LogSink
 from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
-from camapp.sinks.window import WindowSink
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +68,8 @@ def _wants_window(settings: Settings) -> bool:
 
 
 def _add_window(pipeline: Pipeline) -> None:
+    from camapp.sinks.window import WindowSink  # only here: --display none loads no window code
+
     snapshots = SnapshotSink(pipeline.settings.snapshots)
 
     def on_key(key: str) -> None:

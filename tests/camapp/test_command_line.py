@@ -1,0 +1,233 @@
+"""The program as a user starts it: exit codes, one clear line, no traceback, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+ENVIRONMENT = QUIET | {"PYTHONPATH": str(ROOT)}
+
+
+def camapp(*arguments, cwd=ROOT, **options):
+    command = [sys.executable, "-m", "camapp", *map(str, arguments)]
+    options = {"capture_output": True, "text": True, "timeout": 60, "env": ENVIRONMENT, **options}
+    return subprocess.run(command, cwd=cwd, **options)
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "camapp", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def refused(done, code, told):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("camapp: ")]
+    assert len(lines) == 1, done.stderr
+    assert told in lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures of every awkward kind, each a white digit-like stroke."""
+    path = tmp_path_factory.mktemp("pictures")
+    base = np.zeros((28, 28, 4), np.uint8)
+    base[4:24, 13:16] = 255
+    base[..., 3] = 255
+    cv2.imwrite(str(path / "01_1.png"), base)
+    cv2.imwrite(str(path / "02_1.png"), base[..., 0].astype(np.uint16) * 257)
+    cv2.imwrite(str(path / "03_1.png"), base[..., 0])
+    cv2.imwrite(str(path / "04_x.png"), np.full((1, 1), 128, np.uint8))
+    cv2.imwrite(str(path / "05_1.jpg"), cv2.resize(base[..., :3], (640, 480)))
+    (path / "06_1.png").write_bytes(b"not a picture")
+    return path
+
+
+def test_a_folder_runs_to_its_end_and_every_picture_is_accounted_for(folder):
+    done = camapp("--source", folder, "--log", "-")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["file"] for record in records] == ["01_1.png", "02_1.png", "03_1.png", "04_x.png", "05_1.jpg"]
+    assert [record["raw_label"] for record in records[:3]] == ["1", "1", "1"]
+    assert records[0]["truth"]["label"] == "1"
+    assert "captured 5 = predicted 5 + dropped 0 + failed 0 + in flight 0" in done.stderr
+    assert "06_1.png" in done.stderr
+
+
+def test_without_a_camera_or_display_it_shows_the_pattern_and_prints_predictions():
+    done = camapp("--duration", "2")
+    assert done.returncode == 0, done.stderr
+    assert "no display" in done.stderr
+    assert "pattern" in done.stderr
+    assert "inference" in done.stderr
+    assert "ended after" in done.stderr
+
+
+def test_it_runs_from_another_directory(tmp_path):
+    done = camapp("--source", "pattern://digits", "--max-frames", "3", "--log", "-", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--model", "absent.npz"), 78, "no model 'absent.npz'"),
+        (("--labels", "a,b,c"), 78, "3 labels"),
+        (("--model", "mnist", "--net", "lenet"), 78, "lenet"),
+        (("--task", "dance"), 78, "unknown task 'dance'"),
+        (("--mean", "1,2"), 78, "--mean has 2 values"),
+        (("--source", "absent.mp4"), 69, "absent.mp4"),
+        (("--source", "gopher://x"), 69, "unknown source scheme"),
+        (("--source", "pattern://track"), 69, "track"),
+        (("--source", "v4l2://97"), 69, "97"),
+        (("--fps", "0"), 2, "--fps"),
+        (("--config", "absent.toml"), 78, "absent.toml"),
+        (("--source", "pattern://digits", "--log", "/dev/null/x"), 78, "cannot write the log"),
+        (("--source", "pattern://digits", "--record", "x.gif"), 78, "x.gif"),
+        (("--source", "pattern://digits", "--on-label", "no-such-program-here"), 78, "no-such-program-here"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_one_clear_line_and_the_right_code(arguments, code, told):
+    refused(camapp(*arguments), code, told)
+
+
+def test_damaged_models_are_refused(tmp_path):
+    good = (ROOT / "weights" / "mnist.npz").read_bytes()
+    cases = {"cut.npz": good[: len(good) // 2], "text.npz": b"hello", "empty.npz": b""}
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+        refused(camapp("--model", tmp_path / name), 78, name)
+
+
+def test_a_video_that_is_none_and_an_empty_folder_are_refused(tmp_path):
+    (tmp_path / "notes.mp4").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    refused(camapp("--source", tmp_path / "notes.mp4"), 69, "notes.mp4")
+    refused(camapp("--source", tmp_path / "empty"), 69, "empty")
+
+
+def test_debug_shows_the_traceback():
+    done = camapp("--model", "absent.npz", "--debug")
+    assert "Traceback" in done.stderr
+
+
+def test_a_bare_model_of_the_users_runs_with_its_net_named(tmp_path, folder):
+    with np.load(ROOT / "weights" / "mnist.npz") as bundle:
+        np.savez(tmp_path / "model.npz", **{key: bundle[key] for key in bundle.files if key != "__card__"})
+    done = camapp("--source", folder, "--model", tmp_path / "model.npz", "--net", "mnist", "--log", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["raw_label"] == "1"
+
+
+def test_labels_from_a_file_are_used(tmp_path, folder):
+    (tmp_path / "names.txt").write_text("\n".join(f"digit-{index}" for index in range(10)))
+    done = camapp("--source", folder, "--labels", tmp_path / "names.txt", "--log", "-")
+    assert json.loads(done.stdout.splitlines()[0])["raw_label"] == "digit-1"
+
+
+def test_print_config_and_check_config_agree(tmp_path):
+    config = tmp_path / "camapp.toml"
+    config.write_text(camapp("run", "--print-config", "--fps", "25").stdout)
+    done = camapp("check-config", config)
+    assert done.returncode == 0, done.stderr
+    assert "good" in done.stdout
+    config.write_text("fpss = 3")
+    refused(camapp("check-config", config), 78, "did you mean 'fps'")
+
+
+def test_models_and_sources_are_listed():
+    assert "mnist" in camapp("models").stdout
+    assert {model["net"] for model in json.loads(camapp("models", "--json").stdout)} >= {"mnist", "cifar10"}
+    assert "pattern://digits" in [source["uri"] for source in json.loads(camapp("sources", "--json").stdout)]
+
+
+def test_help_is_complete():
+    text = camapp("run", "--help", env=ENVIRONMENT | {"COLUMNS": "200"}).stdout
+    for flag in ("--source", "--model", "--roi", "--camera-control", "--workers", "--log", "--on-label", "--config"):
+        assert flag in text
+
+
+def test_bench_prints_json():
+    done = camapp("bench", "--source", "pattern://digits?size=320x240", "--seconds", "1", "--draw", "--json")
+    figures = json.loads(done.stdout)
+    assert figures["inference_fps"] > 5
+    assert figures["display_fps"] > 5
+    assert set(figures["latency_ms"]["infer"]) == {"p50", "p95", "p99"}
+    assert figures["cpu_ms_per_frame"] > 0
+    assert figures["peak_rss_mb"] > 30
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_cleanly_and_soon(number):
+    with start("--source", "pattern://digits", "--log", "-") as process:
+        process.stdout.readline()
+        workers = children_of(process.pid)
+        assert workers
+        asked = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+        assert time.monotonic() - asked < 3
+    assert process.returncode == 0
+    assert signal.Signals(number).name in errors
+    assert "in flight 0" in errors
+    assert "DOES NOT ADD UP" not in errors
+    assert all(gone(pid) for pid in workers)
+
+
+def test_a_reader_that_leaves_ends_the_run(tmp_path):
+    with start("--source", "pattern://digits", "--log", "-") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=10) == 0
+        errors = process.stderr.read()
+    assert "stdout was closed" in errors
+    assert "Traceback" not in errors
+
+
+def test_nothing_outlives_a_killed_run_by_a_second():
+    shared = set(os.listdir("/dev/shm"))
+    with start("--source", "pattern://digits", "--workers", "2", "--log", "-") as process:
+        process.stdout.readline()
+        workers = children_of(process.pid)
+        assert len(workers) == 2
+        process.kill()
+        deadline = time.monotonic() + 1.0
+        while not all(gone(pid) for pid in workers):
+            assert time.monotonic() < deadline, "a worker outlived its parent"
+            time.sleep(0.01)
+    assert set(os.listdir("/dev/shm")) == shared
+
+
+def test_no_window_code_is_imported_without_a_display():
+    script = (
+        "import sys; sys.argv = ['camapp', '--display', 'none', '--source', 'pattern://digits', '--max-frames', '2'];"
+        "from camapp.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('camapp.sinks.window' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=ENVIRONMENT, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,108 @@
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from camapp.settings import Settings, SettingsError, load_settings, to_toml
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "camapp.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_need_nothing():
+    assert load_settings({}, environment={}) == Settings()
+
+
+def test_flags_outrank_environment_outranks_file_outranks_defaults(tmp_path):
+    config = write(tmp_path, 'fps = 10.0\nworkers = 3\nsource = "a.mp4"\n')
+    settings = load_settings({"fps": "30"}, config, {"CAMAPP_FPS": "20", "CAMAPP_WORKERS": "2", "HOME": "/"})
+    assert (settings.fps, settings.workers, settings.source, settings.top) == (30.0, 2, "a.mp4", 3)
+
+
+def test_each_form_of_value_is_read():
+    settings = load_settings(
+        {
+            "size": "640x480",
+            "roi": "0.1,0.2,0.5,0.5",
+            "mean": "0.5",
+            "camera_control": ["AfMode=Continuous", "ExposureTime=10000"],
+            "loop": True,
+            "record": "out.mp4",
+        },
+        environment={},
+    )
+    assert settings.size == (640, 480)
+    assert settings.roi == (0.1, 0.2, 0.5, 0.5)
+    assert settings.mean == (0.5,)
+    assert settings.controls == {"AfMode": "Continuous", "ExposureTime": "10000"}
+    assert settings.record == Path("out.mp4")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("fsp = 30", "unknown setting 'fsp'; did you mean 'fps'"),
+        ("fps = -1", "greater than 0"),
+        ("fps = inf", "finite"),
+        ('fps = "fast"', "fps = 'fast'"),
+        ("rotate = 45", "0, 90, 180 or 270"),
+        ('display = "hdmi"', "'auto', 'window' or 'none'"),
+        ('size = "big"', "WIDTHxHEIGHT"),
+        ("size = [4, 4]", "greater than or equal to 16"),
+        ("workers = 1.5", "integer"),
+        ('camera_control = ["AfMode"]', "NAME=VALUE"),
+        ("std = [0.0]", "greater than 0"),
+        ("[camera]\nfps = 1", "unknown setting 'camera'"),
+    ],
+)
+def test_a_bad_value_is_refused_with_file_key_value_and_what_is_allowed(tmp_path, line, told):
+    config = write(tmp_path, line)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, config, {})
+    assert told in str(caught.value)
+    assert str(config) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not caught.value.usage
+
+
+def test_where_a_bad_value_came_from_is_told():
+    with pytest.raises(SettingsError, match="environment variable CAMAPP_FPS: fps = '0'"):
+        load_settings({}, environment={"CAMAPP_FPS": "0"})
+    with pytest.raises(SettingsError, match="command line: --target-fps = '0'") as caught:
+        load_settings({"target_fps": "0"}, environment={})
+    assert caught.value.usage
+
+
+def test_thresholds_must_not_cross():
+    with pytest.raises(SettingsError, match="threshold_low"):
+        load_settings({"threshold_low": "0.9"}, environment={})
+
+
+def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"absent\.toml: cannot read"):
+        load_settings({}, tmp_path / "absent.toml", {})
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        load_settings({}, write(tmp_path, "fps = = 3"), {})
+    (tmp_path / "camapp.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        load_settings({}, tmp_path / "camapp.toml", {})
+
+
+def test_what_an_on_label_program_is_told_is_no_setting():
+    assert load_settings({}, environment={"CAMAPP_LABEL": "7", "CAMAPP_SCORE": "1", "CAMAPP_SEQ": "3"}) == Settings()
+
+
+def test_the_printed_configuration_reads_back_the_same(tmp_path):
+    settings = load_settings(
+        {"size": "640x480", "camera_control": ["A=1"], "log": 'odd "name"\\\t.jsonl', "record": "a.mp4", "hud": False},
+        environment={},
+    )
+    text = to_toml(settings)
+    assert load_settings({}, write(tmp_path, text), {}) == settings
+    named = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines() if " =" in line}
+    assert named == {item.name for item in fields(Settings)}
+    tomllib.loads(text)
