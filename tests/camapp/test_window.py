@@ -122,8 +122,9 @@ def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
 
 
 def children() -> list[str]:
-    told = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, timeout=10)
-    return [line for line in told.stdout.splitlines() if "window_child" in line]
+    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids if Path(f"/proc/{pid}").exists()]
+    return [command for command in commands if "window_child" in command]
 
 
 @needs_x
