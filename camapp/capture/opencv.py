@@ -79,8 +79,7 @@ class _OpenCVSource(Source):
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         # OpenCV reads this once, before the first frame; its own limit is 10 s.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
-        # OpenCV 5 moved it.
-        (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
+        getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
         self._capture = cv2.VideoCapture(target, backend, list(parameters))
         return self._capture.isOpened()
 

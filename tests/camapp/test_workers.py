@@ -96,7 +96,8 @@ def test_results_equal_the_engine_in_this_process(model, start):
         assert outcome.error == ""
         assert outcome.infer_end >= outcome.infer_start > 0
         expected = model.run(batch(outcome.token, items=1 + outcome.token % 2))
-        np.testing.assert_array_equal(harness.outputs[outcome.token], expected)
+        # The workers use one BLAS thread, this process perhaps more: sums may differ in the last bit.
+        np.testing.assert_allclose(harness.outputs[outcome.token], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_killed_worker_costs_only_its_frame_and_is_replaced_within_half_a_second(start):
