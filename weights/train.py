@@ -71,7 +71,7 @@ def train(
         WeightsError: the loss is no longer a number.
     """
     torch.manual_seed(recipe.seed)
-    net = TorchNet(nets.build(recipe.net)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = TorchNet(nets.build(recipe.net)).to(device, memory_format=torch.channels_last)
     feed = Feed(recipe, nets.default_card(recipe.net), device)
     learning, judging = feed.hold(dataset.train), feed.hold(dataset.validation)
     optimiser = _optimiser(net, recipe)
@@ -177,7 +177,7 @@ def _learn(
         if not math.isfinite(value):
             raise WeightsError(f"the loss became {value} in epoch {number}: nothing was saved; lower the learning rate")
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         report.step(value)
