@@ -52,7 +52,7 @@ class ConsoleSink(PredictionSink):
             self._thread.join(1.0)
 
     def _print_all(self) -> None:
-        next_status = time.monotonic()
+        next_status = time.monotonic() + 2.0  # rates need a moment
         stopping = False
         while not stopping:
             stopping = self._stop_event.wait(_REDRAW)
