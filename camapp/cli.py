@@ -125,8 +125,10 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 
 
 def _set_up_logging(debug: bool) -> None:
+    # Others' chatter (picamera2 logs every job) is kept one level quieter than ours.
+    logging.getLogger("camapp").setLevel(logging.DEBUG if debug else logging.INFO)
     logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
+        level=logging.INFO if debug else logging.WARNING,
         format="%(asctime)s %(levelname).1s %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,
