@@ -26,7 +26,8 @@ def run_live(settings: Settings) -> tuple[ExitCode, str]:
     on_stop_signals(pipeline.request_stop)
     _add_sinks(pipeline)
     summary = pipeline.run()
-    print(_report(pipeline, summary), file=sys.stderr)
+    if summary.balance.captured:
+        print(_report(pipeline, summary), file=sys.stderr)
     return summary.code, summary.reason
 
 
@@ -89,7 +90,9 @@ def _add_window(pipeline: Pipeline) -> None:
 
 def _report(pipeline: Pipeline, summary: Summary) -> str:
     stats = pipeline.stats
-    lines = [f"ended after {summary.seconds:.1f} s: {summary.reason}", str(summary.balance)]
+    # A failure's reason is the error line that follows this.
+    why = f": {summary.reason}" if summary.code is ExitCode.OK else ""
+    lines = [f"ended after {summary.seconds:.1f} s{why}", str(summary.balance)]
     if len(stats.latency["total"]):
         p50, p95, p99 = stats.latency["total"].at(50, 95, 99)
         lines.append(f"latency captured to decoded: p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms")
