@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +29,9 @@ app = typer.Typer(
 
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option("--config", metavar="FILE", envvar="CAMAPP_CONFIG", help="settings as TOML; flags outrank it"),
+    typer.Option(
+        "--config", metavar="FILE", envvar="CAMAPP_CONFIG", readable=False, help="settings as TOML; flags outrank it"
+    ),
 ]
 
 
@@ -67,7 +71,7 @@ def _flag(item: Any) -> Any:
     is_flag = kind is bool or bool in get_args(kind)
     if is_flag:
         names = [f"{names[0]}/--no-{item.name.replace('_', '-')}"]
-    shown = "" if item.default in (None, (), False) else f" [default: {_shown(item.default)}]"
+    shown = "" if item.default in (None, (), False) else f" (default: {_shown(item.default)})"
     value: Any = bool if is_flag else list[str] if item.name == "camera_control" else str
     return Annotated[
         Optional[value],  # noqa: UP045
@@ -86,7 +90,7 @@ def _shown(value: object) -> str:
 
 
 class tidy_errors:
-    """Turn an error that a user can cause into one line and an exit code; `debug` shows the traceback."""
+    """Turn an error into one line and an exit code; `debug` shows the traceback before it."""
 
     def __init__(self, debug: bool = False) -> None:
         self.debug = debug
@@ -94,23 +98,30 @@ class tidy_errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is None or self.debug or isinstance(error, SystemExit | typer.Exit):
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, SystemExit | typer.Exit | KeyboardInterrupt):
             return
-        code = _code_of(error)
+        if self.debug:
+            traceback.print_exception(error)
+        code = code_of(error)
         if code is None:
-            logging.getLogger(__name__).debug("unexpected", exc_info=True)
             fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", ExitCode.INTERNAL)
+        if isinstance(error, PermissionError):
+            fail(f"no permission for '{error.filename}': change its owner or mode, or run as another user", code)
         fail(str(error), code)
 
 
-def _code_of(error: BaseException) -> ExitCode | None:
+def code_of(error: BaseException) -> ExitCode | None:
+    """The exit code of an error that a user can cause, None for any other."""
+    if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
+        return ExitCode.DENIED
     if isinstance(error, SettingsError):
         return ExitCode.USAGE if error.usage else ExitCode.CONFIG
     # These modules are loaded only once something that can raise them ran.
     by_name = {
         "ModelError": ExitCode.CONFIG,
         "SinkError": ExitCode.DENIED if getattr(error, "denied", False) else ExitCode.CONFIG,
+        "BadSource": ExitCode.CONFIG,
         "SourceDenied": ExitCode.DENIED,
         "SourceError": ExitCode.SOURCE_GONE,
         "PoolError": ExitCode.INTERNAL,
@@ -129,7 +140,8 @@ def _set_up_logging(debug: bool) -> None:
     logging.getLogger("camapp").setLevel(logging.DEBUG if debug else logging.INFO)
     logging.basicConfig(
         level=logging.INFO if debug else logging.WARNING,
-        format="%(asctime)s %(levelname).1s %(message)s",
+        # On a terminal a status line may stand there already: it is wiped first, and drawn again soon after.
+        format=("\r\x1b[2K" if sys.stderr.isatty() else "") + "%(asctime)s %(levelname).1s %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,
         force=True,
@@ -157,9 +169,11 @@ def run(
         return
     from camapp.live import run_live
 
-    code, message = run_live(settings)
-    if code is not ExitCode.OK:
-        fail(message, code)
+    summary = run_live(settings)
+    if summary.code is not ExitCode.OK:
+        if settings.debug and summary.error is not None:
+            traceback.print_exception(summary.error)
+        fail(summary.reason, summary.code)
 
 
 @app.command("bench")
@@ -195,20 +209,28 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
 
 
 @app.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file")]) -> None:
-    """Check a configuration file, and the model it names, without starting anything."""
+def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
+    """Check a configuration file and all it names, without starting anything."""
     with tidy_errors():
         settings = load_settings({}, file)
-        from camapp.models import load_model
+        from camapp.live import check
 
-        card = load_model(settings).card
-        print(f"{file}: good; source {settings.source}, model {card.net} ({card.task}, {len(card.labels)} labels)")
+        print(f"{file}: good; {check(settings)}")
 
 
 def main() -> None:
     """The program."""
+    # Started with closed descriptors, as some supervisors do: words need somewhere to go.
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     # `camapp` means `camapp run`, and `camapp --source X` means `camapp run --source X`.
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments = ["run", *arguments]
-    app(args=arguments, prog_name="camapp")
+    try:
+        app(args=arguments, prog_name="camapp")
+    except BrokenPipeError:
+        # Whoever read our words has left; nothing more can be said, and Python's own last flush must not try.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(int(ExitCode.OK)) from None

@@ -77,6 +77,10 @@ class Inference:
         self._jobs: dict[int, _Job] = {}
         self._order: deque[_Job] = deque()
         self._order_lock = threading.Lock()
+        # Held while results are decoded and published, which may wait for a file's encoder: never by who must not.
+        self._publishing = threading.Lock()
+        self._forget = threading.Event()
+        self.error: Exception | None = None
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._prepare_all, name="prepare", daemon=True)
         self._complained: set[str] = set()
@@ -99,10 +103,14 @@ class Inference:
                 self._stats.dropped(trace, "stopping")
                 return
 
+    def forget(self) -> None:
+        """Filters start anew with the next result: the source was lost, or a pause has ended."""
+        self._forget.set()
+
     def drain(self, timeout: float) -> bool:
         """Wait until no frame is in flight; True if none is."""
         deadline = time.monotonic() + timeout
-        while self._stats.in_flight() and self.pool.error is None:
+        while self._stats.in_flight() and self.pool.error is None and self.error is None:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.005)
@@ -124,19 +132,25 @@ class Inference:
     # -- the preparing thread
 
     def _prepare_all(self) -> None:
-        while not self._stop_event.is_set() and self.pool.error is None:
-            slot = self.pool.acquire(_TICK)
-            if slot is None:
-                self._finish()
-                continue
-            item = None
-            while item is None and not self._stop_event.is_set() and self.pool.error is None:
-                item = self._mailbox.get(_TICK)
-                self._finish()
-            if item is None:
-                self.pool.release(slot)
-            else:
-                self._prepare(slot, *item)
+        try:
+            while not self._stop_event.is_set() and self.pool.error is None:
+                self._prepare_next()
+        except Exception as error:
+            log.debug("traceback", exc_info=error)
+            self.error = error
+
+    def _prepare_next(self) -> None:
+        slot = self.pool.acquire(_TICK)
+        item = None
+        while slot is not None and item is None and not self._stop_event.is_set() and self.pool.error is None:
+            item = self._mailbox.get(_TICK)
+            self._finish()
+        if slot is None:
+            self._finish()
+        elif item is None:
+            self.pool.release(slot)
+        else:
+            self._prepare(slot, *item)
 
     def _prepare(self, slot: Slot, frame: Frame, trace: Trace) -> None:
         job = _Job(frame, trace)
@@ -182,16 +196,24 @@ class Inference:
     # -- either
 
     def _finish(self) -> None:
-        """Decode and publish what is next in frame order."""
+        """Decode and publish what is next in frame order, one thread at a time; the others leave it to that one."""
+        while self._has_next() and self._publishing.acquire(blocking=False):
+            try:
+                while (job := self._next()) is not None:
+                    self._settle(job)
+            finally:
+                self._publishing.release()
+
+    def _has_next(self) -> bool:
+        """Whether the oldest job is done; gives up on one that keeps newer live results waiting for too long."""
         with self._order_lock:
-            while self._order:
-                head = self._order[0]
-                if head.done_at:
-                    self._settle(self._order.popleft())
-                elif self.live and self._is_late(head):
-                    self._order.popleft().late = True
-                else:
-                    return
+            while self._order and not self._order[0].done_at and self.live and self._is_late(self._order[0]):
+                self._order.popleft().late = True
+            return bool(self._order and self._order[0].done_at)
+
+    def _next(self) -> _Job | None:
+        with self._order_lock:
+            return self._order.popleft() if self._order and self._order[0].done_at else None
 
     def _is_late(self, head: _Job) -> bool:
         newer_done = [job.done_at for job in self._order if job.done_at]
@@ -208,8 +230,13 @@ class Inference:
             self._stats.failed(job.trace, job.error)
             return
         assert job.prepared is not None
+        shot = job.frame.shot
         try:
-            now = time.monotonic_ns()
+            if shot.still or self._forget.is_set():
+                self._forget.clear()
+                self.task.reset()
+            # The picture's own time, not that of decoding: a file read faster than it plays gives the same labels.
+            now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
             prediction = self.task.decode(job.frame, job.outputs, job.prepared, now)
         except Exception as error:  # noqa: BLE001 - one bad result must not end the run
             self._complain("decode", error)

@@ -7,32 +7,57 @@ import sys
 from pathlib import Path
 
 from camapp import displays
-from camapp.capture.source import redacted
-from camapp.pipeline import Pipeline, Summary
+from camapp.capture.source import local_path, redacted
+from camapp.models import load_model, model_path
+from camapp.pipeline import Pipeline, Summary, build_source, build_task
 from camapp.service import ExitCode, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.log import LogSink
 from camapp.sinks.on_label import OnLabelSink
+from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 
 log = logging.getLogger(__name__)
 
 
-def run_live(settings: Settings) -> tuple[ExitCode, str]:
-    """Run to the end; the exit code, and why in words."""
+def run_live(settings: Settings) -> Summary:
+    """Run to the end."""
     pipeline = Pipeline(settings)
     on_stop_signals(pipeline.request_stop)
     _add_sinks(pipeline)
+    if _wants_window(settings):
+        _add_window(pipeline)
+    elif settings.log != "-":
+        pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
     summary = pipeline.run()
     if summary.balance.captured:
         print(_report(pipeline, summary), file=sys.stderr)
-    return summary.code, summary.reason
+    return summary
+
+
+def check(settings: Settings) -> str:
+    """Build everything the settings name and start nothing; says in words what it would be.
+
+    Raises:
+        ModelError, BadSource, SinkError: something cannot be used.
+    """
+    model = load_model(settings)
+    build_task(settings, model)
+    source = build_source(settings, model)
+    _refuse_overwriting(settings)
+    if settings.record is not None:
+        VideoSink(settings.record, lambda: 0.0)
+    if settings.on_label is not None:
+        OnLabelSink(settings.on_label)
+    card = model.card
+    return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
 
 
 def _add_sinks(pipeline: Pipeline) -> None:
     settings = pipeline.settings
+    _refuse_overwriting(settings)
     if settings.log is not None:
         pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
@@ -40,22 +65,32 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.picture_sinks.append(VideoSink(settings.record, rate, pipeline.source.live))
-    if _wants_window(settings):
-        _add_window(pipeline)
-    elif settings.log != "-":
-        pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
+
+
+def _refuse_overwriting(settings: Settings) -> None:
+    """No output may be the source, the model or another output."""
+    files = {"--source": local_path(settings.source), "--model": model_path(settings.model)}
+    outputs = {"--record": settings.record, "--log": Path(settings.log) if settings.log not in (None, "-") else None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        for other, taken in files.items():
+            if path.exists() and taken.exists() and path.samefile(taken):
+                raise SinkError(f"{name} {path} is the file of {other}: name another")
+        files[name] = path
 
 
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     settings = pipeline.settings
     return LogSink(
         target,
-        redacted(settings.source),
+        lambda: redacted(pipeline.source.uri),
         Path(settings.model).name,
         pipeline.stats.inference.rate,
         int(settings.log_max_mb * 1e6),
         settings.log_files,
         lambda: pipeline.request_stop("stdout was closed"),
+        patient=not pipeline.source.live,
     )
 
 

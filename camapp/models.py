@@ -18,12 +18,13 @@ def model_path(name: str) -> Path:
     Raises:
         ModelError: neither exists.
     """
+    # A plain word is a shipped name, whatever lies in the user's folder: ./mnist is the way to that.
+    shipped = SHIPPED / f"{name}.npz"
+    if "/" not in name and shipped.exists():
+        return shipped
     path = Path(name).expanduser()
     if path.exists():
         return path
-    shipped = SHIPPED / f"{name}.npz"
-    if shipped.exists():
-        return shipped
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
     raise ModelError(f"no model '{name}': not a file, and not one of those that ship ({known})")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from enum import IntEnum
 from types import FrameType
@@ -22,14 +21,18 @@ class ExitCode(IntEnum):
 
 
 def on_stop_signals(request: Callable[[str], None]) -> None:
-    """Call `request` with the signal's name at the first SIGINT or SIGTERM; a second one ends the process at once."""
-    asked = threading.Event()
+    """Call `request` with the name of the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
+
+    `request` runs between any two steps of the main thread, so it must take no lock.
+    """
+    asked = False
 
     def handle(number: int, _: FrameType | None) -> None:
-        if asked.is_set():
+        nonlocal asked
+        if asked:
             os._exit(128 + number)
-        asked.set()
+        asked = True
         request(signal.Signals(number).name)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, handle)

@@ -182,7 +182,8 @@ def load_settings(
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(
-            f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})"
+            f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})",
+            usage=not {"threshold_low", "threshold_high"}.isdisjoint(command_line),
         )
     return settings
 
@@ -226,6 +227,12 @@ def _checked(name: str, raw: Any, where: str) -> Any:
                 _control(item)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("a finite number")
+        if (
+            name == "roi"
+            and value is not None
+            and (min(value[2:]) <= 0 or max(value[0] + value[2], value[1] + value[3]) > 1)
+        ):
+            raise ValueError("it must lie in the picture: x + width and y + height at most 1, both above 0")
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
         raise SettingsError(

@@ -149,7 +149,7 @@ class ImagesSource(Source):
                 self._skip(path, str(error))
             else:
                 label = path.stem.partition("_")[2]
-                return Shot(picture, picture, truth=Truth(label) if label else None, name=path.name)
+                return Shot(picture, picture, truth=Truth(label) if label else None, name=path.name, still=True)
 
     def _rewind(self) -> None:
         unreadable = {path for path, _ in self.skipped}

@@ -298,7 +298,7 @@ class VideoSource(_OpenCVSource):
             log.warning("%s cannot be decoded past frame %d: it is damaged", self._path, self._frames)
             raise EndOfStream
         picture = fit_within(as_picture(np.asarray(image)), self.options.size)
-        return Shot(picture, picture, due_ns, name=self._path.name)
+        return Shot(picture, picture, due_ns, name=self._path.name, moment_ns=round(self._media_s * 1e9))
 
 
 def _sane_fps(fps: float) -> float:

@@ -26,6 +26,9 @@ SCHEMA = 1
 _FLUSH_FILE, _FLUSH_STDOUT = 1.0, 0.1
 _KEEP = 2000
 _RETRY = 5.0
+_TICK = 0.05
+# The longest that a patient writer of lines waits for room.
+_PATIENCE = 10.0
 
 
 class LogSink(PredictionSink):
@@ -36,40 +39,46 @@ class LogSink(PredictionSink):
 
     Args:
         target: a path, or '-' for stdout.
-        source: the source's URI, for the records.
+        source: gives the source's URI, for the records.
         model: the model's name, likewise.
         rate: gives the inference rate.
         max_bytes: size at which `target` becomes `target.1`, and so on.
         files: how many of these to keep.
         on_broken_pipe: called when stdout's reader went away.
+        patient: wait for the writer instead of losing lines (for files, whose frames can wait).
     """
 
     def __init__(
         self,
         target: str,
-        source: str,
+        source: Callable[[], str],
         model: str,
         rate: Callable[[], float],
         max_bytes: int = 10_000_000,
         files: int = 5,
         on_broken_pipe: Callable[[], None] = lambda: None,
+        patient: bool = False,
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
-        self._names = {"source": source, "model": model}
+        self._source = source
+        self._model = model
         self._rate = rate
         self._max_bytes = max_bytes
         self._files = files
         self._on_broken_pipe = on_broken_pipe
+        self._patient = patient
         self._lines: deque[str] = deque()
-        self._lock = threading.Lock()
-        self._stop_event = threading.Event()
+        self._changed = threading.Condition()
+        self._stopping = False
         self._file: IO[bytes] | None = None
         self._failing = False
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
 
     def start(self) -> None:
         """Open the file. Raises SinkError."""
+        if self._path is None and sys.stdout is None:
+            raise SinkError("--log -: standard output is closed; name a file")
         try:
             self._open()
         except OSError as error:
@@ -82,19 +91,25 @@ class LogSink(PredictionSink):
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Queue one line."""
         line = json.dumps(self._record(prediction, frame, trace), ensure_ascii=False, separators=(",", ":"))
-        with self._lock:
+        with self._changed:
+            if self._patient and not self._failing:
+                self._changed.wait_for(lambda: len(self._lines) < _KEEP or self._failing or self._stopping, _PATIENCE)
             if len(self._lines) >= _KEEP:
                 self._lines.popleft()
                 self.lost += 1
             self._lines.append(line)
+            if len(self._lines) == _KEEP // 2:
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Write what is queued and close."""
-        self._stop_event.set()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(2.0)
         if self.lost:
-            log.warning("the log lost %d lines: its disk did not take them", self.lost)
+            log.warning("the log lost %d lines that could not be written", self.lost)
 
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
         latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
@@ -105,7 +120,8 @@ class LogSink(PredictionSink):
             "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
             "t_mono_ns": trace.sensor or trace.captured,
             "clock_synced": clock_synced(int(time.monotonic() // 10)),
-            **self._names,
+            "source": self._source(),
+            "model": self._model,
             "task": prediction.task,
             "label": prediction.label,
             "score": round(prediction.score, 4),
@@ -128,42 +144,51 @@ class LogSink(PredictionSink):
     def _write_all(self) -> None:
         interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
         next_try = 0.0
-        while True:
-            stopping = self._stop_event.wait(interval)
-            if stopping or time.monotonic() >= next_try:
-                try:
-                    self._write()
-                    if self._failing:
-                        self._failing = False
-                        log.warning("the log %s is written again; %d lines lost so far", self._path, self.lost)
-                except BrokenPipeError:
-                    # The reader, such as `head`, has seen enough. Keep Python's exit from flushing into it again.
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                    self._on_broken_pipe()
-                    return
-                except OSError as error:
-                    next_try = time.monotonic() + _RETRY
-                    if not self._failing:
-                        self._failing = True
-                        log.error(
-                            "cannot write the log %s: %s; predictions go on, lost lines are counted; free some space",
-                            self._path,
-                            error.strerror,
-                        )
-            if stopping:
-                self._close()
-                return
+        stopping = False
+        while not stopping:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or len(self._lines) >= _KEEP // 2, interval)
+                stopping = self._stopping
+            if self._failing and not stopping and time.monotonic() < next_try:
+                time.sleep(_TICK)
+                continue
+            try:
+                self._write()
+            except BrokenPipeError:
+                self._on_broken_pipe()  # the reader, such as `head`, has seen enough
+                break
+            except OSError as error:
+                next_try = time.monotonic() + _RETRY
+                self._note_failure(error)
+        self._close()
+
+    def _note_failure(self, error: OSError) -> None:
+        with self._changed:
+            said, self._failing = self._failing, True
+            self._changed.notify_all()
+        if not said:
+            log.error(
+                "cannot write the log %s: %s; predictions go on, lost lines are counted; free some space",
+                self._path or "to stdout",
+                error.strerror,
+            )
 
     def _write(self) -> None:
-        with self._lock:
+        with self._changed:
             lines, self._lines = self._lines, deque()
+            self._changed.notify_all()
+        if not lines:
+            return
         done = 0
         try:
+            if self._file is not None and self._path is not None and not _is_same(self._file, self._path):
+                self._close()  # somebody moved or deleted it
             if self._file is None:
                 self._open()
             assert self._file is not None
             for line in lines:
-                self._append(self._file, line.encode() + b"\n")
+                # A file name that is not UTF-8 becomes a valid JSON escape.
+                self._append(self._file, line.encode("utf-8", "backslashreplace") + b"\n")
                 done += 1
                 if self._path and self._file.tell() >= self._max_bytes:
                     self._rotate()
@@ -171,6 +196,9 @@ class LogSink(PredictionSink):
             self._close()
             self.lost += len(lines) - done
             raise
+        if self._failing:
+            self._failing = False
+            log.warning("the log %s is written again; %d lines lost so far", self._path or "on stdout", self.lost)
 
     def _append(self, file: IO[bytes], line: bytes) -> None:
         written = file.write(line)
@@ -205,6 +233,14 @@ class LogSink(PredictionSink):
             self._path.unlink()
         self._path.with_name(f"{self._path.name}.{self._files}").unlink(missing_ok=True)
         self._open()
+
+
+def _is_same(file: IO[bytes], path: Path) -> bool:
+    """Whether the path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @lru_cache(maxsize=1)

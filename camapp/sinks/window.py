@@ -182,7 +182,8 @@ class WindowSink(PictureSink):
         environ = {"QT_QPA_PLATFORM": "xcb", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         options = [str(theirs.fileno()), self._title, "1" if self._full_screen else "0"]
         return subprocess.Popen(
-            [sys.executable, "-m", "camapp.sinks.window_child", *options],
+            [sys.executable, "-P", "-m", "camapp.sinks.window_child", *options],
+            process_group=0,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

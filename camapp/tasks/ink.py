@@ -83,7 +83,7 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
 def _working_copy(gray: Pixels) -> Pixels:
     """The picture, halved while it is large: halving is OpenCV's one fast way of averaging all pixels."""
     while gray.shape[1] > WORKING_WIDTH:
-        height, width = gray.shape[0] // 2, gray.shape[1] // 2
+        height, width = max(1, gray.shape[0] // 2), gray.shape[1] // 2
         gray = resize(gray[: height * 2, : width * 2], (width, height))
     return gray
 

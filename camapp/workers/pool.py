@@ -125,14 +125,13 @@ class WorkerPool:
             self._spawn()
         self._thread.start()
 
-    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
-        """Wait for one worker to be ready. Raises PoolError if none is in time."""
+    def wait_ready(self, timeout: float) -> bool:
+        """Whether a worker is ready within `timeout` seconds. Raises PoolError when none will be."""
         with self._lock:
             self._lock.wait_for(lambda: self.error or any(worker.ready for worker in self._live), timeout)
             if self.error:
                 raise self.error
-            if not any(worker.ready for worker in self._live):
-                raise PoolError(f"no worker process was ready within {timeout:.0f} s")
+            return any(worker.ready for worker in self._live)
 
     def acquire(self, timeout: float) -> Slot | None:
         """A free slot, and without spare slots also a worker with nothing to do; None if none within `timeout` s."""
@@ -152,10 +151,6 @@ class WorkerPool:
         with self._lock:
             self._free.append(slot.index)
             self._lock.notify_all()
-
-    def busy(self) -> int:
-        """Workers that are running a job now."""
-        return sum(worker.job is not None for worker in self._live)
 
     def busy_seconds(self) -> float:
         """Time that all workers have spent inferring since the start, summed."""
@@ -318,9 +313,12 @@ class WorkerPool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "camapp.workers.worker", str(theirs.fileno())],
+                # -P: never import what happens to lie in the user's folder.
+                [sys.executable, "-P", "-m", "camapp.workers.worker", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the parent's may carry the log
+                process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
                 env=_environment(self._threads),
             )
         socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])

@@ -6,11 +6,17 @@ It never sees a camera and imports nothing but the engine.
 
 from __future__ import annotations
 
+import signal
+
+# First of all: it is the parent who decides when work ends, and a service manager signals every process.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+# ruff: noqa: E402
 import ctypes
 import json
 import mmap
 import os
-import signal
 import socket
 import sys
 import time
@@ -18,7 +24,6 @@ from collections.abc import Callable
 
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_ERROR, STATUS_READY, TASK
 from camapp.workers.slots import SlotLayout, Slots
-from engine.plan import Plan
 from engine.share import attach_shared
 
 _PR_SET_PDEATHSIG = 1
@@ -27,8 +32,6 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Serve until the parent closes the socket; 1 after an error was reported."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    # Ctrl-C reaches the whole terminal group, but it is the parent who decides when work ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     message, descriptors, _, _ = socket.recv_fds(sock, PACKET_BYTES, 2)
     if not message:
@@ -37,15 +40,12 @@ def main() -> int:
     slots = Slots(descriptors[0], SlotLayout.from_json(config["layout"]))
     model = attach_shared(mmap.mmap(descriptors[1], 0, access=mmap.ACCESS_READ))
     item_shape = slots.layout.input_shape[1:]
-    plans: dict[int, Plan] = {}
     runs: dict[tuple[int, int], Callable[[], None]] = {}
 
     def run(slot_index: int, items: int) -> tuple[int, int]:
         """Run the plan for so many items from a slot's input into its outputs, without a copy between."""
         if (slot_index, items) not in runs:
             slot = slots[slot_index]
-            if items not in plans:
-                plans[items] = model.plan((items, *item_shape))
             runs[slot_index, items] = plans[items].bind([slot.input[:items]], [out[:items] for out in slot.outputs])
         start = time.monotonic_ns()
         runs[slot_index, items]()
@@ -53,7 +53,7 @@ def main() -> int:
 
     try:
         # Warm: the first run pays for page faults and BLAS start-up. No slot is ours yet.
-        plans[1] = model.plan((1, *item_shape))
+        plans = {items: model.plan((items, *item_shape)) for items in range(1, slots.layout.input_shape[0] + 1)}
         start = time.monotonic_ns()
         plans[1].run()
         sock.send(REPLY.pack(0, STATUS_READY, start, time.monotonic_ns()))

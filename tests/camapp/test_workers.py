@@ -34,7 +34,7 @@ class Harness:
         self.changed = threading.Condition()
         self.pool = WorkerPool(model, max_items, workers, 1, spare, self._on_outcome)
         self.pool.start()
-        self.pool.wait_ready()
+        assert self.pool.wait_ready(20)
 
     def _on_outcome(self, outcome):
         with self.changed:
@@ -195,7 +195,7 @@ from camapp.workers.pool import WorkerPool
 graph = nets.build("mnist")
 model = Model(nets.default_card("mnist"), graph.bind({n: np.zeros(s, np.float32) for n, s in graph.parameters.items()}))
 pool = WorkerPool(model, 1, 2, 1, 0, lambda outcome: None)
-pool.start(); pool.wait_ready()
+pool.start(); pool.wait_ready(20)
 while sum(worker.ready for worker in pool._live) < 2: time.sleep(0.01)
 print(*pool.processes(), flush=True)
 time.sleep(60)
