@@ -44,8 +44,8 @@ def parse_floats(text: str) -> tuple[float, ...]:
 
 
 def parse_words(text: str) -> tuple[str, ...]:
-    """'a,b' -> ('a', 'b')."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """'a=1; b=2,3' -> ('a=1', 'b=2,3')."""
+    return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
 def option(
