@@ -180,7 +180,9 @@ def run(
 @with_settings
 def bench(
     settings: Settings,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=0.5, max=86400, help="how long to measure")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", min=0.5, max=86400, help="how long to measure")
+    ] = 10.0,
     draw: Annotated[bool, typer.Option("--draw", help="draw the preview too, without showing it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
