@@ -32,8 +32,13 @@ def run_node(node: Node, *inputs: Array) -> Array:
     return relu(node, out) if node.attributes.get("activation") == "Relu" else out
 
 
-def conv(node: Node, x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Every output number is the sum over channels of its group, and over taps that lie in the input."""
+def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
+    """Every output number is the sum over channels of its group, and over taps that lie in the input.
+
+    After the bias there may come a residual (`engine.passes.fuse_residuals`), added to the output.
+    """
+    residual = more[-1] if node.attributes.get("residual") else None
+    bias = more[0] if len(more) > (residual is not None) else None
     group = node.attributes.get("group", 1)
     slides = _slides(node, x.shape[2:], weight.shape[2:])
     inputs, outputs = weight.shape[1], weight.shape[0] // group
@@ -44,15 +49,16 @@ def conv(node: Node, x: Array, weight: Array, bias: Array | None = None) -> Arra
             for c in range(inputs):
                 total += float(x[(n, o // outputs * inputs + c, *at)]) * float(weight[(o, c, *tap)])
         out[(n, o, *place)] = total
-    return out
+    return out if residual is None else out + residual
 
 
-def max_pool(node: Node, x: Array) -> Array:
-    """The largest number of each window that lies in the input."""
+def max_pool(node: Node, x: Array, *bias: Array) -> Array:
+    """The largest number of each window that lies in the input, and a bias (`engine.passes.delay_epilogues`)."""
     slides = _slides(node, x.shape[2:], node.attributes["kernel_shape"])
     out = np.zeros((*x.shape[:2], *(len(starts) for starts, _ in slides)))
     for n, c, *place in np.ndindex(out.shape):
         out[(n, c, *place)] = max(x[(n, c, *at)] for _, at in _taps(slides, place, x.shape[2:]))
+        out[(n, c, *place)] += sum(float(added[c]) for added in bias)
     return out
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -14,24 +15,73 @@ from engine.graph import Array, Node, Shape, UnsupportedOperator
 Call = Callable[[], object]
 
 
+class Layout(Enum):
+    """How the numbers of a value (N, C, ...) lie in memory; kernels see its shape as (N, C, ...) all the same."""
+
+    PLANAR = "planar"  # channel by channel, C-contiguous
+    LAST = "channels last"  # pixel by pixel: `last(array)` is C-contiguous
+    ANY = "any"  # one of the two, the same for all operands: numbers are taken one by one, in any strides
+
+
+@dataclass(frozen=True)
+class Border:
+    """A frame of one number around the spatial axes of a value."""
+
+    begin: Shape
+    end: Shape
+    fill: float = 0.0
+
+    def inside(self, framed: Array) -> Array:
+        """The part of (N, C, *framed) within the frame."""
+        spatial = framed.shape[2:]
+        kept = (slice(b, size - e) for b, e, size in zip(self.begin, self.end, spatial, strict=True))
+        return framed[(slice(None), slice(None), *kept)]
+
+    def framed(self, shape: Shape) -> Shape:
+        """The shape (N, C, ...) with the frame around it."""
+        spatial = (b + size + e for b, size, e in zip(self.begin, shape[2:], self.end, strict=True))
+        return (*shape[:2], *spatial)
+
+
 @dataclass(frozen=True)
 class Operand:
-    """An input of a node: its shape, and its array where that is known when planning (a parameter)."""
+    """An input of a node.
+
+    Attributes:
+        shape: (N, C, ...), or what the operator takes.
+        constant: its array where that is known when planning (a parameter) and at hand.
+        is_parameter: it never changes, though its array may be at hand only as a `Pack` made earlier.
+    """
 
     shape: Shape
     constant: Array | None = None
+    is_parameter: bool = False
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """A float32 buffer that a step wants for itself.
+    """A float32 buffer that a step wants for itself while it runs; it holds anything at first.
 
-    With `fill` None it holds anything and shares memory with other steps; with a number it is filled once, when the
-    plan is made, and belongs to the step alone (the border of padded inputs).
+    Attributes:
+        shape: of what `bind` gets, C-contiguous.
+        follows: the shape is (N, C, ...) and lies in memory as the step's output does.
     """
 
     shape: Shape
-    fill: float | None = None
+    follows: bool = False
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Another arrangement of a parameter, made once when planning and shared by all plans that want the same.
+
+    Attributes:
+        label: says which, in a word; with the parameter's name it is the key under which it is kept.
+        make: from the parameter's array.
+    """
+
+    label: str
+    make: Callable[[Array], Array]
 
 
 Bind = Callable[[Sequence[Array], Array, Sequence[Array]], list[Call]]
@@ -46,16 +96,26 @@ class Step:
         bind: (inputs, output, scratch) -> prepared calls; None: the output is the first input in another shape.
         scratch: buffers that `bind` gets, in this order.
         macs: multiply-adds.
+        layout: of the output and of all inputs with spatial axes that are no parameters.
+        border: a frame that the first input should have; `bind` then gets it with its frame.
+        strided: `bind` takes inputs (but a first one with `border`) that are views within a frame.
+        strided_out: `bind` takes an output that is a view within a frame.
+        packs: by index, parameters which `bind` gets in another arrangement.
     """
 
     shape: Shape
     bind: Bind | None
     scratch: tuple[Scratch, ...] = ()
     macs: int = 0
+    layout: Layout = Layout.PLANAR
+    border: Border | None = None
+    strided: bool = False
+    strided_out: bool = False
+    packs: Mapping[int, Pack] = field(default_factory=dict)
 
 
 Kernel = Callable[[Node, Sequence[Operand]], Step | None]
-"""Offers a step, or None where another kernel of the same operator suits the node better."""
+"""Offers a step, or None where it does not suit the node."""
 
 
 def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
@@ -80,6 +140,16 @@ def unsupported(node: Node, attribute: str, value: object, allowed: str) -> Unsu
 def scalar(value: float) -> Array:
     """A 0-d float32: ufuncs take it twice as fast as a Python number."""
     return np.array(value, np.float32)
+
+
+def last(array: Array) -> Array:
+    """(N, C, ...) -> (N, ..., C), a view."""
+    return np.moveaxis(array, 1, -1)
+
+
+def copy(target: Array, source: Array) -> Call:
+    """target[...] = source, prepared; half the call of np.copyto for small arrays."""
+    return partial(target.__setitem__, Ellipsis, source)
 
 
 def gemm(a: Array, b: Array, out: Array) -> Call:
@@ -108,17 +178,27 @@ def blasable(array: Array) -> bool:
     return array.dtype == np.float32 and (fits(row, column, columns) or fits(column, row, rows))
 
 
-def finish(out: Array, bias: Array | None, activation: str) -> list[Call]:
-    """Bias (broadcast against `out`) and activation, in place."""
-    calls: list[Call] = []
-    if bias is not None:
-        calls.append(partial(np.add, out, bias, out=out))
-    return calls + activate(out, activation)
+def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -> list[Call]:
+    """out = activation(source + sum of added), terms broadcast; all passes but the last work within `source`."""
+    operations: list[Callable[[Array, Array], Call]] = [partial(_add, term) for term in added]
+    if activation:
+        operations.append(ACTIVATIONS[activation])
+    if not operations:
+        return [] if _same(source, out) else [copy(out, source)]
+    return [*(operation(source, source) for operation in operations[:-1]), operations[-1](source, out)]
 
 
-def activate(out: Array, activation: str) -> list[Call]:
-    """The activation that `engine.passes` fused into a node, in place."""
-    return [ACTIVATIONS[activation](out)] if activation else []
+def _add(term: Array, source: Array, out: Array) -> Call:
+    return partial(np.add, source, term, out=out)
 
 
-ACTIVATIONS: Mapping[str, Callable[[Array], Call]] = {"Relu": lambda out: partial(np.maximum, out, scalar(0), out=out)}
+def _same(a: Array, b: Array) -> bool:
+    return a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+
+
+def _relu(source: Array, out: Array) -> Call:
+    return partial(np.maximum, source, scalar(0), out=out)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array, Array], Call]] = {"Relu": _relu}
+"""What `engine.passes` may fuse into a node: (source, out) -> one prepared pass."""
