@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.arena import Buffer, allocate
 from engine.graph import Array, Graph, ModelError, Node, Shape
-from engine.kernels.step import Border, Call, Layout, Pack, Step, copy
+from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, copy
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class _Reading:
 class _Action:
     """A step with its inputs and output, or (step None) a copy from one place to another."""
 
+    label: str
     step: Step | None
     readings: list[_Reading]
     target: Place
@@ -121,14 +122,14 @@ class MemoryPlan:
             else:
                 place = self._new_place(step.shape, _output_form(step, own, wanted.get(name, []), name in outputs))
             self._places[name] = [place]
-            self._act(_Action(step, readings, place, [self._scratch(s.shape) for s in step.scratch]))
+            self._act(_Action(node.name or name, step, readings, place, [self._scratch(s.shape) for s in step.scratch]))
         self.output_shapes = tuple(self._shape_of(graph, value.name) for value in graph.outputs)
         for index, value in enumerate(graph.outputs):
             self._copy_out(graph, value.name, Place(self.output_shapes[index], PLAIN, outside=("output", index)))
         self.arena = self._allocate()
 
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[Call]:
-        """The calls that compute `outputs` from `inputs` in this arena."""
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[tuple[str, list[Call]]]:
+        """The calls that compute `outputs` from `inputs` in this arena, by the name of the node they run."""
         outside = {"input": inputs, "output": outputs, "constant": list(self._parameters.values())}
 
         def array(place: Place, framed: bool) -> Array:
@@ -139,7 +140,7 @@ class MemoryPlan:
             view = place.form.view(place.buffer.view(self.arena), place.shape)
             return view if framed else place.form.inside(view)
 
-        calls: list[Call] = []
+        calls: list[tuple[str, list[Call]]] = []
         for action in self._actions:
             sources = [
                 self._parameters[reading.parameter] if reading.place is None else array(reading.place, reading.framed)
@@ -147,13 +148,13 @@ class MemoryPlan:
             ]
             target = array(action.target, framed=False)
             if action.step is None or action.step.bind is None:
-                calls.append(copy(target, sources[0]))
+                calls.append((action.label, [copy(target, sources[0])]))
                 continue
             scratch = []
             for wanted, buffer in zip(action.step.scratch, action.scratch, strict=True):
                 follows = form(wanted.shape, action.step.layout) if wanted.follows else PLAIN
                 scratch.append(follows.view(buffer.view(self.arena), wanted.shape))
-            calls += action.step.bind(sources, target, scratch)
+            calls.append((action.label, action.step.bind(sources, target, scratch)))
         return calls
 
     def _reading(self, graph: Graph, node: Node, step: Step, at: int, packed: dict[str, Array]) -> _Reading:
@@ -167,7 +168,7 @@ class MemoryPlan:
         found = next((place for place in self._places[name] if place.fits(wanted, step.strided)), None)
         if found is None:
             found = self._new_place(shape, wanted)
-            self._act(_Action(None, [_Reading(self._places[name][0])], found))
+            self._act(_Action(f"copy of {name}", None, [_Reading(self._places[name][0])], found))
             self._places[name].append(found)
         return _Reading(found, framed=border is not None)
 
@@ -195,7 +196,7 @@ class MemoryPlan:
             self._places[name] = [self._constant_place(name)]
         source = self._places[name][0]
         if source.outside != target.outside:
-            self._act(_Action(None, [_Reading(source)], target))
+            self._act(_Action(f"copy of {name}", None, [_Reading(source)], target))
 
     def _new_place(self, shape: Shape, wanted: Form) -> Place:
         now = len(self._actions)
@@ -241,6 +242,23 @@ class MemoryPlan:
             place.buffer = buffer
             buffer.view(arena).fill(place.form.border.fill)
         return arena
+
+
+def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
+    """The calls of one step on memory of its own, to be timed: its input in the form it wants, its output plain."""
+
+    def array(shape: Shape, layout: Layout, border: Border | None = None) -> Array:
+        found = form(shape, layout, border)
+        return found.view(np.ones(found.memory(shape), np.float32), shape)
+
+    arrays = []
+    for at, operand in enumerate(inputs):
+        if operand.constant is not None:
+            arrays.append(step.packs[at].make(operand.constant) if at in step.packs else operand.constant)
+        else:
+            arrays.append(array(operand.shape, step.layout, step.border if at == 0 else None))
+    scratch = [array(s.shape, step.layout if s.follows else Layout.PLANAR) for s in step.scratch]
+    return step.bind(arrays, array(step.shape, step.layout), scratch) if step.bind else []
 
 
 def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tuple[Form, bool]]]:

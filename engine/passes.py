@@ -80,7 +80,14 @@ def delay_epilogues(graph: Graph) -> Graph:
     nodes = list(graph.nodes)
     for conv, pool in _sole_followers(graph, ("Conv",), "MaxPool"):
         shrinks = prod(pool.attributes.get("strides") or (1,)) > 1
-        if not shrinks or "residual" in conv.attributes or len(pool.inputs) > 1 or "activation" in pool.attributes:
+        fixed = all(name in graph.initializers for name in conv.inputs[2:])
+        if (
+            not shrinks
+            or not fixed
+            or "residual" in conv.attributes
+            or len(pool.inputs) > 1
+            or ("activation" in pool.attributes)
+        ):
             continue
         moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}
         kept = {name: value for name, value in conv.attributes.items() if name not in moved}

@@ -55,8 +55,9 @@ def choose_steps(
     """
     choices, prepared = choices or Choices(), prepared or Prepared()
     planar = _choose(graph, input_shapes, Layout.PLANAR, Choices(), Prepared(shapes=prepared.shapes))
-    if sum(each.step.macs for each in planar) < PLANAR_MACS:
-        return planar
+    layout = choices.layout or preferred_layout(planar)
+    if layout is Layout.PLANAR:
+        return _choose(graph, input_shapes, layout, choices, prepared)
     shapes = {each.node.outputs[0]: each.step.shape for each in planar}
     return _choose(fuse_residuals(graph, shapes), input_shapes, Layout.LAST, choices, prepared)
 
@@ -84,6 +85,11 @@ def make_plan(
     graph = replace(graph, nodes=tuple(each.node for each in chosen))
     memory = MemoryPlan(graph, [each.step for each in chosen], input_shapes, prepared.packed)
     return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
+
+
+def preferred_layout(chosen: Sequence[Chosen]) -> Layout:
+    """Channels last, unless the net is so small that the number of calls decides."""
+    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS else Layout.LAST
 
 
 def _choose(

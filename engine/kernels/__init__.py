@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.kernels import conv, conv_last, elementwise, linear, pool, views
+from engine.kernels import conv, conv_last, elementwise, linear, pool, views, winograd
 from engine.kernels.step import Kernel
 
 KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Add": elementwise.ADD,
     "AveragePool": pool.AVERAGE,
     "BatchNormalization": elementwise.BATCH_NORMALIZATION,
-    "Conv": (conv_last.rows_in_panels, conv_last.rows_whole, conv.pointwise, conv.im2col),
+    "Conv": (
+        winograd.winograd4,
+        winograd.winograd2,
+        conv_last.rows_in_panels,
+        conv_last.rows_whole,
+        conv.pointwise,
+        conv.im2col,
+    ),
     "Dropout": views.DROPOUT,
     "Flatten": views.FLATTEN,
     "Gemm": linear.GEMM,

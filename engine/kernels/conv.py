@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Operand, Scratch, Step, attributes, copy, finish, gemm
+from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 
@@ -29,7 +27,7 @@ class Convolution:
         has_bias: input 2 is the bias.
         has_residual: the last input is added to the output.
         activation: comes last; '' is none.
-        fixed: the weight is a parameter.
+        fixed: weight and bias are parameters.
     """
 
     windows: Windows
@@ -80,9 +78,8 @@ def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
     shape = (data[0], weight[0], *windows.out)
     if has_residual and inputs[-1].shape != shape:
         raise ModelError(f"{where}: its residual is {inputs[-1].shape}, its output {shape}")
-    return Convolution(
-        windows, weight, group, shape, has_bias, has_residual, found["activation"], inputs[1].is_parameter
-    )
+    fixed = all(operand.is_parameter for operand in inputs[1 : 2 + has_bias])
+    return Convolution(windows, weight, group, shape, has_bias, has_residual, found["activation"], fixed)
 
 
 def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -118,7 +115,7 @@ def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], out: A
     product = out.reshape(batch, conv.group, channels // conv.group, -1)
     if batch == conv.group == 1:
         weight, columns, product = weight[0], columns[0, 0], product[0, 0]
-    bias, residual = conv.added(arrays)
-    added = [] if bias is None else [bias.reshape(-1, *(1,) * (out.ndim - 2))]
-    added += [] if residual is None else [residual]
-    return [gemm(weight, columns, product), *finish(out, out, added, conv.activation)]
+    return [gemm(weight, columns, product), *finish_channels(out, out, *conv.added(arrays), conv.activation)]
+
+
+KERNELS: tuple[Kernel, ...] = (pointwise, im2col)

@@ -10,9 +10,9 @@ import numpy as np
 
 from engine import blas
 from engine.graph import Array, Node, Shape
-from engine.kernels.conv import Convolution, read
-from engine.kernels.products import panel_width, panels, product
-from engine.kernels.step import Call, Kernel, Layout, Operand, Pack, Scratch, Step, copy, finish, last
+from engine.kernels.conv import read
+from engine.kernels.products import inner_parts, panel_width, panels, product
+from engine.kernels.step import Call, Kernel, Layout, Operand, Pack, Scratch, Step, copy, finish_channels, first, last
 
 SLAB_BYTES = 256 << 10  # of columns and output together: half of a small core's second-level cache
 
@@ -28,12 +28,17 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
     if not conv.fixed or conv.group > 1:
         return None
     inner, channels = prod(conv.weight[1:]), conv.weight[0]
-    width = panel_width(inner, channels) if in_panels and blas.has_small_products() else None
+    parts = inner_parts(inner) if in_panels else 1
+    width = panel_width(inner // parts, channels) if in_panels and blas.has_small_products() else None
     if in_panels and (width is None or prod(conv.shape) == channels):
         return None
     slab = slab_rows(conv.shape, 4 * (inner + channels), SLAB_BYTES)
     pixels = min(slab, conv.shape[2] * conv.shape[0]) * prod(conv.shape[3:])
-    scratch = (Scratch((pixels * channels,)), Scratch((pixels * inner if not conv.is_pointwise else 0,)))
+    scratch = (
+        Scratch((pixels * channels,)),
+        Scratch((pixels * inner if not conv.is_pointwise else 0,)),
+        Scratch((parts * pixels * channels if parts > 1 else 0,)),
+    )
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
@@ -50,10 +55,15 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
                 calls.append(copy(rows.reshape(windows[block].shape), windows[block]))
             direct = target.flags.c_contiguous
             result = target.reshape(size, channels) if direct else scratch[0][: size * channels].reshape(size, channels)
-            added = [] if bias is None else [bias]
-            added += [] if residual is None else [last(residual)[block]]
-            calls += product(rows, arrays[1], result)
-            calls += finish(result.reshape(target.shape), target, added, conv.activation)
+            if parts == 1:
+                calls += product(rows, arrays[1], result)
+            else:
+                partial_sums = scratch[2][: parts * size * channels].reshape(parts, size, channels)
+                calls += product(rows.reshape(size, parts, -1).transpose(1, 0, 2), arrays[1], partial_sums)
+                calls += [partial(np.add, partial_sums[0], partial_sums[1], out=result)]
+                calls += [partial(np.add, result, more, out=result) for more in partial_sums[2:]]
+            also = None if residual is None else first(last(residual)[block])
+            calls += finish_channels(first(result.reshape(target.shape)), first(target), bias, also, conv.activation)
         return calls
 
     return Step(
@@ -65,7 +75,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
         border=conv.windows.border(),
         strided=not conv.is_pointwise,
         strided_out=True,
-        packs={1: Pack(f"panels{width}", partial(_panels, width)) if width else Pack("rows", as_rows)},
+        packs={1: Pack(f"panels{parts}x{width}", partial(_panels, parts, width)) if width else Pack("rows", as_rows)},
     )
 
 
@@ -92,8 +102,9 @@ def as_rows(weight: Array) -> Array:
     return np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)).reshape(-1, weight.shape[0]))
 
 
-def _panels(width: int, weight: Array) -> Array:
-    return panels(as_rows(weight), width)
+def _panels(parts: int, width: int, weight: Array) -> Array:
+    rows = as_rows(weight)
+    return panels(rows if parts == 1 else rows.reshape(parts, -1, rows.shape[1]), width)
 
 
 def rows_in_panels(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -104,3 +115,6 @@ def rows_in_panels(node: Node, inputs: Sequence[Operand]) -> Step | None:
 def rows_whole(node: Node, inputs: Sequence[Operand]) -> Step | None:
     """`rows_last` with one matrix product a slab."""
     return rows_last(node, inputs, in_panels=False)
+
+
+KERNELS: tuple[Kernel, ...] = (rows_in_panels, rows_whole)

@@ -20,7 +20,7 @@ from engine.kernels.step import (
     Step,
     attributes,
     copy,
-    finish,
+    finish_channels,
     last,
     scalar,
     unsupported,
@@ -33,12 +33,14 @@ def max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
     found = attributes(node, **WINDOW_ATTRIBUTES, ceil_mode=0, storage_order=0, activation="")
     if len(node.outputs) > 1:
         raise unsupported(node, "outputs", node.outputs, "the values without their indices")
+    if not all(operand.is_parameter for operand in inputs[1:]):
+        raise unsupported(node, "input 1", "a value", "a parameter")
     windows = _windows(node, inputs, found)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        added = [array.reshape(-1, *(1,) * len(windows.size)) for array in arrays[1:]]
+        bias = arrays[1] if len(arrays) > 1 else None
         calls = _reduce(np.maximum, -np.inf, windows, arrays[0], out, scratch)
-        return calls + finish(out, out, added, found["activation"])
+        return calls + finish_channels(out, out, bias, None, found["activation"])
 
     return _step(inputs, windows, bind)
 

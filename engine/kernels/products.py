@@ -28,6 +28,12 @@ def panel_width(inner: int, columns: int) -> int | None:
     return max(widths, key=lambda width: (width % 16 == 0, width), default=None)
 
 
+def inner_parts(inner: int) -> int:
+    """Into how many parts, summed up afterwards, to cut a long inner axis so that panels may have full width."""
+    least = -(-inner * ROWS * MAX_WIDTH // SMALL_PRODUCT)
+    return next((parts for parts in range(least, 2 * least + 1) if inner % parts == 0), 1)
+
+
 def panels(matrix: Array, width: int) -> Array:
     """(..., inner, columns) -> (..., columns // width, inner, width), contiguous."""
     *stack, inner, columns = matrix.shape
@@ -55,9 +61,13 @@ def product(a: Array, b: Array, out: Array) -> list[Call]:
         left = a[..., along, :].reshape(*a.shape[:-2], tiles, rows, inner)
         target = by_panel[..., along, :, :].reshape(*a.shape[:-2], tiles, rows, count, width)
         target = np.moveaxis(target, -2, -4 if panels_outside else -3)
-        left, right = (left[..., None, :, :, :], b[..., None, :, :]) if panels_outside else (
-            left[..., None, :, :],
-            b[..., None, :, :, :],
+        left, right = (
+            (left[..., None, :, :, :], b[..., None, :, :])
+            if panels_outside
+            else (
+                left[..., None, :, :],
+                b[..., None, :, :, :],
+            )
         )
         calls.append(gemm(left, right, target))
     return calls

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.arena import Buffer, place
 from engine.graph import Graph, ModelError, Node, UnsupportedOperator, Value
 from engine.kernels.step import blasable, gemm
 from engine.model import Model, described
 from engine.nets.layers import NetBuilder
-from engine.arena import Buffer, place
 from engine.planner import make_plan
 from tests.engine import net_cases
 from tests.engine.test_nets import model
