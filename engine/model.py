@@ -10,13 +10,14 @@ import numpy as np
 
 from engine import nets
 from engine.card import ModelCard as ModelCard
+from engine.choices import Choices, standard
 from engine.formats import npz
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import make_plan
+from engine.planner import Prepared, make_plan
 
 _FORMATS: Mapping[str, Callable[[Path], tuple[dict[str, Array], ModelCard | None]]] = {".npz": npz.read_bundle}
 _LABELLED_TASKS = ("classify", "digits")
@@ -29,6 +30,7 @@ class Model:
     Attributes:
         card: what the input should be and what the outputs mean.
         graph: with its initializers bound.
+        prepared: kernels chosen and parameters packed for earlier plans; later ones use them again.
 
     Raises:
         ModelError: the card does not fit the graph (input shape, number of labels).
@@ -36,6 +38,7 @@ class Model:
 
     card: ModelCard
     graph: Graph
+    prepared: Prepared = field(default_factory=Prepared, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,14 +54,21 @@ class Model:
                 f"net '{self.graph.name}' has {outputs} outputs, but {len(self.card.labels)} labels are given"
             )
 
-    def plan(self, *input_shapes: Shape) -> Plan:
+    def plan(self, *input_shapes: Shape, choices: Choices | None = None) -> Plan:
         """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
+
+        Args:
+            input_shapes: one a graph's input.
+            choices: who picks kernels from now on; by default as before, and at first `engine.choices.standard()`.
 
         Raises:
             ModelError: shapes that the net does not take.
             UnsupportedOperator: a node that the engine does not run.
         """
-        return make_plan(optimise(self.graph), input_shapes or ((1, *self.card.input_shape),))
+        if choices is not None:
+            self.prepared.pins.clear()
+        shapes = input_shapes or ((1, *self.card.input_shape),)
+        return make_plan(optimise(self.graph), shapes, choices or standard(), self.prepared)
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Raw outputs for float32 inputs (N, C, H, W), new arrays; a tuple if the net has several.
@@ -117,4 +127,4 @@ def described(model: Model, **changes: object) -> Model:
     Raises:
         ModelError: a value that is not allowed, or does not fit the graph.
     """
-    return Model(replace(model.card, **changes), model.graph)  # type: ignore[arg-type]
+    return Model(replace(model.card, **changes), model.graph, model.prepared)  # type: ignore[arg-type]

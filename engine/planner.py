@@ -55,7 +55,7 @@ def choose_steps(
     """
     choices, prepared = choices or Choices(), prepared or Prepared()
     planar = _choose(graph, input_shapes, Layout.PLANAR, Choices(), Prepared(shapes=prepared.shapes))
-    layout = choices.layout or preferred_layout(planar)
+    layout = choices.layout or preferred_layout(planar, input_shapes)
     if layout is Layout.PLANAR:
         return _choose(graph, input_shapes, layout, choices, prepared)
     shapes = {each.node.outputs[0]: each.step.shape for each in planar}
@@ -87,9 +87,10 @@ def make_plan(
     return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
 
 
-def preferred_layout(chosen: Sequence[Chosen]) -> Layout:
-    """Channels last, unless the net is so small that the number of calls decides."""
-    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS else Layout.LAST
+def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
+    """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
+    batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
+    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
 
 
 def _choose(

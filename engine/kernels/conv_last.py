@@ -30,7 +30,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
     inner, channels = prod(conv.weight[1:]), conv.weight[0]
     parts = inner_parts(inner) if in_panels else 1
     width = panel_width(inner // parts, channels) if in_panels and blas.has_small_products() else None
-    if in_panels and (width is None or prod(conv.shape) == channels):
+    if in_panels and (width is None or prod(conv.shape[2:]) == 1):
         return None
     slab = slab_rows(conv.shape, 4 * (inner + channels), SLAB_BYTES)
     pixels = min(slab, conv.shape[2] * conv.shape[0]) * prod(conv.shape[3:])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.choices import Choices
 from engine.graph import Array, Graph, Node, Shape, Value
 from engine.planner import make_plan
 
@@ -141,7 +142,7 @@ CASES = [
 ]
 
 
-def run_in_plan(node: Node, inputs: list[Array], *, constants: bool) -> Array:
+def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, choices: Choices | None = None) -> Array:
     """The node alone in a plan; all inputs but the first are parameters (`constants`) or given at run time too."""
     fed = 1 if constants or node.op_type == "BatchNormalization" else len(inputs)
     graph = Graph(
@@ -151,7 +152,7 @@ def run_in_plan(node: Node, inputs: list[Array], *, constants: bool) -> Array:
         nodes=(node,),
         initializers=dict(zip(node.inputs[fed:], inputs[fed:], strict=True)),
     )
-    plan = make_plan(graph, [array.shape for array in inputs[:fed]])
+    plan = make_plan(graph, [array.shape for array in inputs[:fed]], choices)
     found = plan.run(*inputs[:fed])
     assert isinstance(found, np.ndarray)
     again = found.copy()
