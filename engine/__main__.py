@@ -67,12 +67,12 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str]]:
     graph = model.graph
     steps = choose_steps(graph, [(1, *model.card.input_shape)])
     rows = [("layer", "operator", "output", "parameters", "MAC")]
-    for node, step in zip(graph.nodes, steps, strict=True):
+    for node, step in ((each.node, each.step) for each in steps):
         parameters = sum(graph.initializers[name].size for name in node.inputs if name in graph.initializers)
         shape = "x".join(map(str, step.shape))
         rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}"))
     total = sum(array.size for array in graph.initializers.values())
-    return [*rows, ("total", "", "", f"{total:,}", f"{sum(step.macs for step in steps):,}")]
+    return [*rows, ("total", "", "", f"{total:,}", f"{sum(each.step.macs for each in steps):,}")]
 
 
 def _convert(options: argparse.Namespace) -> int:

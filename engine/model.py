@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,13 +10,16 @@ import numpy as np
 
 from engine import formats, nets
 from engine.card import ModelCard as ModelCard
+from engine.choices import Choices, standard
+from engine.evaluation import Evaluation
+from engine.folding import fold
 from engine.formats.content import Content
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import make_plan
+from engine.planner import Prepared, make_plan
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -28,6 +31,7 @@ class Model:
     Attributes:
         card: what the input should be and what the outputs mean.
         graph: with its initializers bound.
+        prepared: kernels chosen and parameters packed for earlier plans; later ones use them again.
 
     Raises:
         ModelError: the card does not fit the graph (input shape, number of labels).
@@ -35,7 +39,9 @@ class Model:
 
     card: ModelCard
     graph: Graph
+    prepared: Prepared = field(default_factory=Prepared, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _evaluations: list[Evaluation] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = self.graph.inputs[0].shape[1:] if self.graph.inputs else ()
@@ -59,20 +65,42 @@ class Model:
             shapes[0] = (shapes[0][0], *self.card.input_shape)
         return tuple(shapes)
 
-    def plan(self, *input_shapes: Shape) -> Plan:
+    def plan(self, *input_shapes: Shape, choices: Choices | None = None) -> Plan:
         """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
+
+        Args:
+            input_shapes: one a graph's input.
+            choices: who picks kernels from now on; by default as before, and at first `engine.choices.standard()`.
 
         Raises:
             ModelError: shapes that the net does not take.
             UnsupportedOperator: a node that the engine does not run.
         """
-        return make_plan(optimise(self.graph), input_shapes or self.default_shapes)
+        if choices is not None:
+            self.prepared.pins.clear()
+        shapes = input_shapes or self.default_shapes
+        return make_plan(self.optimised(shapes), shapes, choices or standard(), self.prepared)
+
+    def optimised(self, input_shapes: Sequence[Shape]) -> Graph:
+        """The graph as plans for these input shapes have it: nothing left to fold, and passed through `optimise`."""
+        # A shared model has been through this, and may not have its parameters as they were.
+        return optimise(self.graph if self.prepared.shapes else fold(self.graph, input_shapes))
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
-        """Raw outputs for float32 inputs (N, C, H, W), new arrays; a tuple if the net has several.
+        """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
 
-        The plan of the last shapes is kept; use `plan` where speed or threads matter.
+        What was prepared for the last inputs is kept; use `plan` where speed or threads matter.
+
+        Raises:
+            ModelError: shapes that the net does not take.
+            UnsupportedOperator: a node that the engine does not run.
+            ValueError: an array of another data type.
         """
+        if not self.graph.parameters and not self.prepared.shapes:  # a graph from a file: it may take anything
+            if not self._evaluations or not self._evaluations[0].fits(inputs):
+                self._evaluations[:] = [Evaluation(self.graph, inputs)]
+            made = self._evaluations[0].run(inputs)
+            return made[0] if len(made) == 1 else made
         shapes = tuple(np.shape(array) for array in inputs)
         if shapes not in self._plans:
             plan = self.plan(*shapes)
@@ -139,4 +167,4 @@ def described(model: Model, **changes: object) -> Model:
     Raises:
         ModelError: a value that is not allowed, or does not fit the graph.
     """
-    return Model(replace(model.card, **changes), model.graph)  # type: ignore[arg-type]
+    return Model(replace(model.card, **changes), model.graph, model.prepared)  # type: ignore[arg-type]

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import engine
 from engine import nets
-from engine.graph import Array, Graph, ModelError
-from engine.model import Model
-from tests.engine.test_formats import write_dump
+from engine.graph import Array, Graph
 
 IMAGENET = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "imagenet"
 
@@ -49,7 +41,9 @@ def weights(graph: Graph) -> dict[str, Array]:
         if len(shape) > 1:
             gain = (2 / np.prod(shape[1:])) ** 0.5
             arrays[key] = generator.standard_normal(shape, np.float32) * np.float32(gain)
-        elif key.endswith(("running_var", "norm.weight")) or ("weight" in key and f"{key[:-6]}running_var" in graph.parameters):
+        elif key.endswith(("running_var", "norm.weight")) or (
+            "weight" in key and f"{key[:-6]}running_var" in graph.parameters
+        ):
             arrays[key] = generator.uniform(0.5, 1.0, shape).astype(np.float32)
         else:
             arrays[key] = generator.uniform(-0.1, 0.1, shape).astype(np.float32)

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.arena import Buffer, place
 from engine.graph import Graph, ModelError, Node, UnsupportedOperator, Value
 from engine.kernels.step import blasable, gemm
 from engine.model import Model, described
 from engine.nets.layers import NetBuilder
-from engine.planner import _Buffer, _place, make_plan
+from engine.planner import make_plan
 from tests.engine import net_cases
 from tests.engine.test_nets import model
 
@@ -84,8 +85,8 @@ def test_gemm_refuses_operands_that_numpy_would_not_give_to_blas() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_buffers_that_live_together_never_overlap(drawn: list[tuple[int, int, int]]) -> None:
-    buffers = [_Buffer((size,), min(a, b), max(a, b)) for size, a, b in drawn]
-    total = _place(buffers)
+    buffers = [Buffer((size,), min(a, b), max(a, b)) for size, a, b in drawn]
+    total = place(buffers)
     for one, other in combinations(buffers, 2):
         if one.first <= other.last and other.first <= one.last:
             assert one.offset + one.nbytes <= other.offset or other.offset + other.nbytes <= one.offset
