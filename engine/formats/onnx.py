@@ -20,7 +20,7 @@ from engine.settings import PARAMETERS
 
 CARD = "card"  # key of the card's JSON among the model's metadata
 DEFAULT_SIDE = 224  # where a picture's size is left free
-WRITTEN_OPSET, WRITTEN_IR = 18, 8
+WRITTEN_OPSET, WRITTEN_IR = 19, 9
 MAX_NODES = 100_000
 
 # onnx.TensorProto.DataType -> kind
@@ -265,7 +265,7 @@ def _guessed_card(graph: Graph) -> ModelCard:
 
 
 def write_onnx(path: Path, graph: Graph, card: ModelCard) -> None:
-    """Write graph, weights and card as a model of operator set 18: whole or not at all.
+    """Write graph, weights and card as a model of operator set 19: whole or not at all.
 
     Raises:
         ModelError: an attribute that ONNX does not know.
