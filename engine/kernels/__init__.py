@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.kernels import conv, conv_last, elementwise, linear, pool, views, winograd
+from engine.kernels import conv, conv_last, depthwise, elementwise, linear, pool, views, winograd
 from engine.kernels.step import Kernel
 
 KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Add": elementwise.ADD,
     "AveragePool": pool.AVERAGE,
     "BatchNormalization": elementwise.BATCH_NORMALIZATION,
-    "Conv": (
-        winograd.winograd4,
-        winograd.winograd2,
-        conv_last.rows_in_panels,
-        conv_last.rows_whole,
-        conv.pointwise,
-        conv.im2col,
-    ),
+    "Conv": (*depthwise.KERNELS, *winograd.KERNELS, *conv_last.KERNELS, *conv.KERNELS),
     "Dropout": views.DROPOUT,
     "Flatten": views.FLATTEN,
     "Gemm": linear.GEMM,

