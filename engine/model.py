@@ -17,7 +17,7 @@ from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Prepared, make_plan
+from engine.planner import Chosen, Prepared, choose_steps, make_plan
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -77,6 +77,11 @@ class Model:
             self.prepared.pins.clear()
         shapes = input_shapes or self.default_shapes
         return make_plan(optimise(self.graph), shapes, choices or standard(), self.prepared)
+
+    def chosen(self, *input_shapes: Shape) -> list[Chosen]:
+        """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
+        shapes = input_shapes or self.default_shapes
+        return choose_steps(optimise(self.graph), shapes, standard(), self.prepared)
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Raw outputs for float32 inputs (N, C, H, W), new arrays; a tuple if the net has several.

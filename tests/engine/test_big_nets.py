@@ -44,8 +44,6 @@ def weights(graph: Graph) -> dict[str, Array]:
         elif key.endswith(("running_var", "norm.weight")) or (
             "weight" in key and f"{key[:-6]}running_var" in graph.parameters
         ):
-            "weight" in key and f"{key[:-6]}running_var" in graph.parameters
-        ):
             arrays[key] = generator.uniform(0.5, 1.0, shape).astype(np.float32)
         else:
             arrays[key] = generator.uniform(-0.1, 0.1, shape).astype(np.float32)
