@@ -66,14 +66,12 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
 
     The kernel is the one that the model's plan chose; a layer without one has become part of another.
     """
-    from engine.choices import standard
     from engine.folding import fold
     from engine.planner import choose_steps
 
     graph = fold(model.graph, model.default_shapes)
-    shapes, optimised = model.default_shapes, model.optimised(model.default_shapes)
-    kernels = {each.node.name: each.kernel for each in choose_steps(optimised, shapes, standard(), model.prepared)}
-    steps = [(each.node, each.step) for each in choose_steps(graph, shapes)]
+    kernels = {each.node.name: each.kernel for each in model.chosen()}
+    steps = [(each.node, each.step) for each in choose_steps(graph, model.default_shapes)]
     rows = [("layer", "operator", "output", "parameters", "MAC", "kernel")]
     counted: set[str] = set()
     for node, step in steps:

@@ -19,7 +19,7 @@ from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Prepared, make_plan
+from engine.planner import Chosen, Prepared, choose_steps, make_plan
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -80,6 +80,11 @@ class Model:
             self.prepared.pins.clear()
         shapes = input_shapes or self.default_shapes
         return make_plan(self.optimised(shapes), shapes, choices or standard(), self.prepared)
+
+    def chosen(self, *input_shapes: Shape) -> list[Chosen]:
+        """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
+        shapes = input_shapes or self.default_shapes
+        return choose_steps(self.optimised(shapes), shapes, standard(), self.prepared)
 
     def optimised(self, input_shapes: Sequence[Shape]) -> Graph:
         """The graph as plans for these input shapes have it: nothing left to fold, and passed through `optimise`."""

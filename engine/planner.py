@@ -14,7 +14,7 @@ from engine.passes import fuse_residuals
 from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
-PLANAR_MACS = 10_000_000
+PLANAR_MACS = 2_000_000
 
 
 @dataclass(frozen=True)

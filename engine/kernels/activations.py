@@ -22,7 +22,7 @@ def _numberwise(passes: Callable[[Node], Callable[[Array, Array], list[Call]]], 
         def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
             return make(arrays[0], out)
 
-        return Step(inputs[0].shape, bind, layout=Layout.ANY, strided_out=True)
+        return Step(inputs[0].shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
 
     kernel.__name__ = name
     return kernel
@@ -77,7 +77,8 @@ def leaky_relu(node: Node, inputs: Sequence[Operand]) -> Step:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         return _two_slopes(arrays[0], scalar(alpha), out, scratch[0])
 
-    return Step(inputs[0].shape, bind, (Scratch(inputs[0].shape),))
+    below = Scratch(inputs[0].shape, follows=True)
+    return Step(inputs[0].shape, bind, (below,), layout=Layout.ANY, strided=True, strided_out=True)
 
 
 def prelu(node: Node, inputs: Sequence[Operand]) -> Step:

@@ -25,7 +25,8 @@ def _binary(ufunc: np.ufunc) -> Kernel:
 
         # An operand that is repeated over all pixels has the same memory in every layout.
         any_layout = len(a) == len(b) == len(shape) and not any(operand.is_parameter for operand in inputs)
-        return Step(shape, bind, layout=Layout.ANY if any_layout else Layout.PLANAR)
+        layout = Layout.ANY if any_layout else Layout.PLANAR
+        return Step(shape, bind, layout=layout, strided=any_layout, strided_out=any_layout)
 
     kernel.__name__ = ufunc.__name__
     return kernel

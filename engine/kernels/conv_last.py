@@ -60,8 +60,8 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
             else:
                 partial_sums = scratch[2][: parts * size * channels].reshape(parts, size, channels)
                 calls += product(rows.reshape(size, parts, -1).transpose(1, 0, 2), arrays[1], partial_sums)
-                calls += [partial(np.add, partial_sums[0], partial_sums[1], out=result)]
-                calls += [partial(np.add, result, more, out=result) for more in partial_sums[2:]]
+                calls += [partial(np.add, partial_sums[0], partial_sums[1], result)]
+                calls += [partial(np.add, result, more, result) for more in partial_sums[2:]]
             also = None if residual is None else first(last(residual)[block])
             calls += finish_channels(first(result.reshape(target.shape)), first(target), bias, also, conv.activation)
         return calls

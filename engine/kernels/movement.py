@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.arithmetic import positive, reshaped, slices
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Kernel, Operand, Step, attributes, unsupported
+from engine.kernels.step import Call, Kernel, Layout, Operand, Step, attributes, unsupported
 
 
 def reshape(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -35,7 +35,8 @@ def concat(node: Node, inputs: Sequence[Operand]) -> Step:
             for start, end, array in zip(starts, ends, arrays, strict=True)
         ]
 
-    return Step((*shapes[0][:axis], ends[-1], *shapes[0][axis + 1 :]), bind)
+    shape = (*shapes[0][:axis], ends[-1], *shapes[0][axis + 1 :])
+    return Step(shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
 
 
 def slice_(node: Node, inputs: Sequence[Operand]) -> Step:

@@ -56,7 +56,7 @@ def average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
     share = share.ravel()[0].reshape(()) if (share == share.ravel()[0]).all() else share
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        return [*_reduce(np.add, 0.0, windows, arrays[0], out, scratch), partial(np.multiply, out, share, out=out)]
+        return [*_reduce(np.add, 0.0, windows, arrays[0], out, scratch), partial(np.multiply, out, share, out)]
 
     return _step(inputs, windows, bind)
 
@@ -71,7 +71,7 @@ def global_average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         pixels, means = arrays[0].reshape(*shape[:2], -1), out.reshape(shape[:2])
-        return [partial(np.add.reduce, pixels, -1, None, means), partial(np.multiply, means, share, out=means)]
+        return [partial(np.add.reduce, pixels, -1, None, means), partial(np.multiply, means, share, means)]
 
     return Step((*shape[:2], *(1,) * (len(shape) - 2)), bind)
 
@@ -84,7 +84,7 @@ def global_average_pool_last(node: Node, inputs: Sequence[Operand]) -> Step:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         pixels, means = last(arrays[0]).reshape(shape[0], -1, shape[1]), out.reshape(shape[:2])
-        return [partial(np.add.reduce, pixels, 1, None, means), partial(np.multiply, means, share, out=means)]
+        return [partial(np.add.reduce, pixels, 1, None, means), partial(np.multiply, means, share, means)]
 
     return replace(plain, bind=bind, layout=Layout.LAST)
 

@@ -196,7 +196,7 @@ def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -
 
 
 def _add(term: Array, source: Array, out: Array) -> Call:
-    return partial(np.add, source, term, out=out)
+    return partial(np.add, source, term, out)
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -216,14 +216,15 @@ def finish_channels(
         added = [] if bias is None else [bias.reshape(-1, *(1,) * (out.ndim - 2))]
         return finish(source, out, added + others, activation)
     # Channels last: ufuncs run over the last axis, so take several pixels together, with a bias as long.
-    together = _divisor(pixels, WIDE // channels)
+    together = divisor(pixels, WIDE // channels)
     shape = (*out.shape[:1], *out.shape[2:-1], pixels // together, together * channels)
     source, out, *others = (last(array).reshape(shape) for array in (source, out, *others))
     added = [] if bias is None else [bias if together == 1 else np.tile(bias, together)]
     return finish(source, out, added + others, activation)
 
 
-def _divisor(number: int, most: int) -> int:
+def divisor(number: int, most: int) -> int:
+    """The largest divisor of a number up to `most`, at least 1."""
     return next(size for size in range(max(1, min(number, most)), 0, -1) if number % size == 0)
 
 
@@ -231,7 +232,7 @@ def _relu(source: Array, out: Array) -> Call:
     # Against an array np.maximum takes 8 numbers a nanosecond, against a single number 2.7 (x86, NumPy 2.4).
     length = out.shape[-1] if out.ndim else 1
     if source.flags.c_contiguous and out.flags.c_contiguous:
-        length = _divisor(out.size, WIDE)
+        length = divisor(out.size, WIDE)
         source, out = source.reshape(-1, length), out.reshape(-1, length)
     elif out.ndim > 2 and last(source).flags.c_contiguous and last(out).flags.c_contiguous:
         return _relu(last(source), last(out))
