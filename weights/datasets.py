@@ -42,7 +42,7 @@ class Pictures:
     def __getitem__(self, which: slice) -> Pictures:
         return Pictures(self.images[which], self.labels[which])
 
-    def fitted(self, shape: tuple[int, int, int]) -> Pictures:
+    def fitted(self, shape: tuple[int, ...]) -> Pictures:
         """The same pictures centred on zeros, to be as large as a net's (C, H, W) input.
 
         Raises:
