@@ -242,9 +242,9 @@ def test_a_stop_while_a_worker_hangs_is_bounded_too(build):
 
 
 def test_pause_holds_predictions_and_counts_the_frames(build):
-    pipeline, keep = build(ScriptedSource(60, live=True, interval=0.01))
-    threading.Timer(0.2, pipeline.toggle_pause).start()
-    threading.Timer(0.4, pipeline.toggle_pause).start()
+    source = ScriptedSource(20, live=True, interval=0.01)
+    pipeline, keep = build(source)
+    source.script += [pipeline.toggle_pause, 20, pipeline.toggle_pause, 20]
     summary = pipeline.run()
     check(summary)
     assert summary.balance.dropped.get("paused", 0) > 3
