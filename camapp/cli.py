@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional, get_args
 
@@ -31,8 +32,13 @@ ConfigOption = Annotated[
 ]
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first."""
+def with_settings(command: Callable[..., None], panels: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
+
+    Args:
+        command: takes Settings, then options of its own.
+        panels: only fields of these panels; all if not given.
+    """
     own = [
         parameter
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
@@ -41,6 +47,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
+        if not panels or item.metadata["panel"] in panels or item.name == "debug"
     ]
     config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
 
@@ -114,6 +121,7 @@ def _code_of(error: BaseException) -> ExitCode | None:
         "SourceDenied": ExitCode.DENIED,
         "SourceError": ExitCode.SOURCE_GONE,
         "PoolError": ExitCode.INTERNAL,
+        "ResultsError": ExitCode.CONFIG,
     }
     return next((by_name[base.__name__] for base in type(error).__mro__ if base.__name__ in by_name), None)
 
@@ -172,6 +180,43 @@ def bench(
     from camapp.bench import run_bench
 
     run_bench(settings, seconds, draw, as_json)
+
+
+@app.command("classify")
+@partial(with_settings, panels=("Model", "Speed"))
+def classify(
+    settings: Settings,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="pictures, folders with all below, globs")],
+    csv: Annotated[Optional[Path], typer.Option("--csv", metavar="FILE", help="write a line a picture as CSV")] = None,  # noqa: UP045
+    jsonl: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--jsonl", metavar="FILE", help="write a JSON object a picture, - for stdout"),
+    ] = None,
+    truth: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="true labels: name (12_7.png), folder, none, or auto: either, where the model knows the label",
+        ),
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on with files that an earlier run left")] = False,
+    batch: Annotated[
+        int, typer.Option(min=0, max=1024, metavar="N", help="pictures run at once by a worker; 0 suits the model")
+    ] = 0,
+) -> None:
+    """Classify pictures and folders as fast as the machine can."""
+    from camapp.batch import BatchOptions, run_classify
+    from camapp.results import Target
+    from camapp.rows import TRUTHS
+
+    if truth not in TRUTHS:
+        fail(f"--truth {truth} is not one of {', '.join(TRUTHS)}", ExitCode.USAGE)
+    targets = [Target(csv, "csv")] if csv else []
+    if jsonl is not None:
+        targets.append(Target(None if jsonl == "-" else Path(jsonl), "jsonl"))
+    code, message = run_classify(settings, paths, BatchOptions(targets, resume, truth, batch))
+    if code is not ExitCode.OK:
+        fail(message, code)
 
 
 @app.command("sources")

@@ -22,8 +22,8 @@ from camapp.service import ExitCode
 from camapp.settings import Settings
 from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
-from camapp.tasks.task import Task, TaskOptions, create_task
-from engine.model import Model, ModelError
+from camapp.tasks.task import task_for
+from engine.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Pipeline:
         self.settings = settings
         self.stats = Stats()
         self.model = model or load_model(settings)
-        self.task = _task(settings, self.model)
+        self.task = task_for(settings, self.model.card)
         self.source = _source(settings, self.model)
         self.workers = settings.workers or max(1, (os.cpu_count() or 2) - 1)
         self.prediction_sinks: list[PredictionSink] = []
@@ -219,21 +219,6 @@ class Pipeline:
             denied = isinstance(status.error, SourceDenied)
             return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
         return ExitCode.OK, self._stop_reason or status.reason
-
-
-def _task(settings: Settings, model: Model) -> Task:
-    options = TaskOptions(
-        fit=settings.fit,
-        roi=settings.roi,
-        smoothing=settings.smoothing,
-        threshold_high=settings.threshold_high,
-        threshold_low=settings.threshold_low,
-        top=settings.top,
-    )
-    try:
-        return create_task(model.card.task, model.card, options)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
 
 
 def _source(settings: Settings, model: Model) -> Source:
