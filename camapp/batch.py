@@ -92,7 +92,7 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
     on_stop_signals(lambda name: stopping.set())
     targets = options.targets or [Target(None, "text")]
     name = Path(settings.model).name
-    batch = options.batch or _suitable_batch(model)
+    batch = options.batch or suitable_batch(model)
     files = FilesOptions(_still(settings), batch, options.truth, tuple(target.format for target in targets), name)
     results = Results(targets, name, options.resume)
     done = results.open()
@@ -184,7 +184,8 @@ def _still(settings: Settings) -> TaskOptions:
     return replace(TaskOptions.of(settings), smoothing=0.0)
 
 
-def _suitable_batch(model: Model) -> int:
+def suitable_batch(model: Model) -> int:
+    """How many pictures a worker runs at once: as many as its memory's share holds, up to 64."""
     plan = model.plan((1, *model.card.input_shape))
     each = plan.arena_bytes + sum(array.nbytes for array in plan.inputs)
     return max(1, min(_MOST, _PLAN_BYTES // each))

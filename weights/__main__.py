@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +64,7 @@ def train(
         dataset = _load(recipe.data, data, recipe.validation)
         trained = _train(recipe, dataset, device)
         model, result = export(trained, recipe, dataset, out)
-        _print_result(result, model.card.labels, f"{name} on the {recipe.data} test split")
+        _print_result(result, model.card, f"{name} on the {recipe.data} test split")
         if plots:
             from weights.plots import curves
 
@@ -73,31 +73,36 @@ def train(
         print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_file(
     file: Annotated[Path, typer.Argument(help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
     dataset: Annotated[str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of the test split.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; 0 takes all cores.")] = 0,
     plots: Plots = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Markdown file to write.")] = None,
 ) -> None:
     """Measure a model file on its test split with the NumPy engine."""
     with _errors():
         if plots:
             _import_plots()
         from engine.model import load
-        from weights import evaluate as evaluation
+        from weights.evaluate import evaluate, report
 
         model = load(file)
         source = dataset or (RECIPES[model.card.net].data if model.card.net in RECIPES else None)
         if source is None:
             raise WeightsError(f"no recipe for net '{model.card.net}': name its data with --dataset ({SETS})")
         pictures = _load(source, data).test[slice(limit)]
-        result = evaluation.evaluate(model, pictures)
-        _print_result(result, model.card.labels, f"{file} on the {source} test split")
-        _print_confusion(result, model.card.labels)
+        result = evaluate(model, pictures, workers)
+        title = f"{file} on the {source} test split"
+        _print_result(result, model.card, title, detail=True)
         if plots:
             _plot_confusion(result, model.card, plots)
+        if report_file:
+            command = " ".join(["python -m weights", *sys.argv[1:]])
+            _write_report(report_file, report(model, result, title, command))
 
 
 def main() -> None:
@@ -209,46 +214,32 @@ def _train(recipe: Recipe, dataset: Dataset, device: str) -> Trained:
         return train(recipe, dataset, device, Report(step, epoch))
 
 
-def _print_result(result: Evaluation, labels: Sequence[str], title: str) -> None:
-    from rich import print as show
-    from rich.table import Table
+def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool = False) -> None:
+    from rich.console import Console
+
+    from camapp.verdict import print_verdict
 
     print(title)
-    table = Table()
-    table.add_column("class")
-    table.add_column("pictures", justify="right")
-    table.add_column("right", justify="right")
-    for label, count, share in zip(_names(result, labels), result.confusion.sum(axis=1), result.per_class, strict=True):
-        table.add_row(label, str(count), f"{share:.2%}" if count else "-")
-    table.add_section()
-    table.add_row("all", str(result.images), f"{result.accuracy:.2%}")
-    show(table)
-    print(f"NumPy engine, one process: {result.images_per_s:.0f} images/s")
+    print_verdict(Console(highlight=False), result.names(card), result.confusion, detail)
+    print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, their start included")
 
 
-def _print_confusion(result: Evaluation, labels: Sequence[str]) -> None:
-    from rich import print as show
-    from rich.table import Table
-
-    names = _names(result, labels)
-    table = Table("true \\ said", *(name[:5] for name in names))
-    for row, (name, counts) in enumerate(zip(names, result.confusion, strict=True)):
-        table.add_row(
-            name,
-            *(f"[bold green]{count}" if row == column else str(count or "·") for column, count in enumerate(counts)),
-        )
-    show(table)
+def _write_report(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    print(f"wrote {path}")
 
 
 def _plot_confusion(result: Evaluation, card: ModelCard, folder: Path) -> None:
     from weights.plots import confusion
 
     title = f"{card.net}: {result.accuracy:.2%} of {result.images}"
-    confusion(result.confusion, _names(result, card.labels), title, folder / f"{card.net}_confusion.png")
-
-
-def _names(result: Evaluation, labels: Sequence[str]) -> Sequence[str]:
-    return labels or [str(number) for number in range(len(result.confusion))]
+    confusion(result.confusion, result.names(card), title, folder / f"{card.net}_confusion.png")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,22 @@ def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
     assert "images/s" in seen.stdout
 
 
+def test_an_evaluation_is_reported_in_markdown(tmp_path):
+    write_mnist(tmp_path / "data", 300)
+    report = tmp_path / "new" / "report.md"
+    done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path / "data", "--report", report, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    text = report.read_text()
+    assert text.startswith("# weights/mnist.npz on the mnist test split\n")
+    accuracy = text.split("**")[1]
+    assert accuracy in done.stdout
+    assert f"| all | 30 | {accuracy} |" in text
+    assert "images/s with 1 worker(s)" in text
+    assert f"- command: `python -m weights evaluate weights/mnist.npz --data {tmp_path / 'data'}" in text
+    assert "Rows are the truth" in text
+    assert [path.name for path in report.parent.iterdir()] == ["report.md"]
+
+
 def test_a_colour_net_trains_too(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     write_cifar10(tmp_path, 20)
