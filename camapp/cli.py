@@ -219,6 +219,29 @@ def classify(
         fail(message, code)
 
 
+@app.command("collect")
+@with_settings
+def collect(
+    settings: Settings,
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="what the pictures show")],
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="folder of all labels")] = Path("collected"),
+    every: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--every", min=0.01, metavar="S", help="save one in so many seconds; without it: the space bar"),
+    ] = None,
+    count: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--count", min=1, metavar="N", help="end after so many"),
+    ] = None,
+) -> None:
+    """Store labelled pictures from a source, to teach the app with."""
+    from camapp.collect import CollectOptions, run_collect
+
+    code, message = run_collect(settings, CollectOptions(label, into, every, count))
+    if code is not ExitCode.OK:
+        fail(message, code)
+
+
 @app.command("sources")
 def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List what can be watched here."""

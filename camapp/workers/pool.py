@@ -117,7 +117,7 @@ class WorkerPool:
         self._threads = threads
         self._on_outcome = on_outcome
         self._ahead = spare_slots > 0
-        self._stuck_after = own_job.stuck_after if own_job else None
+        self._own_limit = own_job.stuck_after if own_job else None
         item_shape = model.card.input_shape
         plan = model.plan((max_items, *item_shape))
         layout = SlotLayout(
@@ -272,7 +272,7 @@ class WorkerPool:
         now = time.monotonic()
         for worker in list(self._live):
             busy = now - worker.busy_since if worker.job is not None else 0.0
-            if busy > STUCK_AT_LEAST and busy > (self._stuck_after or STUCK_TIMES_P95 * self._infer_s.at(95)[0]):
+            if busy > STUCK_AT_LEAST and busy > (self._own_limit or STUCK_TIMES_P95 * self._infer_s.at(95)[0]):
                 self._replace(worker, f"hung for {busy:.1f} s")
             elif not worker.ready and worker.job is None and now - worker.started > START_TIMEOUT:
                 self._replace(worker, f"not ready within {START_TIMEOUT:.0f} s")
