@@ -90,7 +90,7 @@ def _share(row: tuple[str, int, str]) -> float:
 
 
 def _matrix_table(names: Sequence[str], matrix: NDArray[Any]) -> Table:
-    table = Table("true \\ said", *(name[:5] for name in names))
+    table = Table("true \\ said", *(_short(name) for name in names))
     for row, (name, counts) in enumerate(zip(names, matrix, strict=True)):
         if counts.any():
             cells = (
@@ -98,6 +98,10 @@ def _matrix_table(names: Sequence[str], matrix: NDArray[Any]) -> Table:
             )
             table.add_row(name, *cells)
     return table
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 8 else f"{name[:7]}…"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -104,7 +104,7 @@ def _assemble(arrays: Mapping[str, Array], card: ModelCard | None, net: str | No
         raise ModelError(
             f"its arrays fit no net by names and shapes; name it with --net, one of {', '.join(nets.REGISTRY)}"
         )
-    graph = nets.build(name).bind(arrays)
+    graph = nets.fit(name, arrays)
     for key, array in graph.initializers.items():
         if not np.isfinite(array).all():
             raise ModelError(f"parameter '{key}' holds NaN or infinity; the file is damaged or its training diverged")

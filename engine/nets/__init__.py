@@ -17,10 +17,17 @@ _CIFAR_SMALL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "
 
 @dataclass(frozen=True)
 class Net:
-    """A builder of the graph, and the card of a model that says nothing else."""
+    """A builder of the graph, and the card of a model that says nothing else.
 
-    build: Callable[[], Graph]
+    Attributes:
+        build: with the argument `classes` where `head` is given.
+        card: of the published form.
+        head: parameter whose first axis has the length of the outputs, in nets that come with any number of classes.
+    """
+
+    build: Callable[..., Graph]
     card: ModelCard
+    head: str = ""
 
 
 def _digits(name: str, side: int) -> ModelCard:
@@ -36,7 +43,7 @@ REGISTRY: Mapping[str, Net] = {
     "mnist": Net(mnist, _digits("mnist", 28)),
     "lenet": Net(lenet, _digits("lenet", 32)),
     "cifar_small": Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
-    "cifar10": Net(cifar10, _cifar("cifar10", _CIFAR)),
+    "cifar10": Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
 }
 
 
@@ -56,6 +63,17 @@ def default_card(name: str) -> ModelCard:
         ModelError: no such net.
     """
     return _find(name).card
+
+
+def fit(name: str, arrays: Mapping[str, Array]) -> Graph:
+    """The net with its values, built for as many classes as the arrays have.
+
+    Raises:
+        ModelError: no such net, or arrays that are not its parameters.
+    """
+    net = _find(name)
+    head = arrays.get(net.head)
+    return (net.build(classes=head.shape[0]) if head is not None and head.ndim else net.build()).bind(arrays)
 
 
 def recognise(arrays: Mapping[str, Array]) -> str | None:
