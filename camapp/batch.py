@@ -18,9 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from camapp.capture.images import walk_images
 from camapp.capture.source import IMAGE_SUFFIXES, PermanentSourceError
+from camapp.cluster import classify_on_cluster
 from camapp.models import load_model
 from camapp.results import Results, Target
-from camapp.rows import Row, shown
+from camapp.rows import shown
 from camapp.service import ExitCode, on_stop_signals
 from camapp.settings import Settings
 from camapp.tasks.task import TaskOptions, task_for
@@ -73,12 +74,14 @@ class BatchOptions:
         resume: go on with what is there.
         truth: where true labels come from, see `camapp.rows.truth_of`.
         batch: pictures a plan runs at once; 0 takes what suits the model.
+        scheduler: address of a Dask cluster to run on; "" runs on processes of our own.
     """
 
     targets: Sequence[Target] = ()
     resume: bool = False
     truth: str = "auto"
     batch: int = 0
+    scheduler: str = ""
 
 
 def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOptions) -> tuple[ExitCode, str]:
@@ -99,10 +102,14 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
     tally = Tally(len(done.files), done.bad, said=done.said)
     before, began = tally.files, time.monotonic()
     groups = grouped((file for file in _walk(paths) if shown(file) not in done.files), batch)
-    workers = settings.workers or os.cpu_count() or 1
+    if options.scheduler:
+        reads = classify_on_cluster(model, files, groups, options.scheduler, _STUCK_AFTER, stopping.is_set)
+    else:
+        workers = settings.workers or os.cpu_count() or 1
+        reads = classify_files(model, files, groups, workers, settings.threads, stopping.is_set)
     try:
         with _progress(total, before, shows=_has_bar(targets)) as advance:
-            for read in classify_files(model, files, groups, workers, settings.threads, stopping.is_set):
+            for read in reads:
                 results.write(read.lines)
                 tally.add(read)
                 advance(read.files)
@@ -134,14 +141,10 @@ def classify_files(
         PoolError: the workers would not start or stay alive.
     """
 
-    def give_up(files: list[str], error: str) -> Read:
-        rows = [Row(shown(file), options.model, error=f"the process that read it failed: {error}") for file in files]
-        return Read.of(rows, options.formats)
-
     work: Work[list[str], Read] = Work(
         write=lambda files, slot: (len(files), json.dumps(files).encode()),
         read=lambda files, outcome: Read.from_json(outcome.reply),
-        give_up=give_up,
+        give_up=lambda files, error: Read.given_up(files, f"the process that read it failed: {error}", options),
         split=lambda files: [[file] for file in files],
     )
     own_job = OwnJob(_MAKE, asdict(options), _STUCK_AFTER)

@@ -203,6 +203,8 @@ def classify(
     batch: Annotated[
         int, typer.Option(min=0, max=1024, metavar="N", help="pictures run at once by a worker; 0 suits the model")
     ] = 0,
+    executor: Annotated[str, typer.Option(metavar="KIND", help="local, or dask for a cluster")] = "local",
+    scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="the cluster's, such as tcp://pi:8786")] = "",
 ) -> None:
     """Classify pictures and folders as fast as the machine can."""
     from camapp.batch import BatchOptions, run_classify
@@ -211,10 +213,12 @@ def classify(
 
     if truth not in TRUTHS:
         fail(f"--truth {truth} is not one of {', '.join(TRUTHS)}", ExitCode.USAGE)
+    if executor not in ("local", "dask") or (executor == "dask") != bool(scheduler):
+        fail("--executor is local, or dask with --scheduler ADDRESS", ExitCode.USAGE)
     targets = [Target(csv, "csv")] if csv else []
     if jsonl is not None:
         targets.append(Target(None if jsonl == "-" else Path(jsonl), "jsonl"))
-    code, message = run_classify(settings, paths, BatchOptions(targets, resume, truth, batch))
+    code, message = run_classify(settings, paths, BatchOptions(targets, resume, truth, batch, scheduler))
     if code is not ExitCode.OK:
         fail(message, code)
 

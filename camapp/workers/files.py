@@ -68,6 +68,11 @@ class Read:
         return cls(len(rows), bad, said, {name: FORMATS[name].lines(rows) for name in formats})
 
     @classmethod
+    def given_up(cls, files: Iterable[str], reason: str, options: FilesOptions) -> Read:
+        """Of files that could not be tried to the end."""
+        return cls.of([Row(shown(file), options.model, error=reason) for file in files], options.formats)
+
+    @classmethod
     def from_json(cls, text: bytes) -> Read:
         """What `to_json` wrote."""
         found = json.loads(text)

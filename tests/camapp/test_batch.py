@@ -253,6 +253,8 @@ def test_existing_results_are_not_overwritten(folder, tmp_path):
     [
         (["absent"], 69, "no images at absent; they end in"),
         (["{folder}", "--truth", "guess"], 2, "--truth guess is not one of auto, name, folder, none"),
+        (["{folder}", "--executor", "dask"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
+        (["{folder}", "--scheduler", "tcp://x:1"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
         (["{folder}", "--csv", "/dev/full"], 78, "cannot write /dev/full: No space left on device"),
         (["{folder}", "--jsonl", "/dev/full"], 78, "cannot write /dev/full: No space left on device; free some space"),
         (["{folder}", "--jsonl", "-", "--resume"], 78, "--resume needs a file to go on with"),
