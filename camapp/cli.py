@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional, get_args
 
@@ -35,8 +36,13 @@ ConfigOption = Annotated[
 ]
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first."""
+def with_settings(command: Callable[..., None], panels: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
+
+    Args:
+        command: takes Settings, then options of its own.
+        panels: only fields of these panels; all if not given.
+    """
     own = [
         parameter
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
@@ -45,6 +51,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
+        if not panels or item.metadata["panel"] in panels or item.name == "debug"
     ]
     config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
 
@@ -125,6 +132,7 @@ def code_of(error: BaseException) -> ExitCode | None:
         "SourceDenied": ExitCode.DENIED,
         "SourceError": ExitCode.SOURCE_GONE,
         "PoolError": ExitCode.INTERNAL,
+        "ResultsError": ExitCode.CONFIG,
     }
     return next((by_name[base.__name__] for base in type(error).__mro__ if base.__name__ in by_name), None)
 
@@ -190,6 +198,70 @@ def bench(
     from camapp.bench import run_bench
 
     run_bench(settings, seconds, draw, as_json)
+
+
+@app.command("classify")
+@partial(with_settings, panels=("Model", "Speed"))
+def classify(
+    settings: Settings,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="pictures, folders with all below, globs")],
+    csv: Annotated[Optional[Path], typer.Option("--csv", metavar="FILE", help="write a line a picture as CSV")] = None,  # noqa: UP045
+    jsonl: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--jsonl", metavar="FILE", help="write a JSON object a picture, - for stdout"),
+    ] = None,
+    truth: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="true labels: name (12_7.png), folder, none, or auto: either, where the model knows the label",
+        ),
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on with files that an earlier run left")] = False,
+    batch: Annotated[
+        int, typer.Option(min=0, max=1024, metavar="N", help="pictures run at once by a worker; 0 suits the model")
+    ] = 0,
+    executor: Annotated[str, typer.Option(metavar="KIND", help="local, or dask for a cluster")] = "local",
+    scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="the cluster's, such as tcp://pi:8786")] = "",
+) -> None:
+    """Classify pictures and folders as fast as the machine can."""
+    from camapp.batch import BatchOptions, run_classify
+    from camapp.results import Target
+    from camapp.rows import TRUTHS
+
+    if truth not in TRUTHS:
+        fail(f"--truth {truth} is not one of {', '.join(TRUTHS)}", ExitCode.USAGE)
+    if executor not in ("local", "dask") or (executor == "dask") != bool(scheduler):
+        fail("--executor is local, or dask with --scheduler ADDRESS", ExitCode.USAGE)
+    targets = [Target(csv, "csv")] if csv else []
+    if jsonl is not None:
+        targets.append(Target(None if jsonl == "-" else Path(jsonl), "jsonl"))
+    code, message = run_classify(settings, paths, BatchOptions(targets, resume, truth, batch, scheduler))
+    if code is not ExitCode.OK:
+        fail(message, code)
+
+
+@app.command("collect")
+@with_settings
+def collect(
+    settings: Settings,
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="what the pictures show")],
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="folder of all labels")] = Path("collected"),
+    every: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--every", min=0.01, metavar="S", help="save one in so many seconds; without it: the space bar"),
+    ] = None,
+    count: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--count", min=1, metavar="N", help="end after so many"),
+    ] = None,
+) -> None:
+    """Store labelled pictures from a source, to teach the app with."""
+    from camapp.collect import CollectOptions, run_collect
+
+    code, message = run_collect(settings, CollectOptions(label, into, every, count))
+    if code is not ExitCode.OK:
+        fail(message, code)
 
 
 @app.command("sources")

@@ -9,7 +9,7 @@ from pathlib import Path
 from camapp import displays
 from camapp.capture.source import local_path, redacted
 from camapp.models import load_model, model_path
-from camapp.pipeline import Pipeline, Summary, build_source, build_task
+from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.service import ExitCode, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
@@ -18,6 +18,7 @@ from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
+from camapp.tasks.task import task_for
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def check(settings: Settings) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     model = load_model(settings)
-    build_task(settings, model)
+    task_for(settings, model.card)
     source = build_source(settings, model)
     _refuse_overwriting(settings)
     if settings.record is not None:

@@ -29,9 +29,9 @@ from camapp.service import ExitCode
 from camapp.settings import Settings
 from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
-from camapp.tasks.task import Task, TaskOptions, create_task
+from camapp.tasks.task import task_for
 from camapp.workers.pool import START_TIMEOUT, PoolError
-from engine.model import Model, ModelError
+from engine.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Pipeline:
         self.settings = settings
         self.stats = Stats()
         self.model = model or load_model(settings)
-        self.task = build_task(settings, self.model)
+        self.task = task_for(settings, self.model.card)
         self.source = build_source(settings, self.model)
         self.workers = settings.workers or max(1, len(os.sched_getaffinity(0)) - 1)
         self.prediction_sinks: list[PredictionSink] = []
@@ -255,22 +255,6 @@ class Pipeline:
             denied = isinstance(status.error, SourceDenied)
             return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
         return ExitCode.OK, self._stop_reason or self._time_is_up or status.reason
-
-
-def build_task(settings: Settings, model: Model) -> Task:
-    """The model's task with the user's options. Raises ModelError."""
-    options = TaskOptions(
-        fit=settings.fit,
-        roi=settings.roi,
-        smoothing=settings.smoothing,
-        threshold_high=settings.threshold_high,
-        threshold_low=settings.threshold_low,
-        top=settings.top,
-    )
-    try:
-        return create_task(model.card.task, model.card, options)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
 
 
 def build_source(settings: Settings, model: Model) -> Source:

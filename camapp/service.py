@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     DENIED = 77
     CONFIG = 78
+    INTERRUPTED = 130
 
 
 def on_stop_signals(request: Callable[[str], None]) -> None:

@@ -111,7 +111,7 @@ class Settings:
     top: Annotated[int, Ge(1), Le(10)] = option(3, "how many best labels to show and log", "Model", "N")
 
     workers: Annotated[int, Ge(0), Le(64)] = option(
-        0, "processes that run the CNN; 0 takes the cores less one", "Speed", "N"
+        0, "processes that run the CNN; 0 takes the cores less one (classify: all)", "Speed", "N"
     )
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")

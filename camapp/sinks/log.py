@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from camapp.records import Box, Frame, Polyline, Prediction, Trace
+from camapp.records import Frame, Prediction, Trace
+from camapp.rows import box_record, line_record
 from camapp.sinks.sink import PredictionSink, SinkError
 
 log = logging.getLogger(__name__)
@@ -128,8 +129,8 @@ class LogSink(PredictionSink):
             "raw_label": prediction.raw_label,
             "raw_score": round(prediction.raw_score, 4),
             "top": [[label, round(score, 4)] for label, score in prediction.top],
-            "boxes": [_box(box) for box in prediction.boxes],
-            "lines": [_line(line) for line in prediction.lines],
+            "boxes": [box_record(box) for box in prediction.boxes],
+            "lines": [line_record(line) for line in prediction.lines],
             "values": prediction.values,
             "latency_ms": latency,
             "fps": round(self._rate(), 2),
@@ -138,7 +139,7 @@ class LogSink(PredictionSink):
             record["file"] = frame.shot.name
         if frame.shot.truth is not None:
             truth = frame.shot.truth
-            record["truth"] = {"label": truth.label, "boxes": [_box(box) for box in truth.boxes]}
+            record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
         return record
 
     def _write_all(self) -> None:
@@ -247,13 +248,3 @@ def _is_same(file: IO[bytes], path: Path) -> bool:
 def clock_synced(_window: int) -> bool:
     """Whether systemd-timesyncd has set the wall clock since boot; asked once a `_window`."""
     return Path("/run/systemd/timesync/synchronized").exists()
-
-
-def _box(box: Box) -> dict[str, Any]:
-    corners = [round(value, 1) for value in (box.x0, box.y0, box.x1, box.y1)]
-    return {"xyxy": corners, "label": box.label, "score": round(box.score, 4)}
-
-
-def _line(line: Polyline) -> dict[str, Any]:
-    points = [[round(x, 1), round(y, 1)] for x, y in line.points]
-    return {"points": points, "label": line.label, "score": round(line.score, 4)}

@@ -36,7 +36,7 @@ class WindowSink(PictureSink):
     Args:
         title: the window's.
         full_screen: start without a frame around it.
-        on_key: called with 'q', 's', 'h', 'f' or 'p'. Escape and the window's close button count as 'q'; 'f' has
+        on_key: called with 'q', 's', 'h', 'f', 'p' or ' '. Escape and the window's close button count as 'q'; 'f' has
             already been obeyed.
         on_shown: called with a frame's number and the monotonic nanoseconds at which it was painted. Both are called
             in this sink's thread.

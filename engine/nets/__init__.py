@@ -60,7 +60,7 @@ _ALL = (
     Net(mnist, _digits("mnist", 28)),
     Net(lenet, _digits("lenet", 32)),
     Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
-    Net(cifar10, _cifar("cifar10", _CIFAR)),
+    Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
     _imagenet(resnet.resnet18, "fc"),
     _imagenet(resnet.resnet34, "fc"),
     _imagenet(resnet.resnet50, "fc"),
