@@ -85,12 +85,12 @@ class _Folder:
         return np.array(make_plan(alone, []).run())
 
     def _keep(self, node: Node) -> None:
+        shape = self._check(replace(node, outputs=node.outputs[:1]))
         more = [name for name in node.outputs[1:] if name in self.wanted]
         if more:
             raise NotPlannable(
                 f"{node.op_type} '{node.name}': its further output '{more[0]}' is not supported in plans"
             )
-        shape = self._check(node)
         self.shapes[node.outputs[0]] = shape
         self.nodes.append(replace(node, outputs=node.outputs[:1]))
 

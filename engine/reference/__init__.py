@@ -11,14 +11,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference import layers, numberwise, places, resize
+from engine.reference.layers import FUNCTIONS as LAYERS
+from engine.reference.numberwise import FUNCTIONS as NUMBERWISE
+from engine.reference.numberwise import relu
+from engine.reference.places import FUNCTIONS as PLACES
+from engine.reference.resize import resize
 from engine.settings import settled
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    **layers.FUNCTIONS,
-    **numberwise.FUNCTIONS,
-    **places.FUNCTIONS,
-    "Resize": resize.resize,
+    **LAYERS,
+    **NUMBERWISE,
+    **PLACES,
+    "Resize": resize,
 }
 
 
@@ -49,7 +53,7 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
     arrays = tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
-    return tuple(numberwise.relu(node, array) for array in arrays) if _has_relu(node) else arrays
+    return tuple(relu(node, array) for array in arrays) if _has_relu(node) else arrays
 
 
 def _has_relu(node: Node) -> bool:

@@ -131,6 +131,6 @@ def test_arrays_outside_the_memory_are_refused(old: bytes, new: bytes) -> None:
 
 def test_an_attribute_that_cannot_travel_is_named() -> None:
     node = Node("Softmax", ("x",), ("y",), {"axis": np.int64(1)})
-    graph = Graph("odd", (Value("x", (0, 1, 2, 2)),), (Value("y", (0, 1, 2, 2)),), (node,))
+    graph = Graph("odd", (Value("x", (0, 1, 2, 2)),), (Value("y", (0, 1, 2, 2)),), (node,), {"none": ()})
     with pytest.raises(ModelError, match="net 'odd' cannot be shared"):
         write_shared(Model(ModelCard("odd", "other", (1, 2, 2), colour="GRAY"), graph), io.BytesIO())
