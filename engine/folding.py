@@ -92,7 +92,15 @@ class _Folder:
                 f"{node.op_type} '{node.name}': its further output '{more[0]}' is not supported in plans"
             )
         self.shapes[node.outputs[0]] = shape
-        self.nodes.append(replace(node, outputs=node.outputs[:1]))
+        self.nodes.append(self._for_any_batch(replace(node, outputs=node.outputs[:1])))
+
+    def _for_any_batch(self, node: Node) -> Node:
+        """A Reshape that keeps the first axis says so, instead of how long it is: workers may plan other batches."""
+        wanted, found = node.attributes.get("shape", ()), self.shapes.get(node.inputs[0], ()) if node.inputs else ()
+        keeps = wanted and found and wanted[0] == found[0] and 0 not in found and not node.attributes.get("allowzero")
+        if node.op_type != "Reshape" or not keeps:
+            return node
+        return replace(node, attributes={**node.attributes, "shape": (0, *wanted[1:])})
 
     def _check(self, node: Node) -> Shape:
         """The shape of the node's output, once a kernel has said that it will run it."""
