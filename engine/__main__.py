@@ -65,10 +65,13 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str]]:
     from engine.planner import choose_steps
 
     graph = model.graph
+    owners = {node.name: node for node in graph.nodes}  # before passes moved parameters from one node to another
     steps = choose_steps(graph, [(1, *model.card.input_shape)])
     rows = [("layer", "operator", "output", "parameters", "MAC")]
     for node, step in ((each.node, each.step) for each in steps):
-        parameters = sum(graph.initializers[name].size for name in node.inputs if name in graph.initializers)
+        parameters = sum(
+            graph.initializers[name].size for name in owners[node.name].inputs if name in graph.initializers
+        )
         shape = "x".join(map(str, step.shape))
         rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}"))
     total = sum(array.size for array in graph.initializers.values())

@@ -17,7 +17,7 @@ from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Chosen, Prepared, choose_steps, make_plan
+from engine.planner import Chosen, Prepared, choose_steps, make_plan, prepare
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -29,7 +29,7 @@ class Model:
     Attributes:
         card: what the input should be and what the outputs mean.
         graph: with its initializers bound.
-        prepared: kernels chosen and parameters packed for earlier plans; later ones use them again.
+        prepared: kernels chosen and parameters packed by the last plan, for later ones; empty before the first.
 
     Raises:
         ModelError: the card does not fit the graph (input shape, number of labels).
@@ -37,7 +37,7 @@ class Model:
 
     card: ModelCard
     graph: Graph
-    prepared: Prepared = field(default_factory=Prepared, repr=False, compare=False)
+    prepared: list[Prepared] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,15 +73,17 @@ class Model:
             ModelError: shapes that the net does not take.
             UnsupportedOperator: a node that the engine does not run.
         """
-        if choices is not None:
-            self.prepared.pins.clear()
         shapes = input_shapes or self.default_shapes
-        return make_plan(optimise(self.graph), shapes, choices or standard(), self.prepared)
+        return make_plan(self.graph, shapes, choices or standard(), self._prepared_for(shapes, choices))
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
-        shapes = input_shapes or self.default_shapes
-        return choose_steps(optimise(self.graph), shapes, standard(), self.prepared)
+        return choose_steps(optimise(self.graph), input_shapes or self.default_shapes, standard())
+
+    def _prepared_for(self, shapes: tuple[Shape, ...], choices: Choices | None) -> Prepared:
+        if choices is not None or not self.prepared or not self.prepared[0].fits(shapes):
+            self.prepared[:] = [prepare(optimise(self.graph), shapes, choices or standard())]
+        return self.prepared[0]
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Raw outputs for float32 inputs (N, C, H, W), new arrays; a tuple if the net has several.

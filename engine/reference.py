@@ -7,6 +7,7 @@ left between a kernel and its reference is the kernel's own rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import ceil, exp, floor, prod, sqrt
 from typing import Any
 
@@ -28,6 +29,11 @@ def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
 
 def run_node(node: Node, *inputs: Array) -> Array:
     """The output of one node, float32."""
+    if node.attributes.get("activation") == "Floor":  # made by engine.passes.defer_biases
+        at = 1 if node.op_type == "MaxPool" else 2
+        plain = replace(node, attributes={**node.attributes, "activation": ""})
+        out = run_node(plain, *inputs[:at], *inputs[at + 1 :])
+        return np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2)))
     out = FUNCTIONS[node.op_type](node, *inputs).astype(np.float32)
     return relu(node, out) if node.attributes.get("activation") == "Relu" else out
 
@@ -35,8 +41,18 @@ def run_node(node: Node, *inputs: Array) -> Array:
 def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
     """Every output number is the sum over channels of its group, and over taps that lie in the input.
 
-    After the bias there may come a residual (`engine.passes.fuse_residuals`), added to the output.
+    After the bias there may come a residual (`engine.passes.fuse_residuals`), added to the output. The padding is 0,
+    or a number for each channel (`engine.passes.defer_biases`).
     """
+    if node.attributes.get("padding"):
+        begin, end = _pads(node, x.shape[2:], weight.shape[2:])
+        framed = [size + b + e for size, b, e in zip(x.shape[2:], begin, end, strict=True)]
+        inside = tuple(slice(b, b + size) for b, size in zip(begin, x.shape[2:], strict=True))
+        values = np.reshape(node.attributes["padding"], (-1, *(1,) * len(framed)))
+        wide = np.broadcast_to(values, (*x.shape[:2], *framed)).astype(np.float32)
+        wide[(slice(None), slice(None), *inside)] = x
+        bare = {**node.attributes, "padding": 0.0, "auto_pad": "VALID"}
+        return conv(replace(node, attributes=bare), wide, weight, *more)
     residual = more[-1] if node.attributes.get("residual") else None
     bias = more[0] if len(more) > (residual is not None) else None
     group = node.attributes.get("group", 1)
