@@ -17,7 +17,7 @@ from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Chosen, Prepared, choose_steps, make_plan, prepare
+from engine.planner import Chosen, Prepared, choose, make_plan, prepare
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -78,10 +78,19 @@ class Model:
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
-        return choose_steps(optimise(self.graph), input_shapes or self.default_shapes, standard())
+        shapes = input_shapes or self.default_shapes
+        prepared = self._prepared_for(shapes, None)
+        assert prepared.graph is not None
+        return choose(prepared.graph, shapes, standard(), prepared)
 
     def _prepared_for(self, shapes: tuple[Shape, ...], choices: Choices | None) -> Prepared:
         if choices is not None or not self.prepared or not self.prepared[0].fits(shapes):
+            if self.prepared and self.prepared[0].final:
+                items = self.prepared[0].items
+                raise ModelError(
+                    f"net '{self.graph.name}' was shared with its kernels chosen, for items of {items}: "
+                    f"it takes no others; found {shapes}"
+                )
             self.prepared[:] = [prepare(optimise(self.graph), shapes, choices or standard())]
         return self.prepared[0]
 

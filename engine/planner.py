@@ -37,6 +37,7 @@ class Prepared:
         packed: parameters in the arrangements that kernels want, by 'name|label'.
         pins: names of kernels by names of nodes' outputs.
         shapes: of the parameters that `graph` lacks.
+        final: it cannot be made anew, as it came from another process.
     """
 
     items: tuple[Shape, ...] = ()
@@ -45,6 +46,7 @@ class Prepared:
     packed: dict[str, Array] = field(default_factory=dict)
     pins: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
+    final: bool = False
 
     def fits(self, input_shapes: Sequence[Shape]) -> bool:
         """Whether it was made for inputs of these shapes, but for the batch."""
@@ -66,7 +68,7 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    planar = _choose(graph, input_shapes, Choices(), Prepared())
+    planar = choose(graph, input_shapes, Choices(), Prepared())
     layout = choices.layout or preferred_layout(planar, input_shapes)
     if layout is Layout.LAST:
         graph = fuse_residuals(graph, {each.node.outputs[0]: each.step.shape for each in planar})
@@ -89,7 +91,7 @@ def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices |
     choices = choices or Choices()
     prepared = prepare(graph, input_shapes, choices)
     assert prepared.graph is not None
-    return _choose(prepared.graph, input_shapes, choices, prepared)
+    return choose(prepared.graph, input_shapes, choices, prepared)
 
 
 def make_plan(
@@ -112,13 +114,14 @@ def make_plan(
     choices = choices or Choices()
     prepared = prepared or prepare(graph, input_shapes, choices)
     assert prepared.graph is not None
-    chosen = _choose(prepared.graph, input_shapes, choices, prepared)
+    chosen = choose(prepared.graph, input_shapes, choices, prepared)
     memory = MemoryPlan(prepared.graph, [each.step for each in chosen], input_shapes, prepared.packed)
     prepared.remember(chosen)
     return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
 
 
-def _choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
+def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
+    """The kernels of a graph as it is; the rest as `choose_steps`."""
     operands = _input_operands(graph, input_shapes, prepared)
     layouts: dict[str, Layout] = {}
     found = []

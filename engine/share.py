@@ -90,6 +90,7 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
             packed=packed,
             pins={str(name): str(kernel) for name, kernel in found["pins"].items()},
             shapes={name: _shape(shape) for name, shape in found["shapes"].items()},
+            final=True,
         )
         return Model(card, graph, [prepared])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

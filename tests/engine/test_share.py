@@ -34,9 +34,9 @@ sys.stdout.buffer.write(model.plan().run(picture).tobytes())
 """
 
 
-def shared(name: str) -> bytearray:
+def shared(net: str | Model) -> bytearray:
     file = io.BytesIO()
-    assert write_shared(model(name), file) == file.tell()
+    assert write_shared(model(net) if isinstance(net, str) else net, file) == file.tell()
     return bytearray(file.getvalue())
 
 
