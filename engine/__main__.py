@@ -53,29 +53,37 @@ def _info(options: argparse.Namespace) -> int:
         print(f"accuracy  {100 * share:.2f} % on {name}")
     for name in ("recipe", "licence", "sha256"):
         print(f"{name:<9} {getattr(card, name) or '-'}")
+    plan = model.plan()
+    print(f"arena     {plan.arena_bytes:,} bytes between inputs and outputs")
     print()
-    rows = _layers(model)
-    for name, op_type, shape, parameters, macs in rows:
-        print(f"{name:<28} {op_type:<20} {shape:<18} {parameters:>12} {macs:>14}")
+    for name, op_type, shape, parameters, macs, kernel in _layers(model):
+        print(f"{name:<28} {op_type:<20} {shape:<18} {parameters:>12} {macs:>14}  {kernel}".rstrip())
     return 0
 
 
-def _layers(model: Model) -> list[tuple[str, str, str, str, str]]:
-    """Name, operator, output shape, parameters and multiply-adds of each layer for one item, headed and summed up."""
+def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
+    """Name, operator, output shape, parameters, multiply-adds and kernel of each layer for one item, headed, summed up.
+
+    The kernel is the one that the model's plan chose; a layer without one has become part of another.
+    """
+    from engine.folding import fold
     from engine.planner import choose_steps
 
-    graph = model.graph
+    graph = fold(model.graph, model.default_shapes)
+    kernels = {each.node.name: each.kernel for each in model.chosen()}
     owners = {node.name: node for node in graph.nodes}  # before passes moved parameters from one node to another
-    steps = choose_steps(graph, [(1, *model.card.input_shape)])
-    rows = [("layer", "operator", "output", "parameters", "MAC")]
-    for node, step in ((each.node, each.step) for each in steps):
-        parameters = sum(
-            graph.initializers[name].size for name in owners[node.name].inputs if name in graph.initializers
-        )
+    steps = [(each.node, each.step) for each in choose_steps(graph, model.default_shapes)]
+    rows = [("layer", "operator", "output", "parameters", "MAC", "kernel")]
+    counted: set[str] = set()
+    for node, step in steps:
+        own = {name for name in owners[node.name].inputs if name in graph.initializers} - counted
+        counted |= own
+        parameters = sum(graph.initializers[name].size for name in own)
         shape = "x".join(map(str, step.shape))
-        rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}"))
-    total = sum(array.size for array in graph.initializers.values())
-    return [*rows, ("total", "", "", f"{total:,}", f"{sum(each.step.macs for each in steps):,}")]
+        rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}", kernels.get(node.name, "")))
+    total = sum(graph.initializers[name].size for name in counted)
+    macs = sum(step.macs for _, step in steps)
+    return [*rows, ("total", "", "", f"{total:,}", f"{macs:,}", "")]
 
 
 def _convert(options: argparse.Namespace) -> int:

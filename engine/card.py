@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from engine.graph import ModelError
 
 COLOURS = {"GRAY": 1, "RGB": 3, "BGR": 3}
-MAX_AXES = 4
+MAX_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _tuple_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 16
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 24
 
 
 def _is_accuracy(value: object) -> bool:

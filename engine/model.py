@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 from engine import formats, nets
 from engine.card import ModelCard as ModelCard
 from engine.choices import Choices, standard
+from engine.evaluation import Evaluation
+from engine.folding import fold
 from engine.formats.content import Content
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
@@ -39,6 +41,7 @@ class Model:
     graph: Graph
     prepared: list[Prepared] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _evaluations: list[Evaluation] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = self.graph.inputs[0].shape[1:] if self.graph.inputs else ()
@@ -74,31 +77,49 @@ class Model:
             UnsupportedOperator: a node that the engine does not run.
         """
         shapes = input_shapes or self.default_shapes
-        return make_plan(self.graph, shapes, choices or standard(), self._prepared_for(shapes, choices))
+        return make_plan(self.graph, shapes, choices or standard(), self.prepare(shapes, choices))
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
         shapes = input_shapes or self.default_shapes
-        prepared = self._prepared_for(shapes, None)
+        prepared = self.prepare(shapes)
         assert prepared.graph is not None
         return choose(prepared.graph, shapes, standard(), prepared)
 
-    def _prepared_for(self, shapes: tuple[Shape, ...], choices: Choices | None) -> Prepared:
-        if choices is not None or not self.prepared or not self.prepared[0].fits(shapes):
-            if self.prepared and self.prepared[0].final:
-                items = self.prepared[0].items
-                raise ModelError(
-                    f"net '{self.graph.name}' was shared with its kernels chosen, for items of {items}: "
-                    f"it takes no others; found {shapes}"
-                )
-            self.prepared[:] = [prepare(optimise(self.graph), shapes, choices or standard())]
+    def prepare(self, shapes: Sequence[Shape], choices: Choices | None = None) -> Prepared:
+        """What plans for these shapes share: of the plans before, unless that was for other shapes or choices.
+
+        Raises:
+            ModelError, UnsupportedOperator: as `plan`.
+        """
+        before = self.prepared[0] if self.prepared else None
+        if before is not None and choices is None and before.fits(shapes):
+            return before
+        if before is not None and before.final:
+            raise ModelError(
+                f"net '{self.graph.name}' was shared with its kernels chosen, for items of {before.items}: "
+                f"it takes no others; found {tuple(shapes)}"
+            )
+        self.prepared[:] = [prepare(optimise(fold(self.graph, shapes)), shapes, choices or standard())]
         return self.prepared[0]
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
-        """Raw outputs for float32 inputs (N, C, H, W), new arrays; a tuple if the net has several.
+        """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
 
-        The plan of the last shapes is kept; use `plan` where speed or threads matter.
+        What was prepared for the last inputs is kept; use `plan` where speed or threads matter.
+
+        Raises:
+            ModelError: shapes that the net does not take.
+            UnsupportedOperator: a node that the engine does not run.
+            ValueError: an array of another data type.
         """
+        if not self.graph.parameters and not (
+            self.prepared and self.prepared[0].final
+        ):  # a graph from a file: it may take anything
+            if not self._evaluations or not self._evaluations[0].fits(inputs):
+                self._evaluations[:] = [Evaluation(self.graph, inputs)]
+            made = self._evaluations[0].run(inputs)
+            return made[0] if len(made) == 1 else made
         shapes = tuple(np.shape(array) for array in inputs)
         if shapes not in self._plans:
             plan = self.plan(*shapes)

@@ -31,7 +31,8 @@ class Prepared:
     """What plans of one model share: they run the same kernels on the same packed parameters.
 
     Attributes:
-        items: shapes of the inputs, but for the batch, that it was made for; () before the first plan.
+        items: shapes of the inputs, but for the batch, that it was made for.
+        batches: the batch of each input, if the graph was folded for just these; () if any will do.
         graph: as plans run it, after all passes; without the parameters that are at hand in `packed`.
         layout: that its nodes prefer.
         packed: parameters in the arrangements that kernels want, by 'name|label'.
@@ -41,6 +42,7 @@ class Prepared:
     """
 
     items: tuple[Shape, ...] = ()
+    batches: tuple[Shape, ...] = ()
     graph: Graph | None = None
     layout: Layout = Layout.PLANAR
     packed: dict[str, Array] = field(default_factory=dict)
@@ -49,8 +51,10 @@ class Prepared:
     final: bool = False
 
     def fits(self, input_shapes: Sequence[Shape]) -> bool:
-        """Whether it was made for inputs of these shapes, but for the batch."""
-        return self.graph is not None and self.items == tuple(tuple(shape[1:]) for shape in input_shapes)
+        """Whether it was made for inputs of these shapes."""
+        batches = tuple(tuple(shape[:1]) for shape in input_shapes)
+        items = tuple(tuple(shape[1:]) for shape in input_shapes)
+        return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
 
     def remember(self, chosen: Sequence[Chosen]) -> None:
         """Keep the choices, and let go of parameters of which nothing but the packed form is needed."""
@@ -72,7 +76,9 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     layout = choices.layout or preferred_layout(planar, input_shapes)
     if layout is Layout.LAST:
         graph = fuse_residuals(graph, {each.node.outputs[0]: each.step.shape for each in planar})
-    return Prepared(tuple(tuple(shape[1:]) for shape in input_shapes), defer_biases(graph), layout)
+    items = tuple(tuple(shape[1:]) for shape in input_shapes)
+    batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
+    return Prepared(items, batches, defer_biases(graph), layout)
 
 
 def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:

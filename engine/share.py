@@ -16,12 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from engine.choices import standard
 from engine.graph import Array, Graph, ModelError, Node, Shape, Value
 from engine.kernels.step import Layout
 from engine.model import Model, ModelCard
-from engine.passes import optimise
-from engine.planner import Prepared, prepare
+from engine.planner import Prepared
 
 MAGIC = b"engine-share-2\n\0"
 ALIGNMENT = 64
@@ -44,7 +42,8 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
     if isinstance(target, int):
         with os.fdopen(os.dup(target), "wb") as file:
             return write_shared(model, file)
-    prepared = model.prepared[0] if model.prepared else prepare(optimise(model.graph), model.default_shapes, standard())
+    shapes = model.default_shapes
+    prepared = model.prepared[0] if model.prepared and model.prepared[0].fits(shapes) else model.prepare(shapes)
     assert prepared.graph is not None
     arrays = {**prepared.graph.initializers, **prepared.packed}
     places, size = {}, 0

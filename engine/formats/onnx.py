@@ -13,13 +13,14 @@ import numpy as np
 
 from engine.card import ModelCard
 from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, reading, write_whole
-from engine.formats.opsets import NEWEST, PARAMETERS, upgrade
+from engine.formats.opsets import NEWEST, upgrade
 from engine.formats.protobuf import bytes_field, float_field, int_field, read_message
 from engine.graph import Array, Graph, ModelError, Node, UnsupportedOperator, Value
+from engine.settings import PARAMETERS
 
 CARD = "card"  # key of the card's JSON among the model's metadata
 DEFAULT_SIDE = 224  # where a picture's size is left free
-WRITTEN_OPSET, WRITTEN_IR = 18, 8
+WRITTEN_OPSET, WRITTEN_IR = 19, 9
 MAX_NODES = 100_000
 
 # onnx.TensorProto.DataType -> kind
@@ -264,7 +265,7 @@ def _guessed_card(graph: Graph) -> ModelCard:
 
 
 def write_onnx(path: Path, graph: Graph, card: ModelCard) -> None:
-    """Write graph, weights and card as a model of operator set 18: whole or not at all.
+    """Write graph, weights and card as a model of operator set 19: whole or not at all.
 
     Raises:
         ModelError: an attribute that ONNX does not know.

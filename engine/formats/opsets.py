@@ -1,7 +1,7 @@
 """ONNX operators of old operator sets, said in today's terms: what changed, by operator, after Changelog.md of ONNX.
 
 The engine keeps one form of each node: settings that newer sets pass as inputs may stand as attributes as they once
-did (`PARAMETERS` lists them), since a plan needs to know them beforehand in any case.
+did (`engine.settings` lists them), since a plan needs to know them beforehand in any case.
 """
 
 from __future__ import annotations
@@ -15,21 +15,6 @@ import numpy as np
 from engine.graph import Array, ModelError, Node, UnsupportedOperator
 
 NEWEST = 28
-
-# Operator -> place of an input -> (the attribute that says the same, its data type).
-PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
-    "Clip": {1: ("min", "float32"), 2: ("max", "float32")},
-    "ConstantOfShape": {0: ("shape", "int64")},
-    "Dropout": {1: ("ratio", "float32"), 2: ("training_mode", "bool")},
-    "Pad": {1: ("pads", "int64"), 2: ("value", "float32"), 3: ("axes", "int64")},
-    "ReduceMean": {1: ("axes", "int64")},
-    "Reshape": {1: ("shape", "int64")},
-    "Resize": {1: ("roi", "float32"), 2: ("scales", "float32"), 3: ("sizes", "int64")},
-    "Slice": {1: ("starts", "int64"), 2: ("ends", "int64"), 3: ("axes", "int64"), 4: ("steps", "int64")},
-    "Split": {1: ("split", "int64")},
-    "Squeeze": {1: ("axes", "int64")},
-    "Unsqueeze": {1: ("axes", "int64")},
-}
 
 
 def upgrade(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:

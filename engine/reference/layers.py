@@ -1,41 +1,17 @@
-"""The plain loops: one function an operator, ONNX semantics, slow and obvious. The oracle of the tests, never the plan.
-
-Every function takes the node and its input arrays and returns its one output. Sums run in float64, so that what is
-left between a kernel and its reference is the kernel's own rounding.
-"""
+"""Plain loops of the layers: convolutions, pools, norms, matrix products, softmax."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import ceil, exp, floor, prod, sqrt
+from math import ceil, exp, floor, log, prod, sqrt
 from typing import Any
 
 import numpy as np
 
-from engine.graph import Array, Graph, Node, Shape
+from engine.graph import Array, Node, Shape
 
-Function = Callable[..., Array]
-
-
-def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
-    """All outputs of a graph, node by node."""
-    values = dict(graph.initializers)
-    values.update({value.name: array for value, array in zip(graph.inputs, inputs, strict=True)})
-    for node in graph.nodes:
-        values[node.outputs[0]] = run_node(node, *(values[name] for name in node.inputs))
-    return tuple(values[value.name] for value in graph.outputs)
-
-
-def run_node(node: Node, *inputs: Array) -> Array:
-    """The output of one node, float32."""
-    if node.attributes.get("activation") == "Floor":  # made by engine.passes.defer_biases
-        at = 1 if node.op_type == "MaxPool" else 2
-        plain = replace(node, attributes={**node.attributes, "activation": ""})
-        out = run_node(plain, *inputs[:at], *inputs[at + 1 :])
-        return np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2)))
-    out = FUNCTIONS[node.op_type](node, *inputs).astype(np.float32)
-    return relu(node, out) if node.attributes.get("activation") == "Relu" else out
+Function = Callable[..., Array | tuple[Array, ...]]
 
 
 def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
@@ -68,14 +44,23 @@ def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
     return out if residual is None else out + residual
 
 
-def max_pool(node: Node, x: Array, *bias: Array) -> Array:
-    """The largest number of each window that lies in the input, and a bias (`engine.passes.delay_epilogues`)."""
-    slides = _slides(node, x.shape[2:], node.attributes["kernel_shape"])
+def max_pool(node: Node, x: Array, *bias: Array) -> Array | tuple[Array, Array]:
+    """The largest number of each window that lies in the input, and a bias (`engine.passes.delay_epilogues`).
+
+    A second output says where it lies: its place among all numbers of x, row by row or (`storage_order` 1) column by
+    column.
+    """
+    size = x.shape[2:]
+    slides = _slides(node, size, node.attributes["kernel_shape"])
     out = np.zeros((*x.shape[:2], *(len(starts) for starts, _ in slides)))
+    indices = np.zeros(out.shape, np.int64)
+    order = "F" if node.attributes.get("storage_order") else "C"
     for n, c, *place in np.ndindex(out.shape):
-        out[(n, c, *place)] = max(x[(n, c, *at)] for _, at in _taps(slides, place, x.shape[2:]))
-        out[(n, c, *place)] += sum(float(added[c]) for added in bias)
-    return out
+        where = max((at for _, at in _taps(slides, place, size)), key=lambda at: x[(n, c, *at)])
+        out[(n, c, *place)] = x[(n, c, *where)] + sum(float(added[c]) for added in bias)
+        within = np.ravel_multi_index(where, size, order=order)  # type: ignore[call-overload]
+        indices[(n, c, *place)] = (n * x.shape[1] + c) * prod(size) + within
+    return (out, indices) if len(node.outputs) > 1 else out
 
 
 def average_pool(node: Node, x: Array) -> Array:
@@ -110,22 +95,88 @@ def batch_normalization(node: Node, x: Array, scale: Array, bias: Array, mean: A
     return out
 
 
-def relu(node: Node, x: Array) -> Array:
-    """x where it is above 0, else 0; what is no number stays none."""
-    out = x.copy()
+def conv_transpose(node: Node, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Every input number adds to the outputs around it, tap by tap; what lies beyond the output is dropped."""
+    size, group, kernel = x.shape[2:], node.attributes.get("group", 1), weight.shape[2:]
+    strides, dilations = _per_axis(node, "strides", size), _per_axis(node, "dilations", size)
+    begin, out_size = _transposed_pads(node, size, kernel)
+    inputs, outputs = x.shape[1] // group, weight.shape[1]
+    out = np.zeros((x.shape[0], outputs * group, *out_size))
+    if bias is not None:
+        out += bias.reshape(-1, *(1,) * len(size))
+    for n, c, *place in np.ndindex(x.shape):
+        for o in range(outputs):
+            for tap in np.ndindex(*kernel):
+                at = tuple(place[a] * strides[a] + tap[a] * dilations[a] - begin[a] for a in range(len(size)))
+                if all(0 <= at[a] < out_size[a] for a in range(len(size))):
+                    out[(n, c // inputs * outputs + o, *at)] += float(x[(n, c, *place)]) * float(weight[(c, o, *tap)])
+    return out
+
+
+def _transposed_pads(node: Node, size: Shape, kernel: Shape) -> tuple[Shape, Shape]:
+    """What is dropped before the output, and its size."""
+    strides, dilations = _per_axis(node, "strides", size), _per_axis(node, "dilations", size)
+    extra = node.attributes.get("output_padding") or (0,) * len(size)
+    mode, wanted = node.attributes.get("auto_pad", "NOTSET"), node.attributes.get("output_shape")
+    pads = node.attributes.get("pads") or (0,) * 2 * len(size)
+    begin, out = [], []
+    for a in range(len(size)):
+        reach = (size[a] - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1 + extra[a]
+        if wanted is None and mode in ("NOTSET", "VALID"):
+            before, after = (pads[a], pads[a + len(size)]) if mode == "NOTSET" else (0, 0)
+            begin.append(before)
+            out.append(reach - before - after)
+        else:
+            out.append(wanted[a - len(size)] if wanted else size[a] * strides[a])
+            total = reach - out[a]
+            begin.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+    return tuple(begin), tuple(out)
+
+
+def global_max_pool(node: Node, x: Array) -> Array:
+    """The largest number of each channel."""
+    out = np.zeros((*x.shape[:2], *(1,) * (x.ndim - 2)))
+    for n, c in np.ndindex(*x.shape[:2]):
+        out[n, c] = max(x[n, c].ravel())
+    return out
+
+
+def lrn(node: Node, x: Array) -> Array:
+    """x / (bias + alpha / size * the sum of squares of the channels around it) ** beta."""
+    size = node.attributes["size"]
+    alpha, beta = node.attributes.get("alpha", 1e-4), node.attributes.get("beta", 0.75)
+    out = np.zeros(x.shape)
+    for n, c, *place in np.ndindex(x.shape):
+        around = range(max(0, c - (size - 1) // 2), min(x.shape[1], c + size // 2 + 1))
+        total = sum(float(x[(n, other, *place)]) ** 2 for other in around)
+        out[(n, c, *place)] = x[(n, c, *place)] / (node.attributes.get("bias", 1.0) + alpha / size * total) ** beta
+    return out
+
+
+def reduce_mean(node: Node, x: Array) -> Array:
+    """The mean along some axes, or all."""
+    axes = sorted(axis % x.ndim for axis in node.attributes.get("axes", ()))
+    if not axes and node.attributes.get("noop_with_empty_axes"):
+        return x
+    axes = axes or [*range(x.ndim)]
+    out = np.zeros(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)))
     for place in np.ndindex(x.shape):
-        if out[place] < 0:
-            out[place] = 0
-    return out
+        out[tuple(0 if axis in axes else at for axis, at in enumerate(place))] += float(x[place])
+    out /= prod(x.shape[axis] for axis in axes)
+    return out if node.attributes.get("keepdims", 1) else out.squeeze(tuple(axes))
 
 
-def add(node: Node, a: Array, b: Array) -> Array:
-    """a + b, an axis of length 1 (or none) repeated as needed."""
-    a, b = np.broadcast_arrays(a, b)
-    out = np.zeros(a.shape)
-    for place in np.ndindex(a.shape):
-        out[place] = float(a[place]) + float(b[place])
-    return out
+def matmul(node: Node, a: Array, b: Array) -> Array:
+    """Sums of products of a's last axis with b's last but one; a vector is a row, or a column."""
+    rows, columns = a.reshape(1, -1) if a.ndim == 1 else a, b.reshape(-1, 1) if b.ndim == 1 else b
+    outer = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    rows = np.broadcast_to(rows, (*outer, *rows.shape[-2:]))
+    columns = np.broadcast_to(columns, (*outer, *columns.shape[-2:]))
+    out = np.zeros((*outer, rows.shape[-2], columns.shape[-1]))
+    for *at, i, j in np.ndindex(out.shape):
+        out[(*at, i, j)] = sum(float(rows[(*at, i, k)]) * float(columns[(*at, k, j)]) for k in range(rows.shape[-1]))
+    out = out[..., 0, :] if a.ndim == 1 else out
+    return out[..., 0] if b.ndim == 1 else out
 
 
 def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
@@ -141,12 +192,6 @@ def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
     return out
 
 
-def flatten(node: Node, x: Array) -> Array:
-    """Two axes: the product of those before `axis`, and of the rest."""
-    axis = node.attributes.get("axis", 1)
-    return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
-
-
 def softmax(node: Node, x: Array) -> Array:
     """exp(x) over its sum along the axis; the largest is subtracted first, so that nothing overflows."""
     rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
@@ -158,23 +203,30 @@ def softmax(node: Node, x: Array) -> Array:
     return np.moveaxis(out, -1, node.attributes.get("axis", -1))
 
 
-def identity(node: Node, x: Array, *_: Array) -> Array:
-    """The input itself (Dropout, too, once training is over)."""
-    return x
+def log_softmax(node: Node, x: Array) -> Array:
+    """x less the logarithm of the sum of exp(x) along the axis."""
+    rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
+    out = np.zeros(rows.shape)
+    for place in np.ndindex(*rows.shape[:-1]):
+        largest = float(max(rows[place]))
+        total = log(sum(exp(float(number) - largest) for number in rows[place]))
+        out[place] = [float(number) - largest - total for number in rows[place]]
+    return np.moveaxis(out, -1, node.attributes.get("axis", -1))
 
 
 FUNCTIONS: Mapping[str, Function] = {
-    "Add": add,
     "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
     "Conv": conv,
-    "Dropout": identity,
-    "Flatten": flatten,
+    "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
-    "Identity": identity,
+    "GlobalMaxPool": global_max_pool,
+    "LRN": lrn,
+    "LogSoftmax": log_softmax,
+    "MatMul": matmul,
     "MaxPool": max_pool,
-    "Relu": relu,
+    "ReduceMean": reduce_mean,
     "Softmax": softmax,
 }
 
