@@ -7,6 +7,7 @@ it has several). Sums run in float64, so that what is left between a kernel and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,6 +51,11 @@ def run_node(node: Node, *inputs: Array) -> Array:
 
 def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
     """All outputs of one node; floats are float32."""
+    if node.attributes.get("activation") == "Floor":  # made by engine.passes.defer_biases
+        at = 1 if node.op_type == "MaxPool" else 2
+        plain = replace(node, attributes={**node.attributes, "activation": ""})
+        (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
+        return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
     arrays = tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
