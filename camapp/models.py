@@ -33,9 +33,11 @@ def load_model(settings: Settings) -> Model:
     """The model that the settings name, its card corrected by --labels, --mean, --std and --task.
 
     Raises:
-        ModelError: the file is missing, damaged or does not fit, or a correction does not.
+        ModelError: the file is missing, damaged or does not fit, takes no pictures, or a correction does not fit.
     """
     model = load(model_path(settings.model), net=settings.net)
+    if not model.card.colour:
+        raise ModelError(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not pictures")
     channels = model.card.input_shape[0]
     changes: dict[str, object] = {}
     for name in ("mean", "std"):

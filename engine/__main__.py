@@ -71,11 +71,12 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
 
     graph = fold(model.graph, model.default_shapes)
     kernels = {each.node.name: each.kernel for each in model.chosen()}
+    owners = {node.name: node for node in graph.nodes}  # before passes moved parameters from one node to another
     steps = [(each.node, each.step) for each in choose_steps(graph, model.default_shapes)]
     rows = [("layer", "operator", "output", "parameters", "MAC", "kernel")]
     counted: set[str] = set()
     for node, step in steps:
-        own = {name for name in node.inputs if name in graph.initializers} - counted
+        own = {name for name in owners[node.name].inputs if name in graph.initializers} - counted
         counted |= own
         parameters = sum(graph.initializers[name].size for name in own)
         shape = "x".join(map(str, step.shape))

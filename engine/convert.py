@@ -80,6 +80,7 @@ def _parameters(model: Model) -> tuple[Mapping[str, Array], ModelCard]:
 
 def _outputs(model: Model) -> tuple[Array, ...]:
     state = np.random.RandomState(0)
-    shapes = model.default_shapes
-    found = model.run(*(state.uniform(-1, 1, shape).astype(np.float32) for shape in shapes))
+    shapes, values = model.default_shapes, model.graph.inputs
+    inputs = [state.uniform(-1, 1, shape).astype(value.dtype) for shape, value in zip(shapes, values, strict=True)]
+    found = model.run(*inputs)
     return found if isinstance(found, tuple) else (found,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -36,6 +37,10 @@ def fold(graph: Graph, input_shapes: Sequence[Shape]) -> Graph:
     return graph if graph.parameters else _Folder(graph, input_shapes).run()
 
 
+# What attributes of the wrong kind, or inputs that are missing, raise in a kernel that expects them.
+_SENSELESS = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
+
 class _Folder:
     """What is known while the nodes are gone through in order."""
 
@@ -48,7 +53,12 @@ class _Folder:
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
-            self.fold(settled(node, self.constants))
+            try:
+                self.fold(settled(node, self.constants))
+            except _SENSELESS as error:
+                raise ModelError(
+                    f"{node.op_type} '{node.name}' makes no sense: {type(error).__name__}: {error!s:.80}"
+                ) from error
         return replace(self.graph, nodes=tuple(self.nodes), initializers=self.constants)
 
     def shape(self, name: str) -> Shape:
@@ -75,14 +85,22 @@ class _Folder:
         return np.array(make_plan(alone, []).run())
 
     def _keep(self, node: Node) -> None:
+        shape = self._check(replace(node, outputs=node.outputs[:1]))
         more = [name for name in node.outputs[1:] if name in self.wanted]
         if more:
             raise NotPlannable(
                 f"{node.op_type} '{node.name}': its further output '{more[0]}' is not supported in plans"
             )
-        shape = self._check(node)
         self.shapes[node.outputs[0]] = shape
-        self.nodes.append(replace(node, outputs=node.outputs[:1]))
+        self.nodes.append(self._for_any_batch(replace(node, outputs=node.outputs[:1])))
+
+    def _for_any_batch(self, node: Node) -> Node:
+        """A Reshape that keeps the first axis says so, instead of how long it is: workers may plan other batches."""
+        wanted, found = node.attributes.get("shape", ()), self.shapes.get(node.inputs[0], ()) if node.inputs else ()
+        keeps = wanted and found and wanted[0] == found[0] and 0 not in found and not node.attributes.get("allowzero")
+        if node.op_type != "Reshape" or not keeps:
+            return node
+        return replace(node, attributes={**node.attributes, "shape": (0, *wanted[1:])})
 
     def _check(self, node: Node) -> Shape:
         """The shape of the node's output, once a kernel has said that it will run it."""
@@ -95,14 +113,25 @@ class _Folder:
             whole = operand.constant is not None and operand.constant.dtype != np.float32
             if whole and not (node.op_type == "Gather" and name == node.inputs[1]):
                 raise NotPlannable(f"{node.op_type} '{node.name}': '{name}' is not float32")
+        _check_padding(node, operands[0].shape if operands else ())
         step = next(step for kernel in KERNELS[node.op_type] if (step := kernel(node, operands)) is not None)
-        if np.prod(step.shape, dtype=np.float64) > MAX_NUMBERS:
-            raise ModelError(f"{node.op_type} '{node.name}': an output of shape {step.shape!r:.60} is too large")
+        for shape in (step.shape, *(scratch.shape for scratch in step.scratch)):
+            if prod(shape) > MAX_NUMBERS:
+                raise ModelError(f"{node.op_type} '{node.name}': it takes an array of shape {shape!r:.60}; too large")
         return step.shape
 
     def add_constant(self, name: str, array: Array) -> str:
         self.constants[name] = array
         return name
+
+
+def _check_padding(node: Node, shape: Shape) -> None:
+    """Refuse windows over far more padding than memory holds, before a kernel counts them."""
+    pads = node.attributes.get("pads", ())
+    half = len(pads) // 2
+    sides = zip(shape[-half:] if half else (), pads[:half], pads[half:], strict=False)
+    if prod(size + abs(begin) + abs(end) for size, begin, end in sides) > MAX_NUMBERS:
+        raise ModelError(f"{node.op_type} '{node.name}': pads={pads!r:.60} around {shape} are too large")
 
 
 def _shape(folder: _Folder, node: Node) -> list[Node]:

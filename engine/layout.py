@@ -240,7 +240,8 @@ class MemoryPlan:
         for place, buffer in framed:
             assert place.form.border is not None
             place.buffer = buffer
-            buffer.view(arena).fill(place.form.border.fill)
+            framed_value = place.form.view(buffer.view(arena), place.shape)
+            framed_value[...] = np.reshape(place.form.border.fill, (-1, *(1,) * (len(place.shape) - 2)))
         return arena
 
 

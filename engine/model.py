@@ -19,7 +19,7 @@ from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Chosen, Prepared, choose_steps, make_plan
+from engine.planner import Chosen, Prepared, choose, make_plan, prepare
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -31,7 +31,7 @@ class Model:
     Attributes:
         card: what the input should be and what the outputs mean.
         graph: with its initializers bound.
-        prepared: kernels chosen and parameters packed for earlier plans; later ones use them again.
+        prepared: kernels chosen and parameters packed by the last plan, for later ones; empty before the first.
 
     Raises:
         ModelError: the card does not fit the graph (input shape, number of labels).
@@ -39,7 +39,7 @@ class Model:
 
     card: ModelCard
     graph: Graph
-    prepared: Prepared = field(default_factory=Prepared, repr=False, compare=False)
+    prepared: list[Prepared] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
     _evaluations: list[Evaluation] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -76,20 +76,32 @@ class Model:
             ModelError: shapes that the net does not take.
             UnsupportedOperator: a node that the engine does not run.
         """
-        if choices is not None:
-            self.prepared.pins.clear()
         shapes = input_shapes or self.default_shapes
-        return make_plan(self.optimised(shapes), shapes, choices or standard(), self.prepared)
+        return make_plan(self.graph, shapes, choices or standard(), self.prepare(shapes, choices))
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
         shapes = input_shapes or self.default_shapes
-        return choose_steps(self.optimised(shapes), shapes, standard(), self.prepared)
+        prepared = self.prepare(shapes)
+        assert prepared.graph is not None
+        return choose(prepared.graph, shapes, standard(), prepared)
 
-    def optimised(self, input_shapes: Sequence[Shape]) -> Graph:
-        """The graph as plans for these input shapes have it: nothing left to fold, and passed through `optimise`."""
-        # A shared model has been through this, and may not have its parameters as they were.
-        return optimise(self.graph if self.prepared.shapes else fold(self.graph, input_shapes))
+    def prepare(self, shapes: Sequence[Shape], choices: Choices | None = None) -> Prepared:
+        """What plans for these shapes share: of the plans before, unless that was for other shapes or choices.
+
+        Raises:
+            ModelError, UnsupportedOperator: as `plan`.
+        """
+        before = self.prepared[0] if self.prepared else None
+        if before is not None and choices is None and before.fits(shapes):
+            return before
+        if before is not None and before.final:
+            raise ModelError(
+                f"net '{self.graph.name}' was shared with its kernels chosen, for items of {before.items}: "
+                f"it takes no others; found {tuple(shapes)}"
+            )
+        self.prepared[:] = [prepare(optimise(fold(self.graph, shapes)), shapes, choices or standard())]
+        return self.prepared[0]
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
@@ -101,7 +113,9 @@ class Model:
             UnsupportedOperator: a node that the engine does not run.
             ValueError: an array of another data type.
         """
-        if not self.graph.parameters and not self.prepared.shapes:  # a graph from a file: it may take anything
+        if not self.graph.parameters and not (
+            self.prepared and self.prepared[0].final
+        ):  # a graph from a file: it may take anything
             if not self._evaluations or not self._evaluations[0].fits(inputs):
                 self._evaluations[:] = [Evaluation(self.graph, inputs)]
             made = self._evaluations[0].run(inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.choices import Choices
@@ -10,7 +10,7 @@ from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOpera
 from engine.kernels import KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import MemoryPlan
-from engine.passes import fuse_residuals
+from engine.passes import defer_biases, fuse_residuals
 from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
@@ -28,38 +28,76 @@ class Chosen:
 
 @dataclass
 class Prepared:
-    """What plans of one model share.
+    """What plans of one model share: they run the same kernels on the same packed parameters.
 
     Attributes:
+        items: shapes of the inputs, but for the batch, that it was made for.
+        batches: the batch of each input, if the graph was folded for just these; () if any will do.
+        graph: as plans run it, after all passes; without the parameters that are at hand in `packed`.
+        layout: that its nodes prefer.
         packed: parameters in the arrangements that kernels want, by 'name|label'.
         pins: names of kernels by names of nodes' outputs.
-        shapes: of parameters that are at hand only in `packed`.
+        shapes: of the parameters that `graph` lacks.
+        final: it cannot be made anew, as it came from another process.
     """
 
+    items: tuple[Shape, ...] = ()
+    batches: tuple[Shape, ...] = ()
+    graph: Graph | None = None
+    layout: Layout = Layout.PLANAR
     packed: dict[str, Array] = field(default_factory=dict)
     pins: dict[str, str] = field(default_factory=dict)
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    final: bool = False
+
+    def fits(self, input_shapes: Sequence[Shape]) -> bool:
+        """Whether it was made for inputs of these shapes."""
+        batches = tuple(tuple(shape[:1]) for shape in input_shapes)
+        items = tuple(tuple(shape[1:]) for shape in input_shapes)
+        return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
+
+    def remember(self, chosen: Sequence[Chosen]) -> None:
+        """Keep the choices, and let go of parameters of which nothing but the packed form is needed."""
+        assert self.graph is not None
+        self.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
+        arrays, replaced = self.graph.initializers, {key.rpartition("|")[0] for key in self.packed}
+        self.shapes |= {name: arrays[name].shape for name in arrays if name in replaced}
+        kept = {name: array for name, array in arrays.items() if name not in replaced}
+        self.graph = replace(self.graph, initializers=kept)
 
 
-def choose_steps(
-    graph: Graph,
-    input_shapes: Sequence[Shape],
-    choices: Choices | None = None,
-    prepared: Prepared | None = None,
-) -> list[Chosen]:
-    """The kernel of each node for these input shapes, in the nodes' order.
+def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Prepared:
+    """The graph after the passes that need shapes, and its layout.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
+    planar = choose(graph, input_shapes, Choices(), Prepared())
+    layout = choices.layout or preferred_layout(planar, input_shapes)
+    if layout is Layout.LAST:
+        graph = fuse_residuals(graph, {each.node.outputs[0]: each.step.shape for each in planar})
+    items = tuple(tuple(shape[1:]) for shape in input_shapes)
+    batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
+    return Prepared(items, batches, defer_biases(graph), layout)
+
+
+def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
+    """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
+    batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
+    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
+
+
+def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> list[Chosen]:
+    """The kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
     Raises:
         ModelError: shapes that do not fit the graph, or a graph that does not fit together.
         UnsupportedOperator: no kernel for a node.
     """
-    choices, prepared = choices or Choices(), prepared or Prepared()
-    planar = _choose(graph, input_shapes, Layout.PLANAR, Choices(), Prepared(shapes=prepared.shapes))
-    layout = choices.layout or preferred_layout(planar, input_shapes)
-    if layout is Layout.PLANAR:
-        return _choose(graph, input_shapes, layout, choices, prepared)
-    shapes = {each.node.outputs[0]: each.step.shape for each in planar}
-    return _choose(fuse_residuals(graph, shapes), input_shapes, Layout.LAST, choices, prepared)
+    choices = choices or Choices()
+    prepared = prepare(graph, input_shapes, choices)
+    assert prepared.graph is not None
+    return choose(prepared.graph, input_shapes, choices, prepared)
 
 
 def make_plan(
@@ -71,31 +109,25 @@ def make_plan(
     """A plan of the graph for inputs of just these shapes.
 
     Args:
-        graph: optimised or not.
+        graph: optimised or not; not looked at if `prepared` is given.
         input_shapes: (N, C, ...) each.
         choices: who picks among the kernels of a node; by default the fixed rule.
-        prepared: what was made for earlier plans of this graph; added to.
+        prepared: for these items; takes part in later plans too.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    prepared = prepared or Prepared()
-    chosen = choose_steps(graph, input_shapes, choices, prepared)
-    prepared.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
-    graph = replace(graph, nodes=tuple(each.node for each in chosen))
-    memory = MemoryPlan(graph, [each.step for each in chosen], input_shapes, prepared.packed)
+    choices = choices or Choices()
+    prepared = prepared or prepare(graph, input_shapes, choices)
+    assert prepared.graph is not None
+    chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    memory = MemoryPlan(prepared.graph, [each.step for each in chosen], input_shapes, prepared.packed)
+    prepared.remember(chosen)
     return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
 
 
-def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
-    """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
-    batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
-    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
-
-
-def _choose(
-    graph: Graph, input_shapes: Sequence[Shape], preferred: Layout, choices: Choices, prepared: Prepared
-) -> list[Chosen]:
+def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
+    """The kernels of a graph as it is; the rest as `choose_steps`."""
     operands = _input_operands(graph, input_shapes, prepared)
     layouts: dict[str, Layout] = {}
     found = []
@@ -108,7 +140,7 @@ def _choose(
         if missing:
             raise ModelError(f"{node.op_type} '{node.name}' reads '{missing[0]}', which nothing before it makes")
         inputs = [operands[name] for name in node.inputs]
-        offers = _offers(node, inputs, preferred)
+        offers = _offers(node, inputs, prepared.layout)
         kernel = prepared.pins.get(node.outputs[0], "")
         if kernel not in offers:
             kernel = choices.pick(node, inputs, offers)

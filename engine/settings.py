@@ -25,6 +25,53 @@ PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
     "Squeeze": {1: ("axes", "int64")},
     "Unsqueeze": {1: ("axes", "int64")},
 }
+# What kind of value an attribute of that name has, whatever the operator.
+_FLOATS = frozenset(
+    ("alpha", "beta", "bias", "cubic_coeff_a", "epsilon", "extrapolation_value", "max", "min", "momentum", "ratio")
+)
+_INTS = frozenset(
+    (
+        "allowzero",
+        "antialias",
+        "axis",
+        "ceil_mode",
+        "count_include_pad",
+        "end",
+        "exclude_outside",
+        "group",
+        "keepdims",
+        "noop_with_empty_axes",
+        "num_outputs",
+        "size",
+        "spatial",
+        "start",
+        "storage_order",
+        "to",
+        "training_mode",
+        "transA",
+        "transB",
+    )
+)
+_TUPLES_OF_INTS = frozenset(
+    (
+        "axes",
+        "dilations",
+        "ends",
+        "kernel_shape",
+        "output_padding",
+        "output_shape",
+        "pads",
+        "perm",
+        "shape",
+        "sizes",
+        "split",
+        "starts",
+        "steps",
+        "strides",
+    )
+)
+_OF_WINDOWS = ("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
+MAX_SIDE = 1 << 24
 _SCALARS = ("min", "max", "ratio", "training_mode", "value")
 
 
@@ -32,8 +79,9 @@ def settled(node: Node, constants: Mapping[str, Array]) -> Node:
     """The node with the settings that it takes as inputs made attributes, and without inputs left out at the end.
 
     Raises:
-        ModelError: such a setting is not among `constants`.
+        ModelError: such a setting is not among `constants`, or an attribute is of the wrong kind.
     """
+    _check_kinds(node)
     inputs, attributes = list(node.inputs), dict(node.attributes)
     for place, (name, _) in PARAMETERS.get(node.op_type, {}).items():
         if place >= len(node.inputs) or not node.inputs[place]:
@@ -63,6 +111,23 @@ def wanted_by_value(graph: Graph) -> set[str]:
 
 
 _PARAMETER_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Gather": (1,)}
+
+
+def _check_kinds(node: Node) -> None:
+    for name, value in node.attributes.items():
+        if (
+            (name in _FLOATS and not isinstance(value, float | int))
+            or (name in _INTS and not isinstance(value, int))
+            or (name in _TUPLES_OF_INTS and not _are(int, value))
+            or (name in ("roi", "scales") and not _are(float | int, value))
+        ):
+            raise ModelError(f"{node.op_type} '{node.name}': attribute {name}={value!r:.60} is of the wrong kind")
+        if name in _OF_WINDOWS and any(abs(size) > MAX_SIDE for size in value):
+            raise ModelError(f"{node.op_type} '{node.name}': {name}={value!r:.60}; allowed is up to {MAX_SIDE}")
+
+
+def _are(kind: Any, values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(isinstance(value, kind) for value in values)
 
 
 def _plain(name: str, value: Array) -> Any:

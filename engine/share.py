@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from engine.graph import Array, Graph, ModelError, Node, Shape, Value
+from engine.kernels.step import Layout
 from engine.model import Model, ModelCard
 from engine.planner import Prepared
 
@@ -41,16 +42,15 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
     if isinstance(target, int):
         with os.fdopen(os.dup(target), "wb") as file:
             return write_shared(model, file)
-    graph, packed = model.optimised(model.default_shapes), model.prepared.packed
-    # A parameter that plans have packed is shared only so: workers are to run the same kernels.
-    replaced = {key.rpartition("|")[0] for key in packed}
-    arrays = {name: array for name, array in graph.initializers.items() if name not in replaced} | packed
+    shapes = model.default_shapes
+    prepared = model.prepared[0] if model.prepared and model.prepared[0].fits(shapes) else model.prepare(shapes)
+    assert prepared.graph is not None
+    arrays = {**prepared.graph.initializers, **prepared.packed}
     places, size = {}, 0
     for name, array in arrays.items():
         places[name] = {"shape": array.shape, "offset": size}
         size += _round_up(array.nbytes)
-    shapes = {name: graph.initializers[name].shape for name in graph.initializers if name in replaced}
-    header = _header(model, graph, shapes, places, size)
+    header = _header(model.card, prepared, places, size)
     start = _round_up(len(MAGIC) + 8 + len(header))
     target.write((MAGIC + len(header).to_bytes(8, "little") + header).ljust(start, b"\0"))
     for array in arrays.values():
@@ -81,15 +81,24 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         card = ModelCard.from_json(found["card"])
         arrays = dict(_arrays(view, found["arrays"], _round_up(prefix + length), found["size"]))
         packed = {str(name): arrays[name] for name in found["packed"]}
-        pins = {str(name): str(kernel) for name, kernel in found["pins"].items()}
-        prepared = Prepared(packed, pins, {name: _shape(shape) for name, shape in found["shapes"].items()})
         graph = _graph(found["graph"], {name: arrays[name] for name in arrays.keys() - packed.keys()})
-        return Model(card, graph, prepared)
+        prepared = Prepared(
+            items=tuple(_shape(shape) for shape in found["items"]),
+            graph=graph,
+            layout=Layout(found["layout"]),
+            packed=packed,
+            pins={str(name): str(kernel) for name, kernel in found["pins"].items()},
+            shapes={name: _shape(shape) for name, shape in found["shapes"].items()},
+            final=True,
+        )
+        return Model(card, graph, [prepared])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"shared model: damaged header: {type(error).__name__}: {error}") from error
 
 
-def _header(model: Model, graph: Graph, shapes: Mapping[str, Shape], places: Mapping[str, Any], size: int) -> bytes:
+def _header(card: ModelCard, prepared: Prepared, places: Mapping[str, Any], size: int) -> bytes:
+    graph = prepared.graph
+    assert graph is not None
     described = {
         "name": graph.name,
         "inputs": [asdict(value) for value in graph.inputs],
@@ -97,11 +106,13 @@ def _header(model: Model, graph: Graph, shapes: Mapping[str, Shape], places: Map
         "nodes": [{**vars(node), "attributes": dict(node.attributes)} for node in graph.nodes],
     }
     header = {
-        "card": model.card.to_json(),
+        "card": card.to_json(),
         "graph": described,
-        "pins": model.prepared.pins,
-        "shapes": shapes,
-        "packed": list(model.prepared.packed),
+        "items": prepared.items,
+        "layout": prepared.layout.value,
+        "pins": prepared.pins,
+        "shapes": prepared.shapes,
+        "packed": list(prepared.packed),
         "arrays": places,
         "size": size,
     }

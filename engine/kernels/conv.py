@@ -28,6 +28,7 @@ class Convolution:
         has_residual: the last input is added to the output.
         activation: comes last; '' is none.
         fixed: weight and bias are parameters.
+        padding: what lies around the input: 0, or a number for each channel (`engine.passes.defer_biases`).
     """
 
     windows: Windows
@@ -38,6 +39,7 @@ class Convolution:
     has_residual: bool
     activation: str
     fixed: bool
+    padding: float | tuple[float, ...]
 
     @property
     def macs(self) -> int:
@@ -62,7 +64,7 @@ def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
         ModelError: shapes that do not go together.
         UnsupportedOperator: an attribute that no kernel runs.
     """
-    found = attributes(node, **WINDOW_ATTRIBUTES, group=1, residual=0, activation="")
+    found = attributes(node, **WINDOW_ATTRIBUTES, group=1, residual=0, padding=0.0, activation="")
     data, weight, has_residual = inputs[0].shape, inputs[1].shape, bool(found["residual"])
     group, has_bias = found["group"], len(inputs) - has_residual > 2
     where = f"Conv '{node.name}'"
@@ -79,7 +81,9 @@ def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
     if has_residual and inputs[-1].shape != shape:
         raise ModelError(f"{where}: its residual is {inputs[-1].shape}, its output {shape}")
     fixed = all(operand.is_parameter for operand in inputs[1 : 2 + has_bias])
-    return Convolution(windows, weight, group, shape, has_bias, has_residual, found["activation"], fixed)
+    return Convolution(
+        windows, weight, group, shape, has_bias, has_residual, found["activation"], fixed, found["padding"]
+    )
 
 
 def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -105,7 +109,7 @@ def im2col(node: Node, inputs: Sequence[Operand]) -> Step:
         stacked = scratch[0].reshape(batch, conv.group, -1, prod(conv.windows.out))
         return [copy(scratch[0], conv.windows.view(arrays[0])), *_multiply(conv, stacked, arrays, out)]
 
-    return Step(conv.shape, bind, (columns,), conv.macs, border=conv.windows.border())
+    return Step(conv.shape, bind, (columns,), conv.macs, border=conv.windows.border(conv.padding))
 
 
 def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], out: Array) -> list[Call]:

@@ -72,7 +72,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
         scratch,
         conv.macs,
         layout=Layout.LAST,
-        border=conv.windows.border(),
+        border=conv.windows.border(conv.padding),
         strided=not conv.is_pointwise,
         strided_out=True,
         packs={1: Pack(f"panels{parts}x{width}", partial(_panels, parts, width)) if width else Pack("rows", as_rows)},

@@ -72,7 +72,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
         (scratch,),
         conv.macs,
         layout=Layout.LAST,
-        border=windows.border(),
+        border=windows.border(conv.padding),
         strided=True,
         strided_out=True,
         packs={1: Pack(f"taps x {together}", partial(_tiled, together))},

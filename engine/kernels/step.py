@@ -14,6 +14,7 @@ from engine.graph import Array, Node, Shape, UnsupportedOperator
 
 Call = Callable[[], object]
 
+FLOOR = "Floor"  # an activation that `engine.passes.defer_biases` makes: see `finish`
 WIDE = 2048  # numbers that a ufunc should find in a row: enough to forget its start, and still in the L1 cache
 
 
@@ -27,11 +28,11 @@ class Layout(Enum):
 
 @dataclass(frozen=True)
 class Border:
-    """A frame of one number around the spatial axes of a value."""
+    """A frame around the spatial axes of a value."""
 
     begin: Shape
     end: Shape
-    fill: float = 0.0
+    fill: float | tuple[float, ...] = 0.0  # one number, or one a channel
 
     def inside(self, framed: Array) -> Array:
         """The part of (N, C, *framed) within the frame."""
@@ -129,7 +130,7 @@ def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
     for name, value in node.attributes.items():
         if name not in defaults:
             raise UnsupportedOperator(f"{node.op_type} '{node.name}': attribute {name}={value!r:.60} is not supported")
-    if node.attributes.get("activation", "") not in ("", *ACTIVATIONS):
+    if node.attributes.get("activation", "") not in ("", FLOOR, *ACTIVATIONS):
         raise unsupported(node, "activation", node.attributes["activation"], ", ".join(ACTIVATIONS))
     return {**defaults, **node.attributes}
 
@@ -186,13 +187,22 @@ def blasable(array: Array) -> bool:
 
 
 def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -> list[Call]:
-    """out = activation(source + sum of added), terms broadcast; all passes but the last work within `source`."""
+    """out = activation(source + sum of added), terms broadcast; all passes but the last work within `source`.
+
+    With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
+    """
     operations: list[Callable[[Array, Array], Call]] = [partial(_add, term) for term in added]
-    if activation:
+    if activation == FLOOR:
+        operations = [*operations[1:], partial(_floor, added[0])]
+    elif activation:
         operations.append(ACTIVATIONS[activation])
     if not operations:
         return [] if _same(source, out) else [copy(out, source)]
     return [*(operation(source, source) for operation in operations[:-1]), operations[-1](source, out)]
+
+
+def _floor(floor: Array, source: Array, out: Array) -> Call:
+    return partial(np.maximum, source, floor, out=out)
 
 
 def _add(term: Array, source: Array, out: Array) -> Call:

@@ -48,7 +48,7 @@ class Windows:
         """Whether windows reach beyond the input."""
         return self.padded != self.size
 
-    def border(self, fill: float = 0.0) -> Border | None:
+    def border(self, fill: float | tuple[float, ...] = 0.0) -> Border | None:
         """The frame that windows need around the input; None if they stay inside."""
         end = (total - begin - size for total, begin, size in zip(self.padded, self.begin, self.size, strict=True))
         return Border(self.begin, tuple(end), fill) if self.needs_padding else None

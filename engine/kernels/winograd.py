@@ -19,6 +19,7 @@ from engine.graph import Array, Node
 from engine.kernels.conv import read
 from engine.kernels.products import panel_width, panels, product
 from engine.kernels.step import (
+    FLOOR,
     Border,
     Call,
     Kernel,
@@ -86,7 +87,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     down, across = -(-height // m), -(-width // m)
     framed = (down * m + 2, across * m + 2)
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
-    border = Border(windows.begin, end)
+    border = Border(windows.begin, end, conv.padding)
     panel = panel_width(channels, outputs) if blas.has_small_products() else None
     slab = min(down, max(1, SLAB_BYTES // (4 * n * n * across * (channels + outputs))))
     tiles = slab * across
@@ -102,23 +103,36 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         data = last(arrays[0])
-        bias, residual = conv.added(arrays)
         calls: list[Call] = []
         for item in range(batch):
             for top in range(0, down, slab):
                 rows = min(slab, down - top)
-                part = slice(top * m, min((top + rows) * m, height))
-                also = None if residual is None else residual[item : item + 1, :, part]
-                calls += _slab(data[item, top * m :], rows, arrays[1], bias, scratch)
-                picture = scratch[3].reshape(-1)[: rows * m * across * m * outputs]
-                picture = picture.reshape(rows * m, across * m, outputs)[: part.stop - part.start, :width]
-                target = out[item : item + 1, :, part]
-                calls += finish_channels(first(picture[None]), target, None, also, conv.activation)
+                tiles = _tiles(data[item, top * m :], rows, arrays[1], scratch)
+                calls += tiles[0]
+                here = (slice(item, item + 1), slice(None), slice(top * m, min((top + rows) * m, height)))
+                bias, residual = conv.added(arrays)
+                calls += _finish(tiles[1], out[here], bias, None if residual is None else residual[here], scratch)
         return calls
 
-    def _slab(data: Array, rows: int, weight: Array, bias: Array | None, scratch: Sequence[Array]) -> list[Call]:
-        """Tile rows from `data` (rows, framed width, channels); the output goes to scratch 3, bias included."""
-        tiles = rows * across
+    def _finish(
+        tiles: Array, out: Array, bias: Array | None, residual: Array | None, scratch: Sequence[Array]
+    ) -> list[Call]:
+        """From tiles (rows, m, columns, m, channels): what is added and the activation, in one pass if it can be."""
+        rows = tiles.shape[0]
+        passes = (bias is not None and conv.activation != FLOOR) + (residual is not None) + bool(conv.activation)
+        added = [] if bias is None else [bias]
+        if passes < 2 and residual is None and out.shape[2:] == (rows * m, across * m):
+            return finish(tiles, last(out)[0].reshape(tiles.shape), added, conv.activation)
+        # Once summed up, products are not read again: the picture takes their place.
+        picture = scratch[3].reshape(-1)[: tiles.size].reshape(tiles.shape)
+        floor = bias if conv.activation == FLOOR else None
+        calls = finish(tiles, picture, [] if floor is not None else added, "")
+        picture = picture.reshape(1, rows * m, across * m, outputs)[:, : out.shape[2], :width]
+        return calls + finish_channels(first(picture), out, floor, residual, conv.activation)
+
+    def _tiles(data: Array, rows: int, weight: Array, scratch: Sequence[Array]) -> tuple[list[Call], Array]:
+        """Calls that make some tile rows of the output from (rows, framed width, channels); and these tiles."""
+        count = rows * across
         flat = data.reshape(data.shape[0], -1)
         lines = as_strided(flat, (rows, n, flat.shape[1]), (m * flat.strides[0], *flat.strides), writeable=False)
         one = scratch[0][:rows]
@@ -130,21 +144,19 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
             (item[2], item[1], item[0], m * item[2], item[3]),
             writeable=False,
         )
-        gathered, turned = (_stack(buffer, n, n, tiles * channels) for buffer in scratch[1:3])
-        products = _stack(scratch[3], n, n, tiles * outputs)
-        half, done = _stack(scratch[4], m, n, tiles * outputs), _stack(scratch[5], m, m, tiles * outputs)
-        # Once summed up, products are not read again: the picture takes their place.
-        picture = scratch[3].reshape(-1)[: rows * m * across * m * outputs].reshape(rows, m, across, m, outputs)
+        gathered, turned = (_stack(buffer, n, n, count * channels) for buffer in scratch[1:3])
+        products = _stack(scratch[3], n, n, count * outputs)
+        half, done = _stack(scratch[4], m, n, count * outputs), _stack(scratch[5], m, m, count * outputs)
         ordered = done.reshape(m, m, rows, across, outputs).transpose(2, 1, 3, 0, 4)
-        return [
+        calls = [
             gemm(there, lines, one),
             copy(gathered.reshape(view.shape), view),
             gemm(there, gathered.transpose(1, 0, 2), turned.transpose(1, 0, 2)),
-            *product(turned.reshape(n * n, tiles, channels), weight, products.reshape(n * n, tiles, outputs)),
+            *product(turned.reshape(n * n, count, channels), weight, products.reshape(n * n, count, outputs)),
             gemm(back, products.transpose(1, 0, 2), half.transpose(1, 0, 2)),
             gemm(back, half, done),
-            *finish(ordered, picture, [] if bias is None else [bias], ""),
         ]
+        return calls, ordered
 
     return Step(
         conv.shape,

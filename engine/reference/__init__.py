@@ -7,18 +7,23 @@ it has several). Sums run in float64, so that what is left between a kernel and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference import layers, numberwise, places, resize
+from engine.reference.layers import FUNCTIONS as LAYERS
+from engine.reference.numberwise import FUNCTIONS as NUMBERWISE
+from engine.reference.numberwise import relu
+from engine.reference.places import FUNCTIONS as PLACES
+from engine.reference.resize import resize
 from engine.settings import settled
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    **layers.FUNCTIONS,
-    **numberwise.FUNCTIONS,
-    **places.FUNCTIONS,
-    "Resize": resize.resize,
+    **LAYERS,
+    **NUMBERWISE,
+    **PLACES,
+    "Resize": resize,
 }
 
 
@@ -46,10 +51,15 @@ def run_node(node: Node, *inputs: Array) -> Array:
 
 def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
     """All outputs of one node; floats are float32."""
+    if node.attributes.get("activation") == "Floor":  # made by engine.passes.defer_biases
+        at = 1 if node.op_type == "MaxPool" else 2
+        plain = replace(node, attributes={**node.attributes, "activation": ""})
+        (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
+        return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
     arrays = tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
-    return tuple(numberwise.relu(node, array) for array in arrays) if _has_relu(node) else arrays
+    return tuple(relu(node, array) for array in arrays) if _has_relu(node) else arrays
 
 
 def _has_relu(node: Node) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import ceil, exp, floor, log, prod, sqrt
 from typing import Any
 
@@ -16,8 +17,18 @@ Function = Callable[..., Array | tuple[Array, ...]]
 def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
     """Every output number is the sum over channels of its group, and over taps that lie in the input.
 
-    After the bias there may come a residual (`engine.passes.fuse_residuals`), added to the output.
+    After the bias there may come a residual (`engine.passes.fuse_residuals`), added to the output. The padding is 0,
+    or a number for each channel (`engine.passes.defer_biases`).
     """
+    if node.attributes.get("padding"):
+        begin, end = _pads(node, x.shape[2:], weight.shape[2:])
+        framed = [size + b + e for size, b, e in zip(x.shape[2:], begin, end, strict=True)]
+        inside = tuple(slice(b, b + size) for b, size in zip(begin, x.shape[2:], strict=True))
+        values = np.reshape(node.attributes["padding"], (-1, *(1,) * len(framed)))
+        wide = np.broadcast_to(values, (*x.shape[:2], *framed)).astype(np.float32)
+        wide[(slice(None), slice(None), *inside)] = x
+        bare = {**node.attributes, "padding": 0.0, "auto_pad": "VALID"}
+        return conv(replace(node, attributes=bare), wide, weight, *more)
     residual = more[-1] if node.attributes.get("residual") else None
     bias = more[0] if len(more) > (residual is not None) else None
     group = node.attributes.get("group", 1)

@@ -235,7 +235,26 @@ def test_a_folded_graph_travels_to_workers_through_shared_memory() -> None:
     )
     file = io.BytesIO()
     write_shared(model, file)
-    np.testing.assert_array_equal(attach_shared(file.getvalue()).run(X), model.run(X))
+    attached = attach_shared(file.getvalue())
+    np.testing.assert_array_equal(attached.run(X), model.run(X))
+    free = attach_shared(file.getvalue().replace(b'"shape": [2, 4, 3, 5]', b'"shape": [0, 4, 3, 5]'))
+    np.testing.assert_array_equal(free.plan((1, 4, 3, 5)).run(X[:1]), np.asarray(model.run(X))[:1])
+
+
+def test_a_net_from_an_onnx_file_travels_with_its_packed_weights(tmp_path: Any) -> None:
+    import io
+
+    from tests.engine.test_nets import model as built
+
+    save(built("residual"), tmp_path / "net.onnx")
+    model = load(tmp_path / "net.onnx")
+    pictures = np.random.RandomState(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
+    expected = np.array(model.plan(pictures.shape).run(pictures))
+    file = io.BytesIO()
+    write_shared(model, file)
+    attached = attach_shared(file.getvalue())
+    np.testing.assert_array_equal(attached.plan(pictures.shape).run(pictures), expected)
+    np.testing.assert_allclose(expected, built("residual").run(pictures), rtol=1e-5, atol=1e-5)
 
 
 def test_old_operator_sets_compute_what_onnxruntime_does(tmp_path: Any) -> None:
