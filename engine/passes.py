@@ -62,14 +62,16 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """A Relu that alone follows a node which can carry it becomes that node's attribute `activation`."""
+    """A Relu, or a Clip to [0, 6], that alone follows a node which can carry it becomes its attribute `activation`."""
     nodes = list(graph.nodes)
-    for node, relu in _sole_followers(graph, _CARRIES_ACTIVATION, "Relu"):
-        if "activation" in node.attributes:
-            continue
-        attributes = {**node.attributes, "activation": "Relu"}
-        nodes[nodes.index(node)] = replace(node, attributes=attributes, outputs=relu.outputs)
-        nodes.remove(relu)
+    for op_type in ("Relu", "Clip"):
+        for node, after in _sole_followers(graph, _CARRIES_ACTIVATION, op_type):
+            limits = (after.attributes.get("min"), after.attributes.get("max"))
+            if "activation" in node.attributes or (op_type == "Clip" and (limits != (0, 6) or len(after.inputs) > 1)):
+                continue
+            attributes = {**node.attributes, "activation": "Relu" if op_type == "Relu" else "Relu6"}
+            nodes[nodes.index(node)] = replace(node, attributes=attributes, outputs=after.outputs)
+            nodes.remove(after)
     return replace(graph, nodes=tuple(nodes))
 
 

@@ -56,6 +56,9 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
         plain = replace(node, attributes={**node.attributes, "activation": ""})
         (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
         return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
+    if node.attributes.get("activation") == "Relu6":  # a Clip that engine.passes fused
+        plain = replace(node, attributes={**node.attributes, "activation": "Relu"})
+        return tuple(np.minimum(array, np.float32(6)) for array in run_outputs(plain, *inputs))
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
     arrays = tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)

@@ -98,7 +98,7 @@ def measure(name: str, peers: list[str], batch: int) -> Row:
         try:
             runs[peer] = PEERS[peer](graph, x)
             expected = np.asarray(runs[peer]())
-        except (ImportError, KeyError, AssertionError) as problem:
+        except Exception as problem:  # noqa: BLE001 - each peer has errors of its own; the row goes on without it
             print(f"  {peer} left out: {problem!r:.100}")
             runs.pop(peer, None)
             continue

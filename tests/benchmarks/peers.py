@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from engine import nets
+from engine.formats.onnx import serialise_onnx
 from engine.graph import Array, Graph, Node
-from tests.benchmarks.common import onnx_bytes
 
 Run = Callable[[], Array]
 
@@ -19,7 +20,8 @@ def onnxruntime_run(graph: Graph, x: Array) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx_bytes(graph), options, providers=["CPUExecutionProvider"])
+    data = serialise_onnx(graph, nets.default_card(graph.name))
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     feed = {graph.inputs[0].name: x}
     return lambda: session.run(None, feed)[0]
 
@@ -29,7 +31,7 @@ def opencv_run(graph: Graph, x: Array) -> Run:
     import cv2
 
     cv2.setNumThreads(1)
-    net = cv2.dnn.readNetFromONNX(np.frombuffer(onnx_bytes(graph), np.uint8))
+    net = cv2.dnn.readNetFromONNX(np.frombuffer(serialise_onnx(graph, nets.default_card(graph.name)), np.uint8))
 
     def run() -> Array:
         net.setInput(x)

@@ -149,3 +149,16 @@ def test_a_pool_takes_over_bias_and_relu_bit_by_bit() -> None:
     node = next(node for node in optimise(graph).nodes if node.op_type == "MaxPool")
     assert node.inputs[1:] == ("conv2.bias",)
     assert node.attributes["activation"] == "Relu"
+
+
+def test_a_clip_to_six_is_fused_and_any_other_stays() -> None:
+    for limit, left in ((6.0, 0), (5.0, 1)):
+        net = NetBuilder("clipped", (1, 4, 4))
+        x = net.node("Clip", (net.conv(net.input, "conv", 1, 2, 3),), {"min": 0.0, "max": limit})
+        graph = seeded(net.graph(x, (2, 2, 2)))
+        assert operators(optimise(graph))["Clip"] == left
+        picture = np.linspace(-9, 9, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+        (expected,) = run_graph(graph, picture)
+        assert expected.max() == limit
+        np.testing.assert_allclose(outputs(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(run_graph(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
