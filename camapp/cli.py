@@ -28,6 +28,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Settings that matter to pictures that have nothing to do with one another.
+_FOR_STILLS = (
+    *("model", "net", "task", "labels", "mean", "std", "fit", "roi", "threshold_low", "top"),
+    *("workers", "threads", "debug"),
+)
+
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
     typer.Option(
@@ -36,12 +42,12 @@ ConfigOption = Annotated[
 ]
 
 
-def with_settings(command: Callable[..., None], panels: Collection[str] = ()) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> Callable[..., None]:
     """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
 
     Args:
         command: takes Settings, then options of its own.
-        panels: only fields of these panels; all if not given.
+        only: names of the fields that matter to it; all if not given.
     """
     own = [
         parameter
@@ -51,7 +57,7 @@ def with_settings(command: Callable[..., None], panels: Collection[str] = ()) ->
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
-        if not panels or item.metadata["panel"] in panels or item.name == "debug"
+        if not only or item.name in only
     ]
     config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
 
@@ -201,7 +207,7 @@ def bench(
 
 
 @app.command("classify")
-@partial(with_settings, panels=("Model", "Speed"))
+@partial(with_settings, only=_FOR_STILLS)
 def classify(
     settings: Settings,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="pictures, folders with all below, globs")],

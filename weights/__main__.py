@@ -284,9 +284,9 @@ def _plot_result(model: Model, result: Evaluation, pictures: Pictures, folder: P
     card = model.card
     title = f"{card.net}: {result.accuracy:.2%} of {result.images}"
     confusion(result.confusion, result.names(card), title, folder / f"{card.net}_confusion.png")
-    first = pictures[:16]
-    outputs: Any = model.run(normalised(first.fitted(card.input_shape).images, card))
-    grid(first, outputs.argmax(axis=1).tolist(), result.names(card), title, folder / f"{card.net}_pictures.png")
+    some = pictures[:: max(1, len(pictures) // 16)][slice(16)]
+    outputs: Any = model.run(normalised(some.fitted(card.input_shape).images, card))
+    grid(some, outputs.argmax(axis=1).tolist(), result.names(card), title, folder / f"{card.net}_pictures.png")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
 
 
 def grid(pictures: Pictures, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
-    """The first 16 pictures with what was said of each: green where that is right, else red with the truth."""
+    """Up to 16 pictures with what was said of each: green where that is right, else red with the truth."""
     figure = Figure(figsize=(7, 8), layout="constrained")
     figure.suptitle(title)
     for axes in (places := figure.subplots(4, 4).ravel()):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from camapp.workers.pool import START_TIMEOUT, Outcome, OwnJob, PoolError, WorkerPool
+from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, OwnJob, PoolError, WorkerPool
 from camapp.workers.slots import Slot
 from engine.model import Model
 
@@ -154,6 +154,8 @@ class OrderedRun(Generic[Batch, Result]):
                 entry.result = self._work.read(entry.batch, outcome)
         finally:
             self.pool.release(outcome.slot)
+        if outcome.error == STOPPED or self.pool.error is not None:
+            return  # nobody waits for it any more
         with self._changed:
             if not outcome.error or entry.tries >= TRIES:
                 entry.error = outcome.error

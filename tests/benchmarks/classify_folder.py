@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from camapp.batch import classify_files, grouped
 from camapp.capture.images import walk_images
 from camapp.models import load_model
+from camapp.processes import cpu_seconds
 from camapp.settings import load_settings
 from camapp.tasks.task import TaskOptions
 from camapp.workers.files import FilesOptions
@@ -57,31 +59,53 @@ def write_folder(folder: Path, count: int) -> list[str]:
     return list(walk_images(folder))
 
 
-def bare(model: Model, files: list[str]) -> float:
-    """Pictures a second of imread and Plan.run alone, in this process."""
+@dataclass(frozen=True)
+class Pace:
+    """Pictures a second by the clock, and microseconds of CPU a picture, which other programs disturb less."""
+
+    rate: float
+    cpu_us: float
+    rate_with_start: float = 0.0
+    right: float = 0.0
+
+
+def bare(model: Model, files: list[str]) -> Pace:
+    """Of imread and Plan.run alone, in this process."""
     plan = model.plan()
     item = plan.inputs[0][0, 0]
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     for file in files:
         item[...] = cv2.imread(file, cv2.IMREAD_GRAYSCALE)
         plan.run()
-    return len(files) / (time.perf_counter() - began)
+    spent = time.process_time() - cpu
+    return Pace(len(files) / (time.perf_counter() - began), spent / len(files) * 1e6)
 
 
-def ours(model: Model, files: list[str], workers: int) -> tuple[float, float, float]:
-    """(pictures a second once all workers run, the same from the start, share right)."""
+def all_cpu() -> float:
+    """CPU seconds so far of this process and its children."""
+    children = [Path(task, "children").read_text().split() for task in Path("/proc/self/task").iterdir()]
+    return sum(cpu_seconds([os.getpid(), *(int(pid) for pids in children for pid in pids)]).values())
+
+
+def ours(model: Model, files: list[str], workers: int) -> Pace:
+    """Of the whole job once all workers run; its rate with their start too."""
     options = FilesOptions(TaskOptions(smoothing=0), BATCH, "auto", ("csv",), "mnist")
     began = time.perf_counter()
     done = right = labelled = steady_from = 0
-    first = began
+    first = cpu_first = cpu_last = 0.0
     for read in classify_files(model, options, grouped(files, BATCH), workers):
         done += read.files
         right += sum(count for (truth, label), count in read.said.items() if truth == label)
         labelled += sum(read.said.values())
         if not steady_from and done >= len(files) // 5:  # by then every worker has started
-            steady_from, first = done, time.perf_counter()
+            steady_from, first, cpu_first = done, time.perf_counter(), all_cpu()
+        if done < len(files):
+            cpu_last = all_cpu() if done > len(files) - 2 * BATCH else cpu_last  # before the workers are gone
     ended = time.perf_counter()
-    return (done - steady_from) / (ended - first), done / (ended - began), right / labelled
+    steady = done - steady_from
+    return Pace(
+        steady / (ended - first), (cpu_last - cpu_first) / steady * 1e6, done / (ended - began), right / labelled
+    )
 
 
 def loops(path: str) -> int:
@@ -127,19 +151,22 @@ def main() -> None:
         files = write_folder(Path(name), options.pictures)
         looped(pool, files[: options.workers])
         few, many = rss_growth(model, files, options.workers)
-        shares, factors = [], []
+        shares, cpu_shares, factors = [], [], []
         for _ in range(options.rounds):
-            alone = (bare(model, files[:3000]) + bare(model, files[-3000:])) / 2
-            steady, whole, right = ours(model, files, options.workers)
+            alone, other = bare(model, files[:3000]), bare(model, files[-3000:])
+            done = ours(model, files, options.workers)
             slow = looped(pool, files[:LOOPED])
-            shares.append(steady / (options.workers * alone))
-            factors.append(steady / slow)
+            shares.append(done.rate / (options.workers * (alone.rate + other.rate) / 2))
+            cpu_shares.append((alone.cpu_us + other.cpu_us) / 2 / done.cpu_us)
+            factors.append(done.rate / slow)
             print(
-                f"bare loop {alone:.0f}/s; classify with {options.workers} workers {steady:.0f}/s "
-                f"({whole:.0f}/s with its start), {right:.2%} right; S0's loops {slow:.1f}/s"
+                f"bare loop {alone.rate:.0f}/s, {alone.cpu_us:.0f} us of CPU a picture; "
+                f"classify with {options.workers} workers {done.rate:.0f}/s ({done.rate_with_start:.0f}/s with its "
+                f"start), {done.cpu_us:.0f} us, {done.right:.2%} right; S0's loops {slow:.1f}/s"
             )
     print(
-        f"median: {statistics.median(shares):.2f} of workers x bare loop, {statistics.median(factors):.0f} times S0's"
+        f"median: {statistics.median(shares):.2f} of workers x bare loop by the clock, "
+        f"{statistics.median(cpu_shares):.2f} by CPU time; {statistics.median(factors):.0f} times S0's"
     )
     print(
         f"most memory of this process: {few:.1f} MB after {len(files) // 10} pictures, {many:.1f} MB after all, twice"

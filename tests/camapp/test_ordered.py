@@ -118,7 +118,7 @@ def test_a_stop_finishes_what_is_under_way_and_takes_no_more(model):
     assert not run.pool.processes()
 
 
-def test_few_batches_wait_behind_a_slow_one(model):
+def test_few_batches_wait_behind_a_slow_one_and_are_dropped_in_silence(model, caplog):
     taken = []
 
     def source():
@@ -131,3 +131,4 @@ def test_few_batches_wait_behind_a_slow_one(model):
     time.sleep(0.5)
     assert len(taken) < 60
     results.close()
+    assert not caplog.records
