@@ -1,7 +1,7 @@
 """The nine light models of the onnx package with random weights in place of their constant ones, beside onnxruntime.
 
 As published their weights are all 0.02 and their outputs one number over and over: a swapped axis would pass. Every
-ConstantOfShape becomes seeded noise, scaled by fan-in; parameters of norms stay positive.
+ConstantOfShape becomes seeded noise, scaled by fan-in; parameters of norms stay positive; the softmax at the end goes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def twin(name: str) -> Any:
         if node.output[0] in norms:
             array = np.abs(array) + np.float32(0.5)
         graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+    if kept[-1].op_type == "Softmax":  # which would make one of noisy logits 1 and all others 0, right or wrong
+        graph.output[0].name = kept.pop().input[0]
+        graph.output[0].type.tensor_type.ClearField("shape")
     del graph.node[:]
     graph.node.extend(kept)
     return model
