@@ -259,7 +259,7 @@ def test_existing_results_are_not_overwritten(folder, tmp_path):
         (["{folder}", "--jsonl", "/dev/full"], 78, "cannot write /dev/full: No space left on device; free some space"),
         (["{folder}", "--jsonl", "-", "--resume"], 78, "--resume needs a file to go on with"),
         (["{folder}", "--model", "absent"], 78, "no model 'absent'"),
-        (["{folder}", "--roi", "0.9,0,0.5,1"], 2, "it must lie in the picture"),
+        (["{folder}", "--roi", "0.9,0,0.5,1"], 2, "command line: --roi = '0.9,0,0.5,1' is not allowed"),
         (["{folder}/5_5.png"], 69, "cannot read {folder}/5_5.png: the file is empty"),
         (["{folder}/5_5.png", "{folder}/15_5.png"], 69, "none of the pictures could be read"),
     ],
