@@ -100,7 +100,7 @@ def default_file() -> Path:
 def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
     """What a time depends on, in one line."""
     shapes = " ".join("x".join(map(str, operand.shape)) for operand in inputs)
-    settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes))
+    settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes) if name != "padding")
     library = blas.describe()
     machine = f"numpy {np.__version__}, {library.library} {library.core} on {library.threads}"
     return f"{node.op_type} {shapes} [{settings}] ({machine})"

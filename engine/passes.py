@@ -176,6 +176,7 @@ class _Deferral:
                     offset.reshape(-1, weight.shape[1]), len(weight) * weight.shape[1] // len(offset), 0
                 )
                 bias = bias + (by_input * of_group).sum(axis=1)
+                # Of no matter where nothing is padded.
                 attributes["padding"] = tuple((-offset).astype(np.float32).tolist())
             else:  # after a Flatten a channel has several features
                 bias = bias + by_input @ np.repeat(offset, weight.shape[1] // len(offset))
