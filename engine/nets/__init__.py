@@ -9,6 +9,7 @@ from engine.card import ModelCard
 from engine.graph import Array, Graph, ModelError
 from engine.nets.cifar import cifar10, cifar_small
 from engine.nets.lenet import lenet, mnist
+from engine.nets.track import track
 
 _DIGITS = tuple("0123456789")
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -32,11 +33,14 @@ def _cifar(name: str, labels: tuple[str, ...]) -> ModelCard:
     return ModelCard(name, input_shape=(3, 32, 32), mean=half, std=half, colour="RGB", labels=labels)
 
 
+_TRACK = ModelCard("track", task="track", input_shape=(3, 120, 160), mean=(0.45,) * 3, std=(0.25,) * 3)
+
 REGISTRY: Mapping[str, Net] = {
     "mnist": Net(mnist, _digits("mnist", 28)),
     "lenet": Net(lenet, _digits("lenet", 32)),
     "cifar_small": Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
     "cifar10": Net(cifar10, _cifar("cifar10", _CIFAR)),
+    "track": Net(track, _TRACK),
 }
 
 

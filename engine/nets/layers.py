@@ -32,6 +32,7 @@ class NetBuilder:
         *,
         stride: int = 1,
         pad: int = 0,
+        dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
     ) -> str:
@@ -43,7 +44,7 @@ class NetBuilder:
             "kernel_shape": (kernel, kernel),
             "strides": (stride, stride),
             "pads": (pad, pad, pad, pad),
-            "dilations": (1, 1),
+            "dilations": (dilation, dilation),
             "group": groups,
         }
         return self.node("Conv", (x, *parameters), attributes, name)
