@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from weights import WeightsError
-from weights.recipes import RECIPES
+from weights.recipes import RECIPES, TRACKS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.card import ModelCard
     from weights.datasets import Dataset
     from weights.evaluate import Evaluation
-    from weights.recipe import Recipe
+    from weights.recipe import Recipe, TrackRecipe
     from weights.train import Trained
 
 DEFAULT_FOLDER = Path("data")
@@ -29,6 +29,8 @@ SETS = ", ".join(sorted({recipe.data for recipe in RECIPES.values()}))
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
 INSTALL = "pip install -e '.[train]' --extra-index-url https://download.pytorch.org/whl/cpu"
+
+AnyRecipe = TypeVar("AnyRecipe", "Recipe", "TrackRecipe")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -40,7 +42,7 @@ Plots = Annotated[Path | None, typer.Option(help="Folder to draw PNG plots into.
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join([*RECIPES, *TRACKS])}.")],
     data: DataFolder = DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="Model file to write; runs/NAME.npz if not given.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
@@ -51,6 +53,9 @@ def train(
 ) -> None:
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
     with _errors():
+        if name in TRACKS:
+            _train_track(_changed(TRACKS[name], epochs, seed), out, threads, device, plots)
+            return
         recipe = _recipe(name, epochs, seed)
         out = out or Path("runs") / f"{name}.npz"
         _check_out(out)
@@ -122,13 +127,41 @@ def _errors() -> Iterator[None]:
 
 def _recipe(name: str, epochs: int | None, seed: int | None) -> Recipe:
     if name not in RECIPES:
-        raise WeightsError(f"no recipe '{name}': there are {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
+        raise WeightsError(f"no recipe '{name}': there are {', '.join([*RECIPES, *TRACKS])}")
+    return _changed(RECIPES[name], epochs, seed)
+
+
+def _changed(recipe: AnyRecipe, epochs: int | None, seed: int | None) -> AnyRecipe:
     return replace(
         recipe,
         epochs=recipe.epochs if epochs is None else epochs,
         seed=recipe.seed if seed is None else seed,
     )
+
+
+def _train_track(recipe: TrackRecipe, out: Path | None, threads: int | None, device: str, plots: Path | None) -> None:
+    out = out or Path("runs") / f"{recipe.net}.npz"
+    _check_out(out)
+    if device != "cpu" or plots:
+        raise WeightsError("the track net is trained on the CPU and draws no plots: leave --device and --plots out")
+    torch = _import_torch(device)
+    if threads:
+        torch.set_num_threads(threads)
+    from weights.export import export_track
+    from weights.train_track import TrackEpoch, train_track
+
+    print(f"{'epoch':>9}  {'train loss':>10}  {'valid. loss':>11} {'precision':>9} {'recall':>7} {'place':>6}")
+
+    def report(done: TrackEpoch) -> None:
+        print(
+            f"{done.number:>4}/{recipe.epochs:<4}  {done.train_loss:>10.4f}  {done.validation_loss:>11.4f} "
+            f"{done.precision:>9.2%} {done.recall:>7.2%} {done.place:>6.3f}",
+            flush=True,
+        )
+
+    trained = train_track(recipe, report)
+    export_track(trained, recipe, out)
+    print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
 
 
 def _check_out(out: Path) -> None:
