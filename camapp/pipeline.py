@@ -229,6 +229,11 @@ def _task(settings: Settings, model: Model) -> Task:
         threshold_high=settings.threshold_high,
         threshold_low=settings.threshold_low,
         top=settings.top,
+        camera_height=settings.camera_height,
+        camera_pitch=settings.camera_pitch,
+        camera_view=settings.camera_view,
+        camera_bend=settings.camera_bend,
+        lane_width=settings.lane_width,
     )
     try:
         return create_task(model.card.task, model.card, options)
