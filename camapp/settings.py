@@ -145,6 +145,10 @@ class Settings:
     )
     on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
 
+    drive: str | None = option(
+        None, "tell a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "Output", "URI"
+    )
+
     max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after so many captured frames", "Limits", "N")
     duration: Positive | None = option(None, "stop after so many seconds", "Limits", "SECONDS")
     reconnect: Positive = option(
