@@ -23,7 +23,7 @@ from weights.train import to_arrays
 
 Array = NDArray[Any]
 
-PRESENT = 3.0  # a cell on a line counts so much more than one off it: there are ten times fewer
+PRESENT = 2.0  # a cell on a line counts so much more than one off it: there are ten times fewer
 PLACE, DIRECTION = 2.0, 1.0  # weights of the losses of place (cells) and direction beside that of presence
 EVALUATION_BATCH = 100
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +13,7 @@ from camapp.ground import GroundCamera
 from camapp.picture import Pixels
 from camapp.records import Polyline, Truth
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Stripe, circuit
-from camapp.scenes.photograph import Look, bumper_mask, photograph, runs
+from camapp.scenes.photograph import bumper_mask, photograph, runs
 from camapp.scenes.scene import Scene, SceneOptions
 from camapp.scenes.trackside import KINDS, View, paint, random_look, random_view
 
@@ -20,6 +21,7 @@ Floats = NDArray[np.floating]
 
 CLEAR = 0.006  # width of a line, as a fraction of the picture's, from which anyone would see it
 FAINT = 0.003  # and under which it is not there
+CONTRAST = 5.0  # levels by which a line must be brighter than the ground beside it
 SHORTEST = 0.06  # of the picture's height or width: shorter lines are no truth
 
 
@@ -63,7 +65,8 @@ class TrackScene(Scene):
         """The picture and the truth from any pose."""
         stripes = tuple(stripe.seen_from(pose) for stripe in self.stripes)
         view = View(self.camera, stripes, self.look, self.course.values(pose))
-        return photograph(stripes, self.look, self.camera, moment), truth_of(view)
+        picture = photograph(stripes, self.look, self.camera, moment)
+        return picture, truth_of(view, picture)
 
 
 def random_picture(
@@ -79,20 +82,26 @@ def random_picture(
     """
     rng = np.random.default_rng([seed, 5])
     view = random_view(rng, size, kind) if shape is None else _stretched(random_view(rng, shape, kind), size)
-    return photograph(view.stripes, view.look, view.camera), truth_of(view), view
+    picture = photograph(view.stripes, view.look, view.camera)
+    return picture, truth_of(view, picture), view
 
 
 def _stretched(view: View, size: tuple[int, int]) -> View:
     return replace(view, camera=view.camera.resized(size))
 
 
-def truth_of(view: View) -> Truth:
-    """Lines in the picture's pixels from near to far: label 'line', or 'faint' where too thin for anyone to be sure."""
-    lines = [line for stripe in view.stripes if stripe.is_line for line in _visible(stripe, view.camera, view.look)]
+def truth_of(view: View, picture: Pixels) -> Truth:
+    """Lines in the picture's pixels from near to far.
+
+    Label 'line', or 'faint' where one is too thin or too much like the ground for anyone to be sure.
+    """
+    grey = np.asarray(cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 0.6), np.float32)
+    lines = [line for stripe in view.stripes if stripe.is_line for line in _visible(stripe, view, grey)]
     return Truth(lines=tuple(lines), values=view.values)
 
 
-def _visible(stripe: Stripe, camera: GroundCamera, look: Look) -> list[Polyline]:
+def _visible(stripe: Stripe, view: View, grey: Floats) -> list[Polyline]:
+    camera, look = view.camera, view.look
     width, height = camera.size
     pixels, seen = camera.project(stripe.path)
     (left, _), (right, _) = (camera.project(edge) for edge in stripe.edges)
@@ -114,11 +123,35 @@ def _visible(stripe: Stripe, camera: GroundCamera, look: Look) -> list[Polyline]
     lines: list[Polyline] = []
     for start, stop in runs(shown):
         clear = thick[start:stop] > max(CLEAR, 0.8 * look.blur)
+        aside = np.stack([np.interp(fine[start:stop], index, (right - left)[:, axis]) for axis in (0, 1)], axis=1)
+        clear &= _contrast(points[start:stop], aside, grey) > CONTRAST
         for begin, end in runs(clear):
             _add(lines, points[start + begin : start + end], "line", camera.size)
         for begin, end in runs(~clear):
             _add(lines, points[start + begin : start + end], "faint", camera.size)
     return lines
+
+
+def _contrast(points: Floats, aside: Floats, grey: Floats) -> Floats:
+    """How much brighter a line is than the ground beside it, 0 to 255, averaged along a fair part of it."""
+    # The ground begins beyond the edge, and no nearer than a pixel or two.
+    aside = aside * np.maximum(1.0, 2.0 / np.maximum(np.hypot(*aside.T), 1e-6))[:, None]
+    on, left, right = (_levels(grey, points + way * aside) for way in (0, -1, 1))
+    brighter = on - np.minimum(left, right)  # beside a double tape's one lies the other
+    # By distance in the picture, not by sample: far ones crowd together.
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+    even = np.linspace(0, along[-1], max(2, int(along[-1])))
+    window = max(3, int(0.1 * max(grey.shape)))
+    padded = np.pad(np.interp(even, along, brighter), window, mode="edge")
+    mean = np.convolve(padded, np.ones(window) / window, mode="same")[window:-window]
+    level: Floats = np.interp(along, even, mean)
+    return level
+
+
+def _levels(grey: Floats, points: Floats) -> Floats:
+    x, y = np.ascontiguousarray(points.T - 0.5, np.float32)
+    levels = cv2.remap(grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(levels, np.float32).ravel()
 
 
 def _add(lines: list[Polyline], points: Floats, label: str, size: tuple[int, int]) -> None:

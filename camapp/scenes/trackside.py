@@ -121,12 +121,12 @@ def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
     if rng.random() < (0.3 if kind in ("floor", "asphalt") else 0.06):
         on = lane * rng.uniform(0.3, 1.5)
         inner = (on, on * rng.uniform(0.4, 1.2))
-    double = kind == "floor" and rng.random() < 0.45
+    double = kind == "floor" and rng.random() < 0.55
     stripes = []
     for i, border in enumerate(course.borders):
         outer = i in (0, len(course.borders) - 1)
         dash = None if outer and rng.random() < 0.8 else inner
-        if double and outer and rng.random() < 0.6:
+        if double and outer and rng.random() < 0.75:
             apart = width * rng.uniform(1.3, 2.2)
             places = [border - apart / 2, border + apart / 2]
         else:

@@ -21,11 +21,15 @@ def view(course, pose, camera=CAMERA, look=PLAIN):
     return View(camera, stripes, look, course.values(pose))
 
 
+def shown(seen):
+    return truth_of(seen, photograph(seen.stripes, seen.look, seen.camera)).lines
+
+
 def test_truth_runs_through_the_middle_of_the_paint():
     course = bending(20.0, np.array([0.1, -0.15]), BORDERS, back=2.0)
     seen = view(course, course.pose(0.0, 0.2, 0.1))
     picture = photograph(seen.stripes, seen.look, seen.camera)
-    lines = [line for line in truth_of(seen).lines if line.label == "line"]
+    lines = [line for line in truth_of(seen, picture).lines if line.label == "line"]
     assert len(lines) == 2
     checked = 0
     for line in lines:
@@ -56,7 +60,7 @@ def test_values_have_the_signs_of_the_design(offset, turned):
 
 def test_a_car_on_the_right_of_its_lane_sees_its_lines_on_the_left():
     course = bending(20.0, np.zeros(2), BORDERS, back=2.0)
-    lines = truth_of(view(course, course.pose(0.0, 0.4))).lines
+    lines = shown(view(course, course.pose(0.0, 0.4)))
     middle = sum(line.points[len(line.points) // 2][0] for line in lines) / len(lines)
     assert middle < 160
 
@@ -125,8 +129,15 @@ def test_a_stretched_picture_has_the_lines_of_the_camera_s_own_shape():
 def test_lines_too_thin_to_be_sure_of_are_faint():
     course = bending(60.0, np.zeros(2), BORDERS, back=2.0)
     thin = tuple(Stripe(course.beside(at), 0.01, (250.0,) * 3).seen_from(Pose(0, 0, 0)) for at in BORDERS)
-    lines = truth_of(View(CAMERA, thin, PLAIN, {})).lines
+    lines = shown(View(CAMERA, thin, PLAIN, {}))
     near = {label: max(line.points[0][1] for line in lines if line.label == label) for label in ("line", "faint")}
     assert near["line"] > near["faint"]
     far = min(point[1] for line in lines for point in line.points)
     assert far > 240 / 2 - CAMERA.focal[1] * 0.3  # thinner still, they are not there: none reaches the horizon
+
+
+def test_lines_of_the_grounds_own_colour_are_faint():
+    course = bending(20.0, np.zeros(2), BORDERS, back=2.0)
+    for tone, label in ((61.0, "faint"), (120.0, "line")):
+        stripes = tuple(Stripe(course.beside(at), 0.06, (tone,) * 3).seen_from(Pose(0, 0, 0)) for at in BORDERS)
+        assert max(shown(View(CAMERA, stripes, PLAIN, {})), key=lambda line: len(line.points)).label == label
