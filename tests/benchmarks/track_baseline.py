@@ -15,7 +15,10 @@ Line = NDArray[np.float64]
 
 WIDTH = 320  # pixels at which it looks at any picture
 BIRD = (240, 320)  # columns, rows of the view from above
-ACROSS, AHEAD = 8.0, 10.0  # camera heights that it covers to each side and ahead
+# Nobody tells it where the camera is: what suits the small cars' wide pictures, and the upright ones of telephones.
+# Pitch and view in degrees, then the camera heights that the view from above covers to each side and ahead.
+LANDSCAPE, PORTRAIT = (20.0, 75.0, 8.0, 10.0), (31.0, 70.0, 4.0, 12.0)
+NEAREST = 0.3
 MOST = 6
 TRIES = 120
 TOLERANCE = 3.0  # pixels of the view from above
@@ -26,9 +29,9 @@ def baseline_lines(pixels: Pixels) -> list[Line]:
     """White lines of an RGB picture: (n, 2) pixels each, near to far."""
     height, width = pixels.shape[:2]
     size = (WIDTH, round(WIDTH * height / width))
-    # Nobody tells it where the camera is: a middle way of those in use.
-    camera = GroundCamera.of(size, 1.0, math.radians(20), math.radians(75))
-    view = bird_view(ridges(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)), camera)
+    pitch, across, aside, ahead = LANDSCAPE if width > height else PORTRAIT
+    camera = GroundCamera.of(size, 1.0, math.radians(pitch), math.radians(across))
+    view = bird_view(ridges(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)), camera, aside, ahead)
     points = np.argwhere(view > 90)[:, ::-1].astype(np.float64)
     rng = np.random.default_rng(0)
     lines = []
@@ -38,7 +41,7 @@ def baseline_lines(pixels: Pixels) -> list[Line]:
         inside, along = _ransac(points, rng)
         if inside.sum() < FEWEST:
             break
-        lines.append(_in_picture(points[inside], along, camera) * (width / size[0], height / size[1]))
+        lines.append(_in_picture(points[inside], along, camera, aside, ahead) * (width / size[0], height / size[1]))
         points = points[~inside]
     return [line for line in lines if len(line) > 1]
 
@@ -56,10 +59,10 @@ def ridges(pixels: Pixels) -> NDArray[np.uint8]:
     return strong.astype(np.uint8)
 
 
-def bird_view(picture: NDArray[np.uint8], camera: GroundCamera) -> NDArray[np.uint8]:
-    """The ground from above, a pixel for each (`ACROSS` to both sides, `AHEAD`), the car at the lower edge."""
+def bird_view(picture: NDArray[np.uint8], camera: GroundCamera, aside: float, ahead: float) -> NDArray[np.uint8]:
+    """The ground from above, `aside` to both sides and `ahead`, the car at the lower edge."""
     columns, rows = BIRD
-    x, y = np.meshgrid(np.linspace(-ACROSS, ACROSS, columns), np.linspace(AHEAD, 0.3, rows))
+    x, y = np.meshgrid(np.linspace(-aside, aside, columns), np.linspace(ahead, NEAREST, rows))
     places, seen = camera.project(np.stack([x, y], axis=-1))
     places = np.where(seen[..., None], places, -1).astype(np.float32)
     return np.asarray(cv2.remap(picture, places[..., 0], places[..., 1], cv2.INTER_LINEAR), np.uint8)
@@ -82,15 +85,15 @@ def _ransac(points: Line, rng: np.random.Generator) -> tuple[NDArray[np.bool_], 
     return best, best_along
 
 
-def _in_picture(points: Line, along: int, camera: GroundCamera) -> Line:
+def _in_picture(points: Line, along: int, camera: GroundCamera, aside: float, ahead: float) -> Line:
     curve = np.polyfit(points[:, along], points[:, 1 - along], 2)
     low, high = np.percentile(points[:, along], (2, 98))
     at = np.linspace(low, high, 40)
     other = np.polyval(curve, at)
     columns, rows = (other, at) if along else (at, other)
-    ground = np.stack(
-        [(columns / (BIRD[0] - 1) * 2 - 1) * ACROSS, AHEAD + (0.3 - AHEAD) * rows / (BIRD[1] - 1)], axis=1
-    )
+    x = (columns / (BIRD[0] - 1) * 2 - 1) * aside
+    y = ahead + (NEAREST - ahead) * rows / (BIRD[1] - 1)
+    ground = np.stack([x, y], axis=1)
     pixels, seen = camera.project(ground)
     shown = seen & (pixels >= 0).all(axis=1) & (pixels < camera.size).all(axis=1)
     line = pixels[shown]
