@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Rgb = tuple[float, float, float]
 
+MOST_TURNED = 2.6  # radians by which an open course turns from its start, either way
 DEFAULT_LANE = 1.22  # metres, a running track's
 
 
@@ -133,7 +134,13 @@ def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: 
     moves = np.stack([np.sin(middle), np.cos(middle)], axis=1) * step[:, None]
     centre = np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)])
     centre -= centre[int(np.searchsorted(along, 0.0))]
-    return Course(centre, heading, curvature, along, borders)
+    # A full turn would lay the course over its own lines.
+    whole = np.abs(heading) < MOST_TURNED
+    start = int(np.searchsorted(along, 0.0))
+    first = start - int(np.argmin(np.append(whole[start::-1], False))) + 1
+    last = start + int(np.argmin(np.append(whole[start:], False)))
+    kept = slice(first, last)
+    return Course(centre[kept], heading[kept], curvature[kept], along[kept], borders)
 
 
 def circuit(length: float, rng: np.random.Generator, borders: tuple[float, ...], step: float = 0.05) -> Course:

@@ -141,3 +141,11 @@ def test_lines_of_the_grounds_own_colour_are_faint():
     for tone, label in ((61.0, "faint"), (120.0, "line")):
         stripes = tuple(Stripe(course.beside(at), 0.06, (tone,) * 3).seen_from(Pose(0, 0, 0)) for at in BORDERS)
         assert max(shown(View(CAMERA, stripes, PLAIN, {})), key=lambda line: len(line.points)).label == label
+
+
+def test_an_open_course_never_runs_over_itself():
+    course = bending(20.0, np.array([0.6, 0.6]), BORDERS, back=8.0)
+    assert np.abs(course.heading).max() < 2.6
+    assert course.along[0] < -2
+    assert course.along[-1] > 2
+    assert np.allclose(course.centre[int(np.searchsorted(course.along, 0.0))], 0)
