@@ -93,7 +93,7 @@ def unpack(output: Floats) -> Floats:
     return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
-def read(field: Floats, low: float = 0.3, high: float = 0.5, shortest: float = 3.0) -> list[Chain]:
+def read(field: Floats, low: float = 0.45, high: float = 0.65, shortest: float = 4.5) -> list[Chain]:
     """Lines in a field of raw numbers, the surest first.
 
     Args:
