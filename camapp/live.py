@@ -13,6 +13,7 @@ from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.service import ExitCode, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
+from camapp.sinks.drive import DriveSink
 from camapp.sinks.log import LogSink
 from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.sink import SinkError
@@ -63,6 +64,8 @@ def _add_sinks(pipeline: Pipeline) -> None:
         pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
         pipeline.prediction_sinks.append(OnLabelSink(settings.on_label, settings.on_label_every))
+    if settings.drive is not None:
+        pipeline.prediction_sinks.append(_drive_sink(settings.drive, pipeline.model.card.task))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.picture_sinks.append(VideoSink(settings.record, rate, pipeline.source.live))
@@ -93,6 +96,14 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
         lambda: pipeline.request_stop("stdout was closed"),
         patient=not pipeline.source.live,
     )
+
+
+def _drive_sink(uri: str, task: str) -> DriveSink:
+    if task != "track":
+        raise SinkError(
+            f"--drive needs a model that follows a track, such as --model track; this one's task is '{task}'"
+        )
+    return DriveSink(uri)
 
 
 def _wants_window(settings: Settings) -> bool:

@@ -42,6 +42,8 @@ STAGE_COLOURS: dict[str, Colour] = {
 }
 PANEL_OPACITY = 190  # of 255: white letters stay readable over a white picture, and the picture stays visible
 
+LANE_TINT = 0.25  # share of the colour between the two lines beside a car
+
 HUD_INTERVAL_NS = 333_000_000  # figures that change faster cannot be read
 CARD_INTERVAL_NS = 150_000_000
 
@@ -179,6 +181,8 @@ def _draw_findings(canvas: Pixels, style: Style, prediction: Prediction, stale: 
     colour = DIM if stale else ACCENT
     if prediction.region is not None:
         _draw_corners(canvas, style, prediction.region, stale)
+    if not stale:
+        _tint_lane(canvas, prediction.lines)
     for line in prediction.lines:
         _draw_line(canvas, style, line, colour)
     for box in prediction.boxes:
@@ -211,6 +215,26 @@ def _draw_line(canvas: Pixels, style: Style, line: Polyline, colour: Colour) -> 
         tag = _tag(line.label, style.small, INK, colour)
         x, y = (int(v) // 16 for v in points[-1, 0])
         tag.lay_on(canvas, _clamp(x, 0, style.width - tag.width), _clamp(y - tag.height, 0, style.height - tag.height))
+
+
+def _tint_lane(canvas: Pixels, lines: tuple[Polyline, ...]) -> None:
+    """Colour the ground between the lines labelled left and right, as far as both reach."""
+    sides = {line.label: np.array(line.points).reshape(-1, 2) for line in lines if line.label in ("left", "right")}
+    if len(sides) < 2 or not all(len(side) > 1 and np.isfinite(side).all() for side in sides.values()):
+        return
+    far = max(side[:, 1].min() for side in sides.values())
+    shared = [np.flatnonzero(sides[name][:, 1] >= far) for name in ("left", "right")]
+    if not all(len(points) for points in shared):
+        return  # they lie one above the other
+    left, right = sides["left"][: shared[0][-1] + 2], sides["right"][: shared[1][-1] + 2]
+    outline = np.clip(np.concatenate([left, right[::-1]]), 0, (canvas.shape[1] - 1, canvas.shape[0] - 1))
+    (x0, y0), (x1, y1) = outline.min(axis=0).astype(int), outline.max(axis=0).astype(int) + 1
+    part = canvas[y0:y1, x0:x1]
+    if part.size == 0:
+        return
+    painted = part.copy()
+    cv2.fillPoly(painted, [np.rint((outline - (x0, y0)) * 16).astype(np.int32)], ACCENT, cv2.LINE_AA, 4)
+    cv2.addWeighted(part, 1 - LANE_TINT, painted, LANE_TINT, 0, dst=part)
 
 
 def _draw_box(canvas: Pixels, style: Style, box: Box, colour: Colour) -> None:

@@ -34,11 +34,12 @@ class Polyline:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a generated or labelled picture really shows, in its own pixels."""
+    """What a generated or labelled picture really shows, in its own pixels; `values` as in a Prediction."""
 
     label: str = ""
     boxes: tuple[Box, ...] = ()
     lines: tuple[Polyline, ...] = ()
+    values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

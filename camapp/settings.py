@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 ENVIRONMENT_PREFIX = "CAMAPP_"
 # Names with that prefix that are no settings: the configuration's path, and what an --on-label program is told.
@@ -86,7 +86,7 @@ class Settings:
     model: str = option("mnist", "a shipped model's name or a file; see 'camapp models'", "Model", "FILE")
     net: str | None = option(None, "network of a file that does not name its own", "Model", "NAME")
     task: str | None = option(
-        None, "what the numbers mean, if the model does not say: classify or digits", "Model", "NAME"
+        None, "what the numbers mean, if the model does not say: classify, digits or track", "Model", "NAME"
     )
     labels: str | None = option(
         None, "file with a class name a line (or a JSON list), or names with commas", "Model", "FILE"
@@ -110,6 +110,20 @@ class Settings:
     threshold_low: Fraction = option(0.35, "score under which it is let go", "Model", "SCORE")
     top: Annotated[int, Ge(1), Le(10)] = option(3, "how many best labels to show and log", "Model", "N")
 
+    camera_height: Annotated[float, Gt(0), Le(100)] = option(
+        0.3, "height of the camera over the ground, metres", "Track", "METRES"
+    )
+    camera_pitch: Annotated[float, Gt(-90), Lt(90)] = option(
+        18.0, "how far the camera looks down from level, degrees", "Track", "DEGREES"
+    )
+    camera_view: Annotated[float, Gt(0), Lt(180)] = option(
+        66.0, "what the camera sees along the longer side of its picture, degrees", "Track", "DEGREES"
+    )
+    camera_bend: Annotated[float, Ge(0), Lt(90)] = option(
+        0.0, "barrel distortion of its lens, degrees; 0 is a straight lens, 60 a strong wide angle", "Track", "DEGREES"
+    )
+    lane_width: Annotated[float, Gt(0), Le(100)] = option(1.22, "width of a lane, metres", "Track", "METRES")
+
     workers: Annotated[int, Ge(0), Le(64)] = option(
         0, "processes that run the CNN; 0 takes the cores less one (classify: all)", "Speed", "N"
     )
@@ -130,6 +144,10 @@ class Settings:
         None, "program to run when the label changes (CAMAPP_LABEL, CAMAPP_SCORE in its environment)", "Output", "CMD"
     )
     on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
+
+    drive: str | None = option(
+        None, "tell a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "Output", "URI"
+    )
 
     max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after so many captured frames", "Limits", "N")
     duration: Positive | None = option(None, "stop after so many seconds", "Limits", "SECONDS")

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from weights import WeightsError
-from weights.recipes import RECIPES
+from weights.recipes import RECIPES, TRACKS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.model import Model
     from weights.datasets import Dataset, Pictures
     from weights.evaluate import Evaluation
-    from weights.recipe import Recipe
+    from weights.recipe import Recipe, TrackRecipe
     from weights.train import Trained
 
 DEFAULT_FOLDER = Path("data")
@@ -32,6 +32,8 @@ PATIENCE_OF_FOLDER = 10
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
 INSTALL = "pip install -e '.[train]' --extra-index-url https://download.pytorch.org/whl/cpu"
+
+AnyRecipe = TypeVar("AnyRecipe", "Recipe", "TrackRecipe")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -43,7 +45,10 @@ Plots = Annotated[Path | None, typer.Option(help="Folder to draw PNG plots into.
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}; or folder, for classes of your own.")],
+    name: Annotated[
+        str,
+        typer.Argument(help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or folder, for classes of your own."),
+    ],
     pictures: Annotated[Path | None, typer.Argument(help="For folder: holds a folder of pictures a class.")] = None,
     data: DataFolder = DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="Model file to write; runs/NAME.npz if not given.")] = None,
@@ -58,6 +63,10 @@ def train(
     plots: Plots = None,
 ) -> None:
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
+    if name in TRACKS:
+        with _errors():
+            _train_track(_changed(TRACKS[name], epochs, seed), out, threads, device, plots)
+        return
     out = out or Path("runs") / f"{name}.npz"
     checkpoint = out.with_suffix(".checkpoint")
     with _errors(f"interrupted: --resume goes on with {checkpoint}"):
@@ -146,13 +155,41 @@ def _recipe(name: str, epochs: int | None, seed: int | None) -> Recipe:
 
     recipes = {**RECIPES, FOLDER: folder.RECIPE}
     if name not in recipes:
-        raise WeightsError(f"no recipe '{name}': there are {', '.join(recipes)}")
-    recipe = recipes[name]
+        raise WeightsError(f"no recipe '{name}': there are {', '.join([*recipes, *TRACKS])}")
+    return _changed(recipes[name], epochs, seed)
+
+
+def _changed(recipe: AnyRecipe, epochs: int | None, seed: int | None) -> AnyRecipe:
     return replace(
         recipe,
         epochs=recipe.epochs if epochs is None else epochs,
         seed=recipe.seed if seed is None else seed,
     )
+
+
+def _train_track(recipe: TrackRecipe, out: Path | None, threads: int | None, device: str, plots: Path | None) -> None:
+    out = out or Path("runs") / f"{recipe.net}.npz"
+    _check_out(out)
+    if device != "cpu" or plots:
+        raise WeightsError("the track net is trained on the CPU and draws no plots: leave --device and --plots out")
+    torch = _import_torch(device)
+    if threads:
+        torch.set_num_threads(threads)
+    from weights.export import export_track
+    from weights.train_track import TrackEpoch, train_track
+
+    print(f"{'epoch':>9}  {'train loss':>10}  {'valid. loss':>11} {'precision':>9} {'recall':>7} {'place':>6}")
+
+    def report(done: TrackEpoch) -> None:
+        print(
+            f"{done.number:>4}/{recipe.epochs:<4}  {done.train_loss:>10.4f}  {done.validation_loss:>11.4f} "
+            f"{done.precision:>9.2%} {done.recall:>7.2%} {done.place:>6.3f}",
+            flush=True,
+        )
+
+    trained = train_track(recipe, report)
+    export_track(trained, recipe, out)
+    print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
 
 
 def _check_out(out: Path) -> None:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine import nets
+from engine.card import ModelCard
 from engine.formats import npz
 from engine.model import Model
 from weights import WeightsError
 from weights.datasets import Dataset
 from weights.evaluate import Evaluation, evaluate, normalised
-from weights.recipe import Recipe
+from weights.recipe import Recipe, TrackRecipe
 from weights.torch_net import TorchNet
+from weights.tracks import VALIDATION_SEED, render
 from weights.train import Trained, card_for
+from weights.train_track import TrackTrained
+
+Array = NDArray[Any]
 
 TOLERANCE = 1e-4
 CHECKED = 200
+CHECKED_SCENES = 20
 LICENCE = "MIT"
 
 
@@ -34,7 +42,8 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
     """
     card = card_for(recipe, dataset)
     model = Model(card, nets.fit(recipe.net, trained.arrays)[0])
-    check_equal(model, trained, dataset)
+    shown = dataset.test[:CHECKED].fitted(model.card.input_shape).images
+    check_equal(model, trained.arrays, normalised(shown, model.card))
     result = evaluate(model, dataset.test)
     card = replace(
         card,
@@ -42,11 +51,39 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
         recipe=describe(recipe, trained, dataset),
         licence=LICENCE,
     )
+    return replace(model, card=_save(out, trained.arrays, card)), result
+
+
+def export_track(trained: TrackTrained, recipe: TrackRecipe, out: Path) -> Model:
+    """Write the best checkpoint of the track net as a bundle with its card.
+
+    Raises:
+        WeightsError: PyTorch and the engine disagree, or the file cannot be written.
+    """
+    model = Model(nets.default_card(recipe.net), nets.build(recipe.net).bind(trained.arrays))
+    shown = render(range(VALIDATION_SEED, VALIDATION_SEED + CHECKED_SCENES)).pictures.transpose(0, 3, 1, 2)
+    check_equal(model, trained.arrays, normalised(shown, model.card))
+    best = trained.best
+    found = {"precision": best.precision, "recall": best.recall}
+    made = (
+        f"python -m weights train {recipe.net} with {recipe}, "
+        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; "
+        f"best validation loss {best.validation_loss:.4f} in epoch {best.number}, place error {best.place:.3f} cells"
+    )
+    card = replace(
+        model.card,
+        accuracy={f"{name} of cells, generated scenes": round(share, 4) for name, share in found.items()},
+        recipe=made,
+        licence=LICENCE,
+    )
+    return replace(model, card=_save(out, trained.arrays, card))
+
+
+def _save(out: Path, arrays: dict[str, Array], card: ModelCard) -> ModelCard:
     try:
-        card = npz.save_bundle(out, trained.arrays, card)
+        return npz.save_bundle(out, arrays, card)
     except OSError as error:
         raise WeightsError(f"cannot write {out}: {error.strerror or error}") from error
-    return replace(model, card=card), result
 
 
 def describe(recipe: Recipe, trained: Trained, dataset: Dataset) -> str:
@@ -62,15 +99,14 @@ def describe(recipe: Recipe, trained: Trained, dataset: Dataset) -> str:
 
 
 @torch.no_grad()
-def check_equal(model: Model, trained: Trained, dataset: Dataset) -> None:
+def check_equal(model: Model, arrays: dict[str, Array], inputs: Array) -> None:
     """Refuse a net that the engine runs differently from PyTorch.
 
     Raises:
-        WeightsError: outputs on real pictures differ by more than 1e-4 of their size (of 1, where they are smaller).
+        WeightsError: outputs for these inputs differ by more than 1e-4 of their size (of 1, where they are smaller).
     """
     net = TorchNet(model.graph).eval()
-    net.load_state_dict({name: torch.tensor(array) for name, array in trained.arrays.items()}, strict=False)
-    inputs = normalised(dataset.test[:CHECKED].fitted(model.card.input_shape).images, model.card)
+    net.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=False)
     expected = net(torch.tensor(inputs)).numpy()
     found = model.run(inputs)
     worst = float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))

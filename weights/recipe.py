@@ -81,3 +81,28 @@ class FineTuning(Recipe):
     def name(self) -> str:
         """Its data's: the same for any classes."""
         return self.data
+
+
+@dataclass(frozen=True)
+class TrackRecipe:
+    """The track net and its schedule: AdamW on presence and place, over pictures that are rendered as it learns.
+
+    Attributes:
+        net: a name that `engine.nets.build` knows; also the name of the shipped file.
+        epochs: shards; each is learnt from twice, in its own epoch and the next.
+        pictures: rendered for each epoch.
+        batch: pictures a step.
+        learning_rate: the highest; it rises over the first twentieth of the run and falls to 0 as a cosine.
+        weight_decay: on weights of two and more dimensions.
+        validation: pictures, of seeds never learnt from, that choose the checkpoint.
+        seed: of the initial values, the order and the pictures.
+    """
+
+    net: str
+    epochs: int
+    pictures: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 1e-3
+    validation: int = 800
+    seed: int = 42

@@ -47,6 +47,7 @@ class Scene(ABC):
 REGISTRY = {
     "digits": "camapp.scenes.digits:DigitScene",
     "objects": "camapp.scenes.objects:ObjectScene",
+    "track": "camapp.scenes.track:TrackScene",
 }
 
 

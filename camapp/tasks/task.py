@@ -31,6 +31,11 @@ class TaskOptions:
         threshold_high: score at which a label is taken.
         threshold_low: score under which it is let go.
         top: how many (label, score) pairs a prediction keeps.
+        camera_height: of the camera over the ground, metres.
+        camera_pitch: degrees by which it looks down.
+        camera_view: degrees that it sees along the longer side of its picture.
+        camera_bend: barrel distortion of its lens, degrees; see `camapp.ground.GroundCamera`.
+        lane_width: expected, metres.
     """
 
     fit: str = "crop"
@@ -39,6 +44,11 @@ class TaskOptions:
     threshold_high: float = 0.5
     threshold_low: float = 0.35
     top: int = 3
+    camera_height: float = 0.3
+    camera_pitch: float = 18.0
+    camera_view: float = 66.0
+    camera_bend: float = 0.0
+    lane_width: float = 1.22
 
     @classmethod
     def of(cls, settings: Settings) -> TaskOptions:
@@ -102,6 +112,7 @@ class Task(ABC):
 REGISTRY = {
     "classify": "camapp.tasks.classify:ClassifyTask",
     "digits": "camapp.tasks.digits:DigitsTask",
+    "track": "camapp.tasks.track:TrackTask",
 }
 
 

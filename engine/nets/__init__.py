@@ -12,6 +12,7 @@ from engine.nets.cifar import cifar10, cifar_small
 from engine.nets.lenet import lenet, mnist
 from engine.nets.mobilenet_v2 import mobilenet_v2
 from engine.nets.squeezenet import squeezenet1_1
+from engine.nets.track import track
 
 _DIGITS = tuple("0123456789")
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -56,11 +57,14 @@ def _in_one_dimension(build: Callable[..., Graph]) -> Net:
     return Net(build, card, "classifier.1.conv.weight", "features.0.conv.weight", mobilenet_v3.NAMES_1D)
 
 
+_TRACK = ModelCard("track", task="track", input_shape=(3, 120, 160), mean=(0.45,) * 3, std=(0.25,) * 3)
+
 _ALL = (
     Net(mnist, _digits("mnist", 28)),
     Net(lenet, _digits("lenet", 32)),
     Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
     Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
+    Net(track, _TRACK),
     _imagenet(resnet.resnet18, "fc"),
     _imagenet(resnet.resnet34, "fc"),
     _imagenet(resnet.resnet50, "fc"),

@@ -33,6 +33,7 @@ class NetBuilder:
         *,
         stride: int = 1,
         pad: int = 0,
+        dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
     ) -> str:
@@ -45,7 +46,7 @@ class NetBuilder:
             "kernel_shape": (kernel,) * axes,
             "strides": (stride,) * axes,
             "pads": (pad,) * 2 * axes,
-            "dilations": (1,) * axes,
+            "dilations": (dilation,) * axes,
             "group": groups,
         }
         return self.node("Conv", (x, *parameters), attributes, name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -205,3 +206,21 @@ def test_card_moves_beside_the_figures_where_both_do_not_fit_above_each_other() 
     ]
     assert columns[0] < 30
     assert columns[1] > 150
+
+
+def test_the_lane_between_left_and_right_is_tinted_and_nothing_else():
+    lines = (Polyline(((80.0, 230.0), (140.0, 100.0)), "left"), Polyline(((250.0, 235.0), (180.0, 90.0)), "right"))
+    canvas = np.full((240, 320, 3), 90, np.uint8)
+    Overlay().draw(canvas, Prediction(0, "track", lines=lines), None, 0.0, False)
+    assert (canvas[170, 165] != 90).any()
+    assert (canvas[60, 160] == 90).all()
+    assert (canvas[140, 300] == 90).all()
+
+
+@pytest.mark.parametrize(
+    "points",
+    [((math.nan, 1.0), (5.0, 9.0)), ((-900.0, 50.0), (-800.0, 20.0)), ((5.0, 5.0),), ((9e9, 9e9), (1.0, -9e9))],
+)
+def test_a_lane_with_odd_lines_is_drawn_without_harm(points):
+    lines = (Polyline(points, "left"), Polyline(((250.0, 235.0), (180.0, 90.0)), "right"))
+    Overlay().draw(np.full((240, 320, 3), 90, np.uint8), Prediction(0, "track", lines=lines), None, 0.0, False)

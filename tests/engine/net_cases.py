@@ -80,6 +80,14 @@ def run_in_torch(name: str, arrays: dict[str, Array], x: Array) -> Array:
         for stage in (1, 2, 3):
             data = pooled(conv(data, f"conv{stage}", padding=1))
         data = linear(F.relu(linear(data.flatten(1), "fc1")), "fc2")
+    elif name == "track":
+        for key, stride in (("stem", 2), ("second", 2)):
+            data = F.relu(norm(conv(data, key, stride=stride, padding=1), f"{key}_bn"))
+        data = data + F.relu(norm(conv(data, "third", padding=1), "third_bn"))
+        data = F.relu(norm(conv(data, "fourth", stride=2, padding=1), "fourth_bn"))
+        for i, reach in enumerate((1, 2, 4, 1), start=1):
+            data = data + F.relu(norm(conv(data, f"wide{i}", padding=reach, dilation=reach), f"wide{i}_bn"))
+        data = conv(data, "head")
     elif name == "residual":
         data = F.relu(norm(conv(data, "conv1", stride=2, padding=1), "bn1"))
         inner = F.relu(norm(conv(data, "block1.conv1", padding=1), "block1.bn1"))

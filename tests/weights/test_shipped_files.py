@@ -7,10 +7,11 @@ import engine.model
 from tests.weights.made_data import SHARED
 from weights.datasets import load
 from weights.evaluate import evaluate
-from weights.recipes import RECIPES
+from weights.recipes import RECIPES, TRACKS
 
 FOLDER = Path(__file__).resolve().parents[2] / "weights"
 SHIPPED = sorted(FOLDER.glob("*.npz"))
+CLASSIFIERS = [path for path in SHIPPED if path.stem in RECIPES]
 
 
 def accuracy_of(model):
@@ -22,7 +23,17 @@ def test_the_models_of_the_live_application_ship():
     assert {"mnist.npz", "cifar10.npz"} <= {path.name for path in SHIPPED}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_file_has_a_recipe():
+    assert {path.stem for path in SHIPPED} <= {*RECIPES, *TRACKS}
+
+
+def test_the_track_file_says_what_it_is():
+    card = engine.model.load(FOLDER / "track.npz").card
+    assert (card.net, card.task, card.licence, len(card.sha256)) == ("track", "track", "MIT", 64)
+    assert card.recipe.startswith("python -m weights train track with TrackRecipe(net='track'")
+
+
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.name)
 def test_a_shipped_file_says_what_it_is(path):
     model = engine.model.load(path)
     assert model.card.net == path.stem

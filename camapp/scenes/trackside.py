@@ -1,0 +1,345 @@
+"""Tracks at random: floors with tape, grass with chalk, rubber and asphalt; cameras, weather, marks and clutter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.ground import GroundCamera
+from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Rgb, Stripe, bending
+from camapp.scenes.photograph import Look
+
+Floats = NDArray[np.floating]
+Rng = np.random.Generator
+
+KINDS = ("floor", "grass", "rubber", "asphalt")
+YELLOW = (226.0, 200.0, 60.0)
+EMPTY_SHARE = 0.12
+
+
+@dataclass(frozen=True)
+class View:
+    """One moment: what stands where, and what the car should know.
+
+    Attributes:
+        camera: of the picture.
+        stripes: in the car's ground frame.
+        look: everything else.
+        values: where the car is in its lane (`Course.values`).
+    """
+
+    camera: GroundCamera
+    stripes: tuple[Stripe, ...]
+    look: Look
+    values: dict[str, float]
+
+
+def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> View:
+    """Any track, any camera; one view in eight has no line at all.
+
+    Args:
+        rng: everything follows from it.
+        size: (width, height) of the picture.
+        kind: one of `KINDS`; None chooses.
+    """
+    kind = kind or str(rng.choice(KINDS, p=(0.4, 0.25, 0.2, 0.15)))
+    camera = random_camera(kind, size, rng)
+    course, pose = _course(kind, camera, rng)
+    empty = rng.random() < EMPTY_SHARE
+    stripes = [] if empty else paint(kind, course, rng)
+    if not empty and rng.random() < (0.6 if kind == "floor" else 0.1):
+        stripes += _elsewhere(kind, course, rng)
+    stripes = [*_marks(kind, course, rng, empty), *stripes]
+    look = random_look(kind, camera, rng, stray=0.7 if empty else 0.15)
+    return View(camera, tuple(stripe.seen_from(pose) for stripe in stripes), look, {} if empty else course.values(pose))
+
+
+def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
+    """On a small car, or carried over a running track."""
+    low = kind == "floor" or rng.random() < (0.35 if kind == "grass" else 0.6)
+    height = float(
+        np.exp(rng.uniform(math.log(0.1), math.log(0.45)) if low else rng.uniform(math.log(0.5), math.log(1.8)))
+    )
+    if low and rng.random() < 0.6:
+        bend, across = rng.uniform(0.4, 1.25), math.radians(rng.uniform(85, 150))
+    else:
+        bend, across = rng.uniform(0, 0.3), math.radians(rng.uniform(45, 85))
+    camera = GroundCamera.of(size, height, 0.0, across, bend=bend)
+    while math.hypot(*size) / 2 / camera.focal[0] * bend > 1.35:  # the corners would look backwards
+        across *= 0.94
+        camera = GroundCamera.of(size, height, 0.0, across, bend=bend)
+    # The horizon lies in the upper part; the angle to it follows from the lens.
+    up = rng.uniform(0.02, 0.5) * size[1] / camera.focal[1]
+    pitch = math.atan(math.tan(up * bend) / (2 * math.tan(bend / 2)) if bend > 0.01 and up * bend < 1.4 else up)
+    roll = math.radians(rng.normal(0, 2.5 if low else 1.5))
+    return GroundCamera.of(size, height, min(pitch, 0.9), across, roll, bend)
+
+
+def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
+    if kind == "floor":
+        lane = camera.height * float(np.exp(rng.uniform(math.log(1.2), math.log(5))))
+        lanes = int(rng.choice([1, 2, 3], p=[0.75, 0.2, 0.05]))
+    else:
+        lane = DEFAULT_LANE * (rng.uniform(0.75, 1.25) if rng.random() < 0.4 else 1.0)
+        if camera.height < 0.5 and rng.random() < 0.5:
+            lane = rng.uniform(0.4, 1.0)
+        lanes = int(rng.integers(1, 9)) if kind != "asphalt" else int(rng.integers(1, 4))
+    half = lanes * lane / 2
+    borders = tuple(float(edge) for edge in np.linspace(-half, half, lanes + 1))
+    sharpest = 0.75 / (half + lane)
+    if kind == "floor":
+        bends = np.clip(rng.normal(0, 0.45 / lane) + rng.normal(0, 0.5 / lane, 5), -sharpest, sharpest)
+        reach = 14 * lane
+    else:
+        bend = rng.normal(0, 0.05 / lane) if rng.random() < 0.6 else 0.0
+        bends = np.clip(bend + rng.normal(0, 0.025 / lane, 4) * (rng.random() < 0.5), -sharpest, sharpest)
+        reach = 60 * lane
+    course = bending(reach, bends, borders, back=4 * lane)
+    chosen = rng.integers(lanes)
+    offset = (borders[chosen] + borders[chosen + 1]) / 2 + rng.uniform(-0.42, 0.42) * lane
+    spread = (14 if rng.random() < 0.6 else 55) if kind == "floor" else (6 if rng.random() < 0.8 else 25)
+    turned = math.radians(float(np.clip(rng.normal(0, spread), -95, 95)))
+    if kind == "floor" and rng.random() < 0.2:
+        offset += rng.uniform(-1, 1) * lane
+    return course, course.pose(0.0, offset, turned)
+
+
+def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
+    """The lines of a course's borders: their width, colour, wear and dashes."""
+    lane = course.borders[1] - course.borders[0]
+    width = lane * (rng.uniform(0.05, 0.16) if kind == "floor" else rng.uniform(0.025, 0.09))
+    white = rng.uniform(205, 255) * np.array([1, rng.uniform(0.96, 1), rng.uniform(0.88, 1)])
+    colour = (float(white[0]), float(white[1]), float(white[2]))
+    wear = rng.uniform(0, 0.6) if rng.random() < 0.35 else 0.0
+    cover = rng.uniform(0.55, 0.95) if kind in ("grass", "asphalt") else rng.uniform(0.85, 1)
+    inner = None
+    if rng.random() < (0.3 if kind in ("floor", "asphalt") else 0.06):
+        on = lane * rng.uniform(0.3, 1.5)
+        inner = (on, on * rng.uniform(0.4, 1.2))
+    double = kind == "floor" and rng.random() < 0.55
+    stripes = []
+    for i, border in enumerate(course.borders):
+        outer = i in (0, len(course.borders) - 1)
+        dash = None if outer and rng.random() < 0.8 else inner
+        if double and outer and rng.random() < 0.75:
+            apart = width * rng.uniform(1.3, 2.2)
+            places = [border - apart / 2, border + apart / 2]
+        else:
+            places = [border]
+        stripes += [Stripe(course.beside(at), width, colour, cover=cover, wear=wear, dash=dash) for at in places]
+    return stripes
+
+
+def _elsewhere(kind: str, course: Course, rng: Rng) -> list[Stripe]:
+    """Another part of the same circuit, some way off."""
+    lane = course.borders[1] - course.borders[0]
+    other = bending(12 * lane, np.clip(rng.normal(0, 0.4 / lane, 4), -0.7 / lane, 0.7 / lane), course.borders[:2])
+    beyond = max(abs(course.borders[0]), abs(course.borders[-1])) + lane * rng.uniform(1.0, 2.5)
+    side = 1 if rng.random() < 0.5 else -1
+    away = rng.uniform(-1, 5) * lane
+    # Starts beside the course and leads away from it, so that lines do not cross near the car.
+    start = course.pose(away, side * beyond)
+    turn = start.heading + side * math.radians(rng.uniform(0, 130))
+    sine, cosine = math.sin(turn), math.cos(turn)
+    frame = np.array([[cosine, -sine], [sine, cosine]])
+    return [
+        Stripe(stripe.path @ frame + (start.x, start.y), stripe.width, stripe.colour, cover=stripe.cover)
+        for stripe in paint(kind, other, rng)
+    ]
+
+
+def _marks(kind: str, course: Course, rng: Rng, empty: bool) -> list[Stripe]:
+    """Paint that is no lane line: stop lines, crossing marks, numbers, seams and cracks."""
+    lane = course.borders[1] - course.borders[0]
+    stripes: list[Stripe] = []
+
+    def across(along: float, low: float, high: float, width: float, colour: Rgb) -> Stripe:
+        ends = np.array([course.beside(offset)[_at(course, along)] for offset in np.linspace(low, high, 12)])
+        return Stripe(ends, width, colour, is_line=False, cover=0.95)
+
+    if rng.random() < (0.3 if kind == "floor" else 0.08):
+        tone = rng.uniform(0.6, 1.1)
+        colour = (YELLOW[0] * tone, YELLOW[1] * tone * rng.uniform(0.85, 1.1), YELLOW[2] * rng.uniform(0.3, 1.4))
+        stripes.append(
+            across(
+                rng.uniform(0.1, 6) * lane,
+                course.borders[0],
+                course.borders[-1],
+                rng.uniform(0.05, 0.9) * lane,
+                colour,
+            )
+        )
+    if kind != "floor" and not empty and rng.random() < 0.3:
+        edge = rng.choice(course.borders)
+        reach = lane * rng.uniform(0.1, 0.5) * rng.choice([-1, 1])
+        for _ in range(rng.integers(1, 4)):
+            along = rng.uniform(0.5, 12) * lane
+            stripes.append(
+                across(along, min(edge, edge + reach), max(edge, edge + reach), 0.04 * lane, (235.0, 235.0, 232.0))
+            )
+    if not empty and rng.random() < (0.12 if kind == "floor" else 0.25):
+        stripes += _number(course, lane, rng)
+    for _ in range(rng.poisson(0.8)):
+        heading, length = rng.uniform(0, math.pi), 12 * lane
+        middle = rng.uniform(-3, 3) * lane, rng.uniform(0, 8) * lane
+        reach = np.linspace(-length, length, 40)[:, None] * [math.sin(heading), math.cos(heading)]
+        wobble = np.cumsum(rng.normal(0, 0.01 * lane, (40, 2)), axis=0) * (kind != "floor")
+        dark = rng.uniform(0, 50)
+        path = middle + reach + wobble
+        stripes.append(
+            Stripe(path, 0.012 * lane * rng.uniform(0.5, 2), (dark, dark, dark), False, rng.uniform(0.2, 0.8))
+        )
+    return stripes
+
+
+def _at(course: Course, along: float) -> int:
+    return int(np.clip(np.searchsorted(course.along, along), 0, len(course.along) - 1))
+
+
+# A digit's strokes on a 2 x 4 grid: top, upper right, lower right, bottom, lower left, upper left, middle.
+_SEGMENTS = np.array([[[0, 4], [2, 4]], [[2, 4], [2, 2]], [[2, 2], [2, 0]], [[2, 0], [0, 0]], [[0, 0], [0, 2]],
+                      [[0, 2], [0, 4]], [[0, 2], [2, 2]]], float)  # fmt: skip
+_DIGITS = ("012345", "12", "01643", "01236", "5612", "05623", "056234", "012", "0123456", "012356")
+
+
+def _number(course: Course, lane: float, rng: Rng) -> list[Stripe]:
+    """The lane's number, painted in its middle."""
+    place = course.pose(rng.uniform(0.8, 6) * lane, course.borders[0] + lane / 2)
+    size = lane * rng.uniform(0.06, 0.13)
+    frame = np.array(
+        [[math.cos(place.heading), -math.sin(place.heading)], [math.sin(place.heading), math.cos(place.heading)]]
+    )
+    strokes = (_SEGMENTS[[int(segment) for segment in _DIGITS[rng.integers(10)]]] - (1, 2)) * size @ frame
+    strokes += (place.x, place.y)
+    return [Stripe(np.linspace(start, end, 4), size * 0.5, (235.0, 235.0, 235.0), False) for start, end in strokes]
+
+
+def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) -> Look:
+    """Ground, light, weather and sensor.
+
+    Args:
+        kind: one of `KINDS`.
+        camera: decides how large things look.
+        rng: everything follows from it.
+        stray: how likely the ground is of several parts with edges between them.
+    """
+    high = camera.height
+    reach = high * float(np.exp(rng.uniform(math.log(6), math.log(40)))) if kind == "floor" else 25 + 60 * rng.random()
+    fast = rng.random() < (0.4 if high < 0.5 else 0.15)
+    angle = rng.normal(0, 0.4) if rng.random() < 0.8 else rng.uniform(0, math.pi)
+    smear = rng.exponential(0.014) if fast else 0.0
+    rows, columns = (int(side) for side in rng.integers(2, 6, 2))
+    uneven = rng.uniform(0.0, 0.3)
+    cast = 1 + rng.normal(0, 0.05, 3) + (rng.normal(0, 0.1, 3) if rng.random() < 0.25 else 0)
+    return Look(
+        **_SURFACES[kind](high, rng),
+        reach=reach,
+        patches=_patches(high, rng, stray),
+        backdrop=1 if kind == "floor" else int(rng.choice([0, 1, 2], p=[0.7, 0.15, 0.15])),
+        bumper=_bumper(rng) if rng.random() < (0.45 if kind == "floor" else 0.1) else (),
+        light=np.clip(
+            rng.normal(rng.uniform(0.6, 1.6 if kind == "grass" else 1.25), uneven, (rows, columns)), 0.25, 1.9
+        ),
+        cast=(float(cast[0]), float(cast[1]), float(cast[2])),
+        haze=float(rng.uniform(0.05, 0.5)) if rng.random() < (0.45 if kind == "grass" else 0.12) else 0.0,
+        glare=[
+            (rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.15), rng.uniform(30, 190))
+            for _ in range(rng.poisson(0.7))
+        ],
+        gamma=float(rng.uniform(0.7, 1.35)),
+        blur=float(rng.exponential(0.003)) + (0.002 if kind == "floor" else 0.0),
+        motion=(math.cos(angle) * smear, math.sin(angle) * smear),
+        noise=float(rng.exponential(3.0)),
+        jpeg=int(rng.integers(35, 95)) if rng.random() < 0.35 else 0,
+        seed=int(rng.integers(1 << 31)),
+    )
+
+
+def _floor(high: float, rng: Rng) -> dict[str, Any]:
+    tone = rng.uniform(30, 120) if rng.random() < 0.75 else rng.uniform(120, 185)
+    ground = tone * (1 + rng.normal(0, 0.06, 3))
+    return {"ground": _rgb(ground), "grain": rng.uniform(0.5, 7), "grain_size": high * rng.uniform(0.02, 0.1)}
+
+
+def _grass(high: float, rng: Rng) -> dict[str, Any]:
+    dry = rng.random()
+    ground = rng.uniform(0.6, 1.3) * ((1 - dry) * np.array([84, 112, 58]) + dry * np.array([160, 158, 124]))
+    return {
+        "ground": _rgb(ground),
+        "grain": rng.uniform(14, 42),
+        "grain_size": rng.uniform(0.006, 0.02),
+        "streak": rng.uniform(0.7, 2),
+        "ragged": rng.uniform(0.4, 1),
+    }
+
+
+def _rubber(high: float, rng: Rng) -> dict[str, Any]:
+    colours = ((150, 66, 50), (168, 84, 62), (46, 84, 150), (58, 120, 84), (120, 60, 60), (90, 100, 140))
+    ground = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.65, 1.35)
+    return {"ground": _rgb(ground), "grain": rng.uniform(3, 18), "grain_size": rng.uniform(0.003, 0.01)}
+
+
+def _asphalt(high: float, rng: Rng) -> dict[str, Any]:
+    ground = rng.uniform(50, 150) * (1 + rng.normal(0, 0.03, 3))
+    return {
+        "ground": _rgb(ground),
+        "grain": rng.uniform(5, 26),
+        "grain_size": rng.uniform(0.003, 0.012),
+        "ragged": rng.uniform(0, 0.3),
+    }
+
+
+_SURFACES: dict[str, Callable[[float, Rng], dict[str, Any]]] = {
+    "floor": _floor,
+    "grass": _grass,
+    "rubber": _rubber,
+    "asphalt": _asphalt,
+}
+
+
+def _rgb(values: Floats) -> Rgb:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _patches(high: float, rng: Rng, stray: float) -> list[tuple[Floats, Rgb, float]]:
+    """Shadows, and with a chance of `stray` paths and verges: broad areas with edges that are no lines."""
+    patches: list[tuple[Floats, Rgb, float]] = []
+    if rng.random() < stray:
+        for _ in range(rng.integers(1, 4)):
+            heading, at = rng.normal(0, 0.6), high * rng.normal(0, 3)
+            ahead, right = (
+                np.array([math.sin(heading), math.cos(heading)]),
+                np.array([math.cos(heading), -math.sin(heading)]),
+            )
+            wide = high * rng.uniform(0.6, 6)
+            bow = rng.normal(0, 0.3) * high
+            outline = [at * right + t * 40 * high * ahead + bow * (3 * t) ** 2 * right for t in np.linspace(-0.2, 1, 6)]
+            outline += [point + wide * right * rng.uniform(0.8, 1.2) for point in outline[::-1]]
+            tone = rng.uniform(40, 215) * rng.uniform([0.95, 0.9, 0.75], [1.1, 1.0, 1.0])
+            patches.append((np.array(outline), _rgb(tone), float(rng.uniform(0.3, 1))))
+    for _ in range(rng.poisson(0.6)):
+        middle = high * np.array([rng.normal(0, 4), rng.uniform(0.5, 12)])
+        corners = int(rng.integers(3, 8))
+        turns = np.sort(rng.uniform(0, math.tau, corners))
+        reach = high * rng.uniform(0.3, 4)
+        blot = middle + reach * np.stack([np.cos(turns) * rng.uniform(1, 3), np.sin(turns)], axis=1)
+        patches.append((blot, (0.0, 0.0, 8.0), float(rng.uniform(0.1, 0.5))))
+    return patches
+
+
+def _bumper(rng: Rng) -> list[Floats]:
+    """A dark bar along the lower edge, often with two rods."""
+    top = rng.uniform(0.88, 0.985)
+    left, right = rng.uniform(-0.1, 0.3), rng.uniform(0.7, 1.1)
+    parts = [np.array([[left, 1.1], [left + 0.04, top], [right - 0.04, top], [right, 1.1]])]
+    if rng.random() < 0.7:
+        lean, tall, thick = rng.uniform(-0.02, 0.09), rng.uniform(0.05, 0.22), rng.uniform(0.008, 0.03)
+        for x, way in ((rng.uniform(0.2, 0.35), -1), (rng.uniform(0.65, 0.8), 1)):
+            parts.append(np.array([[x, top + 0.05], [x + way * lean, top - tall],
+                                   [x + way * lean + thick, top - tall], [x + thick, top + 0.05]]))  # fmt: skip
+    return parts

@@ -1,0 +1,218 @@
+"""The field of line points that the track net predicts: polylines written into it, and read back out of it.
+
+Each cell near a line holds the line's nearest point and its direction there. Reading links the points of neighbouring
+cells into chains, so lines may run any way, as flat as a bend across the picture or back towards the camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.records import Point
+from engine.nets.track import FIELDS, SUBCELLS
+
+Floats = NDArray[np.floating]
+
+# Distances of a line from a cell's centre, in cells: nearer, it is in the cell; beyond the second, it is not.
+INSIDE, OUTSIDE = 0.6, 0.85
+FAINT = 1.2  # around lines that nobody could be sure of, cells are judged by
+DOUBT = 0.2  # so much: not at all, and the net would see lines along every horizon
+MOST_POINTS = 400  # of the surest are linked; a picture full of lines has about 150
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A line: points (n, 2) as fractions of the picture, n > 1, and how sure the net is of it, 0 to 1."""
+
+    points: Floats
+    score: float
+
+
+def write(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) -> Floats:
+    """What the net should say.
+
+    Args:
+        lines: (points as fractions of the picture, faint) each.
+        grid: (rows, columns) of cells.
+
+    Returns:
+        (rows, columns, FIELDS + 1): presence, x and y of the nearest point from the cell's centre in cells, cos and
+        sin of twice the direction; last the weight of the presence, less than 1 where it is in doubt.
+    """
+    rows, columns = grid
+    field = np.zeros((rows * columns, FIELDS + 1), np.float32)
+    field[:, FIELDS] = 1
+    parts = [_points(points, faint, grid) for points, faint in lines]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return field.reshape(rows, columns, -1)
+    at, ahead, faint = np.split(np.concatenate(parts), [2, 4], axis=1)
+    nearby = np.floor(at)[:, None] + np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    away = nearby + 0.5 - at[:, None]
+    along = np.clip((away * ahead[:, None]).sum(axis=2), -0.15, 0.15)  # points lie a quarter of a cell apart
+    foot = along[..., None] * ahead[:, None] - away
+    distance = np.hypot(foot[..., 0], foot[..., 1])
+    within = (nearby >= 0).all(axis=2) & (nearby < (columns, rows)).all(axis=2) & (distance < FAINT)
+    cell = (nearby[..., 1] * columns + nearby[..., 0])[within].astype(int)
+    point = np.nonzero(within)[0]
+    foot, distance = foot[within], distance[within]
+    order = np.argsort(-distance, kind="stable")  # the nearest is written last
+    cell, point, foot, distance = cell[order], point[order], foot[order], distance[order]
+    cosine, sine = ahead[point, 0], ahead[point, 1]
+    unsure = faint[point, 0] > 0
+    field[cell, 0] = (distance < INSIDE) & ~unsure
+    field[cell, 1:3] = foot
+    field[cell, 3] = cosine * cosine - sine * sine
+    field[cell, 4] = 2 * cosine * sine
+    field[cell, 5] = np.where(unsure, DOUBT, np.where((distance >= INSIDE) & (distance < OUTSIDE), 0.0, 1.0))
+    return field.reshape(rows, columns, -1)
+
+
+def _points(points: Sequence[Point], faint: bool, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """(n, 5): x, y in cells, unit direction, faint; a quarter of a cell apart."""
+    path = np.asarray(points, np.float64) * (grid[1], grid[0])
+    steps = np.hypot(*np.diff(path, axis=0).T)
+    along = np.concatenate([[0.0], np.cumsum(steps)])
+    if along[-1] < 1e-6:
+        return np.zeros((0, 5))
+    places = np.linspace(0, along[-1], max(2, int(along[-1] * 4) + 1))
+    dense = np.stack([np.interp(places, along, path[:, axis]) for axis in (0, 1)], axis=1)
+    ahead = np.gradient(dense, axis=0)
+    ahead /= np.maximum(np.hypot(*ahead.T), 1e-9)[:, None]
+    return np.concatenate([dense, ahead, np.full((len(dense), 1), float(faint))], axis=1)
+
+
+def unpack(output: Floats) -> Floats:
+    """The net's output (SUBCELLS * SUBCELLS * FIELDS, h, w) as a field (rows, columns, FIELDS), raw numbers."""
+    height, width = output.shape[1:]
+    parts = output.reshape(SUBCELLS, SUBCELLS, FIELDS, height, width).transpose(3, 0, 4, 1, 2)
+    return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
+
+
+def read(field: Floats, low: float = 0.45, high: float = 0.65, shortest: float = 4.5) -> list[Chain]:
+    """Lines in a field of raw numbers, the surest first.
+
+    Args:
+        field: (rows, columns, FIELDS); presence as a logit.
+        low: presence from which a cell is looked at.
+        high: mean presence from which a line counts.
+        shortest: length from which a line counts, cells.
+    """
+    rows, columns = field.shape[:2]
+    logits = np.nan_to_num(field[..., 0].ravel(), nan=-50.0)
+    chosen = np.flatnonzero(logits > np.log(low / (1 - low)))
+    if len(chosen) > MOST_POINTS:
+        chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MOST_POINTS]]
+    if len(chosen) < 2:
+        return []
+    values = np.nan_to_num(field.reshape(-1, FIELDS)[chosen])
+    at = np.stack([chosen % columns, chosen // columns], axis=1) + 0.5 + np.clip(values[:, 1:3], -1.5, 1.5)
+    angle = np.arctan2(values[:, 4], values[:, 3]) / 2
+    ahead = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    score = 1 / (1 + np.exp(-np.clip(logits[chosen], -50, 50)))
+    keep = _thinned(at, ahead, score)
+    at, ahead, score = at[keep], ahead[keep], score[keep]
+    chains = _joined(_chains(_links(at, ahead)), at)
+    lines = []
+    for chain in chains:
+        path: Floats = at[chain]
+        length = float(np.hypot(*np.diff(path, axis=0).T).sum())
+        sure = float(score[chain].mean())
+        if length < shortest or sure < high:
+            continue
+        path = _smooth(path)
+        if path[0, 1] < path[-1, 1]:
+            path = path[::-1]
+        lines.append(Chain((path / (columns, rows)).astype(np.float32), sure))
+    return sorted(lines, key=lambda line: -line.score)
+
+
+def _thinned(at: Floats, ahead: Floats, score: Floats) -> NDArray[np.intp]:
+    """Points that no surer point beside them says already."""
+    along, across, agree = _between(at, ahead)
+    order = np.argsort(np.argsort(-score, kind="stable"), kind="stable")
+    told = (np.abs(along) < 0.55) & (np.abs(across) < 0.6) & (agree > 0.8) & (order[None] < order[:, None])
+    return np.flatnonzero(~told.any(axis=1))
+
+
+def _between(at: Floats, ahead: Floats) -> tuple[Floats, Floats, Floats]:
+    """For points i (rows) and j: how far j lies along i's direction and to its side, and how well directions agree."""
+    away = at[None] - at[:, None]
+    along = (away * ahead[:, None]).sum(axis=2)
+    across = away[..., 0] * ahead[:, None, 1] - away[..., 1] * ahead[:, None, 0]
+    return along, across, np.abs(ahead @ ahead.T)
+
+
+def _links(at: Floats, ahead: Floats) -> NDArray[np.intp]:
+    """(n, 2): the neighbour of each point against and along its direction, -1 for none; all links are mutual."""
+    along, across, agree = _between(at, ahead)
+    # Off the tangent of either end: a line bends, but both its ends tell how.
+    off = np.abs(across) + np.abs(across.T)
+    reach = np.abs(along)
+    cost = reach + 2 * off + 2 * (1 - agree)
+    fits = (reach > 0.2) & (reach < 2.7) & (off < 0.3 + 0.7 * reach) & (agree > 0.6)
+    best = np.full((len(at), 2), -1, np.intp)
+    for side, there in enumerate((along < 0, along > 0)):
+        price = np.where(fits & there, cost, np.inf)
+        nearest = price.argmin(axis=1)
+        best[:, side] = np.where(np.isfinite(price[np.arange(len(at)), nearest]), nearest, -1)
+    links = np.full_like(best, -1)
+    for side in (0, 1):
+        for i, j in enumerate(best[:, side]):
+            # i must be the choice of j on the side where i lies.
+            if j >= 0 and best[j, int(along[j, i] > 0)] == i:
+                links[i, side] = j
+    return links
+
+
+def _chains(links: NDArray[np.intp]) -> list[list[int]]:
+    """Each unbroken path of links once."""
+    seen: set[int] = set()
+    chains = []
+    ends = [i for i, pair in enumerate(links) if (pair < 0).any()]
+    for start in [*ends, *range(len(links))]:  # what is left after the ends are rings
+        if start in seen:
+            continue
+        chain, last, here = [], -1, start
+        while here >= 0 and here not in seen:
+            seen.add(here)
+            chain.append(here)
+            ahead = [int(j) for j in links[here] if j >= 0 and j != last]
+            last, here = here, ahead[0] if ahead else -1
+        chains.append(chain)
+    return [chain for chain in chains if len(chain) > 1]
+
+
+def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[int]]:
+    """Chains whose ends point at each other over a small gap, as one."""
+    while len(chains) > 1:
+        ends = [(i, side) for i in range(len(chains)) for side in (0, 1)]
+        place = np.array([at[chains[i][-side]] for i, side in ends])
+        inner = np.array([at[chains[i][-side + (1 - 2 * side) * min(3, len(chains[i]) - 1)]] for i, side in ends])
+        out = place - inner
+        out /= np.maximum(np.hypot(*out.T), 1e-9)[:, None]
+        away = place[None] - place[:, None]
+        along = (away * out[:, None]).sum(axis=2)
+        across = np.abs(away[..., 0] * out[:, None, 1] - away[..., 1] * out[:, None, 0])
+        owner = np.array([i for i, _ in ends])
+        fits = (along > -0.3) & (along < gap) & (across < 0.35 + 0.2 * along) & (out @ out.T < -0.8)
+        fits &= fits.T & (owner[None] != owner[:, None])
+        if not fits.any():
+            break
+        price = np.where(fits, np.abs(along) + 2 * across, np.inf)
+        a, b = np.unravel_index(int(price.argmin()), price.shape)
+        first = chains[ends[a][0]] if ends[a][1] else chains[ends[a][0]][::-1]
+        second = chains[ends[b][0]][::-1] if ends[b][1] else chains[ends[b][0]]
+        chains = [chain for i, chain in enumerate(chains) if i not in (ends[a][0], ends[b][0])] + [first + second]
+    return chains
+
+
+def _smooth(path: Floats) -> Floats:
+    """Weighted with the neighbours; ends stay."""
+    smooth = path.copy()
+    smooth[1:-1] = (path[:-2] + 2 * path[1:-1] + path[2:]) / 4
+    return smooth

@@ -1,0 +1,164 @@
+"""Lane lines of a track, and where the car is in its lane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from camapp.ground import GroundCamera
+from camapp.preprocess import Fit, Preprocessor, roi_pixels
+from camapp.records import Frame, Polyline, Prediction
+from camapp.tasks import linefield
+from camapp.tasks.lane import Lane, LaneFilter, find_lane
+from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
+from engine.model import ModelCard
+
+REACH = 14.0  # camera heights ahead from which on the ground tells too little of the lane
+DARK, BRIGHT = 0.02, 0.985  # mean brightness, 0 to 1, of a covered and of a blinded camera
+FLAT = 0.008  # standard deviation under which a picture shows nothing
+FROZEN_S = 1.0  # a camera whose pictures do not differ at all for so long has stopped: sensors have noise
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    fit: Fit
+    fault: str
+    print_: bytes
+
+
+class TrackTask(Task):
+    """Lines anywhere in the picture; the two beside the car are labelled 'left' and 'right'.
+
+    `label` is 'lane', or 'no lane: ' and why. `values` always has `confidence` (0 without a lane) and `age_ms` (since a
+    lane was last measured); only with a lane it has `offset_m`, `offset_lanes`, `heading_deg`, `curvature_1_m` and
+    `lane_width_m`: a number that is not there cannot be steered by.
+    """
+
+    name = "track"
+
+    def __init__(self, card: ModelCard, options: TaskOptions) -> None:
+        """Prepare for a model.
+
+        Raises:
+            ValueError: the region leaves the picture, or a camera as described cannot be.
+        """
+        super().__init__(card, options)
+        # The net learnt pictures of any shape stretched to its input.
+        self._preprocess = Preprocessor(card, "stretch", options.roi)
+        self._mean = np.array(card.mean, np.float32)[:, None, None]
+        self._std = np.array(card.std, np.float32)[:, None, None]
+        self._camera = lru_cache(maxsize=8)(self._make_camera)
+        self._camera((640, 480))
+        self.reset()
+
+    def prepare(self, frame: Frame, batch: Floats) -> Prepared:
+        """Write the whole picture, or its region of interest, into `batch[0]`."""
+        item = batch[0]
+        fit = self._preprocess(frame.model_view, item)
+        grey = (item * self._std + self._mean).mean(axis=0)
+        return Prepared(1, _Geometry(fit, _fault(grey), grey.tobytes()))
+
+    def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
+        """The net's field into lines and the filtered lane."""
+        geometry: _Geometry = prepared.geometry
+        fault = geometry.fault or self._frozen(geometry.print_, now_ns)
+        chains = [] if fault else linefield.read(linefield.unpack(outputs[0][0]))
+        lines = self._in_view(chains, frame)
+        lane, reason = (None, fault) if fault else self._measure(lines, frame)
+        if fault:
+            self._filter = LaneFilter()  # what a blind camera saw last is no guide
+        filtered, age = self._filter.update(lane, now_ns)
+        label = "lane" if filtered else f"no lane: {reason}"
+        return Prediction(
+            seq=frame.seq,
+            task=self.name,
+            label=label,
+            score=filtered.confidence if filtered else 0.0,
+            raw_label="lane" if lane else f"no lane: {reason}",
+            raw_score=lane.confidence if lane else 0.0,
+            lines=_named(lines, lane),
+            values=_values(filtered, age),
+            region=geometry.fit.region(frame.model_to_view),
+        )
+
+    def reset(self) -> None:
+        """Forget the lane."""
+        self._filter = LaneFilter()
+        self._last_print = b""
+        self._changed_ns = 0
+
+    def _frozen(self, print_: bytes, now_ns: int) -> str:
+        if print_ != self._last_print:
+            self._last_print, self._changed_ns = print_, now_ns
+        return "the picture is frozen" if now_ns - self._changed_ns > FROZEN_S * 1e9 else ""
+
+    def _in_view(self, chains: Sequence[linefield.Chain], frame: Frame) -> list[Polyline]:
+        x0, y0, x1, y1 = roi_pixels((frame.view.width, frame.view.height), self.options.roi)
+        return [
+            Polyline(tuple(map(tuple, (chain.points * (x1 - x0, y1 - y0) + (x0, y0)).tolist())), score=chain.score)
+            for chain in chains
+        ]
+
+    def _measure(self, lines: Sequence[Polyline], frame: Frame) -> tuple[Lane | None, str]:
+        """The lane that these lines make, or why there is none."""
+        if not lines:
+            return None, "no line in sight"
+        camera = self._camera((frame.view.width, frame.view.height))
+        grounds = []
+        for line in lines:
+            ground, seen = camera.unproject(np.array(line.points))
+            grounds.append(ground[seen])
+        if not any(len(ground) for ground in grounds):
+            return None, "all lines lie above the horizon; is the camera upside down, or its pitch wrong?"
+        reach = REACH * self.options.camera_height
+        lane = find_lane(grounds, [line.score for line in lines], self.options.lane_width, reach)
+        if lane is None:
+            return None, "no line leads along the car's way"
+        if max(abs(lane.offset), 0.0) > 1.5 * lane.width:
+            return None, "the lines are too far off to be the car's lane"
+        return lane, ""
+
+    def _make_camera(self, size: tuple[int, int]) -> GroundCamera:
+        options = self.options
+        return GroundCamera.of(
+            size,
+            options.camera_height,
+            math.radians(options.camera_pitch),
+            math.radians(options.camera_view),
+            bend=math.radians(options.camera_bend),
+        )
+
+
+def _fault(grey: Floats) -> str:
+    """Why no line can be seen in a picture, mean brightness 0 to 1 a pixel; '' if one could."""
+    mean, spread = float(grey.mean()), float(grey.std())
+    if mean < DARK:
+        return "the picture is black; is the lens covered?"
+    if mean > BRIGHT:
+        return "the picture is white; is the camera dazzled?"
+    if spread < FLAT:
+        return "the picture is blank; is the lens covered?"
+    return ""
+
+
+def _named(lines: Sequence[Polyline], lane: Lane | None) -> tuple[Polyline, ...]:
+    names = {lane.left: "left", lane.right: "right"} if lane else {}
+    return tuple(replace(line, label=names.get(i, "")) for i, line in enumerate(lines))
+
+
+def _values(lane: Lane | None, age: float) -> dict[str, float]:
+    if lane is None:
+        return {"confidence": 0.0, "age_ms": 0.0}
+    return {
+        "offset_m": lane.offset,
+        "offset_lanes": lane.offset / lane.width,
+        "heading_deg": math.degrees(lane.heading),
+        "curvature_1_m": lane.curvature,
+        "lane_width_m": lane.width,
+        "confidence": lane.confidence,
+        "age_ms": 1000 * age,
+    }

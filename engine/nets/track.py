@@ -1,0 +1,33 @@
+"""The track net: 3x3 and 1x1 convolutions with ReLU that say of each small cell of a picture how a line crosses it."""
+
+from __future__ import annotations
+
+from engine.graph import Graph
+from engine.nets.layers import NetBuilder
+
+# Dilations of the residual layers on the coarsest grid: together they see most of the picture.
+REACH = (1, 2, 4, 1)
+SUBCELLS = 2  # the head answers for so many cells a side in each place of the coarsest grid
+FIELDS = 5  # presence; the line's nearest point, x and y; its direction as cos and sin of twice the angle
+
+
+def track() -> Graph:
+    """3x120x160 -> (20, 15, 20): `SUBCELLS` x `SUBCELLS` x `FIELDS` numbers a place, rows of cells first.
+
+    61 million multiply-adds.
+    """
+    net = NetBuilder("track", (3, 120, 160))
+    x = _layer(net, net.input, "stem", 3, 16, stride=2)
+    x = _layer(net, x, "second", 16, 32, stride=2)
+    x = net.add(x, _layer(net, x, "third", 32, 32))
+    x = _layer(net, x, "fourth", 32, 64, stride=2)
+    for i, dilation in enumerate(REACH, start=1):
+        x = net.add(x, _layer(net, x, f"wide{i}", 64, 64, dilation=dilation))
+    outputs = SUBCELLS * SUBCELLS * FIELDS
+    return net.graph(net.conv(x, "head", 64, outputs, 1), (outputs, 15, 20))
+
+
+def _layer(net: NetBuilder, x: str, name: str, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> str:
+    """A 3x3 convolution, batch norm, ReLU."""
+    x = net.conv(x, name, inputs, outputs, 3, stride=stride, pad=dilation, dilation=dilation, bias=False)
+    return net.relu(net.batch_norm(x, f"{name}_bn", outputs))

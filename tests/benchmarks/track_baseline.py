@@ -1,0 +1,100 @@
+"""A classical finder of white lines, for comparison: ridge filter, inverse perspective, RANSAC parabolas."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.ground import GroundCamera
+from camapp.picture import Pixels
+
+Line = NDArray[np.float64]
+
+WIDTH = 320  # pixels at which it looks at any picture
+BIRD = (240, 320)  # columns, rows of the view from above
+# Nobody tells it where the camera is: what suits the small cars' wide pictures, and the upright ones of telephones.
+# Pitch and view in degrees, then the camera heights that the view from above covers to each side and ahead.
+LANDSCAPE, PORTRAIT = (20.0, 75.0, 8.0, 10.0), (31.0, 70.0, 4.0, 12.0)
+NEAREST = 0.3
+MOST = 6
+TRIES = 120
+TOLERANCE = 3.0  # pixels of the view from above
+FEWEST = 55  # points that make a line
+
+
+def baseline_lines(pixels: Pixels) -> list[Line]:
+    """White lines of an RGB picture: (n, 2) pixels each, near to far."""
+    height, width = pixels.shape[:2]
+    size = (WIDTH, round(WIDTH * height / width))
+    pitch, across, aside, ahead = LANDSCAPE if width > height else PORTRAIT
+    camera = GroundCamera.of(size, 1.0, math.radians(pitch), math.radians(across))
+    view = bird_view(ridges(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)), camera, aside, ahead)
+    points = np.argwhere(view > 90)[:, ::-1].astype(np.float64)
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(MOST):
+        if len(points) < FEWEST:
+            break
+        inside, along = _ransac(points, rng)
+        if inside.sum() < FEWEST:
+            break
+        lines.append(_in_picture(points[inside], along, camera, aside, ahead) * (width / size[0], height / size[1]))
+        points = points[~inside]
+    return [line for line in lines if len(line) > 1]
+
+
+def ridges(pixels: Pixels) -> NDArray[np.uint8]:
+    """Bright, colourless bars on something darker: 0 to 255."""
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    grey = cv2.GaussianBlur(hsv[..., 2], (0, 0), 1.0)
+    answer = np.zeros(grey.shape, np.uint8)
+    for side in (9, 17, 31):
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        answer = np.maximum(answer, cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, kernel))
+    strong = np.clip(answer.astype(np.float32) * 255 / max(float(np.percentile(answer, 99.5)), 40.0), 0, 255)
+    strong[hsv[..., 1] > 90] = 0
+    return strong.astype(np.uint8)
+
+
+def bird_view(picture: NDArray[np.uint8], camera: GroundCamera, aside: float, ahead: float) -> NDArray[np.uint8]:
+    """The ground from above, `aside` to both sides and `ahead`, the car at the lower edge."""
+    columns, rows = BIRD
+    x, y = np.meshgrid(np.linspace(-aside, aside, columns), np.linspace(ahead, NEAREST, rows))
+    places, seen = camera.project(np.stack([x, y], axis=-1))
+    places = np.where(seen[..., None], places, -1).astype(np.float32)
+    return np.asarray(cv2.remap(picture, places[..., 0], places[..., 1], cv2.INTER_LINEAR), np.uint8)
+
+
+def _ransac(points: Line, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    """Points near the best parabola, along y (axis 1) or along x (axis 0)."""
+    best, best_along = np.zeros(len(points), bool), 1
+    for turn in range(TRIES):
+        along = 1 if turn % 3 else 0
+        chosen = points[rng.choice(len(points), 3, replace=False)]
+        if np.ptp(chosen[:, along]) < 20 or len(set(chosen[:, along])) < 3:
+            continue
+        curve = np.polyfit(chosen[:, along], chosen[:, 1 - along], 2)
+        if abs(curve[0]) > 0.006:
+            continue
+        inside = np.abs(np.polyval(curve, points[:, along]) - points[:, 1 - along]) < TOLERANCE
+        if inside.sum() > best.sum():
+            best, best_along = inside, along
+    return best, best_along
+
+
+def _in_picture(points: Line, along: int, camera: GroundCamera, aside: float, ahead: float) -> Line:
+    curve = np.polyfit(points[:, along], points[:, 1 - along], 2)
+    low, high = np.percentile(points[:, along], (2, 98))
+    at = np.linspace(low, high, 40)
+    other = np.polyval(curve, at)
+    columns, rows = (other, at) if along else (at, other)
+    x = (columns / (BIRD[0] - 1) * 2 - 1) * aside
+    y = ahead + (NEAREST - ahead) * rows / (BIRD[1] - 1)
+    ground = np.stack([x, y], axis=1)
+    pixels, seen = camera.project(ground)
+    shown = seen & (pixels >= 0).all(axis=1) & (pixels < camera.size).all(axis=1)
+    line = pixels[shown]
+    return line if len(line) < 2 or line[0, 1] >= line[-1, 1] else line[::-1]

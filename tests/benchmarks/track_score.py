@@ -1,0 +1,300 @@
+"""How well track lines are found: F1, place, and where the car is, on generated and on real labelled pictures.
+
+python -m tests.benchmarks.track_score [--model weights/track.npz] [--labels FOLDER ...] [--no-line FOLDER ...]
+    [--generated 400] [--baseline] [--sheet OUT.png]
+
+A labelled folder holds `labels.json`: a list of {"image", "size", "subset", "lines": [[[x, y], ...], ...],
+"doubtful"?: lines that count neither as required nor as false, "merged_double"?: indices of lines that are two}.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.models import model_path
+from camapp.picture import Layout, Picture, Pixels
+from camapp.records import Frame, Prediction, Shot
+from camapp.scenes.track import random_picture
+from camapp.tasks.task import TaskOptions, create_task
+from engine.model import Model, load
+from tests.benchmarks.common import print_conditions
+from tests.benchmarks.track_baseline import baseline_lines
+
+Line = NDArray[np.float64]
+Detector = Callable[[Pixels], list[Line]]
+
+STEP = 0.02  # of the picture's height: between samples of a line
+WITHIN = 0.025  # of the picture's width, by the cosine below
+STEEPEST = 0.25  # the least cosine of a line's angle from vertical that is allowed for
+ENOUGH = 0.75  # of both lines' samples must lie near the other
+GENERATED_SEED = 2_000_000_000  # neither training nor validation takes seeds from here
+GENERATED_SIZES = ((640, 480), (640, 480), (640, 360), (360, 640))
+
+
+@dataclass
+class Score:
+    """Counts over pictures; errors in fractions of a picture's width."""
+
+    matched: int = 0
+    missed: int = 0
+    false: int = 0
+    pictures: int = 0
+    with_false: int = 0
+    errors: list[float] = field(default_factory=list)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 1 if there was nothing to find and nothing was found."""
+        total = 2 * self.matched + self.missed + self.false
+        return 2 * self.matched / total if total else 1.0
+
+    def __iadd__(self, other: Score) -> Score:
+        for name in ("matched", "missed", "false", "pictures", "with_false"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors += other.errors
+        return self
+
+    def __str__(self) -> str:
+        error = 100 * float(np.mean(self.errors)) if self.errors else math.nan
+        return (
+            f"F1 {self.f1:.3f}  matched {self.matched:4d}  missed {self.missed:4d}  false {self.false:4d}  "
+            f"mean error {error:.2f} % of width  ({self.pictures} pictures, {self.with_false} with a false line)"
+        )
+
+
+def score(found: Sequence[Line], lines: Sequence[Line], size: tuple[int, int], spare: Sequence[Line] = ()) -> Score:
+    """One picture's score.
+
+    Args:
+        found: what a detector says, (n, 2) pixels each.
+        lines: the truth.
+        size: (width, height).
+        spare: lines that may be found or not.
+    """
+    found = [line for line in found if len(line) > 1]
+    fits = [[_match(one, line, size) for line in lines] for one in found]
+    pairs = _assign([[fit is not None for fit in row] for row in fits])
+    result = Score(matched=len(pairs), missed=len(lines) - len(pairs), pictures=1)
+    for i, j in pairs.items():
+        result.errors.append(float(fits[i][j] or 0.0))
+    left = [one for i, one in enumerate(found) if i not in pairs]
+    result.false = sum(all(_match(one, line, size) is None for line in spare) for one in left)
+    result.with_false = int(result.false > 0)
+    return result
+
+
+def _match(one: Line, line: Line, size: tuple[int, int]) -> float | None:
+    """Mean distance of the samples that are near, as a fraction of the width; None if too few are."""
+    a, b = sampled(one, STEP * size[1]), sampled(line, STEP * size[1])
+    run = line[-1] - line[0]
+    cosine = abs(run[1]) / max(float(np.hypot(*run)), 1e-9)
+    limit = WITHIN * size[0] / max(cosine, STEEPEST)
+    from_a, from_b = _distances(a, line), _distances(b, one)
+    if min((from_a <= limit).mean(), (from_b <= limit).mean()) < ENOUGH:
+        return None
+    return float(from_b[from_b <= limit].mean()) / size[0]
+
+
+def sampled(line: Line, step: float) -> Line:
+    """Points along a line at most `step` apart."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    places = np.linspace(0, along[-1], max(2, math.ceil(along[-1] / step) + 1))
+    return np.stack([np.interp(places, along, line[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def _distances(points: Line, line: Line) -> NDArray[np.float64]:
+    """Of each point to the nearest place on a line."""
+    start, run = line[:-1], np.diff(line, axis=0)
+    share = ((points[:, None] - start) * run).sum(axis=2) / np.maximum((run**2).sum(axis=1), 1e-12)
+    foot = start + np.clip(share, 0, 1)[..., None] * run
+    nearest: NDArray[np.float64] = np.hypot(*(points[:, None] - foot).transpose(2, 0, 1)).min(axis=1)
+    return nearest
+
+
+def _assign(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
+    """As many pairs (found, line) as can be, each taking part once."""
+    owner: dict[int, int] = {}
+
+    def place(i: int, tried: set[int]) -> bool:
+        for j, fit in enumerate(fits[i]):
+            if fit and j not in tried:
+                tried.add(j)
+                if j not in owner or place(owner[j], tried):
+                    owner[j] = i
+                    return True
+        return False
+
+    for i in range(len(fits)):
+        place(i, set())
+    return {i: j for j, i in owner.items()}
+
+
+def predict(model: Model, pixels: Pixels, options: TaskOptions | None = None) -> Prediction:
+    """One picture through task and engine, as `camapp` runs it."""
+    task = create_task("track", model.card, options or TaskOptions())
+    picture = Picture.of(pixels, Layout.RGB)
+    frame = Frame(0, Shot(picture, picture))
+    batch = np.zeros((1, *model.card.input_shape), np.float32)
+    prepared = task.prepare(frame, batch)
+    outputs = model.run(batch)
+    return task.decode(frame, [outputs] if not isinstance(outputs, tuple) else list(outputs), prepared, 1)
+
+
+def lines_by(model: Model) -> Detector:
+    """The net as a detector."""
+    return lambda pixels: [np.array(line.points) for line in predict(model, pixels).lines]
+
+
+def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
+    """(subset, picture, lines, spare lines) of each entry in a folder's labels."""
+    for entry in json.loads((folder / "labels.json").read_text(encoding="utf-8")):
+        lines = [np.array(line, float) for line in entry["lines"]]
+        spare = [np.array(line, float) for line in entry.get("doubtful") or ()]
+        spare += [lines[i] for i in entry.get("merged_double") or ()]
+        yield entry["subset"], read(folder / entry["image"]), lines, spare
+
+
+def read(path: Path) -> Pixels:
+    """A picture file as RGB."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SystemExit(f"{path}: not a picture")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="track")
+    parser.add_argument("--labels", type=Path, nargs="*", default=[])
+    parser.add_argument("--no-line", type=Path, nargs="*", default=[])
+    parser.add_argument("--generated", type=int, default=400)
+    parser.add_argument("--baseline", action="store_true", help="score the classical detector too")
+    parser.add_argument("--sheet", type=Path, help="draw the labelled pictures with what the net found")
+    options = parser.parse_args()
+    print_conditions()
+    model = load(model_path(options.model))
+    detectors = {"net": lines_by(model)} | ({"classical": baseline_lines} if options.baseline else {})
+    for name, detect in detectors.items():
+        for folder in options.labels:
+            score_labelled(name, folder, detect)
+        for folder in options.no_line:
+            score_empty(name, [read(path) for path in sorted(folder.glob("*.[jp][pn]g"))], str(folder), detect)
+        if options.generated:
+            score_generated(name, options.generated, detect)
+    if options.generated:
+        score_car(model, options.generated)
+    if options.sheet:
+        cv2.imwrite(str(options.sheet), sheet(options.labels, options.no_line, lines_by(model)))
+
+
+def score_labelled(name: str, folder: Path, detect: Detector) -> None:
+    """A labelled folder, by subset and over all."""
+    scores: dict[str, Score] = {}
+    for subset, pixels, lines, spare in labelled(folder):
+        one = score(detect(pixels), lines, (pixels.shape[1], pixels.shape[0]), spare)
+        for key in (subset, "all"):
+            scores.setdefault(key, Score()).__iadd__(one)
+    for key, total in sorted(scores.items()):
+        print(f"{name:9} {folder.name:9} {key:9} {total}")
+
+
+def score_empty(name: str, pictures: Sequence[Pixels], what: str, detect: Detector) -> None:
+    """Pictures without lines: how many have a false one."""
+    wrong = sum(bool(detect(pixels)) for pixels in pictures)
+    print(f"{name:9} no lines: {wrong} of {len(pictures)} pictures have a false line  ({what})")
+
+
+def score_generated(name: str, count: int, detect: Detector) -> None:
+    """Unseen generated pictures: lines, and those without any."""
+    scores: dict[str, Score] = {"all": Score()}
+    empty, wrong = 0, 0
+    for i in range(count):
+        size = GENERATED_SIZES[i % len(GENERATED_SIZES)]
+        pixels, truth, _ = random_picture(GENERATED_SEED + i, size)
+        lines = [np.array(line.points) for line in truth.lines if line.label == "line"]
+        faint = [np.array(line.points) for line in truth.lines if line.label == "faint"]
+        found = detect(pixels)
+        if not truth.lines:
+            empty, wrong = empty + 1, wrong + bool(found)
+        one = score(found, lines, size, faint)
+        scores["all"] += one
+    print(f"{name:9} generated {'all':9} {scores['all']}")
+    print(f"{name:9} generated without lines: {wrong} of {empty} pictures have a false line")
+
+
+def score_car(model: Model, count: int) -> None:
+    """Offset and heading on generated pictures where a driver would know them, the camera's place being known."""
+    offsets, headings, bends, asked, known = [], [], [], 0, 0
+    for i in range(count):
+        size = GENERATED_SIZES[i % len(GENERATED_SIZES)]
+        pixels, truth, view = random_picture(GENERATED_SEED + i, size)
+        values, camera = truth.values, view.camera
+        if not values or abs(values["heading_deg"]) > 20 or len(truth.lines) < 2:
+            continue
+        asked += 1
+        longest = max(size) / 2 / camera.focal[0]
+        across = 2 * (math.atan(math.tan(longest * camera.bend) / (2 * math.tan(camera.bend / 2)))
+                      if camera.bend > 1e-6 else math.atan(longest))  # fmt: skip
+        options = TaskOptions(
+            camera_height=camera.height,
+            camera_pitch=math.degrees(camera.pitch),
+            camera_view=math.degrees(across),
+            camera_bend=math.degrees(camera.bend),
+            lane_width=values["lane_width_m"],
+        )
+        said = predict(model, pixels, options).values
+        if said["confidence"] <= 0:
+            continue
+        known += 1
+        offsets.append(abs(said["offset_m"] - values["offset_m"]) / values["lane_width_m"])
+        headings.append(abs(said["heading_deg"] - values["heading_deg"]))
+        bends.append(abs(said["curvature_1_m"] - values["curvature_1_m"]) * values["lane_width_m"])
+    if known:
+        print(
+            f"car       generated: a lane in {known} of {asked} pictures; median (p90) error: "
+            f"offset {_median(np.array(offsets) * 100, 1)} % of lane width, heading {_median(headings, 2)} degrees, "
+            f"curvature x lane width {_median(bends, 3)}"
+        )
+
+
+def _median(values: Sequence[float] | Line, digits: int) -> str:
+    middle, most = np.percentile(values, (50, 90))
+    return f"{middle:.{digits}f} ({most:.{digits}f})"
+
+
+def sheet(folders: Sequence[Path], empties: Sequence[Path], detect: Detector) -> Pixels:
+    """All pictures side by side: the truth green, what was found red. BGR."""
+    cells = []
+    shown = [(pixels, lines) for folder in folders for _, pixels, lines, _ in labelled(folder)]
+    shown += [(read(path), []) for folder in empties for path in sorted(folder.glob("*.[jp][pn]g"))]
+    for pixels, lines in shown:
+        height, width = pixels.shape[:2]
+        scale = min(320 / width, 320 / height)
+        cell = np.zeros((320, 320, 3), np.uint8)
+        small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[..., ::-1]
+        cell[: small.shape[0], : small.shape[1]] = small
+        for kind, colour, thick in ((lines, (80, 220, 80), 1), (detect(pixels), (40, 40, 255), 1)):
+            for line in kind:
+                points = np.rint((line + 0.0) * scale * 16).astype(np.int32).reshape(-1, 1, 2)
+                cv2.polylines(cell, [points], False, colour, thick, cv2.LINE_AA, 4)
+        cells.append(cell)
+    columns = 6
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
+    return np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
+
+
+if __name__ == "__main__":
+    main()

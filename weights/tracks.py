@@ -1,0 +1,80 @@
+"""Generated track pictures for training: rendered in the background, a shard ahead of what is being learnt."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.scenes.track import random_picture
+from camapp.tasks import linefield
+from engine.nets.track import FIELDS, SUBCELLS, track
+
+# Shapes a camera's picture may have, and how often: the net sees all of them stretched to its input.
+SHAPES = ((4, 3), (3, 2), (16, 9), (1, 1), (3, 4), (9, 16))
+SHARES = (0.5, 0.07, 0.17, 0.03, 0.08, 0.15)
+VALIDATION_SEED = 1_000_000_000  # seeds from here are never learnt from
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Pictures uint8 (n, H, W, 3) RGB, and their fields float16 (n, rows, columns, FIELDS + 1)."""
+
+    pictures: NDArray[np.uint8]
+    fields: NDArray[np.float16]
+
+
+def input_size() -> tuple[int, int]:
+    """(width, height) of the net's input."""
+    _, _, height, width = track().inputs[0].shape
+    return width, height
+
+
+def grid() -> tuple[int, int]:
+    """(rows, columns) of the net's cells."""
+    _, _, height, width = track().outputs[0].shape
+    return height * SUBCELLS, width * SUBCELLS
+
+
+def render(seeds: Sequence[int]) -> Shard:
+    """The pictures of those seeds."""
+    cv2.setNumThreads(1)
+    size, cells = input_size(), grid()
+    pictures = np.empty((len(seeds), size[1], size[0], 3), np.uint8)
+    fields = np.empty((len(seeds), *cells, FIELDS + 1), np.float16)
+    for i, seed in enumerate(seeds):
+        shape = SHAPES[np.random.default_rng([seed, 3]).choice(len(SHAPES), p=SHARES)]
+        picture, truth, _ = random_picture(seed, size, shape=shape)
+        pictures[i] = picture
+        lines = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in truth.lines]
+        fields[i] = linefield.write(lines, cells)
+    return Shard(pictures, fields)
+
+
+def shards(count: int, pictures: int, first_seed: int, processes: int = 1) -> Iterator[Shard]:
+    """`count` shards in order; while one is in use the next is rendered.
+
+    Args:
+        count: of shards.
+        pictures: in each.
+        first_seed: of the first picture; the others follow.
+        processes: that render.
+    """
+    parts = np.array_split(np.arange(pictures), max(1, processes * 4))
+
+    def start(pool: ProcessPoolExecutor, number: int) -> list[Future[Shard]]:
+        begin = first_seed + number * pictures
+        return [pool.submit(render, [begin + int(i) for i in part]) for part in parts]
+
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        coming = start(pool, 0)
+        for number in range(count):
+            done = [future.result() for future in coming]
+            coming = start(pool, number + 1) if number + 1 < count else []
+            yield Shard(*(np.concatenate([getattr(part, of) for part in done]) for of in ("pictures", "fields")))
