@@ -231,6 +231,7 @@ def _task(settings: Settings, model: Model) -> Task:
         top=settings.top,
         camera_height=settings.camera_height,
         camera_pitch=settings.camera_pitch,
+        camera_roll=settings.camera_roll,
         camera_view=settings.camera_view,
         camera_bend=settings.camera_bend,
         lane_width=settings.lane_width,
