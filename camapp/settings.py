@@ -116,6 +116,9 @@ class Settings:
     camera_pitch: Annotated[float, Gt(-90), Lt(90)] = option(
         18.0, "how far the camera looks down from level, degrees", "Track", "DEGREES"
     )
+    camera_roll: Annotated[float, Gt(-90), Lt(90)] = option(
+        0.0, "how far the camera leans to the right, degrees", "Track", "DEGREES"
+    )
     camera_view: Annotated[float, Gt(0), Lt(180)] = option(
         66.0, "what the camera sees along the longer side of its picture, degrees", "Track", "DEGREES"
     )

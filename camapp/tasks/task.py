@@ -33,6 +33,7 @@ class TaskOptions:
         top: how many (label, score) pairs a prediction keeps.
         camera_height: of the camera over the ground, metres.
         camera_pitch: degrees by which it looks down.
+        camera_roll: degrees by which it leans to the right.
         camera_view: degrees that it sees along the longer side of its picture.
         camera_bend: barrel distortion of its lens, degrees; see `camapp.ground.GroundCamera`.
         lane_width: expected, metres.
@@ -46,6 +47,7 @@ class TaskOptions:
     top: int = 3
     camera_height: float = 0.3
     camera_pitch: float = 18.0
+    camera_roll: float = 0.0
     camera_view: float = 66.0
     camera_bend: float = 0.0
     lane_width: float = 1.22

@@ -129,6 +129,7 @@ class TrackTask(Task):
             options.camera_height,
             math.radians(options.camera_pitch),
             math.radians(options.camera_view),
+            roll=math.radians(options.camera_roll),
             bend=math.radians(options.camera_bend),
         )
 

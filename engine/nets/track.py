@@ -14,7 +14,7 @@ FIELDS = 5  # presence; the line's nearest point, x and y; its direction as cos 
 def track() -> Graph:
     """3x120x160 -> (20, 15, 20): `SUBCELLS` x `SUBCELLS` x `FIELDS` numbers a place, rows of cells first.
 
-    61 million multiply-adds.
+    69 million multiply-adds.
     """
     net = NetBuilder("track", (3, 120, 160))
     x = _layer(net, net.input, "stem", 3, 16, stride=2)

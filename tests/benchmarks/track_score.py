@@ -251,6 +251,7 @@ def score_car(model: Model, count: int) -> None:
         options = TaskOptions(
             camera_height=camera.height,
             camera_pitch=math.degrees(camera.pitch),
+            camera_roll=math.degrees(camera.roll),
             camera_view=math.degrees(across),
             camera_bend=math.degrees(camera.bend),
             lane_width=values["lane_width_m"],

@@ -50,7 +50,8 @@ def test_a_changed_label_runs_the_program_with_what_was_seen(tmp_path: Path) -> 
     assert (sink.started, sink.failed) == (2, 0)
 
 
-def test_no_shell_reads_the_command_or_the_label(tmp_path: Path) -> None:
+def test_no_shell_reads_the_command_or_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # touch takes the ';' for a file's name
     sink = OnLabelSink(f"touch '{tmp_path}/a b' ; {tmp_path}/$HOME", every=0.0)
     sink.start()
     see(sink, f"$(touch {tmp_path}/evil)")

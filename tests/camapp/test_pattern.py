@@ -77,7 +77,7 @@ def test_options_fill_what_the_uri_leaves_open():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("pattern://track", "unknown scene 'track'; known are digits, objects"),
+        ("pattern://desk", "unknown scene 'desk'; known are digits, objects, track"),
         ("pattern://", "unknown scene ''; known are digits, objects"),
         ("pattern://digits?sede=1", "unknown option 'sede'; allowed are size, fps, seed, count"),
         ("pattern://digits?size=big", "expected WIDTHxHEIGHT"),
