@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
 from pathlib import Path
@@ -9,25 +10,40 @@ from pathlib import Path
 from camapp import displays
 from camapp.capture.source import redacted
 from camapp.pipeline import Pipeline, Summary
-from camapp.service import ExitCode, on_stop_signals
+from camapp.service import ExitCode, ServiceManager, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.log import LogSink
 from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
+from camapp.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 
 def run_live(settings: Settings) -> tuple[ExitCode, str]:
     """Run to the end; the exit code, and why in words."""
+    manager = ServiceManager()
+    manager.notify("STATUS=loading the model")
     pipeline = Pipeline(settings)
     on_stop_signals(pipeline.request_stop)
     _add_sinks(pipeline)
-    summary = pipeline.run()
+    if manager:
+        _report_to(manager, pipeline)
+    summary = pipeline.run(before_stop=lambda: manager.notify("STOPPING=1"))
+    manager.notify(f"STATUS=ended: {summary.reason}")
     print(_report(pipeline, summary), file=sys.stderr)
     return summary.code, summary.reason
+
+
+def _report_to(manager: ServiceManager, pipeline: Pipeline) -> None:
+    # An unfed watchdog sends SIGABRT: the journal then shows where every thread was.
+    faulthandler.enable()
+    # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
+    pipeline.capture.first_patience = pipeline.settings.reconnect
+    watchdog = Watchdog(manager, pipeline.stats.predictions, pipeline.bounded_step, pipeline.status_line)
+    pipeline.each_tick.append(watchdog.tick)
 
 
 def _add_sinks(pipeline: Pipeline) -> None:

@@ -28,6 +28,8 @@ from engine.model import Model, ModelError
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
+# The longest step of any source: opening a network stream.
+_SOURCE_STEP = 15.0
 # Bounds of the steps of a stop, in seconds.
 _LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 1.0, 30.0, 1.0
 
@@ -73,6 +75,7 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.each_tick: list[Callable[[], None]] = []
         self._stop_event = threading.Event()
         self._stop_reason = ""
         self._busy_mark = (0, 0.0)
@@ -138,6 +141,15 @@ class Pipeline:
         status = self.capture.status
         return status.reason if status.state is CaptureState.LOST else ""
 
+    def bounded_step(self) -> str:
+        """What holds predictions up within a bound of its own (see `Watchdog`), or ""."""
+        if self.capture.step_seconds() < _SOURCE_STEP:
+            if self.capture.paused.is_set():
+                return "paused"
+            if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
+                return "no picture: " + (self.lost() or "opening the source")
+        return self.inference.pool.bounded_step()
+
     def hud(self) -> Hud:
         """The figures of this moment."""
         stats = self.stats
@@ -184,6 +196,8 @@ class Pipeline:
     def _wait(self) -> None:
         deadline = None
         while not self._stop_event.wait(_TICK):
+            for tick in self.each_tick:
+                tick()
             if self.inference.pool.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):

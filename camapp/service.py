@@ -1,13 +1,17 @@
-"""Signals and exit codes: how a run is told to end, and how it tells why it did."""
+"""What a run and its service manager say to each other: signals, exit codes, and systemd's notification socket."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from enum import IntEnum
 from types import FrameType
+
+log = logging.getLogger(__name__)
 
 
 class ExitCode(IntEnum):
@@ -33,3 +37,57 @@ def on_stop_signals(request: Callable[[str], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+
+
+def on_hang_up(reload: Callable[[], None], stop: Callable[[str], None]) -> None:
+    """SIGHUP: without a terminal a request to reload; with one, its end, and ours. Under `nohup` it stays ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    from_terminal = _has_terminal()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if from_terminal:
+            stop("SIGHUP")
+        else:
+            reload()
+
+    signal.signal(signal.SIGHUP, handle)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+class ServiceManager:
+    """systemd's side of sd_notify(3), or nobody's: then every call does nothing.
+
+    The socket's address is taken out of `environ`, so that no child speaks in this process's name.
+
+    Attributes:
+        watchdog_s: seconds after which an unfed watchdog restarts this process; None where there is none.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        address = environ.pop("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        limit, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        ours = limit.isdecimal() and int(limit) > 0 and pid in ("", str(os.getpid()))
+        self.watchdog_s = int(limit) / 1e6 if ours and self._address else None
+
+    def __bool__(self) -> bool:
+        return bool(self._address)
+
+    def notify(self, *assignments: str) -> None:
+        """Send lines such as 'READY=1'. Never blocks and never raises: the run matters more than its report."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.setblocking(False)
+                sock.sendto("\n".join(assignments).encode(), self._address)
+        except OSError as error:
+            log.debug("the service manager was not told '%s': %s", assignments[0], error)
