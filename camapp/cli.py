@@ -107,6 +107,8 @@ class tidy_errors:
 def _code_of(error: BaseException) -> ExitCode | None:
     if isinstance(error, SettingsError):
         return ExitCode.USAGE if error.usage else ExitCode.CONFIG
+    if isinstance(code := getattr(error, "code", None), ExitCode):
+        return code
     # These modules are loaded only once something that can raise them ran.
     by_name = {
         "ModelError": ExitCode.CONFIG,
@@ -201,6 +203,36 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="a TO
 
         card = load_model(settings).card
         print(f"{file}: good; source {settings.source}, model {card.net} ({card.task}, {len(card.labels)} labels)")
+
+
+@app.command("install-service")
+@with_settings
+def install_service(
+    settings: Settings,
+    headless: Annotated[bool, typer.Option("--headless", help="predictions go to a log (the default)")] = False,
+    kiosk: Annotated[bool, typer.Option("--kiosk", help="on the screen of a machine without a desktop")] = False,
+    desktop: Annotated[bool, typer.Option("--desktop", help="in a window, when the desktop starts")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+) -> None:
+    """Start on boot under systemd, with the settings given here (kept in /etc/camapp/config.toml)."""
+    from camapp.install import Installer, Kind, install
+
+    if headless + kiosk + desktop > 1:
+        raise SettingsError("choose one of --headless, --kiosk and --desktop", usage=True)
+    kind = Kind.KIOSK if kiosk else Kind.DESKTOP if desktop else Kind.HEADLESS
+    install(Installer(kind, settings), dry_run)
+
+
+@app.command("uninstall-service")
+def uninstall_service(
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="leave the settings, the log and snapshots")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+) -> None:
+    """Take the service away again, with its settings and logs."""
+    from camapp.install import Installer, uninstall
+
+    with tidy_errors():
+        uninstall(Installer(), dry_run, keep_data)
 
 
 def main() -> None:
