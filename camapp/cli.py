@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional, get_args
 
@@ -32,12 +33,12 @@ ConfigOption = Annotated[
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first."""
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "settings"
-    ]
+    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
+
+    A command with a parameter `reread` also gets a call that merges and checks them anew.
+    """
+    parameters = inspect.signature(command, eval_str=True).parameters
+    own = [parameter for name, parameter in parameters.items() if name not in ("settings", "reread")]
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
@@ -47,15 +48,17 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(config: Path | None = None, **values: Any) -> None:
         mine = {parameter.name: values.pop(parameter.name) for parameter in own}
         given = {name: value for name, value in values.items() if value is not None and value != []}
+        if "reread" in parameters:
+            mine["reread"] = partial(load_settings, given, config)
         with tidy_errors(bool(given.get("debug"))):
             settings = load_settings(given, config)
             _set_up_logging(settings.debug)
             with tidy_errors(settings.debug):
                 command(settings, **mine)
 
-    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    options = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
+    wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     return wrapper
 
@@ -147,6 +150,7 @@ def default(version: Annotated[bool, typer.Option("--version", help="show the ve
 @with_settings
 def run(
     settings: Settings,
+    reread: Callable[[], Settings],
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print the settings as TOML and end", show_default=False)
     ] = False,
@@ -157,7 +161,7 @@ def run(
         return
     from camapp.live import run_live
 
-    code, message = run_live(settings)
+    code, message = run_live(settings, reread)
     if code is not ExitCode.OK:
         fail(message, code)
 

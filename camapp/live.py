@@ -5,12 +5,13 @@ from __future__ import annotations
 import faulthandler
 import logging
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 from camapp import displays
 from camapp.capture.source import redacted
 from camapp.pipeline import Pipeline, Summary
-from camapp.service import ExitCode, ServiceManager, on_stop_signals
+from camapp.reload import Reloader
+from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.log import LogSink
@@ -22,16 +23,29 @@ from camapp.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 
-def run_live(settings: Settings) -> tuple[ExitCode, str]:
-    """Run to the end; the exit code, and why in words."""
+def run_live(settings: Settings, reread: Callable[[], Settings]) -> tuple[ExitCode, str]:
+    """Run to the end; the exit code, and why in words.
+
+    Args:
+        settings: to run with.
+        reread: gives them anew when asked to reload.
+    """
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
     pipeline = Pipeline(settings)
+    reloader = Reloader(pipeline, reread)
     on_stop_signals(pipeline.request_stop)
+    on_hang_up(reloader.request, pipeline.request_stop)
     _add_sinks(pipeline)
     if manager:
         _report_to(manager, pipeline)
-    summary = pipeline.run(before_stop=lambda: manager.notify("STOPPING=1"))
+    reloader.start()
+
+    def before_stop() -> None:
+        reloader.stop()
+        manager.notify("STOPPING=1")
+
+    summary = pipeline.run(before_stop)
     manager.notify(f"STATUS=ended: {summary.reason}")
     print(_report(pipeline, summary), file=sys.stderr)
     return summary.code, summary.reason
@@ -66,7 +80,6 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     return LogSink(
         target,
         redacted(settings.source),
-        Path(settings.model).name,
         pipeline.stats.inference.rate,
         int(settings.log_max_mb * 1e6),
         settings.log_files,
@@ -98,7 +111,7 @@ def _add_window(pipeline: Pipeline) -> None:
         elif key == "p":
             pipeline.toggle_pause()
 
-    title = f"camapp: {pipeline.model.card.net}"
+    title = f"camapp: {pipeline.inference.generation.model.card.net}"
     window = WindowSink(title, pipeline.settings.full_screen, on_key, pipeline.renderer.shown)
     pipeline.picture_sinks += [window, snapshots]
 
@@ -109,6 +122,6 @@ def _report(pipeline: Pipeline, summary: Summary) -> str:
     if len(stats.latency["total"]):
         p50, p95, p99 = stats.latency["total"].at(50, 95, 99)
         lines.append(f"latency captured to decoded: p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms")
-    if pipeline.inference.pool.restarts:
-        lines.append(f"workers replaced: {pipeline.inference.pool.restarts}")
+    if pipeline.inference.restarts:
+        lines.append(f"workers replaced: {pipeline.inference.restarts}")
     return "\n".join(lines)

@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
+import numpy as np
 
 from camapp.capture.source import Source, SourceDenied, SourceOptions, create_source, redacted
 from camapp.capture.thread import CaptureState, CaptureThread
@@ -61,14 +63,15 @@ class Pipeline:
         cv2.setNumThreads(1)
         self.settings = settings
         self.stats = Stats()
-        self.model = model or load_model(settings)
-        self.task = _task(settings, self.model)
-        self.source = _source(settings, self.model)
+        model = model or load_model(settings)
+        task = _task(settings, model)
+        self.source = _source(settings, model)
         self.workers = settings.workers or max(1, (os.cpu_count() or 2) - 1)
         self.prediction_sinks: list[PredictionSink] = []
         self.picture_sinks: list[PictureSink] = []
+        name = Path(settings.model).name
         self.inference = Inference(
-            self.model, self.task, self.stats, self.source.live, self.workers, settings.threads, self._publish
+            name, model, task, self.stats, self.source.live, self.workers, settings.threads, self._publish
         )
         self.capture = CaptureThread(self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames)
         self.renderer = Renderer(
@@ -81,6 +84,30 @@ class Pipeline:
         self._busy_mark = (0, 0.0)
         self._busy_share = 0.0
         self._started = time.monotonic()
+
+    @property
+    def model(self) -> Model:
+        """The model that runs now."""
+        return self.inference.generation.model
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        return self.inference.generation.task
+
+    def change(self, settings: Settings) -> None:
+        """Take up changed settings of the model and the display while the run goes on.
+
+        Raises:
+            ModelError, PoolError: the model cannot be used; everything stays as it was.
+        """
+        model = load_model(settings)
+        broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
+        if broken:
+            raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
+        self.inference.swap(Path(settings.model).name, model, _task(settings, model))
+        self.settings = settings
+        self.renderer.show_hud = settings.hud
 
     def request_stop(self, reason: str) -> None:
         """Ask the run to end; returns at once, from any thread or signal handler."""
@@ -164,7 +191,7 @@ class Pipeline:
             drops={**stats.balance().dropped, **stats.balance().failed},
             workers_busy=self._workers_busy(),
             workers=self.workers,
-            restarts=self.inference.pool.restarts,
+            restarts=self.inference.restarts,
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
@@ -188,7 +215,7 @@ class Pipeline:
         if now - then > 500_000_000:
             self._busy_mark = (now, busy)
             if then:
-                self._busy_share = min(1.0, (busy - was) / ((now - then) / 1e9) / self.workers)
+                self._busy_share = min(1.0, max(0.0, busy - was) / ((now - then) / 1e9) / self.workers)
         return self._busy_share
 
     # -- the end

@@ -37,7 +37,6 @@ class LogSink(PredictionSink):
     Args:
         target: a path, or '-' for stdout.
         source: the source's URI, for the records.
-        model: the model's name, likewise.
         rate: gives the inference rate.
         max_bytes: size at which `target` becomes `target.1`, and so on.
         files: how many of these to keep.
@@ -48,7 +47,6 @@ class LogSink(PredictionSink):
         self,
         target: str,
         source: str,
-        model: str,
         rate: Callable[[], float],
         max_bytes: int = 10_000_000,
         files: int = 5,
@@ -56,7 +54,7 @@ class LogSink(PredictionSink):
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
-        self._names = {"source": source, "model": model}
+        self._source = source
         self._rate = rate
         self._max_bytes = max_bytes
         self._files = files
@@ -105,7 +103,8 @@ class LogSink(PredictionSink):
             "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
             "t_mono_ns": trace.sensor or trace.captured,
             "clock_synced": clock_synced(int(time.monotonic() // 10)),
-            **self._names,
+            "source": self._source,
+            "model": prediction.model,
             "task": prediction.task,
             "label": prediction.label,
             "score": round(prediction.score, 4),
