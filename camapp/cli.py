@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, Optional, get_args
 import typer
 
 from camapp import __version__
-from camapp.service import ExitCode
+from camapp.service import ExitCode, JournalFormatter, is_journal
 from camapp.settings import Settings, SettingsError, load_settings, to_toml, type_of
 
 app = typer.Typer(
@@ -130,13 +130,13 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 
 
 def _set_up_logging(debug: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JournalFormatter()
+        if is_journal(sys.stderr.fileno())
+        else logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
     )
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler], force=True)
 
 
 @app.callback(invoke_without_command=True)

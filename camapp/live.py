@@ -22,6 +22,8 @@ from camapp.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+_JOURNAL_EVERY = 3600.0
+
 
 def run_live(settings: Settings, reread: Callable[[], Settings]) -> tuple[ExitCode, str]:
     """Run to the end; the exit code, and why in words.
@@ -36,7 +38,7 @@ def run_live(settings: Settings, reread: Callable[[], Settings]) -> tuple[ExitCo
     reloader = Reloader(pipeline, reread)
     on_stop_signals(pipeline.request_stop)
     on_hang_up(reloader.request, pipeline.request_stop)
-    _add_sinks(pipeline)
+    _add_sinks(pipeline, managed=bool(manager))
     if manager:
         _report_to(manager, pipeline)
     reloader.start()
@@ -60,7 +62,7 @@ def _report_to(manager: ServiceManager, pipeline: Pipeline) -> None:
     pipeline.each_tick.append(watchdog.tick)
 
 
-def _add_sinks(pipeline: Pipeline) -> None:
+def _add_sinks(pipeline: Pipeline, managed: bool) -> None:
     settings = pipeline.settings
     if settings.log is not None:
         pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
@@ -71,6 +73,10 @@ def _add_sinks(pipeline: Pipeline) -> None:
         pipeline.picture_sinks.append(VideoSink(settings.record, rate, pipeline.source.live))
     if _wants_window(settings):
         _add_window(pipeline)
+    elif managed:
+        # The service manager is told the status anyway, and the journal is to last for months.
+        if settings.log is None:
+            pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line, every=_JOURNAL_EVERY))
     elif settings.log != "-":
         pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
 

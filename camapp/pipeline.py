@@ -15,6 +15,7 @@ import numpy as np
 
 from camapp.capture.source import Source, SourceDenied, SourceOptions, create_source, redacted
 from camapp.capture.thread import CaptureState, CaptureThread
+from camapp.health import HealthMonitor
 from camapp.hud import Hud
 from camapp.inference import Inference, Result
 from camapp.models import load_model
@@ -78,6 +79,7 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.health = HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
         self._stop_event = threading.Event()
         self._stop_reason = ""
@@ -132,6 +134,7 @@ class Pipeline:
         started: list[Sink] = []
         self._started = time.monotonic()
         try:
+            self.health.start()
             self.inference.start()
             for sink in (*self.prediction_sinks, *self.picture_sinks):
                 sink.start()
@@ -195,6 +198,7 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            health=self.health.latest,
         )
 
     def status_line(self) -> str:
@@ -206,6 +210,7 @@ class Pipeline:
             f"camera {hud.camera_fps:5.1f}  inference {hud.infer_fps:5.1f} of {hud.target_fps:g} fps  "
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
+            + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
 
@@ -237,6 +242,7 @@ class Pipeline:
 
     def _stop(self, sinks: list[Sink]) -> None:
         """Every step has a bound."""
+        self.health.stop()
         self.capture.stop()
         if self.capture.is_alive():
             self.capture.join(_LAST_READ)

@@ -62,6 +62,26 @@ def _has_terminal() -> bool:
     return True
 
 
+def is_journal(descriptor: int) -> bool:
+    """Whether what is written there goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class JournalFormatter(logging.Formatter):
+    """The message with its priority as sd-daemon(3) has it; the journal has its own clock."""
+
+    _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line: the journal would take a second one for another record."""
+        priority = next((priority for level, priority in self._PRIORITIES if record.levelno >= level), 7)
+        return f"<{priority}>" + super().format(record).replace("\n", " | ")
+
+
 class ServiceManager:
     """systemd's side of sd_notify(3), or nobody's: then every call does nothing.
 

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 # Ready without a prediction, as with a camera that is not plugged in yet: from here on the watchdog judges.
 READY_WITHIN = 10.0
-_STATUS_EVERY = 10.0
+_STATUS_EVERY, _RATES_NEED = 10.0, 2.0
 
 
 class Watchdog:
@@ -68,7 +68,7 @@ class Watchdog:
     def _tell_ready(self, now: float, predicted: bool) -> None:
         if not self._ready and (predicted or now - self._started > READY_WITHIN):
             self._ready = True
-            self._told_at = -float("inf")
+            self._told_at = now - _STATUS_EVERY + _RATES_NEED
             self._manager.notify("READY=1")
 
     def _feed(self, now: float) -> None:

@@ -1,5 +1,6 @@
 """The notification socket, the watchdog's diet, and the program as a service manager sees it."""
 
+import logging
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from camapp.service import ServiceManager
+from camapp.service import JournalFormatter, ServiceManager, is_journal
 from camapp.watchdog import READY_WITHIN, Watchdog
 
 ROOT = Path(__file__).parents[2]
@@ -177,3 +178,16 @@ def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
         with pytest.raises(TimeoutError):
             manager.socket.recv(4096)
         process.kill()
+
+
+def test_the_journal_gets_priorities_and_no_clock(tmp_path):
+    record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "no picture:\nunplugged"})
+    assert JournalFormatter().format(record) == "<4>no picture: | unplugged"
+    with (tmp_path / "stream").open("w") as stream:
+        status = os.fstat(stream.fileno())
+        os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+        try:
+            assert is_journal(stream.fileno())
+            assert not is_journal(0)
+        finally:
+            del os.environ["JOURNAL_STREAM"]
