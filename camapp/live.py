@@ -95,7 +95,7 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
 
 def _wants_window(settings: Settings) -> bool:
     if settings.display != "auto":
-        return settings.display == "window"
+        return settings.display != "none"
     display = displays.probe()
     if not display:
         log.info("%s; predictions are printed here instead", display.reason)
@@ -118,7 +118,8 @@ def _add_window(pipeline: Pipeline) -> None:
             pipeline.toggle_pause()
 
     title = f"camapp: {pipeline.inference.generation.model.card.net}"
-    window = WindowSink(title, pipeline.settings.full_screen, on_key, pipeline.renderer.shown)
+    kiosk = pipeline.settings.display == "kiosk"
+    window = WindowSink(title, pipeline.settings.full_screen or kiosk, on_key, pipeline.renderer.shown, kiosk=kiosk)
     pipeline.picture_sinks += [window, snapshots]
 
 
