@@ -209,6 +209,18 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="a TO
         print(f"{file}: good; source {settings.source}, model {card.net} ({card.task}, {len(card.labels)} labels)")
 
 
+@app.command("doctor")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Look this machine over: what is well, what is not and how to mend it. Ends with 1 if something will not work."""
+    from camapp.doctor import Verdict, examine, print_report
+
+    with tidy_errors():
+        findings = examine()
+        print_report(findings, as_json)
+        if any(finding.verdict is Verdict.FAIL for finding in findings):
+            raise SystemExit(1)
+
+
 @app.command("install-service")
 @with_settings
 def install_service(
