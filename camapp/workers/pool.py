@@ -123,9 +123,7 @@ class WorkerPool:
     # -- the caller's side
 
     def start(self) -> None:
-        """Start the processes and the thread that serves them; they become ready in the background."""
-        for _ in range(self.workers):
-            self._spawn()
+        """Start the thread that starts the processes and serves them; they become ready in the background."""
         self._thread.start()
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
@@ -215,6 +213,9 @@ class WorkerPool:
 
     def _serve(self) -> None:
         try:
+            # Here and not in `start`: the kernel ends a worker with the thread that started it (PR_SET_PDEATHSIG).
+            for _ in range(self.workers):
+                self._spawn()
             while not self._stopping and self.error is None:
                 for key, _ in self._selector.select(_POLL):
                     self._receive(key.data)

@@ -235,3 +235,16 @@ def test_starting_and_inferring_are_bounded_steps_but_losing_one_worker_after_an
     harness.wait(2)
     os.kill(harness.pool.processes()[0], signal.SIGKILL)
     wait_until(lambda: harness.pool.bounded_step() == "starting workers", 5)
+
+
+def test_workers_outlive_the_thread_that_started_the_pool(model):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(Harness(model)))
+    thread.start()
+    thread.join(20)
+    (harness,) = made
+    time.sleep(0.2)
+    harness.send(1, batch(1))
+    assert harness.wait(1)[0].error == ""
+    assert harness.pool.restarts == 0
+    harness.pool.stop()
