@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-import threading
+import time
 from collections.abc import Callable, MutableMapping
 from enum import IntEnum
 from types import FrameType
@@ -25,15 +25,22 @@ class ExitCode(IntEnum):
     CONFIG = 78
 
 
+# timeout(1) and terminals send a signal to the process and to its group: two of them mean one.
+_SAME_REQUEST_S = 0.3
+
+
 def on_stop_signals(request: Callable[[str], None]) -> None:
-    """Call `request` with the signal's name at the first SIGINT or SIGTERM; a second one ends the process at once."""
-    asked = threading.Event()
+    """Call `request` with the signal's name at the first SIGINT or SIGTERM; a later one ends the process at once."""
+    asked_at = 0.0
 
     def handle(number: int, _: FrameType | None) -> None:
-        if asked.is_set():
+        nonlocal asked_at
+        now = time.monotonic()
+        if asked_at and now - asked_at > _SAME_REQUEST_S:
             os._exit(128 + number)
-        asked.set()
-        request(signal.Signals(number).name)
+        if not asked_at:
+            asked_at = now
+            request(signal.Signals(number).name)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)

@@ -164,8 +164,9 @@ def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
     command = [sys.executable, "-m", "camapp", "--source", "pattern://digits?size=320x240", "--log", "-"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         manager.wait_for("READY=1")
-        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(workers[0]), signal.SIGSTOP)
+        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+        (worker, *_) = [int(child) for children in lists for child in children.read_text().split()]
+        os.kill(worker, signal.SIGSTOP)
         manager.all()
         manager.heard.clear()
         manager.socket.settimeout(1.9)  # a longer silence would be the end of the run
