@@ -8,11 +8,13 @@ SHELL  := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Not in an ordinary user's PATH on Debian.
+LDCONFIG := PATH=$$PATH:/usr/sbin:/sbin ldconfig
 ON_PI  := $(shell grep -qs Raspberry /proc/device-tree/model && echo yes)
 # Debian packages: what must be there, and the test that finds it.
 NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv) \
-          $(shell ldconfig -p | grep -q libGL.so.1 || echo libgl1) \
-          $(shell ldconfig -p | grep -q libgthread-2.0.so.0 || echo libglib2.0-0) \
+          $(shell $(LDCONFIG) -p | grep -q libGL.so.1 || echo libgl1) \
+          $(shell $(LDCONFIG) -p | grep -q libgthread-2.0.so.0 || echo libglib2.0-0) \
           $(if $(ON_PI),$(shell $(PYTHON) -c 'import picamera2' 2>/dev/null || echo python3-picamera2))
 
 .PHONY: run test test-slow lint help clean system-packages

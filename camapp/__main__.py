@@ -1,6 +1,11 @@
-"""`python -m camapp`."""
+"""`python -m camapp`, and the `camapp` command."""
 
-from camapp.cli import main
+import signal
+
+# Until a run installs its own handlers Ctrl-C ends the program at once, without a traceback from amid the imports.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from camapp.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

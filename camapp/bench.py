@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from camapp.capture.source import redacted
 from camapp.picture import Pixels
 from camapp.pipeline import Pipeline, Summary
 from camapp.processes import cpu_seconds, peak_rss_bytes
@@ -91,7 +92,7 @@ def _figures(pipeline: Pipeline, meter: Meter, summary: Summary, draw: bool) -> 
     stats = pipeline.stats
     first, last = meter.first, meter.last
     figures: dict[str, Any] = {
-        "command": " ".join(["camapp", *sys.argv[1:]]),
+        "command": " ".join(["camapp", *map(redacted, sys.argv[1:])]),
         "machine": machine(),
         "source": pipeline.source.describe(),
         "model": pipeline.model.card.net,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -26,22 +28,34 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Settings that matter to pictures that have nothing to do with one another.
+_FOR_STILLS = (
+    *("model", "net", "task", "labels", "mean", "std", "fit", "roi", "threshold_low", "top"),
+    *("workers", "threads", "debug"),
+)
+
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
-    typer.Option("--config", metavar="FILE", envvar="CAMAPP_CONFIG", help="settings as TOML; flags outrank it"),
+    typer.Option(
+        "--config", metavar="FILE", envvar="CAMAPP_CONFIG", readable=False, help="settings as TOML; flags outrank it"
+    ),
 ]
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> Callable[..., None]:
     """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
 
-    A command with a parameter `reread` also gets a call that merges and checks them anew.
+    Args:
+        command: takes Settings, then options of its own. One with a parameter `reread` also gets a call that merges
+            and checks them anew.
+        only: names of the fields that matter to it; all if not given.
     """
     parameters = inspect.signature(command, eval_str=True).parameters
     own = [parameter for name, parameter in parameters.items() if name not in ("settings", "reread")]
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
+        if not only or item.name in only
     ]
     config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
 
@@ -70,7 +84,7 @@ def _flag(item: Any) -> Any:
     is_flag = kind is bool or bool in get_args(kind)
     if is_flag:
         names = [f"{names[0]}/--no-{item.name.replace('_', '-')}"]
-    shown = "" if item.default in (None, (), False) else f" [default: {_shown(item.default)}]"
+    shown = "" if item.default in (None, (), False) else f" (default: {_shown(item.default)})"
     value: Any = bool if is_flag else list[str] if item.name == "camera_control" else str
     return Annotated[
         Optional[value],  # noqa: UP045
@@ -89,7 +103,7 @@ def _shown(value: object) -> str:
 
 
 class tidy_errors:
-    """Turn an error that a user can cause into one line and an exit code; `debug` shows the traceback."""
+    """Turn an error into one line and an exit code; `debug` shows the traceback before it."""
 
     def __init__(self, debug: bool = False) -> None:
         self.debug = debug
@@ -97,17 +111,23 @@ class tidy_errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is None or self.debug or isinstance(error, SystemExit | typer.Exit):
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, SystemExit | typer.Exit | KeyboardInterrupt):
             return
-        code = _code_of(error)
+        if self.debug:
+            traceback.print_exception(error)
+        code = code_of(error)
         if code is None:
-            logging.getLogger(__name__).debug("unexpected", exc_info=True)
             fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", ExitCode.INTERNAL)
+        if isinstance(error, PermissionError):
+            fail(f"no permission for '{error.filename}': change its owner or mode, or run as another user", code)
         fail(str(error), code)
 
 
-def _code_of(error: BaseException) -> ExitCode | None:
+def code_of(error: BaseException) -> ExitCode | None:
+    """The exit code of an error that a user can cause, None for any other."""
+    if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
+        return ExitCode.DENIED
     if isinstance(error, SettingsError):
         return ExitCode.USAGE if error.usage else ExitCode.CONFIG
     if isinstance(code := getattr(error, "code", None), ExitCode):
@@ -116,9 +136,11 @@ def _code_of(error: BaseException) -> ExitCode | None:
     by_name = {
         "ModelError": ExitCode.CONFIG,
         "SinkError": ExitCode.DENIED if getattr(error, "denied", False) else ExitCode.CONFIG,
+        "BadSource": ExitCode.CONFIG,
         "SourceDenied": ExitCode.DENIED,
         "SourceError": ExitCode.SOURCE_GONE,
         "PoolError": ExitCode.INTERNAL,
+        "ResultsError": ExitCode.CONFIG,
     }
     return next((by_name[base.__name__] for base in type(error).__mro__ if base.__name__ in by_name), None)
 
@@ -130,13 +152,18 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 
 
 def _set_up_logging(debug: bool) -> None:
+    # Others' chatter (picamera2 logs every job) is kept one level quieter than ours.
+    logging.getLogger("camapp").setLevel(logging.DEBUG if debug else logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JournalFormatter()
         if is_journal(sys.stderr.fileno())
-        else logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
+        # On a terminal a status line may stand there already: it is wiped first, and drawn again soon after.
+        else logging.Formatter(
+            ("\r\x1b[2K" if sys.stderr.isatty() else "") + "%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"
+        )
     )
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], force=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -161,23 +188,91 @@ def run(
         return
     from camapp.live import run_live
 
-    code, message = run_live(settings, reread)
-    if code is not ExitCode.OK:
-        fail(message, code)
+    summary = run_live(settings, reread)
+    if summary.code is not ExitCode.OK:
+        if settings.debug and summary.error is not None:
+            traceback.print_exception(summary.error)
+        fail(summary.reason, summary.code)
 
 
 @app.command("bench")
 @with_settings
 def bench(
     settings: Settings,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="how long to measure")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", min=0.5, max=86400, help="how long to measure")
+    ] = 10.0,
     draw: Annotated[bool, typer.Option("--draw", help="draw the preview too, without showing it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Measure a source and model: rates, drops, latency per stage, CPU and memory."""
+    """Measure a source and model: rates, drops, latency per stage, CPU and memory. Output options are left out."""
     from camapp.bench import run_bench
 
     run_bench(settings, seconds, draw, as_json)
+
+
+@app.command("classify")
+@partial(with_settings, only=_FOR_STILLS)
+def classify(
+    settings: Settings,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="pictures, folders with all below, globs")],
+    csv: Annotated[Optional[Path], typer.Option("--csv", metavar="FILE", help="write a line a picture as CSV")] = None,  # noqa: UP045
+    jsonl: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--jsonl", metavar="FILE", help="write a JSON object a picture, - for stdout"),
+    ] = None,
+    truth: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="true labels: name (12_7.png), folder, none, or auto: either, where the model knows the label",
+        ),
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on with files that an earlier run left")] = False,
+    batch: Annotated[
+        int, typer.Option(min=0, max=1024, metavar="N", help="pictures run at once by a worker; 0 suits the model")
+    ] = 0,
+    executor: Annotated[str, typer.Option(metavar="KIND", help="local, or dask for a cluster")] = "local",
+    scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="the cluster's, such as tcp://pi:8786")] = "",
+) -> None:
+    """Classify pictures and folders as fast as the machine can."""
+    from camapp.batch import BatchOptions, run_classify
+    from camapp.results import Target
+    from camapp.rows import TRUTHS
+
+    if truth not in TRUTHS:
+        fail(f"--truth {truth} is not one of {', '.join(TRUTHS)}", ExitCode.USAGE)
+    if executor not in ("local", "dask") or (executor == "dask") != bool(scheduler):
+        fail("--executor is local, or dask with --scheduler ADDRESS", ExitCode.USAGE)
+    targets = [Target(csv, "csv")] if csv else []
+    if jsonl is not None:
+        targets.append(Target(None if jsonl == "-" else Path(jsonl), "jsonl"))
+    code, message = run_classify(settings, paths, BatchOptions(targets, resume, truth, batch, scheduler))
+    if code is not ExitCode.OK:
+        fail(message, code)
+
+
+@app.command("collect")
+@with_settings
+def collect(
+    settings: Settings,
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="what the pictures show")],
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="folder of all labels")] = Path("collected"),
+    every: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--every", min=0.01, metavar="S", help="save one in so many seconds; without it: the space bar"),
+    ] = None,
+    count: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--count", min=1, metavar="N", help="end after so many"),
+    ] = None,
+) -> None:
+    """Store labelled pictures from a source, to teach the app with."""
+    from camapp.collect import CollectOptions, run_collect
+
+    code, message = run_collect(settings, CollectOptions(label, into, every, count))
+    if code is not ExitCode.OK:
+        fail(message, code)
 
 
 @app.command("sources")
@@ -199,14 +294,13 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
 
 
 @app.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="a TOML file")]) -> None:
-    """Check a configuration file, and the model it names, without starting anything."""
+def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
+    """Check a configuration file and all it names, without starting anything."""
     with tidy_errors():
         settings = load_settings({}, file)
-        from camapp.models import load_model
+        from camapp.live import check
 
-        card = load_model(settings).card
-        print(f"{file}: good; source {settings.source}, model {card.net} ({card.task}, {len(card.labels)} labels)")
+        print(f"{file}: good; {check(settings)}")
 
 
 @app.command("doctor")
@@ -253,8 +347,17 @@ def uninstall_service(
 
 def main() -> None:
     """The program."""
+    # Started with closed descriptors, as some supervisors do: words need somewhere to go.
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     # `camapp` means `camapp run`, and `camapp --source X` means `camapp run --source X`.
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments = ["run", *arguments]
-    app(args=arguments, prog_name="camapp")
+    try:
+        app(args=arguments, prog_name="camapp")
+    except BrokenPipeError:
+        # Whoever read our words has left; nothing more can be said, and Python's own last flush must not try.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(int(ExitCode.OK)) from None

@@ -13,7 +13,7 @@ from camapp.capture.mailbox import Mailbox
 from camapp.records import Frame, Prediction, Trace
 from camapp.stats import Stats
 from camapp.tasks.task import Floats, Prepared, Task
-from camapp.workers.pool import STOPPED, Outcome, PoolError, WorkerPool
+from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, PoolError, WorkerPool
 from camapp.workers.slots import Slot
 from engine.model import Model
 
@@ -101,6 +101,10 @@ class Inference:
         self._jobs: dict[int, _Job] = {}
         self._order: deque[_Job] = deque()
         self._order_lock = threading.Lock()
+        # Held while results are decoded and published, which may wait for a file's encoder: never by who must not.
+        self._publishing = threading.Lock()
+        self._forget = threading.Event()
+        self.error: Exception | None = None
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._prepare_all, name="prepare", daemon=True)
         self._complained: set[str] = set()
@@ -137,11 +141,11 @@ class Inference:
             old, new = self._generation, self._new_generation(name, model, task)
             new.pool.start()
             try:
-                new.pool.wait_ready()
+                ready = self._wait_for(new)
             except PoolError:
                 new.pool.stop()
                 raise
-            if self._stop_event.is_set():
+            if not ready:
                 new.pool.stop()
                 return
             self._generation = new
@@ -154,6 +158,16 @@ class Inference:
                 pass
             old.pool.stop()
             self._finish()
+
+    def _wait_for(self, new: Generation) -> bool:
+        """Wait for a worker of it, in steps: False as soon as a stop is asked for. Raises PoolError."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._stop_event.is_set():
+            if new.pool.wait_ready(_TICK):
+                return not self._stop_event.is_set()
+            if time.monotonic() > deadline:
+                raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
+        return False
 
     def _new_generation(self, name: str, model: Model, task: Task) -> Generation:
         spare = 0 if self.live else self._workers + 1
@@ -174,10 +188,14 @@ class Inference:
                 self._stats.dropped(trace, "stopping")
                 return
 
+    def forget(self) -> None:
+        """Filters start anew with the next result: the source was lost, or a pause has ended."""
+        self._forget.set()
+
     def drain(self, timeout: float) -> bool:
         """Wait until no frame is in flight; True if none is."""
         deadline = time.monotonic() + timeout
-        while self._stats.in_flight() and self.pool.error is None:
+        while self._stats.in_flight() and self.pool.error is None and self.error is None:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.005)
@@ -203,20 +221,26 @@ class Inference:
     # -- the preparing thread
 
     def _prepare_all(self) -> None:
-        while self._may_go_on():
-            generation = self._in_use = self._generation
-            slot = generation.pool.acquire(_TICK)
-            if slot is None:
-                self._finish()
-                continue
-            item = None
-            while item is None and generation is self._generation and self._may_go_on():
-                item = self._mailbox.get(_TICK)
-                self._finish()
-            if item is None:
-                generation.pool.release(slot)
-            else:
-                self._prepare(generation, slot, *item)
+        try:
+            while self._may_go_on():
+                self._prepare_next()
+        except Exception as error:
+            log.debug("traceback", exc_info=error)
+            self.error = error
+
+    def _prepare_next(self) -> None:
+        generation = self._in_use = self._generation
+        slot = generation.pool.acquire(_TICK)
+        item = None
+        while slot is not None and item is None and generation is self._generation and self._may_go_on():
+            item = self._mailbox.get(_TICK)
+            self._finish()
+        if slot is None:
+            self._finish()
+        elif item is None:
+            generation.pool.release(slot)
+        else:
+            self._prepare(generation, slot, *item)
 
     def _may_go_on(self) -> bool:
         return not self._stop_event.is_set() and self.pool.error is None
@@ -265,16 +289,24 @@ class Inference:
     # -- either
 
     def _finish(self) -> None:
-        """Decode and publish what is next in frame order."""
+        """Decode and publish what is next in frame order, one thread at a time; the others leave it to that one."""
+        while self._has_next() and self._publishing.acquire(blocking=False):
+            try:
+                while (job := self._next()) is not None:
+                    self._settle(job)
+            finally:
+                self._publishing.release()
+
+    def _has_next(self) -> bool:
+        """Whether the oldest job is done; gives up on one that keeps newer live results waiting for too long."""
         with self._order_lock:
-            while self._order:
-                head = self._order[0]
-                if head.done_at:
-                    self._settle(self._order.popleft())
-                elif self.live and self._is_late(head):
-                    self._order.popleft().late = True
-                else:
-                    return
+            while self._order and not self._order[0].done_at and self.live and self._is_late(self._order[0]):
+                self._order.popleft().late = True
+            return bool(self._order and self._order[0].done_at)
+
+    def _next(self) -> _Job | None:
+        with self._order_lock:
+            return self._order.popleft() if self._order and self._order[0].done_at else None
 
     def _is_late(self, head: _Job) -> bool:
         newer_done = [job.done_at for job in self._order if job.done_at]
@@ -291,9 +323,15 @@ class Inference:
             self._stats.failed(job.trace, job.error)
             return
         assert job.prepared is not None
+        shot = job.frame.shot
         try:
-            now = time.monotonic_ns()
-            prediction = job.generation.task.decode(job.frame, job.outputs, job.prepared, now)
+            task = job.generation.task
+            if shot.still or self._forget.is_set():
+                self._forget.clear()
+                task.reset()
+            # The picture's own time, not that of decoding: a file read faster than it plays gives the same labels.
+            now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
+            prediction = task.decode(job.frame, job.outputs, job.prepared, now)
         except Exception as error:  # noqa: BLE001 - one bad result must not end the run
             self._complain("decode", error)
             self._stats.failed(job.trace, "decode")

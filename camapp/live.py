@@ -6,18 +6,22 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from camapp import displays
-from camapp.capture.source import redacted
-from camapp.pipeline import Pipeline, Summary
+from camapp.capture.source import local_path, redacted
+from camapp.models import load_model, model_path
+from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
 from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.log import LogSink
 from camapp.sinks.on_label import OnLabelSink
+from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
+from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -25,8 +29,8 @@ log = logging.getLogger(__name__)
 _JOURNAL_EVERY = 3600.0
 
 
-def run_live(settings: Settings, reread: Callable[[], Settings]) -> tuple[ExitCode, str]:
-    """Run to the end; the exit code, and why in words.
+def run_live(settings: Settings, reread: Callable[[], Settings]) -> Summary:
+    """Run to the end.
 
     Args:
         settings: to run with.
@@ -37,8 +41,15 @@ def run_live(settings: Settings, reread: Callable[[], Settings]) -> tuple[ExitCo
     pipeline = Pipeline(settings)
     reloader = Reloader(pipeline, reread)
     on_stop_signals(pipeline.request_stop)
-    on_hang_up(reloader.request, pipeline.request_stop)
-    _add_sinks(pipeline, managed=bool(manager))
+    on_hang_up(reloader.request, managed=bool(manager))
+    _add_sinks(pipeline)
+    if _wants_window(settings):
+        _add_window(pipeline)
+    elif not manager and settings.log != "-":
+        pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
+    elif manager and settings.log is None:
+        # The service manager is told the status anyway, and the journal is to last for months.
+        pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line, every=_JOURNAL_EVERY))
     if manager:
         _report_to(manager, pipeline)
     reloader.start()
@@ -49,8 +60,27 @@ def run_live(settings: Settings, reread: Callable[[], Settings]) -> tuple[ExitCo
 
     summary = pipeline.run(before_stop)
     manager.notify(f"STATUS=ended: {summary.reason}")
-    print(_report(pipeline, summary), file=sys.stderr)
-    return summary.code, summary.reason
+    if summary.balance.captured:
+        print(_report(pipeline, summary), file=sys.stderr)
+    return summary
+
+
+def check(settings: Settings) -> str:
+    """Build everything the settings name and start nothing; says in words what it would be.
+
+    Raises:
+        ModelError, BadSource, SinkError: something cannot be used.
+    """
+    model = load_model(settings)
+    task_for(settings, model.card)
+    source = build_source(settings, model)
+    _refuse_overwriting(settings)
+    if settings.record is not None:
+        VideoSink(settings.record, lambda: 0.0)
+    if settings.on_label is not None:
+        OnLabelSink(settings.on_label)
+    card = model.card
+    return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
 
 
 def _report_to(manager: ServiceManager, pipeline: Pipeline) -> None:
@@ -62,8 +92,9 @@ def _report_to(manager: ServiceManager, pipeline: Pipeline) -> None:
     pipeline.each_tick.append(watchdog.tick)
 
 
-def _add_sinks(pipeline: Pipeline, managed: bool) -> None:
+def _add_sinks(pipeline: Pipeline) -> None:
     settings = pipeline.settings
+    _refuse_overwriting(settings)
     if settings.log is not None:
         pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
@@ -71,25 +102,31 @@ def _add_sinks(pipeline: Pipeline, managed: bool) -> None:
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.picture_sinks.append(VideoSink(settings.record, rate, pipeline.source.live))
-    if _wants_window(settings):
-        _add_window(pipeline)
-    elif managed:
-        # The service manager is told the status anyway, and the journal is to last for months.
-        if settings.log is None:
-            pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line, every=_JOURNAL_EVERY))
-    elif settings.log != "-":
-        pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
+
+
+def _refuse_overwriting(settings: Settings) -> None:
+    """No output may be the source, the model or another output."""
+    files = {"--source": local_path(settings.source), "--model": model_path(settings.model)}
+    outputs = {"--record": settings.record, "--log": Path(settings.log) if settings.log not in (None, "-") else None}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        for other, taken in files.items():
+            if path.exists() and taken.exists() and path.samefile(taken):
+                raise SinkError(f"{name} {path} is the file of {other}: name another")
+        files[name] = path
 
 
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     settings = pipeline.settings
     return LogSink(
         target,
-        redacted(settings.source),
+        lambda: redacted(pipeline.source.uri),
         pipeline.stats.inference.rate,
         int(settings.log_max_mb * 1e6),
         settings.log_files,
         lambda: pipeline.request_stop("stdout was closed"),
+        patient=not pipeline.source.live,
     )
 
 
@@ -125,7 +162,9 @@ def _add_window(pipeline: Pipeline) -> None:
 
 def _report(pipeline: Pipeline, summary: Summary) -> str:
     stats = pipeline.stats
-    lines = [f"ended after {summary.seconds:.1f} s: {summary.reason}", str(summary.balance)]
+    # A failure's reason is the error line that follows this.
+    why = f": {summary.reason}" if summary.code is ExitCode.OK else ""
+    lines = [f"ended after {summary.seconds:.1f} s{why}", str(summary.balance)]
     if len(stats.latency["total"]):
         p50, p95, p99 = stats.latency["total"].at(50, 95, 99)
         lines.append(f"latency captured to decoded: p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms")

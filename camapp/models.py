@@ -18,12 +18,13 @@ def model_path(name: str) -> Path:
     Raises:
         ModelError: neither exists.
     """
+    # A plain word is a shipped name, whatever lies in the user's folder: ./mnist is the way to that.
+    shipped = SHIPPED / f"{name}.npz"
+    if "/" not in name and shipped.exists():
+        return shipped
     path = Path(name).expanduser()
     if path.exists():
         return path
-    shipped = SHIPPED / f"{name}.npz"
-    if shipped.exists():
-        return shipped
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
     raise ModelError(f"no model '{name}': not a file, and not one of those that ship ({known})")
 
@@ -32,9 +33,11 @@ def load_model(settings: Settings) -> Model:
     """The model that the settings name, its card corrected by --labels, --mean, --std and --task.
 
     Raises:
-        ModelError: the file is missing, damaged or does not fit, or a correction does not.
+        ModelError: the file is missing, damaged or does not fit, takes no pictures, or a correction does not fit.
     """
     model = load(model_path(settings.model), net=settings.net)
+    if not model.card.colour:
+        raise ModelError(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not pictures")
     channels = model.card.input_shape[0]
     changes: dict[str, object] = {}
     for name in ("mean", "std"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from camapp.capture.source import Source, SourceDenied, SourceOptions, create_source, redacted
+from camapp.capture.source import (
+    BadSource,
+    PermanentSourceError,
+    Source,
+    SourceDenied,
+    SourceOptions,
+    create_source,
+    redacted,
+)
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
@@ -25,7 +32,8 @@ from camapp.service import ExitCode
 from camapp.settings import Settings
 from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
-from camapp.tasks.task import Task, TaskOptions, create_task
+from camapp.tasks.task import Task, task_for
+from camapp.workers.pool import START_TIMEOUT, PoolError
 from engine.model import Model, ModelError
 
 log = logging.getLogger(__name__)
@@ -45,6 +53,7 @@ class Summary:
     reason: str
     balance: Balance
     seconds: float
+    error: Exception | None = None
 
 
 class Pipeline:
@@ -65,24 +74,27 @@ class Pipeline:
         self.settings = settings
         self.stats = Stats()
         model = model or load_model(settings)
-        task = _task(settings, model)
-        self.source = _source(settings, model)
-        self.workers = settings.workers or max(1, (os.cpu_count() or 2) - 1)
+        task = task_for(settings, model.card)
+        self.source = build_source(settings, model)
+        self.workers = settings.workers or max(1, len(os.sched_getaffinity(0)) - 1)
         self.prediction_sinks: list[PredictionSink] = []
         self.picture_sinks: list[PictureSink] = []
         name = Path(settings.model).name
         self.inference = Inference(
             name, model, task, self.stats, self.source.live, self.workers, settings.threads, self._publish
         )
-        self.capture = CaptureThread(self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames)
+        self.capture = CaptureThread(
+            self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames, self.inference.forget
+        )
         self.renderer = Renderer(
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
         self.health = HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
-        self._stop_event = threading.Event()
         self._stop_reason = ""
+        self._time_is_up = ""
+        self._failing_sinks: set[Sink] = set()
         self._busy_mark = (0, 0.0)
         self._busy_share = 0.0
         self._started = time.monotonic()
@@ -107,20 +119,19 @@ class Pipeline:
         broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
         if broken:
             raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
-        self.inference.swap(Path(settings.model).name, model, _task(settings, model))
+        self.inference.swap(Path(settings.model).name, model, task_for(settings, model.card))
         self.settings = settings
         self.renderer.show_hud = settings.hud
 
     def request_stop(self, reason: str) -> None:
-        """Ask the run to end; returns at once, from any thread or signal handler."""
+        """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
         self._stop_reason = self._stop_reason or reason
-        self._stop_event.set()
 
     def toggle_pause(self) -> None:
         """Hold the picture and the predictions, or go on."""
         if self.capture.paused.is_set():
             self.capture.paused.clear()
-            self.task.reset()
+            self.inference.forget()
         else:
             self.capture.paused.set()
 
@@ -141,14 +152,15 @@ class Pipeline:
                 started.append(sink)
             if self.picture_sinks:
                 self.renderer.start()
-            self.inference.pool.wait_ready()
-            self.capture.start()
-            self._wait()
-            before_stop()
+            if self._workers_are_ready():
+                self.capture.start()
+                self._wait()
+                before_stop()
         finally:
             self._stop(started)
         code, reason = self._verdict()
-        return Summary(code, reason, self.stats.balance(), time.monotonic() - self._started)
+        error = self.inference.error or self.inference.pool.error or self.capture.status.error
+        return Summary(code, reason, self.stats.balance(), time.monotonic() - self._started, error)
 
     # -- callbacks of the stages
 
@@ -159,7 +171,10 @@ class Pipeline:
 
     def _publish(self, result: Result) -> None:
         for sink in self.prediction_sinks:
-            sink.accept(result.prediction, result.frame, result.trace)
+            try:
+                sink.accept(result.prediction, result.frame, result.trace)
+            except Exception as error:  # noqa: BLE001 - one sink that fails must not end predictions
+                self._complain(sink, error)
         if self.picture_sinks:
             if self.source.live:
                 self.renderer.predicted(result)
@@ -225,19 +240,36 @@ class Pipeline:
 
     # -- the end
 
+    def _complain(self, sink: Sink, error: Exception) -> None:
+        if sink not in self._failing_sinks:
+            self._failing_sinks.add(sink)
+            log.error("%s failed: %s: %s (said once)", type(sink).__name__, type(error).__name__, error)
+            log.debug("traceback", exc_info=error)
+
+    def _workers_are_ready(self) -> bool:
+        """Wait for the first worker, in steps: a stop may be asked for meanwhile."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._stop_reason:
+            if self.inference.pool.wait_ready(_TICK):
+                return True
+            if time.monotonic() > deadline:
+                raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
+        return False
+
     def _wait(self) -> None:
         deadline = None
-        while not self._stop_event.wait(_TICK):
+        while not self._stop_reason:
+            time.sleep(_TICK)
             for tick in self.each_tick:
                 tick()
-            if self.inference.pool.error is not None:
+            if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
                 return
             if self.settings.duration is not None and self.stats.balance().captured:
                 deadline = deadline or time.monotonic() + self.settings.duration
                 if time.monotonic() >= deadline:
-                    self._stop_reason = f"--duration {self.settings.duration:g} s are over"
+                    self._time_is_up = f"--duration {self.settings.duration:g} s are over"
                     return
 
     def _stop(self, sinks: list[Sink]) -> None:
@@ -246,8 +278,10 @@ class Pipeline:
         self.capture.stop()
         if self.capture.is_alive():
             self.capture.join(_LAST_READ)
-        to_the_end = not self._stop_event.is_set() and not self.source.live
-        self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
+        to_the_end = not self._stop_reason and not self.source.live
+        drained = self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
+        if not drained and self.picture_sinks:
+            self.renderer.stop()  # what publishes may be waiting for it
         self.inference.stop(_DRAIN_LIVE)
         if self.capture.is_alive():
             self.capture.join(_JOIN)
@@ -261,29 +295,17 @@ class Pipeline:
     def _verdict(self) -> tuple[ExitCode, str]:
         if self.inference.pool.error is not None:
             return ExitCode.INTERNAL, str(self.inference.pool.error)
+        if self.inference.error is not None:
+            return ExitCode.INTERNAL, f"preparing frames failed: {self.inference.error!r}"
         status = self.capture.status
         if status.state is CaptureState.FAILED:
             denied = isinstance(status.error, SourceDenied)
             return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
-        return ExitCode.OK, self._stop_reason or status.reason
+        return ExitCode.OK, self._stop_reason or self._time_is_up or status.reason
 
 
-def _task(settings: Settings, model: Model) -> Task:
-    options = TaskOptions(
-        fit=settings.fit,
-        roi=settings.roi,
-        smoothing=settings.smoothing,
-        threshold_high=settings.threshold_high,
-        threshold_low=settings.threshold_low,
-        top=settings.top,
-    )
-    try:
-        return create_task(model.card.task, model.card, options)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
-
-
-def _source(settings: Settings, model: Model) -> Source:
+def build_source(settings: Settings, model: Model) -> Source:
+    """The source, not yet opened. Raises BadSource: making one touches no device, so it is what was written."""
     _, height, width = model.card.input_shape
     options = SourceOptions(
         size=settings.size,
@@ -297,4 +319,7 @@ def _source(settings: Settings, model: Model) -> Source:
         # A model's view has room for a crop; tasks that search the picture need about this much anyway.
         model_size=(max(320, width), max(240, height)),
     )
-    return create_source(settings.source, options)
+    try:
+        return create_source(settings.source, options)
+    except PermanentSourceError as error:
+        raise BadSource(str(error)) from error

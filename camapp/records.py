@@ -51,6 +51,8 @@ class Shot:
         sensor_ns: monotonic nanoseconds of the exposure; 0 where the device does not tell.
         truth: in the view's pixels, where the source knows it.
         name: file the picture came from, if any.
+        moment_ns: place in the source's own time (of a video file, say), for filters; None takes the capture's.
+        still: a picture by itself, with nothing to do with the one before.
     """
 
     view: Picture
@@ -58,6 +60,8 @@ class Shot:
     sensor_ns: int = 0
     truth: Truth | None = None
     name: str = ""
+    moment_ns: int | None = None
+    still: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from camapp.models import model_path
 from camapp.pipeline import Pipeline
@@ -38,8 +39,8 @@ class Reloader:
         self._pipeline = pipeline
         self._reread = reread
         self._look_every = look_every
-        self._wake = threading.Event()
-        self._requested = False
+        # Its `put`, unlike a lock or an Event, may interrupt itself: a signal handler calls it.
+        self._orders: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
         self._loaded = self._seen = _identity(pipeline.settings.model)
         self._thread = threading.Thread(target=self._watch, name="reload", daemon=True)
@@ -50,26 +51,30 @@ class Reloader:
 
     def request(self) -> None:
         """Reload soon; safe to call from a signal handler."""
-        self._requested = True
-        self._wake.set()
+        self._orders.put(None)
 
     def stop(self) -> None:
         """Stop watching; a model that is just being loaded is left to the pipeline's own stop."""
         self._stopping = True
-        self._wake.set()
+        self._orders.put(None)
 
     def _watch(self) -> None:
-        while True:
-            self._wake.wait(self._look_every)
-            self._wake.clear()
-            if self._stopping:
-                return
-            if self._requested:
-                self._requested = False
+        while not self._stopping:
+            if self._is_ordered():
                 self._reload()
-            elif self._has_settled():
+            elif not self._stopping and self._has_settled():
                 log.info("the model's file has changed: %s", self._pipeline.settings.model)
                 self._change(self._pipeline.settings)
+
+    def _is_ordered(self) -> bool:
+        """Wait for orders until it is time to look at the file; any number of them at once are one."""
+        try:
+            self._orders.get(timeout=self._look_every)
+        except Empty:
+            return False
+        while not self._orders.empty():
+            self._orders.get()
+        return not self._stopping
 
     def _has_settled(self) -> bool:
         """The file is another than the loaded one, and the same as at the last look: it is written to its end."""
@@ -92,7 +97,7 @@ class Reloader:
         self._loaded = self._seen = _identity(settings.model)
         try:
             self._pipeline.change(settings)
-        except (ModelError, PoolError) as error:
+        except (ModelError, PoolError, OSError) as error:
             log.error("model not changed: %s; the old one stays", error)
         else:
             log.info("running model %s with the settings of now", Path(settings.model).name)

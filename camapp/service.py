@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     DENIED = 77
     CONFIG = 78
+    INTERRUPTED = 130
 
 
 # timeout(1) and terminals send a signal to the process and to its group: two of them mean one.
@@ -30,7 +31,11 @@ _SAME_REQUEST_S = 0.3
 
 
 def on_stop_signals(request: Callable[[str], None]) -> None:
-    """Call `request` with the signal's name at the first SIGINT or SIGTERM; a later one ends the process at once."""
+    """Call `request` with the name of the first SIGINT, SIGTERM or SIGHUP; a later one ends the process at once.
+
+    `request` runs between any two steps of the main thread, so it must take no lock. Under `nohup` SIGHUP stays
+    ignored.
+    """
     asked_at = 0.0
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -42,23 +47,18 @@ def on_stop_signals(request: Callable[[str], None]) -> None:
             asked_at = now
             request(signal.Signals(number).name)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
 
 
-def on_hang_up(reload: Callable[[], None], stop: Callable[[str], None]) -> None:
-    """SIGHUP: without a terminal a request to reload; with one, its end, and ours. Under `nohup` it stays ignored."""
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        return
-    from_terminal = _has_terminal()
+def on_hang_up(reload: Callable[[], None], managed: bool) -> None:
+    """Make SIGHUP a request to reload where nobody can hang up: under a service manager, or without a terminal.
 
-    def handle(number: int, _: FrameType | None) -> None:
-        if from_terminal:
-            stop("SIGHUP")
-        else:
-            reload()
-
-    signal.signal(signal.SIGHUP, handle)
+    Elsewhere it stays what `on_stop_signals` made of it. `reload` must take no lock either.
+    """
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and (managed or not _has_terminal()):
+        signal.signal(signal.SIGHUP, lambda *_: reload())
 
 
 def _has_terminal() -> bool:

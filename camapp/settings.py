@@ -44,8 +44,8 @@ def parse_floats(text: str) -> tuple[float, ...]:
 
 
 def parse_words(text: str) -> tuple[str, ...]:
-    """'a,b' -> ('a', 'b')."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """'a=1; b=2,3' -> ('a=1', 'b=2,3')."""
+    return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
 def option(
@@ -111,7 +111,7 @@ class Settings:
     top: Annotated[int, Ge(1), Le(10)] = option(3, "how many best labels to show and log", "Model", "N")
 
     workers: Annotated[int, Ge(0), Le(64)] = option(
-        0, "processes that run the CNN; 0 takes the cores less one", "Speed", "N"
+        0, "processes that run the CNN; 0 takes the cores less one (classify: all)", "Speed", "N"
     )
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
@@ -185,7 +185,8 @@ def load_settings(
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(
-            f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})"
+            f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})",
+            usage=not {"threshold_low", "threshold_high"}.isdisjoint(command_line),
         )
     return settings
 
@@ -229,6 +230,12 @@ def _checked(name: str, raw: Any, where: str) -> Any:
                 _control(item)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("a finite number")
+        if (
+            name == "roi"
+            and value is not None
+            and (min(value[2:]) <= 0 or max(value[0] + value[2], value[1] + value[3]) > 1)
+        ):
+            raise ValueError("it must lie in the picture: x + width and y + height at most 1, both above 0")
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
         raise SettingsError(

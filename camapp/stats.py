@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -135,7 +134,8 @@ class Stats:
             self._close(trace)
             self._predicted += 1
         for stage, value in trace.latency_ms().items():
-            self.latency[stage].add(value)
+            if stage != "infer" or trace.infer_end:
+                self.latency[stage].add(value)
         if self._last_predicted:
             self.intervals.add((trace.decoded - self._last_predicted) / 1e6)
         self._last_predicted = trace.decoded
@@ -187,11 +187,6 @@ class Stats:
     def stale_after_ms(self) -> float:
         """Age at which a prediction is drawn dimmed: max(200 ms, twice the median inference interval)."""
         return max(200.0, 2 * self.intervals.at(50)[0])
-
-    def latency_ms(self, percents: Iterable[float]) -> dict[str, tuple[float, ...]]:
-        """Percentiles by stage."""
-        wanted = tuple(percents)
-        return {stage: quantiles.at(*wanted) for stage, quantiles in self.latency.items()}
 
     def _close(self, trace: Trace) -> None:
         if self._in_flight.pop(trace.seq, None) is None:

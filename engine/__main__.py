@@ -1,4 +1,4 @@
-"""python -m engine: look at a model file (`info`), or run it on arrays (`run`)."""
+"""python -m engine: look at a model file (`info`), write it in another format (`convert`), or run it (`run`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from engine.graph import ModelError  # here, so that --help does not wait for NumPy
 
     try:
-        return _info(options) if options.command == "info" else _run(options)
+        return {"info": _info, "convert": _convert, "run": _run}[options.command](options)
     except (ModelError, OSError, ValueError) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 78
@@ -30,9 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     info = commands.add_parser("info", help="print a model's card and layers")
     run = commands.add_parser("run", help="run a model on a float32 array (N, C, H, W)")
-    for command in (info, run):
-        command.add_argument("file", type=Path, help="model (.npz)")
+    convert = commands.add_parser("convert", help="write a model as .npz (a bundle), .safetensors or .onnx")
+    for command in (info, run, convert):
+        command.add_argument("file", type=Path, help=".npz, .pth, .pt, .safetensors, .onnx, or a folder of text dumps")
         command.add_argument("--net", help="name of the net, for a file without a card")
+    convert.add_argument("target", type=Path, help="file to write; its suffix says the format")
     run.add_argument("input", type=Path, help="array to read (.npy)")
     run.add_argument("output", type=Path, help="array to write (.npy)")
     return parser
@@ -44,32 +46,52 @@ def _info(options: argparse.Namespace) -> int:
     model = load(options.file, options.net)
     card = model.card
     print(f"net       {card.net} (task {card.task})")
-    print(f"input     {'x'.join(map(str, card.input_shape))} {card.colour}, mean {card.mean}, std {card.std}")
+    shape = "x".join(map(str, card.input_shape))
+    print(f"input     {shape} {card.colour or '(no picture)'}, mean {card.mean}, std {card.std}")
     print(f"labels    {', '.join(card.labels) or '-'}")
     for name, share in card.accuracy.items():
         print(f"accuracy  {100 * share:.2f} % on {name}")
     for name in ("recipe", "licence", "sha256"):
         print(f"{name:<9} {getattr(card, name) or '-'}")
+    plan = model.plan()
+    print(f"arena     {plan.arena_bytes:,} bytes between inputs and outputs")
     print()
-    rows = _layers(model)
-    for name, op_type, shape, parameters, macs in rows:
-        print(f"{name:<28} {op_type:<20} {shape:<18} {parameters:>12} {macs:>14}")
+    for name, op_type, shape, parameters, macs, kernel in _layers(model):
+        print(f"{name:<28} {op_type:<20} {shape:<18} {parameters:>12} {macs:>14}  {kernel}".rstrip())
     return 0
 
 
-def _layers(model: Model) -> list[tuple[str, str, str, str, str]]:
-    """Name, operator, output shape, parameters and multiply-adds of each layer for one item, headed and summed up."""
+def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
+    """Name, operator, output shape, parameters, multiply-adds and kernel of each layer for one item, headed, summed up.
+
+    The kernel is the one that the model's plan chose; a layer without one has become part of another.
+    """
+    from engine.folding import fold
     from engine.planner import choose_steps
 
-    graph = model.graph
-    steps = choose_steps(graph, [(1, *model.card.input_shape)])
-    rows = [("layer", "operator", "output", "parameters", "MAC")]
-    for node, step in zip(graph.nodes, steps, strict=True):
-        parameters = sum(graph.initializers[name].size for name in node.inputs if name in graph.initializers)
+    graph = fold(model.graph, model.default_shapes)
+    kernels = {each.node.name: each.kernel for each in model.chosen()}
+    owners = {node.name: node for node in graph.nodes}  # before passes moved parameters from one node to another
+    steps = [(each.node, each.step) for each in choose_steps(graph, model.default_shapes)]
+    rows = [("layer", "operator", "output", "parameters", "MAC", "kernel")]
+    counted: set[str] = set()
+    for node, step in steps:
+        own = {name for name in owners[node.name].inputs if name in graph.initializers} - counted
+        counted |= own
+        parameters = sum(graph.initializers[name].size for name in own)
         shape = "x".join(map(str, step.shape))
-        rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}"))
-    total = sum(array.size for array in graph.initializers.values())
-    return [*rows, ("total", "", "", f"{total:,}", f"{sum(step.macs for step in steps):,}")]
+        rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}", kernels.get(node.name, "")))
+    total = sum(graph.initializers[name].size for name in counted)
+    macs = sum(step.macs for _, step in steps)
+    return [*rows, ("total", "", "", f"{total:,}", f"{macs:,}", "")]
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from engine.convert import convert
+
+    model = convert(options.file, options.target, options.net)
+    print(f"{options.target}: net {model.card.net}, {options.target.stat().st_size:,} bytes, same outputs")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

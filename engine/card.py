@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from engine.graph import ModelError
 
 COLOURS = {"GRAY": 1, "RGB": 3, "BGR": 3}
+MAX_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class ModelCard:
     Attributes:
         net: name in `engine.nets`.
         task: what the outputs mean ('classify', 'digits', ...); the application knows the names.
-        input_shape: one item's (C, H, W).
+        input_shape: one item's: (C, H, W) of a picture, (C, L) of a signal, or any other.
         mean: subtracted from each channel, on the [0, 1] scale; () stands for zeros.
         std: then divided by; () stands for ones.
-        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'.
+        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'; "" where the input is no picture.
         labels: names of the outputs, in order; () where they have none.
         accuracy: share of right answers, 0 to 1, by name of the set it was measured on.
         recipe: how it was made.
@@ -37,7 +38,7 @@ class ModelCard:
 
     net: str
     task: str = "classify"
-    input_shape: tuple[int, int, int] = (3, 224, 224)
+    input_shape: tuple[int, ...] = (3, 224, 224)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     colour: str = "RGB"
@@ -52,8 +53,10 @@ class ModelCard:
             value = getattr(self, name)
             if not is_allowed(value):
                 _refuse(name, value, allowed)
-        channels = self.input_shape[0]
-        if channels != COLOURS[self.colour]:
+        channels = self.input_shape[0] if len(self.input_shape) > 1 else 1
+        if self.colour and len(self.input_shape) != 3:
+            _refuse("input_shape", self.input_shape, f"three whole numbers C, H, W for colour {self.colour}")
+        if self.colour and channels != COLOURS[self.colour]:
             _refuse("input_shape", self.input_shape, f"{COLOURS[self.colour]} channels for colour {self.colour}")
         for name, neutral in (("mean", 0.0), ("std", 1.0)):
             values = getattr(self, name) or (neutral,) * channels
@@ -117,7 +120,7 @@ def _tuple_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 16
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 24
 
 
 def _is_accuracy(value: object) -> bool:
@@ -129,10 +132,13 @@ def _is_accuracy(value: object) -> bool:
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "net": (lambda value: _is_text(value) and value != "", "the name of a net"),
     "task": (lambda value: _is_text(value) and value != "", "the name of a task"),
-    "input_shape": (lambda value: _tuple_of(_is_side)(value) and len(value) == 3, "three whole numbers C, H, W"),
+    "input_shape": (
+        lambda value: _tuple_of(_is_side)(value) and len(value) <= MAX_AXES,
+        f"three whole numbers C, H, W; up to {MAX_AXES} of any kind for what is no picture",
+    ),
     "mean": (_tuple_of(_is_number), "finite numbers, one a channel"),
     "std": (_tuple_of(lambda item: _is_number(item) and item > 0), "numbers above 0, one a channel"),
-    "colour": (lambda value: _is_text(value) and value in COLOURS, ", ".join(COLOURS)),
+    "colour": (lambda value: _is_text(value) and value in ("", *COLOURS), ", ".join(COLOURS)),
     "labels": (_tuple_of(_is_text), "a list of strings"),
     "accuracy": (_is_accuracy, "an object of names and shares from 0 to 1"),
     "recipe": (_is_text, "a string"),

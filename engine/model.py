@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from engine import nets
+from engine import formats, nets
 from engine.card import ModelCard as ModelCard
-from engine.formats import npz
+from engine.choices import Choices, standard
+from engine.evaluation import Evaluation
+from engine.folding import fold
+from engine.formats.content import Content
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import make_plan
+from engine.planner import Chosen, Prepared, choose, make_plan, prepare
 
-_FORMATS: Mapping[str, Callable[[Path], tuple[dict[str, Array], ModelCard | None]]] = {".npz": npz.read_bundle}
 _LABELLED_TASKS = ("classify", "digits")
 
 
@@ -29,6 +31,7 @@ class Model:
     Attributes:
         card: what the input should be and what the outputs mean.
         graph: with its initializers bound.
+        prepared: kernels chosen and parameters packed by the last plan, for later ones; empty before the first.
 
     Raises:
         ModelError: the card does not fit the graph (input shape, number of labels).
@@ -36,35 +39,87 @@ class Model:
 
     card: ModelCard
     graph: Graph
+    prepared: list[Prepared] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _evaluations: list[Evaluation] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        expected = self.graph.inputs[0].shape[1:]
+        expected = self.graph.inputs[0].shape[1:] if self.graph.inputs else ()
         given = self.card.input_shape
         if len(expected) != len(given) or any(
             want not in (0, have) for want, have in zip(expected, given, strict=True)
         ):
             raise ModelError(f"net '{self.graph.name}' takes {expected}, but its card says {given}")
-        outputs = self.graph.outputs[0].shape[-1]
-        if self.card.task in _LABELLED_TASKS and self.card.labels and len(self.card.labels) != outputs:
+        stated = self.graph.outputs[0].shape
+        outputs = stated[-1] if stated else 0  # 0: the graph does not say
+        if outputs and self.card.task in _LABELLED_TASKS and self.card.labels and len(self.card.labels) != outputs:
             raise ModelError(
                 f"net '{self.graph.name}' has {outputs} outputs, but {len(self.card.labels)} labels are given"
             )
 
-    def plan(self, *input_shapes: Shape) -> Plan:
+    @property
+    def default_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of the inputs for one item: the first as the card says, others as the graph does (free: 1)."""
+        shapes = [tuple(size or 1 for size in value.shape) for value in self.graph.inputs]
+        if shapes and shapes[0]:
+            shapes[0] = (shapes[0][0], *self.card.input_shape)
+        return tuple(shapes)
+
+    def plan(self, *input_shapes: Shape, choices: Choices | None = None) -> Plan:
         """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
+
+        Args:
+            input_shapes: one a graph's input.
+            choices: who picks kernels from now on; by default as before, and at first `engine.choices.standard()`.
 
         Raises:
             ModelError: shapes that the net does not take.
             UnsupportedOperator: a node that the engine does not run.
         """
-        return make_plan(optimise(self.graph), input_shapes or ((1, *self.card.input_shape),))
+        shapes = input_shapes or self.default_shapes
+        return make_plan(self.graph, shapes, choices or standard(), self.prepare(shapes, choices))
+
+    def chosen(self, *input_shapes: Shape) -> list[Chosen]:
+        """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
+        shapes = input_shapes or self.default_shapes
+        prepared = self.prepare(shapes)
+        assert prepared.graph is not None
+        return choose(prepared.graph, shapes, standard(), prepared)
+
+    def prepare(self, shapes: Sequence[Shape], choices: Choices | None = None) -> Prepared:
+        """What plans for these shapes share: of the plans before, unless that was for other shapes or choices.
+
+        Raises:
+            ModelError, UnsupportedOperator: as `plan`.
+        """
+        before = self.prepared[0] if self.prepared else None
+        if before is not None and choices is None and before.fits(shapes):
+            return before
+        if before is not None and before.final:
+            raise ModelError(
+                f"net '{self.graph.name}' was shared with its kernels chosen, for items of {before.items}: "
+                f"it takes no others; found {tuple(shapes)}"
+            )
+        self.prepared[:] = [prepare(optimise(fold(self.graph, shapes)), shapes, choices or standard())]
+        return self.prepared[0]
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
-        """Raw outputs for float32 inputs (N, C, H, W), new arrays; a tuple if the net has several.
+        """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
 
-        The plan of the last shapes is kept; use `plan` where speed or threads matter.
+        What was prepared for the last inputs is kept; use `plan` where speed or threads matter.
+
+        Raises:
+            ModelError: shapes that the net does not take.
+            UnsupportedOperator: a node that the engine does not run.
+            ValueError: an array of another data type.
         """
+        if not self.graph.parameters and not (
+            self.prepared and self.prepared[0].final
+        ):  # a graph from a file: it may take anything
+            if not self._evaluations or not self._evaluations[0].fits(inputs):
+                self._evaluations[:] = [Evaluation(self.graph, inputs)]
+            made = self._evaluations[0].run(inputs)
+            return made[0] if len(made) == 1 else made
         shapes = tuple(np.shape(array) for array in inputs)
         if shapes not in self._plans:
             plan = self.plan(*shapes)
@@ -75,40 +130,54 @@ class Model:
 
 
 def load(path: str | Path, net: str | None = None) -> Model:
-    """Read a model file: a bundle with its card, or bare arrays.
+    """Read a model file: one with its card or graph inside, or bare arrays.
 
     Args:
-        path: a `.npz` file.
+        path: a `.npz`, `.pth`, `.pt`, `.safetensors` or `.onnx` file, or a folder of text dumps.
         net: name of the net, for arrays without a card; without it they are recognised by names and shapes.
 
     Raises:
         ModelError: the file cannot be read, is damaged, or does not fit the net.
+        UnsupportedOperator: the file's graph uses what the engine lacks.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise ModelError(
-            f"{path}: cannot load '{path.suffix or 'no suffix'}' files; supported is {', '.join(_FORMATS)}"
-        )
-    arrays, card = _FORMATS[path.suffix.lower()](path)
+    content = formats.read(path)
     try:
-        return _assemble(arrays, card, net)
+        return _assemble(content, net)
     except ModelError as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _assemble(arrays: Mapping[str, Array], card: ModelCard | None, net: str | None) -> Model:
-    if card is not None and net not in (None, card.net):
-        raise ModelError(f"its card says net '{card.net}', but net '{net}' was asked for")
-    name = card.net if card else net or nets.recognise(arrays)
+def _assemble(content: Content, net: str | None) -> Model:
+    _check_finite(content.arrays)
+    if content.graph is not None:
+        card = content.card or ModelCard(content.graph.name)
+        if net not in (None, card.net):
+            raise ModelError(f"it brings its own graph, '{card.net}', but net '{net}' was asked for")
+        return Model(card, content.graph)
+    arrays, card_inside = _plain_names(content.arrays), content.card
+    if card_inside is not None and net not in (None, card_inside.net):
+        raise ModelError(f"its card says net '{card_inside.net}', but net '{net}' was asked for")
+    name = card_inside.net if card_inside else net or nets.recognise(arrays)
     if name is None:
         raise ModelError(
             f"its arrays fit no net by names and shapes; name it with --net, one of {', '.join(nets.REGISTRY)}"
         )
-    graph = nets.build(name).bind(arrays)
-    for key, array in graph.initializers.items():
-        if not np.isfinite(array).all():
+    graph, card = nets.fit(name, arrays, card_inside.input_shape if card_inside else None)
+    return Model(card_inside or card, graph)
+
+
+def _check_finite(arrays: Mapping[str, Array]) -> None:
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(f"parameter '{key}' holds NaN or infinity; the file is damaged or its training diverged")
-    return Model(card or nets.default_card(name), graph)
+
+
+def _plain_names(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Without the 'module.' that PyTorch's DataParallel puts before every name."""
+    if not all(name.startswith("module.") for name in arrays):
+        return arrays
+    return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
 def described(model: Model, **changes: object) -> Model:
@@ -117,4 +186,4 @@ def described(model: Model, **changes: object) -> Model:
     Raises:
         ModelError: a value that is not allowed, or does not fit the graph.
     """
-    return Model(replace(model.card, **changes), model.graph)  # type: ignore[arg-type]
+    return Model(replace(model.card, **changes), model.graph, model.prepared)  # type: ignore[arg-type]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
-from engine.graph import Graph, Node
+from engine.graph import Array, Graph, Node, Shape
 from engine.kernels.elementwise import fold_batch_norm
+from engine.kernels.step import FLOOR
 
+MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
 
 
 def optimise(graph: Graph) -> Graph:
     """All passes, in their order; the graph's inputs and outputs keep names and values. Twice is the same as once."""
-    for each in (drop_identities, fold_batch_norms, fuse_activations, drop_unused):
+    for each in (drop_identities, fold_batch_norms, fuse_activations, delay_epilogues, drop_unused):
         graph = each(graph)
     return graph
 
@@ -58,15 +62,175 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """A Relu that alone follows a node which can carry it becomes that node's attribute `activation`."""
+    """A Relu, or a Clip to [0, 6], that alone follows a node which can carry it becomes its attribute `activation`."""
     nodes = list(graph.nodes)
-    for node, relu in _sole_followers(graph, _CARRIES_ACTIVATION, "Relu"):
-        if "activation" in node.attributes:
-            continue
-        attributes = {**node.attributes, "activation": "Relu"}
-        nodes[nodes.index(node)] = replace(node, attributes=attributes, outputs=relu.outputs)
-        nodes.remove(relu)
+    for op_type in ("Relu", "Clip"):
+        for node, after in _sole_followers(graph, _CARRIES_ACTIVATION, op_type):
+            limits = (after.attributes.get("min"), after.attributes.get("max"))
+            if "activation" in node.attributes or (op_type == "Clip" and (limits != (0, 6) or len(after.inputs) > 1)):
+                continue
+            attributes = {**node.attributes, "activation": "Relu" if op_type == "Relu" else "Relu6"}
+            nodes[nodes.index(node)] = replace(node, attributes=attributes, outputs=after.outputs)
+            nodes.remove(after)
     return replace(graph, nodes=tuple(nodes))
+
+
+def delay_epilogues(graph: Graph) -> Graph:
+    """A MaxPool that alone follows a Conv and makes its output smaller takes over its bias and activation.
+
+    Adding the same number and Relu keep the order of numbers, rounding included: the result is the same to the bit,
+    from a quarter of the additions.
+    """
+    nodes = list(graph.nodes)
+    for conv, pool in _sole_followers(graph, ("Conv",), "MaxPool"):
+        shrinks = prod(pool.attributes.get("strides") or (1,)) > 1
+        fixed = all(name in graph.initializers for name in conv.inputs[2:])
+        if (
+            not shrinks
+            or not fixed
+            or "residual" in conv.attributes
+            or len(pool.inputs) > 1
+            or ("activation" in pool.attributes)
+        ):
+            continue
+        moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}
+        kept = {name: value for name, value in conv.attributes.items() if name not in moved}
+        nodes[nodes.index(conv)] = replace(conv, inputs=conv.inputs[:2], attributes=kept)
+        nodes[nodes.index(pool)] = replace(
+            pool, inputs=(*pool.inputs, *conv.inputs[2:]), attributes={**pool.attributes, **moved}
+        )
+    return replace(graph, nodes=tuple(nodes))
+
+
+def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
+    """An Add that alone follows a Conv becomes part of it: the other addend is the Conv's last input (`residual`).
+
+    It needs the values' shapes, because an Add that repeats an axis stays; so it runs in the planner.
+    """
+    nodes = list(graph.nodes)
+    fused: set[str] = set()
+    for conv, add in [*_sole_followers(graph, ("Conv",), "Add", at=1), *_sole_followers(graph, ("Conv",), "Add")]:
+        other = add.inputs[1] if add.inputs[0] == conv.outputs[0] else add.inputs[0]
+        fits = shapes.get(other) == shapes[conv.outputs[0]] == shapes[add.outputs[0]]
+        if not fits or add.outputs[0] in fused or {"activation", "residual"} & conv.attributes.keys():
+            continue
+        fused.add(add.outputs[0])
+        nodes[nodes.index(add)] = replace(
+            conv,
+            inputs=(*conv.inputs, other),
+            outputs=add.outputs,
+            attributes={**conv.attributes, **add.attributes, "residual": 1},
+        )
+        nodes.remove(conv)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def defer_biases(graph: Graph) -> Graph:
+    """Biases are added late or never: a value may be kept less an offset b by channel, which its readers account for.
+
+    max(x + b, 0) is max(x, -b) + b: one pass over the numbers instead of two. A Conv or Gemm that reads t = y - b has
+    W b as part of its own bias (and -b for its padding); a pool hands b on; a residual's b joins the bias. So many
+    biases end up in a floor of an activation (`FLOOR`), all but free. Only where every reader can do so, and where the
+    offset stays small: along a deep net W (W (W b)) would grow without bound, and y drown in its rounding.
+    """
+    return _Deferral(graph).run()
+
+
+class _Deferral:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.arrays = dict(graph.initializers)
+        self.outputs = {value.name for value in graph.outputs}
+        self.readers: dict[str, list[tuple[Node, int]]] = {}
+        for node in graph.nodes:
+            for at, name in enumerate(node.inputs):
+                self.readers.setdefault(name, []).append((node, at))
+        self.offsets: dict[str, Array] = {}  # by value, float64: what it lacks by channel
+
+    def run(self) -> Graph:
+        nodes = tuple(self._rewrite(node) for node in self.graph.nodes)
+        return drop_unused(replace(self.graph, nodes=nodes, initializers=self.arrays))
+
+    def _rewrite(self, node: Node) -> Node:
+        if node.op_type in ("Conv", "Gemm") and self._is_linear(node):
+            return self._linear(node)
+        if node.op_type == "MaxPool" and len(node.inputs) == 2:
+            own = self.arrays[node.inputs[1]].astype(np.float64)
+            return self._store(node, 1, own, own)
+        if node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
+            self.offsets[node.outputs[0]] = self.offsets[node.inputs[0]]
+        return node
+
+    def _linear(self, node: Node) -> Node:
+        weight, has_residual = self.arrays[node.inputs[1]], bool(node.attributes.get("residual"))
+        if node.op_type == "Gemm":
+            weight = weight if node.attributes.get("transB") else weight.T
+        has_bias = len(node.inputs) - has_residual > 2
+        bias = self.arrays[node.inputs[2]].astype(np.float64) if has_bias else np.zeros(len(weight))
+        own, attributes = bias, dict(node.attributes)
+        offset = self.offsets.get(node.inputs[0])
+        if offset is not None:
+            by_input = weight.reshape(*weight.shape[:2], -1).sum(axis=2, dtype=np.float64)
+            if node.op_type == "Conv":
+                of_group = np.repeat(
+                    offset.reshape(-1, weight.shape[1]), len(weight) * weight.shape[1] // len(offset), 0
+                )
+                bias = bias + (by_input * of_group).sum(axis=1)
+                # Of no matter where nothing is padded.
+                attributes["padding"] = tuple((-offset).astype(np.float32).tolist())
+            else:  # after a Flatten a channel has several features
+                bias = bias + by_input @ np.repeat(offset, weight.shape[1] // len(offset))
+        if has_residual:
+            bias = bias + self.offsets.get(node.inputs[-1], 0.0)
+        if not bias.any():
+            return replace(node, attributes=attributes)
+        return self._store(replace(node, attributes=attributes), 2, bias, own, has=has_bias)
+
+    def _store(self, node: Node, at: int, bias: Array, own: Array, has: bool = True) -> Node:
+        """The node with this bias: as a floor or not at all if its readers will add it, else as its input `at`.
+
+        `own` is the bias that the net gave it, the measure of what is small.
+        """
+        name, attributes = node.outputs[0], dict(node.attributes)
+        before, after = node.inputs[:at], node.inputs[at + has :]
+        activation = attributes.get("activation", "")
+        small = np.abs(bias).max() <= MOST_OFFSET * np.abs(own).max()
+        if small and activation in ("", "Relu") and self._may_lack(name):
+            self.offsets[name] = bias
+            if not activation:
+                return replace(node, inputs=(*before, *after))
+            attributes["activation"], bias = FLOOR, -bias
+        key = f"{name}/late bias"
+        self.arrays[key] = bias.astype(np.float32)
+        return replace(node, inputs=(*before, key, *after), attributes=attributes)
+
+    def _is_linear(self, node: Node) -> bool:
+        """Whether the node's bias can be computed when planning."""
+        has = node.attributes
+        fixed = node.inputs[1 : len(node.inputs) - bool(has.get("residual"))]
+        if not all(name in self.arrays for name in fixed):
+            return False
+        if node.op_type == "Conv":
+            return True
+        vector = len(node.inputs) < 3 or self.arrays[node.inputs[2]].ndim == 1
+        return vector and not has.get("transA") and has.get("alpha", 1.0) == has.get("beta", 1.0) == 1.0
+
+    def _may_lack(self, name: str) -> bool:
+        """Whether all readers of a value can account for an offset."""
+        return name not in self.outputs and all(self._absorbs(node, at) for node, at in self.readers.get(name, []))
+
+    def _absorbs(self, node: Node, at: int) -> bool:
+        if node.op_type == "Conv" and (at == 0 or (node.attributes.get("residual") and at == len(node.inputs) - 1)):
+            return self._is_linear(node)
+        if node.op_type == "Gemm" and at == 0:
+            return self._is_linear(node)
+        plain = len(node.inputs) == 1 and "activation" not in node.attributes
+        if node.op_type == "AveragePool":
+            plain = plain and not node.attributes.get("count_include_pad")
+        hands_on = ("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
+        if node.op_type == "Flatten" and node.attributes.get("axis", 1) != 1:
+            return False
+        return plain and node.op_type in hands_on and self._may_lack(node.outputs[0])
 
 
 def drop_unused(graph: Graph) -> Graph:
@@ -75,16 +239,17 @@ def drop_unused(graph: Graph) -> Graph:
     return replace(graph, initializers={name: array for name, array in graph.initializers.items() if name in used})
 
 
-def _sole_followers(graph: Graph, first: tuple[str, ...], second: str) -> list[tuple[Node, Node]]:
-    """Pairs of nodes in which `second` takes as its data the output of a `first` that nobody else reads."""
+def _sole_followers(graph: Graph, first: tuple[str, ...], second: str, at: int = 0) -> list[tuple[Node, Node]]:
+    """Pairs of nodes in which input `at` of `second` is the output of a `first` that nobody else reads."""
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     readers.update(value.name for value in graph.outputs)
     makers = {node.outputs[0]: node for node in graph.nodes if node.op_type in first and len(node.outputs) == 1}
     return [
-        (makers[node.inputs[0]], node)
+        (makers[node.inputs[at]], node)
         for node in graph.nodes
         if node.op_type == second
         and len(node.outputs) == 1
-        and node.inputs[0] in makers
-        and readers[node.inputs[0]] == 1
+        and len(node.inputs) > at
+        and node.inputs[at] in makers
+        and readers[node.inputs[at]] == 1
     ]

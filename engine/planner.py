@@ -1,30 +1,136 @@
-"""The planner: picks a kernel for every node, places every buffer in one arena by its lifetime, and makes the Plan."""
+"""The planner: shapes and layouts of all values, a kernel for every node, and the Plan made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from engine.graph import Array, Graph, ModelError, Shape, UnsupportedOperator
+from engine.choices import Choices
+from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
 from engine.kernels import KERNELS
-from engine.kernels.step import Call, Operand, Scratch, Step
+from engine.kernels.step import Layout, Operand, Step
+from engine.layout import MemoryPlan
+from engine.passes import defer_biases, fuse_residuals
 from engine.plan import Plan
 
-ALIGNMENT = 64  # bytes: a cache line, and more than any vector register
+# A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
+PLANAR_MACS = 2_000_000
 
 
-def choose_steps(graph: Graph, input_shapes: Sequence[Shape]) -> list[Step]:
-    """The kernel of each node for these input shapes, in the nodes' order.
+@dataclass(frozen=True)
+class Chosen:
+    """A node's step and the name of the kernel that offered it."""
+
+    node: Node
+    kernel: str
+    step: Step
+
+
+@dataclass
+class Prepared:
+    """What plans of one model share: they run the same kernels on the same packed parameters.
+
+    Attributes:
+        items: shapes of the inputs, but for the batch, that it was made for.
+        batches: the batch of each input, if the graph was folded for just these; () if any will do.
+        graph: as plans run it, after all passes; without the parameters that are at hand in `packed`.
+        layout: that its nodes prefer.
+        packed: parameters in the arrangements that kernels want, by 'name|label'.
+        pins: names of kernels by names of nodes' outputs.
+        shapes: of the parameters that `graph` lacks.
+        final: it cannot be made anew, as it came from another process.
+    """
+
+    items: tuple[Shape, ...] = ()
+    batches: tuple[Shape, ...] = ()
+    graph: Graph | None = None
+    layout: Layout = Layout.PLANAR
+    packed: dict[str, Array] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    final: bool = False
+
+    def fits(self, input_shapes: Sequence[Shape]) -> bool:
+        """Whether it was made for inputs of these shapes."""
+        batches = tuple(tuple(shape[:1]) for shape in input_shapes)
+        items = tuple(tuple(shape[1:]) for shape in input_shapes)
+        return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
+
+    def remember(self, chosen: Sequence[Chosen]) -> None:
+        """Keep the choices, and let go of parameters of which nothing but the packed form is needed."""
+        assert self.graph is not None
+        self.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
+        arrays, replaced = self.graph.initializers, {key.rpartition("|")[0] for key in self.packed}
+        self.shapes |= {name: arrays[name].shape for name in arrays if name in replaced}
+        kept = {name: array for name, array in arrays.items() if name not in replaced}
+        self.graph = replace(self.graph, initializers=kept)
+
+
+def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Prepared:
+    """The graph after the passes that need shapes, and its layout.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
+    planar = choose(graph, input_shapes, Choices(), Prepared())
+    layout = choices.layout or preferred_layout(planar, input_shapes)
+    if layout is Layout.LAST:
+        graph = fuse_residuals(graph, {each.node.outputs[0]: each.step.shape for each in planar})
+    items = tuple(tuple(shape[1:]) for shape in input_shapes)
+    batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
+    return Prepared(items, batches, defer_biases(graph), layout)
+
+
+def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
+    """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
+    batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
+    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
+
+
+def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> list[Chosen]:
+    """The kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
     Raises:
         ModelError: shapes that do not fit the graph, or a graph that does not fit together.
         UnsupportedOperator: no kernel for a node.
     """
-    operands = _input_operands(graph, input_shapes)
-    steps = []
+    choices = choices or Choices()
+    prepared = prepare(graph, input_shapes, choices)
+    assert prepared.graph is not None
+    return choose(prepared.graph, input_shapes, choices, prepared)
+
+
+def make_plan(
+    graph: Graph,
+    input_shapes: Sequence[Shape],
+    choices: Choices | None = None,
+    prepared: Prepared | None = None,
+) -> Plan:
+    """A plan of the graph for inputs of just these shapes.
+
+    Args:
+        graph: optimised or not; not looked at if `prepared` is given.
+        input_shapes: (N, C, ...) each.
+        choices: who picks among the kernels of a node; by default the fixed rule.
+        prepared: for these items; takes part in later plans too.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
+    choices = choices or Choices()
+    prepared = prepared or prepare(graph, input_shapes, choices)
+    assert prepared.graph is not None
+    chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    memory = MemoryPlan(prepared.graph, [each.step for each in chosen], input_shapes, prepared.packed)
+    prepared.remember(chosen)
+    return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
+
+
+def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
+    """The kernels of a graph as it is; the rest as `choose_steps`."""
+    operands = _input_operands(graph, input_shapes, prepared)
+    layouts: dict[str, Layout] = {}
+    found = []
     for node in graph.nodes:
         if node.op_type not in KERNELS:
             raise UnsupportedOperator(
@@ -34,26 +140,31 @@ def choose_steps(graph: Graph, input_shapes: Sequence[Shape]) -> list[Step]:
         if missing:
             raise ModelError(f"{node.op_type} '{node.name}' reads '{missing[0]}', which nothing before it makes")
         inputs = [operands[name] for name in node.inputs]
-        step = next(step for kernel in KERNELS[node.op_type] if (step := kernel(node, inputs)) is not None)
+        offers = _offers(node, inputs, prepared.layout)
+        kernel = prepared.pins.get(node.outputs[0], "")
+        if kernel not in offers:
+            kernel = choices.pick(node, inputs, offers)
+        step = offers[kernel]
+        if step.layout is Layout.ANY:
+            before = (layouts.get(name, Layout.PLANAR) for name in node.inputs if not operands[name].is_parameter)
+            step = replace(step, layout=next(before, Layout.PLANAR))
+        layouts[node.outputs[0]] = step.layout
         operands[node.outputs[0]] = Operand(step.shape)
-        steps.append(step)
+        found.append(Chosen(node, kernel, step))
     for value in graph.outputs:
         if value.name not in operands:
             raise ModelError(f"net '{graph.name}': nothing makes its output '{value.name}'")
-    return steps
+    return found
 
 
-def make_plan(graph: Graph, input_shapes: Sequence[Shape]) -> Plan:
-    """A plan of the graph for inputs of just these shapes.
-
-    Raises:
-        ModelError, UnsupportedOperator: as `choose_steps`.
-    """
-    layout = _Layout(graph, choose_steps(graph, input_shapes), input_shapes)
-    return Plan(layout.bind, layout.input_shapes, layout.output_shapes, layout.arena.nbytes)
+def _offers(node: Node, inputs: Sequence[Operand], preferred: Layout) -> dict[str, Step]:
+    """What the kernels offer by name, in the preferred layout if any does so."""
+    offers = {kernel.__name__: step for kernel in KERNELS[node.op_type] if (step := kernel(node, inputs)) is not None}
+    suiting = {name: step for name, step in offers.items() if step.layout in (preferred, Layout.ANY)}
+    return suiting or offers
 
 
-def _input_operands(graph: Graph, shapes: Sequence[Shape]) -> dict[str, Operand]:
+def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: Prepared) -> dict[str, Operand]:
     if len(shapes) != len(graph.inputs):
         raise ModelError(f"net '{graph.name}' takes {len(graph.inputs)} inputs, {len(shapes)} shapes are given")
     for value, shape in zip(graph.inputs, shapes, strict=True):
@@ -63,112 +174,6 @@ def _input_operands(graph: Graph, shapes: Sequence[Shape]) -> dict[str, Operand]
         if not fits:
             expected = ", ".join(str(size or "N") for size in value.shape)
             raise ModelError(f"net '{graph.name}': input '{value.name}' is ({expected}), found {tuple(shape)}")
-    operands = {name: Operand(array.shape, array) for name, array in graph.initializers.items()}
+    operands = {name: Operand(tuple(shape), None, True) for name, shape in prepared.shapes.items()}
+    operands |= {name: Operand(array.shape, array, True) for name, array in graph.initializers.items()}
     return operands | {value.name: Operand(tuple(shape)) for value, shape in zip(graph.inputs, shapes, strict=True)}
-
-
-@dataclass
-class _Buffer:
-    """float32 numbers that live from step `first` to step `last`, both included."""
-
-    shape: Shape
-    first: int
-    last: int
-    fill: float | None = None
-    offset: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return -(-4 * prod(self.shape) // ALIGNMENT) * ALIGNMENT
-
-    def view(self, arena: Array) -> Array:
-        return arena[self.offset : self.offset + 4 * prod(self.shape)].view(np.float32).reshape(self.shape)
-
-
-class _Layout:
-    """Where everything lies: the arena and, for each value, the buffer that holds it."""
-
-    def __init__(self, graph: Graph, steps: list[Step], input_shapes: Sequence[Shape]) -> None:
-        self.graph = graph
-        self.steps = steps
-        self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
-        self._shapes = dict(zip((value.name for value in graph.inputs), self.input_shapes, strict=True))
-        self._shapes |= {name: array.shape for name, array in graph.initializers.items()}
-        self._root = {name: name for name in self._shapes}  # value -> the value whose memory it is a view of
-        for node, step in zip(graph.nodes, steps, strict=True):
-            name = node.outputs[0]
-            self._shapes[name] = step.shape
-            self._root[name] = self._root[node.inputs[0]] if step.bind is None else name
-        self.output_shapes = tuple(self._shapes[value.name] for value in graph.outputs)
-        # An output is computed in the caller's array, unless it is a view of something else: then it is copied.
-        made = {node.outputs[0] for node, step in zip(graph.nodes, steps, strict=True) if step.bind is not None}
-        self._direct = {value.name: index for index, value in enumerate(graph.outputs) if value.name in made}
-        self._values = self._value_buffers(made - self._direct.keys())
-        self._scratch = [
-            [_scratch_buffer(scratch, at, len(steps)) for scratch in step.scratch] for at, step in enumerate(steps)
-        ]
-        buffers = [*self._values.values(), *(buffer for row in self._scratch for buffer in row)]
-        self.arena = _aligned_bytes(_place(buffers))
-        for buffer in buffers:
-            if buffer.fill is not None:
-                buffer.view(self.arena).fill(buffer.fill)
-
-    def _value_buffers(self, made: set[str]) -> dict[str, _Buffer]:
-        born = {node.outputs[0]: at for at, node in enumerate(self.graph.nodes)}
-        buffers = {name: _Buffer(self._shapes[name], born[name], born[name]) for name in born if name in made}
-        for at, node in enumerate(self.graph.nodes):
-            for name in node.inputs:
-                if self._root[name] in buffers:
-                    buffers[self._root[name]].last = at
-        for value in self.graph.outputs:
-            if self._root[value.name] in buffers:
-                buffers[self._root[value.name]].last = len(self.graph.nodes)
-        return buffers
-
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[Call]:
-        """The calls that compute `outputs` from `inputs` in this arena."""
-        arrays = dict(self.graph.initializers)
-        arrays |= {value.name: array for value, array in zip(self.graph.inputs, inputs, strict=True)}
-        arrays |= {name: buffer.view(self.arena) for name, buffer in self._values.items()}
-        arrays |= {name: outputs[index] for name, index in self._direct.items()}
-        calls: list[Call] = []
-        for node, step, scratch in zip(self.graph.nodes, self.steps, self._scratch, strict=True):
-            sources = [arrays[name] for name in node.inputs]
-            if step.bind is None:
-                arrays[node.outputs[0]] = sources[0].reshape(step.shape)
-            else:
-                calls += step.bind(sources, arrays[node.outputs[0]], [buffer.view(self.arena) for buffer in scratch])
-        for value, target in zip(self.graph.outputs, outputs, strict=True):
-            if arrays[value.name] is not target:
-                calls.append(_copy(target, arrays[value.name]))
-        return calls
-
-
-def _copy(target: Array, source: Array) -> Call:
-    return lambda: np.copyto(target, source)
-
-
-def _scratch_buffer(scratch: Scratch, at: int, steps: int) -> _Buffer:
-    if scratch.fill is None:
-        return _Buffer(scratch.shape, at, at)
-    return _Buffer(scratch.shape, 0, steps, scratch.fill)
-
-
-def _place(buffers: Sequence[_Buffer]) -> int:
-    """Give each buffer the lowest offset free for its whole life, the largest first; returns the arena's size."""
-    placed: list[_Buffer] = []
-    for buffer in sorted(buffers, key=lambda item: -item.nbytes):
-        rivals = [other for other in placed if other.first <= buffer.last and buffer.first <= other.last]
-        buffer.offset = 0
-        for other in sorted(rivals, key=lambda item: item.offset):
-            if buffer.offset + buffer.nbytes <= other.offset:
-                break
-            buffer.offset = max(buffer.offset, other.offset + other.nbytes)
-        placed.append(buffer)
-    return max((buffer.offset + buffer.nbytes for buffer in placed), default=0)
-
-
-def _aligned_bytes(size: int) -> Array:
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size]

@@ -17,16 +17,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from engine.graph import Array, Graph, ModelError, Node, Shape, Value
+from engine.kernels.step import Layout
 from engine.model import Model, ModelCard
-from engine.passes import optimise
+from engine.planner import Prepared
 
-MAGIC = b"engine-share-1\n\0"
+MAGIC = b"engine-share-2\n\0"
 ALIGNMENT = 64
 MAX_HEADER = 16 << 20
 
 
 def write_shared(model: Model, target: BinaryIO | int) -> int:
-    """Write the model's optimised graph and card at the target's position; returns the number of bytes.
+    """Write card, optimised graph, kernels and packed parameters at the target's position; returns the number of bytes.
+
+    What plans of this model chose and packed so far goes along: attached models choose and pack no more.
 
     Args:
         model: to share.
@@ -39,15 +42,18 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
     if isinstance(target, int):
         with os.fdopen(os.dup(target), "wb") as file:
             return write_shared(model, file)
-    graph = optimise(model.graph)
+    shapes = model.default_shapes
+    prepared = model.prepared[0] if model.prepared and model.prepared[0].fits(shapes) else model.prepare(shapes)
+    assert prepared.graph is not None
+    arrays = {**prepared.graph.initializers, **prepared.packed}
     places, size = {}, 0
-    for name, array in graph.initializers.items():
+    for name, array in arrays.items():
         places[name] = {"shape": array.shape, "offset": size}
         size += _round_up(array.nbytes)
-    header = _header(model.card, graph, places, size)
+    header = _header(model.card, prepared, places, size)
     start = _round_up(len(MAGIC) + 8 + len(header))
     target.write((MAGIC + len(header).to_bytes(8, "little") + header).ljust(start, b"\0"))
-    for array in graph.initializers.values():
+    for array in arrays.values():
         data = np.ascontiguousarray(array, np.float32)
         target.write(data.data)
         target.write(bytes(_round_up(data.nbytes) - data.nbytes))
@@ -74,19 +80,42 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         found = json.loads(bytes(view[prefix : prefix + length]))
         card = ModelCard.from_json(found["card"])
         arrays = dict(_arrays(view, found["arrays"], _round_up(prefix + length), found["size"]))
-        return Model(card, _graph(found["graph"], arrays))
+        packed = {str(name): arrays[name] for name in found["packed"]}
+        graph = _graph(found["graph"], {name: arrays[name] for name in arrays.keys() - packed.keys()})
+        prepared = Prepared(
+            items=tuple(_shape(shape) for shape in found["items"]),
+            graph=graph,
+            layout=Layout(found["layout"]),
+            packed=packed,
+            pins={str(name): str(kernel) for name, kernel in found["pins"].items()},
+            shapes={name: _shape(shape) for name, shape in found["shapes"].items()},
+            final=True,
+        )
+        return Model(card, graph, [prepared])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"shared model: damaged header: {type(error).__name__}: {error}") from error
 
 
-def _header(card: ModelCard, graph: Graph, places: Mapping[str, Any], size: int) -> bytes:
+def _header(card: ModelCard, prepared: Prepared, places: Mapping[str, Any], size: int) -> bytes:
+    graph = prepared.graph
+    assert graph is not None
     described = {
         "name": graph.name,
         "inputs": [asdict(value) for value in graph.inputs],
         "outputs": [asdict(value) for value in graph.outputs],
         "nodes": [{**vars(node), "attributes": dict(node.attributes)} for node in graph.nodes],
     }
-    header = {"card": card.to_json(), "graph": described, "arrays": places, "size": size}
+    header = {
+        "card": card.to_json(),
+        "graph": described,
+        "items": prepared.items,
+        "layout": prepared.layout.value,
+        "pins": prepared.pins,
+        "shapes": prepared.shapes,
+        "packed": list(prepared.packed),
+        "arrays": places,
+        "size": size,
+    }
     try:
         return json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from engine.card import ModelCard
-    from weights.datasets import Dataset
+    from engine.model import Model
+    from weights.datasets import Dataset, Pictures
     from weights.evaluate import Evaluation
     from weights.recipe import Recipe
     from weights.train import Trained
 
 DEFAULT_FOLDER = Path("data")
 SETS = ", ".join(sorted({recipe.data for recipe in RECIPES.values()}))
+FOLDER = "folder"
+PATIENCE_OF_FOLDER = 10
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
 INSTALL = "pip install -e '.[train]' --extra-index-url https://download.pytorch.org/whl/cpu"
@@ -40,19 +43,27 @@ Plots = Annotated[Path | None, typer.Option(help="Folder to draw PNG plots into.
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}; or folder, for classes of your own.")],
+    pictures: Annotated[Path | None, typer.Argument(help="For folder: holds a folder of pictures a class.")] = None,
     data: DataFolder = DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="Model file to write; runs/NAME.npz if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last epoch of an interrupted run.")] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="Stop after so many epochs without progress; 0: never.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's threads; its own choice if not given.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch computes.")] = "cpu",
     plots: Plots = None,
 ) -> None:
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
-    with _errors():
+    out = out or Path("runs") / f"{name}.npz"
+    checkpoint = out.with_suffix(".checkpoint")
+    with _errors(f"interrupted: --resume goes on with {checkpoint}"):
         recipe = _recipe(name, epochs, seed)
-        out = out or Path("runs") / f"{name}.npz"
+        if (pictures is None) == (name == FOLDER):
+            raise WeightsError("'train folder DATA' takes the folder that holds your classes, other recipes none")
         _check_out(out)
         torch = _import_torch(device)
         if plots:
@@ -61,43 +72,52 @@ def train(
             torch.set_num_threads(threads)
         from weights.export import export
 
-        dataset = _load(recipe.data, data, recipe.validation)
-        trained = _train(recipe, dataset, device)
+        if patience is None:
+            patience = PATIENCE_OF_FOLDER if pictures else 0
+        dataset = _load_folder(pictures) if pictures else _load(recipe.data, data, recipe.validation)
+        trained = _train(recipe, dataset, device, checkpoint, resume, patience)
         model, result = export(trained, recipe, dataset, out)
-        _print_result(result, model.card.labels, f"{name} on the {recipe.data} test split")
+        checkpoint.unlink(missing_ok=True)
+        _print_result(result, model.card, f"{name} on its {dataset.measured}", detail=pictures is not None)
         if plots:
             from weights.plots import curves
 
             curves(trained.history, trained.best, name, plots / f"{name}_curves.png")
-            _plot_confusion(result, model.card, plots)
-        print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
+            _plot_result(model, result, dataset.test, plots)
+        size, epochs_done = out.stat().st_size / 1000, len(trained.history)
+        print(f"wrote {out} ({size:.0f} kB), best epoch {trained.best.number} of {epochs_done}")
+        if pictures:
+            print(f"try it: python -m camapp run --model {out}")
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_file(
     file: Annotated[Path, typer.Argument(help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
     dataset: Annotated[str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of the test split.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; 0 takes all cores.")] = 0,
     plots: Plots = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Markdown file to write.")] = None,
 ) -> None:
     """Measure a model file on its test split with the NumPy engine."""
     with _errors():
         if plots:
             _import_plots()
         from engine.model import load
-        from weights import evaluate as evaluation
+        from weights.evaluate import evaluate, report
 
         model = load(file)
-        source = dataset or (RECIPES[model.card.net].data if model.card.net in RECIPES else None)
-        if source is None:
-            raise WeightsError(f"no recipe for net '{model.card.net}': name its data with --dataset ({SETS})")
+        source = dataset or _data_of(model.card)
         pictures = _load(source, data).test[slice(limit)]
-        result = evaluation.evaluate(model, pictures)
-        _print_result(result, model.card.labels, f"{file} on the {source} test split")
-        _print_confusion(result, model.card.labels)
+        result = evaluate(model, pictures, workers)
+        title = f"{file} on the {source} test split"
+        _print_result(result, model.card, title, detail=True)
         if plots:
-            _plot_confusion(result, model.card, plots)
+            _plot_result(model, result, pictures, plots)
+        if report_file:
+            command = " ".join(["python -m weights", *sys.argv[1:]])
+            _write_report(report_file, report(model, result, title, command))
 
 
 def main() -> None:
@@ -106,24 +126,28 @@ def main() -> None:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(interrupted: str = "interrupted") -> Iterator[None]:
     """One line and an exit code for what a user can cause."""
+    from camapp.capture.source import SourceError
     from engine.graph import ModelError
 
     try:
         yield
-    except (WeightsError, ModelError) as error:
+    except (WeightsError, ModelError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(BAD_DATA_OR_MODEL) from error
     except KeyboardInterrupt as error:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from error
 
 
 def _recipe(name: str, epochs: int | None, seed: int | None) -> Recipe:
-    if name not in RECIPES:
-        raise WeightsError(f"no recipe '{name}': there are {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
+    from weights import folder
+
+    recipes = {**RECIPES, FOLDER: folder.RECIPE}
+    if name not in recipes:
+        raise WeightsError(f"no recipe '{name}': there are {', '.join(recipes)}")
+    recipe = recipes[name]
     return replace(
         recipe,
         epochs=recipe.epochs if epochs is None else epochs,
@@ -189,66 +213,80 @@ def _load(name: str, folder: Path, validation: float = 0.1) -> Dataset:
         return load(name, folder, validation, progress=downloaded)
 
 
-def _train(recipe: Recipe, dataset: Dataset, device: str) -> Trained:
+def _data_of(card: ModelCard) -> str:
+    from engine import nets
+
+    if card.net not in RECIPES:
+        raise WeightsError(f"no recipe for net '{card.net}': name its data with --dataset ({SETS})")
+    if card.labels != nets.default_card(card.net).labels:
+        raise WeightsError(
+            "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on pictures"
+        )
+    return RECIPES[card.net].data
+
+
+def _load_folder(folder: Path) -> Dataset:
+    from engine import nets
+    from weights.folder import RECIPE, load_folder
+
+    return load_folder(
+        folder, nets.default_card(RECIPE.net), warn=lambda text: print(f"warning: {text}", file=sys.stderr)
+    )
+
+
+def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resume: bool, patience: int) -> Trained:
     from weights.train import Epoch, Report, steps_in, train
 
+    per_epoch = steps_in(recipe, dataset) // recipe.epochs
     with _progress("loss") as progress:
-        task = progress.add_task(f"training {recipe.net}", total=steps_in(recipe, dataset), loss="")
+        task = progress.add_task(f"training {recipe.name}", total=per_epoch * recipe.epochs, loss="")
         progress.console.print(f"{'epoch':>9}  {'train loss':>10} {'right':>7}  {'valid. loss':>11} {'right':>7}")
 
         def step(loss: float) -> None:
             progress.update(task, advance=1, loss=f"loss {loss:.3f}")
 
         def epoch(done: Epoch) -> None:
+            progress.update(task, completed=done.number * per_epoch)
             progress.console.print(
                 f"{done.number:>4}/{recipe.epochs:<4}  {done.train_loss:>10.4f} {done.train_accuracy:>7.2%}  "
                 f"{done.validation_loss:>11.4f} {done.validation_accuracy:>7.2%}",
                 highlight=False,
             )
 
-        return train(recipe, dataset, device, Report(step, epoch))
+        return train(recipe, dataset, device, Report(step, epoch), checkpoint, resume, patience)
 
 
-def _print_result(result: Evaluation, labels: Sequence[str], title: str) -> None:
-    from rich import print as show
-    from rich.table import Table
+def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool = False) -> None:
+    from rich.console import Console
+
+    from camapp.verdict import print_verdict
 
     print(title)
-    table = Table()
-    table.add_column("class")
-    table.add_column("pictures", justify="right")
-    table.add_column("right", justify="right")
-    for label, count, share in zip(_names(result, labels), result.confusion.sum(axis=1), result.per_class, strict=True):
-        table.add_row(label, str(count), f"{share:.2%}" if count else "-")
-    table.add_section()
-    table.add_row("all", str(result.images), f"{result.accuracy:.2%}")
-    show(table)
-    print(f"NumPy engine, one process: {result.images_per_s:.0f} images/s")
+    print_verdict(Console(highlight=False), result.names(card), result.confusion, detail)
+    print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, their start included")
 
 
-def _print_confusion(result: Evaluation, labels: Sequence[str]) -> None:
-    from rich import print as show
-    from rich.table import Table
-
-    names = _names(result, labels)
-    table = Table("true \\ said", *(name[:5] for name in names))
-    for row, (name, counts) in enumerate(zip(names, result.confusion, strict=True)):
-        table.add_row(
-            name,
-            *(f"[bold green]{count}" if row == column else str(count or "·") for column, count in enumerate(counts)),
-        )
-    show(table)
+def _write_report(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    print(f"wrote {path}")
 
 
-def _plot_confusion(result: Evaluation, card: ModelCard, folder: Path) -> None:
-    from weights.plots import confusion
+def _plot_result(model: Model, result: Evaluation, pictures: Pictures, folder: Path) -> None:
+    from weights.evaluate import normalised
+    from weights.plots import confusion, grid
 
+    card = model.card
     title = f"{card.net}: {result.accuracy:.2%} of {result.images}"
-    confusion(result.confusion, _names(result, card.labels), title, folder / f"{card.net}_confusion.png")
-
-
-def _names(result: Evaluation, labels: Sequence[str]) -> Sequence[str]:
-    return labels or [str(number) for number in range(len(result.confusion))]
+    confusion(result.confusion, result.names(card), title, folder / f"{card.net}_confusion.png")
+    some = pictures[:: max(1, len(pictures) // 16)][slice(16)]
+    outputs: Any = model.run(normalised(some.fitted(card.input_shape).images, card))
+    grid(some, outputs.argmax(axis=1).tolist(), result.names(card), title, folder / f"{card.net}_pictures.png")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Pictures:
     def __getitem__(self, which: slice) -> Pictures:
         return Pictures(self.images[which], self.labels[which])
 
-    def fitted(self, shape: tuple[int, int, int]) -> Pictures:
+    def fitted(self, shape: tuple[int, ...]) -> Pictures:
         """The same pictures centred on zeros, to be as large as a net's (C, H, W) input.
 
         Raises:
@@ -66,6 +66,7 @@ class Dataset:
         validation: what chooses its checkpoint.
         test: what its accuracy is measured on, and nothing else.
         sha256: of all images and labels, in file order.
+        measured: the test split in words.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Dataset:
     validation: Pictures
     test: Pictures
     sha256: str
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,16 @@ def _split(name: str, classes: tuple[str, ...], pictures: Pictures, validation: 
     train_to = test_from - round(test_from * validation)
     if not 0 < train_to < test_from < count:
         raise WeightsError(f"{name}: {count} pictures are too few to split into train, validation and test")
-    digest = hashlib.sha256(pictures.images.data)
-    digest.update(pictures.labels.data)
-    return Dataset(
-        name, classes, pictures[:train_to], pictures[train_to:test_from], pictures[test_from:], digest.hexdigest()
-    )
+    test = pictures[test_from:]
+    measured = f"{name} test split, last {len(test)} of train"
+    return Dataset(name, classes, pictures[:train_to], pictures[train_to:test_from], test, digest(pictures), measured)
+
+
+def digest(pictures: Pictures) -> str:
+    """sha256 in hex of images and labels."""
+    total = hashlib.sha256(pictures.images.data)
+    total.update(pictures.labels.data)
+    return total.hexdigest()
 
 
 def read_idx(path: Path) -> Array:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.batch import suitable_batch
+from camapp.verdict import markdown
+from camapp.workers.ordered import OrderedRun, Work
+from camapp.workers.pool import Outcome, PoolError
+from camapp.workers.slots import Slot
 from engine.card import ModelCard
 from engine.model import Model
 from weights import WeightsError
 from weights.datasets import Pictures
 
 Array = NDArray[Any]
-
-BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Evaluation:
 
     Attributes:
         confusion: int64 (classes, classes); row: the truth, column: what the model said.
-        seconds: spent in the engine alone.
+        seconds: from the start of the worker processes to the last answer.
+        workers: how many there were.
     """
 
     confusion: Array
     seconds: float
+    workers: int = 1
 
     @property
     def images(self) -> int:
@@ -51,45 +57,58 @@ class Evaluation:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures the engine did a second."""
+        """Pictures a second."""
         return self.images / self.seconds
 
+    def names(self, card: ModelCard) -> Sequence[str]:
+        """The classes: the card's labels, or numbers."""
+        return card.labels or [str(number) for number in range(len(self.confusion))]
 
-def evaluate(model: Model, pictures: Pictures, batch: int = BATCH) -> Evaluation:
-    """Run a model over all pictures.
+
+def evaluate(model: Model, pictures: Pictures, workers: int = 0) -> Evaluation:
+    """Run a model over all pictures, in the application's worker processes.
+
+    Args:
+        model: one score a class.
+        pictures: with labels; centred on zeros where the model takes larger ones.
+        workers: processes; 0 takes all cores.
 
     Raises:
-        WeightsError: its outputs are not one score a class, or the pictures do not fit.
+        WeightsError: its outputs are not one score a class, the pictures do not fit, or no worker stays alive.
     """
-    confusion: Array = np.zeros((0, 0), np.int64)
-    seconds = 0.0
-    for logits, labels, spent in run(model, pictures, batch):
-        if not len(confusion):
-            confusion = np.zeros((logits.shape[1],) * 2, np.int64)
-            if int(pictures.labels.max()) >= len(confusion):
-                raise WeightsError(
-                    f"the data has label {pictures.labels.max()}, the model only {len(confusion)} classes"
-                )
-        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
-        seconds += spent
-    return Evaluation(confusion, seconds)
-
-
-def run(model: Model, pictures: Pictures, batch: int = BATCH) -> Iterator[tuple[Array, Array, float]]:
-    """Batches of (outputs, labels, seconds in the engine); outputs are valid until the next batch."""
     fitted = pictures.fitted(model.card.input_shape)
-    plans = {size: model.plan((size, *model.card.input_shape)) for size in _sizes(len(fitted), batch)}
-    for start in range(0, len(fitted), batch):
-        part = fitted[start : start + batch]
-        inputs = normalised(part.images, model.card)
-        began = time.perf_counter()
-        outputs = plans[len(part)].run(inputs)
-        spent = time.perf_counter() - began
-        if isinstance(outputs, tuple) or outputs.ndim != 2:
-            raise WeightsError(
-                f"net '{model.card.net}' does not give one score a class, so it cannot be evaluated here"
-            )
-        yield outputs, part.labels, spent
+    outputs = model.graph.outputs
+    if len(outputs) > 1 or len(outputs[0].shape) != 2:
+        raise WeightsError(f"net '{model.card.net}' does not give one score a class, so it cannot be evaluated here")
+    classes = outputs[0].shape[1]
+    if int(pictures.labels.max()) >= classes:
+        raise WeightsError(f"the data has label {pictures.labels.max()}, the model only {classes} classes")
+    batch = suitable_batch(model)
+    began = time.perf_counter()
+    confusion: Array = np.zeros((classes, classes), np.int64)
+    run = OrderedRun(model, _work(model), batch, workers or os.cpu_count() or 1)
+    try:
+        for part in run.results(fitted[start : start + batch] for start in range(0, len(fitted), batch)):
+            np.add.at(confusion, part, 1)
+    except PoolError as error:
+        raise WeightsError(f"evaluating stopped: {error}") from error
+    return Evaluation(confusion, time.perf_counter() - began, run.pool.workers)
+
+
+def _work(model: Model) -> Work[Pictures, tuple[Array, Array]]:
+    """Pictures in; (labels, what the model said) out."""
+
+    def write(part: Pictures, slot: Slot) -> tuple[int, bytes]:
+        slot.input[: len(part)] = normalised(part.images, model.card)
+        return len(part), b""
+
+    def read(part: Pictures, outcome: Outcome) -> tuple[Array, Array]:
+        return part.labels, outcome.slot.outputs[0][: outcome.items].argmax(axis=1)
+
+    def give_up(part: Pictures, error: str) -> tuple[Array, Array]:
+        raise WeightsError(f"{len(part)} pictures could not be evaluated: {error}")
+
+    return Work(write, read, give_up)
 
 
 def normalised(images: Array, card: ModelCard) -> Array:
@@ -98,5 +117,21 @@ def normalised(images: Array, card: ModelCard) -> Array:
     return np.ascontiguousarray((images.astype(np.float32) / 255 - mean) / std)
 
 
-def _sizes(count: int, batch: int) -> set[int]:
-    return {min(batch, count), count % batch or min(batch, count)}
+def report(model: Model, result: Evaluation, title: str, command: str) -> str:
+    """The evaluation in Markdown: what was measured, where and how, accuracy by class, confusion."""
+    from camapp.bench import machine
+
+    card, host = model.card, machine()
+    lines = [
+        f"# {title}",
+        "",
+        f"**{result.accuracy:.2%}** of {result.images} pictures right, measured by the NumPy engine.",
+        "",
+        f"- model: net `{card.net}`, input {'x'.join(map(str, card.input_shape))}, sha256 `{card.sha256}`",
+        f"- speed: {result.images_per_s:.0f} images/s with {result.workers} worker(s), their start included",
+        f"- machine: {host['cpu']}, {host['cores']} cores; Python {host['python']}, NumPy {host['numpy']}",
+        f"- command: `{command}`",
+    ]
+    if card.recipe:
+        lines.append(f"- recipe: {card.recipe}")
+    return "\n".join([*lines, "", markdown(result.names(card), result.confusion)])

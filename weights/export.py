@@ -16,7 +16,7 @@ from weights.datasets import Dataset
 from weights.evaluate import Evaluation, evaluate, normalised
 from weights.recipe import Recipe
 from weights.torch_net import TorchNet
-from weights.train import Trained
+from weights.train import Trained, card_for
 
 TOLERANCE = 1e-4
 CHECKED = 200
@@ -32,13 +32,13 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
     Raises:
         WeightsError: PyTorch and the engine disagree, or the file cannot be written.
     """
-    graph = nets.build(recipe.net)
-    model = Model(nets.default_card(recipe.net), graph.bind(trained.arrays))
+    card = card_for(recipe, dataset)
+    model = Model(card, nets.fit(recipe.net, trained.arrays)[0])
     check_equal(model, trained, dataset)
     result = evaluate(model, dataset.test)
     card = replace(
-        model.card,
-        accuracy={f"{dataset.name} test split, last {len(dataset.test)} of train": round(result.accuracy, 4)},
+        card,
+        accuracy={dataset.measured: round(result.accuracy, 4)},
         recipe=describe(recipe, trained, dataset),
         licence=LICENCE,
     )
@@ -54,7 +54,7 @@ def describe(recipe: Recipe, trained: Trained, dataset: Dataset) -> str:
     best = trained.best
     splits = f"{len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test"
     return (
-        f"python -m weights train {recipe.net} with {recipe}, "
+        f"python -m weights train {recipe.name} with {recipe}, "
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; "
         f"best validation loss {best.validation_loss:.4f} in epoch {best.number}; "
         f"{dataset.name}: {splits}, sha256 of pictures and labels {dataset.sha256}"

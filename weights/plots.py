@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from weights import WeightsError
+from weights.datasets import Pictures
 from weights.train import Epoch
 
 
@@ -46,6 +47,21 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, label="share of the true class")
+    return _save(figure, path)
+
+
+def grid(pictures: Pictures, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
+    """Up to 16 pictures with what was said of each: green where that is right, else red with the truth."""
+    figure = Figure(figsize=(7, 8), layout="constrained")
+    figure.suptitle(title)
+    for axes in (places := figure.subplots(4, 4).ravel()):
+        axes.set_axis_off()
+    for axes, picture, truth, label in zip(places, pictures.images, pictures.labels, said, strict=False):
+        grey = len(picture) == 1
+        axes.imshow(picture[0] if grey else picture.transpose(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=255)
+        is_right = label == truth
+        text = classes[label] if is_right else f"{classes[label]} (is {classes[truth]})"
+        axes.set_title(text, color="green" if is_right else "red", fontsize=9)
     return _save(figure, path)
 
 

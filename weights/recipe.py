@@ -58,3 +58,26 @@ class Recipe:
     validation: float = 0.1
     augment: Augment = Augment()
     seed: int = 42
+
+    @property
+    def name(self) -> str:
+        """What `python -m weights train` calls it."""
+        return self.net
+
+
+@dataclass(frozen=True)
+class FineTuning(Recipe):
+    """A recipe that begins with a shipped model and gives it a new last layer, for other classes.
+
+    Attributes:
+        start: name of that model, whose net it is.
+        frozen: first epochs, in which only the last layer learns.
+    """
+
+    start: str = ""
+    frozen: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its data's: the same for any classes."""
+        return self.data

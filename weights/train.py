@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from camapp.models import model_path
 from engine import nets
 from engine.card import ModelCard
+from engine.model import load as load_model
 from weights import WeightsError
 from weights.augment import apply
 from weights.datasets import Dataset, Pictures
-from weights.recipe import Recipe
+from weights.recipe import FineTuning, Recipe
 from weights.torch_net import TorchNet
 
 Array = NDArray[Any]
@@ -64,32 +69,165 @@ def train(
     dataset: Dataset,
     device: str = "cpu",
     report: Report = Report(),
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    patience: int = 0,
 ) -> Trained:
-    """Run a recipe. The same recipe, data, device and thread count give the same result.
+    """Run a recipe. The same recipe, data, device and thread count give the same result, interrupted or not.
+
+    Args:
+        recipe: what to do.
+        dataset: what to learn from, and what chooses the epoch that is kept.
+        device: PyTorch's name of it.
+        report: who is told.
+        checkpoint: file to keep the run in after each epoch.
+        resume: go on from there, if it exists.
+        patience: stop after so many epochs without a better validation loss; 0 goes on to the end.
 
     Raises:
-        WeightsError: the loss is no longer a number.
+        WeightsError: the loss is no longer a number, or the checkpoint cannot be used.
     """
-    torch.manual_seed(recipe.seed)
-    net = TorchNet(nets.build(recipe.net)).to(device, memory_format=torch.channels_last)
-    feed = Feed(recipe, nets.default_card(recipe.net), device)
-    learning, judging = feed.hold(dataset.train), feed.hold(dataset.validation)
-    optimiser = _optimiser(net, recipe)
-    schedule = _schedule(optimiser, recipe, steps_in(recipe, dataset))
-    history: list[Epoch] = []
-    arrays: dict[str, Array] = {}
-    best = None
-    for number in range(1, recipe.epochs + 1):
-        train_loss, train_accuracy = _learn(net, feed.shuffled(learning), optimiser, schedule, report, number)
-        loss, accuracy = _judge(net, feed.in_order(judging))
-        epoch = Epoch(number, train_loss, train_accuracy, loss, accuracy)
-        history.append(epoch)
-        report.epoch(epoch)
-        if best is None or epoch.validation_loss < best.validation_loss:
-            best, arrays = epoch, to_arrays(net)
-    if best is None:
+    run = Run(recipe, dataset, device)
+    if checkpoint and resume and checkpoint.exists():
+        run.restore(checkpoint)
+        for epoch in run.history:
+            report.epoch(epoch)
+    while not run.is_over(patience):
+        report.epoch(run.epoch(report))
+        if checkpoint:
+            run.save(checkpoint)
+    if run.best is None:
         raise WeightsError(f"{recipe.net}: epochs must be at least 1, found {recipe.epochs}")
-    return Trained(arrays, tuple(history), best)
+    return Trained(run.arrays, tuple(run.history), run.best)
+
+
+def card_for(recipe: Recipe, dataset: Dataset) -> ModelCard:
+    """The card of the net's published form, with the data's classes where these are others."""
+    card = nets.default_card(recipe.net)
+    return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) else card
+
+
+class Run:
+    """A training run between two epochs.
+
+    Attributes:
+        history: the epochs so far.
+        best: the one of least validation loss.
+        arrays: the parameters after that.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: str) -> None:
+        torch.manual_seed(recipe.seed)
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.arrays: dict[str, Array] = {}
+        self._recipe = recipe
+        self._device = device
+        self._identity = f"{recipe}, {device}, {dataset.sha256}"
+        self._frozen = recipe.frozen if isinstance(recipe, FineTuning) else 0
+        self._net = _net(recipe, dataset).to(device, memory_format=torch.channels_last)
+        self._feed = Feed(recipe, card_for(recipe, dataset), device)
+        self._learning, self._judging = self._feed.hold(dataset.train), self._feed.hold(dataset.validation)
+        self._optimiser = _optimiser(self._net, recipe)
+        self._schedule = _schedule(self._optimiser, recipe, steps_in(recipe, dataset))
+
+    def is_over(self, patience: int = 0) -> bool:
+        """Whether all epochs are done, or the last `patience` ones brought nothing."""
+        done = len(self.history)
+        return done >= self._recipe.epochs or bool(self.best and patience and done - self.best.number >= patience)
+
+    def epoch(self, report: Report) -> Epoch:
+        """One pass over the training split, and what it gave."""
+        number = len(self.history) + 1
+        for name, value in self._net.named_parameters():
+            value.requires_grad_(number > self._frozen or name.startswith(_head(self._recipe)))
+        batches = self._feed.shuffled(self._learning)
+        train_loss, train_accuracy = _learn(self._net, batches, self._optimiser, self._schedule, report, number)
+        loss, accuracy = _judge(self._net, self._feed.in_order(self._judging))
+        epoch = Epoch(number, train_loss, train_accuracy, loss, accuracy)
+        self.history.append(epoch)
+        if self.best is None or epoch.validation_loss < self.best.validation_loss:
+            self.best, self.arrays = epoch, to_arrays(self._net)
+        return epoch
+
+    def save(self, path: Path) -> None:
+        """Keep everything that the next epoch depends on, whole or not at all.
+
+        Raises:
+            WeightsError: the file cannot be written; what it held before is still there.
+        """
+        assert self.best is not None
+        state = {
+            "identity": self._identity,
+            "net": self._net.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "chance": self._chance(),
+            "history": [astuple(epoch) for epoch in self.history],
+            "best": self.best.number,
+            "arrays": {name: torch.tensor(array) for name, array in self.arrays.items()},
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError of a full disk
+            partial.unlink(missing_ok=True)
+            raise WeightsError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+    def restore(self, path: Path) -> None:
+        """Go on from a file that `save` wrote.
+
+        Raises:
+            WeightsError: it is damaged, or of another run.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            identity = state["identity"]
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise WeightsError(f"{path}: no checkpoint, or damaged: remove it to start again") from error
+        if identity != self._identity:
+            raise WeightsError(
+                f"{path} is of a run with another recipe, device or data: leave --resume out to start again"
+            )
+        self._net.load_state_dict(state["net"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        own, feed, *cuda = state["chance"]
+        torch.set_rng_state(own)
+        self._feed.generator.set_state(feed)
+        for chance in cuda:
+            torch.cuda.set_rng_state(chance)
+        self.history = [Epoch(*values) for values in state["history"]]
+        self.best = self.history[state["best"] - 1]
+        self.arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
+
+    def _chance(self) -> list[Tensor]:
+        """The states of all random numbers: dropout's, the feed's, and on CUDA dropout's there."""
+        cuda = [torch.cuda.get_rng_state()] if self._device == "cuda" else []
+        return [torch.get_rng_state(), self._feed.generator.get_state(), *cuda]
+
+
+def _net(recipe: Recipe, dataset: Dataset) -> TorchNet:
+    """The net as training begins: by chance, or a shipped one's with another last layer."""
+    net = nets.REGISTRY[recipe.net]
+    if not isinstance(recipe, FineTuning):
+        return TorchNet(net.build())
+    start = load_model(model_path(recipe.start))
+    if start.card.net != recipe.net:
+        raise WeightsError(f"{recipe.start} is net '{start.card.net}', not '{recipe.net}' as the recipe says")
+    fresh = TorchNet(net.build(classes=len(dataset.classes)))
+    kept = {name: array for name, array in start.graph.initializers.items() if not name.startswith(_head(recipe))}
+    fresh.load_state_dict({name: torch.tensor(array) for name, array in kept.items()}, strict=False)
+    return fresh
+
+
+def _head(recipe: Recipe) -> str:
+    """What the last layer's parameters begin with, in nets that come with any number of classes."""
+    return nets.REGISTRY[recipe.net].head.removesuffix("weight")
 
 
 @dataclass(frozen=True)
@@ -107,7 +245,7 @@ class Feed:
         self._recipe = recipe
         self._shape = card.input_shape
         self._device = device
-        self._generator = torch.Generator(device).manual_seed(recipe.seed)
+        self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self._mean = torch.tensor(card.mean, device=device)[:, None, None]
         self._std = torch.tensor(card.std, device=device)[:, None, None]
 
@@ -121,9 +259,9 @@ class Feed:
 
     def shuffled(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
         """Varied batches in a new order."""
-        order = torch.randperm(len(held.labels), generator=self._generator, device=self._device)
+        order = torch.randperm(len(held.labels), generator=self.generator, device=self._device)
         for which in torch.split(order, self._recipe.batch):
-            pictures = apply(held.pictures[which].float() / 255, self._recipe.augment, self._generator)
+            pictures = apply(held.pictures[which].float() / 255, self._recipe.augment, self.generator)
             yield self._normalised(pictures), held.labels[which]
 
     def in_order(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:

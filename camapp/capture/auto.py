@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +21,8 @@ class AutoSource(Source):
     """Chooses once, when first opened, and then is that source: a camera that is lost is waited for, not replaced."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
-        super().__init__(uri, options)
+        # Newest frame wins whatever is chosen: the pipeline is built before the choice is made.
+        super().__init__(uri, replace(options, realtime=None))
         self._chosen: Source | None = None
 
     def open(self) -> None:
@@ -30,7 +32,7 @@ class AutoSource(Source):
         else:
             self._chosen.open()
         assert self._chosen is not None
-        self.uri, self.live, self.fps = self._chosen.uri, self._chosen.live, self._chosen.fps
+        self.uri, self.fps = self._chosen.uri, self._chosen.fps
 
     def read(self, timeout: float) -> Shot:
         """The chosen source's next shot."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from camapp.capture.clock import Pace, SensorClock
 from camapp.capture.devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
-from camapp.capture.pixels import as_picture, fit_within
+from camapp.capture.pixels import as_picture, fit_within, silence_opencv
 from camapp.capture.source import (
     EndOfStream,
     PermanentSourceError,
@@ -74,12 +74,12 @@ class _OpenCVSource(Source):
         return self._capture.get(prop)
 
     def _opened(self, target: str, backend: int, parameters: tuple[int, ...] = ()) -> bool:
-        """Whether OpenCV took the target. Its own lines on stderr are silenced: our errors say it better."""
+        """Whether OpenCV took the target."""
         self.close()
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         # OpenCV reads this once, before the first frame; its own limit is 10 s.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
-        getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
+        silence_opencv()
         self._capture = cv2.VideoCapture(target, backend, list(parameters))
         return self._capture.isOpened()
 
@@ -298,7 +298,7 @@ class VideoSource(_OpenCVSource):
             log.warning("%s cannot be decoded past frame %d: it is damaged", self._path, self._frames)
             raise EndOfStream
         picture = fit_within(as_picture(np.asarray(image)), self.options.size)
-        return Shot(picture, picture, due_ns, name=self._path.name)
+        return Shot(picture, picture, due_ns, name=self._path.name, moment_ns=round(self._media_s * 1e9))
 
 
 def _sane_fps(fps: float) -> float:

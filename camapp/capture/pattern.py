@@ -60,7 +60,8 @@ class PatternSource(Source):
             # Rendered ahead and handed over when due: what follows sees a camera's timing.
             time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
         view = Picture.of(picture, Layout.RGB)
-        return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth)
+        moment_ns = due_ns - self._start_ns
+        return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth, moment_ns=moment_ns)
 
     def close(self) -> None:
         """Let the scene go."""

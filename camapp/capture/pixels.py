@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from camapp.picture import Layout, Picture, Pixels
 
 
+def silence_opencv() -> None:
+    """Keep OpenCV's own lines off stderr: our errors say it better."""
+    getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
+
+
 def as_picture(array: NDArray[Any]) -> Picture:
     """(h, w[, 1 to 4]) uint8 or uint16, grey or B first; alpha is laid over white.
 

@@ -21,6 +21,10 @@ class PermanentSourceError(SourceError):
     """Trying again cannot help: no such file, a bad URI, a missing package."""
 
 
+class BadSource(PermanentSourceError):
+    """The URI or its options are wrong, whatever is plugged in."""
+
+
 class SourceDenied(PermanentSourceError):
     """The device or file exists, but this user may not read it."""
 

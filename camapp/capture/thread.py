@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from camapp.capture.orientation import Orientation
-from camapp.capture.source import EndOfStream, PermanentSourceError, Source, SourceError, SourceLost
+from camapp.capture.source import EndOfStream, PermanentSourceError, Source, SourceError, SourceLost, redacted
 from camapp.records import Frame, Shot, Trace
 from camapp.stats import Stats
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 READ_TIMEOUT = 1.5
 # A source that never opened is more likely a wrong name than a loose cable.
-FIRST_OPEN_PATIENCE = 5.0
+FIRST_OPEN_PATIENCE = 10.0
 BACK_OFF_START, BACK_OFF_MOST = 0.1, 1.0
 
 
@@ -50,6 +50,7 @@ class CaptureThread(threading.Thread):
         deliver: called with each frame and its trace; may block, for sources whose every frame counts.
         patience: seconds for which a lost live source is retried.
         max_frames: end after so many.
+        on_back: called when a source that was lost gives pictures again.
 
     Attributes:
         first_patience: seconds for which a live source that was never there is retried.
@@ -62,18 +63,19 @@ class CaptureThread(threading.Thread):
         deliver: Callable[[Frame, Trace], None],
         patience: float = 60.0,
         max_frames: int | None = None,
+        on_back: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="capture", daemon=True)
         self.source = source
         self.status = CaptureStatus(CaptureState.OPENING)
         self.paused = threading.Event()
-        self.opened = threading.Event()
         self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
         self.first_patience = min(patience, FIRST_OPEN_PATIENCE)
         self._patience = patience
         self._max_frames = max_frames
+        self._on_back = on_back
         self._stop_event = threading.Event()
         self._seq = 0
         self._silent_since = 0.0
@@ -94,7 +96,6 @@ class CaptureThread(threading.Thread):
                 try:
                     self._step()
                     self.source.open()
-                    self.opened.set()
                     self._read_all()
                     return
                 except SourceLost as error:
@@ -107,13 +108,13 @@ class CaptureThread(threading.Thread):
                 self._step()
                 self._stop_event.wait(back_off)
                 back_off = min(2 * back_off, BACK_OFF_MOST)
-        except EndOfStream:
-            self._end(CaptureStatus(CaptureState.ENDED, "end of stream"))
+        except EndOfStream as end:
+            self._end(CaptureStatus(CaptureState.ENDED, str(end) or "end of stream"))
         except SourceError as error:
             self._end(CaptureStatus(CaptureState.FAILED, str(error), error))
         except Exception as error:
             log.debug("capture failed", exc_info=True)
-            reason = f"{self.source.uri}: {type(error).__name__}: {error}"
+            reason = f"{redacted(self.source.uri)}: {type(error).__name__}: {error}"
             self._end(CaptureStatus(CaptureState.FAILED, reason, PermanentSourceError(reason)))
         finally:
             if self.status.state not in (CaptureState.ENDED, CaptureState.FAILED):
@@ -136,11 +137,12 @@ class CaptureThread(threading.Thread):
             if self.status.state is not CaptureState.RUNNING:
                 if self.status.state is CaptureState.LOST:
                     log.warning("source is back: %s", self.source.describe())
+                    self._on_back()
                 self.status = CaptureStatus(CaptureState.RUNNING)
             self._silent_since = time.monotonic()
             self._enter(orientation.shot(shot))
             if self._max_frames is not None and self._seq >= self._max_frames:
-                raise EndOfStream
+                raise EndOfStream(f"--max-frames {self._max_frames} reached")
 
     def _enter(self, shot: Shot) -> None:
         trace = self._stats.captured(self._seq, shot.sensor_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -63,7 +64,8 @@ class ConsoleSink(PredictionSink):
                 changes, self._changes = self._changes, []
             text = "".join(f"{line}\n" for line in changes)
             if self._is_terminal:
-                text = _CLEAR_LINE + text + ("" if stopping else self._status())
+                width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be wiped
+                text = _CLEAR_LINE + text + ("" if stopping else self._status()[:width])
             elif time.monotonic() >= next_status:
                 next_status += self._every
                 text += self._status() + "\n"

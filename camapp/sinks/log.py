@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from camapp.records import Box, Frame, Polyline, Prediction, Trace
+from camapp.records import Frame, Prediction, Trace
+from camapp.rows import box_record, line_record
 from camapp.sinks.sink import PredictionSink, SinkError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ SCHEMA = 1
 _FLUSH_FILE, _FLUSH_STDOUT = 1.0, 0.1
 _KEEP = 2000
 _RETRY = 5.0
+_TICK = 0.05
+# The longest that a patient writer of lines waits for room.
+_PATIENCE = 10.0
 
 
 class LogSink(PredictionSink):
@@ -36,21 +40,23 @@ class LogSink(PredictionSink):
 
     Args:
         target: a path, or '-' for stdout.
-        source: the source's URI, for the records.
+        source: gives the source's URI, for the records.
         rate: gives the inference rate.
         max_bytes: size at which `target` becomes `target.1`, and so on.
         files: how many of these to keep.
         on_broken_pipe: called when stdout's reader went away.
+        patient: wait for the writer instead of losing lines (for files, whose frames can wait).
     """
 
     def __init__(
         self,
         target: str,
-        source: str,
+        source: Callable[[], str],
         rate: Callable[[], float],
         max_bytes: int = 10_000_000,
         files: int = 5,
         on_broken_pipe: Callable[[], None] = lambda: None,
+        patient: bool = False,
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
@@ -59,15 +65,18 @@ class LogSink(PredictionSink):
         self._max_bytes = max_bytes
         self._files = files
         self._on_broken_pipe = on_broken_pipe
+        self._patient = patient
         self._lines: deque[str] = deque()
-        self._lock = threading.Lock()
-        self._stop_event = threading.Event()
+        self._changed = threading.Condition()
+        self._stopping = False
         self._file: IO[bytes] | None = None
         self._failing = False
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
 
     def start(self) -> None:
         """Open the file. Raises SinkError."""
+        if self._path is None and sys.stdout is None:
+            raise SinkError("--log -: standard output is closed; name a file")
         try:
             self._open()
         except OSError as error:
@@ -80,19 +89,25 @@ class LogSink(PredictionSink):
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Queue one line."""
         line = json.dumps(self._record(prediction, frame, trace), ensure_ascii=False, separators=(",", ":"))
-        with self._lock:
+        with self._changed:
+            if self._patient and not self._failing:
+                self._changed.wait_for(lambda: len(self._lines) < _KEEP or self._failing or self._stopping, _PATIENCE)
             if len(self._lines) >= _KEEP:
                 self._lines.popleft()
                 self.lost += 1
             self._lines.append(line)
+            if len(self._lines) == _KEEP // 2:
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Write what is queued and close."""
-        self._stop_event.set()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(2.0)
         if self.lost:
-            log.warning("the log lost %d lines: its disk did not take them", self.lost)
+            log.warning("the log lost %d lines that could not be written", self.lost)
 
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
         latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
@@ -103,7 +118,7 @@ class LogSink(PredictionSink):
             "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
             "t_mono_ns": trace.sensor or trace.captured,
             "clock_synced": clock_synced(int(time.monotonic() // 10)),
-            "source": self._source,
+            "source": self._source(),
             "model": prediction.model,
             "task": prediction.task,
             "label": prediction.label,
@@ -111,8 +126,8 @@ class LogSink(PredictionSink):
             "raw_label": prediction.raw_label,
             "raw_score": round(prediction.raw_score, 4),
             "top": [[label, round(score, 4)] for label, score in prediction.top],
-            "boxes": [_box(box) for box in prediction.boxes],
-            "lines": [_line(line) for line in prediction.lines],
+            "boxes": [box_record(box) for box in prediction.boxes],
+            "lines": [line_record(line) for line in prediction.lines],
             "values": prediction.values,
             "latency_ms": latency,
             "fps": round(self._rate(), 2),
@@ -121,48 +136,57 @@ class LogSink(PredictionSink):
             record["file"] = frame.shot.name
         if frame.shot.truth is not None:
             truth = frame.shot.truth
-            record["truth"] = {"label": truth.label, "boxes": [_box(box) for box in truth.boxes]}
+            record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
         return record
 
     def _write_all(self) -> None:
         interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
         next_try = 0.0
-        while True:
-            stopping = self._stop_event.wait(interval)
-            if stopping or time.monotonic() >= next_try:
-                try:
-                    self._write()
-                    if self._failing:
-                        self._failing = False
-                        log.warning("the log %s is written again; %d lines lost so far", self._path, self.lost)
-                except BrokenPipeError:
-                    # The reader, such as `head`, has seen enough. Keep Python's exit from flushing into it again.
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                    self._on_broken_pipe()
-                    return
-                except OSError as error:
-                    next_try = time.monotonic() + _RETRY
-                    if not self._failing:
-                        self._failing = True
-                        log.error(
-                            "cannot write the log %s: %s; predictions go on, lost lines are counted; free some space",
-                            self._path,
-                            error.strerror,
-                        )
-            if stopping:
-                self._close()
-                return
+        stopping = False
+        while not stopping:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or len(self._lines) >= _KEEP // 2, interval)
+                stopping = self._stopping
+            if self._failing and not stopping and time.monotonic() < next_try:
+                time.sleep(_TICK)
+                continue
+            try:
+                self._write()
+            except BrokenPipeError:
+                self._on_broken_pipe()  # the reader, such as `head`, has seen enough
+                break
+            except OSError as error:
+                next_try = time.monotonic() + _RETRY
+                self._note_failure(error)
+        self._close()
+
+    def _note_failure(self, error: OSError) -> None:
+        with self._changed:
+            said, self._failing = self._failing, True
+            self._changed.notify_all()
+        if not said:
+            log.error(
+                "cannot write the log %s: %s; predictions go on, lost lines are counted; free some space",
+                self._path or "to stdout",
+                error.strerror,
+            )
 
     def _write(self) -> None:
-        with self._lock:
+        with self._changed:
             lines, self._lines = self._lines, deque()
+            self._changed.notify_all()
+        if not lines:
+            return
         done = 0
         try:
+            if self._file is not None and self._path is not None and not _is_same(self._file, self._path):
+                self._close()  # somebody moved or deleted it
             if self._file is None:
                 self._open()
             assert self._file is not None
             for line in lines:
-                self._append(self._file, line.encode() + b"\n")
+                # A file name that is not UTF-8 becomes a valid JSON escape.
+                self._append(self._file, line.encode("utf-8", "backslashreplace") + b"\n")
                 done += 1
                 if self._path and self._file.tell() >= self._max_bytes:
                     self._rotate()
@@ -170,6 +194,9 @@ class LogSink(PredictionSink):
             self._close()
             self.lost += len(lines) - done
             raise
+        if self._failing:
+            self._failing = False
+            log.warning("the log %s is written again; %d lines lost so far", self._path or "on stdout", self.lost)
 
     def _append(self, file: IO[bytes], line: bytes) -> None:
         written = file.write(line)
@@ -206,17 +233,15 @@ class LogSink(PredictionSink):
         self._open()
 
 
+def _is_same(file: IO[bytes], path: Path) -> bool:
+    """Whether the path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @lru_cache(maxsize=1)
 def clock_synced(_window: int) -> bool:
     """Whether systemd-timesyncd has set the wall clock since boot; asked once a `_window`."""
     return Path("/run/systemd/timesync/synchronized").exists()
-
-
-def _box(box: Box) -> dict[str, Any]:
-    corners = [round(value, 1) for value in (box.x0, box.y0, box.x1, box.y1)]
-    return {"xyxy": corners, "label": box.label, "score": round(box.score, 4)}
-
-
-def _line(line: Polyline) -> dict[str, Any]:
-    points = [[round(x, 1), round(y, 1)] for x, y in line.points]
-    return {"points": points, "label": line.label, "score": round(line.score, 4)}

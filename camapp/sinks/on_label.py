@@ -31,13 +31,15 @@ class OnLabelSink(PredictionSink):
         command: the program and its arguments, quoted as in a shell.
         every: least seconds from one start to the next.
         bound: seconds after which a run is killed.
+
+    Raises:
+        SinkError: there is no such program.
     """
 
     def __init__(self, command: str, every: float = 1.0, bound: float = 10.0) -> None:
         self.started = 0
         self.failed = 0
-        self._command = command
-        self._words: list[str] = []
+        self._words = _program(command)
         self._every = every
         self._bound = bound
         self._label = ""
@@ -47,18 +49,7 @@ class OnLabelSink(PredictionSink):
         self._thread = threading.Thread(target=self._serve, name="on-label", daemon=True)
 
     def start(self) -> None:
-        """Find the program. Raises SinkError."""
-        try:
-            self._words = shlex.split(self._command)
-        except ValueError as error:
-            raise SinkError(f"--on-label: cannot read the command {self._command!r}: {error}") from error
-        if not self._words:
-            raise SinkError("--on-label: the command is empty; name a program")
-        program = self._words[0]
-        if shutil.which(program) is None:
-            exists = os.path.isfile(program)
-            why = "is not executable; try 'chmod +x'" if exists else "was not found"
-            raise SinkError(f"--on-label: the program '{program}' {why}", denied=exists)
+        """Be ready."""
         self._thread.start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
@@ -139,3 +130,18 @@ class OnLabelSink(PredictionSink):
         # The 1st, 2nd, 4th, 8th ... failure: a bell that is broken all day does not fill the log.
         if self.failed & (self.failed - 1) == 0:
             log.warning("--on-label '%s': %s (%d of %d runs failed)", self._words[0], what, self.failed, self.started)
+
+
+def _program(command: str) -> list[str]:
+    """The program and its arguments. Raises SinkError."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise SinkError(f"--on-label: cannot read the command {command!r}: {error}") from error
+    if not words:
+        raise SinkError("--on-label: the command is empty; name a program")
+    if shutil.which(words[0]) is None:
+        exists = os.path.isfile(words[0])
+        why = "is not executable; try 'chmod +x'" if exists else "was not found"
+        raise SinkError(f"--on-label: the program '{words[0]}' {why}", denied=exists)
+    return words

@@ -1,4 +1,4 @@
-"""Writes the drawn picture to a PNG file when asked, away from the frames' way."""
+"""Saves pictures away from the frames' way, whole or not at all: snapshots, and labelled frames to learn from."""
 
 from __future__ import annotations
 
@@ -8,53 +8,51 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 
 from camapp.picture import Pixels
-from camapp.records import Trace
-from camapp.sinks.sink import PictureSink
+from camapp.preprocess import Roi, roi_pixels
+from camapp.records import Frame, Prediction, Trace
+from camapp.sinks.sink import PictureSink, PredictionSink
 
 log = logging.getLogger(__name__)
 
 _WAITING = 4
 _STOP_S = 2.0
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
-class SnapshotSink(PictureSink):
-    """After `request`, saves the next picture shown as `folder/YYYYmmdd-HHMMSS-seq.png`.
+class PictureWriter:
+    """A thread that encodes and writes pictures; each appears under its name only when it is whole.
 
-    Args:
-        folder: made when first needed.
+    Attributes:
+        saved: how many were.
+        lost: how many were not: the disk did not take them, or too many waited.
+        reason: why the last one was lost.
     """
 
-    def __init__(self, folder: Path = Path("snapshots")) -> None:
+    def __init__(self, what: str, on_saved: Callable[[Path], None] = lambda path: None) -> None:
         self.saved = 0
-        self._folder = folder
-        self._wanted = threading.Event()
+        self.lost = 0
+        self.reason = ""
+        self._what = what
+        self._on_saved = on_saved
         self._queue: queue.Queue[tuple[Pixels, Path] | None] = queue.Queue(_WAITING)
-        self._thread = threading.Thread(target=self._save_all, name="snapshot", daemon=True)
+        self._thread = threading.Thread(target=self._save_all, name=what, daemon=True)
 
     def start(self) -> None:
         """Be ready to save."""
         self._thread.start()
 
-    def request(self) -> None:
-        """Save the next picture."""
-        self._wanted.set()
-
-    def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Save this picture if one was asked for."""
-        if not self._wanted.is_set():
-            return
-        self._wanted.clear()
-        number = f"{trace.seq:06d}" if trace else "notice"
-        path = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}.png"
+    def put(self, picture: Pixels, path: Path) -> None:
+        """Save a picture (B first, or grey) that nobody writes to any more; returns at once."""
         try:
-            self._queue.put_nowait((canvas.copy(), path))
+            self._queue.put_nowait((picture, path))
         except queue.Full:
-            log.warning("snapshot left out: %d are still being written", _WAITING)
+            self._lose(path, f"{_WAITING} are still being written")
 
     def stop(self) -> None:
         """Finish the pictures that wait."""
@@ -70,14 +68,123 @@ class SnapshotSink(PictureSink):
             picture, path = item
             partial = path.with_name(f".{path.name}.partial")
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                _, encoded = cv2.imencode(".png", picture)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _, encoded = cv2.imencode(path.suffix, picture, _JPEG if path.suffix == ".jpg" else ())
                 partial.write_bytes(encoded.tobytes())
                 os.replace(partial, path)
             except OSError as error:
-                log.warning("cannot save the snapshot '%s': %s", path, error.strerror)
+                self._lose(path, error.strerror or str(error))
                 with contextlib.suppress(OSError):
                     partial.unlink()
                 continue
             self.saved += 1
-            log.info("saved '%s'", path)
+            self._on_saved(path)
+
+    def _lose(self, path: Path, reason: str) -> None:
+        self.lost += 1
+        self.reason = reason
+        log.warning("cannot save the %s '%s': %s", self._what, path, reason)
+
+
+class SnapshotSink(PictureSink):
+    """After `request`, saves the next picture shown as `folder/YYYYmmdd-HHMMSS-seq.png`.
+
+    Args:
+        folder: made when first needed.
+    """
+
+    def __init__(self, folder: Path = Path("snapshots")) -> None:
+        self.writer = PictureWriter("snapshot", lambda path: log.info("saved '%s'", path))
+        self._folder = folder
+        self._wanted = threading.Event()
+
+    def start(self) -> None:
+        """Be ready to save."""
+        self.writer.start()
+
+    def request(self) -> None:
+        """Save the next picture."""
+        self._wanted.set()
+
+    def show(self, canvas: Pixels, trace: Trace | None) -> None:
+        """Save this picture if one was asked for."""
+        if not self._wanted.is_set():
+            return
+        self._wanted.clear()
+        number = f"{trace.seq:06d}" if trace else "notice"
+        self.writer.put(canvas.copy(), self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}.png")
+
+    def stop(self) -> None:
+        """Finish the pictures that wait."""
+        self.writer.stop()
+
+
+class CollectSink(PredictionSink):
+    """Saves frames as they came, without the drawing, when asked or by a timer: `folder/YYYYmmdd-HHMMSS-mmm-seq.jpg`.
+
+    Args:
+        folder: the label's; made when first needed.
+        every: seconds between two frames, by the clock or (`fps` given) by the file's own time; None waits for
+            `request`.
+        fps: frames a second of a file, 0 of a folder of pictures (then every one is taken); None of a live source.
+        roi: part of the picture to save, as the model is shown it; None is all.
+        most: save no more than so many; None has no bound.
+        on_saved: called in this sink's thread with the number saved so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: float | None,
+        fps: Callable[[], float | None],
+        roi: Roi | None = None,
+        most: int | None = None,
+        on_saved: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.writer = PictureWriter("picture", lambda path: on_saved(self.writer.saved))
+        self._folder = folder
+        self._every = every
+        self._fps = fps
+        self._roi = roi
+        self._most = most
+        self._wanted = threading.Event()
+        self._due = 0.0
+        self._taken = 0
+
+    def start(self) -> None:
+        """Be ready to save."""
+        self.writer.start()
+
+    def request(self) -> None:
+        """Save the next frame."""
+        self._wanted.set()
+
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Save this frame if it is its turn."""
+        if not (self._wanted.is_set() or self._is_due(trace)) or self._taken == self._most:
+            return
+        self._wanted.clear()
+        self._taken += 1
+        picture = frame.view
+        x0, y0, x1, y1 = roi_pixels(picture.size, self._roi)
+        now = time.time()
+        milliseconds = int(now * 1000) % 1000
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{milliseconds:03d}-{frame.seq:06d}.jpg"
+        self.writer.put(picture.bgr()[y0:y1, x0:x1].copy(), self._folder / name)
+
+    def stop(self) -> None:
+        """Finish the pictures that wait."""
+        self.writer.stop()
+
+    def _is_due(self, trace: Trace) -> bool:
+        fps = self._fps()
+        if fps == 0:
+            return True
+        if self._every is None:
+            return False
+        now = trace.captured / 1e9 if fps is None else trace.seq / fps
+        if now < self._due:
+            return False
+        # From when it was due, so that the rate holds; from now where that is long past.
+        self._due = (self._due if now - self._due < self._every else now) + self._every
+        return True

@@ -41,9 +41,15 @@ class VideoSink(PictureSink):
         path: `.mp4` (MPEG-4) or `.avi` (Motion JPEG). Its frames have the size of the first picture.
         fps: gives the frames a second of the file, asked at the first picture; 0 takes 30.
         live: keep the clock and never wait.
+
+    Raises:
+        SinkError: no file of that name can be a video.
     """
 
     def __init__(self, path: Path, fps: Callable[[], float], live: bool = True) -> None:
+        if path.suffix.lower() not in CODECS:
+            allowed = " or ".join(CODECS)
+            raise SinkError(f"cannot record to '{path}': the name must end in {allowed}")
         self.written = 0
         self.skipped = 0
         self._path = path
@@ -65,9 +71,6 @@ class VideoSink(PictureSink):
 
     def start(self) -> None:
         """Make sure that the file can be written. Raises SinkError."""
-        if self._path.suffix.lower() not in CODECS:
-            allowed = " or ".join(CODECS)
-            raise SinkError(f"cannot record to '{self._path}': the name must end in {allowed}")
         if self._path.is_dir():
             raise SinkError(f"cannot record to '{self._path}': it is a folder")
         try:

@@ -36,7 +36,7 @@ class WindowSink(PictureSink):
     Args:
         title: the window's.
         full_screen: start without a frame around it.
-        on_key: called with 'q', 's', 'h', 'f' or 'p'. Escape and the window's close button count as 'q'; 'f' has
+        on_key: called with 'q', 's', 'h', 'f', 'p' or ' '. Escape and the window's close button count as 'q'; 'f' has
             already been obeyed.
         on_shown: called with a frame's number and the monotonic nanoseconds at which it was painted. Both are called
             in this sink's thread.
@@ -187,7 +187,8 @@ class WindowSink(PictureSink):
         environ = {"QT_QPA_PLATFORM": "xcb", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         options = [str(theirs.fileno()), self._title, "1" if self._full_screen else "0"]
         return subprocess.Popen(
-            [*self._shell, sys.executable, "-m", "camapp.sinks.window_child", *options],
+            [*self._shell, sys.executable, "-P", "-m", "camapp.sinks.window_child", *options],
+            process_group=0,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ SHOWN, KEY, BROKEN = 1, 2, 3
 REPORT = struct.Struct("<iiq")  # SHOWN, 0, monotonic ns | KEY, character, 0 | BROKEN, 0, 0
 PACKET_BYTES = 4096
 
-KEYS = "qshfp"
+KEYS = "qshfp "
 CLOSED = "c"  # in the place of a key: the window was closed
 _ESCAPE = 27
 _KEY_WAIT_S = 0.01

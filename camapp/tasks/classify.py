@@ -32,10 +32,7 @@ class ClassifyTask(Task):
         scores = softmax(np.ravel(outputs[0][0]))
         raw = int(scores.argmax())
         mean = self._average.update(scores, now_ns)
-        count = min(self.options.top, mean.size)
-        best = np.argpartition(-mean, count - 1)[:count]
-        best = best[np.argsort(-mean[best], kind="stable")]
-        top = tuple((self._label(i), float(mean[i])) for i in best)
+        (top,) = self._top(mean[None])
         leader = int(mean.argmax())
         was = self._latch.held
         held = self._latch.update(leader, float(mean[leader]), 0.0 if was is None else float(mean[was]))
@@ -51,10 +48,41 @@ class ClassifyTask(Task):
             region=fit.region(frame.model_to_view),
         )
 
+    def decode_stills(
+        self, frames: Sequence[Frame], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+    ) -> list[Prediction]:
+        """Logits (pictures, classes) into labels, all at once."""
+        tops = self._top(softmax(outputs[0].reshape(len(frames), -1)))
+        return [
+            Prediction(
+                seq=frame.seq,
+                task=self.name,
+                label=top[0][0],
+                score=top[0][1],
+                raw_label=top[0][0],
+                raw_score=top[0][1],
+                top=top,
+                region=mine.geometry.region(frame.model_to_view),
+            )
+            for frame, mine, top in zip(frames, prepared, tops, strict=True)
+        ]
+
     def reset(self) -> None:
         """Forget the average and the label."""
         self._average = ArrayAverage(self.options.smoothing)
         self._latch: Latch[int] = Latch(self.options.threshold_high, self.options.threshold_low)
+
+    def _top(self, scores: Floats) -> list[tuple[tuple[str, float], ...]]:
+        """The best (label, score) pairs of each row, best first."""
+        count = min(self.options.top, scores.shape[1])
+        best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        best, found = np.take_along_axis(best, order, axis=1), np.take_along_axis(found, order, axis=1)
+        return [
+            tuple((self._label(i), score) for i, score in zip(*row, strict=True))
+            for row in zip(best.tolist(), found.tolist(), strict=True)
+        ]
 
     def _label(self, index: int) -> str:
         return self.card.labels[index] if self.card.labels else str(index)

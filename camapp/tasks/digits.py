@@ -42,6 +42,7 @@ class DigitsTask(Task):
         roi_pixels((1000, 1000), options.roi)
         self._mean = np.array(card.mean, np.float32).reshape(channels, 1, 1)
         self._std = np.array(card.std, np.float32).reshape(channels, 1, 1)
+        self._is_plain = not self._mean.any() and bool((self._std == 1).all())
         self._left, self._top = (width - FIELD) // 2, (height - FIELD) // 2
         self.reset()
 
@@ -57,20 +58,21 @@ class DigitsTask(Task):
             return Box((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
 
         items = batch[: len(marks)]
-        items[...] = 0.0
+        if (self._left, self._top) != (0, 0):
+            items[...] = 0.0
         for item, mark in zip(items, marks, strict=True):
             item[:, self._top : self._top + FIELD, self._left : self._left + FIELD] = mark.ink
-        items -= self._mean
-        items /= self._std
+        if not self._is_plain:
+            items -= self._mean
+            items /= self._std
         boxes = tuple(box(mark.rect) for mark in marks)
         return Prepared(len(marks), _Geometry(boxes, box((0, 0, x1 - x0, y1 - y0))))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Logits (count, 10) into labelled boxes and the number read; sure of it as of its least sure digit."""
         geometry: _Geometry = prepared.geometry
-        boxes = tuple(self._read(geometry.boxes, outputs[0])) if prepared.count else ()
-        raw = "".join(box.label for box in boxes)
-        raw_score = min((box.score for box in boxes), default=1.0)
+        boxes = self._read(geometry.boxes, softmax(outputs[0])) if prepared.count else ()
+        raw, raw_score = _number(boxes)
         mean = self._average.update({raw: raw_score}, now_ns)
         leader = next(iter(mean))
         held = self._latch.update(leader, mean[leader], mean.get(self._latch.held or "", 0.0))
@@ -87,20 +89,51 @@ class DigitsTask(Task):
             region=geometry.region,
         )
 
+    def decode_stills(
+        self, frames: Sequence[Frame], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+    ) -> list[Prediction]:
+        """Logits (digits of all pictures, 10) into the number on each."""
+        scores = softmax(outputs[0])
+        found, at = [], 0
+        for frame, mine in zip(frames, prepared, strict=True):
+            geometry: _Geometry = mine.geometry
+            boxes = self._read(geometry.boxes, scores[at : at + mine.count])
+            at += mine.count
+            label, score = _number(boxes)
+            found.append(
+                Prediction(
+                    seq=frame.seq,
+                    task=self.name,
+                    label=label,
+                    score=score if label else 0.0,
+                    raw_label=label,
+                    raw_score=score if label else 0.0,
+                    top=((label, score),) if label else (),
+                    boxes=boxes,
+                    values={"count": float(len(boxes))},
+                    region=geometry.region,
+                )
+            )
+        return found
+
     def reset(self) -> None:
         """Forget the average and the number."""
         self._average = NamedAverage(self.options.smoothing)
         self._latch: Latch[str] = Latch(self.options.threshold_high, self.options.threshold_low)
 
-    def _read(self, places: tuple[Box, ...], logits: Floats) -> list[Box]:
+    def _read(self, places: tuple[Box, ...], scores: Floats) -> tuple[Box, ...]:
         """The boxes whose digit is sure enough."""
-        scores = softmax(logits)
-        best = scores.argmax(axis=1)
-        return [
-            Box(place.x0, place.y0, place.x1, place.y1, self._label(int(digit)), float(row[digit]))
-            for place, digit, row in zip(places, best, scores, strict=True)
-            if row[digit] >= self.options.threshold_low
-        ]
+        best, most = scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
+        return tuple(
+            Box(place.x0, place.y0, place.x1, place.y1, self._label(digit), score)
+            for place, digit, score in zip(places, best, most, strict=True)
+            if score >= self.options.threshold_low
+        )
 
     def _label(self, index: int) -> str:
         return self.card.labels[index] if self.card.labels else str(index)
+
+
+def _number(boxes: tuple[Box, ...]) -> tuple[str, float]:
+    """What the digits spell, and the score of the least sure one; 1 where there is none."""
+    return "".join(box.label for box in boxes), min((box.score for box in boxes), default=1.0)

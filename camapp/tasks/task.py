@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camapp.records import Frame, Prediction
-from engine.model import ModelCard
+from engine.model import ModelCard, ModelError
+
+if TYPE_CHECKING:
+    from camapp.settings import Settings
 
 Floats = NDArray[np.float32]
 
@@ -36,6 +39,11 @@ class TaskOptions:
     threshold_high: float = 0.5
     threshold_low: float = 0.35
     top: int = 3
+
+    @classmethod
+    def of(cls, settings: Settings) -> TaskOptions:
+        """Those among all settings, by the same names."""
+        return cls(**{item.name: getattr(settings, item.name) for item in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,23 @@ class Task(ABC):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
 
+    def decode_stills(
+        self, frames: Sequence[Frame], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+    ) -> list[Prediction]:
+        """Predictions of pictures that have nothing to do with one another, the best label always taken.
+
+        Args:
+            frames: the pictures.
+            outputs: each (items, ...), the items of all pictures one after another.
+            prepared: of each picture.
+        """
+        found, at = [], 0
+        for frame, mine in zip(frames, prepared, strict=True):
+            self.reset()
+            found.append(self.decode(frame, [output[at : at + mine.count] for output in outputs], mine, 0))
+            at += mine.count
+        return found
+
     @abstractmethod
     def reset(self) -> None:
         """Forget filters, as after a source was lost."""
@@ -78,6 +103,18 @@ REGISTRY = {
     "classify": "camapp.tasks.classify:ClassifyTask",
     "digits": "camapp.tasks.digits:DigitsTask",
 }
+
+
+def task_for(settings: Settings, card: ModelCard, **changes: Any) -> Task:
+    """The task of a model as the settings (and `changes` to their options) have it.
+
+    Raises:
+        ModelError: the task is unknown, or does not suit the model.
+    """
+    try:
+        return create_task(card.task, card, replace(TaskOptions.of(settings), **changes))
+    except ValueError as error:
+        raise ModelError(str(error)) from error
 
 
 def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:

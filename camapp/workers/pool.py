@@ -13,11 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from camapp.stats import Quantiles
-from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_READY, TASK
+from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
 from engine.model import Model
 from engine.share import write_shared
@@ -40,8 +41,23 @@ class PoolError(Exception):
 
 
 @dataclass(frozen=True)
+class OwnJob:
+    """What workers do with messages, in place of running the net from slot to slot.
+
+    Attributes:
+        make: 'module:function', called in each worker with the model and `options`; gives `message -> reply`, in bytes.
+        options: plain values.
+        stuck_after: seconds after which a worker that has not replied is taken for hung.
+    """
+
+    make: str
+    options: dict[str, Any]
+    stuck_after: float
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How a job ended. `error` is "" when the slot's outputs hold results."""
+    """How a job ended. `error` is "" when the slot's outputs (or `reply`, of an own job) hold results."""
 
     token: int
     slot: Slot
@@ -49,6 +65,7 @@ class Outcome:
     infer_start: int = 0
     infer_end: int = 0
     error: str = ""
+    reply: bytes = b""
 
 
 @dataclass
@@ -56,6 +73,8 @@ class _Job:
     token: int
     slot: Slot
     items: int
+    message: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -81,6 +100,7 @@ class WorkerPool:
         threads: BLAS threads of each.
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
+        own_job: what workers do with messages; None has them run the net on what slots hold.
     """
 
     def __init__(
@@ -91,6 +111,7 @@ class WorkerPool:
         threads: int,
         spare_slots: int,
         on_outcome: Callable[[Outcome], None],
+        own_job: OwnJob | None = None,
     ) -> None:
         self.workers = workers
         self.restarts = 0
@@ -98,6 +119,7 @@ class WorkerPool:
         self._threads = threads
         self._on_outcome = on_outcome
         self._ahead = spare_slots > 0
+        self._own_limit = own_job.stuck_after if own_job else None
         item_shape = model.card.input_shape
         plan = model.plan((max_items, *item_shape))
         layout = SlotLayout(
@@ -107,7 +129,7 @@ class WorkerPool:
         with os.fdopen(os.dup(self._model_fd), "wb") as file:
             write_shared(model, file)
         self._slots = Slots.create(layout)
-        self._config = json.dumps({"layout": layout.to_json()}).encode()
+        self._config = json.dumps({"layout": layout.to_json(), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
         self._free = deque(range(layout.slots))
         self._pending: deque[_Job] = deque()
@@ -126,14 +148,13 @@ class WorkerPool:
         """Start the thread that starts the processes and serves them; they become ready in the background."""
         self._thread.start()
 
-    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
-        """Wait for one worker to be ready. Raises PoolError if none is in time."""
+    def wait_ready(self, timeout: float) -> bool:
+        """Whether a worker is ready within `timeout` seconds. Raises PoolError when none will be."""
         with self._lock:
             self._lock.wait_for(lambda: self.error or any(worker.ready for worker in self._live), timeout)
             if self.error:
                 raise self.error
-            if not any(worker.ready for worker in self._live):
-                raise PoolError(f"no worker process was ready within {timeout:.0f} s")
+            return any(worker.ready for worker in self._live)
 
     def acquire(self, timeout: float) -> Slot | None:
         """A free slot, and without spare slots also a worker with nothing to do; None if none within `timeout` s."""
@@ -142,10 +163,10 @@ class WorkerPool:
                 return None
             return self._slots[self._free.popleft()]
 
-    def submit(self, slot: Slot, token: int, items: int) -> None:
-        """Hand a written slot over; its outcome comes by `on_outcome`."""
+    def submit(self, slot: Slot, token: int, items: int, message: bytes = b"") -> None:
+        """Hand a written slot over, or a message (at most MESSAGE_BYTES) with its slot; `on_outcome` follows."""
         with self._lock:
-            self._pending.append(_Job(token, slot, items))
+            self._pending.append(_Job(token, slot, items, message))
             self._dispatch()
 
     def release(self, slot: Slot) -> None:
@@ -153,10 +174,6 @@ class WorkerPool:
         with self._lock:
             self._free.append(slot.index)
             self._lock.notify_all()
-
-    def busy(self) -> int:
-        """Workers that are running a job now."""
-        return sum(worker.job is not None for worker in self._live)
 
     def busy_seconds(self) -> float:
         """Time that all workers have spent inferring since the start, summed."""
@@ -244,6 +261,10 @@ class WorkerPool:
                 self._dispatch()
                 self._lock.notify_all()
             return
+        if status == STATUS_PART:
+            if worker.job is not None:
+                worker.job.parts.append(packet[REPLY.size :])
+            return
         error = "" if status == STATUS_DONE else packet[REPLY.size :].decode(errors="replace") or "unknown error"
         with self._lock:
             job, worker.job = worker.job, None
@@ -258,7 +279,7 @@ class WorkerPool:
             self._lock.notify_all()
         if job is None or job.token != token:
             raise RuntimeError(f"worker {worker.process.pid} answered for {token}, which it was not given")
-        self._on_outcome(Outcome(job.token, job.slot, job.items, start, end, error))
+        self._on_outcome(Outcome(job.token, job.slot, job.items, start, end, error, b"".join(job.parts)))
 
     def _check_stuck(self) -> None:
         now = time.monotonic()
@@ -280,7 +301,7 @@ class WorkerPool:
             self._lost_in_row += 1
             job = worker.job
         what = f"worker {worker.process.pid} {why}" + (f" (exit status {code})" if why == "died" else "")
-        log.warning("%s; %s", what, "its frame is lost" if job else "it held no frame")
+        log.warning("%s; %s", what, "what it held is lost" if job else "it held nothing")
         if job:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=f"worker {why.split(' for ')[0]}"))
         now = time.monotonic()
@@ -310,7 +331,7 @@ class WorkerPool:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=reason))
 
     def _stuck_after(self) -> float:
-        return max(STUCK_AT_LEAST, STUCK_TIMES_P95 * self._infer_s.at(95)[0])
+        return max(STUCK_AT_LEAST, self._own_limit or STUCK_TIMES_P95 * self._infer_s.at(95)[0])
 
     # -- with the lock held, or before the thread runs
 
@@ -332,7 +353,7 @@ class WorkerPool:
                 job = self._pending.popleft()
                 worker.job, worker.busy_since = job, time.monotonic()
                 try:
-                    worker.sock.send(TASK.pack(job.token, job.slot.index, job.items))
+                    worker.sock.send(TASK.pack(job.token, job.slot.index, job.items) + job.message)
                 except OSError:
                     worker.ready = False  # it has died: EOF follows, and with it the job's outcome
 
@@ -340,9 +361,12 @@ class WorkerPool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "camapp.workers.worker", str(theirs.fileno())],
+                # -P: never import what happens to lie in the user's folder.
+                [sys.executable, "-P", "-m", "camapp.workers.worker", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the parent's may carry the log
+                process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
                 env=_environment(self._threads),
             )
         socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])

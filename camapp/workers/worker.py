@@ -1,34 +1,53 @@
 """A worker process: maps the shared model and slots, then runs one plan after another until its socket closes.
 
 Started by the pool as `python -m camapp.workers.worker FD`, with its BLAS threads already set in the environment.
-It never sees a camera and imports nothing but the engine.
+It never sees a camera and imports nothing but the engine, unless it is told of a job: then that gets each message
+and makes the reply, and the slots hold nothing.
 """
 
 from __future__ import annotations
 
+import signal
+
+# First of all: it is the parent who decides when work ends, and a service manager signals every process.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+# ruff: noqa: E402
 import ctypes
 import json
 import mmap
 import os
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_ERROR, STATUS_READY, TASK
+from camapp.workers.protocol import (
+    MESSAGE_BYTES,
+    PACKET_BYTES,
+    REPLY,
+    STATUS_DONE,
+    STATUS_ERROR,
+    STATUS_PART,
+    STATUS_READY,
+    TASK,
+)
 from camapp.workers.slots import SlotLayout, Slots
+from engine.model import Model
 from engine.plan import Plan
 from engine.share import attach_shared
 
 _PR_SET_PDEATHSIG = 1
+# A live frame has a few items at most, and must not wait for a plan; larger batches are planned when they come.
+_PLANNED_AHEAD = 8
 
 
 def main() -> int:
     """Serve until the parent closes the socket; 1 after an error was reported."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    # Ctrl-C reaches the whole terminal group, but it is the parent who decides when work ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     message, descriptors, _, _ = socket.recv_fds(sock, PACKET_BYTES, 2)
     if not message:
@@ -52,15 +71,26 @@ def main() -> int:
         return start, time.monotonic_ns()
 
     try:
+        job = _make_job(config["job"], model) if config["job"] else None
         # Warm: the first run pays for page faults and BLAS start-up. No slot is ours yet.
-        plans[1] = model.plan((1, *item_shape))
+        for items in range(1, min(slots.layout.input_shape[0], _PLANNED_AHEAD) + 1):
+            plans[items] = model.plan((items, *item_shape))
         start = time.monotonic_ns()
         plans[1].run()
         sock.send(REPLY.pack(0, STATUS_READY, start, time.monotonic_ns()))
         while packet := sock.recv(PACKET_BYTES):
-            token, slot_index, items = TASK.unpack(packet)
+            token, slot_index, items = TASK.unpack_from(packet)
             try:
-                start, end = run(slot_index, items)
+                if job is None:
+                    start, end = run(slot_index, items)
+                else:
+                    start = time.monotonic_ns()
+                    reply = job(packet[TASK.size :])
+                    end = time.monotonic_ns()
+                    for at in range(0, len(reply), MESSAGE_BYTES):
+                        sock.send(REPLY.pack(token, STATUS_PART, 0, 0) + reply[at : at + MESSAGE_BYTES])
+            except (BrokenPipeError, ConnectionResetError):
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it was, the parent must hear of it
                 text = f"{type(error).__name__}: {error}".encode()[:4096]
                 sock.send(REPLY.pack(token, STATUS_ERROR, 0, 0) + text)
@@ -69,6 +99,13 @@ def main() -> int:
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the parent is gone
     return 0
+
+
+def _make_job(config: dict[str, Any], model: Model) -> Callable[[bytes], bytes]:
+    """The job that the parent named ('module:function'), made for this model with the parent's options."""
+    module, _, name = config["make"].partition(":")
+    job: Callable[[bytes], bytes] = getattr(import_module(module), name)(model, config["options"])
+    return job
 
 
 def _die_with_parent() -> None:

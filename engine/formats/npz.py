@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,16 +14,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from engine.card import ModelCard
+from engine.formats.content import MAX_ARRAYS, MAX_BYTES, ZIP_DAMAGE, Content, reading, write_whole
 from engine.graph import Array, ModelError
 
 CARD = "__card__"
-MAX_BYTES = 1 << 30
-MAX_ARRAYS = 10_000
 MAX_RATIO = 50  # weights deflate by about 1.1; more than this for a big file is a bomb
 SMALL = 16 << 20  # under this any ratio is harmless
-
-# What zipfile and NumPy raise over bytes that are no .npz; RuntimeError is an encrypted entry.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError)
 
 
 def read_arrays(path: str | Path) -> dict[str, Array]:
@@ -37,21 +29,18 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
         ModelError: not readable, damaged, too big, or holding Python objects.
     """
     path = Path(path)
-    try:
-        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
-            warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2; they read well
-            entries = archive.infolist()
-            _check_size(path, entries)
-            return {_name(entry): _read_entry(archive, entry) for entry in entries}
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot read the model: {error.strerror or error}") from error
-    except _DAMAGE as error:
-        raise ModelError(f"{path}: not a .npz file, or damaged: {error}") from error
+    with reading(path):
+        try:
+            with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+                warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2; they read well
+                entries = archive.infolist()
+                _check_size(path, entries)
+                return {_name(entry): _read_entry(archive, entry) for entry in entries}
+        except ZIP_DAMAGE as error:
+            raise ModelError(f"not a .npz file, or damaged: {error}") from error
 
 
-def read_bundle(path: str | Path) -> tuple[dict[str, Array], ModelCard | None]:
+def read_bundle(path: str | Path) -> Content:
     """Arrays, and the card if there is one; its checksum is verified where it states one.
 
     Raises:
@@ -63,7 +52,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Array], ModelCard | None]:
         if array.dtype.kind == "U":
             raise ModelError(f"{path}: array '{name}': expected numbers, found text")
     if text is None:
-        return arrays, None
+        return Content(arrays)
     if text.dtype.kind != "U" or text.shape != ():
         raise ModelError(f"{path}: '{CARD}': expected one string, found {text.dtype} of shape {text.shape}")
     try:
@@ -75,7 +64,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Array], ModelCard | None]:
         raise ModelError(
             f"{path}: arrays are not those of the card: expected sha256 {card.sha256:.16}, found {found:.16}"
         )
-    return arrays, card
+    return Content(arrays, card)
 
 
 def save_bundle(path: str | Path, arrays: Mapping[str, Array], card: ModelCard) -> ModelCard:
@@ -87,18 +76,7 @@ def save_bundle(path: str | Path, arrays: Mapping[str, Array], card: ModelCard) 
     path = Path(path)
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     card = replace(card, sha256=digest(plain))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **plain, **{CARD: np.array(card.to_json())})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    write_whole(path, lambda file: np.savez(file, **plain, **{CARD: np.array(card.to_json())}))  # type: ignore[arg-type]
     return card
 
 

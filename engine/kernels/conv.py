@@ -1,58 +1,72 @@
-"""Conv: a 1x1 convolution is one matrix product; any other copies its windows into columns first (im2col)."""
+"""Conv, planar: a 1x1 convolution is one matrix product; any other copies its windows into columns first (im2col).
+
+A Conv here may carry what `engine.passes` fused into it: a last input to be added to its output (attribute
+`residual`) and an activation, as ONNX Runtime's FusedConv does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from math import prod
-from typing import Any
 
-import numpy as np
-
-from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, finish, gemm
+from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 
-def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Kernel 1, stride 1, no padding: weight @ pixels, straight from the input."""
-    windows, group, activation = _geometry(node, inputs)
-    if prod(windows.kernel) != 1 or prod(windows.strides) != 1 or windows.needs_padding:
-        return None
+@dataclass(frozen=True)
+class Convolution:
+    """What a Conv node means for its inputs.
 
-    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        columns = arrays[0].reshape(out.shape[0], group, -1, prod(windows.out))
-        return _multiply(columns, arrays, out, group, activation)
+    Attributes:
+        windows: how they slide.
+        weight: shape (outputs, inputs of a group, *kernel).
+        group: number of groups.
+        shape: of the output.
+        has_bias: input 2 is the bias.
+        has_residual: the last input is added to the output.
+        activation: comes last; '' is none.
+        fixed: weight and bias are parameters.
+        padding: what lies around the input: 0, or a number for each channel (`engine.passes.defer_biases`).
+    """
 
-    return _step(inputs, windows, bind)
+    windows: Windows
+    weight: Shape
+    group: int
+    shape: Shape
+    has_bias: bool
+    has_residual: bool
+    activation: str
+    fixed: bool
+    padding: float | tuple[float, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the plain algorithm."""
+        return prod(self.shape) * prod(self.weight[1:])
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Kernel 1, stride 1, no padding: every output pixel needs just its input pixel."""
+        windows = self.windows
+        return prod(windows.kernel) == 1 and prod(windows.strides) == 1 and not windows.needs_padding
+
+    def added(self, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
+        """Bias and residual among the arrays of `bind`."""
+        return (arrays[2] if self.has_bias else None), (arrays[-1] if self.has_residual else None)
 
 
-def im2col(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Any kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
-    windows, group, activation = _geometry(node, inputs)
-    batch, channels = inputs[0].shape[:2]
-    columns = Scratch((batch, channels, *windows.kernel, *windows.out))
-    padded = Scratch((batch, channels, *windows.padded), fill=0.0)
+def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
+    """The node's meaning, checked.
 
-    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        source, calls = arrays[0], []
-        if windows.needs_padding:
-            calls.append(partial(np.copyto, windows.interior(scratch[1]), source))
-            source = scratch[1]
-        calls.append(partial(np.copyto, scratch[0], windows.view(source)))
-        stacked = scratch[0].reshape(batch, group, -1, prod(windows.out))
-        return calls + _multiply(stacked, arrays, out, group, activation)
-
-    return _step(inputs, windows, bind, (columns, padded) if windows.needs_padding else (columns,))
-
-
-KERNELS: tuple[Kernel, ...] = (pointwise, im2col)
-
-
-def _geometry(node: Node, inputs: Sequence[Operand]) -> tuple[Windows, int, str]:
-    found = attributes(node, **WINDOW_ATTRIBUTES, group=1, activation="")
-    data, weight = inputs[0].shape, inputs[1].shape
-    group = found["group"]
+    Raises:
+        ModelError: shapes that do not go together.
+        UnsupportedOperator: an attribute that no kernel runs.
+    """
+    found = attributes(node, **WINDOW_ATTRIBUTES, group=1, residual=0, padding=0.0, activation="")
+    data, weight, has_residual = inputs[0].shape, inputs[1].shape, bool(found["residual"])
+    group, has_bias = found["group"], len(inputs) - has_residual > 2
     where = f"Conv '{node.name}'"
     if len(weight) != len(data) or len(data) < 3:
         raise ModelError(f"{where}: input {data} and weight {weight} should both have the axes (N, C, ...)")
@@ -60,23 +74,52 @@ def _geometry(node: Node, inputs: Sequence[Operand]) -> tuple[Windows, int, str]
         raise ModelError(f"{where}: weight {weight} in {group} groups does not fit an input of {data[1]} channels")
     if found["kernel_shape"] not in (None, weight[2:]):
         raise ModelError(f"{where}: kernel_shape={found['kernel_shape']}, but its weight is {weight}")
-    if len(inputs) > 2 and inputs[2].shape != weight[:1]:
+    if has_bias and inputs[2].shape != weight[:1]:
         raise ModelError(f"{where}: expected a bias of shape {weight[:1]}, found {inputs[2].shape}")
-    return windows_of(node, data[2:], weight[2:], found), group, found["activation"]
+    windows = windows_of(node, data[2:], weight[2:], found)
+    shape = (data[0], weight[0], *windows.out)
+    if has_residual and inputs[-1].shape != shape:
+        raise ModelError(f"{where}: its residual is {inputs[-1].shape}, its output {shape}")
+    fixed = all(operand.is_parameter for operand in inputs[1 : 2 + has_bias])
+    return Convolution(
+        windows, weight, group, shape, has_bias, has_residual, found["activation"], fixed, found["padding"]
+    )
 
 
-def _step(inputs: Sequence[Operand], windows: Windows, bind: Any, scratch: tuple[Scratch, ...] = ()) -> Step:
-    weight = inputs[1].shape
-    shape = (inputs[0].shape[0], weight[0], *windows.out)
-    return Step(shape, bind, scratch, macs=prod(shape) * prod(weight[1:]))
+def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """Kernel 1, stride 1, no padding: weight @ pixels, straight from the input."""
+    conv = read(node, inputs)
+    if not conv.is_pointwise:
+        return None
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        columns = arrays[0].reshape(out.shape[0], conv.group, -1, prod(conv.windows.out))
+        return _multiply(conv, columns, arrays, out)
+
+    return Step(conv.shape, bind, macs=conv.macs)
 
 
-def _multiply(columns: Array, arrays: Sequence[Array], out: Array, group: int, activation: str) -> list[Call]:
-    """Columns (N, group, taps, pixels) into out (N, channels, *pixels), then bias and activation."""
+def im2col(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Any kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
+    conv = read(node, inputs)
+    batch, channels = inputs[0].shape[:2]
+    columns = Scratch((batch, channels, *conv.windows.kernel, *conv.windows.out))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        stacked = scratch[0].reshape(batch, conv.group, -1, prod(conv.windows.out))
+        return [copy(scratch[0], conv.windows.view(arrays[0])), *_multiply(conv, stacked, arrays, out)]
+
+    return Step(conv.shape, bind, (columns,), conv.macs, border=conv.windows.border(conv.padding))
+
+
+def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], out: Array) -> list[Call]:
+    """Columns (N, group, taps, pixels) into out (N, channels, *pixels), then what is added and the activation."""
     batch, channels = out.shape[:2]
-    weight = arrays[1].reshape(group, channels // group, -1)
-    product = out.reshape(batch, group, channels // group, -1)
-    bias = arrays[2].reshape(-1, *(1,) * (out.ndim - 2)) if len(arrays) > 2 else None
-    if batch == group == 1:
+    weight = arrays[1].reshape(conv.group, channels // conv.group, -1)
+    product = out.reshape(batch, conv.group, channels // conv.group, -1)
+    if batch == conv.group == 1:
         weight, columns, product = weight[0], columns[0, 0], product[0, 0]
-    return [gemm(weight, columns, product), *finish(out, bias, activation)]
+    return [gemm(weight, columns, product), *finish_channels(out, out, *conv.added(arrays), conv.activation)]
+
+
+KERNELS: tuple[Kernel, ...] = (pointwise, im2col)

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Operand, Step, activate, attributes, finish, scalar, unsupported
+from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.step import ACTIVATIONS, Bind, Call, Kernel, Layout, Operand, Step, attributes, finish, unsupported
 
 
 def relu(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -16,9 +16,9 @@ def relu(node: Node, inputs: Sequence[Operand]) -> Step:
     attributes(node)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        return [partial(np.maximum, arrays[0], scalar(0), out=out)]
+        return [operation(arrays[0], out) for operation in ACTIVATIONS["Relu"]]
 
-    return Step(inputs[0].shape, bind)
+    return _step(inputs[0].shape, bind)
 
 
 def add(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -32,9 +32,10 @@ def add(node: Node, inputs: Sequence[Operand]) -> Step:
         ) from error
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        return [partial(np.add, arrays[0], arrays[1], out=out), *activate(out, activation)]
+        plain = finish(out, out, (), activation)
+        return [partial(np.add, arrays[0], arrays[1], out=out), *plain]
 
-    return Step(shape, bind)
+    return _step(shape, bind)
 
 
 def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -52,9 +53,10 @@ def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
         by_channel = (-1, *(1,) * (len(shape) - 2))
         factors = factor.astype(np.float32).reshape(by_channel)
         offsets = offset.astype(np.float32).reshape(by_channel)
-        return [partial(np.multiply, arrays[0], factors, out=out), *finish(out, offsets, found["activation"])]
+        scaled = partial(np.multiply, arrays[0], factors, out=out)
+        return [scaled, *finish(out, out, [offsets], found["activation"])]
 
-    return Step(shape, bind)
+    return _step(shape, bind)
 
 
 def fold_batch_norm(parameters: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
@@ -62,6 +64,10 @@ def fold_batch_norm(parameters: Sequence[Array], epsilon: float) -> tuple[Array,
     scale, bias, mean, var = (array.astype(np.float64) for array in parameters)
     factor = scale / np.sqrt(var + epsilon)
     return factor, bias - mean * factor
+
+
+def _step(shape: Shape, bind: Bind) -> Step:
+    return Step(shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
 
 
 RELU: tuple[Kernel, ...] = (relu,)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, activate, attributes, gemm, scalar
+from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, finish, gemm, scalar
 
 
 def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -33,9 +33,8 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
             calls.append(partial(np.multiply, out, scalar(found["alpha"]), out=out))
         if scales_c:
             calls.append(partial(np.multiply, arrays[2], scalar(found["beta"]), out=scratch[0]))
-        if has_c:
-            calls.append(partial(np.add, out, scratch[0] if scales_c else arrays[2], out=out))
-        return calls + activate(out, found["activation"])
+        added = [scratch[0] if scales_c else arrays[2]] if has_c else []
+        return calls + finish(out, out, added, found["activation"])
 
     scratch = (Scratch(inputs[2].shape),) if scales_c else ()
     return Step((rows, columns), bind, scratch, macs=rows * inner * columns)

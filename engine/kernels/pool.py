@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, scalar, unsupported
+from engine.kernels.step import (
+    Bind,
+    Call,
+    Kernel,
+    Layout,
+    Operand,
+    Scratch,
+    Step,
+    attributes,
+    copy,
+    finish_channels,
+    last,
+    scalar,
+    unsupported,
+)
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 
 def max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The largest tap of each window; padding never wins."""
-    found = attributes(node, **WINDOW_ATTRIBUTES, ceil_mode=0, storage_order=0)
+    """The largest tap of each window; padding never wins. A second input is added by channel (see `engine.passes`)."""
+    found = attributes(node, **WINDOW_ATTRIBUTES, ceil_mode=0, storage_order=0, activation="")
     if len(node.outputs) > 1:
         raise unsupported(node, "outputs", node.outputs, "the values without their indices")
+    if not all(operand.is_parameter for operand in inputs[1:]):
+        raise unsupported(node, "input 1", "a value", "a parameter")
     windows = _windows(node, inputs, found)
-    scratch = _buffers(inputs, windows, fill=-np.inf)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        return _reduce(np.maximum, windows, arrays[0], out, scratch)
+        bias = arrays[1] if len(arrays) > 1 else None
+        calls = _reduce(np.maximum, -np.inf, windows, arrays[0], out, scratch)
+        return calls + finish_channels(out, out, bias, None, found["activation"])
 
-    return Step((*inputs[0].shape[:2], *windows.out), bind, scratch)
+    return _step(inputs, windows, bind)
 
 
 def average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -38,9 +56,9 @@ def average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
     share = share.ravel()[0].reshape(()) if (share == share.ravel()[0]).all() else share
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        return [*_reduce(np.add, windows, arrays[0], out, scratch), partial(np.multiply, out, share, out=out)]
+        return [*_reduce(np.add, 0.0, windows, arrays[0], out, scratch), partial(np.multiply, out, share, out)]
 
-    return Step((*inputs[0].shape[:2], *windows.out), bind, _buffers(inputs, windows, fill=0.0))
+    return _step(inputs, windows, bind)
 
 
 def global_average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -53,14 +71,27 @@ def global_average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         pixels, means = arrays[0].reshape(*shape[:2], -1), out.reshape(shape[:2])
-        return [partial(np.add.reduce, pixels, -1, None, means), partial(np.multiply, means, share, out=means)]
+        return [partial(np.add.reduce, pixels, -1, None, means), partial(np.multiply, means, share, means)]
 
     return Step((*shape[:2], *(1,) * (len(shape) - 2)), bind)
 
 
+def global_average_pool_last(node: Node, inputs: Sequence[Operand]) -> Step:
+    """The same, channels last: rows of pixels are added up."""
+    plain = global_average_pool(node, inputs)
+    shape = inputs[0].shape
+    share = scalar(1 / prod(shape[2:]))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        pixels, means = last(arrays[0]).reshape(shape[0], -1, shape[1]), out.reshape(shape[:2])
+        return [partial(np.add.reduce, pixels, 1, None, means), partial(np.multiply, means, share, means)]
+
+    return replace(plain, bind=bind, layout=Layout.LAST)
+
+
 MAX: tuple[Kernel, ...] = (max_pool,)
 AVERAGE: tuple[Kernel, ...] = (average_pool,)
-GLOBAL_AVERAGE: tuple[Kernel, ...] = (global_average_pool,)
+GLOBAL_AVERAGE: tuple[Kernel, ...] = (global_average_pool, global_average_pool_last)
 
 
 def _windows(node: Node, inputs: Sequence[Operand], found: dict[str, object]) -> Windows:
@@ -70,27 +101,30 @@ def _windows(node: Node, inputs: Sequence[Operand], found: dict[str, object]) ->
     return windows_of(node, inputs[0].shape[2:], kernel, found, ceil=bool(found["ceil_mode"]))
 
 
-def _buffers(inputs: Sequence[Operand], windows: Windows, fill: float) -> tuple[Scratch, ...]:
-    """One for the result of each axis but the last, then the padded input if there is need of one."""
-    outer = inputs[0].shape[:2]
-    rank = len(windows.size)
-    partial_sizes = [(*windows.out[:done], *windows.padded[done:]) for done in range(1, rank)]
-    buffers = [Scratch((*outer, *size)) for size in partial_sizes]
-    return (*buffers, Scratch((*outer, *windows.padded), fill)) if windows.needs_padding else tuple(buffers)
+def _step(inputs: Sequence[Operand], windows: Windows, bind: Bind) -> Step:
+    """With a buffer for the result of each axis but the last."""
+    outer, rank = inputs[0].shape[:2], len(windows.size)
+    sizes = [(*windows.out[:done], *windows.size[done:]) for done in range(1, rank)]
+    scratch = tuple(Scratch((*outer, *size), follows=True) for size in sizes)
+    return Step((*outer, *windows.out), bind, scratch, layout=Layout.ANY, strided=True, strided_out=True)
 
 
-def _reduce(ufunc: np.ufunc, windows: Windows, data: Array, out: Array, scratch: Sequence[Array]) -> list[Call]:
+def _reduce(
+    ufunc: np.ufunc, neutral: float, windows: Windows, data: Array, out: Array, scratch: Sequence[Array]
+) -> list[Call]:
+    """Tap after tap, each only for the windows that have it in the input: no padded copy is needed."""
     calls: list[Call] = []
-    if windows.needs_padding:
-        calls.append(partial(np.copyto, windows.interior(scratch[-1]), data))
-        data = scratch[-1]
-    rank = len(windows.size)
-    for axis, target in enumerate([*scratch[: rank - 1], out]):
-        taps = [windows.tap(data, axis, index) for index in range(windows.kernel[axis])]
-        if len(taps) == 1:
-            calls.append(partial(np.copyto, target, taps[0]))
+    for axis, target in enumerate([*scratch, out]):
+        before = (slice(None),) * (2 + axis)
+        taps = [windows.tap(axis, index) for index in range(windows.kernel[axis])]
+        pairs = [(target[(*before, to)], data[(*before, at)]) for to, at in taps if to.start < to.stop]
+        whole = [at for to, at in pairs if to.shape == target.shape]
+        rest = [pair for pair in pairs if pair[0].shape != target.shape]
+        if len(whole) > 1:
+            calls.append(partial(ufunc, whole[0], whole[1], out=target))
         else:
-            calls.append(partial(ufunc, taps[0], taps[1], out=target))
-        calls.extend(partial(ufunc, target, tap, out=target) for tap in taps[2:])
+            calls.append(copy(target, whole[0] if whole else scalar(neutral)))
+        rest += [(target, at) for at in whole[2:]]
+        calls.extend(partial(ufunc, to, at, out=to) for to, at in rest)
         data = target
     return calls

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,77 @@ from engine.graph import Array, Node, Shape, UnsupportedOperator
 
 Call = Callable[[], object]
 
+FLOOR = "Floor"  # an activation that `engine.passes.defer_biases` makes: see `finish`
+WIDE = 2048  # numbers that a ufunc should find in a row: enough to forget its start, and still in the L1 cache
+
+
+class Layout(Enum):
+    """How the numbers of a value (N, C, ...) lie in memory; kernels see its shape as (N, C, ...) all the same."""
+
+    PLANAR = "planar"  # channel by channel, C-contiguous
+    LAST = "channels last"  # pixel by pixel: `last(array)` is C-contiguous
+    ANY = "any"  # one of the two, the same for all operands: numbers are taken one by one, in any strides
+
+
+@dataclass(frozen=True)
+class Border:
+    """A frame around the spatial axes of a value."""
+
+    begin: Shape
+    end: Shape
+    fill: float | tuple[float, ...] = 0.0  # one number, or one a channel
+
+    def inside(self, framed: Array) -> Array:
+        """The part of (N, C, *framed) within the frame."""
+        spatial = framed.shape[2:]
+        kept = (slice(b, size - e) for b, e, size in zip(self.begin, self.end, spatial, strict=True))
+        return framed[(slice(None), slice(None), *kept)]
+
+    def framed(self, shape: Shape) -> Shape:
+        """The shape (N, C, ...) with the frame around it."""
+        spatial = (b + size + e for b, size, e in zip(self.begin, shape[2:], self.end, strict=True))
+        return (*shape[:2], *spatial)
+
 
 @dataclass(frozen=True)
 class Operand:
-    """An input of a node: its shape, and its array where that is known when planning (a parameter)."""
+    """An input of a node.
+
+    Attributes:
+        shape: (N, C, ...), or what the operator takes.
+        constant: its array where that is known when planning (a parameter) and at hand.
+        is_parameter: it never changes, though its array may be at hand only as a `Pack` made earlier.
+    """
 
     shape: Shape
     constant: Array | None = None
+    is_parameter: bool = False
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """A float32 buffer that a step wants for itself.
+    """A float32 buffer that a step wants for itself while it runs; it holds anything at first.
 
-    With `fill` None it holds anything and shares memory with other steps; with a number it is filled once, when the
-    plan is made, and belongs to the step alone (the border of padded inputs).
+    Attributes:
+        shape: of what `bind` gets, C-contiguous.
+        follows: the shape is (N, C, ...) and lies in memory as the step's output does.
     """
 
     shape: Shape
-    fill: float | None = None
+    follows: bool = False
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Another arrangement of a parameter, made once when planning and shared by all plans that want the same.
+
+    Attributes:
+        label: says which, in a word; with the parameter's name it is the key under which it is kept.
+        make: from the parameter's array.
+    """
+
+    label: str
+    make: Callable[[Array], Array]
 
 
 Bind = Callable[[Sequence[Array], Array, Sequence[Array]], list[Call]]
@@ -46,16 +99,26 @@ class Step:
         bind: (inputs, output, scratch) -> prepared calls; None: the output is the first input in another shape.
         scratch: buffers that `bind` gets, in this order.
         macs: multiply-adds.
+        layout: of the output and of all inputs with spatial axes that are no parameters.
+        border: a frame that the first input should have; `bind` then gets it with its frame.
+        strided: `bind` takes inputs (but a first one with `border`) that are views within a frame.
+        strided_out: `bind` takes an output that is a view within a frame.
+        packs: by index, parameters which `bind` gets in another arrangement.
     """
 
     shape: Shape
     bind: Bind | None
     scratch: tuple[Scratch, ...] = ()
     macs: int = 0
+    layout: Layout = Layout.PLANAR
+    border: Border | None = None
+    strided: bool = False
+    strided_out: bool = False
+    packs: Mapping[int, Pack] = field(default_factory=dict)
 
 
 Kernel = Callable[[Node, Sequence[Operand]], Step | None]
-"""Offers a step, or None where another kernel of the same operator suits the node better."""
+"""Offers a step, or None where it does not suit the node."""
 
 
 def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
@@ -67,7 +130,7 @@ def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
     for name, value in node.attributes.items():
         if name not in defaults:
             raise UnsupportedOperator(f"{node.op_type} '{node.name}': attribute {name}={value!r:.60} is not supported")
-    if node.attributes.get("activation", "") not in ("", *ACTIVATIONS):
+    if node.attributes.get("activation", "") not in ("", FLOOR, *ACTIVATIONS):
         raise unsupported(node, "activation", node.attributes["activation"], ", ".join(ACTIVATIONS))
     return {**defaults, **node.attributes}
 
@@ -80,6 +143,21 @@ def unsupported(node: Node, attribute: str, value: object, allowed: str) -> Unsu
 def scalar(value: float) -> Array:
     """A 0-d float32: ufuncs take it twice as fast as a Python number."""
     return np.array(value, np.float32)
+
+
+def last(array: Array) -> Array:
+    """(N, C, ...) -> (N, ..., C), a view."""
+    return np.moveaxis(array, 1, -1)
+
+
+def first(array: Array) -> Array:
+    """(N, ..., C) -> (N, C, ...), a view."""
+    return np.moveaxis(array, -1, 1)
+
+
+def copy(target: Array, source: Array) -> Call:
+    """target[...] = source, prepared; half the call of np.copyto for small arrays."""
+    return partial(target.__setitem__, Ellipsis, source)
 
 
 def gemm(a: Array, b: Array, out: Array) -> Call:
@@ -108,17 +186,84 @@ def blasable(array: Array) -> bool:
     return array.dtype == np.float32 and (fits(row, column, columns) or fits(column, row, rows))
 
 
-def finish(out: Array, bias: Array | None, activation: str) -> list[Call]:
-    """Bias (broadcast against `out`) and activation, in place."""
-    calls: list[Call] = []
-    if bias is not None:
-        calls.append(partial(np.add, out, bias, out=out))
-    return calls + activate(out, activation)
+def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -> list[Call]:
+    """out = activation(source + sum of added), terms broadcast; all passes but the last work within `source`.
+
+    With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
+    """
+    operations: list[Callable[[Array, Array], Call]] = [partial(_add, term) for term in added]
+    if activation == FLOOR:
+        operations = [*operations[1:], partial(_floor, added[0])]
+    elif activation:
+        operations += ACTIVATIONS[activation]
+    if not operations:
+        return [] if _same(source, out) else [copy(out, source)]
+    return [*(operation(source, source) for operation in operations[:-1]), operations[-1](source, out)]
 
 
-def activate(out: Array, activation: str) -> list[Call]:
-    """The activation that `engine.passes` fused into a node, in place."""
-    return [ACTIVATIONS[activation](out)] if activation else []
+def _floor(floor: Array, source: Array, out: Array) -> Call:
+    return partial(np.maximum, source, floor, out=out)
 
 
-ACTIVATIONS: Mapping[str, Callable[[Array], Call]] = {"Relu": lambda out: partial(np.maximum, out, scalar(0), out=out)}
+def _add(term: Array, source: Array, out: Array) -> Call:
+    return partial(np.add, source, term, out)
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+
+
+def finish_channels(
+    source: Array, out: Array, bias: Array | None, residual: Array | None, activation: str
+) -> list[Call]:
+    """`finish` for values (N, C, ...) in either layout: a bias for each channel, then a residual of the same shape.
+
+    Channels last, the bias is a parameter: it may be copied when binding.
+    """
+    others = [] if residual is None else [residual]
+    pixels, channels = out.shape[-1], out.shape[1]
+    if out.strides[1] != out.itemsize or out.ndim < 3:
+        added = [] if bias is None else [bias.reshape(-1, *(1,) * (out.ndim - 2))]
+        return finish(source, out, added + others, activation)
+    # Channels last: ufuncs run over the last axis, so take several pixels together, with a bias as long.
+    together = divisor(pixels, WIDE // channels)
+    shape = (*out.shape[:1], *out.shape[2:-1], pixels // together, together * channels)
+    source, out, *others = (last(array).reshape(shape) for array in (source, out, *others))
+    added = [] if bias is None else [bias if together == 1 else np.tile(bias, together)]
+    return finish(source, out, added + others, activation)
+
+
+def divisor(number: int, most: int) -> int:
+    """The largest divisor of a number up to `most`, at least 1."""
+    return next(size for size in range(max(1, min(number, most)), 0, -1) if number % size == 0)
+
+
+def _relu(source: Array, out: Array) -> Call:
+    return _against(np.maximum, 0.0, source, out)
+
+
+def _at_most_six(source: Array, out: Array) -> Call:
+    return _against(np.minimum, 6.0, source, out)
+
+
+def _against(ufunc: np.ufunc, number: float, source: Array, out: Array) -> Call:
+    # Against an array np.maximum takes 8 numbers a nanosecond, against a single number 2.7 (x86, NumPy 2.4).
+    length = out.shape[-1] if out.ndim else 1
+    if source.flags.c_contiguous and out.flags.c_contiguous:
+        length = divisor(out.size, WIDE)
+        source, out = source.reshape(-1, length), out.reshape(-1, length)
+    elif out.ndim > 2 and last(source).flags.c_contiguous and last(out).flags.c_contiguous:
+        return _against(ufunc, number, last(source), last(out))
+    return partial(ufunc, source, _repeated(number, length), out=out)
+
+
+@cache
+def _repeated(number: float, length: int) -> Array:
+    return np.full(length, number, np.float32)
+
+
+ACTIVATIONS: Mapping[str, tuple[Callable[[Array, Array], Call], ...]] = {
+    "Relu": (_relu,),
+    "Relu6": (_relu, _at_most_six),
+}
+"""What `engine.passes` may fuse into a node, pass by pass (source, out); Relu6 is ONNX's Clip to [0, 6]."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import unsupported
+from engine.kernels.step import Border, unsupported
 
 WINDOW_ATTRIBUTES = {"auto_pad": "NOTSET", "kernel_shape": None, "strides": None, "pads": None, "dilations": None}
 
@@ -48,10 +48,10 @@ class Windows:
         """Whether windows reach beyond the input."""
         return self.padded != self.size
 
-    def interior(self, buffer: Array) -> Array:
-        """The part of a padded (N, C, *padded) buffer where the input goes."""
-        inside = tuple(slice(begin, begin + size) for begin, size in zip(self.begin, self.size, strict=True))
-        return buffer[(slice(None), slice(None), *inside)]
+    def border(self, fill: float | tuple[float, ...] = 0.0) -> Border | None:
+        """The frame that windows need around the input; None if they stay inside."""
+        end = (total - begin - size for total, begin, size in zip(self.padded, self.begin, self.size, strict=True))
+        return Border(self.begin, tuple(end), fill) if self.needs_padding else None
 
     def view(self, buffer: Array) -> Array:
         """(N, C, *padded) -> (N, C, *kernel, *out), read-only, nothing copied: axis k holds the windows' tap k."""
@@ -61,11 +61,13 @@ class Windows:
         shape = (*buffer.shape[:2], *self.kernel, *self.out)
         return as_strided(buffer, shape, (*buffer.strides[:2], *taps, *steps), writeable=False)
 
-    def tap(self, buffer: Array, axis: int, index: int) -> Array:
-        """Tap `index` of every window along one spatial axis of (N, C, ...)."""
-        start, step = index * self.dilations[axis], self.strides[axis]
-        along = slice(start, start + (self.out[axis] - 1) * step + 1, step)
-        return buffer[(slice(None),) * (2 + axis) + (along,)]
+    def tap(self, axis: int, index: int) -> tuple[slice, slice]:
+        """Which windows have their tap `index` of one axis in the input, and where in the input these taps lie."""
+        stride, start = self.strides[axis], index * self.dilations[axis] - self.begin[axis]
+        first = max(0, -(start // stride))
+        count = max(0, min(self.out[axis], (self.size[axis] - 1 - start) // stride + 1) - first)
+        at = start + first * stride
+        return slice(first, first + count), slice(at, at + (count - 1) * stride + 1 if count else at, stride)
 
     def counts(self, *, include_pad: bool) -> Array:
         """How many taps of each window count in an average, (*out); what `ceil_mode` reaches never counts."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from engine.card import ModelCard
-from engine.graph import Array, Graph, ModelError
+from engine.graph import Array, Graph, ModelError, Shape
+from engine.nets import mobilenet_v3, resnet, vgg
 from engine.nets.cifar import cifar10, cifar_small
 from engine.nets.lenet import lenet, mnist
+from engine.nets.mobilenet_v2 import mobilenet_v2
+from engine.nets.squeezenet import squeezenet1_1
 
 _DIGITS = tuple("0123456789")
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -17,10 +20,21 @@ _CIFAR_SMALL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "
 
 @dataclass(frozen=True)
 class Net:
-    """A builder of the graph, and the card of a model that says nothing else."""
+    """A builder of the graph, and the card of a model that says nothing else.
 
-    build: Callable[[], Graph]
+    Attributes:
+        build: with the arguments `classes` and `channels` where `head` and `stem` are given.
+        card: of the published form.
+        head: parameter whose first axis has the length of the outputs, in nets that come with any number of classes.
+        stem: parameter whose second axis has the length of the input's channels, in nets that take any number.
+        names: other spellings of the parts of parameters' names, and ours.
+    """
+
+    build: Callable[..., Graph]
     card: ModelCard
+    head: str = ""
+    stem: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def _digits(name: str, side: int) -> ModelCard:
@@ -32,16 +46,39 @@ def _cifar(name: str, labels: tuple[str, ...]) -> ModelCard:
     return ModelCard(name, input_shape=(3, 32, 32), mean=half, std=half, colour="RGB", labels=labels)
 
 
-REGISTRY: Mapping[str, Net] = {
-    "mnist": Net(mnist, _digits("mnist", 28)),
-    "lenet": Net(lenet, _digits("lenet", 32)),
-    "cifar_small": Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
-    "cifar10": Net(cifar10, _cifar("cifar10", _CIFAR)),
-}
+def _imagenet(build: Callable[..., Graph], head: str) -> Net:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Net(build, ModelCard(build().name, input_shape=(3, 224, 224), mean=mean, std=std), f"{head}.weight")
+
+
+def _in_one_dimension(build: Callable[..., Graph]) -> Net:
+    card = ModelCard(build().name, input_shape=(3, 224), colour="")
+    return Net(build, card, "classifier.1.conv.weight", "features.0.conv.weight", mobilenet_v3.NAMES_1D)
+
+
+_ALL = (
+    Net(mnist, _digits("mnist", 28)),
+    Net(lenet, _digits("lenet", 32)),
+    Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
+    Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
+    _imagenet(resnet.resnet18, "fc"),
+    _imagenet(resnet.resnet34, "fc"),
+    _imagenet(resnet.resnet50, "fc"),
+    _imagenet(resnet.resnet101, "fc"),
+    _imagenet(mobilenet_v2, "classifier.1"),
+    _imagenet(mobilenet_v3.mobilenet_v3_small, "classifier.3"),
+    _imagenet(mobilenet_v3.mobilenet_v3_large, "classifier.3"),
+    _imagenet(squeezenet1_1, "classifier.1"),
+    _imagenet(vgg.vgg11, "classifier.6"),
+    _imagenet(vgg.vgg16, "classifier.6"),
+    _in_one_dimension(mobilenet_v3.mobilenet_v3_1d_small),
+    _in_one_dimension(mobilenet_v3.mobilenet_v3_1d_large),
+)
+REGISTRY: Mapping[str, Net] = {net.card.net: net for net in _ALL}
 
 
 def build(name: str) -> Graph:
-    """The net of that name, without values (see `Graph.bind`).
+    """The net of that name as published, without values (see `Graph.bind`).
 
     Raises:
         ModelError: no such net.
@@ -58,10 +95,51 @@ def default_card(name: str) -> ModelCard:
     return _find(name).card
 
 
+def fit(name: str, arrays: Mapping[str, Array], input_shape: Shape | None = None) -> tuple[Graph, ModelCard]:
+    """The net with its values, built for as many classes and channels as the arrays have, and its card.
+
+    Args:
+        name: the net's.
+        arrays: by our names of the parameters, or the published ones.
+        input_shape: one item's, where it is known; of use to nets in one dimension, whose length the arrays don't tell.
+
+    Raises:
+        ModelError: no such net, or arrays that are not its parameters.
+    """
+    net = _find(name)
+    arrays = _spelt(net, arrays)
+    graph = net.build(**_options(net, arrays, input_shape)).bind(arrays)
+    shape = graph.inputs[0].shape[1:]
+    changes = {} if shape == net.card.input_shape else {"input_shape": shape, "mean": (), "std": ()}
+    return graph, replace(net.card, **changes)  # type: ignore[arg-type]
+
+
 def recognise(arrays: Mapping[str, Array]) -> str | None:
     """Name of the net whose parameters have just these names and shapes; None if there is none."""
-    found = {name: array.shape for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
-    return next((name for name, net in REGISTRY.items() if net.build().parameters == found), None)
+    for name, net in REGISTRY.items():
+        spelt = _spelt(net, arrays)
+        found = {key: array.shape for key, array in spelt.items() if not key.endswith("num_batches_tracked")}
+        if net.head and net.head not in found:
+            continue
+        if net.build(**_options(net, spelt, None)).parameters == found:
+            return name
+    return None
+
+
+def _options(net: Net, arrays: Mapping[str, Array], input_shape: Shape | None) -> dict[str, int]:
+    options = {}
+    if net.head in arrays and arrays[net.head].ndim > 1:
+        options["classes"] = arrays[net.head].shape[0]
+    if net.stem in arrays and arrays[net.stem].ndim > 1:
+        options["channels"] = arrays[net.stem].shape[1]
+    if net.stem and input_shape is not None and len(input_shape) == 2:
+        options["length"] = input_shape[1]
+    return options
+
+
+def _spelt(net: Net, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays under our spelling of their names."""
+    return {".".join(net.names.get(part, part) for part in key.split(".")): array for key, array in arrays.items()}
 
 
 def _find(name: str) -> Net:

@@ -12,12 +12,12 @@ def cifar_small() -> Graph:
     return lenet5("cifar_small", 3)
 
 
-def cifar10() -> Graph:
-    """3x32x32 -> 10 logits; each stage doubles the channels and halves the side."""
+def cifar10(classes: int = 10) -> Graph:
+    """3x32x32 -> logits; each stage doubles the channels and halves the side."""
     net = NetBuilder("cifar10", (3, 32, 32))
     x = net.input
     for stage, (inputs, outputs) in enumerate([(3, 16), (16, 32), (32, 64)], start=1):
         x = net.max_pool(net.relu(net.conv(x, f"conv{stage}", inputs, outputs, 3, pad=1)), 2)
     x = net.dropout(net.flatten(x), 0.3)
     x = net.dropout(net.relu(net.linear(x, "fc1", 1024, 500)), 0.3)
-    return net.graph(net.linear(x, "fc2", 500, 10), (10,))
+    return net.graph(net.linear(x, "fc2", 500, classes), (classes,))

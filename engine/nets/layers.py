@@ -12,13 +12,14 @@ class NetBuilder:
 
     Args:
         name: the net's.
-        input_shape: one item's (C, H, W).
+        input_shape: one item's (C, H, W), or (C, L) of a net in one dimension.
     """
 
     def __init__(self, name: str, input_shape: Shape) -> None:
         self.name = name
         self.input = "input"
         self._input_shape = input_shape
+        self._axes = len(input_shape) - 1
         self._nodes: list[Node] = []
         self._parameters: dict[str, Shape] = {}
 
@@ -35,15 +36,16 @@ class NetBuilder:
         groups: int = 1,
         bias: bool = True,
     ) -> str:
-        """torch.nn.Conv2d with a square kernel."""
-        parameters = [self._declare(f"{name}.weight", (out_channels, in_channels // groups, kernel, kernel))]
+        """torch.nn.Conv2d with a square kernel; torch.nn.Conv1d in a net of one dimension."""
+        axes = self._axes
+        parameters = [self._declare(f"{name}.weight", (out_channels, in_channels // groups, *(kernel,) * axes))]
         if bias:
             parameters.append(self._declare(f"{name}.bias", (out_channels,)))
         attributes = {
-            "kernel_shape": (kernel, kernel),
-            "strides": (stride, stride),
-            "pads": (pad, pad, pad, pad),
-            "dilations": (1, 1),
+            "kernel_shape": (kernel,) * axes,
+            "strides": (stride,) * axes,
+            "pads": (pad,) * 2 * axes,
+            "dilations": (1,) * axes,
             "group": groups,
         }
         return self.node("Conv", (x, *parameters), attributes, name)
@@ -56,29 +58,61 @@ class NetBuilder:
 
     def batch_norm(self, x: str, name: str, channels: int, *, eps: float = 1e-5) -> str:
         """torch.nn.BatchNorm2d in evaluation mode."""
+        return self.node("BatchNormalization", (x, *self.batch_norm_parameters(name, channels)), {"epsilon": eps}, name)
+
+    def batch_norm_parameters(self, name: str, channels: int) -> list[str]:
+        """The parameters of a batch norm; declared by this alone where a net has them and leaves the layer out."""
         fields = ("weight", "bias", "running_mean", "running_var")
-        parameters = [self._declare(f"{name}.{field}", (channels,)) for field in fields]
-        return self.node("BatchNormalization", (x, *parameters), {"epsilon": eps}, name)
+        return [self._declare(f"{name}.{field}", (channels,)) for field in fields]
 
     def relu(self, x: str) -> str:
         """max(x, 0)."""
         return self.node("Relu", (x,))
 
+    def relu6(self, x: str) -> str:
+        """min(max(x, 0), 6)."""
+        return self.node("Clip", (x,), {"min": 0.0, "max": 6.0})
+
+    def hard_swish(self, x: str) -> str:
+        """x * min(max(x + 3, 0), 6) / 6."""
+        return self.node("HardSwish", (x,))
+
+    def hard_sigmoid(self, x: str) -> str:
+        """min(max(x + 3, 0), 6) / 6, as torch.nn.Hardsigmoid has it."""
+        return self.node("HardSigmoid", (x,), {"alpha": 1 / 6, "beta": 0.5})
+
+    def multiply(self, a: str, b: str) -> str:
+        """a * b, broadcast: what squeeze-and-excitation ends with."""
+        return self.node("Mul", (a, b))
+
+    def concat(self, *parts: str) -> str:
+        """One after another along the channels."""
+        return self.node("Concat", parts, {"axis": 1})
+
     def add(self, a: str, b: str) -> str:
         """a + b, as at the end of a residual block."""
         return self.node("Add", (a, b))
 
-    def max_pool(self, x: str, size: int) -> str:
-        """torch.nn.MaxPool2d(size): the stride is the size."""
-        return self.node("MaxPool", (x,), {"kernel_shape": (size, size), "strides": (size, size)})
+    def max_pool(self, x: str, size: int, *, stride: int = 0, pad: int = 0, ceil: bool = False) -> str:
+        """torch.nn.MaxPool2d: without a stride it is the size."""
+        attributes: dict[str, Any] = {"kernel_shape": (size,) * self._axes, "strides": (stride or size,) * self._axes}
+        if pad:
+            attributes["pads"] = (pad,) * 2 * self._axes
+        if ceil:
+            attributes["ceil_mode"] = 1
+        return self.node("MaxPool", (x,), attributes)
 
     def global_average_pool(self, x: str) -> str:
-        """The mean over each channel, (N, C, 1, 1)."""
+        """The mean over each channel, (N, C, 1, 1) or (N, C, 1)."""
         return self.node("GlobalAveragePool", (x,))
 
     def flatten(self, x: str) -> str:
         """(N, ...) -> (N, features)."""
         return self.node("Flatten", (x,), {"axis": 1})
+
+    def unsqueeze(self, x: str) -> str:
+        """(N, C) -> (N, C, 1): one place more, of length 1."""
+        return self.node("Unsqueeze", (x,), {"axes": (2,)})
 
     def dropout(self, x: str, ratio: float) -> str:
         """torch.nn.Dropout(ratio): for training; a plan drops it."""

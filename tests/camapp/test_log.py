@@ -24,7 +24,7 @@ def quick(monkeypatch):
 
 
 def sink_for(path, **options):
-    sink = LogSink(str(path), "pattern://digits", lambda: 29.97, **options)
+    sink = LogSink(str(path), lambda: "pattern://digits", lambda: 29.97, **options)
     sink.start()
     return sink
 
@@ -141,6 +141,34 @@ def test_lines_are_lost_and_counted_while_the_disk_is_full_and_written_again_aft
     assert sink.lost == 1
     assert "No space left" in caplog.text
     assert "written again" in caplog.text
+
+
+def test_a_patient_log_loses_no_line_however_fast_they_come(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", patient=True, max_bytes=100_000_000)
+    for seq in range(5000):
+        send(sink, seq)
+    sink.stop()
+    assert sink.lost == 0
+    assert [record["seq"] for record in read(tmp_path / "log.jsonl")] == list(range(5000))
+
+
+def test_a_file_name_that_is_not_utf8_is_logged(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl")
+    prediction = Prediction(0, "digits", "1")
+    sink.accept(prediction, Frame(0, Shot(PIXEL, PIXEL, name="x\udcff_1.png")), Trace(0))
+    sink.stop()
+    assert read(tmp_path / "log.jsonl")[0]["file"] == "x\udcff_1.png"
+
+
+def test_a_log_that_was_deleted_is_begun_anew(tmp_path):
+    path = tmp_path / "log.jsonl"
+    sink = sink_for(path)
+    send(sink, 0)
+    time.sleep(0.2)
+    path.unlink()
+    send(sink, 1)
+    sink.stop()
+    assert [record["seq"] for record in read(path)] == [1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")

@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 
 from camapp.models import load_model, model_path, read_labels, shipped_models
 from camapp.settings import load_settings
+from engine import nets
 from engine.model import ModelError
 
 
@@ -52,3 +54,10 @@ def test_a_label_file_that_is_none_is_refused_by_name(tmp_path, name, content):
 def test_a_missing_label_file_is_named():
     with pytest.raises(ModelError, match=r"no label file 'absent\.txt'"):
         read_labels("absent.txt")
+
+
+def test_a_net_that_takes_no_pictures_is_refused_in_one_line(tmp_path):
+    shapes = nets.build("mobilenet_v3_1d_small").parameters
+    np.savez(tmp_path / "signals.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    with pytest.raises(ModelError, match=r"signals\.npz: net 'mobilenet_v3_1d_small' takes \(3, 224\), not pictures"):
+        load(model=str(tmp_path / "signals.npz"))

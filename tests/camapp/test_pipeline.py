@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,10 +242,9 @@ def test_a_stop_while_a_worker_hangs_is_bounded_too(build):
 
 
 def test_pause_holds_predictions_and_counts_the_frames(build):
-    def toggle():
-        pipeline.toggle_pause()
-
-    pipeline, keep = build(ScriptedSource(20, toggle, 20, toggle, 20, live=True, interval=0.01))
+    source = ScriptedSource(20, live=True, interval=0.01)
+    pipeline, keep = build(source)
+    source.script += [pipeline.toggle_pause, 20, pipeline.toggle_pause, 20]
     summary = pipeline.run()
     check(summary)
     assert summary.balance.dropped["paused"] == 20
@@ -269,3 +269,82 @@ def test_duration_ends_the_run(build):
     check(summary)
     assert summary.seconds < 4
     assert "--duration 0.3 s" in summary.reason
+
+
+def test_a_stalled_encoder_does_not_hang_the_stop(build):
+    release = threading.Event()
+
+    class Stalled(PictureSink):
+        def show(self, canvas, trace):
+            if trace.seq >= 5:
+                release.wait(30)
+
+    pipeline, _ = build(ScriptedSource(10_000, live=False, interval=0.001))
+    pipeline.picture_sinks.append(Stalled())
+    threading.Timer(1.0, pipeline.request_stop, ("SIGTERM",)).start()
+    started = time.monotonic()
+    summary = pipeline.run()
+    release.set()
+    assert time.monotonic() - started < 8.0
+    assert summary.balance.is_conserved
+
+
+def test_a_prediction_sink_that_raises_is_named_once_and_does_not_end_predictions(build, caplog):
+    class Broken(PredictionSink):
+        def accept(self, prediction, frame, trace):
+            raise OSError("no ink")
+
+    pipeline, keep = build(ScriptedSource(10, live=False))
+    pipeline.prediction_sinks.insert(0, Broken())
+    check(pipeline.run())
+    assert len(keep.seqs) == 10
+    assert caplog.text.count("no ink") == 1
+
+
+def test_what_breaks_the_preparing_thread_ends_the_run_by_name(build, monkeypatch):
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005))
+    monkeypatch.setattr(pipeline.inference, "_prepare", lambda *args: 1 / 0)
+    summary = pipeline.run()
+    assert summary.code is ExitCode.INTERNAL
+    assert "ZeroDivisionError" in summary.reason
+
+
+def test_a_stop_is_heard_while_no_worker_is_ready_yet(build):
+    pipeline, _ = build(ScriptedSource(10, live=True))
+    spawn = pipeline.inference.pool._spawn
+
+    def spawn_stopped():
+        spawn()
+        os.kill(pipeline.inference.pool.processes()[-1], signal.SIGSTOP)
+
+    pipeline.inference.pool._spawn = spawn_stopped
+    threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
+    started = time.monotonic()
+    summary = pipeline.run()
+    assert time.monotonic() - started < 4.0
+    assert summary.code is ExitCode.OK
+
+
+def test_filters_follow_the_pictures_own_time_and_start_anew_for_stills(build):
+    class Stills(ScriptedSource):
+        def read(self, timeout):
+            return replace(super().read(timeout), still=True)
+
+    class Film(ScriptedSource):
+        def read(self, timeout):
+            return replace(super().read(timeout), moment_ns=(self.read_count() - 1) * 40_000_000)
+
+        def read_count(self):
+            self.count = getattr(self, "count", 0) + 1
+            return self.count
+
+    for source, resets in ((Stills(4, live=False), 4), (Film(4, live=False), 0)):
+        pipeline, _ = build(source)
+        seen = {"resets": 0, "times": []}
+        reset, decode = pipeline.task.reset, pipeline.task.decode
+        pipeline.task.reset = lambda: (seen.__setitem__("resets", seen["resets"] + 1), reset())  # noqa: B023
+        pipeline.task.decode = lambda *args: (seen["times"].append(args[-1]), decode(*args))[1]  # noqa: B023
+        check(pipeline.run())
+        assert seen["resets"] == resets
+        if not resets:
+            assert seen["times"] == [0, 40_000_000, 80_000_000, 120_000_000]

@@ -89,8 +89,8 @@ def test_it_runs_from_another_directory(tmp_path):
         (("--task", "dance"), 78, "unknown task 'dance'"),
         (("--mean", "1,2"), 78, "--mean has 2 values"),
         (("--source", "absent.mp4"), 69, "absent.mp4"),
-        (("--source", "gopher://x"), 69, "unknown source scheme"),
-        (("--source", "pattern://track"), 69, "track"),
+        (("--source", "gopher://x"), 78, "unknown source scheme"),
+        (("--source", "pattern://track"), 78, "track"),
         (("--source", "v4l2://97"), 69, "97"),
         (("--fps", "0"), 2, "--fps"),
         (("--config", "absent.toml"), 78, "absent.toml"),
@@ -121,6 +121,7 @@ def test_a_video_that_is_none_and_an_empty_folder_are_refused(tmp_path):
 def test_debug_shows_the_traceback():
     done = camapp("--model", "absent.npz", "--debug")
     assert "Traceback" in done.stderr
+    assert done.returncode == 78
 
 
 def test_a_bare_model_of_the_users_runs_with_its_net_named(tmp_path, folder):
@@ -240,3 +241,72 @@ def test_timeout_which_signals_twice_at_once_ends_the_run_cleanly():
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
     assert "SIGTERM" in done.stderr
     assert "in flight 0" in done.stderr
+
+
+def test_files_in_the_users_folder_change_nothing(tmp_path):
+    for name in ("json.py", "engine.py", "socket.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported from the wrong place')")
+    (tmp_path / "mnist").mkdir()
+    command = [sys.executable, "-P", "-m", "camapp", "--source", "pattern://digits", "--max-frames", "3", "--log", "-"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_no_output_may_be_an_input(tmp_path):
+    video = tmp_path / "film.mp4"
+    video.write_bytes(b"precious")
+    refused(camapp("--source", video, "--record", video), 78, "name another")
+    refused(camapp("--source", video, "--log", video), 78, "name another")
+    assert video.read_bytes() == b"precious"
+
+
+def test_every_picture_of_a_folder_is_labelled_by_itself(tmp_path):
+    for index, width in enumerate((2, 12, 2, 12)):
+        picture = np.zeros((28, 28), np.uint8)
+        if width == 2:
+            picture[4:24, 13:16] = 255  # a 1
+        else:
+            cv2.ellipse(picture, (14, 14), (6, 9), 0, 0, 360, 255, 2)  # a 0
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture)
+    done = camapp("--source", tmp_path, "--log", "-")
+    assert [json.loads(line)["label"] for line in done.stdout.splitlines()] == ["1", "0", "1", "0"]
+
+
+def test_a_signal_to_the_whole_group_costs_no_worker():
+    command = [sys.executable, "-m", "camapp", "--source", "pattern://digits", "--log", "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, process_group=0
+    ) as run:
+        run.stdout.readline()
+        os.killpg(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=10)
+    assert run.returncode == 0
+    assert "died" not in errors
+    assert "replaced" not in errors
+
+
+def test_an_unreadable_file_is_a_lack_of_permission(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    model = tmp_path / "model.npz"
+    model.write_bytes((ROOT / "weights" / "mnist.npz").read_bytes())
+    model.chmod(0o600)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "film.mp4").write_text("")
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    try:
+        subprocess.run([sys.executable, "-c", ""], user=65534, group=65534, cwd="/", check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this Python may not be run by another user")
+    nobody = {"user": 65534, "group": 65534, "env": ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}}
+    refused(camapp("--model", model, cwd="/", **nobody), 77, "model.npz")
+    refused(camapp("--source", closed / "film.mp4", cwd="/", **nobody), 77, "film.mp4")
+
+
+def test_closed_standard_streams_do_no_harm():
+    line = f"exec {sys.executable} -m camapp --source pattern://digits --max-frames 2 --display none 2>&- >&-"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT, env=ENVIRONMENT, timeout=60).returncode == 0

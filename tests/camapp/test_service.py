@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from camapp.service import JournalFormatter, ServiceManager, is_journal
+from camapp import service
+from camapp.service import JournalFormatter, ServiceManager, is_journal, on_hang_up, on_stop_signals
 from camapp.watchdog import READY_WITHIN, Watchdog
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,36 @@ def manager(request, tmp_path):
     heard = Manager(address)
     yield heard
     heard.socket.close()
+
+
+@pytest.fixture
+def handlers():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("managed", "terminal", "happens"),
+    [(True, False, "reload"), (True, True, "reload"), (False, False, "reload"), (False, True, "SIGHUP")],
+)
+def test_hanging_up_stops_only_what_a_user_started_at_a_terminal(handlers, monkeypatch, managed, terminal, happens):
+    monkeypatch.setattr(service, "_has_terminal", lambda: terminal)
+    done = []
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    on_stop_signals(done.append)
+    on_hang_up(lambda: done.append("reload"), managed)
+    signal.raise_signal(signal.SIGHUP)
+    assert done == [happens]
+
+
+def test_hanging_up_stays_ignored_under_nohup(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    on_stop_signals(lambda name: None)
+    on_hang_up(lambda: None, managed=True)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_lines_reach_a_path_and_an_abstract_socket(manager):

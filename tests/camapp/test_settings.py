@@ -77,6 +77,11 @@ def test_where_a_bad_value_came_from_is_told():
     assert caught.value.usage
 
 
+def test_camera_controls_in_the_environment_are_parted_by_semicolons():
+    settings = load_settings({}, environment={"CAMAPP_CAMERA_CONTROL": "ColourGains=1.5,2.0; AfMode=Manual"})
+    assert settings.controls == {"ColourGains": "1.5,2.0", "AfMode": "Manual"}
+
+
 def test_thresholds_must_not_cross():
     with pytest.raises(SettingsError, match="threshold_low"):
         load_settings({"threshold_low": "0.9"}, environment={})

@@ -36,10 +36,10 @@ def test_a_folder_that_cannot_be_made_is_told_and_the_next_one_tried(
     sink.request()
     sink.show(np.zeros((2, 2, 3), np.uint8), None)
     while not caplog.records:
-        sink._thread.join(0.01)
+        sink.writer._thread.join(0.01)
     assert "cannot save the snapshot" in caplog.text
     blocked.unlink()
     sink.request()
     sink.show(np.zeros((2, 2, 3), np.uint8), None)
     sink.stop()
-    assert sink.saved == 1
+    assert sink.writer.saved == 1

@@ -35,7 +35,7 @@ class Harness:
         self.changed = threading.Condition()
         self.pool = WorkerPool(model, max_items, workers, 1, spare, self._on_outcome)
         self.pool.start()
-        self.pool.wait_ready()
+        assert self.pool.wait_ready(20)
 
     def _on_outcome(self, outcome):
         with self.changed:
@@ -197,7 +197,7 @@ from camapp.workers.pool import WorkerPool
 graph = nets.build("mnist")
 model = Model(nets.default_card("mnist"), graph.bind({n: np.zeros(s, np.float32) for n, s in graph.parameters.items()}))
 pool = WorkerPool(model, 1, 2, 1, 0, lambda outcome: None)
-pool.start(); pool.wait_ready()
+pool.start(); pool.wait_ready(20)
 while sum(worker.ready for worker in pool._live) < 2: time.sleep(0.01)
 print(*pool.processes(), flush=True)
 time.sleep(60)
@@ -224,13 +224,13 @@ def test_starting_and_inferring_are_bounded_steps_but_losing_one_worker_after_an
     harness.send(1, batch(1))
     assert harness.pool.bounded_step() == "inferring"
     for _ in range(pool_module.LOST_IN_ROW + 1):
-        harness.pool.wait_ready()
+        assert harness.pool.wait_ready(20)
         before = harness.pool.processes()
         os.kill(before[0], signal.SIGKILL)
         wait_until(lambda before=before: harness.pool.processes() not in (before, []), 5)
     assert harness.pool.bounded_step() == ""
     harness.wait(1)
-    harness.pool.wait_ready()
+    assert harness.pool.wait_ready(20)
     harness.send(2, batch(2))
     harness.wait(2)
     os.kill(harness.pool.processes()[0], signal.SIGKILL)

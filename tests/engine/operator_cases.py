@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from engine.choices import Choices
 from engine.graph import Array, Graph, Node, Shape, Value
 from engine.planner import make_plan
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    op_type: str
-    shapes: tuple[Shape, ...]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    in_torch: bool = True  # False: PyTorch has no such thing to compare with
-
-    def inputs(self) -> list[Array]:
-        # RandomState's stream is frozen for good (NEP 19), so the golden file needs to hold no inputs.
-        state = np.random.RandomState(zlib.crc32(self.name.encode()))
-        arrays = [state.uniform(-2, 2, shape).astype(np.float32) for shape in self.shapes]
-        if self.op_type == "BatchNormalization":
-            arrays[4] = np.abs(arrays[4]) + np.float32(0.1)
-        return arrays
-
-    def node(self) -> Node:
-        names = tuple(f"in{index}" for index in range(len(self.shapes)))
-        return Node(self.op_type, names, ("out",), self.attributes, self.name)
+from tests.engine.case import Case
+from tests.engine.more_operator_cases import MORE_CASES
 
 
 def conv(name: str, x: Shape, weight: Shape, *, bias: bool = True, in_torch: bool = True, **attributes: Any) -> Case:
@@ -138,12 +118,13 @@ CASES = [
     Case("softmax_axis_from_end", "Softmax", ((2, 3, 4),), {"axis": -2}),
     Case("dropout", "Dropout", ((2, 7),), {"ratio": 0.3}),
     Case("identity", "Identity", ((2, 7),)),
+    *MORE_CASES,
 ]
 
 
-def run_in_plan(node: Node, inputs: list[Array], *, constants: bool) -> Array:
+def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, choices: Choices | None = None) -> Array:
     """The node alone in a plan; all inputs but the first are parameters (`constants`) or given at run time too."""
-    fed = 1 if constants or node.op_type == "BatchNormalization" else len(inputs)
+    fed = 1 if constants or node.op_type in ("BatchNormalization", "Gather") else len(inputs)
     graph = Graph(
         name="single",
         inputs=tuple(Value(name, array.shape) for name, array in zip(node.inputs[:fed], inputs[:fed], strict=True)),
@@ -151,7 +132,7 @@ def run_in_plan(node: Node, inputs: list[Array], *, constants: bool) -> Array:
         nodes=(node,),
         initializers=dict(zip(node.inputs[fed:], inputs[fed:], strict=True)),
     )
-    plan = make_plan(graph, [array.shape for array in inputs[:fed]])
+    plan = make_plan(graph, [array.shape for array in inputs[:fed]], choices)
     found = plan.run(*inputs[:fed])
     assert isinstance(found, np.ndarray)
     again = found.copy()

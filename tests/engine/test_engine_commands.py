@@ -25,8 +25,9 @@ def test_info_lists_layers_parameters_and_multiply_adds(bare: Path, capsys: pyte
     assert main(["info", str(bare)]) == 0
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if line}
-    assert rows["conv1"] == ["conv1", "Conv", "1x10x24x24", "260", "144,000"]
-    assert rows["fc"] == ["fc", "Gemm", "1x10", "14,410", "14,400"]
+    assert rows["conv1"][:5] == ["conv1", "Conv", "1x10x24x24", "260", "144,000"]
+    assert rows["fc"] == ["fc", "Gemm", "1x10", "14,410", "14,400", "gemm_node"]
+    assert rows["arena"][2:] == ["bytes", "between", "inputs", "and", "outputs"]
     assert rows["total"] == ["total", "14,670", "158,400"]
     assert "1x28x28 GRAY" in printed
 
@@ -77,3 +78,22 @@ def test_a_model_that_is_none_gives_one_line(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "bad.npz").write_bytes(b"nonsense")
     assert main(["info", str(tmp_path / "bad.npz")]) == 78
     assert capsys.readouterr().err.startswith("engine: ")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".npz"])
+def test_convert_writes_a_file_of_which_info_says_the_same(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    assert main(["info", str(bare)]) == 0
+    expected = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] != ["sha256"]]
+    assert main(["convert", str(bare), str(tmp_path / f"other{suffix}")]) == 0
+    assert "net mnist" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / f"other{suffix}")]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] != ["sha256"]] == expected
+
+
+def test_convert_to_what_cannot_be_written_gives_one_line(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(bare), str(tmp_path / "other.pth")]) == 78
+    assert "cannot write '.pth' files; supported are .npz, .safetensors, .onnx" in capsys.readouterr().err

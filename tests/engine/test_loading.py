@@ -134,8 +134,8 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, arrays: dict[st
 
 
 def test_other_suffixes_name_what_is_supported(tmp_path: Path) -> None:
-    for name in ("model.pth", "model"):
-        with pytest.raises(ModelError, match=r"supported is \.npz"):
+    for name in ("model.h5", "model"):
+        with pytest.raises(ModelError, match=r"supported are \.npz, \.safetensors, \.pth, \.pt, \.onnx and folders"):
             engine.load(tmp_path / name)
 
 

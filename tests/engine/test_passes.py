@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from engine.graph import Array, Graph, Value
+from engine.kernels.step import FLOOR
 from engine.nets.layers import NetBuilder
-from engine.passes import optimise
+from engine.passes import MOST_OFFSET, defer_biases, fuse_residuals, optimise
 from engine.planner import make_plan
+from engine.reference import run_graph
 from tests.engine import net_cases
 
 
@@ -82,3 +84,81 @@ def test_relu_after_dropout_is_fused_into_the_convolution() -> None:
     x = net.relu(net.dropout(net.conv(net.input, "conv", 1, 2, 3), 0.5))
     optimised = optimise(seeded(net.graph(x, (2, 2, 2))))
     assert [(node.op_type, node.attributes["activation"]) for node in optimised.nodes] == [("Conv", "Relu")]
+
+
+def relu_chain(pad: int, groups: int = 1) -> Graph:
+    """Two convolutions with a Relu between and a pool, a Flatten and a linear layer after."""
+    net = NetBuilder("chain", (4, 6, 6))
+    x = net.relu(net.conv(net.input, "conv1", 4, 8, 3, pad=1))
+    x = net.max_pool(net.relu(net.conv(x, "conv2", 8, 4, 3, pad=pad, groups=groups)), 2)
+    x = net.linear(net.flatten(x), "fc", 4 * ((4 + 2 * pad) // 2) ** 2, 3)
+    state = np.random.RandomState(8)
+    graph = net.graph(x, (3,))
+    return graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
+
+
+@pytest.mark.parametrize(("pad", "groups"), [(0, 1), (1, 1), (1, 2), (1, 4)])
+def test_deferred_biases_give_the_same_numbers(pad: int, groups: int) -> None:
+    graph = relu_chain(pad, groups)
+    deferred = defer_biases(optimise(graph))
+    assert any(node.attributes.get("activation") == FLOOR for node in deferred.nodes)
+    x = np.random.RandomState(2).uniform(-1, 1, (2, 4, 6, 6)).astype(np.float32)
+    (expected,) = run_graph(graph, x)
+    np.testing.assert_allclose(run_graph(deferred, x)[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs(graph, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_value_that_is_an_output_lacks_nothing() -> None:
+    graph = relu_chain(1)
+    first = graph.nodes[1].outputs[0]
+    graph = replace(graph, outputs=(*graph.outputs, Value(first, (0, 8, 6, 6))))
+    x = np.random.RandomState(2).uniform(-1, 1, (1, 4, 6, 6)).astype(np.float32)
+    for found, expected in zip(run_graph(defer_biases(optimise(graph)), x), run_graph(graph, x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_offsets_never_grow_along_a_deep_net() -> None:
+    net = NetBuilder("deep", (4, 5, 5))
+    x = net.input
+    for index in range(30):
+        x = net.relu(net.conv(x, f"conv{index}", 4, 4, 3, pad=1))
+    graph = net.graph(x, (4, 5, 5))
+    state = np.random.RandomState(1)
+    arrays = {
+        key: state.uniform(0.1, 0.5, shape) if len(shape) > 1 else np.ones(shape)
+        for key, shape in graph.parameters.items()
+    }
+    deferred = defer_biases(optimise(graph.bind(arrays)))
+    floors = [
+        deferred.initializers[node.inputs[2]] for node in deferred.nodes if node.attributes.get("activation") == FLOOR
+    ]
+    assert floors
+    assert max(np.abs(floor).max() for floor in floors) <= MOST_OFFSET
+
+
+def test_an_add_that_repeats_an_axis_is_not_fused() -> None:
+    net = NetBuilder("gate", (4, 5, 5))
+    x = net.conv(net.input, "conv", 4, 4, 1)
+    graph = seeded(net.graph(net.add(x, net.global_average_pool(net.input)), (4, 5, 5)))
+    shapes = {node.outputs[0]: (1, 4, 5, 5) for node in graph.nodes} | {graph.nodes[1].outputs[0]: (1, 4, 1, 1)}
+    assert operators(fuse_residuals(graph, shapes))["Add"] == 1
+
+
+def test_a_pool_takes_over_bias_and_relu_bit_by_bit() -> None:
+    graph = relu_chain(1)
+    node = next(node for node in optimise(graph).nodes if node.op_type == "MaxPool")
+    assert node.inputs[1:] == ("conv2.bias",)
+    assert node.attributes["activation"] == "Relu"
+
+
+def test_a_clip_to_six_is_fused_and_any_other_stays() -> None:
+    for limit, left in ((6.0, 0), (5.0, 1)):
+        net = NetBuilder("clipped", (1, 4, 4))
+        x = net.node("Clip", (net.conv(net.input, "conv", 1, 2, 3),), {"min": 0.0, "max": limit})
+        graph = seeded(net.graph(x, (2, 2, 2)))
+        assert operators(optimise(graph))["Clip"] == left
+        picture = np.linspace(-9, 9, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+        (expected,) = run_graph(graph, picture)
+        assert expected.max() == limit
+        np.testing.assert_allclose(outputs(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(run_graph(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)

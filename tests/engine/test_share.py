@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,9 @@ sys.stdout.buffer.write(model.plan().run(picture).tobytes())
 """
 
 
-def shared(name: str) -> bytearray:
+def shared(net: str | Model) -> bytearray:
     file = io.BytesIO()
-    assert write_shared(model(name), file) == file.tell()
+    assert write_shared(model(net) if isinstance(net, str) else net, file) == file.tell()
     return bytearray(file.getvalue())
 
 
@@ -130,7 +131,10 @@ def test_arrays_outside_the_memory_are_refused(old: bytes, new: bytes) -> None:
 
 
 def test_an_attribute_that_cannot_travel_is_named() -> None:
-    node = Node("Add", ("x", "x"), ("y",), {"value": np.ones(3)})
+    node = Node("Add", ("x", "x"), ("y",), {"activation": np.str_("Relu")})
     graph = Graph("odd", (Value("x", (0, 1, 2, 2)),), (Value("y", (0, 1, 2, 2)),), (node,))
+    net = Model(ModelCard("odd", "other", (1, 2, 2), colour="GRAY"), graph)
+    net.plan()
+    net.prepared[0].graph = replace(graph, nodes=(replace(node, attributes={"value": np.ones(3)}),))
     with pytest.raises(ModelError, match="net 'odd' cannot be shared"):
-        write_shared(Model(ModelCard("odd", "other", (1, 2, 2), colour="GRAY"), graph), io.BytesIO())
+        write_shared(net, io.BytesIO())

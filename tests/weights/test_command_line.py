@@ -1,9 +1,12 @@
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import engine.model
@@ -54,13 +57,32 @@ def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
     assert "epochs=2" in model.card.recipe
     assert "seed=7" in model.card.recipe
     assert model.card.licence
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["mnist_confusion.png", "mnist_curves.png"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        "mnist_confusion.png", "mnist_curves.png", "mnist_pictures.png"
+    ]  # fmt: skip
+    assert not out.with_suffix(".checkpoint").exists()
 
     seen = weights("evaluate", out, "--data", tmp_path / "data")
     assert seen.returncode == 0, seen.stderr
     accuracy = next(iter(model.card.accuracy.values()))
     assert f"{accuracy:.2%}" in seen.stdout
     assert "images/s" in seen.stdout
+
+
+def test_an_evaluation_is_reported_in_markdown(tmp_path):
+    write_mnist(tmp_path / "data", 300)
+    report = tmp_path / "new" / "report.md"
+    done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path / "data", "--report", report, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    text = report.read_text()
+    assert text.startswith("# weights/mnist.npz on the mnist test split\n")
+    accuracy = text.split("**")[1]
+    assert accuracy in done.stdout
+    assert f"| all | 30 | {accuracy} |" in text
+    assert "images/s with 1 worker(s)" in text
+    assert f"- command: `python -m weights evaluate weights/mnist.npz --data {tmp_path / 'data'}" in text
+    assert "Rows are the truth" in text
+    assert [path.name for path in report.parent.iterdir()] == ["report.md"]
 
 
 def test_a_colour_net_trains_too(tmp_path):
@@ -71,10 +93,65 @@ def test_a_colour_net_trains_too(tmp_path):
     assert engine.model.load(tmp_path / "c.npz").card.labels[0] == "airplane"
 
 
+@pytest.mark.slow
+def test_classes_of_ones_own_are_learnt_and_used_by_the_application(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
+    for label, colour in (("red", (30, 30, 220)), ("green", (40, 200, 50)), ("Blue thing", (210, 60, 30))):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(20):
+            picture = np.full((48, 64, 3), 60 + 5 * index, np.uint8)
+            cv2.circle(picture, (24 + index, 24), 12, colour, -1)
+            cv2.imwrite(str(tmp_path / "data" / label / f"{index}.png"), picture)
+    out = tmp_path / "my.npz"
+    done = weights("train", "folder", tmp_path / "data", "--out", out, "--epochs", 12, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert f"camapp run --model {out}" in done.stdout.replace("\n", "")
+    card = engine.model.load(out).card
+    assert card.labels == ("Blue thing", "green", "red")
+    assert card.accuracy == {"validation, last 12 of 60 pictures": pytest.approx(1, abs=0.2)}
+    assert card.recipe.startswith("python -m weights train folder with FineTuning(net='cifar10'")
+    seen = subprocess.run(
+        [sys.executable, "-m", "camapp", "classify", str(tmp_path / "data"), "--model", str(out)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    right = sum("(is " not in line for line in seen.stdout.splitlines())
+    assert right >= 50
+    refused = weights("evaluate", out)
+    assert refused.returncode == 78
+    assert refused.stderr.startswith("error: it has classes of its own: 'camapp classify")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_interrupted_goes_on(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
+    write_mnist(tmp_path / "data", 3000)
+    arguments = ["train", "mnist", "--data", tmp_path / "data", "--epochs", 12, "--threads", 1]
+    whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
+    assert weights(*arguments, "--out", whole).returncode == 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "weights", *map(str, arguments), "--out", str(parts)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 40
+        while not parts.with_suffix(".checkpoint").exists():
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=20)[1]
+    assert process.returncode == 130, errors
+    assert "--resume goes on" in errors
+    assert not parts.exists()
+    done = weights(*arguments, "--out", parts, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert engine.model.load(parts).card.sha256 == engine.model.load(whole).card.sha256
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "vgg"], "error: no recipe 'vgg': there are mnist, lenet, cifar10, cifar_small"),
+        (["train", "folder"], "error: 'train folder DATA' takes the folder that holds your classes"),
+        (["train", "mnist", "photos"], "error: 'train folder DATA' takes the folder that holds your classes"),
+        (["train", "vgg"], "error: no recipe 'vgg': there are mnist, lenet, cifar10, cifar_small, folder"),
         (["train", "mnist", "--out", "model.pth"], "error: --out model.pth: a model file's name ends in .npz"),
         (["train", "mnist", "--out", "/proc/none/model.npz"], "error: cannot make /proc/none"),
         (["evaluate", "absent.npz"], "error: absent.npz: cannot read the model: No such file or directory"),

@@ -1,3 +1,5 @@
+import errno
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +57,61 @@ def test_cosine_ends_slowly(data):
 
     assert last_steps("cosine")[0] == last_steps("constant")[0]
     assert last_steps("cosine")[-1] != last_steps("constant")[-1]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted_after(number, recipe, data, checkpoint):
+    def epoch(done):
+        if done.number == number + 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(recipe, data, report=Report(epoch=epoch), checkpoint=checkpoint)
+
+
+def test_a_resumed_run_ends_in_the_same_result(data, tmp_path):
+    checkpoint = tmp_path / "run.checkpoint"
+    recipe = replace(RECIPE, epochs=4, schedule="cosine")
+    whole = train(recipe, data)
+    interrupted_after(2, recipe, data, checkpoint)
+    told = []
+    resumed = train(recipe, data, report=Report(epoch=told.append), checkpoint=checkpoint, resume=True)
+    assert resumed.history == whole.history == tuple(told)
+    assert resumed.best == whole.best
+    assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(data, tmp_path):
+    checkpoint = tmp_path / "run.checkpoint"
+    train(replace(RECIPE, epochs=1), data, checkpoint=checkpoint)
+    with pytest.raises(WeightsError, match="another recipe, device or data"):
+        train(RECIPE, data, checkpoint=checkpoint, resume=True)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="no checkpoint, or damaged"):
+        train(RECIPE, data, checkpoint=checkpoint, resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(data, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "run.checkpoint"
+    checkpoint.write_bytes(b"old")
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WeightsError, match=r"cannot write .*: No space left on device"):
+        train(RECIPE, data, checkpoint=checkpoint)
+    assert [path.read_bytes() for path in tmp_path.glob("*checkpoint*")] == [b"old"]
+
+
+def test_patience_ends_a_run_that_gets_no_better(data):
+    wild = replace(RECIPE, epochs=30, learning_rate=0.4)
+    done = train(wild, data, patience=2)
+    assert len(done.history) == done.best.number + 2 < 30
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data):

@@ -1,0 +1,150 @@
+"""Choices: who picks among the kernels that offer to run a node: pins, then the clock, then a fixed rule.
+
+Times are kept in a file that can be read, edited and deleted: one JSON object, for each kind of node on this machine
+(operator, shapes, attributes, NumPy, BLAS core and threads) the microseconds of each kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from engine import blas
+from engine.graph import Array, Node
+from engine.kernels.step import Layout, Operand, Step
+from engine.layout import alone
+
+LEAST_MACS = 500_000  # below this a node takes less than what its choice could save
+ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
+CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
+SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The fixed rule: the first kernel that suits the node, in the registry's order. It never looks at a clock.
+
+    Attributes:
+        pins: names of kernels by the name of a node, or by an operator.
+        layout: that all nodes take where they can; None: planar for small nets, channels last for others.
+    """
+
+    pins: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout | None = None
+
+    def pick(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        """Name of the kernel to run the node with, one of `offers`."""
+        for key in (node.name, node.op_type):
+            if self.pins.get(key) in offers:
+                return self.pins[key]
+        return self._prefer(node, inputs, offers)
+
+    def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        return next(iter(offers))
+
+
+@dataclass(frozen=True)
+class TimedChoices(Choices):
+    """The kernel that runs the node fastest on this machine, timed once and remembered.
+
+    Attributes:
+        file: where times are kept; None: only in this object.
+        times: microseconds by kind of node and kernel, read from the file at first use.
+    """
+
+    file: Path | None = None
+    times: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file is not None and not self.times:
+            self.times.update(read_times(self.file))
+
+    def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        macs = max(step.macs for step in offers.values())
+        if len(offers) == 1 or macs < LEAST_MACS:
+            return super()._prefer(node, inputs, offers)
+        key = kind_of(node, inputs)
+        known = self.times.get(key, {})
+        if known.keys() != offers.keys():
+            known = {name: measure(inputs, step) for name, step in offers.items()}
+            self.times[key] = known
+            if self.file is not None:
+                write_times(self.file, self.times)
+        return min(offers, key=known.__getitem__)
+
+
+def standard() -> Choices:
+    """By the clock, remembered in `default_file()`; by the fixed rule if the environment has ENGINE_CHOICES=rule."""
+    return Choices() if os.environ.get("ENGINE_CHOICES") == "rule" else _timed(default_file())
+
+
+@cache
+def _timed(file: Path) -> TimedChoices:
+    return TimedChoices(file=file)
+
+
+def default_file() -> Path:
+    """~/.cache/camapp/kernels.json, or under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camapp" / "kernels.json"
+
+
+def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
+    """What a time depends on, in one line."""
+    shapes = " ".join("x".join(map(str, operand.shape)) for operand in inputs)
+    settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes) if name != "padding")
+    library = blas.describe()
+    machine = f"numpy {np.__version__}, {library.library} {library.core} on {library.threads}"
+    return f"{node.op_type} {shapes} [{settings}] ({machine})"
+
+
+def read_times(file: Path) -> dict[str, dict[str, float]]:
+    """The times in a file; none, with a warning, if it holds something else."""
+    try:
+        if file.stat().st_size > SUSPICIOUS_BYTES:
+            raise ValueError(f"it has {file.stat().st_size} bytes")
+        found = json.loads(file.read_text())
+        return {str(kind): {str(name): float(value) for name, value in row.items()} for kind, row in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        warnings.warn(f"{file}: ignored, kernels are timed anew ({error}); delete it to be rid of this", stacklevel=2)
+        return {}
+
+
+def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
+    """Replace the file in one step; a folder that cannot be written to costs the memory of the times, no more."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+            json.dump(times, new, indent=1, sort_keys=True)
+        os.replace(new.name, file)
+    except OSError as error:
+        warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
+
+
+def measure(inputs: Sequence[Operand], step: Step) -> float:
+    """Microseconds of a step by itself, caches swept between runs.
+
+    With one BLAS thread it is the thread's own time that counts: what other processes take does not.
+    """
+    calls = alone(inputs, step)
+    clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
+    sweep: Array = np.zeros(CACHE_SWEEP // 4, np.float32)
+    found: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(found) < 3 or (len(found) < ROUNDS and time.perf_counter() < end):
+        np.negative(sweep, out=sweep)
+        start = clock()
+        for call in calls:
+            call()
+        found.append(clock() - start)
+    return round(1e6 * min(found), 1)

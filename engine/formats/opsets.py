@@ -1,0 +1,164 @@
+"""ONNX operators of old operator sets, said in today's terms: what changed, by operator, after Changelog.md of ONNX.
+
+The engine keeps one form of each node: settings that newer sets pass as inputs may stand as attributes as they once
+did (`engine.settings` lists them), since a plan needs to know them beforehand in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from engine.graph import Array, ModelError, Node, UnsupportedOperator
+
+NEWEST = 28
+
+
+def upgrade(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """The nodes of today that do what this one does in its operator set; what is constant goes among `arrays`.
+
+    Raises:
+        ModelError: a Constant without a value, or with the name of another.
+        UnsupportedOperator: an attribute's value that has no counterpart.
+    """
+    if node.op_type == "Constant":
+        _constant(node, arrays)
+        return []
+    if "consumed_inputs" in node.attributes:  # operator set 1: which inputs may be overwritten
+        node = _without(node, "consumed_inputs")
+    change = _CHANGES.get(node.op_type)
+    return change(node, opset, arrays) if change else [node]
+
+
+def _constant(node: Node, arrays: dict[str, Array]) -> None:
+    values = [(name, node.attributes[name]) for name in _CONSTANTS if name in node.attributes]
+    if len(values) != 1 or len(node.outputs) != 1 or node.outputs[0] in arrays:
+        raise ModelError(f"Constant '{node.name}' should have one value, and one output with a name of its own")
+    name, value = values[0]
+    arrays[node.outputs[0]] = np.asarray(value, _CONSTANTS[name])
+
+
+_CONSTANTS: Mapping[str, str | None] = {
+    "value": None,
+    "value_float": "float32",
+    "value_floats": "float32",
+    "value_int": "int64",
+    "value_ints": "int64",
+}
+
+
+def _without(node: Node, *names: str) -> Node:
+    return replace(node, attributes={key: value for key, value in node.attributes.items() if key not in names})
+
+
+def _with(node: Node, **changes: Any) -> Node:
+    return replace(node, attributes={**node.attributes, **changes})
+
+
+def _broadcast(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 7, `axis` says where the second input's axes stand; it stays, and a plan, which knows ranks, obeys it."""
+    if not node.attributes.get("broadcast") or node.attributes.get("axis") == -1:
+        node = _without(node, "axis")
+    return [_without(node, "broadcast")]
+
+
+def _slope(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 7, PRelu's slopes stand along axis 1."""
+    return [_with(node, axis=1) if opset < 7 else node]
+
+
+def _softmax(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 13, all axes from `axis` (1) on count as one; from then on `axis` (-1) alone does."""
+    if opset >= 13:
+        return [node]
+    x, y = node.inputs[0], node.outputs[0]
+    shape, flat, found = f"{y}/shape", f"{y}/flat", f"{y}/found"
+    return [
+        Node("Shape", (x,), (shape,), {}, f"{node.name}/shape"),
+        Node("Flatten", (x,), (flat,), {"axis": node.attributes.get("axis", 1)}, f"{node.name}/flat"),
+        replace(node, inputs=(flat,), outputs=(found,), attributes={"axis": -1}),
+        Node("Reshape", (found, shape), (y,), {}, f"{node.name}/reshape"),
+    ]
+
+
+def _cast(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 6, `to` is a name."""
+    names = {"FLOAT": 1, "INT32": 6, "INT64": 7, "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11}
+    to = node.attributes.get("to")
+    return [_with(_without(node, "saturate", "round_mode"), to=names.get(to, 0) if isinstance(to, str) else to)]
+
+
+def _upsample(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Replaced by Resize in 10; it counted from the corner and rounded down."""
+    found = dict(node.attributes)
+    scales = found.pop("scales", None)
+    if opset < 7:
+        scales = (1.0, 1.0, found.pop("height_scale", 1.0), found.pop("width_scale", 1.0))
+    mode = {"nearest": "nearest", "linear": "linear", "bilinear": "linear"}.get(found.pop("mode", "nearest"))
+    if mode is None or found:
+        raise UnsupportedOperator(f"Upsample '{node.name}': {node.attributes!r:.80}")
+    attributes = {"mode": mode, **_FROM_THE_CORNER, **({} if scales is None else {"scales": tuple(scales)})}
+    return [replace(node, op_type="Resize", inputs=_scales_third(node), attributes=attributes)]
+
+
+def _resize(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Set 10 had (X, scales), counted from the corner and rounded down."""
+    if opset > 10:
+        return [node]
+    return [replace(_with(node, **_FROM_THE_CORNER), inputs=_scales_third(node))]
+
+
+_FROM_THE_CORNER = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+def _scales_third(node: Node) -> tuple[str, ...]:
+    return (node.inputs[0], "", node.inputs[1]) if len(node.inputs) > 1 else node.inputs
+
+
+def _pad(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Set 1 called its `pads` `paddings`."""
+    if "paddings" in node.attributes:
+        node = _without(_with(node, pads=node.attributes["paddings"]), "paddings")
+    return [node]
+
+
+def _concat(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 4, `axis` could be left out."""
+    return [_with(node, axis=node.attributes.get("axis", 1)) if opset < 4 else node]
+
+
+def _inference(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """`is_test` of sets before 7 tells training from inference, and only inference is run here."""
+    return [_without(node, "is_test", "seed")]
+
+
+def _batch_norm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 14, further outputs were for training, and exporters named them all the same."""
+    return [replace(_without(node, "is_test"), outputs=node.outputs[:1] if opset < 14 else node.outputs)]
+
+
+def _gemm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 7, broadcasting C had to be asked for."""
+    return [_without(node, "broadcast")]
+
+
+_CHANGES: Mapping[str, Callable[[Node, int, dict[str, Array]], list[Node]]] = {
+    "Add": _broadcast,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "Concat": _concat,
+    "Div": _broadcast,
+    "Dropout": _inference,
+    "Gemm": _gemm,
+    "LogSoftmax": _softmax,
+    "Mul": _broadcast,
+    "PRelu": _slope,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Softmax": _softmax,
+    "Sub": _broadcast,
+    "Upsample": _upsample,
+}

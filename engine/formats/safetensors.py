@@ -1,0 +1,129 @@
+"""safetensors: a JSON header of names, dtypes, shapes and offsets, then the numbers; after the README of that project.
+
+The card, where there is one, is the entry `card` of the header's `__metadata__`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from engine.card import ModelCard
+from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, reading, write_whole
+from engine.graph import Array, ModelError
+
+METADATA = "__metadata__"
+MAX_HEADER = 100_000_000  # the format's own limit
+KINDS = {
+    "BOOL": "?",
+    "U8": "u1",
+    "I8": "i1",
+    "U16": "u2",
+    "I16": "i2",
+    "F16": "f2",
+    "BF16": "bf16",
+    "U32": "u4",
+    "I32": "i4",
+    "F32": "f4",
+    "U64": "u8",
+    "I64": "i8",
+    "F64": "f8",
+}
+
+
+def read_safetensors(path: Path) -> Content:
+    """Arrays, and the card if the metadata hold one.
+
+    Raises:
+        ModelError: not readable, or breaking one of the format's rules.
+    """
+    with reading(path):
+        return _parse(memoryview(read_bytes(path)))
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) -> None:
+    """Write arrays and card: whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    names = {np.dtype(kind): name for name, kind in KINDS.items() if kind != "bf16"}
+    # The numbers start, and each array does, at a multiple of its items' size: the wider go first.
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, object] = {METADATA: {"format": "np", "card": card.to_json()}}
+    end = 0
+    for name in order:
+        start, end = end, end + arrays[name].nbytes
+        dtype = names[arrays[name].dtype.newbyteorder("=")]
+        header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            array = np.ascontiguousarray(arrays[name])
+            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+
+    write_whole(path, write)
+
+
+def _parse(data: memoryview) -> Content:
+    if len(data) < 8:
+        raise ModelError(f"not a .safetensors file: only {len(data)} bytes")
+    length = int.from_bytes(data[:8], "little")
+    if length > min(MAX_HEADER, len(data) - 8):
+        raise ModelError(f"not a .safetensors file, or cut off: a header of {length} bytes in {len(data)} bytes")
+    header = _header(bytes(data[8 : 8 + length]))
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ModelError(f"'{METADATA}' should hold strings by name")
+    if len(header) > MAX_ARRAYS:
+        raise ModelError(f"{len(header)} arrays; allowed are {MAX_ARRAYS}")
+    body = data[8 + length :]
+    places = {name: _place(name, entry) for name, entry in header.items()}
+    reached = 0
+    for name, (_, _, start, end) in sorted(places.items(), key=lambda item: item[1][2:]):
+        if start != reached or end < start:
+            raise ModelError(f"array '{name}' lies at {start}..{end}, expected it to start at {reached}")
+        reached = end
+    if reached != len(body):
+        raise ModelError(f"the arrays take {reached} bytes, the file has {len(body)} for them")
+    arrays = {name: array_of(name, body[start:end], kind, shape) for name, (kind, shape, start, end) in places.items()}
+    return Content(arrays, ModelCard.from_json(metadata["card"]) if "card" in metadata else None)
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"not a .safetensors file: its header is not JSON: {error}") from error
+    if not isinstance(found, dict) or not text.startswith(b"{"):
+        raise ModelError("not a .safetensors file: its header is not a JSON object")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ModelError("a name stands twice in the header")
+    return found
+
+
+def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ModelError(f"array '{name}': expected dtype, shape and data_offsets, found {entry!r:.80}")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ModelError(f"array '{name}': dtype {kind!r:.20}; allowed are {', '.join(KINDS)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise ModelError(f"array '{name}': shape {shape!r:.60} at {offsets!r:.60} is no array's place")
+    return KINDS[kind], tuple(shape), offsets[0], offsets[1]
+
+
+def _are_sizes(found: Any) -> bool:
+    return isinstance(found, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in found)

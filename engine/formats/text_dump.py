@@ -1,0 +1,105 @@
+"""A ResNet-50 as a folder of text files, one number a line, as S2 wrote it by hand.
+
+A file is named `resnet50_<layer>_<what>.txt`, such as `resnet50_layer1_bottleneck0_conv1_weight.txt`. Weights of
+convolutions are written in the order (out, row, column, in); `param` holds `in, out, kernel, stride, pad` of a
+convolution or `eps, momentum` of a batch norm, and must say what the net does.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from engine import nets
+from engine.formats.content import MAX_ARRAYS, MAX_BYTES, Content, reading
+from engine.graph import Array, Graph, ModelError
+
+NET = "resnet50"
+WHAT = ("weight", "bias", "running_mean", "running_var", "param")
+_FILE = re.compile(rf"{NET}_(?P<layer>\w+?)_(?P<what>{'|'.join(WHAT)})\.txt")
+_BLOCK = re.compile(r"(layer\d)_bottleneck(\d)_(\w+)")
+_DOWNSAMPLE = {"downsample_conv2d": "downsample.0", "downsample_batchnorm": "downsample.1"}
+
+
+def read_text_dump(path: Path) -> Content:
+    """The arrays under torchvision's names.
+
+    Raises:
+        ModelError: a file that is missing, no file, too big, not numbers, or at odds with the net.
+    """
+    with reading(path):
+        return Content(_arrays(path, nets.build(NET)))
+
+
+def _arrays(folder: Path, graph: Graph) -> dict[str, Array]:
+    files = sorted(file for file in folder.iterdir() if file.suffix == ".txt")
+    if not files or len(files) > MAX_ARRAYS:
+        raise ModelError(f"{len(files)} text files; expected those of {NET}, '{NET}_conv1_weight.txt' and so on")
+    if sum(file.lstat().st_size for file in files) > 2 * MAX_BYTES:
+        raise ModelError(f"text files of more than {2 * MAX_BYTES} bytes")
+    settings = _settings(graph)
+    arrays = {}
+    for file in files:
+        found = _FILE.fullmatch(file.name)
+        if not found:
+            raise ModelError(f"'{file.name}': expected a name such as '{NET}_layer1_bottleneck0_conv1_weight.txt'")
+        layer, what = _module(found["layer"]), found["what"]
+        numbers = _numbers(file)
+        if what == "param":
+            _check(file.name, numbers, settings.get(layer))
+        else:
+            arrays[f"{layer}.{what}"] = _shaped(file.name, numbers, graph.parameters.get(f"{layer}.{what}"))
+    return arrays
+
+
+def _module(layer: str) -> str:
+    """'layer1_bottleneck0_downsample_conv2d' -> 'layer1.0.downsample.0'."""
+    found = _BLOCK.fullmatch(layer)
+    return f"{found[1]}.{found[2]}.{_DOWNSAMPLE.get(found[3], found[3])}" if found else layer
+
+
+def _numbers(file: Path) -> Array:
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise ModelError(f"'{file.name}' is a link or no file; the numbers must lie in the folder itself")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an empty file is only warned of
+            return np.loadtxt(file, np.float64, comments=None, ndmin=1)
+    except (ValueError, UserWarning) as error:
+        # What stands there is not repeated: it could be anything.
+        raise ModelError(f"'{file.name}' does not hold one number a line") from error
+
+
+def _shaped(name: str, numbers: Array, shape: tuple[int, ...] | None) -> Array:
+    if shape is None:
+        raise ModelError(f"'{name}' is of no layer of {NET}")
+    if numbers.shape != (int(np.prod(shape)),):
+        raise ModelError(f"'{name}': expected {np.prod(shape)} numbers, one a line, found shape {numbers.shape}")
+    numbers = numbers.astype(np.float32)
+    if len(shape) != 4:
+        return numbers.reshape(shape)
+    out, into, rows, columns = shape
+    return np.ascontiguousarray(numbers.reshape(out, rows, columns, into).transpose(0, 3, 1, 2))
+
+
+def _settings(graph: Graph) -> dict[str, tuple[float, ...]]:
+    """What `param` must say of each layer; of a batch norm only eps, for momentum is the training's affair."""
+    found: dict[str, tuple[float, ...]] = {}
+    for node in graph.nodes:
+        if node.op_type == "Conv":
+            out, into, kernel, _ = graph.parameters[node.inputs[1]]
+            attributes: Mapping[str, tuple[int, ...]] = node.attributes
+            found[node.name] = (into, out, kernel, attributes["strides"][0], attributes["pads"][0])
+        elif node.op_type == "BatchNormalization":
+            found[node.name] = (node.attributes["epsilon"],)
+    return found
+
+
+def _check(name: str, numbers: Array, expected: tuple[float, ...] | None) -> None:
+    if expected is not None and not np.allclose(numbers[: len(expected)], expected, rtol=1e-6, atol=0):
+        raise ModelError(f"'{name}' says {numbers[:5].tolist()}, but {NET} has {list(expected)} there")

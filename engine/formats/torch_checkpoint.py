@@ -1,0 +1,200 @@
+"""PyTorch's .pth and .pt without PyTorch: the zip archive that `torch.save` writes since 1.6, read as plain data.
+
+An archive holds `NAME/data.pkl`, which describes tensors by storage, offset, shape and strides, and each storage's
+bytes in `NAME/data/KEY`. Neither is believed: see `engine.formats.pickles`, and `_tensor` below.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from engine.formats.content import MAX_ARRAYS, MAX_AXES, MAX_BYTES, ZIP_DAMAGE, Content, reading, widened
+from engine.formats.pickles import Named, read_pickle, shown
+from engine.graph import Array, ModelError
+
+STORAGES = {
+    "FloatStorage": "f4",
+    "DoubleStorage": "f8",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "bf16",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
+SMALL = 16 << 20
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number as protocol 2 pickles it
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """A storage's bytes, and what kind of number they are."""
+
+    data: bytes
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor as the pickle describes it, not yet checked."""
+
+    storage: _Storage
+    offset: Any
+    shape: Any
+    strides: Any
+
+
+def read_checkpoint(path: Path) -> Content:
+    """The arrays of a checkpoint: a `state_dict`, or a dict that has one under one of the names `NESTED`.
+
+    Raises:
+        ModelError: not readable, damaged, not of this form, or asking for code to be run.
+    """
+    with reading(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return Content(_read(archive, path.stat().st_size))
+        except zipfile.BadZipFile as error:
+            raise ModelError(_what_else(path, error)) from error
+        except ZIP_DAMAGE as error:
+            raise ModelError(f"not a PyTorch checkpoint, or damaged: {error}") from error
+
+
+def _what_else(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(len(LEGACY_START))
+    again = "load it with PyTorch and save it again with torch.save(model.state_dict(), ...)"
+    if start == LEGACY_START:
+        return f"a checkpoint of PyTorch before 1.6 (legacy pickle); {again}"
+    if start and tarfile.is_tarfile(path):
+        return f"a checkpoint of PyTorch before 0.1.10 (legacy tar); {again}"
+    return f"not a PyTorch checkpoint, or cut off: {error}"
+
+
+def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+        raise ModelError("the same entry twice")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise ModelError("a compressed entry; PyTorch stores them as they are")
+    if sum(entry.file_size for entry in entries.values()) > min(size, MAX_BYTES):
+        raise ModelError(f"entries of more bytes than the file's {size}, or than the {MAX_BYTES} allowed")
+    roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise ModelError(f"not a PyTorch checkpoint: {len(roots)} entries 'data.pkl', expected one")
+    if any(name.startswith(f"{roots[0]}code/") for name in entries):
+        raise ModelError("a TorchScript archive, which is a program; save its state_dict() instead")
+    order = archive.read(f"{roots[0]}byteorder") if f"{roots[0]}byteorder" in entries else b"little"
+    if order != b"little":
+        raise ModelError(f"byte order {order!r:.20}; only b'little' is read")
+    storages: dict[str, bytes] = {}
+
+    def find(identity: Any) -> _Storage:
+        if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
+            raise ModelError(f"damaged pickle: {shown(identity)} is no storage")
+        named, key, count = identity[1], identity[2], identity[4]
+        kind = STORAGES.get(named.name.removeprefix("torch.")) if isinstance(named, Named) else None
+        entry = f"{roots[0]}data/{key}" if isinstance(key, str) else ""
+        if kind is None or entry not in entries:
+            raise ModelError(f"storage {shown(key)} is of no known kind, or its entry is missing")
+        if key not in storages:
+            storages[key] = archive.read(entry)
+        width = np.dtype("u2" if kind == "bf16" else kind).itemsize
+        if type(count) is not int or count * width != len(storages[key]):
+            raise ModelError(
+                f"storage '{key}': {shown(count)} numbers of {width} bytes, its entry has {len(storages[key])} bytes"
+            )
+        return _Storage(storages[key], kind)
+
+    found = _state_dict(read_pickle(archive.read(f"{roots[0]}data.pkl"), _KNOWN, find))
+    if len(found) > MAX_ARRAYS:
+        raise ModelError(f"{len(found)} arrays; allowed are {MAX_ARRAYS}")
+    # Strides of 0 repeat numbers: a small file could ask for any amount of memory.
+    total, allowed = 0, SMALL + 4 * size
+    arrays = {}
+    for name, tensor in found.items():
+        total += _bytes(name, tensor)
+        if total > allowed:
+            raise ModelError(f"arrays of over {allowed} bytes from a file of {size}")
+        arrays[name] = _array(name, tensor)
+    return arrays
+
+
+def _state_dict(found: Any) -> dict[str, _Tensor]:
+    """The tensors by name, of the dict itself or of the dict within it."""
+    if isinstance(found, _Tensor):
+        raise ModelError("one tensor; expected a state_dict, tensors by name")
+    for nested in (found, *(found.get(key) for key in NESTED if isinstance(found, dict))):
+        if isinstance(nested, dict):
+            tensors = {key: value for key, value in nested.items() if isinstance(value, _Tensor)}
+            if tensors and len(tensors) == len(nested) and all(isinstance(key, str) for key in tensors):
+                return tensors
+    keys = ", ".join(map(shown, list(found)[:5])) if isinstance(found, dict) else shown(found)
+    raise ModelError(f"no state_dict in it (found {keys}); save model.state_dict()")
+
+
+def _bytes(name: str, tensor: _Tensor) -> int:
+    """How many bytes the tensor's numbers take, once all it says of itself is known to lie within its storage."""
+    for each in (tensor.shape, tensor.strides):
+        if not isinstance(each, tuple) or len(each) > MAX_AXES or not all(type(i) is int and i >= 0 for i in each):
+            raise ModelError(f"tensor '{name}': {shown(each)} is no shape or no strides")
+    if len(tensor.shape) != len(tensor.strides) or type(tensor.offset) is not int or tensor.offset < 0:
+        raise ModelError(f"tensor '{name}': its shape does not fit its strides, or offset {shown(tensor.offset)}")
+    item = np.dtype("u2" if tensor.storage.kind == "bf16" else tensor.storage.kind).itemsize
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    held = len(tensor.storage.data) // item
+    if prod(tensor.shape) and tensor.offset + reach >= held:
+        raise ModelError(f"tensor '{name}': number {tensor.offset + reach} of a storage of {held}")
+    return int(prod(tensor.shape)) * item
+
+
+def _array(name: str, tensor: _Tensor) -> Array:
+    kind = tensor.storage.kind
+    dtype = np.dtype("<u2" if kind == "bf16" else kind).newbyteorder("<")
+    if not prod(tensor.shape):
+        return widened(np.zeros(tensor.shape, dtype), kind)
+    flat = np.frombuffer(tensor.storage.data, dtype)[tensor.offset :]
+    strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
+    array: Array = np.ascontiguousarray(as_strided(flat, tensor.shape, strides, writeable=False))
+    return widened(array.reshape(tensor.shape), kind)  # a scalar, which ascontiguousarray gives an axis
+
+
+def _ordered_dict() -> dict[Any, Any]:
+    return {}  # its items follow
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise ModelError("damaged pickle: a tensor without storage")
+    return _Tensor(storage, offset, shape, strides)
+
+
+def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+def _no_call(name: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise ModelError(f"its pickle calls '{name}'; refused")
+
+    return refuse
+
+
+_KNOWN: Mapping[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    **{f"torch.{name}": _no_call(f"torch.{name}") for name in STORAGES},
+}

@@ -1,0 +1,116 @@
+"""LeakyRelu, PRelu, Clip, Sigmoid, Tanh, HardSigmoid and HardSwish: a few passes over the data, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from engine.graph import Array, ModelError, Node
+from engine.kernels.step import Call, Kernel, Layout, Operand, Scratch, Step, attributes, scalar
+
+MOST_NEGATIVE = -87.0  # exp(-x) of less overflows float32; the sigmoid there is below 2e-38
+
+
+def _numberwise(passes: Callable[[Node], Callable[[Array, Array], list[Call]]], name: str) -> Kernel:
+    """A kernel that takes numbers one by one, in whatever layout they lie."""
+
+    def kernel(node: Node, inputs: Sequence[Operand]) -> Step:
+        make = passes(node)
+
+        def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+            return make(arrays[0], out)
+
+        return Step(inputs[0].shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
+
+    kernel.__name__ = name
+    return kernel
+
+
+def _clip(node: Node) -> Callable[[Array, Array], list[Call]]:
+    found = attributes(node, min=-np.inf, max=np.inf)
+    low, high = scalar(found["min"]), scalar(found["max"])
+    return lambda x, out: [partial(np.maximum, x, low, out=out), partial(np.minimum, out, high, out=out)]
+
+
+def _sigmoid(node: Node) -> Callable[[Array, Array], list[Call]]:
+    attributes(node)
+    return lambda x, out: [
+        partial(np.maximum, x, scalar(MOST_NEGATIVE), out=out),
+        partial(np.negative, out, out=out),
+        partial(np.exp, out, out=out),
+        partial(np.add, out, scalar(1), out=out),
+        partial(np.reciprocal, out, out=out),
+    ]
+
+
+def _tanh(node: Node) -> Callable[[Array, Array], list[Call]]:
+    attributes(node)
+    return lambda x, out: [partial(np.tanh, x, out=out)]
+
+
+def _hard(x: Array, out: Array, alpha: float, beta: float) -> list[Call]:
+    """max(0, min(1, alpha * x + beta))."""
+    return [
+        partial(np.multiply, x, scalar(alpha), out=out),
+        partial(np.add, out, scalar(beta), out=out),
+        partial(np.maximum, out, scalar(0), out=out),
+        partial(np.minimum, out, scalar(1), out=out),
+    ]
+
+
+def _hard_sigmoid(node: Node) -> Callable[[Array, Array], list[Call]]:
+    found = attributes(node, alpha=0.2, beta=0.5)
+    return lambda x, out: _hard(x, out, found["alpha"], found["beta"])
+
+
+def _hard_swish(node: Node) -> Callable[[Array, Array], list[Call]]:
+    attributes(node)
+    return lambda x, out: [*_hard(x, out, 1 / 6, 0.5), partial(np.multiply, out, x, out=out)]
+
+
+def leaky_relu(node: Node, inputs: Sequence[Operand]) -> Step:
+    """x where it is above 0, else alpha * x."""
+    alpha = attributes(node, alpha=0.01)["alpha"]
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return _two_slopes(arrays[0], scalar(alpha), out, scratch[0])
+
+    below = Scratch(inputs[0].shape, follows=True)
+    return Step(inputs[0].shape, bind, (below,), layout=Layout.ANY, strided=True, strided_out=True)
+
+
+def prelu(node: Node, inputs: Sequence[Operand]) -> Step:
+    """x where it is above 0, else slope * x; the slopes broadcast to the shape of x."""
+    attributes(node)
+    shape, slope = inputs[0].shape, inputs[1].shape
+    try:
+        fits = np.broadcast_shapes(shape, slope) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ModelError(f"PRelu '{node.name}': slopes of shape {slope} do not fit an input of {shape}")
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return _two_slopes(arrays[0], arrays[1], out, scratch[0])
+
+    return Step(shape, bind, (Scratch(shape),))
+
+
+def _two_slopes(x: Array, slope: Array, out: Array, below: Array) -> list[Call]:
+    return [
+        partial(np.minimum, x, scalar(0), out=below),
+        partial(np.multiply, below, slope, out=below),
+        partial(np.maximum, x, scalar(0), out=out),
+        partial(np.add, out, below, out=out),
+    ]
+
+
+CLIP: tuple[Kernel, ...] = (_numberwise(_clip, "clip"),)
+HARD_SIGMOID: tuple[Kernel, ...] = (_numberwise(_hard_sigmoid, "hard_sigmoid"),)
+HARD_SWISH: tuple[Kernel, ...] = (_numberwise(_hard_swish, "hard_swish"),)
+LEAKY_RELU: tuple[Kernel, ...] = (leaky_relu,)
+PRELU: tuple[Kernel, ...] = (prelu,)
+SIGMOID: tuple[Kernel, ...] = (_numberwise(_sigmoid, "sigmoid"),)
+TANH: tuple[Kernel, ...] = (_numberwise(_tanh, "tanh"),)

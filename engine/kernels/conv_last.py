@@ -1,0 +1,120 @@
+"""Conv, channels last: pixels @ weight in slabs of rows that stay in the cache from the copy to the activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from engine import blas
+from engine.graph import Array, Node, Shape
+from engine.kernels.conv import read
+from engine.kernels.products import inner_parts, panel_width, panels, product
+from engine.kernels.step import Call, Kernel, Layout, Operand, Pack, Scratch, Step, copy, finish_channels, first, last
+
+SLAB_BYTES = 256 << 10  # of columns and output together: half of a small core's second-level cache
+
+Block = tuple[slice, slice]  # items, rows
+
+
+def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step | None:
+    """Windows copied into rows (N * pixels, taps * channels), but for pointwise kernels; then rows @ weight.
+
+    The last pass over a slab (bias, residual or activation) writes into the output, which may lie in a frame.
+    """
+    conv = read(node, inputs)
+    if not conv.fixed or conv.group > 1:
+        return None
+    inner, channels = prod(conv.weight[1:]), conv.weight[0]
+    parts = inner_parts(inner) if in_panels else 1
+    width = panel_width(inner // parts, channels) if in_panels and blas.has_small_products() else None
+    if in_panels and (width is None or prod(conv.shape[2:]) == 1):
+        return None
+    slab = slab_rows(conv.shape, 4 * (inner + channels), SLAB_BYTES)
+    pixels = min(slab, conv.shape[2] * conv.shape[0]) * prod(conv.shape[3:])
+    scratch = (
+        Scratch((pixels * channels,)),
+        Scratch((pixels * inner if not conv.is_pointwise else 0,)),
+        Scratch((parts * pixels * channels if parts > 1 else 0,)),
+    )
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        calls: list[Call] = []
+        outs, windows = last(out), np.moveaxis(conv.windows.view(arrays[0]), 1, -1)
+        windows = np.moveaxis(windows, range(1, out.ndim - 1), range(out.ndim - 1, 2 * out.ndim - 3))
+        bias, residual = conv.added(arrays)
+        for block in blocks(conv.shape, slab):
+            target = outs[block]
+            size = prod(target.shape[:-1])
+            if conv.is_pointwise:
+                rows = last(arrays[0])[block].reshape(size, inner)
+            else:
+                rows = scratch[1][: size * inner].reshape(size, inner)
+                calls.append(copy(rows.reshape(windows[block].shape), windows[block]))
+            direct = target.flags.c_contiguous
+            result = target.reshape(size, channels) if direct else scratch[0][: size * channels].reshape(size, channels)
+            if parts == 1:
+                calls += product(rows, arrays[1], result)
+            else:
+                partial_sums = scratch[2][: parts * size * channels].reshape(parts, size, channels)
+                calls += product(rows.reshape(size, parts, -1).transpose(1, 0, 2), arrays[1], partial_sums)
+                calls += [partial(np.add, partial_sums[0], partial_sums[1], result)]
+                calls += [partial(np.add, result, more, result) for more in partial_sums[2:]]
+            also = None if residual is None else first(last(residual)[block])
+            calls += finish_channels(first(result.reshape(target.shape)), first(target), bias, also, conv.activation)
+        return calls
+
+    return Step(
+        conv.shape,
+        bind,
+        scratch,
+        conv.macs,
+        layout=Layout.LAST,
+        border=conv.windows.border(conv.padding),
+        strided=not conv.is_pointwise,
+        strided_out=True,
+        packs={1: Pack(f"panels{parts}x{width}", partial(_panels, parts, width)) if width else Pack("rows", as_rows)},
+    )
+
+
+def slab_rows(shape: Shape, pixel_bytes: int, budget: int) -> int:
+    """How many rows of an output (N, C, rows, ...) a slab has, if each of its pixels takes so many bytes."""
+    return max(1, budget // (pixel_bytes * prod(shape[3:])))
+
+
+def blocks(shape: Shape, rows: int) -> Iterator[Block]:
+    """Slabs of an output (N, C, rows, ...): some rows of one item, or some whole items."""
+    items, height = shape[0], shape[2]
+    if rows >= height:
+        step = rows // height
+        yield from ((slice(n, min(n + step, items)), slice(None)) for n in range(0, items, step))
+        return
+    count = -(-height // rows)
+    step = -(-height // count)
+    for n in range(items):
+        yield from ((slice(n, n + 1), slice(row, min(row + step, height))) for row in range(0, height, step))
+
+
+def as_rows(weight: Array) -> Array:
+    """(O, I, *kernel) -> (taps * I, O), contiguous."""
+    return np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)).reshape(-1, weight.shape[0]))
+
+
+def _panels(parts: int, width: int, weight: Array) -> Array:
+    rows = as_rows(weight)
+    return panels(rows if parts == 1 else rows.reshape(parts, -1, rows.shape[1]), width)
+
+
+def rows_in_panels(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """`rows_last` with small matrix products."""
+    return rows_last(node, inputs, in_panels=True)
+
+
+def rows_whole(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """`rows_last` with one matrix product a slab."""
+    return rows_last(node, inputs, in_panels=False)
+
+
+KERNELS: tuple[Kernel, ...] = (rows_in_panels, rows_whole)

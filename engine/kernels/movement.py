@@ -1,0 +1,140 @@
+"""Concat, Slice, Transpose, Gather and Pad: numbers copied to other places; Reshape and its kin: not even that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from engine.arithmetic import positive, reshaped, slices
+from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.step import Call, Kernel, Layout, Operand, Step, attributes, unsupported
+
+
+def reshape(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Reshape, Squeeze, Unsqueeze: the same numbers in another shape."""
+    attributes(node, shape=(), allowzero=0, axes=())
+    return Step(reshaped(node, inputs[0].shape), None)
+
+
+def concat(node: Node, inputs: Sequence[Operand]) -> Step:
+    """One after another along an axis."""
+    shapes = [operand.shape for operand in inputs]
+    axis = positive(node, attributes(node, axis=None)["axis"], len(shapes[0]))
+    others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    if len(others) != 1 or len({len(shape) for shape in shapes}) != 1:
+        raise ModelError(f"Concat '{node.name}': shapes {shapes!r:.120} differ in more than axis {axis}")
+    ends = np.cumsum([shape[axis] for shape in shapes]).tolist()
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        starts = [0, *ends[:-1]]
+        before = (slice(None),) * axis
+        return [
+            partial(np.copyto, out[(*before, slice(start, end))], array)
+            for start, end, array in zip(starts, ends, arrays, strict=True)
+        ]
+
+    shape = (*shapes[0][:axis], ends[-1], *shapes[0][axis + 1 :])
+    return Step(shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
+
+
+def slice_(node: Node, inputs: Sequence[Operand]) -> Step:
+    """From `starts` to `ends` in `steps` along `axes`."""
+    attributes(node, starts=(), ends=(), axes=(), steps=())
+    taken = slices(node, inputs[0].shape)
+    shape = tuple(len(range(*part.indices(size))) for part, size in zip(taken, inputs[0].shape, strict=True))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return [partial(np.copyto, out, arrays[0][taken])]
+
+    return Step(shape, bind)
+
+
+def transpose(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Axes in the order of `perm`, or reversed."""
+    shape = inputs[0].shape
+    order = attributes(node, perm=None)["perm"] or tuple(reversed(range(len(shape))))
+    if sorted(order) != list(range(len(shape))):
+        raise ModelError(f"Transpose '{node.name}': perm={order!r:.60} does not order {len(shape)} axes")
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return [partial(np.copyto, out, arrays[0].transpose(order))]
+
+    return Step(tuple(shape[axis] for axis in order), bind)
+
+
+def gather(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Entries of one axis by their indices, which are a parameter."""
+    shape = inputs[0].shape
+    axis = positive(node, attributes(node, axis=0)["axis"], len(shape))
+    if inputs[1].constant is None:
+        raise unsupported(node, "indices", "computed from data", "indices known beforehand")
+    indices = np.asarray(inputs[1].constant).astype(np.int64)  # a shared model carries them as float32
+    if indices.size and not (-shape[axis] <= indices.min() and indices.max() < shape[axis]):
+        raise ModelError(f"Gather '{node.name}': an index beyond the {shape[axis]} entries of axis {axis}")
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        # With 'raise' NumPy would go by way of a buffer; the indices have been checked.
+        return [partial(np.take, arrays[0], indices % shape[axis], axis=axis, out=out, mode="clip")]
+
+    return Step((*shape[:axis], *indices.shape, *shape[axis + 1 :]), bind)
+
+
+def pad(node: Node, inputs: Sequence[Operand]) -> Step:
+    """More at the ends of axes: one number, or what lies there mirrored, repeated or from the other end."""
+    found = attributes(node, pads=None, value=0.0, mode="constant", axes=None)
+    shape, (begin, end) = inputs[0].shape, _pads(node, inputs[0].shape, found["pads"], found["axes"])
+    wider = tuple(b + size + e for b, size, e in zip(begin, shape, end, strict=True))
+    if min(wider, default=0) < 0:
+        raise ModelError(f"Pad '{node.name}': pads={found['pads']!r:.60} take more than {shape} has")
+    if found["mode"] == "constant":
+        return _constant_pad(shape, begin, wider, np.float32(found["value"]))
+    if found["mode"] not in ("reflect", "edge", "wrap"):
+        raise unsupported(node, "mode", found["mode"], "constant, reflect, edge, wrap")
+    # Where each number comes from, found by padding the numbers' places.
+    places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    added = [(max(b, 0), max(e, 0)) for b, e in zip(begin, end, strict=True)]
+    if any(size == 0 and sum(more) for size, more in zip(shape, added, strict=True)):
+        raise ModelError(f"Pad '{node.name}': mode {found['mode']} has nothing to take from in {shape}")
+    kept = tuple(slice(max(-b, 0), size - max(-e, 0)) for b, size, e in zip(begin, shape, end, strict=True))
+    sources = np.pad(places[kept], added, mode=found["mode"])
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return [partial(np.take, arrays[0].reshape(-1), sources, out=out, mode="clip")]
+
+    return Step(wider, bind)
+
+
+def _constant_pad(shape: Shape, begin: Shape, wider: Shape, value: np.float32) -> Step:
+    inside = tuple(slice(max(b, 0), max(b, 0) + _kept(b, s, w)) for b, s, w in zip(begin, shape, wider, strict=True))
+    taken = tuple(slice(max(-b, 0), max(-b, 0) + _kept(b, s, w)) for b, s, w in zip(begin, shape, wider, strict=True))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return [partial(out.fill, value), partial(np.copyto, out[inside], arrays[0][taken])]
+
+    return Step(wider, bind)
+
+
+def _kept(begin: int, size: int, wider: int) -> int:
+    """How many of an axis' numbers are in the result: negative pads take some away."""
+    return max(0, min(begin + size, wider) - max(begin, 0))
+
+
+def _pads(node: Node, shape: Shape, pads: object, axes: object) -> tuple[Shape, Shape]:
+    """Before and after each axis of the input."""
+    places = [positive(node, axis, len(shape)) for axis in axes] if isinstance(axes, tuple) else [*range(len(shape))]
+    if not isinstance(pads, tuple) or len(pads) != 2 * len(places):
+        raise ModelError(f"Pad '{node.name}': pads={pads!r:.60} for {len(places)} axes")
+    begin, end = [0] * len(shape), [0] * len(shape)
+    for index, axis in enumerate(places):
+        begin[axis], end[axis] = pads[index], pads[index + len(places)]
+    return tuple(begin), tuple(end)
+
+
+CONCAT: tuple[Kernel, ...] = (concat,)
+GATHER: tuple[Kernel, ...] = (gather,)
+PAD: tuple[Kernel, ...] = (pad,)
+RESHAPE: tuple[Kernel, ...] = (reshape,)
+SLICE: tuple[Kernel, ...] = (slice_,)
+TRANSPOSE: tuple[Kernel, ...] = (transpose,)

@@ -1,0 +1,214 @@
+"""Resize: axis by axis, a matrix product with what each output place takes of the input's; nearest copies instead.
+
+Coordinates, weights and rounding are those of ONNX (`onnx.reference.ops.op_resize`), antialiasing included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import floor, prod
+from typing import Any
+
+import numpy as np
+
+from engine.arithmetic import positive
+from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
+
+_ATTRIBUTES: dict[str, Any] = {
+    "antialias": 0,
+    "axes": None,
+    "coordinate_transformation_mode": "half_pixel",
+    "cubic_coeff_a": -0.75,
+    "exclude_outside": 0,
+    "extrapolation_value": 0.0,
+    "keep_aspect_ratio_policy": "stretch",
+    "mode": "nearest",
+    "nearest_mode": "round_prefer_floor",
+    "roi": None,
+    "scales": None,
+    "sizes": None,
+}
+
+
+@dataclass(frozen=True)
+class AxisResize:
+    """What happens along one axis.
+
+    Attributes:
+        axis: which.
+        weights: (outputs, inputs): each output as a sum of inputs.
+        sources: where each output is a copy of one input: its place; else None.
+        outside: places of outputs that lie beyond the region, which get a fixed number.
+    """
+
+    axis: int
+    weights: Array
+    sources: Array | None
+    outside: Array
+
+
+def resize(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Nearest, linear and cubic, in any number of dimensions."""
+    shape = inputs[0].shape
+    steps = axis_resizes(node, shape)
+    sizes = [shape]
+    for step in steps:
+        sizes.append((*sizes[-1][: step.axis], len(step.weights), *sizes[-1][step.axis + 1 :]))
+    if not steps:
+        return Step(shape, None)
+    beyond = np.float32(node.attributes.get("extrapolation_value", 0.0))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        calls: list[Call] = []
+        values = [arrays[0], *scratch, out]
+        for step, source, target in zip(steps, values[:-1], values[1:], strict=True):
+            calls += _apply(step, source, target)
+        for step in steps:
+            if len(step.outside):
+                calls.append(partial(out.__setitem__, (*(slice(None),) * step.axis, step.outside), beyond))
+        return calls
+
+    macs = sum(prod(size) * step.weights.shape[1] for step, size in zip(steps, sizes[1:], strict=True))
+    return Step(sizes[-1], bind, tuple(Scratch(size) for size in sizes[1:-1]), macs=macs)
+
+
+def _apply(step: AxisResize, source: Array, target: Array) -> list[Call]:
+    if step.sources is not None:
+        return [partial(np.take, source, step.sources, axis=step.axis, out=target, mode="clip")]
+    outer, inner = prod(source.shape[: step.axis]), prod(source.shape[step.axis + 1 :])
+    outputs, length = step.weights.shape
+    weights = step.weights.astype(np.float32)
+    if inner == 1:  # the last axis: rows times the matrix
+        return [gemm(source.reshape(outer, length), weights.T, target.reshape(outer, outputs))]
+    return [gemm(weights, source.reshape(outer, length, inner), target.reshape(outer, outputs, inner))]
+
+
+def axis_resizes(node: Node, shape: Shape) -> list[AxisResize]:
+    """What the node does along each axis that changes.
+
+    Raises:
+        ModelError: settings that do not fit the input.
+        UnsupportedOperator: a mode that ONNX does not know.
+    """
+    found = attributes(node, **_ATTRIBUTES)
+    for name, allowed in _MODES.items():
+        if found[name] not in allowed:
+            raise unsupported(node, name, found[name], ", ".join(allowed))
+    axes = tuple(range(len(shape))) if found["axes"] is None else found["axes"]
+    axes = tuple(positive(node, axis, len(shape)) for axis in axes)
+    scales, sizes = _scales_and_sizes(node, found, tuple(shape[axis] for axis in axes))
+    regions = found["roi"] if found["coordinate_transformation_mode"] == "tf_crop_and_resize" else None
+    if regions is not None and len(regions) != 2 * len(axes):
+        raise ModelError(f"Resize '{node.name}': a region of {len(regions)} numbers for {len(axes)} axes")
+    steps = []
+    for index, axis in enumerate(axes):
+        region = (0.0, 1.0) if regions is None else (regions[index], regions[index + len(axes)])
+        if sizes[index] != shape[axis] or scales[index] != 1 or region != (0.0, 1.0):
+            steps.append(_axis_resize(found, axis, shape[axis], sizes[index], scales[index], region))
+    return sorted(steps, key=lambda step: step.axis)
+
+
+_MODES = {
+    "mode": ("nearest", "linear", "cubic"),
+    "nearest_mode": ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
+    "keep_aspect_ratio_policy": ("stretch", "not_larger", "not_smaller"),
+    "coordinate_transformation_mode": (
+        "half_pixel",
+        "half_pixel_symmetric",
+        "pytorch_half_pixel",
+        "align_corners",
+        "asymmetric",
+        "tf_crop_and_resize",
+    ),
+}
+
+
+def _scales_and_sizes(node: Node, found: dict[str, Any], lengths: Shape) -> tuple[list[float], list[int]]:
+    given = found["sizes"] if found["sizes"] is not None else found["scales"]
+    if (
+        given is None
+        or len(given) != len(lengths)
+        or min(lengths, default=1) < 1
+        or not all(0 < n < 1 << 24 for n in given)
+    ):
+        raise ModelError(f"Resize '{node.name}': scales or sizes {given!r:.60} for axes of {lengths}")
+    if found["sizes"] is None:
+        scales = [float(np.float32(scale)) for scale in given]
+        sizes = [floor(scale * length) for scale, length in zip(scales, lengths, strict=True)]
+    else:
+        scales = [size / length for size, length in zip(given, lengths, strict=True)]
+        sizes = list(given)
+        if found["keep_aspect_ratio_policy"] != "stretch":
+            scales = [(min if found["keep_aspect_ratio_policy"] == "not_larger" else max)(scales)] * len(scales)
+            sizes = [floor(scale * length + 0.5) for scale, length in zip(scales, lengths, strict=True)]
+    if min(sizes, default=1) < 1 or prod(sizes) > 1 << 28:
+        raise ModelError(f"Resize '{node.name}': axes of {lengths} would become {sizes!r:.60}")
+    return scales, sizes
+
+
+def _axis_resize(
+    found: dict[str, Any], axis: int, length: int, size: int, scale: float, region: tuple[float, float]
+) -> AxisResize:
+    where = _coordinates(found["coordinate_transformation_mode"], length, size, scale, region)
+    outside = np.flatnonzero((where < 0) | (where > length - 1))
+    if found["coordinate_transformation_mode"] != "tf_crop_and_resize":
+        outside = outside[:0]
+    if found["mode"] == "nearest":
+        sources = np.clip(_NEAREST[found["nearest_mode"]](where), 0, length - 1).astype(np.int64)
+        return AxisResize(axis, np.eye(length, dtype=np.bool_)[sources], sources, outside)
+    taps, shares = _taps(found, where, min(scale, 1.0) if found["antialias"] else 1.0)
+    if found["exclude_outside"]:
+        shares = np.where((taps < 0) | (taps >= length), 0, shares)
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    weights = np.zeros((size, length))
+    np.add.at(weights, (np.arange(size)[:, None], np.clip(taps, 0, length - 1)), shares)
+    return AxisResize(axis, weights, None, outside)
+
+
+def _coordinates(mode: str, length: int, size: int, scale: float, region: tuple[float, float]) -> Array:
+    """Where each output lies among the inputs, whose centres are at 0, 1, 2, ..."""
+    places, exact = np.arange(size, dtype=np.float64), scale * length
+    if mode == "align_corners":
+        return places * (length - 1) / (exact - 1) if exact != 1 else places * 0
+    if mode == "asymmetric":
+        return places / scale
+    if mode == "tf_crop_and_resize":
+        start, end = region
+        steps = places * (end - start) * (length - 1) / (exact - 1) if exact != 1 else (end - start) * (length - 1) / 2
+        return np.broadcast_to(start * (length - 1) + steps, (size,))
+    if mode == "pytorch_half_pixel" and exact == 1:
+        return places * 0 - 0.5
+    where = (places + 0.5) / scale - 0.5
+    return where + length / 2 * (1 - size / exact) if mode == "half_pixel_symmetric" else where
+
+
+_NEAREST: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda where: np.ceil(where - 0.5),
+    "round_prefer_ceil": lambda where: np.floor(where + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def _taps(found: dict[str, Any], where: Array, shrink: float) -> tuple[Array, Array]:
+    """The inputs each output takes, and their shares, both (outputs, taps); `shrink` < 1 widens against aliasing."""
+    reach = 2 if found["mode"] == "cubic" else 1
+    first = floor(-reach / shrink) + 1
+    # From the left neighbour, which of a coordinate that is a whole number is the one before.
+    offsets = np.arange(first, reach - first if reach == 2 else 2 - first)
+    left = np.ceil(where) - 1
+    distance = np.abs((left[:, None] + offsets - where[:, None]) * shrink)
+    if found["mode"] == "linear":
+        shares = np.clip(1 - distance, 0, 1)
+    else:
+        a = found["cubic_coeff_a"]
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+        shares = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+    return (left[:, None] + offsets).astype(np.int64), shares
+
+
+KERNELS: tuple[Kernel, ...] = (resize,)

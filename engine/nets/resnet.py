@@ -1,0 +1,69 @@
+"""ResNet as torchvision has it (v1.5: the stride is the 3x3 convolution's); arxiv.org/abs/1512.03385."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from engine.graph import Graph
+from engine.nets.layers import NetBuilder
+
+Block = Callable[[NetBuilder, str, str, int, int, int], str]
+
+
+def resnet(name: str, block: Block, expansion: int, counts: Sequence[int], classes: int = 1000) -> Graph:
+    """3x224x224 -> logits.
+
+    Args:
+        name: the net's.
+        block: adds what one block adds to its input: (net, x, name, inputs, width, stride) -> output.
+        expansion: outputs of a block, in units of its width.
+        counts: blocks in each of the four stages.
+        classes: number of logits.
+    """
+    net = NetBuilder(name, (3, 224, 224))
+    x = net.relu(_norm_conv(net, net.input, ("conv1", "bn1"), 3, 64, 7, 2))
+    x = net.max_pool(x, 3, stride=2, pad=1)
+    inputs = 64
+    for stage, count in enumerate(counts):
+        width = 64 << stage
+        for index in range(count):
+            at, stride = f"layer{stage + 1}.{index}", 2 if stage and not index else 1
+            outputs = width * expansion
+            shortcut = x
+            if stride > 1 or inputs != outputs:
+                names = (f"{at}.downsample.0", f"{at}.downsample.1")
+                shortcut = _norm_conv(net, x, names, inputs, outputs, 1, stride)
+            x = net.relu(net.add(block(net, x, at, inputs, width, stride), shortcut))
+            inputs = outputs
+    return net.graph(net.linear(net.flatten(net.global_average_pool(x)), "fc", inputs, classes), (classes,))
+
+
+def basic(net: NetBuilder, x: str, at: str, inputs: int, width: int, stride: int) -> str:
+    """Two 3x3 convolutions."""
+    x = net.relu(_norm_conv(net, x, _names(at, 1), inputs, width, 3, stride))
+    return _norm_conv(net, x, _names(at, 2), width, width, 3)
+
+
+def bottleneck(net: NetBuilder, x: str, at: str, inputs: int, width: int, stride: int) -> str:
+    """1x1 down to the width, 3x3, 1x1 up to four times the width."""
+    x = net.relu(_norm_conv(net, x, _names(at, 1), inputs, width, 1))
+    x = net.relu(_norm_conv(net, x, _names(at, 2), width, width, 3, stride))
+    return _norm_conv(net, x, _names(at, 3), width, 4 * width, 1)
+
+
+resnet18 = partial(resnet, "resnet18", basic, 1, (2, 2, 2, 2))
+resnet34 = partial(resnet, "resnet34", basic, 1, (3, 4, 6, 3))
+resnet50 = partial(resnet, "resnet50", bottleneck, 4, (3, 4, 6, 3))
+resnet101 = partial(resnet, "resnet101", bottleneck, 4, (3, 4, 23, 3))
+
+
+def _names(at: str, index: int) -> tuple[str, str]:
+    return f"{at}.conv{index}", f"{at}.bn{index}"
+
+
+def _norm_conv(
+    net: NetBuilder, x: str, names: tuple[str, str], inputs: int, outputs: int, kernel: int, stride: int = 1
+) -> str:
+    x = net.conv(x, names[0], inputs, outputs, kernel, stride=stride, pad=kernel // 2, bias=False)
+    return net.batch_norm(x, names[1], outputs)

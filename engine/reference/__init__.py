@@ -1,0 +1,69 @@
+"""The plain loops: one function an operator, ONNX semantics, slow and obvious. The oracle of the tests, never the plan.
+
+Every function takes the node, its settings as attributes, and its input arrays, and returns its output (a tuple where
+it has several). Sums run in float64, so that what is left between a kernel and its reference is the kernel's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from engine.graph import Array, Graph, Node, UnsupportedOperator
+from engine.reference.layers import FUNCTIONS as LAYERS
+from engine.reference.numberwise import FUNCTIONS as NUMBERWISE
+from engine.reference.numberwise import relu
+from engine.reference.places import FUNCTIONS as PLACES
+from engine.reference.resize import resize
+from engine.settings import settled
+
+FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
+    **LAYERS,
+    **NUMBERWISE,
+    **PLACES,
+    "Resize": resize,
+}
+
+
+def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
+    """All outputs of a graph, node by node.
+
+    Raises:
+        UnsupportedOperator: one without a function here.
+    """
+    values = dict(graph.initializers)
+    values.update({value.name: array for value, array in zip(graph.inputs, inputs, strict=True)})
+    for node in graph.nodes:
+        if node.op_type not in FUNCTIONS:
+            raise UnsupportedOperator(f"operator {node.op_type} ('{node.name}') is not supported")
+        plain = settled(node, values)
+        found = run_outputs(plain, *(values[name] for name in plain.inputs))
+        values |= dict(zip(node.outputs, found, strict=False))
+    return tuple(values[value.name] for value in graph.outputs)
+
+
+def run_node(node: Node, *inputs: Array) -> Array:
+    """The first output of one node."""
+    return run_outputs(node, *inputs)[0]
+
+
+def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
+    """All outputs of one node; floats are float32."""
+    if node.attributes.get("activation") == "Floor":  # made by engine.passes.defer_biases
+        at = 1 if node.op_type == "MaxPool" else 2
+        plain = replace(node, attributes={**node.attributes, "activation": ""})
+        (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
+        return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
+    if node.attributes.get("activation") == "Relu6":  # a Clip that engine.passes fused
+        plain = replace(node, attributes={**node.attributes, "activation": "Relu"})
+        return tuple(np.minimum(array, np.float32(6)) for array in run_outputs(plain, *inputs))
+    found = FUNCTIONS[node.op_type](node, *inputs)
+    arrays = found if isinstance(found, tuple) else (found,)
+    arrays = tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
+    return tuple(relu(node, array) for array in arrays) if _has_relu(node) else arrays
+
+
+def _has_relu(node: Node) -> bool:
+    return bool(node.attributes.get("activation") == "Relu")

@@ -1,0 +1,135 @@
+"""Settings of operators that ONNX passes as inputs, and once did as attributes: the engine wants them as attributes.
+
+A plan has to know them beforehand, for shapes and windows follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from engine.graph import Array, Graph, ModelError, Node
+
+# Operator -> place of an input -> (the attribute that says the same, its data type).
+PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
+    "Clip": {1: ("min", "float32"), 2: ("max", "float32")},
+    "ConstantOfShape": {0: ("shape", "int64")},
+    "Dropout": {1: ("ratio", "float32"), 2: ("training_mode", "bool")},
+    "Pad": {1: ("pads", "int64"), 2: ("value", "float32"), 3: ("axes", "int64")},
+    "ReduceMean": {1: ("axes", "int64")},
+    "Reshape": {1: ("shape", "int64")},
+    "Resize": {1: ("roi", "float32"), 2: ("scales", "float32"), 3: ("sizes", "int64")},
+    "Slice": {1: ("starts", "int64"), 2: ("ends", "int64"), 3: ("axes", "int64"), 4: ("steps", "int64")},
+    "Split": {1: ("split", "int64")},
+    "Squeeze": {1: ("axes", "int64")},
+    "Unsqueeze": {1: ("axes", "int64")},
+}
+# What kind of value an attribute of that name has, whatever the operator.
+_FLOATS = frozenset(
+    ("alpha", "beta", "bias", "cubic_coeff_a", "epsilon", "extrapolation_value", "max", "min", "momentum", "ratio")
+)
+_INTS = frozenset(
+    (
+        "allowzero",
+        "antialias",
+        "axis",
+        "ceil_mode",
+        "count_include_pad",
+        "end",
+        "exclude_outside",
+        "group",
+        "keepdims",
+        "noop_with_empty_axes",
+        "num_outputs",
+        "size",
+        "spatial",
+        "start",
+        "storage_order",
+        "to",
+        "training_mode",
+        "transA",
+        "transB",
+    )
+)
+_TUPLES_OF_INTS = frozenset(
+    (
+        "axes",
+        "dilations",
+        "ends",
+        "kernel_shape",
+        "output_padding",
+        "output_shape",
+        "pads",
+        "perm",
+        "shape",
+        "sizes",
+        "split",
+        "starts",
+        "steps",
+        "strides",
+    )
+)
+_OF_WINDOWS = ("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
+MAX_SIDE = 1 << 24
+_SCALARS = ("min", "max", "ratio", "training_mode", "value")
+
+
+def settled(node: Node, constants: Mapping[str, Array]) -> Node:
+    """The node with the settings that it takes as inputs made attributes, and without inputs left out at the end.
+
+    Raises:
+        ModelError: such a setting is not among `constants`, or an attribute is of the wrong kind.
+    """
+    _check_kinds(node)
+    inputs, attributes = list(node.inputs), dict(node.attributes)
+    for place, (name, _) in PARAMETERS.get(node.op_type, {}).items():
+        if place >= len(node.inputs) or not node.inputs[place]:
+            continue
+        if inputs[place] not in constants:
+            raise ModelError(
+                f"{node.op_type} '{node.name}': its {name} ('{inputs[place]}') is computed from data; "
+                "a plan has to know it beforehand"
+            )
+        value = constants[inputs[place]]
+        if value.size or name in ("axes", "shape"):  # an empty roi, scales or sizes stands for none
+            attributes[name] = _plain(name, value)
+    first = min(PARAMETERS.get(node.op_type, {}), default=len(inputs))
+    inputs = inputs[:first]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    return replace(node, inputs=tuple(inputs), attributes=attributes)
+
+
+def wanted_by_value(graph: Graph) -> set[str]:
+    """Names of inputs that have to be known before planning: settings, parameters, and whatever is not float32."""
+    names = {value.name for value in graph.inputs if value.dtype != "float32"}
+    for node in graph.nodes:
+        places = {*PARAMETERS.get(node.op_type, {}), *_PARAMETER_INPUTS.get(node.op_type, ())}
+        names |= {name for place, name in enumerate(node.inputs) if place in places}
+    return names & {value.name for value in graph.inputs}
+
+
+_PARAMETER_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Gather": (1,)}
+
+
+def _check_kinds(node: Node) -> None:
+    for name, value in node.attributes.items():
+        if (
+            (name in _FLOATS and not isinstance(value, float | int))
+            or (name in _INTS and not isinstance(value, int))
+            or (name in _TUPLES_OF_INTS and not _are(int, value))
+            or (name in ("roi", "scales") and not _are(float | int, value))
+        ):
+            raise ModelError(f"{node.op_type} '{node.name}': attribute {name}={value!r:.60} is of the wrong kind")
+        if name in _OF_WINDOWS and any(abs(size) > MAX_SIDE for size in value):
+            raise ModelError(f"{node.op_type} '{node.name}': {name}={value!r:.60}; allowed is up to {MAX_SIDE}")
+
+
+def _are(kind: Any, values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(isinstance(value, kind) for value in values)
+
+
+def _plain(name: str, value: Array) -> Any:
+    """An array as an attribute: a number, or a tuple of numbers."""
+    return value.ravel()[0].item() if name in _SCALARS else tuple(value.ravel().tolist())

@@ -1,0 +1,125 @@
+"""The runtimes that the engine is compared with: each turns a graph and an input into a call on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from engine import nets
+from engine.formats.onnx import serialise_onnx
+from engine.graph import Array, Graph, Node
+
+Run = Callable[[], Array]
+
+
+def onnxruntime_run(graph: Graph, x: Array) -> Run:
+    """ONNX Runtime's CPU provider, one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    data = serialise_onnx(graph, nets.default_card(graph.name))
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    feed = {graph.inputs[0].name: x}
+    return lambda: session.run(None, feed)[0]
+
+
+def opencv_run(graph: Graph, x: Array) -> Run:
+    """OpenCV's DNN module, one thread."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    net = cv2.dnn.readNetFromONNX(np.frombuffer(serialise_onnx(graph, nets.default_card(graph.name)), np.uint8))
+
+    def run() -> Array:
+        net.setInput(x)
+        return net.forward()
+
+    return run
+
+
+def torch_run(graph: Graph, x: Array) -> Run:
+    """PyTorch, traced and frozen (batch norms folded), one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    arrays = {name: torch.from_numpy(np.array(array)) for name, array in graph.initializers.items()}
+
+    class Net(torch.nn.Module):
+        def forward(self, data: Any) -> Any:
+            values = {**arrays, graph.inputs[0].name: data}
+            for node in graph.nodes:
+                values[node.outputs[0]] = _TORCH[node.op_type](node, *(values[name] for name in node.inputs))
+            return values[graph.outputs[0].name]
+
+    source = torch.from_numpy(x)
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(Net().eval(), source))
+
+    def run() -> Array:
+        with torch.no_grad():
+            found: Array = traced(source).numpy()
+            return found
+
+    return run
+
+
+def _torch_conv(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
+    import torch.nn.functional as F
+
+    pads = node.attributes.get("pads", (0,) * 2 * (x.ndim - 2))
+    rank = x.ndim - 2
+    assert pads[:rank] == pads[rank:], "PyTorch pads evenly"
+    function = F.conv1d if rank == 1 else F.conv2d
+    strides, dilations = node.attributes.get("strides", 1), node.attributes.get("dilations", 1)
+    return function(x, weight, bias, strides, pads[:rank], dilations, node.attributes.get("group", 1))
+
+
+def _torch_max_pool(node: Node, x: Any) -> Any:
+    import torch.nn.functional as F
+
+    has = node.attributes
+    pads = has.get("pads", (0, 0, 0, 0))[:2]
+    return F.max_pool2d(x, has["kernel_shape"], has.get("strides", 1), pads, 1, bool(has.get("ceil_mode")))
+
+
+def _torch_clip(node: Node, x: Any, *limits: Any) -> Any:
+    low, high = limits or (node.attributes["min"], node.attributes["max"])
+    return x.clamp(low, high)
+
+
+def _functional(name: str, *arguments: Any) -> Callable[..., Any]:
+    def run(node: Node, *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return getattr(F, name)(*inputs, *arguments)
+
+    return run
+
+
+_TORCH: Mapping[str, Callable[..., Any]] = {
+    "Add": lambda node, a, b: a + b,
+    "Mul": lambda node, a, b: a * b,
+    "BatchNormalization": lambda node, x, scale, bias, mean, var: _functional("batch_norm")(
+        node, x, mean, var, scale, bias, False, 0.1, node.attributes.get("epsilon", 1e-5)
+    ),
+    "Clip": _torch_clip,
+    "Concat": lambda node, *parts: __import__("torch").cat(parts, node.attributes["axis"]),
+    "Conv": _torch_conv,
+    "Dropout": lambda node, x, *_: x,
+    "Flatten": lambda node, x: x.flatten(1),
+    "Gemm": lambda node, a, b, c: _functional("linear")(node, a, b, c),
+    "GlobalAveragePool": lambda node, x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
+    "HardSigmoid": _functional("hardsigmoid"),
+    "HardSwish": _functional("hardswish"),
+    "MaxPool": _torch_max_pool,
+    "Relu": _functional("relu"),
+}
+
+PEERS: Mapping[str, Callable[[Graph, Array], Run]] = {
+    "onnxruntime": onnxruntime_run,
+    "opencv": opencv_run,
+    "torch": torch_run,
+}

@@ -1,0 +1,311 @@
+"""`camapp classify` as a user runs it: folders, bad files, results files, interruption."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp.batch import classify_files, grouped
+from camapp.capture.images import walk_images
+from camapp.models import load_model
+from camapp.rows import COLUMNS, truth_of
+from camapp.scenes.digits import DigitScene
+from camapp.scenes.scene import SceneOptions
+from camapp.settings import load_settings
+from camapp.tasks.task import TaskOptions
+from camapp.workers.files import FilesJob, FilesOptions
+from camapp.workers.protocol import MESSAGE_BYTES
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def digit(value, seed=0):
+    """28x28, white on black, as MNIST has them."""
+    picture = np.zeros((28, 28), np.uint8)
+    x, y = np.random.default_rng(seed).integers(6, 10, 2).tolist()
+    cv2.putText(picture, str(value), (x, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
+    return picture
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """40 digits, the files of index 5, 15, 25 and 35 bad, in two folders."""
+    home = tmp_path / "digits"
+    (home / "more").mkdir(parents=True)
+    for index in range(40):
+        path = home / ("more" if index >= 30 else "") / f"{index}_{index % 10}.png"
+        cv2.imwrite(str(path), digit(index % 10, index))
+    (home / "5_5.png").write_bytes(b"")
+    (home / "15_5.png").write_text("no picture")
+    (home / "25_5.png").write_bytes((home / "24_4.png").read_bytes()[:60])
+    (home / "more" / "35_5.png").write_bytes(os.urandom(300))
+    (home / ".hidden_1.png").write_bytes(b"")
+    (home / "notes.txt").write_text("not looked at")
+    return home
+
+
+BAD = {"5_5.png", "15_5.png", "25_5.png", "35_5.png"}
+
+
+def camapp(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "camapp", "classify", *map(str, arguments)],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False, **options,
+    )  # fmt: skip
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def job(formats=("jsonl",), truth="auto", model="mnist", **options):
+    loaded = load_model(load_settings({"model": model}, environment={}))
+    return FilesJob(loaded, FilesOptions(TaskOptions(smoothing=0, **options), 8, truth, formats, model))
+
+
+def test_every_picture_gets_its_line_in_order_in_every_format(folder, tmp_path):
+    done = camapp(folder, "--csv", tmp_path / "a.csv", "--jsonl", tmp_path / "a.jsonl", "--workers", 2, "--batch", 4)
+    assert done.returncode == 0, done.stderr
+    rows, objects = read_csv(tmp_path / "a.csv"), read_jsonl(tmp_path / "a.jsonl")
+    names = [str(Path(row["file"]).relative_to(folder)) for row in rows]
+    order = [*range(30, 40), *range(30)]  # text, as in 'more', comes before numbers
+    assert names == [f"{'more/' if index >= 30 else ''}{index}_{index % 10}.png" for index in order]
+    assert [row["file"] for row in rows] == [found["file"] for found in objects]
+    for row, found in zip(rows, objects, strict=True):
+        assert tuple(row) == tuple(found) == COLUMNS
+        is_bad = Path(row["file"]).name in BAD
+        assert bool(row["error"]) == bool(found["error"]) == is_bad
+        assert row["label"] == found["label"]
+        assert (row["width"], row["height"]) == (("0", "0") if is_bad else ("28", "28"))
+        if not is_bad:
+            assert found["truth"] == row["truth"] == row["file"][-5]
+            assert found["top"] == json.loads(row["top"])
+            assert found["top"][0] == [found["label"], found["score"]]
+            assert found["boxes"] == json.loads(row["boxes"])
+            assert [box["label"] for box in found["boxes"]] == [found["label"]]
+    assert "40 of 40 pictures done" in done.stderr
+    assert "4 could not be read:" in done.stderr
+    assert "5_5.png: the file is empty" in done.stderr
+    right = sum(row["truth"] == row["label"] for row in rows if not row["error"])
+    assert re.search(rf"all +│ +36 │ +{right / 36:.2%}", done.stderr)
+    assert "true \\" in done.stderr
+
+
+def test_results_are_those_of_one_picture_at_a_time(folder):
+    files = [str(path) for path in sorted(folder.glob("[0-4]*_*.png")) if path.name not in BAD]
+    together = list(job().rows(files))
+    alone = [row for file in files for row in job().rows([file])]
+    for one, other in zip(together, alone, strict=True):
+        assert one.prediction.label == other.prediction.label
+        assert one.prediction.score == pytest.approx(other.prediction.score, abs=1e-5)
+
+
+def test_large_pictures_of_paper_are_found_and_read_too(tmp_path):
+    picture, truth = DigitScene(SceneOptions(size=(640, 480), seed=3, count=2)).render(0)
+    cv2.imwrite(str(tmp_path / "page.png"), picture[..., ::-1])
+    (row,) = job().rows([str(tmp_path / "page.png")])
+    assert row.prediction.label == truth.label
+    assert len(row.prediction.boxes) == 2
+
+
+def test_a_classifying_model_gives_its_best_labels(tmp_path):
+    for name in ("cat", "dog"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((40, 50, 3), 90, np.uint8))
+    rows = list(job(model="cifar10", top=4).rows(sorted(map(str, tmp_path.iterdir()))))
+    for row in rows:
+        scores = [score for _, score in row.prediction.top]
+        assert len(scores) == 4
+        assert scores == sorted(scores, reverse=True)
+        assert row.prediction.label == row.prediction.top[0][0], "the best is taken, however unsure"
+
+
+@pytest.mark.parametrize(
+    ("file", "way", "expected"),
+    [
+        ("a/12_7.png", "auto", "7"),
+        ("a/12_cat.png", "auto", "cat"),
+        ("a/holiday_2024_cat.png", "auto", "cat"),
+        ("pets/cat/1.png", "auto", "cat"),
+        ("pets/cat/1_7.png", "auto", "7"),
+        ("a/IMG_2041.jpg", "auto", ""),
+        ("a/plain.png", "auto", ""),
+        ("12_tabby_cat.png", "name", "tabby_cat"),
+        ("a/plain.png", "name", ""),
+        ("pets/tabby/1_7.png", "folder", "tabby"),
+        ("1_7.png", "folder", ""),
+        ("cat/12_7.png", "none", ""),
+    ],
+)
+def test_truth_is_told_by_name_or_folder(file, way, expected):
+    assert truth_of(file, way, frozenset({"7", "cat"})) == expected
+
+
+def test_one_picture_is_shown_with_its_best_labels(tmp_path):
+    cv2.imwrite(str(tmp_path / "3_cat.png"), np.full((60, 80, 3), 120, np.uint8))
+    done = camapp(tmp_path / "3_cat.png", "--model", "cifar10")
+    assert done.returncode == 0, done.stderr
+    first, *labels, truth = done.stdout.splitlines()
+    assert first.startswith(f"{tmp_path / '3_cat.png'} (80x60): ")
+    assert len(labels) == 5
+    assert all("%" in label for label in labels)
+    assert truth.strip().startswith("it is cat: ")
+
+
+def test_without_a_file_lines_go_to_stdout(folder):
+    done = camapp(folder, "--workers", 1)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 40
+    assert lines[10].startswith(f"{folder}/0_0.png: ")
+    assert lines[15] == f"{folder}/5_5.png: the file is empty"
+
+
+def test_a_reader_that_leaves_is_no_error_of_ours(folder):
+    done = subprocess.run(
+        f"{sys.executable} -m camapp classify {folder} --batch 1 | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupted_and_resumed_is_as_if_never_interrupted(folder, tmp_path):
+    whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
+    lines = tmp_path / "parts.jsonl"
+    assert camapp(folder, "--csv", whole, "--workers", 1).returncode == 0
+    for index in range(2000):
+        cv2.imwrite(str(folder / f"x{index}_1.png"), digit(1, index))
+    arguments = [folder, "--csv", parts, "--jsonl", lines, "--workers", "1", "--batch", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "camapp", "classify", *map(str, arguments)],
+        cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 20
+        while not parts.exists() or parts.stat().st_size < 2000:
+            assert time.monotonic() < deadline, "no results"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=20)[1]
+    assert process.returncode == 130, errors
+    assert "--resume goes on" in errors
+    kept = read_csv(parts)
+    assert 0 < len(kept) < 2040
+    assert [row["file"] for row in kept] == [found["file"] for found in read_jsonl(lines)]
+
+    # A kill can leave half a line, and one file ahead of the other.
+    with parts.open("a") as file:
+        file.write('"half')
+    with lines.open("a") as file:
+        file.write(lines.read_text().splitlines()[-1].replace(kept[-1]["file"], "ahead.png") + "\n")
+    done = camapp(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"2040 of 2040 pictures done, {len(kept)} of them earlier" in done.stderr
+    rows = read_csv(parts)
+    assert [row["file"] for row in rows] == list(walk_images(folder))
+    assert [row for row in rows if not Path(row["file"]).name.startswith("x")] == read_csv(whole)
+    assert [found["file"] for found in read_jsonl(lines)] == [row["file"] for row in rows]
+    counted = sum(1 for row in rows if row["truth"] and not row["error"])
+    assert re.search(rf"all +│ +{counted} │", done.stderr)
+
+
+def test_a_killed_worker_loses_no_picture(folder):
+    files = [str(path) for path in sorted(folder.rglob("[0-9]*.png")) if path.name not in BAD] * 20
+    model = load_model(load_settings({}, environment={}))
+    options = FilesOptions(TaskOptions(smoothing=0), 4, "auto", ("jsonl",), "mnist")
+    found = []
+    for number, read in enumerate(classify_files(model, options, grouped(files, 4), workers=2)):
+        found += [json.loads(line) for line in read.lines["jsonl"].splitlines()]
+        if number in (5, 60):
+            # Each thread has its own: workers belong to the pool's.
+            children = [
+                int(pid)
+                for task in Path("/proc/self/task").iterdir()
+                for pid in (task / "children").read_text().split()
+            ]
+            os.kill(max(children), signal.SIGKILL)
+    assert [row["file"] for row in found] == files
+    assert not any(row["error"] for row in found)
+
+
+def test_existing_results_are_not_overwritten(folder, tmp_path):
+    out = tmp_path / "a.csv"
+    out.write_text("precious")
+    done = camapp(folder, "--csv", out)
+    assert done.returncode == 78
+    assert done.stderr == f"camapp: {out} exists: add --resume to go on with it, or remove it to start again\n"
+    assert camapp(folder, "--csv", out, "--resume").returncode == 78
+    assert out.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["absent"], 69, "no images at absent; they end in"),
+        (["{folder}", "--truth", "guess"], 2, "--truth guess is not one of auto, name, folder, none"),
+        (["{folder}", "--executor", "dask"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
+        (["{folder}", "--scheduler", "tcp://x:1"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
+        (["{folder}", "--csv", "/dev/full"], 78, "cannot write /dev/full: No space left on device"),
+        (["{folder}", "--jsonl", "/dev/full"], 78, "cannot write /dev/full: No space left on device; free some space"),
+        (["{folder}", "--jsonl", "-", "--resume"], 78, "--resume needs a file to go on with"),
+        (["{folder}", "--model", "absent"], 78, "no model 'absent'"),
+        (["{folder}", "--roi", "0.9,0,0.5,1"], 2, "command line: --roi = '0.9,0,0.5,1' is not allowed"),
+        (["{folder}/5_5.png"], 69, "cannot read {folder}/5_5.png: the file is empty"),
+        (["{folder}/5_5.png", "{folder}/15_5.png"], 69, "none of the pictures could be read"),
+    ],
+)
+def test_mistakes_give_one_clear_line(folder, arguments, code, message):
+    done = camapp(*(text.format(folder=folder) for text in arguments))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"camapp: {message.format(folder=folder)}")
+    assert "Traceback" not in done.stderr
+
+
+def test_results_of_another_model_are_not_continued(folder, tmp_path):
+    out = tmp_path / "a.csv"
+    assert camapp(folder, "--csv", out).returncode == 0
+    before = out.read_bytes()
+    done = camapp(folder, "--csv", out, "--resume", "--model", "lenet")
+    assert done.returncode == 78
+    assert "has results of model 'mnist', not 'lenet'" in done.stderr
+    assert out.read_bytes() == before
+
+
+def test_names_that_are_odd_survive_the_results_and_resuming(tmp_path):
+    home = tmp_path / "odd"
+    home.mkdir()
+    for name in (b'comma, quote" [bold]_1.png', b"line\nend_2.png", b"no-utf8-\xff_3.png", "größe_4.png".encode()):
+        with open(os.fsencode(home) + b"/" + name, "wb") as file:
+            file.write(cv2.imencode(".png", digit(1))[1].tobytes())
+    out = tmp_path / "odd.csv"
+    assert camapp(home, "--csv", out).returncode == 0
+    rows = read_csv(out)
+    assert sorted(row["truth"] for row in rows) == ["1", "2", "3", "4"]
+    assert not any(row["error"] for row in rows)
+    done = camapp(home, "--csv", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 pictures done, 4 of them earlier" in done.stderr
+    assert read_csv(out) == rows
+
+
+def test_groups_fit_a_message():
+    names = ["ü" * 3000 + str(index) for index in range(50)] + ["short"] * 10
+    groups = list(grouped(names, 8))
+    assert [name for group in groups for name in group] == names
+    assert max(map(len, groups)) == 8
+    assert all(len(json.dumps(group)) <= MESSAGE_BYTES for group in groups)

@@ -1,0 +1,7 @@
+"""For all tests, and the programs they start: kernels by the fixed rule, and no file in the user's own cache."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ENGINE_CHOICES"] = "rule"

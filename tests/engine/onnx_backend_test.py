@@ -1,0 +1,126 @@
+"""Conformance: the test suite of the onnx package, run through `Model.run`. Run it alone for the counts:
+
+    python -m pytest tests/engine/onnx_backend_test.py            # single nodes and nets converted from PyTorch
+    python -m pytest tests/engine/onnx_backend_test.py -m slow    # the nine light models
+
+In scope is every single-node case of an operator of OPERATORS whose inputs and outputs are float32, int64 or bool and
+whose name does not speak of training, and every case from PyTorch that uses these operators alone. Nothing in scope is
+left out; a case out of scope is skipped (`unittest.SkipTest`: the suite counts its own
+BackendIsNotSupposedToImplementIt as passed).
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", "1.23.2")
+
+from onnx import TensorProto  # noqa: E402
+from onnx.backend.base import Backend, BackendRep  # noqa: E402
+from onnx.backend.test import BackendTest  # noqa: E402
+from onnx.backend.test.loader import load_model_tests  # noqa: E402
+
+from engine.choices import Choices  # noqa: E402
+from engine.formats.onnx import parse_onnx  # noqa: E402
+from engine.kernels.step import Layout  # noqa: E402
+from engine.model import Model  # noqa: E402
+
+OPERATORS = frozenset(
+    """
+    Add AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Div Dropout Flatten
+    Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LRN LeakyRelu LogSoftmax MatMul MaxPool
+    Mul PRelu Pad ReduceMean Relu Reshape Resize Shape Sigmoid Slice Softmax Split Squeeze Sub Sum Tanh Transpose
+    Unsqueeze Upsample
+    """.split()  # noqa: SIM905 - as a list it would fill a page
+)
+WHOLE_NET = 20  # nodes
+DTYPES = {TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL}
+SINGLE_NODES, FROM_PYTORCH = 279, 97  # of onnx 1.23.2; one of the 279 is Upsample's
+
+
+def in_scope(case: Any) -> bool:
+    graph = case.model.graph
+    if len(graph.node) != 1 or {node.op_type for node in graph.node} - OPERATORS or "train" in case.name:
+        return False
+    if graph.node[0].domain not in ("", "ai.onnx"):
+        return False
+    values = [*graph.input, *graph.output]
+    return all(v.type.HasField("tensor_type") and v.type.tensor_type.elem_type in DTYPES for v in values)
+
+
+class Prepared(BackendRep):  # type: ignore[misc]
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def run(self, inputs: Sequence[Any], **_: Any) -> tuple[Any, ...]:
+        arrays = [*map(np.asarray, inputs)]
+        if len(self.model.graph.nodes) < WHOLE_NET:
+            found = self.model.run(*arrays)
+        else:
+            # The light SqueezeNet's 1000 logits are all 9.5e9, where float32 goes in steps of 1024: its softmax is
+            # 0.001 only if all of them round alike, which one plain matrix product does and blocks of one need not.
+            found = self.model.plan(*(array.shape for array in arrays), choices=Choices(layout=Layout.PLANAR)).run(
+                *arrays
+            )
+        return found if isinstance(found, tuple) else (found,)
+
+
+class EngineBackend(Backend):  # type: ignore[misc]
+    @classmethod
+    def prepare(cls, model: Any, device: str = "CPU", **_: Any) -> Prepared:
+        missing = {node.op_type for node in model.graph.node} - OPERATORS
+        if missing:
+            raise unittest.SkipTest(f"operators out of scope: {', '.join(sorted(missing))}")
+        return Prepared(loaded(model.SerializeToString()))
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device == "CPU"
+
+
+def loaded(data: bytes) -> Model:
+    content = parse_onnx(data)
+    assert content.card is not None
+    assert content.graph is not None
+    return Model(content.card, content.graph)
+
+
+def cases(kind: str) -> Iterator[Any]:
+    with np.errstate(all="ignore"):
+        yield from load_model_tests(kind=kind)
+
+
+def _from_pytorch(kind: str) -> Iterator[str]:
+    for case in cases(kind):
+        model = onnx.load(Path(case.model_dir) / "model.onnx")
+        if not {node.op_type for node in model.graph.node} - OPERATORS:
+            yield case.name
+
+
+single_nodes = [case.name for case in cases("node") if in_scope(case)]
+from_pytorch = [*_from_pytorch("pytorch-converted"), *_from_pytorch("pytorch-operator")]
+real = [case.name for case in cases("real")]
+
+wanted = {f"{name}_cpu" for name in (*single_nodes, *from_pytorch, *real)}
+suite = BackendTest(EngineBackend, __name__)
+for name in wanted:
+    suite.include(f"^{name}$")
+for title, methods in suite.test_cases.items():
+    # The suite has a method for every case there is, most of them only to say that they are skipped.
+    for unwanted in [name for name in dir(methods) if name.startswith("test_") and name not in wanted]:
+        delattr(methods, unwanted)
+    globals()[title] = pytest.mark.slow(methods) if "Real" in title else methods
+del methods
+
+
+def test_the_scope_is_what_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\nonnx {onnx.__version__}: {len(single_nodes)} single nodes, {len(from_pytorch)} from PyTorch in scope")
+    assert len(single_nodes) == SINGLE_NODES
+    assert len(from_pytorch) == FROM_PYTORCH

@@ -1,0 +1,153 @@
+"""Every convolution kernel by name against the plain loops, in both layouts, within nets that frame and add."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.choices import Choices
+from engine.graph import Array, Graph, Node, Shape, Value
+from engine.kernels import KERNELS
+from engine.kernels.products import SMALL_PRODUCT, _tiles, inner_parts, panel_width, panels, product
+from engine.kernels.step import Layout
+from engine.planner import choose_steps, make_plan
+from engine.reference import run_graph
+from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan
+
+# Of the output's largest number. F(4, 3) multiplies by up to 8 and cancels; all others only round.
+TOLERANCES = {"winograd4": 1e-4}
+PLAIN = 1e-5
+
+KERNEL_NAMES = [kernel.__name__ for kernel in KERNELS["Conv"]]
+
+# input, weight, strides, pads, group
+SHAPES: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int]] = [
+    ((1, 16, 8, 8), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
+    ((2, 16, 7, 9), (32, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
+    ((1, 17, 5, 6), (19, 17, 3, 3), (1, 1), (0, 0, 0, 0), 1),
+    ((1, 24, 6, 6), (16, 24, 3, 3), (1, 1), (2, 0, 1, 3), 1),
+    ((1, 16, 4, 4), (64, 16, 1, 1), (1, 1), (0, 0, 0, 0), 1),
+    ((3, 20, 5, 4), (24, 20, 1, 1), (1, 1), (0, 0, 0, 0), 1),
+    ((1, 16, 7, 7), (32, 16, 1, 1), (2, 2), (0, 0, 0, 0), 1),
+    ((1, 8, 9, 9), (16, 8, 3, 3), (2, 2), (1, 1, 1, 1), 1),
+    ((1, 3, 20, 20), (16, 3, 7, 7), (2, 2), (3, 3, 3, 3), 1),
+    ((1, 12, 6, 7), (12, 1, 3, 3), (1, 1), (1, 1, 1, 1), 12),
+    ((2, 12, 7, 6), (12, 1, 5, 5), (2, 2), (2, 2, 2, 2), 12),
+    ((1, 8, 6, 6), (16, 4, 3, 3), (1, 1), (1, 1, 1, 1), 2),
+    ((2, 16, 11), (32, 16, 3), (1,), (1, 1), 1),
+    ((1, 16, 12), (16, 1, 3), (2,), (1, 1), 16),
+    ((1, 16, 1, 1), (24, 16, 1, 1), (1, 1), (0, 0, 0, 0), 1),
+]
+
+
+def net(x: Shape, weight: Shape, strides: Shape, pads: Shape, group: int, *, residual: bool, wraps: bool) -> Graph:
+    """One Conv; with `wraps` between two Relus, so that it reads from and writes into the plan's own memory."""
+    state = np.random.RandomState(sum(x) + sum(weight))
+    attributes = {"strides": strides, "pads": pads, "group": group, "activation": "Relu"}
+    outs = [
+        (size + pads[axis] + pads[axis + len(strides)] - weight[2 + axis]) // strides[axis] + 1
+        for axis, size in enumerate(x[2:])
+    ]
+    inputs = [Value("x", x)]
+    names = ("a" if wraps else "x", "w", "b")
+    if residual:
+        attributes["residual"] = 1
+        inputs.append(Value("r", (x[0], weight[0], *outs)))
+        names = (*names, "r")
+    nodes = [Node("Conv", names, ("y" if wraps else "out",), attributes, "conv")]
+    if wraps:
+        nodes = [Node("Relu", ("x",), ("a",), {}, "before"), *nodes, Node("Relu", ("y",), ("out",), {}, "after")]
+    arrays = {"w": state.uniform(-1, 1, weight).astype(np.float32), "b": state.uniform(-1, 1, weight[0])}
+    arrays["b"] = arrays["b"].astype(np.float32)
+    return Graph("one", tuple(inputs), (Value("out", ()),), tuple(nodes), initializers=arrays)
+
+
+def inputs_of(graph: Graph) -> list[Array]:
+    state = np.random.RandomState(11)
+    return [state.uniform(-1, 2, value.shape).astype(np.float32) for value in graph.inputs]
+
+
+def check(graph: Graph, kernel: str) -> bool:
+    """Compare if the kernel takes the node; say whether it did."""
+    choices = Choices(pins={"conv": kernel}, layout=Layout.LAST)
+    shapes = [value.shape for value in graph.inputs]
+    if kernel not in [each.kernel for each in choose_steps(graph, shapes, choices)]:
+        choices = Choices(pins={"conv": kernel}, layout=Layout.PLANAR)
+        if kernel not in [each.kernel for each in choose_steps(graph, shapes, choices)]:
+            return False
+    arrays = inputs_of(graph)
+    plan = make_plan(graph, shapes, choices)
+    plan.run(*(np.full_like(array, 1e3) for array in arrays))  # what an earlier frame left must not matter
+    found = plan.run(*arrays)
+    (expected,) = run_graph(graph, *arrays)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == expected.shape
+    largest = np.abs(expected).max()
+    assert largest > 0
+    assert np.abs(found - expected).max() <= TOLERANCES.get(kernel, PLAIN) * largest
+    return True
+
+
+@pytest.mark.parametrize("kernel", KERNEL_NAMES)
+@pytest.mark.parametrize(("residual", "wraps"), [(False, False), (False, True), (True, True)])
+def test_kernel_agrees_with_plain_loops_wherever_it_offers_itself(kernel: str, residual: bool, wraps: bool) -> None:
+    taken = [check(net(*shape, residual=residual, wraps=wraps), kernel) for shape in SHAPES]
+    assert sum(taken) >= 2
+
+
+@pytest.mark.parametrize("kernel", KERNEL_NAMES)
+def test_kernel_agrees_without_small_products(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.blas.has_small_products", lambda: False)
+    taken = [check(net(*shape, residual=False, wraps=True), kernel) for shape in SHAPES]
+    assert sum(taken) >= 2 or kernel == "rows_in_panels"
+
+
+@pytest.mark.parametrize("kernel", KERNEL_NAMES)
+def test_kernel_agrees_in_many_slabs(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("conv_last", "winograd"):
+        monkeypatch.setattr(f"engine.kernels.{module}.SLAB_BYTES", 3000)
+    monkeypatch.setattr("engine.kernels.products.SMALL_PRODUCT", 8000)
+    assert sum(check(net(*shape, residual=True, wraps=True), kernel) for shape in SHAPES) >= 2
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_operator_agrees_with_itself_channels_last(case: Case) -> None:
+    planar, final = (
+        run_in_plan(case.node(), case.inputs(), constants=True, choices=Choices(layout=layout))
+        for layout in (Layout.PLANAR, Layout.LAST)
+    )
+    assert_close(final, planar)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 200))
+def test_tiles_cover_every_row_once_and_stay_small(rows: int, most: int) -> None:
+    covered = [
+        start + tile * size + row for start, n, size in _tiles(rows, most) for tile in range(n) for row in range(size)
+    ]
+    assert covered == list(range(rows))
+    assert all(size <= most for _, _, size in _tiles(rows, most))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 6), st.integers(1, 3))
+def test_product_in_panels_is_the_product(rows: int, inner: int, eights: int, stack: int) -> None:
+    state = np.random.RandomState(rows)
+    a = state.uniform(-1, 1, (stack, rows, inner)).astype(np.float32)
+    b = state.uniform(-1, 1, (stack, inner, 8 * eights)).astype(np.float32)
+    out = np.zeros((stack, rows, 8 * eights), np.float32)
+    width = panel_width(inner, 8 * eights)
+    assert width is not None
+    for call in product(a, panels(b, width), out):
+        call()
+    np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inner", [64, 147, 1152, 2048, 2304, 4608])
+def test_a_long_inner_axis_is_cut_evenly_until_a_full_panel_is_small(inner: int) -> None:
+    parts = inner_parts(inner)
+    assert inner % parts == 0
+    assert panel_width(inner // parts, 512) == 64
+    assert 12 * 64 * (inner // parts) <= SMALL_PRODUCT

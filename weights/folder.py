@@ -1,0 +1,138 @@
+"""The user's own classes: a folder of pictures a class, read as the application will see them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from camapp.capture.devices import natural_key
+from camapp.capture.images import read_image, walk_images
+from camapp.picture import Picture
+from camapp.preprocess import cut, make_fit
+from engine.card import ModelCard
+from weights import WeightsError
+from weights.datasets import Array, Dataset, Pictures, digest
+from weights.recipe import Augment, FineTuning
+
+NAME = "folder"
+MOST_CLASSES = 256
+# Fewer pictures of a class than this, or so many times fewer than of another, and the result is worth a warning.
+FEW, UNBALANCED = 20, 4
+VALIDATION = 0.2
+
+# A minute on a PC for some hundred pictures: the shipped features first as they are, then all layers, slowly.
+RECIPE = FineTuning(
+    net="cifar10",
+    data=NAME,
+    start="cifar10",
+    epochs=40,
+    frozen=10,
+    batch=16,
+    learning_rate=0.01,
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="cosine",
+    validation=VALIDATION,
+    augment=Augment(share=0.7, rotate=15, shift=2, scale=0.15, crop=3, flip=True),
+)
+
+
+def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable[[str], None] = print) -> Dataset:
+    """Read every picture below a folder; its class is the name of the folder at the top that it lies in.
+
+    The last fifth of each class, in order of their names, is held back for validation: frames taken one after
+    another resemble each other, and chance would put their like on both sides.
+
+    Args:
+        folder: holds a folder a class.
+        card: gives size and colour of the net's input.
+        fit: as the application will fit pictures: 'crop', 'letterbox' or 'stretch'.
+        warn: told of each thing that makes a good result unlikely.
+
+    Raises:
+        WeightsError: there are not two classes with two pictures each.
+    """
+    homes = _classes(folder, warn)
+    pictures: dict[str, list[Array]] = {}
+    bad: list[str] = []
+    for home in homes:
+        found = []
+        for file in walk_images(home):
+            try:
+                found.append(_fitted(read_image(file), card, fit))
+            except (OSError, ValueError) as error:
+                bad.append(f"{file}: {getattr(error, 'strerror', None) or error}")
+        pictures[home.name] = found
+    if bad:
+        warn(f"{len(bad)} files are left out: {'; '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
+    _check_counts(folder, {name: len(found) for name, found in pictures.items()}, warn)
+    return _split(pictures)
+
+
+def _classes(folder: Path, warn: Callable[[str], None]) -> list[Path]:
+    if not folder.is_dir():
+        raise WeightsError(f"no folder {folder}: it should hold a folder of pictures for each class")
+    homes = sorted(
+        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=lambda path: natural_key(path.name),
+    )
+    if len(homes) > MOST_CLASSES:
+        raise WeightsError(f"{folder}: {len(homes)} classes; at most {MOST_CLASSES} can be learnt")
+    loose = sum(1 for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if loose:
+        warn(f"{loose} files lie in {folder} itself and belong to no class")
+    spellings = Counter(home.name.casefold() for home in homes)
+    for home in homes:
+        if spellings[home.name.casefold()] > 1:
+            warn(f"class '{home.name}' differs from another only in case: are they one?")
+    return homes
+
+
+def _check_counts(folder: Path, counts: dict[str, int], warn: Callable[[str], None]) -> None:
+    usable = [name for name, count in counts.items() if count >= 2]
+    if len(usable) < 2 or len(usable) < len(counts):
+        told = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+        raise WeightsError(
+            f"{folder}: at least two classes with two pictures each are needed (found {told}); "
+            "'camapp collect --label NAME' takes pictures"
+        )
+    few = [f"{name}: {count}" for name, count in counts.items() if count < FEW]
+    if few:
+        warn(f"few pictures ({', '.join(few)}): {FEW} or more of each class are better")
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[most] > UNBALANCED * counts[least]:
+        warn(
+            f"unbalanced: {counts[most]} of '{most}', but {counts[least]} of '{least}'; the rarer is missed more often"
+        )
+
+
+def _fitted(picture: Picture, card: ModelCard, fit: str) -> Array:
+    """uint8 (C, H, W), by the application's own geometry; a letterbox has bars of the card's mean."""
+    channels, height, width = card.input_shape
+    place = make_fit(picture.size, (width, height), fit)
+    u0, v0, u1, v1 = place.target
+    pixels = cut(picture, place.source, (u1 - u0, v1 - v0), card.colour)
+    out = np.empty((channels, height, width), np.uint8)
+    out[...] = np.rint(255 * np.array(card.mean))[:, None, None]
+    out[:, v0:v1, u0:u1] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return out
+
+
+def _split(pictures: dict[str, list[Array]]) -> Dataset:
+    learnt, held = [], []
+    for label, found in enumerate(pictures.values()):
+        kept = max(1, round(len(found) * VALIDATION))
+        labels = np.full(len(found), label, np.uint8)
+        learnt.append(Pictures(np.stack(found[:-kept]), labels[:-kept]))
+        held.append(Pictures(np.stack(found[-kept:]), labels[-kept:]))
+    train, validation = _joined(learnt), _joined(held)
+    measured = f"validation, last {len(validation)} of {len(train) + len(validation)} pictures"
+    total = digest(_joined([train, validation]))
+    return Dataset(NAME, tuple(pictures), train, validation, validation, total, measured)
+
+
+def _joined(parts: list[Pictures]) -> Pictures:
+    return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
