@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, Optional, get_args
 import typer
 
 from camapp import __version__
-from camapp.service import ExitCode
+from camapp.service import ExitCode, JournalFormatter, is_journal
 from camapp.settings import Settings, SettingsError, load_settings, to_toml, type_of
 
 app = typer.Typer(
@@ -46,14 +46,12 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
     """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
 
     Args:
-        command: takes Settings, then options of its own.
+        command: takes Settings, then options of its own. One with a parameter `reread` also gets a call that merges
+            and checks them anew.
         only: names of the fields that matter to it; all if not given.
     """
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "settings"
-    ]
+    parameters = inspect.signature(command, eval_str=True).parameters
+    own = [parameter for name, parameter in parameters.items() if name not in ("settings", "reread")]
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
@@ -64,15 +62,17 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
     def wrapper(config: Path | None = None, **values: Any) -> None:
         mine = {parameter.name: values.pop(parameter.name) for parameter in own}
         given = {name: value for name, value in values.items() if value is not None and value != []}
+        if "reread" in parameters:
+            mine["reread"] = partial(load_settings, given, config)
         with tidy_errors(bool(given.get("debug"))):
             settings = load_settings(given, config)
             _set_up_logging(settings.debug)
             with tidy_errors(settings.debug):
                 command(settings, **mine)
 
-    parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    options = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
+    wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     return wrapper
 
@@ -130,6 +130,8 @@ def code_of(error: BaseException) -> ExitCode | None:
         return ExitCode.DENIED
     if isinstance(error, SettingsError):
         return ExitCode.USAGE if error.usage else ExitCode.CONFIG
+    if isinstance(code := getattr(error, "code", None), ExitCode):
+        return code
     # These modules are loaded only once something that can raise them ran.
     by_name = {
         "ModelError": ExitCode.CONFIG,
@@ -152,14 +154,16 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 def _set_up_logging(debug: bool) -> None:
     # Others' chatter (picamera2 logs every job) is kept one level quieter than ours.
     logging.getLogger("camapp").setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.basicConfig(
-        level=logging.INFO if debug else logging.WARNING,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JournalFormatter()
+        if is_journal(sys.stderr.fileno())
         # On a terminal a status line may stand there already: it is wiped first, and drawn again soon after.
-        format=("\r\x1b[2K" if sys.stderr.isatty() else "") + "%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
+        else logging.Formatter(
+            ("\r\x1b[2K" if sys.stderr.isatty() else "") + "%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"
+        )
     )
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], force=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -173,6 +177,7 @@ def default(version: Annotated[bool, typer.Option("--version", help="show the ve
 @with_settings
 def run(
     settings: Settings,
+    reread: Callable[[], Settings],
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print the settings as TOML and end", show_default=False)
     ] = False,
@@ -183,7 +188,7 @@ def run(
         return
     from camapp.live import run_live
 
-    summary = run_live(settings)
+    summary = run_live(settings, reread)
     if summary.code is not ExitCode.OK:
         if settings.debug and summary.error is not None:
             traceback.print_exception(summary.error)
@@ -296,6 +301,48 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=F
         from camapp.live import check
 
         print(f"{file}: good; {check(settings)}")
+
+
+@app.command("doctor")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Look this machine over: what is well, what is not and how to mend it. Ends with 1 if something will not work."""
+    from camapp.doctor import Verdict, examine, print_report
+
+    with tidy_errors():
+        findings = examine()
+        print_report(findings, as_json)
+        if any(finding.verdict is Verdict.FAIL for finding in findings):
+            raise SystemExit(1)
+
+
+@app.command("install-service")
+@with_settings
+def install_service(
+    settings: Settings,
+    headless: Annotated[bool, typer.Option("--headless", help="predictions go to a log (the default)")] = False,
+    kiosk: Annotated[bool, typer.Option("--kiosk", help="on the screen of a machine without a desktop")] = False,
+    desktop: Annotated[bool, typer.Option("--desktop", help="in a window, when the desktop starts")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+) -> None:
+    """Start on boot under systemd, with the settings given here (kept in /etc/camapp/config.toml)."""
+    from camapp.install import Installer, Kind, install
+
+    if headless + kiosk + desktop > 1:
+        raise SettingsError("choose one of --headless, --kiosk and --desktop", usage=True)
+    kind = Kind.KIOSK if kiosk else Kind.DESKTOP if desktop else Kind.HEADLESS
+    install(Installer(kind, settings), dry_run)
+
+
+@app.command("uninstall-service")
+def uninstall_service(
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="leave the settings, the log and snapshots")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+) -> None:
+    """Take the service away again, with its settings and logs."""
+    from camapp.install import Installer, uninstall
+
+    with tidy_errors():
+        uninstall(Installer(), dry_run, keep_data)
 
 
 def main() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 
 class Kind(Enum):
     """What a window would be opened on."""
 
     X11 = "x11"
+    KIOSK = "kiosk"
     NONE = "none"
 
 
@@ -61,6 +64,33 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
             last = error
     why = "it took too long" if isinstance(last, TimeoutError) else getattr(last, "strerror", None) or str(last)
     return Display(Kind.NONE, f"no display: the X server '{name}' does not answer ({why})")
+
+
+# cage shows one window over the whole screen; -s lets Ctrl-Alt-F2 lead to a terminal.
+KIOSK_SHELL = ("cage", "-s", "--")
+
+
+def probe_kiosk(root: Path = Path("/")) -> Display:
+    """Is there a screen that the Wayland kiosk `cage` could show a window on?"""
+    for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
+        if shutil.which(program) is None:
+            return Display(Kind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
+    if os.environ.get("WLR_BACKENDS") == "headless":
+        return Display(Kind.KIOSK, "headless kiosk")
+    connectors = sorted((root / "sys/class/drm").glob("card*-*/status"))
+    if not connectors:
+        return Display(Kind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
+    connected = [path.parent.name for path in connectors if _is_connected(path)]
+    if not connected:
+        return Display(Kind.NONE, "no display: no screen is connected")
+    return Display(Kind.KIOSK, ", ".join(connected))
+
+
+def _is_connected(status: Path) -> bool:
+    try:
+        return status.read_text().strip() == "connected"
+    except OSError:
+        return False
 
 
 def _addresses(host: str, number: int) -> list[tuple[int, str | tuple[str, int]]]:

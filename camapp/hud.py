@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from camapp.health import Health
+
 
 class Rating(Enum):
     """How a rate compares with its target."""
@@ -42,6 +44,7 @@ class Hud:
         source: name of the source, for people.
         model: name of the model, for people.
         paused: the picture is held.
+        health: how the machine bears it.
         truth: what the source says the picture really shows; "" where it does not know.
     """
 
@@ -57,4 +60,5 @@ class Hud:
     source: str = ""
     model: str = ""
     paused: bool = False
+    health: Health = Health()
     truth: str = ""

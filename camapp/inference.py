@@ -7,13 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from camapp.capture.mailbox import Mailbox
 from camapp.records import Frame, Prediction, Trace
 from camapp.stats import Stats
 from camapp.tasks.task import Floats, Prepared, Task
-from camapp.workers.pool import STOPPED, Outcome, WorkerPool
+from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, PoolError, WorkerPool
 from camapp.workers.slots import Slot
 from engine.model import Model
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _TICK = 0.05
 # How long a finished live result waits for an older frame that another worker still has.
 _REORDER_AT_LEAST_MS = 20.0
+# How long frames that a retiring model has begun may take.
+_SWAP_DRAIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,26 @@ class Result:
     prediction: Prediction
 
 
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """A model at work: its task and its workers. A new model is a new generation.
+
+    Attributes:
+        name: of the model, for records.
+        model: what the workers run.
+        task: both ends of it.
+        pool: the workers.
+    """
+
+    name: str
+    model: Model
+    task: Task
+    pool: WorkerPool
+
+
 @dataclass(eq=False)
 class _Job:
+    generation: Generation
     frame: Frame
     trace: Trace
     prepared: Prepared | None = None
@@ -48,6 +68,7 @@ class Inference:
     """The stage between capture and sinks.
 
     Args:
+        name: of the model, for records.
         model: to run.
         task: both ends of it.
         stats: where frames are accounted.
@@ -59,6 +80,7 @@ class Inference:
 
     def __init__(
         self,
+        name: str,
         model: Model,
         task: Task,
         stats: Stats,
@@ -67,10 +89,12 @@ class Inference:
         threads: int,
         publish: Callable[[Result], None],
     ) -> None:
-        self.task = task
         self.live = live
-        spare = 0 if live else workers + 1
-        self.pool = WorkerPool(model, task.max_items, workers, threads, spare, self._on_outcome)
+        self._workers = workers
+        self._threads = threads
+        self._retired_restarts = 0
+        self._generation = self._in_use = self._new_generation(name, model, task)
+        self._swapping = threading.Lock()
         self._stats = stats
         self._publish = publish
         self._mailbox: Mailbox[tuple[Frame, Trace]] = Mailbox()
@@ -85,10 +109,71 @@ class Inference:
         self._thread = threading.Thread(target=self._prepare_all, name="prepare", daemon=True)
         self._complained: set[str] = set()
 
+    @property
+    def generation(self) -> Generation:
+        """The model that new frames go to."""
+        return self._generation
+
+    @property
+    def pool(self) -> WorkerPool:
+        """Its workers."""
+        return self._generation.pool
+
+    @property
+    def restarts(self) -> int:
+        """Workers replaced so far, those of earlier models included."""
+        return self._retired_restarts + self.pool.restarts
+
     def start(self) -> None:
         """Start the workers and the preparing thread."""
         self.pool.start()
         self._thread.start()
+
+    def swap(self, name: str, model: Model, task: Task) -> None:
+        """Let another model take over between two frames; frames that the old one has begun, it ends.
+
+        The old one works on until a worker of the new one has run it, and stays where that fails.
+
+        Raises:
+            PoolError: no worker could run the new model.
+        """
+        with self._swapping:
+            old, new = self._generation, self._new_generation(name, model, task)
+            new.pool.start()
+            try:
+                ready = self._wait_for(new)
+            except PoolError:
+                new.pool.stop()
+                raise
+            if not ready:
+                new.pool.stop()
+                return
+            self._generation = new
+            # From here on no frame enters the old one: wait until the frame in preparation has, if it was to.
+            while self._in_use is old and self._thread.is_alive():
+                time.sleep(_TICK / 10)
+            self._retired_restarts += old.pool.restarts
+            deadline = time.monotonic() + _SWAP_DRAIN
+            while not old.pool.drain(_TICK) and time.monotonic() < deadline and not self._stop_event.is_set():
+                pass
+            old.pool.stop()
+            self._finish()
+
+    def _wait_for(self, new: Generation) -> bool:
+        """Wait for a worker of it, in steps: False as soon as a stop is asked for. Raises PoolError."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._stop_event.is_set():
+            if new.pool.wait_ready(_TICK):
+                return not self._stop_event.is_set()
+            if time.monotonic() > deadline:
+                raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
+        return False
+
+    def _new_generation(self, name: str, model: Model, task: Task) -> Generation:
+        spare = 0 if self.live else self._workers + 1
+        return Generation(
+            name, model, task, WorkerPool(model, task.max_items, self._workers, self._threads, spare, self._on_outcome)
+        )
 
     def offer(self, frame: Frame, trace: Trace) -> None:
         """Called by the capture thread with each frame."""
@@ -124,41 +209,49 @@ class Inference:
             self._stats.dropped(left[1], "stopping")
         if self._thread.is_alive():
             self._thread.join(timeout)
+        # A swap in progress ends soon: it looks at the stop event before it takes over.
+        swapped = self._swapping.acquire(timeout=timeout)
         if self.pool.error is None:
             self.pool.drain(timeout)
         self.pool.stop()
+        if swapped:
+            self._swapping.release()
         self._finish()
 
     # -- the preparing thread
 
     def _prepare_all(self) -> None:
         try:
-            while not self._stop_event.is_set() and self.pool.error is None:
+            while self._may_go_on():
                 self._prepare_next()
         except Exception as error:
             log.debug("traceback", exc_info=error)
             self.error = error
 
     def _prepare_next(self) -> None:
-        slot = self.pool.acquire(_TICK)
+        generation = self._in_use = self._generation
+        slot = generation.pool.acquire(_TICK)
         item = None
-        while slot is not None and item is None and not self._stop_event.is_set() and self.pool.error is None:
+        while slot is not None and item is None and generation is self._generation and self._may_go_on():
             item = self._mailbox.get(_TICK)
             self._finish()
         if slot is None:
             self._finish()
         elif item is None:
-            self.pool.release(slot)
+            generation.pool.release(slot)
         else:
-            self._prepare(slot, *item)
+            self._prepare(generation, slot, *item)
 
-    def _prepare(self, slot: Slot, frame: Frame, trace: Trace) -> None:
-        job = _Job(frame, trace)
+    def _may_go_on(self) -> bool:
+        return not self._stop_event.is_set() and self.pool.error is None
+
+    def _prepare(self, generation: Generation, slot: Slot, frame: Frame, trace: Trace) -> None:
+        job = _Job(generation, frame, trace)
         trace.taken = time.monotonic_ns()
         try:
-            job.prepared = self.task.prepare(frame, slot.input)
+            job.prepared = generation.task.prepare(frame, slot.input)
         except Exception as error:  # noqa: BLE001 - one bad picture must not end the run
-            self.pool.release(slot)
+            generation.pool.release(slot)
             self._complain("prepare", error)
             self._stats.failed(trace, "prepare")
             return
@@ -169,9 +262,9 @@ class Inference:
             if count:
                 self._jobs[frame.seq] = job
         if count:
-            self.pool.submit(slot, frame.seq, count)
+            generation.pool.submit(slot, frame.seq, count)
         else:
-            self.pool.release(slot)
+            generation.pool.release(slot)
             job.done_at = trace.prepared
             self._finish()
 
@@ -185,7 +278,7 @@ class Inference:
         else:
             job.outputs = [output[: outcome.items].copy() for output in outcome.slot.outputs]
             job.trace.infer_start, job.trace.infer_end = outcome.infer_start, outcome.infer_end
-        self.pool.release(outcome.slot)
+        job.generation.pool.release(outcome.slot)
         if job.late and not job.error:
             self._stats.dropped(job.trace, "late")
         elif job.late:
@@ -232,19 +325,20 @@ class Inference:
         assert job.prepared is not None
         shot = job.frame.shot
         try:
+            task = job.generation.task
             if shot.still or self._forget.is_set():
                 self._forget.clear()
-                self.task.reset()
+                task.reset()
             # The picture's own time, not that of decoding: a file read faster than it plays gives the same labels.
             now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
-            prediction = self.task.decode(job.frame, job.outputs, job.prepared, now)
+            prediction = task.decode(job.frame, job.outputs, job.prepared, now)
         except Exception as error:  # noqa: BLE001 - one bad result must not end the run
             self._complain("decode", error)
             self._stats.failed(job.trace, "decode")
             return
         job.trace.decoded = time.monotonic_ns()
         self._stats.predicted(job.trace)
-        self._publish(Result(job.frame, job.trace, prediction))
+        self._publish(Result(job.frame, job.trace, replace(prediction, model=job.generation.name)))
 
     def _complain(self, stage: str, error: Exception) -> None:
         text = f"{stage} failed: {type(error).__name__}: {error}"

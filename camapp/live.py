@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from camapp import displays
 from camapp.capture.source import local_path, redacted
 from camapp.models import load_model, model_path
 from camapp.pipeline import Pipeline, Summary, build_source
-from camapp.service import ExitCode, on_stop_signals
+from camapp.reload import Reloader
+from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
 from camapp.settings import Settings
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
@@ -20,20 +23,44 @@ from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.tasks.task import task_for
+from camapp.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+_JOURNAL_EVERY = 3600.0
 
-def run_live(settings: Settings) -> Summary:
-    """Run to the end."""
+
+def run_live(settings: Settings, reread: Callable[[], Settings]) -> Summary:
+    """Run to the end.
+
+    Args:
+        settings: to run with.
+        reread: gives them anew when asked to reload.
+    """
+    manager = ServiceManager()
+    manager.notify("STATUS=loading the model")
     pipeline = Pipeline(settings)
+    reloader = Reloader(pipeline, reread)
     on_stop_signals(pipeline.request_stop)
+    on_hang_up(reloader.request, managed=bool(manager))
     _add_sinks(pipeline)
     if _wants_window(settings):
         _add_window(pipeline)
-    elif settings.log != "-":
+    elif not manager and settings.log != "-":
         pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
-    summary = pipeline.run()
+    elif manager and settings.log is None:
+        # The service manager is told the status anyway, and the journal is to last for months.
+        pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line, every=_JOURNAL_EVERY))
+    if manager:
+        _report_to(manager, pipeline)
+    reloader.start()
+
+    def before_stop() -> None:
+        reloader.stop()
+        manager.notify("STOPPING=1")
+
+    summary = pipeline.run(before_stop)
+    manager.notify(f"STATUS=ended: {summary.reason}")
     if summary.balance.captured:
         print(_report(pipeline, summary), file=sys.stderr)
     return summary
@@ -55,6 +82,15 @@ def check(settings: Settings) -> str:
         OnLabelSink(settings.on_label)
     card = model.card
     return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
+
+
+def _report_to(manager: ServiceManager, pipeline: Pipeline) -> None:
+    # An unfed watchdog sends SIGABRT: the journal then shows where every thread was.
+    faulthandler.enable()
+    # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
+    pipeline.capture.first_patience = pipeline.settings.reconnect
+    watchdog = Watchdog(manager, pipeline.stats.predictions, pipeline.bounded_step, pipeline.status_line)
+    pipeline.each_tick.append(watchdog.tick)
 
 
 def _add_sinks(pipeline: Pipeline) -> None:
@@ -89,7 +125,6 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     return LogSink(
         target,
         lambda: redacted(pipeline.source.uri),
-        Path(settings.model).name,
         pipeline.stats.inference.rate,
         int(settings.log_max_mb * 1e6),
         settings.log_files,
@@ -108,7 +143,7 @@ def _drive_sink(uri: str, task: str) -> DriveSink:
 
 def _wants_window(settings: Settings) -> bool:
     if settings.display != "auto":
-        return settings.display == "window"
+        return settings.display != "none"
     display = displays.probe()
     if not display:
         log.info("%s; predictions are printed here instead", display.reason)
@@ -130,8 +165,9 @@ def _add_window(pipeline: Pipeline) -> None:
         elif key == "p":
             pipeline.toggle_pause()
 
-    title = f"camapp: {pipeline.model.card.net}"
-    window = WindowSink(title, pipeline.settings.full_screen, on_key, pipeline.renderer.shown)
+    title = f"camapp: {pipeline.inference.generation.model.card.net}"
+    kiosk = pipeline.settings.display == "kiosk"
+    window = WindowSink(title, pipeline.settings.full_screen or kiosk, on_key, pipeline.renderer.shown, kiosk=kiosk)
     pipeline.picture_sinks += [window, snapshots]
 
 
@@ -143,6 +179,6 @@ def _report(pipeline: Pipeline, summary: Summary) -> str:
     if len(stats.latency["total"]):
         p50, p95, p99 = stats.latency["total"].at(50, 95, 99)
         lines.append(f"latency captured to decoded: p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms")
-    if pipeline.inference.pool.restarts:
-        lines.append(f"workers replaced: {pipeline.inference.pool.restarts}")
+    if pipeline.inference.restarts:
+        lines.append(f"workers replaced: {pipeline.inference.restarts}")
     return "\n".join(lines)

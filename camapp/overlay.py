@@ -138,9 +138,7 @@ class Overlay:
             )
             panel.lay_on(canvas, style.margin, style.margin)
             taken_x, taken_y = style.margin + panel.width, style.margin + panel.height
-            if hud.paused:
-                badge = _tag("PAUSED", style.body, INK, AMBER)
-                badge.lay_on(canvas, style.width - style.margin - badge.width, style.margin)
+            _draw_badges(canvas, style, hud)
         if prediction is not None:
             age = f"{age_ms / 1000:.1f} s ago" if stale else ""
             truth = hud.truth if hud else ""
@@ -150,6 +148,18 @@ class Overlay:
             top = style.height - style.margin - card.height
             beside = top < taken_y and taken_x + card.width + 2 * style.margin <= style.width
             card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
+
+
+def _draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
+    """What needs attention now, in the upper right corner."""
+    badges = [("PAUSED", AMBER)] if hud.paused else []
+    badges += [(alert.upper(), RED) for alert in hud.health.alerts]
+    font = style.body if style.detail else style.small
+    y = style.margin
+    for text, colour in badges:
+        badge = _tag(text, font, INK, colour)
+        badge.lay_on(canvas, max(0, style.width - style.margin - badge.width), y)
+        y += badge.height + style.margin // 2
 
 
 class _Cached:
@@ -375,7 +385,15 @@ def _digest(hud: Hud) -> Hashable:
         round(hud.camera_fps, 1), round(hud.infer_fps, 1), round(hud.display_fps, 1), hud.target_fps,
         tuple((name, round(value, 1)) for name, value in hud.latency_ms.items()),
         tuple(hud.drops.items()), _share(hud.workers_busy), hud.workers, hud.restarts, hud.source, hud.model,
+        _health_text(hud),
     )  # fmt: skip
+
+
+def _health_text(hud: Hud) -> str:
+    """Such as '54 C, CPU 63 %': whole figures, which do not change with every sample."""
+    temperature, cpu = hud.health.temperature_c, hud.health.cpu
+    parts = [f"{temperature:.0f} C"] if temperature is not None else []
+    return ", ".join(parts + ([f"CPU {_percent(cpu)}"] if cpu is not None else []))
 
 
 def _hud_panel(style: Style, hud: Hud) -> Layer:
@@ -437,7 +455,7 @@ def _hud_panel(style: Style, hud: Hud) -> Layer:
         board.advance(style.unit)
         board.text(0, f"{hud.restarts} restart{'' if hud.restarts == 1 else 's'}", small, AMBER)
         board.advance(small.cap)
-    for text in (hud.model, hud.source):
+    for text in (_health_text(hud), hud.model, hud.source):
         if text:
             board.advance(style.unit)
             board.caption(0, small.fit(text, inner), small, FAINT)

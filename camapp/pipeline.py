@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
+import numpy as np
 
 from camapp.capture.source import (
     BadSource,
@@ -20,6 +22,7 @@ from camapp.capture.source import (
     redacted,
 )
 from camapp.capture.thread import CaptureState, CaptureThread
+from camapp.health import HealthMonitor
 from camapp.hud import Hud
 from camapp.inference import Inference, Result
 from camapp.models import load_model
@@ -29,13 +32,15 @@ from camapp.service import ExitCode
 from camapp.settings import Settings
 from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
-from camapp.tasks.task import task_for
+from camapp.tasks.task import Task, task_for
 from camapp.workers.pool import START_TIMEOUT, PoolError
-from engine.model import Model
+from engine.model import Model, ModelError
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
+# The longest step of any source: opening a network stream.
+_SOURCE_STEP = 15.0
 # Bounds of the steps of a stop, in seconds.
 _LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 1.0, 30.0, 1.0
 
@@ -68,14 +73,15 @@ class Pipeline:
         cv2.setNumThreads(1)
         self.settings = settings
         self.stats = Stats()
-        self.model = model or load_model(settings)
-        self.task = task_for(settings, self.model.card)
-        self.source = build_source(settings, self.model)
+        model = model or load_model(settings)
+        task = task_for(settings, model.card)
+        self.source = build_source(settings, model)
         self.workers = settings.workers or max(1, len(os.sched_getaffinity(0)) - 1)
         self.prediction_sinks: list[PredictionSink] = []
         self.picture_sinks: list[PictureSink] = []
+        name = Path(settings.model).name
         self.inference = Inference(
-            self.model, self.task, self.stats, self.source.live, self.workers, settings.threads, self._publish
+            name, model, task, self.stats, self.source.live, self.workers, settings.threads, self._publish
         )
         self.capture = CaptureThread(
             self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames, self.inference.forget
@@ -84,12 +90,38 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.health = HealthMonitor()
+        self.each_tick: list[Callable[[], None]] = []
         self._stop_reason = ""
         self._time_is_up = ""
         self._failing_sinks: set[Sink] = set()
         self._busy_mark = (0, 0.0)
         self._busy_share = 0.0
         self._started = time.monotonic()
+
+    @property
+    def model(self) -> Model:
+        """The model that runs now."""
+        return self.inference.generation.model
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        return self.inference.generation.task
+
+    def change(self, settings: Settings) -> None:
+        """Take up changed settings of the model and the display while the run goes on.
+
+        Raises:
+            ModelError, PoolError: the model cannot be used; everything stays as it was.
+        """
+        model = load_model(settings)
+        broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
+        if broken:
+            raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
+        self.inference.swap(Path(settings.model).name, model, task_for(settings, model.card))
+        self.settings = settings
+        self.renderer.show_hud = settings.hud
 
     def request_stop(self, reason: str) -> None:
         """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
@@ -113,6 +145,7 @@ class Pipeline:
         started: list[Sink] = []
         self._started = time.monotonic()
         try:
+            self.health.start()
             self.inference.start()
             for sink in (*self.prediction_sinks, *self.picture_sinks):
                 sink.start()
@@ -153,6 +186,15 @@ class Pipeline:
         status = self.capture.status
         return status.reason if status.state is CaptureState.LOST else ""
 
+    def bounded_step(self) -> str:
+        """What holds predictions up within a bound of its own (see `Watchdog`), or ""."""
+        if self.capture.step_seconds() < _SOURCE_STEP:
+            if self.capture.paused.is_set():
+                return "paused"
+            if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
+                return "no picture: " + (self.lost() or "opening the source")
+        return self.inference.pool.bounded_step()
+
     def hud(self) -> Hud:
         """The figures of this moment."""
         stats = self.stats
@@ -167,10 +209,11 @@ class Pipeline:
             drops={**stats.balance().dropped, **stats.balance().failed},
             workers_busy=self._workers_busy(),
             workers=self.workers,
-            restarts=self.inference.pool.restarts,
+            restarts=self.inference.restarts,
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            health=self.health.latest,
         )
 
     def status_line(self) -> str:
@@ -182,6 +225,7 @@ class Pipeline:
             f"camera {hud.camera_fps:5.1f}  inference {hud.infer_fps:5.1f} of {hud.target_fps:g} fps  "
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
+            + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
 
@@ -191,7 +235,7 @@ class Pipeline:
         if now - then > 500_000_000:
             self._busy_mark = (now, busy)
             if then:
-                self._busy_share = min(1.0, (busy - was) / ((now - then) / 1e9) / self.workers)
+                self._busy_share = min(1.0, max(0.0, busy - was) / ((now - then) / 1e9) / self.workers)
         return self._busy_share
 
     # -- the end
@@ -216,6 +260,8 @@ class Pipeline:
         deadline = None
         while not self._stop_reason:
             time.sleep(_TICK)
+            for tick in self.each_tick:
+                tick()
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
@@ -228,6 +274,7 @@ class Pipeline:
 
     def _stop(self, sinks: list[Sink]) -> None:
         """Every step has a bound."""
+        self.health.stop()
         self.capture.stop()
         if self.capture.is_alive():
             self.capture.join(_LAST_READ)

@@ -23,13 +23,22 @@ def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
     return used
 
 
+def rss_bytes(pids: Iterable[int]) -> int:
+    """The resident memory of each process now, summed; pages that they share count in each."""
+    return _status_bytes(pids, "VmRSS")
+
+
 def peak_rss_bytes(pids: Iterable[int]) -> int:
     """The most resident memory each process has had, summed; pages that they share count in each."""
+    return _status_bytes(pids, "VmHWM")
+
+
+def _status_bytes(pids: Iterable[int], name: str) -> int:
     total = 0
     for pid in pids:
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
-        total += next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+        total += next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name)), 0)
     return total

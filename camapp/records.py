@@ -138,6 +138,7 @@ class Prediction:
         lines: in the view's pixels.
         values: named numbers, SI units (DESIGN: right is positive).
         region: the part of the view that the model was shown.
+        model: name of the model that made it.
     """
 
     seq: int
@@ -151,3 +152,4 @@ class Prediction:
     lines: tuple[Polyline, ...] = ()
     values: dict[str, float] = field(default_factory=dict)
     region: Box | None = None
+    model: str = ""

@@ -133,8 +133,11 @@ class Settings:
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
 
-    display: Literal["auto", "window", "none"] = option(
-        "auto", "show the preview: auto (if there is a display), window or none", "Output", "KIND"
+    display: Literal["auto", "window", "kiosk", "none"] = option(
+        "auto",
+        "show the preview: auto (if there is a display), window, kiosk (by cage, without a desktop) or none",
+        "Output",
+        "KIND",
     )
     full_screen: bool = option(False, "open the window full screen", "Output")
     hud: bool = option(True, "draw rates, latencies and drops on the preview", "Output")

@@ -176,6 +176,10 @@ class Stats:
                 self._sensor_missed,
             )
 
+    def predictions(self) -> int:
+        """Frames predicted."""
+        return self._predicted
+
     def in_flight(self) -> int:
         """Frames on their way."""
         return len(self._in_flight)

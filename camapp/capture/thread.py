@@ -51,6 +51,9 @@ class CaptureThread(threading.Thread):
         patience: seconds for which a lost live source is retried.
         max_frames: end after so many.
         on_back: called when a source that was lost gives pictures again.
+
+    Attributes:
+        first_patience: seconds for which a live source that was never there is retried.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class CaptureThread(threading.Thread):
         self.source = source
         self.status = CaptureStatus(CaptureState.OPENING)
         self.paused = threading.Event()
+        self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
+        self.first_patience = min(patience, FIRST_OPEN_PATIENCE)
         self._patience = patience
         self._max_frames = max_frames
         self._on_back = on_back
@@ -79,12 +84,17 @@ class CaptureThread(threading.Thread):
         """Ask the thread to end after the read that it is in."""
         self._stop_event.set()
 
+    def step_seconds(self) -> float:
+        """How long its present step (an open, a read, a close, a wait) has taken; each is bounded when all is well."""
+        return time.monotonic() - self._step_began
+
     def run(self) -> None:  # noqa: D102
         self._silent_since = time.monotonic()
         back_off = BACK_OFF_START
         try:
             while not self._stop_event.is_set():
                 try:
+                    self._step()
                     self.source.open()
                     self._read_all()
                     return
@@ -93,7 +103,9 @@ class CaptureThread(threading.Thread):
                         back_off = BACK_OFF_START
                     self._lost(error)
                 finally:
+                    self._step()
                     self.source.close()
+                self._step()
                 self._stop_event.wait(back_off)
                 back_off = min(2 * back_off, BACK_OFF_MOST)
         except EndOfStream as end:
@@ -108,12 +120,16 @@ class CaptureThread(threading.Thread):
             if self.status.state not in (CaptureState.ENDED, CaptureState.FAILED):
                 self._end(CaptureStatus(CaptureState.ENDED, "stopped"))
 
+    def _step(self) -> None:
+        self._step_began = time.monotonic()
+
     def _end(self, status: CaptureStatus) -> None:
         self.status = status
 
     def _read_all(self) -> None:
         orientation = Orientation(*self.source.remaining_orientation)
         while not self._stop_event.is_set():
+            self._step()
             if self.paused.is_set() and not self.source.live:
                 self._stop_event.wait(0.05)
                 continue
@@ -140,7 +156,7 @@ class CaptureThread(threading.Thread):
     def _lost(self, error: SourceLost) -> None:
         """Note the loss; raises the error when patience is at its end."""
         silent = time.monotonic() - self._silent_since
-        patience = self._patience if self._seq else min(self._patience, FIRST_OPEN_PATIENCE)
+        patience = self._patience if self._seq else self.first_patience
         if not self.source.live or silent > patience:
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
         if self.status.state is not CaptureState.LOST or self.status.reason != str(error):

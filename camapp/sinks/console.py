@@ -12,19 +12,22 @@ from typing import TextIO
 from camapp.records import Frame, Prediction, Trace
 from camapp.sinks.sink import PredictionSink
 
-_REDRAW, _PLAIN_EVERY = 0.25, 10.0
+STATUS_EVERY = 10.0
+_REDRAW = 0.25
 _CLEAR_LINE = "\r\x1b[2K"
 
 
 class ConsoleSink(PredictionSink):
-    """Prints a line when the label changes; keeps a status line below on a terminal, one each 10 s elsewhere.
+    """Prints a line when the label changes; keeps a status line below on a terminal, prints one now and then elsewhere.
 
     Args:
         status: gives the status line's text.
         stream: a text stream.
+        every: seconds from one status line to the next where there is no terminal.
     """
 
-    def __init__(self, status: Callable[[], str], stream: TextIO | None = None) -> None:
+    def __init__(self, status: Callable[[], str], stream: TextIO | None = None, every: float = STATUS_EVERY) -> None:
+        self._every = every
         self._status = status
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
@@ -64,7 +67,7 @@ class ConsoleSink(PredictionSink):
                 width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be wiped
                 text = _CLEAR_LINE + text + ("" if stopping else self._status()[:width])
             elif time.monotonic() >= next_status:
-                next_status += _PLAIN_EVERY
+                next_status += self._every
                 text += self._status() + "\n"
             try:
                 self._stream.write(text)

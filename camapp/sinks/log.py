@@ -41,7 +41,6 @@ class LogSink(PredictionSink):
     Args:
         target: a path, or '-' for stdout.
         source: gives the source's URI, for the records.
-        model: the model's name, likewise.
         rate: gives the inference rate.
         max_bytes: size at which `target` becomes `target.1`, and so on.
         files: how many of these to keep.
@@ -53,7 +52,6 @@ class LogSink(PredictionSink):
         self,
         target: str,
         source: Callable[[], str],
-        model: str,
         rate: Callable[[], float],
         max_bytes: int = 10_000_000,
         files: int = 5,
@@ -63,7 +61,6 @@ class LogSink(PredictionSink):
         self.lost = 0
         self._path = None if target == "-" else Path(target)
         self._source = source
-        self._model = model
         self._rate = rate
         self._max_bytes = max_bytes
         self._files = files
@@ -122,7 +119,7 @@ class LogSink(PredictionSink):
             "t_mono_ns": trace.sensor or trace.captured,
             "clock_synced": clock_synced(int(time.monotonic() // 10)),
             "source": self._source(),
-            "model": self._model,
+            "model": prediction.model,
             "task": prediction.task,
             "label": prediction.label,
             "score": round(prediction.score, 4),

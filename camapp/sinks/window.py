@@ -18,7 +18,7 @@ from camapp import displays
 from camapp.canvas import Pixels, SharedCanvas, Taken
 from camapp.records import Trace
 from camapp.sinks.sink import PictureSink
-from camapp.sinks.window_child import BROKEN, CANVAS, FRAME, KEY, ORDER, PACKET_BYTES, REPORT, SHOWN
+from camapp.sinks.window_child import BROKEN, CANVAS, CLOSED, FRAME, KEY, ORDER, PACKET_BYTES, REPORT, SHOWN
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class WindowSink(PictureSink):
         on_shown: called with a frame's number and the monotonic nanoseconds at which it was painted. Both are called
             in this sink's thread.
         retry_s: seconds between looking for a display.
+        kiosk: open the window inside a kiosk of its own, on a machine without a desktop.
     """
 
     tells_shown = True
@@ -52,7 +53,10 @@ class WindowSink(PictureSink):
         on_key: Callable[[str], None] = lambda key: None,
         on_shown: Callable[[int, int], None] = lambda seq, t_ns: None,
         retry_s: float = 3.0,
+        kiosk: bool = False,
     ) -> None:
+        self._probe = displays.probe_kiosk if kiosk else displays.probe
+        self._shell = displays.KIOSK_SHELL if kiosk else ()
         self._title = title.replace("\0", " ")
         self._full_screen = full_screen
         self._on_key = on_key
@@ -122,7 +126,7 @@ class WindowSink(PictureSink):
     def _supervise(self) -> None:
         wait = self._retry_s
         while not self._stop_event.is_set():
-            display = displays.probe()
+            display = self._probe()
             if not display:
                 self._say(f"{display.reason}; the run goes on without a window")
             else:
@@ -169,7 +173,8 @@ class WindowSink(PictureSink):
         code = _end(child)
         if trouble:
             return trouble, True
-        if code == 0:
+        # cage ends with 0 whatever happened: a screen that was unplugged is no reason to give up.
+        if code == 0 and not self._shell:
             return "", True
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         why = _last_line(noise)
@@ -182,7 +187,7 @@ class WindowSink(PictureSink):
         environ = {"QT_QPA_PLATFORM": "xcb", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         options = [str(theirs.fileno()), self._title, "1" if self._full_screen else "0"]
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "camapp.sinks.window_child", *options],
+            [*self._shell, sys.executable, "-P", "-m", "camapp.sinks.window_child", *options],
             process_group=0,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -222,7 +227,11 @@ class WindowSink(PictureSink):
         if kind == SHOWN:
             self._note_shown(t_ns)
         elif kind == KEY:
-            self._on_key(chr(number))
+            key = chr(number)
+            if key != CLOSED:
+                self._on_key(key)
+            elif not self._shell:  # a kiosk's window is closed by its screen, not by a user
+                self._on_key("q")
         elif kind == BROKEN:
             return _explained(packet[REPORT.size :].decode(errors="replace"))
         return ""

@@ -29,6 +29,7 @@ REPORT = struct.Struct("<iiq")  # SHOWN, 0, monotonic ns | KEY, character, 0 | B
 PACKET_BYTES = 4096
 
 KEYS = "qshfp "
+CLOSED = "c"  # in the place of a key: the window was closed
 _ESCAPE = 27
 _KEY_WAIT_S = 0.01
 _LARGEST_START = (1280, 720)
@@ -149,7 +150,7 @@ class _Window:
         self._press(cv2.waitKey(1))
         if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1:
             return True
-        self._tell("q")
+        self._tell(CLOSED)
         return False
 
     def _press(self, code: int) -> None:

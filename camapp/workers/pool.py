@@ -29,6 +29,8 @@ START_TIMEOUT = 30.0
 STUCK_AT_LEAST = 2.0
 STUCK_TIMES_P95 = 10.0
 RESTARTS, RESTARTS_WITHIN = 5, 60.0
+# Workers that may be lost without a result between before waiting for the next no longer counts as a bounded step.
+LOST_IN_ROW = 3
 _POLL = 0.25
 # The error of jobs that were not done when the pool was stopped.
 STOPPED = "stopped"
@@ -133,6 +135,7 @@ class WorkerPool:
         self._pending: deque[_Job] = deque()
         self._live: list[_Worker] = []
         self._deaths: deque[float] = deque()
+        self._lost_in_row = 0
         self._infer_s = Quantiles(256)
         self._selector = selectors.DefaultSelector()
         self._busy_ns = 0
@@ -142,9 +145,7 @@ class WorkerPool:
     # -- the caller's side
 
     def start(self) -> None:
-        """Start the processes and the thread that serves them; they become ready in the background."""
-        for _ in range(self.workers):
-            self._spawn()
+        """Start the thread that starts the processes and serves them; they become ready in the background."""
         self._thread.start()
 
     def wait_ready(self, timeout: float) -> bool:
@@ -184,6 +185,19 @@ class WorkerPool:
         with self._lock:
             return [worker.process.pid for worker in self._live]
 
+    def bounded_step(self) -> str:
+        """What a worker is at within its time limit, 'starting workers' or 'inferring'; "" if none is."""
+        now = time.monotonic()
+        with self._lock:
+            if self._lost_in_row > LOST_IN_ROW:
+                return ""  # each is bounded, but one after another they would never end
+            if any(not worker.ready and now - worker.started <= START_TIMEOUT + _POLL for worker in self._live):
+                return "starting workers"
+            limit = self._stuck_after() + _POLL
+            if any(worker.job is not None and now - worker.busy_since <= limit for worker in self._live):
+                return "inferring"
+        return ""
+
     def drain(self, timeout: float) -> bool:
         """Wait for every submitted job to end; True if none is left."""
         with self._lock:
@@ -216,6 +230,9 @@ class WorkerPool:
 
     def _serve(self) -> None:
         try:
+            # Here and not in `start`: the kernel ends a worker with the thread that started it (PR_SET_PDEATHSIG).
+            for _ in range(self.workers):
+                self._spawn()
             while not self._stopping and self.error is None:
                 for key, _ in self._selector.select(_POLL):
                     self._receive(key.data)
@@ -252,6 +269,7 @@ class WorkerPool:
         with self._lock:
             job, worker.job = worker.job, None
             if status == STATUS_DONE:
+                self._lost_in_row = 0
                 self._infer_s.add((end - start) / 1e9)
                 self._busy_ns += end - start
                 # The worker's next job starts before this one is decoded: it should not wait for us.
@@ -267,7 +285,7 @@ class WorkerPool:
         now = time.monotonic()
         for worker in list(self._live):
             busy = now - worker.busy_since if worker.job is not None else 0.0
-            if busy > STUCK_AT_LEAST and busy > (self._own_limit or STUCK_TIMES_P95 * self._infer_s.at(95)[0]):
+            if busy > STUCK_AT_LEAST and busy > self._stuck_after():  # the first test spares most the second's sort
                 self._replace(worker, f"hung for {busy:.1f} s")
             elif not worker.ready and worker.job is None and now - worker.started > START_TIMEOUT:
                 self._replace(worker, f"not ready within {START_TIMEOUT:.0f} s")
@@ -280,6 +298,7 @@ class WorkerPool:
         worker.sock.close()
         with self._lock:
             self._live.remove(worker)
+            self._lost_in_row += 1
             job = worker.job
         what = f"worker {worker.process.pid} {why}" + (f" (exit status {code})" if why == "died" else "")
         log.warning("%s; %s", what, "what it held is lost" if job else "it held nothing")
@@ -310,6 +329,9 @@ class WorkerPool:
             self._lock.notify_all()
         for job in jobs:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=reason))
+
+    def _stuck_after(self) -> float:
+        return max(STUCK_AT_LEAST, self._own_limit or STUCK_TIMES_P95 * self._infer_s.at(95)[0])
 
     # -- with the lock held, or before the thread runs
 

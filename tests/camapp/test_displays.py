@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,36 @@ def test_a_server_that_accepts_nobody_costs_a_bounded_time() -> None:
 def test_probing_imports_no_window_code() -> None:
     code = "import sys; from camapp import displays; displays.probe({}); sys.exit('cv2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+@pytest.fixture
+def kiosk_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("cage", "Xwayland"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("WLR_BACKENDS", raising=False)
+    return folder
+
+
+def connector(root: Path, name: str, status: str) -> None:
+    folder = root / "sys/class/drm" / name
+    folder.mkdir(parents=True)
+    (folder / "status").write_text(f"{status}\n")
+
+
+def test_a_kiosk_needs_its_programs_and_says_how_to_get_them(tmp_path: Path, kiosk_programs: Path) -> None:
+    (kiosk_programs / "Xwayland").unlink()
+    assert "sudo apt install -y xwayland" in displays.probe_kiosk(tmp_path).reason
+    (kiosk_programs / "cage").unlink()
+    assert "sudo apt install -y cage" in displays.probe_kiosk(tmp_path).reason
+
+
+def test_a_kiosk_waits_for_a_screen(tmp_path: Path, kiosk_programs: Path) -> None:
+    assert "no screen connector" in displays.probe_kiosk(tmp_path).reason
+    connector(tmp_path, "card1-HDMI-A-1", "disconnected")
+    assert displays.probe_kiosk(tmp_path) == displays.Display(displays.Kind.NONE, "no display: no screen is connected")
+    connector(tmp_path, "card1-HDMI-A-2", "connected")
+    assert displays.probe_kiosk(tmp_path) == displays.Display(displays.Kind.KIOSK, "card1-HDMI-A-2")

@@ -24,7 +24,7 @@ def quick(monkeypatch):
 
 
 def sink_for(path, **options):
-    sink = LogSink(str(path), lambda: "pattern://digits", "mnist", lambda: 29.97, **options)
+    sink = LogSink(str(path), lambda: "pattern://digits", lambda: 29.97, **options)
     sink.start()
     return sink
 
@@ -43,6 +43,7 @@ def send(sink, seq, truth=None):
         boxes=(Box(1, 2, 3.25, 4, "4", 0.9),),
         lines=(Polyline(((0, 1), (2, 3)), "left"),),
         values={"count": 2.0},
+        model="mnist",
     )
     sink.accept(prediction, Frame(seq, Shot(PIXEL, PIXEL, truth=truth, name="12_7.png")), trace)
 

@@ -171,7 +171,9 @@ def test_bench_prints_json():
 
 
 def children_of(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Those of all its threads: each child belongs to the one that started it."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 def gone(pid):
@@ -232,6 +234,13 @@ def test_no_window_code_is_imported_without_a_display():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=ENVIRONMENT, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_timeout_which_signals_twice_at_once_ends_the_run_cleanly():
+    command = ["timeout", "3", sys.executable, "-m", "camapp", "--source", "pattern://digits?size=320x240"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+    assert "SIGTERM" in done.stderr
+    assert "in flight 0" in done.stderr
 
 
 def test_files_in_the_users_folder_change_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The worker pool with real processes, real kills and real hangs."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -154,7 +155,8 @@ def test_the_restart_budget_ends_in_one_clear_error(start):
     while harness.pool.error is None:
         assert time.monotonic() < deadline
         for pid in harness.pool.processes():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # reaped between the two lines
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
     assert isinstance(harness.pool.error, PoolError)
     assert "6 workers lost within 60 s" in str(harness.pool.error)
@@ -212,3 +214,37 @@ def test_no_worker_outlives_a_killed_parent_by_a_second(stopped):
             os.kill(pids[0], signal.SIGSTOP)
         parent.kill()
         wait_until(lambda: not any(alive(pid) for pid in pids), 1.0)
+
+
+def test_starting_and_inferring_are_bounded_steps_but_losing_one_worker_after_another_is_not(start, monkeypatch):
+    harness = start()
+    assert harness.pool.bounded_step() == ""
+    monkeypatch.setattr(pool_module, "RESTARTS", 100)
+    os.kill(harness.pool.processes()[0], signal.SIGSTOP)
+    harness.send(1, batch(1))
+    assert harness.pool.bounded_step() == "inferring"
+    for _ in range(pool_module.LOST_IN_ROW + 1):
+        assert harness.pool.wait_ready(20)
+        before = harness.pool.processes()
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda before=before: harness.pool.processes() not in (before, []), 5)
+    assert harness.pool.bounded_step() == ""
+    harness.wait(1)
+    assert harness.pool.wait_ready(20)
+    harness.send(2, batch(2))
+    harness.wait(2)
+    os.kill(harness.pool.processes()[0], signal.SIGKILL)
+    wait_until(lambda: harness.pool.bounded_step() == "starting workers", 5)
+
+
+def test_workers_outlive_the_thread_that_started_the_pool(model):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(Harness(model)))
+    thread.start()
+    thread.join(20)
+    (harness,) = made
+    time.sleep(0.2)
+    harness.send(1, batch(1))
+    assert harness.wait(1)[0].error == ""
+    assert harness.pool.restarts == 0
+    harness.pool.stop()

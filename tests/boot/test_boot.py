@@ -1,0 +1,242 @@
+"""The service on a real boot: a Debian root under systemd-nspawn, with the project put in by its own install-service.
+
+Slow (minutes, once with a download). It needs root, systemd-nspawn and debootstrap; a base root made before is used
+from CAMAPP_BOOT_ROOT, or from the temporary folder, where the first run leaves one.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BASE = Path(os.environ.get("CAMAPP_BOOT_ROOT", Path(tempfile.gettempdir()) / "camapp-boot-trixie"))
+PACKAGES = "ca-certificates,systemd,systemd-sysv,dbus,python3,python3-venv,libgl1,libglib2.0-0t64"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+FILES = "find / -xdev \\( -name .venv -o -path /proc -o -path /sys -o -path /run \\) -prune -o -print"
+NSPAWN = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def why_not():
+    if os.geteuid() != 0:
+        return "needs root"
+    if not shutil.which("systemd-nspawn"):
+        return "needs systemd-nspawn (Debian: systemd-container)"
+    if not BASE.is_dir() and not shutil.which("debootstrap"):
+        return "needs debootstrap, or a root in CAMAPP_BOOT_ROOT"
+    return ""
+
+
+class Machine:
+    """A root folder, and the system that is booted from it."""
+
+    def __init__(self, root):
+        self.root = root
+        self.nspawn = None
+        self.leader = 0
+
+    def before_boot(self, script):
+        """Run a shell script in the root, with the network, without a boot."""
+        options = ["--resolv-conf=copy-host", "--pipe"]
+        if CERTIFICATES.exists():
+            options += [f"--bind-ro={CERTIFICATES}", f"--setenv=PIP_CERT={CERTIFICATES}"]
+        options += [f"--setenv={name}={os.environ[name]}" for name in PASSED_ON if name in os.environ]
+        done = subprocess.run(
+            [*NSPAWN, f"--directory={self.root}", *options, "/bin/sh", "-ec", script],
+            capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def boot(self):
+        self.console = (self.root.parent / "console").open("w")
+        command = [*NSPAWN, f"--directory={self.root}", "--boot"]
+        self.nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console)
+        self.wait(self.is_up, 60)
+
+    def is_up(self):
+        # nspawn's first child only prepares the one that becomes the machine's init.
+        children = Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children").read_text().split()
+        self.leader = int(children[0]) if children else 0
+        return self.run("systemctl", "is-system-running").strip() in ("running", "degraded")
+
+    def run(self, *command):
+        done = subprocess.run(
+            ["nsenter", "--all", f"--target={self.leader}", *command], capture_output=True, text=True, timeout=60
+        )
+        return done.stdout
+
+    def send(self, signal_name, pid):
+        assert int(pid) > 1
+        self.run("/bin/sh", "-c", f"kill -{signal_name} {pid}")
+
+    def show(self, name):
+        return self.run("systemctl", "show", "camapp", f"--property={name}", "--value").strip()
+
+    def journal(self):
+        return self.run("journalctl", "--boot", "--unit=camapp", "--output=cat", "--no-pager")
+
+    def predictions(self):
+        file = self.root / "var/log/private/camapp/predictions.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+    def workers(self):
+        """Process ids, as the machine itself counts them."""
+        found = self.run("/bin/sh", "-c", "grep -l 'camapp[.]workers' /proc/[0-9]*/cmdline").split()
+        return [path.split("/")[2] for path in found]
+
+    def wait(self, condition, seconds):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.journal() or (self.root.parent / "console").read_text()
+            time.sleep(0.2)
+
+    def wait_restarted(self, restarts, seconds):
+        self.wait(lambda: int(self.show("NRestarts")) > restarts and self.show("ActiveState") == "active", seconds)
+
+    def power_off(self):
+        if self.nspawn is not None and self.nspawn.poll() is None:
+            os.kill(self.leader, signal.SIGRTMIN + 14)  # systemd(1): power off at once
+            try:
+                self.nspawn.wait(5)
+            except subprocess.TimeoutExpired:
+                self.nspawn.kill()
+                self.nspawn.wait(10)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    if reason := why_not():
+        pytest.skip(reason)
+    if not BASE.is_dir():
+        partial = BASE.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        made = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(partial)]
+        done = subprocess.run(made, capture_output=True, text=True, timeout=800)
+        if done.returncode:
+            pytest.skip(f"no root could be made: {done.stdout[-300:]}")
+        partial.rename(BASE)
+    folder = tmp_path_factory.mktemp("boot")
+    machine = Machine(folder / "root")
+    subprocess.run(["cp", "--archive", "--reflink=auto", str(BASE), str(machine.root)], check=True, timeout=300)
+    names = ["camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"]
+    (machine.root / "root/clone").mkdir()
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, machine.root / "root/clone" / name)
+    machine.before_boot("cd /root/clone; python3 -m venv .venv; .venv/bin/python -m pip install -q -r requirements.txt")
+    machine.before = machine.before_boot(FILES)
+    machine.installed = machine.before_boot(
+        "cd /root/clone; .venv/bin/python -m camapp install-service --source pattern://digits --workers 1"
+    )
+    try:
+        machine.boot()
+        yield machine
+    finally:
+        machine.power_off()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_it_is_ready_within_ten_seconds_of_its_start(machine):
+    machine.wait(lambda: machine.show("ActiveState") == "active", 30)
+    started, ready = (int(machine.show(f"{name}TimestampMonotonic")) for name in ("InactiveExit", "ActiveEnter"))
+    print(f"ready {(ready - started) / 1e6:.2f} s after its start")
+    assert ready - started < 10e6
+    assert machine.show("NRestarts") == "0"
+    assert machine.show("DynamicUser") == "yes"
+
+
+def test_predictions_are_in_the_log_and_the_status_is_told(machine):
+    machine.wait(lambda: len(machine.predictions()) > 150, 30)
+    found = machine.predictions()
+    assert [record["seq"] for record in found] == sorted(record["seq"] for record in found)
+    assert sum(record["raw_label"] == record["truth"]["label"] for record in found) > 0.9 * len(found)
+    machine.wait(lambda: "inference" in machine.show("StatusText"), 15)
+    assert "inference" not in machine.journal(), "no status line every few seconds for months"
+
+
+def test_a_killed_worker_is_replaced_without_a_restart(machine):
+    (worker,) = machine.workers()
+    machine.send("KILL", worker)
+    machine.wait(lambda: len(machine.workers()) == 1 and machine.workers() != [worker], 10)
+    assert machine.show("NRestarts") == "0"
+
+
+def test_a_killed_run_is_restarted(machine):
+    restarts = int(machine.show("NRestarts"))
+    machine.send("KILL", machine.show("MainPID"))
+    began = time.monotonic()
+    machine.wait_restarted(restarts, 15)
+    print(f"back {time.monotonic() - began:.1f} s after SIGKILL")
+
+
+def test_a_hung_run_is_restarted_by_the_watchdog(machine):
+    restarts = int(machine.show("NRestarts"))
+    machine.send("STOP", machine.show("MainPID"))
+    began = time.monotonic()
+    machine.wait_restarted(restarts, 10 + 5 + 2 + 10)  # watchdog, grace, RestartSec, ready
+    print(f"back {time.monotonic() - began:.1f} s after SIGSTOP")
+    assert "Watchdog timeout" in machine.journal()
+
+
+def config_of(machine):
+    return machine.root / "etc/camapp/config.toml"
+
+
+def test_a_reload_brings_another_model_and_a_half_written_config_changes_nothing(machine):
+    whole, restarts = config_of(machine).read_text(), machine.show("NRestarts")
+    config_of(machine).write_text(whole.replace('model = "mnist"', 'model = "lenet"'))
+    machine.run("systemctl", "reload", "camapp")
+    machine.wait(lambda: machine.predictions()[-1]["model"] == "lenet", 15)
+    config_of(machine).write_text(whole[: len(whole) // 2] + '"')
+    machine.run("systemctl", "reload", "camapp")
+    machine.wait(lambda: "settings not reloaded" in machine.journal(), 10)
+    seen = machine.predictions()[-1]["seq"]
+    machine.wait(lambda: machine.predictions()[-1]["seq"] > seen, 10)
+    assert machine.predictions()[-1]["model"] == "lenet"
+    assert machine.show("NRestarts") == restarts
+    config_of(machine).write_text(whole)
+
+
+def test_it_stops_within_five_seconds_and_leaves_nothing_in_memory(machine):
+    assert machine.workers() != []
+    began = time.monotonic()
+    machine.run("systemctl", "stop", "camapp")
+    print(f"stopped in {time.monotonic() - began:.2f} s")
+    assert time.monotonic() - began < 5
+    assert machine.show("Result") == "success"
+    assert machine.run("ls", "/dev/shm").split() == []
+    assert machine.workers() == []
+    assert "in flight 0" in machine.journal()
+    assert "DOES NOT ADD UP" not in machine.journal()
+
+
+def test_a_bad_config_ends_with_78_and_no_restart(machine):
+    whole = config_of(machine).read_text()
+    config_of(machine).write_text("fpss = 3\n")
+    machine.run("systemctl", "start", "camapp")
+    machine.wait(lambda: machine.show("ActiveState") == "failed", 10)
+    assert machine.show("ExecMainStatus") == "78"
+    time.sleep(5)
+    assert machine.show("ActiveState") == "failed"
+    assert machine.show("NRestarts") == "0"
+    assert "did you mean 'fps'" in machine.journal()
+    config_of(machine).write_text(whole)
+
+
+def test_uninstalling_leaves_nothing(machine):
+    machine.run("systemctl", "start", "camapp")
+    machine.run("/opt/camapp/bin/camapp", "uninstall-service")
+    assert machine.run("systemctl", "list-unit-files", "camapp*", "--no-legend").strip() == ""
+    after = machine.run("/bin/sh", "-c", FILES)
+    new = set(after.splitlines()) - set(machine.before.splitlines())
+    assert [path for path in sorted(new) if "camapp" in path and "/root/clone" not in path] == []
