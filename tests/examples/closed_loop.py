@@ -1,6 +1,6 @@
 """A simulated car follows a generated track by what camapp tells it: camera, net, lane, drive messages and back.
 
-    python examples/closed_loop.py [--laps 1] [--seed 1] [--speed 1.5] [--model track]
+    python -m tests.examples.closed_loop [--laps 1] [--seed 1] [--speed 1.5] [--model track]
 
 The camera is a source of its own, `sim://`. Each picture is rendered where a bicycle model has got to by then, steered
 by the newest line that `--drive` sent over UDP; a stale line, or none for 0.3 s, brakes the car. It ends with a lap
@@ -148,19 +148,18 @@ def main() -> int:
     scene = TrackScene(SceneOptions(size=SIZE, seed=options.seed, count=1))
     across = 2 * math.atan(max(SIZE) / 2 / scene.camera.focal[0])
     began = time.monotonic()
-    code, reason = run_live(
-        Settings(
-            source=f"sim://track?seed={options.seed}&speed={options.speed}&laps={options.laps}",
-            model=options.model,
-            drive=f"udp://127.0.0.1:{PORT}",
-            display="none",
-            log="/dev/null",
-            camera_height=scene.camera.height,
-            camera_pitch=math.degrees(scene.camera.pitch),
-            camera_view=math.degrees(across),
-            camera_bend=0.0,
-        )
+    settings = Settings(
+        source=f"sim://track?seed={options.seed}&speed={options.speed}&laps={options.laps}",
+        model=options.model,
+        drive=f"udp://127.0.0.1:{PORT}",
+        display="none",
+        log="/dev/null",
+        camera_height=scene.camera.height,
+        camera_pitch=math.degrees(scene.camera.pitch),
+        camera_view=math.degrees(across),
+        camera_bend=0.0,
     )
+    summary = run_live(settings, lambda: settings)
     car = SimulatedCamera
     metres = car.laps * float(scene.course.along[-1])
     print(
@@ -168,8 +167,8 @@ def main() -> int:
         f"{time.monotonic() - began:.0f} s; farthest from the lane's middle {car.worst:.2f} lane widths "
         f"(its border is at 0.5); {car.stale} stale lines"
     )
-    if code is not ExitCode.OK:
-        print(reason, file=sys.stderr)
+    if summary.code is not ExitCode.OK:
+        print(summary.reason, file=sys.stderr)
     return 0 if car.laps >= options.laps and car.worst <= 0.5 else 1
 
 
