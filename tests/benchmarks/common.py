@@ -44,7 +44,7 @@ def clip(seconds: float, size: tuple[int, int] = (1280, 720), fps: int = 30) -> 
     return path
 
 
-def heavy_model(channels: int = 64, side: int = 96, layers: int = 4) -> Model:
+def heavy_model(channels: int = 64, side: int = 96, layers: int = 12) -> Model:
     """A net of plain 3x3 convolutions with random weights: 20 to 60 ms a frame on one core."""
     net = NetBuilder("heavy", (3, side, side))
     x, inputs = net.input, 3

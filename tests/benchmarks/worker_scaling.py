@@ -118,7 +118,7 @@ def main() -> None:
         )
         time.sleep(0.5)
     print(f"median ratio {statistics.median(ratios):.2f}")
-    preview(heavy_model(layers=7), options.seconds)
+    preview(heavy_model(layers=24), options.seconds)
 
 
 if __name__ == "__main__":
