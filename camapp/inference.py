@@ -279,11 +279,14 @@ class Inference:
             job.outputs = [output[: outcome.items].copy() for output in outcome.slot.outputs]
             job.trace.infer_start, job.trace.infer_end = outcome.infer_start, outcome.infer_end
         job.generation.pool.release(outcome.slot)
-        if job.late and not job.error:
+        with self._order_lock:
+            # Together: a job that is done is never given up as late, one that was is settled here.
+            job.done_at = time.monotonic_ns()
+            late = job.late
+        if late and not job.error:
             self._stats.dropped(job.trace, "late")
-        elif job.late:
+        elif late:
             self._settle(job)
-        job.done_at = time.monotonic_ns()
         self._finish()
 
     # -- either

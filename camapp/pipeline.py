@@ -198,6 +198,7 @@ class Pipeline:
     def hud(self) -> Hud:
         """The figures of this moment."""
         stats = self.stats
+        balance = stats.balance()
         return Hud(
             camera_fps=stats.camera.rate(),
             infer_fps=stats.inference.rate(),
@@ -206,7 +207,7 @@ class Pipeline:
             latency_ms={
                 stage: stats.latency[stage].at(50, last=60)[0] for stage in stats.latency if stage != "overhead"
             },
-            drops={**stats.balance().dropped, **stats.balance().failed},
+            drops={**balance.dropped, **balance.failed},
             workers_busy=self._workers_busy(),
             workers=self.workers,
             restarts=self.inference.restarts,
