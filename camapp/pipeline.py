@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,7 @@ from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
 from camapp.inference import Inference, Result
-from camapp.models import load_model
+from camapp.models import identity_of, load_model
 from camapp.records import Frame, Prediction, Trace
 from camapp.renderer import Renderer
 from camapp.service import ExitCode
@@ -35,7 +36,8 @@ from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
 from camapp.status import State, Status
 from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import START_TIMEOUT, PoolError
+from camapp.workers.pool import START_TIMEOUT, PoolError, WorkerPool
+from camapp.workers.shared import MakePool, SharedWorkers
 from engine.model import Model, ModelError
 
 log = logging.getLogger(__name__)
@@ -66,12 +68,20 @@ class Pipeline:
     Args:
         settings: what the user asked for.
         model: to run; None loads the one the settings name.
+        workers: how many of its own; 0 leaves it to the settings.
+        shared: workers that it shares with other cameras; None gives it its own.
 
     Raises:
         ModelError, SourceError: the model or the source cannot be used, known before anything was started.
     """
 
-    def __init__(self, settings: Settings, model: Model | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model | None = None,
+        workers: int = 0,
+        shared: SharedWorkers | None = None,
+    ) -> None:
         # The stages already run side by side, and workers have the other cores: OpenCV's own threads would only
         # spin for them (measured: 11.1 ms of CPU a frame against 9.4, and a 95th percentile of prepare of 8 ms for 2).
         cv2.setNumThreads(1)
@@ -81,12 +91,20 @@ class Pipeline:
         model = model or load_model(settings)
         task = task_for(settings, model.card)
         self.source = build_source(settings, model)
-        self.workers = settings.workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        self._shared = shared
+        self._identity = identity_of(settings)
+        self.workers = shared.workers if shared else workers or settings.workers or default_workers()
         self.prediction_sinks: list[PredictionSink] = []
         self.picture_sinks: list[PictureSink] = []
-        name = Path(settings.model).name
         self.inference = Inference(
-            name, model, task, self.stats, self.source.live, self.workers, settings.threads, self._publish
+            Path(settings.model).name,
+            model,
+            task,
+            self.stats,
+            self.source.live,
+            self._maker(settings),
+            self.workers + 1,
+            self._publish,
         )
         self.capture = CaptureThread(
             self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames, self.inference.forget
@@ -99,7 +117,7 @@ class Pipeline:
         self.each_tick: list[Callable[[], None]] = []
         self._changing = threading.Lock()
         self._newest: tuple[Prediction, Trace] | None = None
-        self._ended = ""
+        self.ended = ""
         self._stop_reason = ""
         self._time_is_up = ""
         self._failing_sinks: set[Sink] = set()
@@ -128,9 +146,22 @@ class Pipeline:
             broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
             if broken:
                 raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
-            self.inference.swap(Path(settings.model).name, model, task_for(settings, model.card))
+            task, identity = task_for(settings, model.card), identity_of(settings)
+            if identity == self._identity and task.max_items == self.task.max_items:
+                self.inference.retask(model, task)  # the workers' part stays as it is
+            else:
+                self.inference.swap(Path(settings.model).name, model, task, self._maker(settings))
+            self._identity = identity
             self.settings = settings
             self.renderer.show_hud = settings.hud
+
+    def _maker(self, settings: Settings) -> MakePool:
+        """What makes the workers of a model as the settings name it."""
+        if self._shared is None:
+            return lambda model, items, spare, on_outcome: WorkerPool(
+                model, items, self.workers, settings.threads, spare, on_outcome
+            )
+        return partial(self._shared.share, identity_of(settings))
 
     def request_stop(self, reason: str) -> None:
         """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
@@ -172,7 +203,7 @@ class Pipeline:
         finally:
             self._stop(started)
         code, reason = self._verdict()
-        self._ended = reason
+        self.ended = reason
         error = self.inference.error or self.inference.pool.error or self.capture.status.error
         return Summary(code, reason, self.stats.balance(), time.monotonic() - self._started, error)
 
@@ -238,7 +269,7 @@ class Pipeline:
         return Status(
             camera=self.name,
             state=self._state(),
-            reason=self._ended or self.lost(),
+            reason=self.ended or self.lost(),
             figures=self.hud(),
             balance=self.stats.balance(),
             latency_ms={
@@ -255,7 +286,7 @@ class Pipeline:
         )
 
     def _state(self) -> State:
-        if self._ended:
+        if self.ended:
             return State.ENDED
         if self.capture.paused.is_set():
             return State.PAUSED
@@ -349,6 +380,11 @@ class Pipeline:
             denied = isinstance(status.error, SourceDenied)
             return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
         return ExitCode.OK, self._stop_reason or self._time_is_up or status.reason
+
+
+def default_workers() -> int:
+    """The cores that this process may use, less one for everything else."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def build_source(settings: Settings, model: Model) -> Source:

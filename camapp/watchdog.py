@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-
-from camapp.service import ServiceManager
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
 # Ready without a prediction, as with a camera that is not plugged in yet: from here on the watchdog judges.
 READY_WITHIN = 10.0
 _STATUS_EVERY, _RATES_NEED = 10.0, 2.0
+
+
+class Manager(Protocol):
+    """Who is told: the service manager, or what stands between it and several cameras."""
+
+    watchdog_s: float | None
+
+    def notify(self, *assignments: str) -> None: ...  # noqa: D102
 
 
 class Watchdog:
@@ -31,7 +38,7 @@ class Watchdog:
 
     def __init__(
         self,
-        manager: ServiceManager,
+        manager: Manager,
         predictions: Callable[[], int],
         bounded_step: Callable[[], str],
         status: Callable[[], str],
