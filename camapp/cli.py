@@ -215,6 +215,30 @@ def bench(
     run_bench(settings, seconds, draw, as_json)
 
 
+@app.command("profile")
+def profile(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a model file, or the name of one that ships")],
+    net: Annotated[Optional[str], typer.Option(metavar="NAME", help="of the net, without a card")] = None,  # noqa: UP045
+    batch: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="items a run")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="runs to take the median of")] = 20,
+    threads: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="BLAS threads")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    chart: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--chart", metavar="FILE", help="draw the layers into a .svg or .png"),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="show where errors come from")] = False,
+) -> None:
+    """Where a model's time goes, layer by layer; and an estimate of what Raspberry Pis would make of it."""
+    from camapp.processes import blas_threads
+
+    os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
+    with tidy_errors(debug):
+        from camapp.profiling import ProfileOptions, run_profile
+
+        run_profile(file, ProfileOptions(net, batch, rounds, as_json, chart))
+
+
 @app.command("classify")
 @partial(with_settings, only=_FOR_STILLS)
 def classify(

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from camapp.processes import blas_threads
 from camapp.stats import Quantiles
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -379,9 +380,7 @@ class WorkerPool:
 
 def _environment(threads: int) -> dict[str, str]:
     """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
-    environment = dict(os.environ)
-    for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
-        environment[f"{name}_NUM_THREADS"] = str(threads)
+    environment = os.environ | blas_threads(threads)
     root = str(Path(__file__).parents[2])
     paths = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root
