@@ -89,7 +89,9 @@ def _report_to(manager: ServiceManager, pipeline: Pipeline) -> None:
     faulthandler.enable()
     # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
     pipeline.capture.first_patience = pipeline.settings.reconnect
-    watchdog = Watchdog(manager, pipeline.stats.predictions, pipeline.bounded_step, pipeline.status_line)
+    watchdog = Watchdog(
+        manager, lambda: pipeline.started, pipeline.stats.predictions, pipeline.bounded_step, pipeline.status_line
+    )
     pipeline.each_tick.append(watchdog.tick)
 
 
