@@ -6,10 +6,11 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from camapp import displays
-from camapp.capture.source import local_path, redacted
+from camapp.capture.source import local_path, redacted, scheme_of
 from camapp.models import load_model, model_path
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
@@ -44,7 +45,10 @@ def run_live(settings: Settings, reread: Callable[[], Settings]) -> Summary:
     on_stop_signals(pipeline.request_stop)
     on_hang_up(reloader.request, managed=bool(manager))
     _add_sinks(pipeline)
-    if _wants_window(settings):
+    screen = _screen_for(settings)
+    if screen is displays.Kind.DRM:
+        _add_native(pipeline)
+    if screen in (displays.Kind.X11, displays.Kind.KIOSK):
         _add_window(pipeline)
     elif not manager and settings.log != "-":
         pipeline.prediction_sinks.append(ConsoleSink(pipeline.status_line))
@@ -143,13 +147,36 @@ def _drive_sink(uri: str, task: str) -> DriveSink:
     return DriveSink(uri)
 
 
-def _wants_window(settings: Settings) -> bool:
+def _screen_for(settings: Settings) -> displays.Kind:
+    """What to show the preview on; whether it is there now is another question, asked again and again."""
     if settings.display != "auto":
-        return settings.display != "none"
+        wanted = {"window": displays.Kind.X11, "none": displays.Kind.NONE}
+        return wanted.get(settings.display) or displays.Kind(settings.display)
     display = displays.probe()
-    if not display:
-        log.info("%s; predictions are printed here instead", display.reason)
-    return bool(display)
+    if display:
+        return display.kind
+    if _may_be_pi_camera(settings.source) and displays.connectors():
+        return displays.Kind.DRM
+    log.info("%s; predictions are printed here instead", display.reason)
+    return displays.Kind.NONE
+
+
+def _may_be_pi_camera(source: str) -> bool:
+    scheme = scheme_of(source)
+    return scheme == "picamera" or (scheme == "auto" and find_spec("picamera2") is not None)
+
+
+def _add_native(pipeline: Pipeline) -> None:
+    from camapp.sinks.native import NativeSink
+
+    if not _may_be_pi_camera(pipeline.source.uri):
+        raise SinkError("--display drm is a Pi camera's own picture: give --source picamera://0, or --display kiosk")
+    sink = NativeSink(
+        lambda: pipeline.source.native_preview,
+        lambda: pipeline.hud() if pipeline.renderer.show_hud else None,
+        pipeline.stats.stale_after_ms,
+    )
+    pipeline.prediction_sinks.append(sink)
 
 
 def _add_window(pipeline: Pipeline) -> None:

@@ -19,7 +19,7 @@ from camapp.hud import Hud, Rating, rate
 from camapp.lettering import Colour, Font, Layer, Pixels, plain
 from camapp.records import Box, Polyline, Prediction
 
-__all__ = ["Hud", "Overlay", "no_signal"]
+__all__ = ["Hud", "Overlay", "no_signal", "see_through"]
 
 # BGR throughout.
 WHITE: Colour = (245, 245, 245)
@@ -148,6 +148,19 @@ class Overlay:
             top = style.height - style.margin - card.height
             beside = top < taken_y and taken_x + card.width + 2 * style.margin <= style.width
             card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
+
+
+def see_through(on_black: Pixels, on_white: Pixels) -> Pixels:
+    """What was drawn, without its ground: from the same drawing on a black and on a white picture.
+
+    Where both are alike the drawing is opaque; where they differ by 255 there is none.
+
+    Returns:
+        (h, w, 4) uint8 RGBA, not premultiplied.
+    """
+    alpha = cv2.bitwise_not(cv2.extractChannel(cv2.subtract(on_white, on_black), 1))
+    blue, green, red = (cv2.divide(channel, alpha, scale=255) for channel in cv2.split(on_black))
+    return np.asarray(cv2.merge([red, green, blue, alpha]), np.uint8)
 
 
 def _draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:

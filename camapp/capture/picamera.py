@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from camapp.capture.bounded import call_bounded
 from camapp.capture.clock import SensorClock
 from camapp.capture.devices import DEV, JOIN_VIDEO, PROC, busy_advice
+from camapp.capture.native import NativePreview
 from camapp.capture.source import PermanentSourceError, Source, SourceDenied, SourceError, SourceLost, SourceOptions
 from camapp.picture import Layout, Picture, Pixels
 from camapp.records import Shot
@@ -96,6 +98,7 @@ class PicameraSource(Source):
         self._remaining = options.hflip, options.vflip, options.rotate
         self._stuck = False
         self._clock = SensorClock(uri)
+        self._preview: NativePreview | None = None
 
     def open(self) -> None:
         """Acquire, configure and start the camera, within 10 s.
@@ -123,6 +126,7 @@ class PicameraSource(Source):
         if self._camera is None:
             raise SourceLost(f"{self.uri} is not open")
         with self._explained():
+            self._settle_preview()
             request = self._next_request(timeout)
             try:
                 stamp = request.get_metadata().get("SensorTimestamp", 0)
@@ -137,6 +141,8 @@ class PicameraSource(Source):
         camera, self._camera = self._camera, None
         if camera is None:
             return
+        if self._preview is not None:
+            self._preview.closed()
         # Not stop() first: that waits for the event loop, which may be what died.
         try:
             call_bounded(camera.close, _CLOSE_LIMIT, "picamera-close")
@@ -158,6 +164,11 @@ class PicameraSource(Source):
         """What the camera left to do: quarter turns, and flips where it has none."""
         return self._remaining
 
+    @property
+    def native_preview(self) -> NativePreview | None:
+        """The camera's picture on a console's screen, if it needs no turning that only we could do."""
+        return None if any(self._remaining) else self._preview
+
     def _acquire(self) -> None:
         picamera2 = import_picamera2()
         libcamera = import_module("libcamera")
@@ -169,6 +180,7 @@ class PicameraSource(Source):
                 _controls(self.options.controls, self._camera.camera_controls, libcamera.controls)
             )
             self._camera.start()
+        self._preview = self._preview or NativePreview(picamera2.Preview)
 
     def _find(self) -> dict[str, Any]:
         cameras = pi_cameras()
@@ -236,10 +248,23 @@ class PicameraSource(Source):
             self.fps = float(mode["fps"])
         return {"output_size": mode["size"], "bit_depth": mode["bit_depth"]}
 
-    def _next_request(self, timeout: float) -> Any:
+    def _settle_preview(self) -> None:
+        assert self._preview is not None
+        if self._preview.settled:
+            return
         try:
-            return self._camera.capture_request(wait=timeout)
+            call_bounded(partial(self._preview.settle, self._camera), _CLOSE_LIMIT, "picamera-preview")
         except TimeoutError as error:
+            raise SourceLost(f"{self._model}: picamera2's event loop hangs") from error
+
+    def _next_request(self, timeout: float) -> Any:
+        assert self._preview is not None
+        try:
+            request = self._camera.capture_request(wait=timeout)
+            self._preview.frame()
+            return request
+        except TimeoutError as error:
+            self._preview.silent()
             self._forget_jobs()
             raise SourceLost(
                 f"{self._model} gave no frame for {timeout:g} s: check its ribbon cable and the power supply"

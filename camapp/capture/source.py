@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from camapp.capture.native import NativePreview
 from camapp.records import Shot
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
@@ -102,6 +103,11 @@ class Source(ABC):
     def describe(self) -> str:
         """One line for people, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
         return redacted(self.uri)
+
+    @property
+    def native_preview(self) -> NativePreview | None:
+        """The device's own way of showing its picture; None where it has none, or before `open`."""
+        return None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:
