@@ -2,8 +2,9 @@
 
 Habits: an event-loop thread that keeps one finished request; a job that times out stays queued and takes the next
 frame; rows padded to the stride; sizes, formats and strides decided by the 'hardware' at configure; requests that
-must be released; a preview that is the event loop, and dies with the first frame that it cannot draw. Faults are planted in `plan`, or for a child process in the environment variable
-FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError; libcamera: a missing module).
+must be released; a preview that is the event loop, and dies of the first frame that it cannot draw. Faults are planted
+in `plan`, or for a child process in the environment variable FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError;
+libcamera: a missing module).
 """
 
 from __future__ import annotations
