@@ -166,6 +166,7 @@ def see_through(on_black: Pixels, on_white: Pixels) -> Pixels:
 def _draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
     """What needs attention now, in the upper right corner."""
     badges = [("PAUSED", AMBER)] if hud.paused else []
+    badges += [("LOW LIGHT" if hud.slowness.startswith("low light") else "SLOW CAMERA", AMBER)] if hud.slowness else []
     badges += [(alert.upper(), RED) for alert in hud.health.alerts]
     font = style.body if style.detail else style.small
     y = style.margin

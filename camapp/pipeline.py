@@ -219,6 +219,7 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            slowness="" if self.lost() else self.source.slowness,
             health=self.health.latest,
         )
 
@@ -232,6 +233,7 @@ class Pipeline:
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
+            + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
 
@@ -320,6 +322,7 @@ def build_source(settings: Settings, model: Model) -> Source:
     options = SourceOptions(
         size=settings.size,
         fps=settings.fps,
+        target_fps=settings.target_fps,
         realtime=settings.realtime,
         loop=settings.loop,
         hflip=settings.hflip,

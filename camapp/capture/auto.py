@@ -51,6 +51,11 @@ class AutoSource(Source):
         return self._chosen.describe() if self._chosen is not None else self.uri
 
     @property
+    def slowness(self) -> str:
+        """The chosen source's."""
+        return self._chosen.slowness if self._chosen is not None else ""
+
+    @property
     def native_preview(self) -> NativePreview | None:
         """The chosen source's."""
         return self._chosen.native_preview if self._chosen is not None else None

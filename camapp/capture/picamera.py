@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from camapp.capture.bounded import call_bounded
 from camapp.capture.clock import SensorClock
 from camapp.capture.devices import DEV, JOIN_VIDEO, PROC, busy_advice
 from camapp.capture.native import NativePreview
+from camapp.capture.slow import RateWatch
 from camapp.capture.source import PermanentSourceError, Source, SourceDenied, SourceError, SourceLost, SourceOptions
 from camapp.picture import Layout, Picture, Pixels
 from camapp.records import Shot
@@ -98,6 +100,7 @@ class PicameraSource(Source):
         self._remaining = options.hflip, options.vflip, options.rotate
         self._stuck = False
         self._clock = SensorClock(uri)
+        self._rate = RateWatch()
         self._preview: NativePreview | None = None
 
     def open(self) -> None:
@@ -110,13 +113,18 @@ class PicameraSource(Source):
         """
         if self._stuck:
             raise PermanentSourceError(
-                f"{self.uri} hangs inside libcamera since it was last closed: start camapp again"
+                f"{self.uri} hangs inside libcamera since it was last opened or closed: start camapp again"
             )
+        self._rate.restart()
         try:
             call_bounded(self._acquire, _OPEN_LIMIT, "picamera-open")
         except TimeoutError as error:
+            # The thread that hangs may still come to hold the camera: only another process can try again.
+            self._stuck = True
             self.close()
-            raise SourceLost(f"{self.uri} did not start within {_OPEN_LIMIT:g} s: reboot if this goes on") from error
+            raise PermanentSourceError(
+                f"{self.uri} did not start within {_OPEN_LIMIT:g} s: start camapp again, reboot if this goes on"
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -129,12 +137,14 @@ class PicameraSource(Source):
             self._settle_preview()
             request = self._next_request(timeout)
             try:
-                stamp = request.get_metadata().get("SensorTimestamp", 0)
+                metadata = request.get_metadata()
                 buffers = {name: request.make_buffer(name) for name in self._streams}
             finally:
                 request.release()
         view, model_view = (_picture(buffers[name], self._streams[name]) for name in ("main", "lores"))
-        return Shot(view, model_view, self._clock.checked(stamp))
+        stamp = self._clock.checked(metadata.get("SensorTimestamp", 0))
+        self._rate.note(self._model, self.fps, stamp or time.monotonic_ns(), metadata.get("ExposureTime", 0))
+        return Shot(view, model_view, stamp)
 
     def close(self) -> None:
         """Close the camera; one that hangs is left to the end of the process after 2 s."""
@@ -163,6 +173,11 @@ class PicameraSource(Source):
     def remaining_orientation(self) -> tuple[bool, bool, int]:
         """What the camera left to do: quarter turns, and flips where it has none."""
         return self._remaining
+
+    @property
+    def slowness(self) -> str:
+        """Why it is slower than it was set to."""
+        return self._rate.reason
 
     @property
     def native_preview(self) -> NativePreview | None:
@@ -232,7 +247,7 @@ class PicameraSource(Source):
 
     def _sensor_mode(self, size: tuple[int, int]) -> dict[str, Any]:
         """The sensor mode to ask for; sets `fps`. Left to itself, picamera2 may pick one with a narrower view."""
-        self.fps = self.options.fps or _DEFAULT_FPS
+        self.fps = self.options.fps or self.options.target_fps or _DEFAULT_FPS
         try:
             modes = [mode for mode in self._camera.sensor_modes if "crop_limits" in mode]
         except (RuntimeError, OSError, LookupError, AttributeError) as error:
