@@ -7,11 +7,12 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
-from camapp.capture.source import local_path, redacted
+from camapp.capture.source import local_path, redacted, scheme_of
 from camapp.models import load_model, model_path
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
@@ -115,7 +116,13 @@ def _report_to(manager: ServiceManager, cameras: Cameras) -> None:
         # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
         pipeline.capture.first_patience = pipeline.settings.reconnect
         told = joint.member(pipeline.name) if several else manager
-        watchdog = Watchdog(told, pipeline.stats.predictions, pipeline.bounded_step, pipeline.status_line)
+        watchdog = Watchdog(
+            told,
+            partial(_has_started, pipeline),
+            pipeline.stats.predictions,
+            pipeline.bounded_step,
+            pipeline.status_line,
+        )
         pipeline.each_tick.append(watchdog.tick)
 
 
@@ -177,7 +184,10 @@ def _drive_sink(uri: str, task: str) -> DriveSink:
 def _add_preview(cameras: Cameras, manager: ServiceManager) -> None:
     """A window for each camera where there is a display, else words."""
     several = len(cameras.pipelines) > 1
-    if _wants_window(cameras.pipelines[0].settings):
+    screen = _screen_for(cameras.pipelines[0].settings)
+    if screen is displays.Kind.DRM:
+        _add_native(cameras.pipelines[0])
+    if screen in (displays.Kind.X11, displays.Kind.KIOSK):
         for pipeline in cameras.pipelines:
             _add_window(pipeline, cameras.request_stop, f"camapp: {pipeline.name if several else _net_of(pipeline)}")
         return
@@ -195,13 +205,40 @@ def _net_of(pipeline: Pipeline) -> str:
     return pipeline.model.card.net
 
 
-def _wants_window(settings: Settings) -> bool:
+def _has_started(pipeline: Pipeline) -> bool:
+    return pipeline.started
+
+
+def _screen_for(settings: Settings) -> displays.Kind:
+    """What to show the preview on; whether it is there now is another question, asked again and again."""
     if settings.display != "auto":
-        return settings.display != "none"
+        wanted = {"window": displays.Kind.X11, "none": displays.Kind.NONE}
+        return wanted.get(settings.display) or displays.Kind(settings.display)
     display = displays.probe()
-    if not display:
-        log.info("%s; predictions are printed here instead", display.reason)
-    return bool(display)
+    if display:
+        return display.kind
+    if _may_be_pi_camera(settings.source) and displays.connectors():
+        return displays.Kind.DRM
+    log.info("%s; predictions are printed here instead", display.reason)
+    return displays.Kind.NONE
+
+
+def _may_be_pi_camera(source: str) -> bool:
+    scheme = scheme_of(source)
+    return scheme == "picamera" or (scheme == "auto" and find_spec("picamera2") is not None)
+
+
+def _add_native(pipeline: Pipeline) -> None:
+    from camapp.sinks.native import NativeSink
+
+    if not _may_be_pi_camera(pipeline.source.uri):
+        raise SinkError("--display drm is a Pi camera's own picture: give --source picamera://0, or --display kiosk")
+    sink = NativeSink(
+        lambda: pipeline.source.native_preview,
+        lambda: pipeline.hud() if pipeline.renderer.show_hud else None,
+        pipeline.stats.stale_after_ms,
+    )
+    pipeline.prediction_sinks.append(sink)
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:

@@ -163,6 +163,11 @@ class Pipeline:
             )
         return partial(self._shared.share, identity_of(settings))
 
+    @property
+    def started(self) -> bool:
+        """Workers are ready, and the source was set going; from here on frames come, or there is a reason why not."""
+        return self.capture.ident is not None
+
     def request_stop(self, reason: str) -> None:
         """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
         self._stop_reason = self._stop_reason or reason
@@ -234,7 +239,7 @@ class Pipeline:
 
     def bounded_step(self) -> str:
         """What holds predictions up within a bound of its own (see `Watchdog`), or ""."""
-        if self.capture.step_seconds() < _SOURCE_STEP:
+        if self.started and self.capture.step_seconds() < _SOURCE_STEP:
             if self.capture.paused.is_set():
                 return "paused"
             if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
@@ -260,6 +265,7 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            slowness="" if self.lost() else self.source.slowness,
             health=self.health.latest,
         )
 
@@ -304,6 +310,7 @@ class Pipeline:
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
+            + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
 
@@ -330,16 +337,20 @@ class Pipeline:
         while not self._stop_reason:
             if self.inference.pool.wait_ready(_TICK):
                 return True
+            self._tick()
             if time.monotonic() > deadline:
                 raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
         return False
+
+    def _tick(self) -> None:
+        for tick in self.each_tick:
+            tick()
 
     def _wait(self) -> None:
         deadline = None
         while not self._stop_reason:
             time.sleep(_TICK)
-            for tick in self.each_tick:
-                tick()
+            self._tick()
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
@@ -393,6 +404,7 @@ def build_source(settings: Settings, model: Model) -> Source:
     options = SourceOptions(
         size=settings.size,
         fps=settings.fps,
+        target_fps=settings.target_fps,
         realtime=settings.realtime,
         loop=settings.loop,
         hflip=settings.hflip,

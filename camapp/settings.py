@@ -144,9 +144,10 @@ class Settings:
     share_workers: bool = option(False, "several cameras with the same model take turns at all workers", "Speed")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
 
-    display: Literal["auto", "window", "kiosk", "none"] = option(
+    display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
         "auto",
-        "show the preview: auto (if there is a display), window, kiosk (by cage, without a desktop) or none",
+        "show the preview: auto (if there is a display), window, drm (a Pi camera's own, on the console), "
+        "kiosk (by cage, without a desktop) or none",
         "Output",
         "KIND",
     )
