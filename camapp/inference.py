@@ -171,9 +171,11 @@ class Inference:
 
     def _new_generation(self, name: str, model: Model, task: Task) -> Generation:
         spare = 0 if self.live else self._workers + 1
-        return Generation(
-            name, model, task, WorkerPool(model, task.max_items, self._workers, self._threads, spare, self._on_outcome)
+        # A file's frames wait for a new worker; a camera's would be lost meanwhile.
+        pool = WorkerPool(
+            model, task.max_items, self._workers, self._threads, spare, self._on_outcome, standby=int(self.live)
         )
+        return Generation(name, model, task, pool)
 
     def offer(self, frame: Frame, trace: Trace) -> None:
         """Called by the capture thread with each frame."""
