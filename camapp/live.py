@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
 from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
 from camapp.settings import Settings, SettingsError
+from camapp.sinks.clips import ClipSink, parse_events
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.log import LogSink
@@ -27,6 +29,7 @@ from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
+from engine.card import ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ def _check(settings: Settings) -> str:
     model = load_model(settings)
     task_for(settings, model.card)
     source = build_source(settings, model)
+    if settings.clip_on:
+        _check_clip_labels(settings, model.card)
     if settings.record is not None:
         VideoSink(settings.record, lambda: 0.0)
     if settings.on_label is not None:
@@ -132,6 +137,8 @@ def _add_sinks(pipeline: Pipeline) -> None:
         pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
         pipeline.prediction_sinks.append(OnLabelSink(settings.on_label, settings.on_label_every))
+    if settings.clip_on:
+        pipeline.prediction_sinks.append(_clip_sink(pipeline))
     if settings.drive is not None:
         pipeline.prediction_sinks.append(_drive_sink(settings.drive, pipeline.model.card.task))
     if settings.record is not None:
@@ -170,7 +177,31 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
         settings.log_files,
         lambda: pipeline.request_stop("stdout was closed"),
         patient=not pipeline.source.live,
+        heartbeat=settings.log_heartbeat if settings.log_on_change else None,
     )
+
+
+def _clip_sink(pipeline: Pipeline) -> ClipSink:
+    settings = pipeline.settings
+    _check_clip_labels(settings, pipeline.model.card)
+    return ClipSink(
+        settings.clips,
+        settings.clip_on,
+        settings.clip_before,
+        settings.clip_after,
+        int(settings.clip_budget_mb * 1e6),
+        patient=not pipeline.source.live,
+    )
+
+
+def _check_clip_labels(settings: Settings, card: ModelCard) -> None:
+    """A misspelt label would never come. Raises SinkError."""
+    labels, _ = parse_events(settings.clip_on)
+    unknown = sorted(labels - {"*", *card.labels})
+    if card.task == "classify" and unknown:
+        close = get_close_matches(unknown[0], card.labels, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"it knows {', '.join(card.labels[:10])}, ..."
+        raise SinkError(f"--clip-on: this model has no label '{unknown[0]}': {hint}")
 
 
 def _drive_sink(uri: str, task: str) -> DriveSink:
