@@ -142,7 +142,7 @@ class Run:
         for name, value in self._net.named_parameters():
             value.requires_grad_(number > self._frozen or name.startswith(_head(self._recipe)))
         batches = self._feed.shuffled(self._learning)
-        train_loss, train_accuracy = _learn(self._net, batches, self._optimiser, self._schedule, report, number)
+        train_loss, train_accuracy = self._learn(batches, report, number)
         loss, accuracy = _judge(self._net, self._feed.in_order(self._judging))
         epoch = Epoch(number, train_loss, train_accuracy, loss, accuracy)
         self.history.append(epoch)
@@ -204,6 +204,31 @@ class Run:
         self.history = [Epoch(*values) for values in state["history"]]
         self.best = self.history[state["best"] - 1]
         self.arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
+
+    def _learn(self, batches: Iterator[tuple[Tensor, Tensor]], report: Report, number: int) -> tuple[float, float]:
+        """One pass. Returns mean loss and accuracy as they were during it."""
+        recipe = self._recipe
+        reduced = recipe.precision == "bfloat16"
+        self._net.train()
+        total, right, seen = 0.0, 0, 0
+        for pictures, labels in batches:
+            with torch.autocast(self._device, torch.bfloat16, enabled=reduced):
+                logits = self._net(pictures)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise WeightsError(
+                    f"the loss became {value} in epoch {number}: nothing was saved; lower the learning rate"
+                )
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            self._schedule.step()
+            report.step(value)
+            total += value * len(labels)
+            right += int((logits.detach().argmax(1) == labels).sum())
+            seen += len(labels)
+        return total / seen, right / seen
 
     def _chance(self) -> list[Tensor]:
         """The states of all random numbers: dropout's, the feed's, and on CUDA dropout's there."""
@@ -294,35 +319,11 @@ def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    if recipe.schedule == "one_cycle":
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(5 * step / steps, 1.25 * (1 - step / steps))
+        )
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-
-
-def _learn(
-    net: TorchNet,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    report: Report,
-    number: int,
-) -> tuple[float, float]:
-    """One pass. Returns mean loss and accuracy as they were during it."""
-    net.train()
-    total, right, seen = 0.0, 0, 0
-    for pictures, labels in batches:
-        logits = net(pictures)
-        loss = F.cross_entropy(logits, labels)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise WeightsError(f"the loss became {value} in epoch {number}: nothing was saved; lower the learning rate")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        report.step(value)
-        total += value * len(labels)
-        right += int((logits.detach().argmax(1) == labels).sum())
-        seen += len(labels)
-    return total / seen, right / seen
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from engine.nets import mobilenet_v3, resnet, vgg
 from engine.nets.cifar import cifar10, cifar_small
 from engine.nets.lenet import lenet, mnist
 from engine.nets.mobilenet_v2 import mobilenet_v2
+from engine.nets.objects import objects
 from engine.nets.squeezenet import squeezenet1_1
 from engine.nets.track import track
 
@@ -64,6 +65,7 @@ _ALL = (
     Net(lenet, _digits("lenet", 32)),
     Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
     Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
+    Net(objects, _cifar("objects", _CIFAR), head="fc.weight"),
     Net(track, _TRACK),
     _imagenet(resnet.resnet18, "fc"),
     _imagenet(resnet.resnet34, "fc"),
