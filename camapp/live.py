@@ -6,10 +6,12 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
@@ -27,9 +29,13 @@ from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
+from camapp.state import remembered, state_directory
 from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
 from engine.card import ModelCard
+
+if TYPE_CHECKING:
+    from camapp.web.face import WebFace
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +55,13 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
     _refuse_overwriting(settings)
-    cameras = Cameras(build(settings))
-    reloaders = [Reloader(pipeline, partial(_of, pipeline.name, reread)) for pipeline in cameras.pipelines]
+    state = state_directory()
+    cameras = Cameras(build([remembered(camera, state) for camera in settings]))
+
+    def reread_one(name: str) -> Settings:
+        return remembered(_of(name, reread), state)
+
+    reloaders = [Reloader(pipeline, partial(reread_one, pipeline.name)) for pipeline in cameras.pipelines]
 
     def reload() -> None:
         for reloader in reloaders:
@@ -63,6 +74,7 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     _add_preview(cameras, manager)
     if manager:
         _report_to(manager, cameras)
+    faces = _faces(cameras.pipelines, reread_one)
     for reloader in reloaders:
         reloader.start()
 
@@ -71,7 +83,11 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
             reloader.stop()
         manager.notify("STOPPING=1")
 
-    summaries = cameras.run(before_stop)
+    with ExitStack() as stack:
+        for face in faces:
+            stack.callback(face.stop)
+            face.start()
+        summaries = cameras.run(before_stop)
     manager.notify(f"STATUS=ended: {'; '.join(summary.reason for summary in summaries)}")
     for pipeline, summary in zip(cameras.pipelines, summaries, strict=True):
         if summary.balance.captured:
@@ -129,6 +145,25 @@ def _report_to(manager: ServiceManager, cameras: Cameras) -> None:
             pipeline.status_line,
         )
         pipeline.each_tick.append(watchdog.tick)
+
+
+def _faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) -> list[WebFace]:
+    """Ways to the run from elsewhere, not yet started."""
+    settings = pipelines[0].settings
+    if settings.web is None:
+        return []
+    from camapp.web.face import WebFace  # only here: few runs have a page
+
+    return [WebFace(pipelines, settings.web, settings.web_hosts, metrics=_metrics_of(pipelines), reread=reread)]
+
+
+def _metrics_of(pipelines: list[Pipeline]) -> Callable[[], str] | None:
+    if find_spec("prometheus_client") is None:
+        return None
+    from camapp.metrics import Metrics  # only here: the package is optional
+
+    metrics = Metrics(pipelines)
+    return lambda: metrics.render().decode()
 
 
 def _add_sinks(pipeline: Pipeline) -> None:
