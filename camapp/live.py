@@ -178,6 +178,7 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
         lambda: pipeline.request_stop("stdout was closed"),
         patient=not pipeline.source.live,
         heartbeat=settings.log_heartbeat if settings.log_on_change else None,
+        camera=settings.name,
     )
 
 

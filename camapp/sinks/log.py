@@ -48,6 +48,7 @@ class LogSink(PredictionSink):
         patient: wait for the writer instead of losing lines (for files, whose frames can wait).
         heartbeat: None writes every prediction; else only those that change the label, and one after so many seconds
             without any.
+        camera: its name, for the records.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LogSink(PredictionSink):
         on_broken_pipe: Callable[[], None] = lambda: None,
         patient: bool = False,
         heartbeat: float | None = None,
+        camera: str = "camera",
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
@@ -70,6 +72,7 @@ class LogSink(PredictionSink):
         self._on_broken_pipe = on_broken_pipe
         self._patient = patient
         self._heartbeat = heartbeat
+        self._camera = camera
         self._label: str | None = None
         self._beat_at = 0.0
         self._lines: deque[str] = deque()
@@ -129,6 +132,7 @@ class LogSink(PredictionSink):
         age = time.monotonic_ns() - (trace.sensor or trace.captured)
         record: dict[str, Any] = {
             "schema": SCHEMA,
+            "camera": self._camera,
             "seq": prediction.seq,
             "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
             "t_mono_ns": trace.sensor or trace.captured,
