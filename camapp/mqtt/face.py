@@ -14,6 +14,7 @@ Topics, below PREFIX/DEVICE; all are JSON but the first, and retained:
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -30,6 +31,8 @@ from camapp.records import Frame, Prediction, Trace
 from camapp.sinks.log import prediction_record
 from camapp.sinks.sink import PredictionSink
 from camapp.status import Status
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 HEARTBEAT_S = 10.0
@@ -58,11 +61,12 @@ class MqttFace:
     def __init__(self, cameras: Sequence[Watched], access: Access, device: str) -> None:
         self._device = device
         self._topic = f"{access.address.prefix}/{device}"
+        self._availability = f"{self._topic}/availability"
         self.link = Link(
             access,
             f"camapp-{device}",
-            Message(f"{self._topic}/availability", b"offline"),
-            (BIRTH_TOPIC, f"{self._topic}/+/set/+"),
+            Message(self._availability, b"offline"),
+            (BIRTH_TOPIC, self._availability, f"{self._topic}/+/set/+"),
             self._announce,
             self._heard,
             self._tick,
@@ -74,6 +78,7 @@ class MqttFace:
         self._announced_at = 0.0
         self._is_asked = False
         self._health_due = 0.0
+        self._has_namesake = False
 
     def start(self) -> None:
         """Begin; a broker that is not there is waited for."""
@@ -85,7 +90,7 @@ class MqttFace:
         self._orders.stop()
         for feed in self._feeds:
             feed.tell_status(always=True)
-        self.link.set(f"{self._topic}/availability", b"offline")
+        self.link.set(self._availability, b"offline")
         self.link.stop()
 
     # -- in the link's thread
@@ -94,7 +99,7 @@ class MqttFace:
         """All that is retained, for a broker or a Home Assistant that may have forgotten it."""
         self._announced_at, self._is_asked, self._health_due = time.monotonic(), False, 0.0
         self._tell_discovery()
-        self.link.set(f"{self._topic}/availability", b"online")
+        self.link.set(self._availability, b"online")
         for feed in self._feeds:
             feed.tell_status(always=True)
             feed.tell_prediction()
@@ -139,8 +144,22 @@ class MqttFace:
         if topic == BIRTH_TOPIC:
             self._is_asked = self._is_asked or payload == b"online"
             return
+        if topic == self._availability:
+            self._contradict(payload)
+            return
         camera, _, order = topic.removeprefix(f"{self._topic}/").partition("/set/")
         self._orders.take(camera, order, payload, retained)
+
+    def _contradict(self, payload: bytes) -> None:
+        """Somebody else speaks of this device: the broker of a connection that it lost long ago, or a namesake."""
+        if payload != b"online":
+            self.link.set(self._availability, b"online")
+        elif not self._has_namesake:
+            self._has_namesake = True
+            log.warning(
+                "another camapp calls itself device '%s' at this broker: give one of them its own --device-name",
+                self._device,
+            )
 
     # -- in the orders' thread, or the link's
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import select
 import socket
 import ssl
@@ -34,13 +35,13 @@ DEAF_S = 60.0
 _KEEPALIVE_S = 20
 _CONNECT_S = 5.0
 _ANSWER_S = 10.0
-_RETRY_S, _RETRY_MOST_S, _RETRY_TAKEN_S, _RETRY_FLOOD_S = 1.0, 30.0, 60.0, 0.1
+_RETRY_S, _RETRY_MOST_S, _RETRY_FLOOD_S = 1.0, 30.0, 0.1
 _IN_FLIGHT = 20
 _GOODBYE_S = 0.7
 _JOIN_S = 1.5
 _LOST = "the connection was lost"
 # Reason codes of MQTT 5, 2.4.
-_BAD_PASSWORD, _NOT_AUTHORISED, _BAD_VERSION, _TAKEN_OVER = 134, 135, 132, 142
+_BAD_PASSWORD, _NOT_AUTHORISED, _BAD_VERSION = 134, 135, 132
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Link:
 
     Args:
         access: the broker.
-        client_id: known to the broker by it; a second client of that name ends this one's connection.
+        name: what the broker logs of us; letters are added, for two clients of a name would end each other's connection.
         will: sent by the broker when this client vanishes; None for none.
         topics: filters to listen to.
         on_connected: called in the link's thread with each connection, to say all that the broker may have forgotten.
@@ -127,7 +128,7 @@ class Link:
     def __init__(
         self,
         access: Access,
-        client_id: str,
+        name: str,
         will: Message | None = None,
         topics: Sequence[str] = (),
         on_connected: Callable[[], None] = lambda: None,
@@ -142,7 +143,7 @@ class Link:
         self.sent = 0
         self.lost = 0
         self._access = access
-        self._client_id = client_id
+        self._client_id = f"{name}-{secrets.token_hex(3)}"
         self._will = will
         self._topics = topics
         self._on_connected, self._on_message, self._on_tick = on_connected, on_message, on_tick
@@ -297,12 +298,9 @@ class Link:
             self._in_flight[info.mid] = message, is_state
 
     def _listen(self, client: paho.Client) -> None:
-        options = self._paho.subscribeoptions.SubscribeOptions(
-            qos=1,
-            retainHandling=self._paho.subscribeoptions.SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
-            if self._with_retained
-            else self._paho.subscribeoptions.SubscribeOptions.RETAIN_DO_NOT_SEND,
-        )
+        make = self._paho.subscribeoptions.SubscribeOptions
+        which = make.RETAIN_SEND_ON_SUBSCRIBE if self._with_retained else make.RETAIN_DO_NOT_SEND
+        options = make(qos=1, noLocal=True, retainHandling=which)
         if self._topics:
             client.subscribe([(topic, options) for topic in self._topics])
 
@@ -357,14 +355,7 @@ class Link:
         self._on_connected()
 
     def _put_out(self, code: int, text: str) -> None:
-        if self._ended:
-            return
-        if code == _TAKEN_OVER:
-            self._retry = _RETRY_TAKEN_S
-            self._ended = (
-                f"another camapp took the name {self._client_id} there: give this one or that one its own --device-name"
-            )
-        elif code:
+        if code and not self._ended:
             self._ended = f"it ended the connection: {text}"
 
     def _taken(self, number: int, code: int, text: str) -> None:
@@ -410,7 +401,8 @@ def new_client(
         client_id: of the client.
         answered: called with the broker's reason code, its text, and how many messages may be under way.
         put_out: called with reason code and text when the connection ends.
-        taken: called with a message's number, reason code and text when the broker has taken or refused it.
+        taken: called with a message's number, reason code and text when the broker has taken or refused it; paho-mqtt 1
+            does not tell the code.
     """
 
     def on_connect(client: Any, data: Any, flags: Any, code: Any, properties: Any = None) -> None:
@@ -479,8 +471,8 @@ def _explained(error: Exception, access: Access) -> str:
         return (
             f"its certificate is not to be trusted ({error.verify_message}); --mqtt-ca names the file of who signed it"
         )
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS there ({error.reason or error}); for a port without it write mqtt:// in place of mqtts://"
+    if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and access.address.tls):
+        return "it does not speak TLS at that port; for one without it write mqtt:// in place of mqtts://"
     if isinstance(error, socket.gaierror):
         return f"no machine of the name '{access.address.host}' is found"
     if isinstance(error, TimeoutError):
