@@ -105,7 +105,7 @@ class Link:
 
     Args:
         access: the broker.
-        name: what the broker logs of us; letters are added, for two clients of a name would end each other's connection.
+        name: what the broker logs of us; letters are added, for of two clients of a name one's connection is ended.
         will: sent by the broker when this client vanishes; None for none.
         topics: filters to listen to.
         on_connected: called in the link's thread with each connection, to say all that the broker may have forgotten.
