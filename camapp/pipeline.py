@@ -26,6 +26,7 @@ from camapp.capture.source import (
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
+from camapp.idle import IdleGate
 from camapp.inference import Inference, Result
 from camapp.models import identity_of, load_model
 from camapp.records import Frame, Prediction, Trace
@@ -113,6 +114,7 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
         self._changing = threading.Lock()
@@ -218,10 +220,15 @@ class Pipeline:
     def _deliver(self, frame: Frame, trace: Trace) -> None:
         if self.picture_sinks and self.source.live:
             self.renderer.offer(frame, trace)
+        if self.idle is not None and not self.idle.admits(frame):
+            self.stats.dropped(trace, "idle")
+            return
         self.inference.offer(frame, trace)
 
     def _publish(self, result: Result) -> None:
         self._newest = result.prediction, result.trace
+        if self.idle is not None:
+            self.idle.predicted(result.prediction)
         for sink in self.prediction_sinks:
             try:
                 sink.accept(result.prediction, result.frame, result.trace)
@@ -266,6 +273,7 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            idle=self.idle is not None and self.idle.idle,
             slowness="" if self.lost() else self.source.slowness,
             health=self.health.latest,
         )
@@ -311,6 +319,7 @@ class Pipeline:
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
+            + ("  idle" if hud.idle else "")
             + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )

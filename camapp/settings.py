@@ -154,6 +154,11 @@ class Settings:
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
     share_workers: bool = option(False, "several cameras with the same model take turns at all workers", "Speed")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
+    idle_fps: Annotated[float, Ge(0.5)] | None = option(
+        None, "infer only so many frames a second while nothing changes; all again at once when something does",
+        "Speed", "FPS",
+    )  # fmt: skip
+    idle_after: Positive = option(10.0, "how long nothing must have changed for that", "Speed", "SECONDS")
 
     display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
         "auto",
