@@ -167,6 +167,11 @@ def _split(name: str, classes: tuple[str, ...], pictures: Pictures, validation: 
     return Dataset(name, classes, pictures[:train_to], pictures[train_to:test_from], test, digest(pictures), measured)
 
 
+def joined(*parts: Pictures) -> Pictures:
+    """One after another."""
+    return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+
+
 def digest(pictures: Pictures) -> str:
     """sha256 in hex of images and labels."""
     total = hashlib.sha256(pictures.images.data)

@@ -9,6 +9,7 @@ from engine.card import ModelCard
 from engine.graph import Array, Graph, ModelError, Shape
 from engine.nets import mobilenet_v3, resnet, vgg
 from engine.nets.cifar import cifar10, cifar_small
+from engine.nets.digits import digits
 from engine.nets.lenet import lenet, mnist
 from engine.nets.mobilenet_v2 import mobilenet_v2
 from engine.nets.objects import objects
@@ -62,6 +63,7 @@ _TRACK = ModelCard("track", task="track", input_shape=(3, 120, 160), mean=(0.45,
 
 _ALL = (
     Net(mnist, _digits("mnist", 28)),
+    Net(digits, _digits("digits", 28)),
     Net(lenet, _digits("lenet", 32)),
     Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
     Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
