@@ -88,6 +88,6 @@ def test_ranges_tell_themselves():
 def test_digits_that_never_fit_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="900 pixels high: at most 240 fit on a sheet"):
         taken(0, 1, replace(RANGES, height=(60, 900)))
+    monkeypatch.setattr(paper, "POSES", 0)
     with pytest.raises(ValueError, match="4 digits of these ranges do not fit into 640x480"):
-        monkeypatch.setattr(paper, "POSES", 0)
         taken(0, 4)
