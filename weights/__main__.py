@@ -267,10 +267,11 @@ def _on_paper(dataset: Dataset, learnt: int) -> Dataset:
 
 def _data_of(card: ModelCard) -> str:
     from engine import nets
+    from weights.datasets import SOURCES
 
     if card.net not in RECIPES:
         raise WeightsError(f"no recipe for net '{card.net}': name its data with --dataset ({SETS})")
-    if card.labels != nets.default_card(card.net).labels:
+    if card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes):
         raise WeightsError(
             "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on pictures"
         )

@@ -49,6 +49,10 @@ def _cifar(name: str, labels: tuple[str, ...]) -> ModelCard:
     return ModelCard(name, input_shape=(3, 32, 32), mean=half, std=half, colour="RGB", labels=labels)
 
 
+def _on_cifar(build: Callable[..., Graph], head: str) -> Net:
+    return Net(build, _cifar(build().name, _CIFAR), head=f"{head}.weight")
+
+
 def _imagenet(build: Callable[..., Graph], head: str) -> Net:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return Net(build, ModelCard(build().name, input_shape=(3, 224, 224), mean=mean, std=std), f"{head}.weight")
@@ -67,8 +71,9 @@ _ALL = (
     Net(lenet, _digits("lenet", 32)),
     Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
     Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
-    Net(objects, _cifar("objects", _CIFAR), head="fc.weight"),
+    _on_cifar(objects, "fc"),
     Net(track, _TRACK),
+    *(_on_cifar(build, "fc") for build in (resnet.resnet20, resnet.resnet32, resnet.resnet44, resnet.resnet56)),
     _imagenet(resnet.resnet18, "fc"),
     _imagenet(resnet.resnet34, "fc"),
     _imagenet(resnet.resnet50, "fc"),
