@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from camapp.settings import Settings
@@ -51,6 +51,16 @@ def load_model(settings: Settings) -> Model:
     if settings.task is not None:
         changes["task"] = settings.task
     return described(model, **changes) if changes else model
+
+
+def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
+    """What the net and its parameters depend on: the same for two settings that name the same model, while its file
+    stays as it is; None where there is no such file."""
+    try:
+        status = model_path(settings.model).stat()
+    except (ModelError, OSError):
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, settings.net
 
 
 def read_labels(text: str) -> tuple[str, ...]:

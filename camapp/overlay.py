@@ -19,7 +19,7 @@ from camapp.hud import Hud, Rating, rate
 from camapp.lettering import Colour, Font, Layer, Pixels, plain
 from camapp.records import Box, Polyline, Prediction
 
-__all__ = ["Hud", "Overlay", "no_signal"]
+__all__ = ["Hud", "Overlay", "no_signal", "see_through"]
 
 # BGR throughout.
 WHITE: Colour = (245, 245, 245)
@@ -150,9 +150,23 @@ class Overlay:
             card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
 
 
+def see_through(on_black: Pixels, on_white: Pixels) -> Pixels:
+    """What was drawn, without its ground: from the same drawing on a black and on a white picture.
+
+    Where both are alike the drawing is opaque; where they differ by 255 there is none.
+
+    Returns:
+        (h, w, 4) uint8 RGBA, not premultiplied.
+    """
+    alpha = cv2.bitwise_not(cv2.extractChannel(cv2.subtract(on_white, on_black), 1))
+    blue, green, red = (cv2.divide(channel, alpha, scale=255) for channel in cv2.split(on_black))
+    return np.asarray(cv2.merge([red, green, blue, alpha]), np.uint8)
+
+
 def _draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
     """What needs attention now, in the upper right corner."""
     badges = [("PAUSED", AMBER)] if hud.paused else []
+    badges += [("LOW LIGHT" if hud.slowness.startswith("low light") else "SLOW CAMERA", AMBER)] if hud.slowness else []
     badges += [(alert.upper(), RED) for alert in hud.health.alerts]
     font = style.body if style.detail else style.small
     y = style.margin

@@ -26,7 +26,7 @@ SCHEMA = 1
 # Seconds a line may wait in memory; lines kept while the disk does not answer.
 _FLUSH_FILE, _FLUSH_STDOUT = 1.0, 0.1
 _KEEP = 2000
-_RETRY = 5.0
+_RETRY = 1.0
 _TICK = 0.05
 # The longest that a patient writer of lines waits for room.
 _PATIENCE = 10.0
@@ -46,6 +46,9 @@ class LogSink(PredictionSink):
         files: how many of these to keep.
         on_broken_pipe: called when stdout's reader went away.
         patient: wait for the writer instead of losing lines (for files, whose frames can wait).
+        heartbeat: None writes every prediction; else only those that change the label, and one after so many seconds
+            without any.
+        camera: its name, for the records.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class LogSink(PredictionSink):
         files: int = 5,
         on_broken_pipe: Callable[[], None] = lambda: None,
         patient: bool = False,
+        heartbeat: float | None = None,
+        camera: str = "camera",
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
@@ -66,6 +71,10 @@ class LogSink(PredictionSink):
         self._files = files
         self._on_broken_pipe = on_broken_pipe
         self._patient = patient
+        self._heartbeat = heartbeat
+        self._camera = camera
+        self._label: str | None = None
+        self._beat_at = 0.0
         self._lines: deque[str] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -87,7 +96,9 @@ class LogSink(PredictionSink):
         self._thread.start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Queue one line."""
+        """Queue one line, if this prediction is to have one."""
+        if self._heartbeat is not None and not self._is_news(prediction, trace, self._heartbeat):
+            return
         line = json.dumps(self._record(prediction, frame, trace), ensure_ascii=False, separators=(",", ":"))
         with self._changed:
             if self._patient and not self._failing:
@@ -109,11 +120,19 @@ class LogSink(PredictionSink):
         if self.lost:
             log.warning("the log lost %d lines that could not be written", self.lost)
 
+    def _is_news(self, prediction: Prediction, trace: Trace, heartbeat: float) -> bool:
+        now = trace.captured / 1e9
+        if prediction.label == self._label and now < self._beat_at:
+            return False
+        self._label, self._beat_at = prediction.label, now + heartbeat
+        return True
+
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
         latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
         age = time.monotonic_ns() - (trace.sensor or trace.captured)
         record: dict[str, Any] = {
             "schema": SCHEMA,
+            "camera": self._camera,
             "seq": prediction.seq,
             "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
             "t_mono_ns": trace.sensor or trace.captured,
