@@ -373,6 +373,17 @@ def uninstall_service(
         uninstall(Installer(), dry_run, keep_data)
 
 
+def _end_for_sure(end: SystemExit) -> None:
+    """End at once if a call into a driver hangs: libcamera's would hold up Python's own way out for ever."""
+    bounded = sys.modules.get("camapp.capture.bounded")
+    if bounded is not None and (names := bounded.left_behind()):
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        logging.getLogger(__name__).warning("ending although %s hangs", ", ".join(names))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
 def main() -> None:
     """The program."""
     # Started with closed descriptors, as some supervisors do: words need somewhere to go.
@@ -384,6 +395,9 @@ def main() -> None:
         arguments = ["run", *arguments]
     try:
         app(args=arguments, prog_name="camapp")
+    except SystemExit as end:
+        _end_for_sure(end)
+        raise
     except BrokenPipeError:
         # Whoever read our words has left; nothing more can be said, and Python's own last flush must not try.
         for stream in (sys.stdout, sys.stderr):

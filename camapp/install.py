@@ -180,7 +180,8 @@ class Installer:
         self.config.parent.mkdir(parents=True, exist_ok=True)
         settings = self.settings
         if self.kind is not Kind.DESKTOP and settings.log is None:
-            settings = replace(settings, log=_PREDICTIONS)
+            # Every prediction would be a gigabyte a day, on a card that is to last for years.
+            settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
         if not (SHIPPED / f"{settings.model}.npz").exists():
             settings = replace(settings, model=self._adopted(settings.model))
         if settings.labels and Path(settings.labels).expanduser().exists():

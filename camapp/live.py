@@ -6,13 +6,15 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
-from camapp.capture.source import local_path, redacted
+from camapp.capture.source import local_path, redacted, scheme_of
 from camapp.models import load_model, model_path
 from camapp.mqtt.address import device_id
 from camapp.mqtt.link import access
@@ -20,6 +22,7 @@ from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
 from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
 from camapp.settings import Settings, SettingsError
+from camapp.sinks.clips import ClipSink, parse_events
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.log import LogSink
@@ -29,6 +32,7 @@ from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
+from engine.card import ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +125,8 @@ def _check(settings: Settings) -> str:
     model = load_model(settings)
     task_for(settings, model.card)
     source = build_source(settings, model)
+    if settings.clip_on:
+        _check_clip_labels(settings, model.card)
     if settings.record is not None:
         VideoSink(settings.record, lambda: 0.0)
     if settings.on_label is not None:
@@ -146,7 +152,13 @@ def _report_to(manager: ServiceManager, cameras: Cameras) -> None:
         # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
         pipeline.capture.first_patience = pipeline.settings.reconnect
         told = joint.member(pipeline.name) if several else manager
-        watchdog = Watchdog(told, pipeline.stats.predictions, pipeline.bounded_step, pipeline.status_line)
+        watchdog = Watchdog(
+            told,
+            partial(_has_started, pipeline),
+            pipeline.stats.predictions,
+            pipeline.bounded_step,
+            pipeline.status_line,
+        )
         pipeline.each_tick.append(watchdog.tick)
 
 
@@ -156,6 +168,8 @@ def _add_sinks(pipeline: Pipeline) -> None:
         pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
         pipeline.prediction_sinks.append(OnLabelSink(settings.on_label, settings.on_label_every))
+    if settings.clip_on:
+        pipeline.prediction_sinks.append(_clip_sink(pipeline))
     if settings.drive is not None:
         pipeline.prediction_sinks.append(_drive_sink(settings.drive, pipeline.model.card.task))
     if settings.record is not None:
@@ -194,7 +208,32 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
         settings.log_files,
         lambda: pipeline.request_stop("stdout was closed"),
         patient=not pipeline.source.live,
+        heartbeat=settings.log_heartbeat if settings.log_on_change else None,
+        camera=settings.name,
     )
+
+
+def _clip_sink(pipeline: Pipeline) -> ClipSink:
+    settings = pipeline.settings
+    _check_clip_labels(settings, pipeline.model.card)
+    return ClipSink(
+        settings.clips,
+        settings.clip_on,
+        settings.clip_before,
+        settings.clip_after,
+        int(settings.clip_budget_mb * 1e6),
+        patient=not pipeline.source.live,
+    )
+
+
+def _check_clip_labels(settings: Settings, card: ModelCard) -> None:
+    """A misspelt label would never come. Raises SinkError."""
+    labels, _ = parse_events(settings.clip_on)
+    unknown = sorted(labels - {"*", *card.labels})
+    if card.task == "classify" and unknown:
+        close = get_close_matches(unknown[0], card.labels, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"it knows {', '.join(card.labels[:10])}, ..."
+        raise SinkError(f"--clip-on: this model has no label '{unknown[0]}': {hint}")
 
 
 def _drive_sink(uri: str, task: str) -> DriveSink:
@@ -208,7 +247,10 @@ def _drive_sink(uri: str, task: str) -> DriveSink:
 def _add_preview(cameras: Cameras, manager: ServiceManager) -> None:
     """A window for each camera where there is a display, else words."""
     several = len(cameras.pipelines) > 1
-    if _wants_window(cameras.pipelines[0].settings):
+    screen = _screen_for(cameras.pipelines[0].settings)
+    if screen is displays.Kind.DRM:
+        _add_native(cameras.pipelines[0])
+    if screen in (displays.Kind.X11, displays.Kind.KIOSK):
         for pipeline in cameras.pipelines:
             _add_window(pipeline, cameras.request_stop, f"camapp: {pipeline.name if several else _net_of(pipeline)}")
         return
@@ -226,13 +268,40 @@ def _net_of(pipeline: Pipeline) -> str:
     return pipeline.model.card.net
 
 
-def _wants_window(settings: Settings) -> bool:
+def _has_started(pipeline: Pipeline) -> bool:
+    return pipeline.started
+
+
+def _screen_for(settings: Settings) -> displays.Kind:
+    """What to show the preview on; whether it is there now is another question, asked again and again."""
     if settings.display != "auto":
-        return settings.display != "none"
+        wanted = {"window": displays.Kind.X11, "none": displays.Kind.NONE}
+        return wanted.get(settings.display) or displays.Kind(settings.display)
     display = displays.probe()
-    if not display:
-        log.info("%s; predictions are printed here instead", display.reason)
-    return bool(display)
+    if display:
+        return display.kind
+    if _may_be_pi_camera(settings.source) and displays.connectors():
+        return displays.Kind.DRM
+    log.info("%s; predictions are printed here instead", display.reason)
+    return displays.Kind.NONE
+
+
+def _may_be_pi_camera(source: str) -> bool:
+    scheme = scheme_of(source)
+    return scheme == "picamera" or (scheme == "auto" and find_spec("picamera2") is not None)
+
+
+def _add_native(pipeline: Pipeline) -> None:
+    from camapp.sinks.native import NativeSink
+
+    if not _may_be_pi_camera(pipeline.source.uri):
+        raise SinkError("--display drm is a Pi camera's own picture: give --source picamera://0, or --display kiosk")
+    sink = NativeSink(
+        lambda: pipeline.source.native_preview,
+        lambda: pipeline.hud() if pipeline.renderer.show_hud else None,
+        pipeline.stats.stale_after_ms,
+    )
+    pipeline.prediction_sinks.append(sink)
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:

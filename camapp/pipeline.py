@@ -26,6 +26,7 @@ from camapp.capture.source import (
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
+from camapp.idle import IdleGate
 from camapp.inference import Inference, Result
 from camapp.models import identity_of, load_model
 from camapp.records import Frame, Prediction, Trace
@@ -113,6 +114,7 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
         self._changing = threading.Lock()
@@ -157,11 +159,17 @@ class Pipeline:
 
     def _maker(self, settings: Settings) -> MakePool:
         """What makes the workers of a model as the settings name it."""
+        # A file's frames, prepared ahead, wait for a new worker; a camera's would be lost meanwhile: one stands by.
         if self._shared is None:
             return lambda model, items, spare, on_outcome: WorkerPool(
-                model, items, self.workers, settings.threads, spare, on_outcome
+                model, items, self.workers, settings.threads, spare, on_outcome, standby=int(not spare)
             )
         return partial(self._shared.share, identity_of(settings))
+
+    @property
+    def started(self) -> bool:
+        """Workers are ready, and the source was set going; from here on frames come, or there is a reason why not."""
+        return self.capture.ident is not None
 
     def request_stop(self, reason: str) -> None:
         """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
@@ -212,10 +220,15 @@ class Pipeline:
     def _deliver(self, frame: Frame, trace: Trace) -> None:
         if self.picture_sinks and self.source.live:
             self.renderer.offer(frame, trace)
+        if self.idle is not None and not self.idle.admits(frame):
+            self.stats.dropped(trace, "idle")
+            return
         self.inference.offer(frame, trace)
 
     def _publish(self, result: Result) -> None:
         self._newest = result.prediction, result.trace
+        if self.idle is not None:
+            self.idle.predicted(result.prediction)
         for sink in self.prediction_sinks:
             try:
                 sink.accept(result.prediction, result.frame, result.trace)
@@ -234,7 +247,7 @@ class Pipeline:
 
     def bounded_step(self) -> str:
         """What holds predictions up within a bound of its own (see `Watchdog`), or ""."""
-        if self.capture.step_seconds() < _SOURCE_STEP:
+        if self.started and self.capture.step_seconds() < _SOURCE_STEP:
             if self.capture.paused.is_set():
                 return "paused"
             if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
@@ -260,6 +273,8 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            idle=self.idle is not None and self.idle.idle,
+            slowness="" if self.lost() else self.source.slowness,
             health=self.health.latest,
         )
 
@@ -304,6 +319,8 @@ class Pipeline:
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
+            + ("  idle" if hud.idle else "")
+            + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
 
@@ -330,16 +347,20 @@ class Pipeline:
         while not self._stop_reason:
             if self.inference.pool.wait_ready(_TICK):
                 return True
+            self._tick()
             if time.monotonic() > deadline:
                 raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
         return False
+
+    def _tick(self) -> None:
+        for tick in self.each_tick:
+            tick()
 
     def _wait(self) -> None:
         deadline = None
         while not self._stop_reason:
             time.sleep(_TICK)
-            for tick in self.each_tick:
-                tick()
+            self._tick()
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
@@ -393,6 +414,7 @@ def build_source(settings: Settings, model: Model) -> Source:
     options = SourceOptions(
         size=settings.size,
         fps=settings.fps,
+        target_fps=settings.target_fps,
         realtime=settings.realtime,
         loop=settings.loop,
         hflip=settings.hflip,

@@ -54,6 +54,11 @@ def parse_words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
+def parse_list(text: str) -> tuple[str, ...]:
+    """'a, b' -> ('a', 'b')."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def option(
     default: Any, help: str, panel: str, metavar: str = "TEXT", parse: Callable[[str], Any] | None = None
 ) -> Any:
@@ -149,10 +154,16 @@ class Settings:
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
     share_workers: bool = option(False, "several cameras with the same model take turns at all workers", "Speed")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
+    idle_fps: Annotated[float, Ge(0.5)] | None = option(
+        None, "infer only so many frames a second while nothing changes; all again at once when something does",
+        "Speed", "FPS",
+    )  # fmt: skip
+    idle_after: Positive = option(10.0, "how long nothing must have changed for that", "Speed", "SECONDS")
 
-    display: Literal["auto", "window", "kiosk", "none"] = option(
+    display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
         "auto",
-        "show the preview: auto (if there is a display), window, kiosk (by cage, without a desktop) or none",
+        "show the preview: auto (if there is a display), window, drm (a Pi camera's own, on the console), "
+        "kiosk (by cage, without a desktop) or none",
         "Output",
         "KIND",
     )
@@ -163,6 +174,25 @@ class Settings:
     log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "Output", "FILE")
     log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "Output", "MB")
     log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "how many rotated log files to keep", "Output", "N")
+    log_on_change: bool = option(
+        False, "log only predictions that change the label, and a heartbeat: spares an SD card", "Output"
+    )
+    log_heartbeat: Positive = option(
+        60.0, "with --log-on-change, log one after so many seconds without any", "Output", "SECONDS"
+    )
+    clip_on: tuple[str, ...] = option(
+        (),
+        "save short films when these begin: labels (* is any), or comparisons such as score<0.5",
+        "Output",
+        "EVENT,EVENT",
+        parse_list,
+    )
+    clips: Path = option(Path("clips"), "folder for them", "Output", "FOLDER")
+    clip_before: Annotated[float, Ge(0), Le(60)] = option(
+        3.0, "seconds before an event in its film", "Output", "SECONDS"
+    )
+    clip_after: Annotated[float, Gt(0), Le(60)] = option(5.0, "seconds after it", "Output", "SECONDS")
+    clip_budget_mb: Positive = option(500.0, "what all films may take on the disk; the oldest go first", "Output", "MB")
     on_label: str | None = option(
         None, "program to run when the label changes (CAMAPP_LABEL, CAMAPP_SCORE in its environment)", "Output", "CMD"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 
 import numpy as np
 
@@ -47,24 +48,28 @@ class RateMeter:
 
 
 class Quantiles:
-    """Percentiles of the last `capacity` values."""
+    """Percentiles of the last `capacity` values; its memory is taken at once, so that a run does not grow."""
 
     def __init__(self, capacity: int = 16384) -> None:
-        self._values: deque[float] = deque(maxlen=capacity)
+        self._ring = array("d", bytes(8 * capacity))
+        self._count = 0
 
     def add(self, value: float) -> None:
         """Take one value in."""
-        self._values.append(value)
+        self._ring[self._count % len(self._ring)] = value
+        self._count += 1
 
     def __len__(self) -> int:
-        return len(self._values)
+        return min(self._count, len(self._ring))
 
     def at(self, *percents: float, last: int | None = None) -> tuple[float, ...]:
         """The values at these percentiles (of the `last` so many); zeros while empty."""
-        values = list(islice(reversed(self._values), last))
-        if not values:
+        length, count = len(self), self._count
+        wanted = length if last is None else min(last, length)
+        if not wanted:
             return (0.0,) * len(percents)
-        return tuple(float(value) for value in np.percentile(values, percents))
+        places = np.arange(count - wanted, count) % len(self._ring)
+        return tuple(float(value) for value in np.percentile(np.frombuffer(self._ring)[places], percents))
 
 
 class Histogram:

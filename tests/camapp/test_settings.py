@@ -50,7 +50,7 @@ def test_each_form_of_value_is_read():
         ("fps = inf", "finite"),
         ('fps = "fast"', "fps = 'fast'"),
         ("rotate = 45", "0, 90, 180 or 270"),
-        ('display = "hdmi"', "'auto', 'window', 'kiosk' or 'none'"),
+        ('display = "hdmi"', "'auto', 'window', 'drm', 'kiosk' or 'none'"),
         ('size = "big"', "WIDTHxHEIGHT"),
         ("size = [4, 4]", "greater than or equal to 16"),
         ("workers = 1.5", "integer"),
