@@ -208,6 +208,9 @@ class Link:
             try:
                 self._connect(client)
                 self._talk(client)
+            except Exception as error:  # whatever it is, the next connection may have better luck
+                self._ended = f"{type(error).__name__}: {error}"
+                log.debug("traceback", exc_info=error)
             finally:
                 self._hang_up(client)
             if self._stopping.is_set():
@@ -220,7 +223,7 @@ class Link:
     def _say(self, reason: str) -> None:
         if reason != self.reason:
             self.reason = reason
-            log.warning("MQTT broker %s: %s; trying again, predictions go on", self._access.address, reason)
+            log.warning("MQTT broker %s: %s; trying again", self._access.address, reason)
 
     def _connect(self, client: paho.Client) -> None:
         address = self._access.address
