@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,3 +311,16 @@ def test_an_unreadable_file_is_a_lack_of_permission(tmp_path):
 def test_closed_standard_streams_do_no_harm():
     line = f"exec {sys.executable} -m camapp --source pattern://digits --max-frames 2 --display none 2>&- >&-"
     assert subprocess.run(["sh", "-c", line], cwd=ROOT, env=ENVIRONMENT, timeout=60).returncode == 0
+
+
+def test_it_runs_as_the_first_process_of_a_container():
+    contained = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if not shutil.which("unshare") or subprocess.run([*contained, "true"], capture_output=True, timeout=20).returncode:
+        pytest.skip("needs unshare with user namespaces")
+    done = subprocess.run(
+        [*contained, sys.executable, "-m", "camapp", "--source", "pattern://digits", "--max-frames", "3", "--log", "-"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "died" not in done.stderr
+    assert done.stdout
