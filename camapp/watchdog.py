@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-
-from camapp.service import ServiceManager
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +13,14 @@ log = logging.getLogger(__name__)
 # before the workers are ready: until then the unit's TimeoutStartSec is the judge.
 READY_WITHIN = 10.0
 _STATUS_EVERY, _RATES_NEED = 10.0, 2.0
+
+
+class Manager(Protocol):
+    """Who is told: the service manager, or what stands between it and several cameras."""
+
+    watchdog_s: float | None
+
+    def notify(self, *assignments: str) -> None: ...  # noqa: D102
 
 
 class Watchdog:
@@ -33,7 +40,7 @@ class Watchdog:
 
     def __init__(
         self,
-        manager: ServiceManager,
+        manager: Manager,
         started: Callable[[], bool],
         predictions: Callable[[], int],
         bounded_step: Callable[[], str],

@@ -216,7 +216,7 @@ def test_nothing_outlives_a_killed_run_by_a_second():
     with start("--source", "pattern://digits", "--workers", "2", "--log", "-") as process:
         process.stdout.readline()
         workers = children_of(process.pid)
-        assert len(workers) == 2
+        assert len(workers) >= 2  # with the one that stands by, once it was started
         process.kill()
         deadline = time.monotonic() + 1.0
         while not all(gone(pid) for pid in workers):
