@@ -17,7 +17,7 @@ from camapp.cameras import Cameras, JointManager, build
 from camapp.capture.source import local_path, redacted, scheme_of
 from camapp.models import load_model, model_path
 from camapp.mqtt.address import device_id
-from camapp.mqtt.link import access
+from camapp.mqtt.link import Link, access
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
 from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
@@ -118,6 +118,8 @@ def check(cameras: Sequence[Settings]) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
+    if cameras[0].mqtt is not None:
+        Link(access(cameras[0].mqtt, cameras[0].mqtt_password_file, cameras[0].mqtt_ca), "check")
     return "; ".join(_check(settings) for settings in cameras)
 
 
