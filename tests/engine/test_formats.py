@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from engine.formats import read
 from engine.formats.onnx import serialise_onnx
 from engine.formats.protobuf import bytes_field, int_field
 from engine.formats.safetensors import write_safetensors
+from engine.formats.text_dump import write_text_dump
 from engine.graph import Array
 from tests.engine import net_cases
 from tests.engine.test_nets import model
@@ -380,6 +382,33 @@ def test_text_dump_does_not_follow_links_and_tells_nothing_of_what_lies_there(
     assert "hunter2" not in str(caught.value)
 
 
+def test_text_dump_that_we_write_is_read_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, state = nets.build("resnet50"), np.random.RandomState(5)
+    kept = {n: s for n, s in whole.parameters.items() if n.startswith(("conv1", "bn1", "layer1.0", "layer2.0.down"))}
+    nodes = tuple(n for n in whole.nodes if n.op_type == "Relu" or set(n.inputs[1:]) & set(kept))
+    monkeypatch.setattr(nets, "build", lambda name: replace(whole, parameters=kept, nodes=nodes))
+    arrays = {name: state.standard_normal(shape).astype(np.float32) for name, shape in kept.items()}
+    write_text_dump(tmp_path / "dump", arrays, "resnet50")
+    assert_same(read(tmp_path / "dump").arrays, arrays)
+    # Line by line as S2 has them: output, row, column, input; and what the layer is.
+    lines = (tmp_path / "dump" / "resnet50_layer1_bottleneck0_conv2_weight.txt").read_text().splitlines()
+    assert [np.float32(line) for line in lines[64:66]] == arrays["layer1.0.conv2.weight"][0, :2, 0, 1].tolist()
+    said = {name: (tmp_path / "dump" / f"resnet50_{name}_param.txt").read_text().split() for name in ("conv1", "bn1")}
+    assert [float(number) for number in said["conv1"]] == [3, 64, 7, 2, 3]
+    assert [float(number) for number in said["bn1"]] == [1e-5, 0.1]
+    assert (tmp_path / "dump" / "resnet50_layer2_bottleneck0_downsample_conv2d_weight.txt").exists()
+    with pytest.raises(ModelError, match="dump: it is there already; name a folder that is not"):
+        write_text_dump(tmp_path / "dump", arrays, "resnet50")
+
+
+def test_text_dump_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="text dumps are of resnet50 alone, this is mnist"):
+        save(model("mnist"), tmp_path / "dump")
+    with pytest.raises(KeyError):
+        write_text_dump(tmp_path / "dump", {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, "resnet50")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="0 text files; expected those of resnet50"):
         read(tmp_path)
@@ -576,8 +605,6 @@ def test_a_graph_that_computes_otherwise_than_its_net_is_not_written_as_that_net
         type(n)(n.op_type, tuple("conv1" if i == "relu_1" else i for i in n.inputs), n.outputs, n.attributes, n.name)
         for n in nodes
     )
-    from dataclasses import replace
-
     (tmp_path / "a.onnx").write_bytes(serialise_onnx(replace(graph, nodes=renamed), nets.default_card("mnist")))
     with pytest.raises(ModelError, match="computes something else"):
         convert(tmp_path / "a.onnx", tmp_path / "b.npz")
