@@ -17,7 +17,7 @@ from pathlib import Path
 
 from camapp.models import SHIPPED
 from camapp.service import ExitCode
-from camapp.settings import Settings, SettingsError, load_settings, to_toml
+from camapp.settings import Settings, SettingsError, load_cameras, to_toml
 
 PROJECT = Path(__file__).parents[1]
 # What pip needs of a clone; tests, data and the clone's own environment stay behind.
@@ -112,7 +112,7 @@ class Installer:
         if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
             raise InstallError(f"{self.app} exists and is not ours: move it away first (a clone belongs elsewhere)")
         if self.config.exists():
-            settings = load_settings({}, self.config, environment={})
+            cameras = load_cameras({}, self.config, environment={})
             notes.append(f"{self.config} is kept as it is")
             if self.config.stat().st_uid != 0 or self.config.stat().st_mode & 0o022:
                 notes.append(
@@ -120,8 +120,9 @@ class Installer:
                     f"sudo chown root:root {self.config} && sudo chmod 644 {self.config}"
                 )
         else:
-            settings = self.settings
-        notes += self._device_notes(settings.source)
+            cameras = [self.settings]
+        for camera in cameras:
+            notes += self._device_notes(camera.source)
         missing = [group for group in self._wanted_groups() if not self._has_group(group)]
         if missing:
             notes.append(f"this machine has no group {', '.join(missing)}: left out of the unit")
@@ -179,7 +180,8 @@ class Installer:
         self.config.parent.mkdir(parents=True, exist_ok=True)
         settings = self.settings
         if self.kind is not Kind.DESKTOP and settings.log is None:
-            settings = replace(settings, log=_PREDICTIONS)
+            # Every prediction would be a gigabyte a day, on a card that is to last for years.
+            settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
         if not (SHIPPED / f"{settings.model}.npz").exists():
             settings = replace(settings, model=self._adopted(settings.model))
         if settings.labels and Path(settings.labels).expanduser().exists():

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
 from engine.kernels.elementwise import fold_batch_norm
-from engine.kernels.step import FLOOR
+from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE
 
 MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
@@ -65,17 +65,52 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """A Relu, or a Clip to [0, 6], that alone follows a node which can carry it becomes its attribute `activation`."""
+    """An activation that alone follows a node which can carry it becomes its attribute `activation`.
+
+    HardSigmoid and HardSwish take a factor and an offset first: these become part of the weight and the bias.
+    """
+    arrays = dict(graph.initializers)
     nodes = list(graph.nodes)
-    for op_type in ("Relu", "Clip"):
-        for node, after in _sole_followers(graph, _CARRIES_ACTIVATION, op_type):
-            limits = (after.attributes.get("min"), after.attributes.get("max"))
-            if "activation" in node.attributes or (op_type == "Clip" and (limits != (0, 6) or len(after.inputs) > 1)):
-                continue
-            attributes = {**node.attributes, "activation": "Relu" if op_type == "Relu" else "Relu6"}
-            nodes[nodes.index(node)] = replace(node, attributes=attributes, outputs=after.outputs)
-            nodes.remove(after)
-    return replace(graph, nodes=tuple(nodes))
+    for op_type in ("Relu", "Clip", "HardSigmoid", "HardSwish"):
+        for node, after in _sole_followers(replace(graph, nodes=tuple(nodes)), _CARRIES_ACTIVATION, op_type):
+            fused = None if "activation" in node.attributes else _with_activation(node, after, arrays)
+            if fused is not None:
+                nodes[nodes.index(node)] = replace(fused, outputs=after.outputs)
+                nodes.remove(after)
+    return replace(graph, nodes=tuple(nodes), initializers=arrays)
+
+
+def _with_activation(node: Node, after: Node, arrays: dict[str, Array]) -> Node | None:
+    """The node with what follows it as its activation, if it can; scaled parameters are added to `arrays`."""
+    has = after.attributes
+    if after.op_type == "Relu":
+        return _activated(node, "Relu")
+    if after.op_type == "Clip":
+        limits: dict[tuple[object, object], str] = {(0, 6): "Relu6", (0, 1): "Unit"}
+        name = limits.get((has.get("min"), has.get("max"))) if len(after.inputs) == 1 else None
+        return _activated(node, name) if name else None
+    plain = node.attributes.get("alpha", 1.0) == node.attributes.get("beta", 1.0) == 1.0
+    fixed = all(name in arrays for name in node.inputs[1:])
+    if node.op_type not in ("Conv", "Gemm") or not plain or not fixed:
+        return None
+    if after.op_type == "HardSwish":
+        return _activated(_scaled(node, SWISH_SCALE, 3 * SWISH_SCALE, arrays), SWISH)
+    return _activated(_scaled(node, has.get("alpha", 0.2), has.get("beta", 0.5), arrays), "Unit")
+
+
+def _activated(node: Node, name: str) -> Node:
+    return replace(node, attributes={**node.attributes, "activation": name})
+
+
+def _scaled(node: Node, factor: float, offset: float, arrays: dict[str, Array]) -> Node:
+    """The node with its output multiplied and shifted, by new parameters."""
+    weight = arrays[node.inputs[1]].astype(np.float64)
+    outputs = weight.shape[0 if node.op_type == "Conv" or node.attributes.get("transB") else 1]
+    bias = arrays[node.inputs[2]].astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)
+    names = tuple(f"{node.outputs[0]}/scaled {what}" for what in ("weight", "bias"))
+    for name, array in zip(names, (weight * factor, bias * factor + offset), strict=True):
+        arrays[name] = array.astype(np.float32)
+    return replace(node, inputs=(node.inputs[0], *names))
 
 
 def delay_epilogues(graph: Graph) -> Graph:
@@ -93,7 +128,8 @@ def delay_epilogues(graph: Graph) -> Graph:
             or not fixed
             or "residual" in conv.attributes
             or len(pool.inputs) > 1
-            or ("activation" in pool.attributes)
+            or "activation" in pool.attributes
+            or conv.attributes.get("activation") == SWISH  # falls before it rises
         ):
             continue
         moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}

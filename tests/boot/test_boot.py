@@ -137,6 +137,7 @@ def machine(tmp_path_factory):
     machine.before = machine.before_boot(FILES)
     machine.installed = machine.before_boot(
         "cd /root/clone; .venv/bin/python -m camapp install-service --source pattern://digits --workers 1"
+        " --log /var/log/camapp/predictions.jsonl"  # every prediction, not only changes
     )
     try:
         machine.boot()

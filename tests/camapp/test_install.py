@@ -80,6 +80,7 @@ def test_headless_puts_application_config_and_unit_in_their_places_and_starts(ma
     config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
     assert (config.source, config.model) == ("pattern://digits", "lenet")
     assert config.log == "/var/log/camapp/predictions.jsonl"
+    assert config.log_on_change, "every prediction would wear an SD card out"
     assert machine.commands.has("-m venv", "opt/camapp")
     assert machine.commands.has("pip install", "--no-cache-dir")
     order = [
