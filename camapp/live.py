@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from pathlib import Path
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
 from camapp.capture.source import local_path, redacted, scheme_of
+from camapp.faces import build_faces, check_faces
 from camapp.models import load_model, model_path
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
@@ -27,6 +29,7 @@ from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
+from camapp.state import remembered, state_directory
 from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
 from engine.card import ModelCard
@@ -49,8 +52,13 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
     _refuse_overwriting(settings)
-    cameras = Cameras(build(settings))
-    reloaders = [Reloader(pipeline, partial(_of, pipeline.name, reread)) for pipeline in cameras.pipelines]
+    state = state_directory()
+    cameras = Cameras(build([remembered(camera, state) for camera in settings]))
+
+    def reread_one(name: str) -> Settings:
+        return remembered(_of(name, reread), state)
+
+    reloaders = [Reloader(pipeline, partial(reread_one, pipeline.name)) for pipeline in cameras.pipelines]
 
     def reload() -> None:
         for reloader in reloaders:
@@ -63,6 +71,7 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     _add_preview(cameras, manager)
     if manager:
         _report_to(manager, cameras)
+    faces = build_faces(cameras.pipelines, reread_one)
     for reloader in reloaders:
         reloader.start()
 
@@ -71,7 +80,11 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
             reloader.stop()
         manager.notify("STOPPING=1")
 
-    summaries = cameras.run(before_stop)
+    with ExitStack() as stack:
+        for face in faces:
+            stack.callback(face.stop)
+            face.start()
+        summaries = cameras.run(before_stop)
     manager.notify(f"STATUS=ended: {'; '.join(summary.reason for summary in summaries)}")
     for pipeline, summary in zip(cameras.pipelines, summaries, strict=True):
         if summary.balance.captured:
@@ -87,6 +100,7 @@ def check(cameras: Sequence[Settings]) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
+    check_faces(cameras[0])
     return "; ".join(_check(settings) for settings in cameras)
 
 

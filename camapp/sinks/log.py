@@ -36,7 +36,7 @@ class LogSink(PredictionSink):
     """Writes one JSON object a prediction.
 
     A full disk or a vanished folder costs lines, which are counted, never the run: writing is tried again every
-    few seconds.
+    second, and what fits into memory meanwhile is written then.
 
     Args:
         target: a path, or '-' for stdout.
@@ -117,6 +117,7 @@ class LogSink(PredictionSink):
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(2.0)
+        self.lost += len(self._lines)
         if self.lost:
             log.warning("the log lost %d lines that could not be written", self.lost)
 
@@ -128,35 +129,8 @@ class LogSink(PredictionSink):
         return True
 
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
-        latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
-        age = time.monotonic_ns() - (trace.sensor or trace.captured)
-        record: dict[str, Any] = {
-            "schema": SCHEMA,
-            "camera": self._camera,
-            "seq": prediction.seq,
-            "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
-            "t_mono_ns": trace.sensor or trace.captured,
-            "clock_synced": clock_synced(int(time.monotonic() // 10)),
-            "source": self._source(),
-            "model": prediction.model,
-            "task": prediction.task,
-            "label": prediction.label,
-            "score": round(prediction.score, 4),
-            "raw_label": prediction.raw_label,
-            "raw_score": round(prediction.raw_score, 4),
-            "top": [[label, round(score, 4)] for label, score in prediction.top],
-            "boxes": [box_record(box) for box in prediction.boxes],
-            "lines": [line_record(line) for line in prediction.lines],
-            "values": prediction.values,
-            "latency_ms": latency,
-            "fps": round(self._rate(), 2),
-        }
-        if frame.shot.name:
-            record["file"] = frame.shot.name
-        if frame.shot.truth is not None:
-            truth = frame.shot.truth
-            record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
-        return record
+        own = {"camera": self._camera, "source": self._source(), "fps": round(self._rate(), 2)}
+        return prediction_record(prediction, frame, trace) | own
 
     def _write_all(self) -> None:
         interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
@@ -196,26 +170,32 @@ class LogSink(PredictionSink):
             self._changed.notify_all()
         if not lines:
             return
-        done = 0
         try:
             if self._file is not None and self._path is not None and not _is_same(self._file, self._path):
                 self._close()  # somebody moved or deleted it
             if self._file is None:
                 self._open()
-            assert self._file is not None
-            for line in lines:
+            while lines:
+                assert self._file is not None
                 # A file name that is not UTF-8 becomes a valid JSON escape.
-                self._append(self._file, line.encode("utf-8", "backslashreplace") + b"\n")
-                done += 1
+                self._append(self._file, lines[0].encode("utf-8", "backslashreplace") + b"\n")
+                lines.popleft()
                 if self._path and self._file.tell() >= self._max_bytes:
                     self._rotate()
         except OSError:
             self._close()
-            self.lost += len(lines) - done
+            self._put_back(lines)
             raise
         if self._failing:
             self._failing = False
             log.warning("the log %s is written again; %d lines lost so far", self._path or "on stdout", self.lost)
+
+    def _put_back(self, lines: deque[str]) -> None:
+        with self._changed:
+            self._lines.extendleft(reversed(lines))
+            while len(self._lines) > _KEEP:
+                self._lines.popleft()
+                self.lost += 1
 
     def _append(self, file: IO[bytes], line: bytes) -> None:
         written = file.write(line)
@@ -250,6 +230,36 @@ class LogSink(PredictionSink):
             self._path.unlink()
         self._path.with_name(f"{self._path.name}.{self._files}").unlink(missing_ok=True)
         self._open()
+
+
+def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
+    """A prediction as plain values that JSON can hold."""
+    latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
+    age = time.monotonic_ns() - (trace.sensor or trace.captured)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seq": prediction.seq,
+        "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "t_mono_ns": trace.sensor or trace.captured,
+        "clock_synced": clock_synced(int(time.monotonic() // 10)),
+        "model": prediction.model,
+        "task": prediction.task,
+        "label": prediction.label,
+        "score": round(prediction.score, 4),
+        "raw_label": prediction.raw_label,
+        "raw_score": round(prediction.raw_score, 4),
+        "top": [[label, round(score, 4)] for label, score in prediction.top],
+        "boxes": [box_record(box) for box in prediction.boxes],
+        "lines": [line_record(line) for line in prediction.lines],
+        "values": prediction.values,
+        "latency_ms": latency,
+    }
+    if frame.shot.name:
+        record["file"] = frame.shot.name
+    if frame.shot.truth is not None:
+        truth = frame.shot.truth
+        record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
+    return record
 
 
 def _is_same(file: IO[bytes], path: Path) -> bool:
