@@ -343,6 +343,32 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
             raise SystemExit(1)
 
 
+@app.command("fleet")
+def fleet(
+    broker: Annotated[
+        str,
+        typer.Option(
+            "--broker", metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://[USER@]HOST[:PORT][/PREFIX], mqtts://"
+        ),
+    ],
+    mqtt_ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mqtt-ca", metavar="FILE", help="certificate of who signed the broker's"),
+    ] = None,
+    mqtt_password_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mqtt-password-file", metavar="FILE", help="the broker's password (or: CAMAPP_MQTT_PASSWORD)"),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="print one table and end")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and end")] = False,
+) -> None:
+    """Watch all devices that run with --mqtt on a broker."""
+    from camapp.fleet import run_fleet
+
+    with tidy_errors():
+        run_fleet(broker, mqtt_password_file, mqtt_ca, once, as_json)
+
+
 @app.command("install-service")
 @with_settings
 def install_service(

@@ -11,11 +11,11 @@ from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
 from camapp.capture.source import local_path, redacted, scheme_of
+from camapp.faces import build_faces, check_faces
 from camapp.models import load_model, model_path
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
@@ -33,9 +33,6 @@ from camapp.state import remembered, state_directory
 from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
 from engine.card import ModelCard
-
-if TYPE_CHECKING:
-    from camapp.web.face import WebFace
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     _add_preview(cameras, manager)
     if manager:
         _report_to(manager, cameras)
-    faces = _faces(cameras.pipelines, reread_one)
+    faces = build_faces(cameras.pipelines, reread_one)
     for reloader in reloaders:
         reloader.start()
 
@@ -103,6 +100,7 @@ def check(cameras: Sequence[Settings]) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
+    check_faces(cameras[0])
     return "; ".join(_check(settings) for settings in cameras)
 
 
@@ -145,25 +143,6 @@ def _report_to(manager: ServiceManager, cameras: Cameras) -> None:
             pipeline.status_line,
         )
         pipeline.each_tick.append(watchdog.tick)
-
-
-def _faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) -> list[WebFace]:
-    """Ways to the run from elsewhere, not yet started."""
-    settings = pipelines[0].settings
-    if settings.web is None:
-        return []
-    from camapp.web.face import WebFace  # only here: few runs have a page
-
-    return [WebFace(pipelines, settings.web, settings.web_hosts, metrics=_metrics_of(pipelines), reread=reread)]
-
-
-def _metrics_of(pipelines: list[Pipeline]) -> Callable[[], str] | None:
-    if find_spec("prometheus_client") is None:
-        return None
-    from camapp.metrics import Metrics  # only here: the package is optional
-
-    metrics = Metrics(pipelines)
-    return lambda: metrics.render().decode()
 
 
 def _add_sinks(pipeline: Pipeline) -> None:
@@ -213,6 +192,7 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
         lambda: pipeline.request_stop("stdout was closed"),
         patient=not pipeline.source.live,
         heartbeat=settings.log_heartbeat if settings.log_on_change else None,
+        camera=settings.name,
     )
 
 

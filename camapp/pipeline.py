@@ -26,6 +26,7 @@ from camapp.capture.source import (
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
+from camapp.idle import IdleGate
 from camapp.inference import Inference, Result
 from camapp.models import identity_of, load_model
 from camapp.records import Frame, Prediction, Trace
@@ -46,7 +47,7 @@ _TICK = 0.05
 # The longest step of any source: opening a network stream.
 _SOURCE_STEP = 15.0
 # Bounds of the steps of a stop, in seconds.
-_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 1.0, 30.0, 1.0
+_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 0.5, 30.0, 0.6
 # Predictions that a status takes its percentiles over: about a minute's.
 _STATUS_OVER = 1800
 
@@ -113,6 +114,7 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
         self._changing = threading.Lock()
@@ -218,10 +220,15 @@ class Pipeline:
     def _deliver(self, frame: Frame, trace: Trace) -> None:
         if self.picture_sinks and self.source.live:
             self.renderer.offer(frame, trace)
+        if self.idle is not None and not self.idle.admits(frame):
+            self.stats.dropped(trace, "idle")
+            return
         self.inference.offer(frame, trace)
 
     def _publish(self, result: Result) -> None:
         self._newest = result.prediction, result.trace
+        if self.idle is not None:
+            self.idle.predicted(result.prediction)
         for sink in self.prediction_sinks:
             try:
                 sink.accept(result.prediction, result.frame, result.trace)
@@ -266,6 +273,7 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            idle=self.idle is not None and self.idle.idle,
             slowness="" if self.lost() else self.source.slowness,
             health=self.health.latest,
         )
@@ -311,6 +319,7 @@ class Pipeline:
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
+            + ("  idle" if hud.idle else "")
             + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
@@ -372,11 +381,11 @@ class Pipeline:
         drained = self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
         if not drained and self.picture_sinks:
             self.renderer.stop()  # what publishes may be waiting for it
-        self.inference.stop(_DRAIN_LIVE)
+        self.inference.stop(_DRAIN_LIVE if drained else 0.0)
         if self.capture.is_alive():
             self.capture.join(_JOIN)
             if self.capture.is_alive():
-                log.warning("the source did not close within %.0f s and is left behind", _JOIN)
+                log.warning("the source did not close within %g s and is left behind", _JOIN)
         if self.picture_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):

@@ -51,6 +51,7 @@ class Recipe:
         storage: of weights of two and more dimensions in the file. What ships is measured as stored.
         validation: part of the pictures outside the test split that is held back to choose the checkpoint.
         augment: how training pictures are varied.
+        paper: so many digits of the training split are learnt from on paper too, as the application cuts them out.
         seed: of the initial values, the order and the augmentation.
     """
 
@@ -67,6 +68,7 @@ class Recipe:
     storage: Literal["float32", "float16"] = "float32"
     validation: float = 0.1
     augment: Augment = Augment()
+    paper: int = 0
     seed: int = 42
 
     @property

@@ -102,9 +102,9 @@ def train(
 
 
 def card_for(recipe: Recipe, dataset: Dataset) -> ModelCard:
-    """The card of the net's published form, with the data's classes where these are others."""
+    """The card of the net's published form, with the data's classes where these are others or it has none."""
     card = nets.default_card(recipe.net)
-    return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) else card
+    return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) or not card.labels else card
 
 
 class Run:
@@ -257,7 +257,7 @@ def _head(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """A split on the training device: uint8 pictures of the net's input size, and int64 labels."""
+    """A split on the training device: uint8 pictures, or float32 signals, of the net's input size; int64 labels."""
 
     pictures: Tensor
     labels: Tensor
@@ -271,8 +271,9 @@ class Feed:
         self._shape = card.input_shape
         self._device = device
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self._mean = torch.tensor(card.mean, device=device)[:, None, None]
-        self._std = torch.tensor(card.std, device=device)[:, None, None]
+        axes = (slice(None), *(None,) * (len(card.input_shape) - 1))
+        self._mean = torch.tensor(card.mean, device=device)[axes]
+        self._std = torch.tensor(card.std, device=device)[axes]
 
     def hold(self, split: Pictures) -> Held:
         """Bring a split to the device."""
@@ -286,17 +287,23 @@ class Feed:
         """Varied batches in a new order."""
         order = torch.randperm(len(held.labels), generator=self.generator, device=self._device)
         for which in torch.split(order, self._recipe.batch):
-            pictures = apply(held.pictures[which].float() / 255, self._recipe.augment, self.generator)
+            pictures = apply(_scaled(held.pictures[which]), self._recipe.augment, self.generator)
             yield self._normalised(pictures), held.labels[which]
 
     def in_order(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches as they are."""
         batches = (torch.split(values, EVALUATION_BATCH) for values in (held.pictures, held.labels))
         for pictures, labels in zip(*batches, strict=True):
-            yield self._normalised(pictures.float() / 255), labels
+            yield self._normalised(_scaled(pictures)), labels
 
     def _normalised(self, pictures: Tensor) -> Tensor:
-        return ((pictures - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        normalised = (pictures - self._mean) / self._std
+        return normalised.contiguous(memory_format=torch.channels_last) if normalised.ndim == 4 else normalised
+
+
+def _scaled(pictures: Tensor) -> Tensor:
+    """Bytes on 0..1; signals are floats already, on the scale that they came with."""
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
 
 
 def to_arrays(net: nn.Module) -> dict[str, Array]:

@@ -36,7 +36,7 @@ class LogSink(PredictionSink):
     """Writes one JSON object a prediction.
 
     A full disk or a vanished folder costs lines, which are counted, never the run: writing is tried again every
-    few seconds.
+    second, and what fits into memory meanwhile is written then.
 
     Args:
         target: a path, or '-' for stdout.
@@ -48,6 +48,7 @@ class LogSink(PredictionSink):
         patient: wait for the writer instead of losing lines (for files, whose frames can wait).
         heartbeat: None writes every prediction; else only those that change the label, and one after so many seconds
             without any.
+        camera: its name, for the records.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LogSink(PredictionSink):
         on_broken_pipe: Callable[[], None] = lambda: None,
         patient: bool = False,
         heartbeat: float | None = None,
+        camera: str = "camera",
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
@@ -70,6 +72,7 @@ class LogSink(PredictionSink):
         self._on_broken_pipe = on_broken_pipe
         self._patient = patient
         self._heartbeat = heartbeat
+        self._camera = camera
         self._label: str | None = None
         self._beat_at = 0.0
         self._lines: deque[str] = deque()
@@ -114,6 +117,7 @@ class LogSink(PredictionSink):
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(2.0)
+        self.lost += len(self._lines)
         if self.lost:
             log.warning("the log lost %d lines that could not be written", self.lost)
 
@@ -125,7 +129,8 @@ class LogSink(PredictionSink):
         return True
 
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
-        return prediction_record(prediction, frame, trace) | {"source": self._source(), "fps": round(self._rate(), 2)}
+        own = {"camera": self._camera, "source": self._source(), "fps": round(self._rate(), 2)}
+        return prediction_record(prediction, frame, trace) | own
 
     def _write_all(self) -> None:
         interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
@@ -165,26 +170,32 @@ class LogSink(PredictionSink):
             self._changed.notify_all()
         if not lines:
             return
-        done = 0
         try:
             if self._file is not None and self._path is not None and not _is_same(self._file, self._path):
                 self._close()  # somebody moved or deleted it
             if self._file is None:
                 self._open()
-            assert self._file is not None
-            for line in lines:
+            while lines:
+                assert self._file is not None
                 # A file name that is not UTF-8 becomes a valid JSON escape.
-                self._append(self._file, line.encode("utf-8", "backslashreplace") + b"\n")
-                done += 1
+                self._append(self._file, lines[0].encode("utf-8", "backslashreplace") + b"\n")
+                lines.popleft()
                 if self._path and self._file.tell() >= self._max_bytes:
                     self._rotate()
         except OSError:
             self._close()
-            self.lost += len(lines) - done
+            self._put_back(lines)
             raise
         if self._failing:
             self._failing = False
             log.warning("the log %s is written again; %d lines lost so far", self._path or "on stdout", self.lost)
+
+    def _put_back(self, lines: deque[str]) -> None:
+        with self._changed:
+            self._lines.extendleft(reversed(lines))
+            while len(self._lines) > _KEEP:
+                self._lines.popleft()
+                self.lost += 1
 
     def _append(self, file: IO[bytes], line: bytes) -> None:
         written = file.write(line)

@@ -59,7 +59,7 @@ def test_a_line_has_every_field_of_the_schema(tmp_path):
     sink.stop()
     (record,) = read(tmp_path / "log.jsonl")
     wanted = "schema seq time t_mono_ns clock_synced source model task label score raw_label raw_score top boxes lines"
-    assert set(wanted.split()) | {"values", "latency_ms", "fps", "file", "truth"} == set(record)
+    assert set(wanted.split()) | {"camera", "values", "latency_ms", "fps", "file", "truth"} == set(record)
     assert record["schema"] == 1
     assert record["seq"] == 7
     assert record["top"] == [["41", 0.9877], ["47", 0.01]]
@@ -152,7 +152,11 @@ def test_a_place_that_cannot_be_written_is_refused_at_the_start(tmp_path):
         sink_for(tmp_path / "file" / "log.jsonl")
 
 
-def test_lines_are_lost_and_counted_while_the_disk_is_full_and_written_again_after(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("keep", [2000, 5])
+def test_a_full_disk_costs_only_the_lines_that_memory_cannot_keep_until_there_is_room(
+    tmp_path, monkeypatch, caplog, keep
+):
+    monkeypatch.setattr(log_module, "_KEEP", keep)
     path = tmp_path / "log.jsonl"
     sink = sink_for(path)
     send(sink, 0)
@@ -166,14 +170,15 @@ def test_lines_are_lost_and_counted_while_the_disk_is_full_and_written_again_aft
         append(self, file, line)
 
     monkeypatch.setattr(LogSink, "_append", no_space)
-    send(sink, 1)
-    time.sleep(0.4)
+    for seq in range(1, 21):
+        send(sink, seq)
+        time.sleep(0.02)
     full = False
-    send(sink, 2)
     time.sleep(0.4)
     sink.stop()
-    assert [record["seq"] for record in read(path)] == [0, 2]
-    assert sink.lost == 1
+    kept = [record["seq"] for record in read(path)]
+    assert kept == [0, *range(21 - min(keep, 20), 21)]
+    assert sink.lost == 20 - min(keep, 20)
     assert "No space left" in caplog.text
     assert "written again" in caplog.text
 

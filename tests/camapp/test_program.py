@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -330,3 +331,16 @@ def test_the_page_is_served_at_a_bare_flag_and_a_taken_port_is_told(tmp_path):
     finally:
         run.send_signal(signal.SIGINT)
         run.communicate(timeout=20)
+
+
+def test_it_runs_as_the_first_process_of_a_container():
+    contained = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if not shutil.which("unshare") or subprocess.run([*contained, "true"], capture_output=True, timeout=20).returncode:
+        pytest.skip("needs unshare with user namespaces")
+    done = subprocess.run(
+        [*contained, sys.executable, "-m", "camapp", "--source", "pattern://digits", "--max-frames", "3", "--log", "-"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "died" not in done.stderr
+    assert done.stdout
