@@ -410,6 +410,16 @@ def _end_for_sure(end: SystemExit) -> None:
         os._exit(code)
 
 
+def _with_bare_flags(arguments: list[str]) -> list[str]:
+    """`--web` without a value, which the parser of the command line has no word for, with its value."""
+    bare = {f"--{item.name.replace('_', '-')}": item.metadata["bare"] for item in fields(Settings)}
+    following = [*arguments[1:], "-"]
+    return [
+        f"{argument}={bare[argument]}" if bare.get(argument) and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
 def main() -> None:
     """The program."""
     # Started with closed descriptors, as some supervisors do: words need somewhere to go.
@@ -420,7 +430,7 @@ def main() -> None:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments = ["run", *arguments]
     try:
-        app(args=arguments, prog_name="camapp")
+        app(args=_with_bare_flags(arguments), prog_name="camapp")
     except SystemExit as end:
         _end_for_sure(end)
         raise

@@ -17,9 +17,10 @@ from engine.formats.content import Content
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
+from engine.originals import Originals, release
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Chosen, Prepared, choose, make_plan, prepare
+from engine.planner import Chosen, Prepared, choose, plan_prepared, prepare
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -30,7 +31,7 @@ class Model:
 
     Attributes:
         card: what the input should be and what the outputs mean.
-        graph: with its initializers bound.
+        graph: with its initializers bound; those of a file are let go of after a plan, and read again when needed.
         prepared: kernels chosen and parameters packed by the last plan, for later ones; empty before the first.
 
     Raises:
@@ -77,7 +78,7 @@ class Model:
             UnsupportedOperator: a node that the engine does not run.
         """
         shapes = input_shapes or self.default_shapes
-        return make_plan(self.graph, shapes, choices or standard(), self.prepare(shapes, choices))
+        return plan_prepared(self.prepare(shapes, choices), shapes, choices or standard())
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
@@ -101,7 +102,16 @@ class Model:
                 f"it takes no others; found {tuple(shapes)}"
             )
         self.prepared[:] = [prepare(optimise(fold(self.graph, shapes)), shapes, choices or standard())]
+        release(self.graph)
         return self.prepared[0]
+
+    def release(self) -> None:
+        """Let go of all that later plans would share, as after handing the model to other processes; plans run on."""
+        self._plans.clear()
+        self._evaluations.clear()
+        if not (self.prepared and self.prepared[0].final):
+            self.prepared.clear()
+        release(self.graph)
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
@@ -141,6 +151,14 @@ def load(path: str | Path, net: str | None = None) -> Model:
         UnsupportedOperator: the file's graph uses what the engine lacks.
     """
     path = Path(path)
+    model = _read(path, net)
+    if path.is_dir():
+        return model
+    originals = Originals(model.graph.initializers, path, lambda: _read(path, net).graph.initializers)
+    return Model(model.card, replace(model.graph, initializers=originals))
+
+
+def _read(path: Path, net: str | None) -> Model:
     content = formats.read(path)
     try:
         return _assemble(content, net)

@@ -135,6 +135,7 @@ class WorkerPool:
         self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
         with os.fdopen(os.dup(self._model_fd), "wb") as file:
             write_shared(model, file)
+        model.release()  # the workers have it now: once in memory is enough
         self._slots = Slots.create(layout)
         self._config = json.dumps({"layout": layout.to_json(), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
