@@ -49,11 +49,7 @@ def build_faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) ->
 
 
 def check_faces(settings: Settings) -> None:
-    """Try what they need of this machine, without starting any.
-
-    Raises:
-        SinkError: a package or a file cannot be had.
-    """
+    """Whether what they need from this machine is there. Raises SinkError."""
     if settings.mqtt is not None:
         from camapp.mqtt.link import Link, access
 
