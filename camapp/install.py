@@ -23,7 +23,7 @@ PROJECT = Path(__file__).parents[1]
 # What pip needs of a clone; tests, data and the clone's own environment stay behind.
 _PARTS = ("camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
 # Settings that need packages of their own: extras of the same names.
-_EXTRAS = ("mqtt",)
+_EXTRAS = ("mqtt", "web")
 _PREDICTIONS = "/var/log/camapp/predictions.jsonl"
 _USER = "camapp"
 
