@@ -366,6 +366,32 @@ def selftest(
         raise SystemExit(1)
 
 
+@app.command("fleet")
+def fleet(
+    broker: Annotated[
+        str,
+        typer.Option(
+            "--broker", metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://[USER@]HOST[:PORT][/PREFIX], mqtts://"
+        ),
+    ],
+    mqtt_ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mqtt-ca", metavar="FILE", help="certificate of who signed the broker's"),
+    ] = None,
+    mqtt_password_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mqtt-password-file", metavar="FILE", help="the broker's password (or: CAMAPP_MQTT_PASSWORD)"),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="print one table and end")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and end")] = False,
+) -> None:
+    """Watch all devices that run with --mqtt on a broker."""
+    from camapp.fleet import run_fleet
+
+    with tidy_errors():
+        run_fleet(broker, mqtt_password_file, mqtt_ca, once, as_json)
+
+
 @app.command("install-service")
 @with_settings
 def install_service(
@@ -407,6 +433,16 @@ def _end_for_sure(end: SystemExit) -> None:
         os._exit(code)
 
 
+def _with_bare_flags(arguments: list[str]) -> list[str]:
+    """`--web` without a value, which the parser of the command line has no word for, with its value."""
+    bare = {f"--{item.name.replace('_', '-')}": item.metadata["bare"] for item in fields(Settings)}
+    following = [*arguments[1:], "-"]
+    return [
+        f"{argument}={bare[argument]}" if bare.get(argument) and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
 def main() -> None:
     """The program."""
     # Started with closed descriptors, as some supervisors do: words need somewhere to go.
@@ -417,7 +453,7 @@ def main() -> None:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments = ["run", *arguments]
     try:
-        app(args=arguments, prog_name="camapp")
+        app(args=_with_bare_flags(arguments), prog_name="camapp")
     except SystemExit as end:
         _end_for_sure(end)
         raise

@@ -22,6 +22,8 @@ from camapp.settings import Settings, SettingsError, load_cameras, to_toml
 PROJECT = Path(__file__).parents[1]
 # What pip needs of a clone; tests, data and the clone's own environment stay behind.
 _PARTS = ("camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
+# Settings that need packages of their own: extras of the same names.
+_EXTRAS = ("mqtt",)
 _PREDICTIONS = "/var/log/camapp/predictions.jsonl"
 _USER = "camapp"
 
@@ -111,22 +113,24 @@ class Installer:
             raise InstallError("run install-service from a clone of the project: its pyproject.toml is not here")
         if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
             raise InstallError(f"{self.app} exists and is not ours: move it away first (a clone belongs elsewhere)")
+        cameras = self._cameras()
         if self.config.exists():
-            cameras = load_cameras({}, self.config, environment={})
             notes.append(f"{self.config} is kept as it is")
             if self.config.stat().st_uid != 0 or self.config.stat().st_mode & 0o022:
                 notes.append(
                     f"others than root may write {self.config}, and so say what it runs: "
                     f"sudo chown root:root {self.config} && sudo chmod 644 {self.config}"
                 )
-        else:
-            cameras = [self.settings]
         for camera in cameras:
             notes += self._device_notes(camera.source)
         missing = [group for group in self._wanted_groups() if not self._has_group(group)]
         if missing:
             notes.append(f"this machine has no group {', '.join(missing)}: left out of the unit")
         return notes
+
+    def _cameras(self) -> list[Settings]:
+        """What will run: the configuration that is here, else what was asked for. Raises SettingsError."""
+        return load_cameras({}, self.config, environment={}) if self.config.exists() else [self.settings]
 
     def _device_notes(self, source: str) -> list[str]:
         """What a camera of this source would need and this machine lacks now; none of it stands in the way."""
@@ -174,7 +178,8 @@ class Installer:
                 else:
                     shutil.copy2(part, folder)
             pip = [str(self.app / "bin/python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
-            self._must([*pip, folder], "pip")
+            extras = ",".join(name for name in _EXTRAS if getattr(self._cameras()[0], name) is not None)
+            self._must([*pip, f"{folder}[{extras}]" if extras else folder], "pip")
 
     def _write_config(self) -> None:
         self.config.parent.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,17 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
 from camapp.capture.source import local_path, redacted, scheme_of
+from camapp.faces import build_faces, check_faces
 from camapp.models import load_model, model_path
-from camapp.mqtt.address import device_id
-from camapp.mqtt.link import access
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
 from camapp.service import ExitCode, ServiceManager, on_hang_up, on_stop_signals
@@ -30,6 +29,7 @@ from camapp.sinks.on_label import OnLabelSink
 from camapp.sinks.sink import SinkError
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
+from camapp.state import remembered, state_directory
 from camapp.tasks.task import task_for
 from camapp.watchdog import Watchdog
 from engine.card import ModelCard
@@ -52,8 +52,13 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
     _refuse_overwriting(settings)
-    cameras = Cameras(build(settings))
-    reloaders = [Reloader(pipeline, partial(_of, pipeline.name, reread)) for pipeline in cameras.pipelines]
+    state = state_directory()
+    cameras = Cameras(build([remembered(camera, state) for camera in settings]))
+
+    def reread_one(name: str) -> Settings:
+        return remembered(_of(name, reread), state)
+
+    reloaders = [Reloader(pipeline, partial(reread_one, pipeline.name)) for pipeline in cameras.pipelines]
 
     def reload() -> None:
         for reloader in reloaders:
@@ -64,9 +69,9 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     for pipeline in cameras.pipelines:
         _add_sinks(pipeline)
     _add_preview(cameras, manager)
-    faces = _faces(cameras)
     if manager:
         _report_to(manager, cameras)
+    faces = build_faces(cameras.pipelines, reread_one)
     for reloader in reloaders:
         reloader.start()
 
@@ -75,40 +80,17 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
             reloader.stop()
         manager.notify("STOPPING=1")
 
-    try:
+    with ExitStack() as stack:
         for face in faces:
+            stack.callback(face.stop)
             face.start()
         summaries = cameras.run(before_stop)
-    finally:
-        for face in faces:
-            face.stop()
     manager.notify(f"STATUS=ended: {'; '.join(summary.reason for summary in summaries)}")
     for pipeline, summary in zip(cameras.pipelines, summaries, strict=True):
         if summary.balance.captured:
             name = f"{pipeline.name}: " if len(summaries) > 1 else ""
             print(name + _report(pipeline, summary), file=sys.stderr)
     return summaries
-
-
-class Face(Protocol):
-    """What shows all cameras to the world outside, and takes its orders."""
-
-    def start(self) -> None:
-        """Raises SinkError."""
-
-    def stop(self) -> None:
-        """Within a second or two, even if it was never started."""
-
-
-def _faces(cameras: Cameras) -> list[Face]:
-    settings = cameras.pipelines[0].settings
-    faces: list[Face] = []
-    if settings.mqtt is not None:
-        from camapp.mqtt.face import MqttFace
-
-        broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
-        faces.append(MqttFace(cameras.pipelines, broker, device_id(settings.device_name)))
-    return faces
 
 
 def check(cameras: Sequence[Settings]) -> str:
@@ -118,6 +100,7 @@ def check(cameras: Sequence[Settings]) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
+    check_faces(cameras[0])
     return "; ".join(_check(settings) for settings in cameras)
 
 

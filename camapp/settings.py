@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from camapp.mqtt.address import checked_address
+from camapp.web.address import parse_address
 
 ENVIRONMENT_PREFIX = "CAMAPP_"
 # Names with that prefix that are no settings: the configuration's path, what an --on-label program is told, and a
@@ -59,11 +60,31 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def parse_web(text: str) -> str | None:
+    """':8080' -> '127.0.0.1:8080'; 'off' -> None."""
+    return None if text.strip() == "off" else str(parse_address(text))
+
+
 def option(
-    default: Any, help: str, panel: str, metavar: str = "TEXT", parse: Callable[[str], Any] | None = None
+    default: Any,
+    help: str,
+    panel: str,
+    metavar: str = "TEXT",
+    parse: Callable[[str], Any] | None = None,
+    bare: str = "",
 ) -> Any:
-    """A setting's default with what the command line and the error messages say of it."""
-    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar, "parse": parse})
+    """A setting's default with what the command line and the error messages say of it.
+
+    Args:
+        default: its value where nobody gives one.
+        help: what it does.
+        panel: the heading it stands under.
+        metavar: what its value is called.
+        parse: makes a value of a text.
+        bare: the value of its flag where none follows it; "" where one must.
+    """
+    metadata = {"help": help, "panel": panel, "metavar": metavar, "parse": parse, "bare": bare}
+    return field(default=default, metadata=metadata)
 
 
 Positive = Annotated[float, Gt(0)]
@@ -73,7 +94,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 # One for all cameras of a run: no [[camera]] table may hold it.
 _FOR_THE_RUN = {
     *("display", "full_screen", "share_workers", "duration", "debug"),
-    *("mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
+    *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
 }
 # One for each camera: where several are configured, neither the command line nor the environment may give it.
 _FOR_ONE_CAMERA = {"source", "name"}
@@ -198,6 +219,17 @@ class Settings:
     )
     on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
 
+    web: str | None = option(
+        None,
+        "serve a page with the live picture: HOST:PORT, a port of this machine alone, or off; bare: 127.0.0.1:8080",
+        "Output",
+        "HOST:PORT",
+        parse_web,
+        bare="127.0.0.1:8080",
+    )
+    web_hosts: tuple[str, ...] = option(
+        (), "further names that browsers know this machine by", "Output", "NAME,NAME", parse_list
+    )
     drive: str | None = option(
         None, "tell a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "Output", "URI"
     )
@@ -334,7 +366,7 @@ def _merged(
         *variables.items(),
         *((name, (raw, _COMMAND_LINE)) for name, raw in command_line.items()),
     ):
-        values[name] = _checked(name, raw, where)
+        values[name] = checked(name, raw, where)
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(
@@ -354,7 +386,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
 
 
-def _checked(name: str, raw: Any, where: str) -> Any:
+def checked(name: str, raw: Any, where: str) -> Any:
+    """The value of one setting, parsed and found allowed. Raises SettingsError, which names `where`."""
     from pydantic import TypeAdapter, ValidationError
 
     usage = where == _COMMAND_LINE

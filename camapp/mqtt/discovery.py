@@ -90,7 +90,9 @@ def _machine(topic: str) -> dict[str, dict[str, Any]]:
     return {
         "temperature": _sensor("Temperature", health, "value_json.temperature_c", "°C", 1)
         | {"device_class": "temperature", "entity_category": "diagnostic"},
-        "cpu": _sensor("CPU", health, "value_json.cpu * 100 if value_json.cpu is not none else none", "%", 0)
+        "cpu": _sensor(
+            "CPU", health, "(value_json.cpu * 100) | round(1) if value_json.cpu is not none else none", "%", 0
+        )
         | {"entity_category": "diagnostic"},
         "slowed": {
             "platform": "binary_sensor",
@@ -116,7 +118,7 @@ def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
             "json_attributes_template": "{{ {'score': value_json.score, 'top': value_json.top} | tojson }}",
             "icon": "mdi:eye",
         },
-        "score": _sensor("Score", prediction, "value_json.score * 100", "%", 1),
+        "score": _sensor("Score", prediction, "(value_json.score * 100) | round(1)", "%", 1),
         "state": _text("State", status, "value_json.state")
         | {"device_class": "enum", "options": [state.value for state in State], "entity_category": "diagnostic"},
         "fps": _sensor("Predictions a second", status, "value_json.fps.inference", "fps", 1),

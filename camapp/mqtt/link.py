@@ -9,6 +9,7 @@ import secrets
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -208,6 +209,9 @@ class Link:
             try:
                 self._connect(client)
                 self._talk(client)
+            except Exception as error:  # whatever it is, the next connection may have better luck
+                self._ended = f"{type(error).__name__}: {error}"
+                log.debug("traceback", exc_info=error)
             finally:
                 self._hang_up(client)
             if self._stopping.is_set():
@@ -220,7 +224,7 @@ class Link:
     def _say(self, reason: str) -> None:
         if reason != self.reason:
             self.reason = reason
-            log.warning("MQTT broker %s: %s; trying again, predictions go on", self._access.address, reason)
+            log.warning("MQTT broker %s: %s (trying again; predictions go on)", self._access.address, reason)
 
     def _connect(self, client: paho.Client) -> None:
         address = self._access.address
@@ -378,7 +382,7 @@ class Link:
             # Answers to what we send would stand in line behind the flood: a new connection has no such line.
             self._deaf_until = now + DEAF_S
             self._retry = _RETRY_FLOOD_S
-            self._ended = f"more than {self._flood} messages a second came in; listening again in {DEAF_S:.0f} s"
+            self._ended = f"more than {self._flood} messages a second came in: not listening for {DEAF_S:.0f} s"
             return
         try:
             topic = message.topic
@@ -439,9 +443,7 @@ def _import_paho() -> Any:
         import paho.mqtt.properties
         import paho.mqtt.subscribeoptions
     except ImportError as error:
-        raise SinkError(
-            "MQTT needs paho-mqtt: pip install 'camapp[mqtt]', or sudo apt install python3-paho-mqtt"
-        ) from error
+        raise SinkError(f"MQTT needs paho-mqtt: {sys.executable} -m pip install paho-mqtt") from error
     return paho.mqtt
 
 

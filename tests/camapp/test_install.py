@@ -73,6 +73,14 @@ def machine(tmp_path, monkeypatch):
     return Fresh(tmp_path)
 
 
+def test_a_setting_that_needs_a_package_of_its_own_brings_it_along(machine):
+    machine.install(settings=Settings(source="pattern://digits", mqtt="mqtt://pi@broker"))
+    assert any("pip install" in line and line.endswith("[mqtt]") for line in machine.commands.done)
+    machine.commands.done.clear()
+    machine.install()  # again, with the configuration that is there now
+    assert any("pip install" in line and line.endswith("[mqtt]") for line in machine.commands.done)
+
+
 def test_headless_puts_application_config_and_unit_in_their_places_and_starts(machine):
     machine.install(settings=Settings(source="pattern://digits", model="lenet"))
     unit = (machine.root / "etc/systemd/system/camapp.service").read_text()

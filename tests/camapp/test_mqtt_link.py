@@ -108,11 +108,16 @@ def test_while_the_broker_is_away_the_newest_are_kept_and_the_lost_are_counted(t
 def test_a_broker_that_is_killed_and_started_again_hears_everything_from_then_on(broker, linked, listen, caplog):
     connections = []
 
+    def say_all():
+        connections.append(link)
+        link.set("a/state", b"here")
+
     def hears_again(listener):
         listener.wait_for(lambda: listener.payloads("a/event") == [b"meanwhile"])
         listener.wait_for(lambda: listener.payloads("a/state"))
 
-    link = linked(broker.uri, on_connected=lambda: connections.append(link.set("a/state", b"here")))
+    link = Link(access(broker.uri, None, None), "test", on_connected=say_all)
+    link.start()
     wait_for(lambda: link.connected)
     for _ in range(2):
         broker.kill()
@@ -123,6 +128,21 @@ def test_a_broker_that_is_killed_and_started_again_hears_everything_from_then_on
         hears_again(listen(broker))
     assert len(connections) == 3
     assert sum("is back" in text for text in warnings(caplog)) == 2
+    link.stop()
+
+
+def test_an_error_in_what_it_calls_is_told_and_does_not_end_it(broker, linked, caplog):
+    raised = [ZeroDivisionError("one"), ZeroDivisionError("two")]
+
+    def say_all():
+        if raised:
+            raise raised.pop()
+
+    link = linked(broker.uri, on_connected=say_all)
+    wait_for(lambda: not raised and link.connected)
+    link.put("a/event", b"")
+    wait_for(lambda: link.sent == 1)
+    assert "ZeroDivisionError: two" in caplog.text
 
 
 def test_a_broker_that_hangs_costs_its_reader_nothing_and_bounded_memory(broker, linked, monkeypatch):

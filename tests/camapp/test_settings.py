@@ -153,3 +153,10 @@ def test_what_watches_one_camera_refuses_several(tmp_path):
 def test_camera_tables_that_make_no_sense_are_refused(tmp_path, text, command_line, message):
     with pytest.raises(SettingsError, match=message):
         load_cameras(command_line, write(tmp_path, text), {})
+
+
+def test_the_page_is_for_the_whole_run(tmp_path):
+    config = tmp_path / "camapp.toml"
+    config.write_text('[[camera]]\nweb = "8080"\n')
+    with pytest.raises(SettingsError, match="'web' is for the whole run"):
+        load_cameras({}, config, {})
