@@ -14,9 +14,13 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from camapp.mqtt.address import checked_address
+from camapp.web.address import parse_address
+
 ENVIRONMENT_PREFIX = "CAMAPP_"
-# Names with that prefix that are no settings: the configuration's path, and what an --on-label program is told.
-NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ"}
+# Names with that prefix that are no settings: the configuration's path, what an --on-label program is told, and a
+# secret, which must not be printed with them.
+NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ", "CAMAPP_MQTT_PASSWORD"}
 
 _COMMAND_LINE = "command line"
 
@@ -56,11 +60,31 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def parse_web(text: str) -> str | None:
+    """':8080' -> '127.0.0.1:8080'; 'off' -> None."""
+    return None if text.strip() == "off" else str(parse_address(text))
+
+
 def option(
-    default: Any, help: str, panel: str, metavar: str = "TEXT", parse: Callable[[str], Any] | None = None
+    default: Any,
+    help: str,
+    panel: str,
+    metavar: str = "TEXT",
+    parse: Callable[[str], Any] | None = None,
+    bare: str = "",
 ) -> Any:
-    """A setting's default with what the command line and the error messages say of it."""
-    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar, "parse": parse})
+    """A setting's default with what the command line and the error messages say of it.
+
+    Args:
+        default: its value where nobody gives one.
+        help: what it does.
+        panel: the heading it stands under.
+        metavar: what its value is called.
+        parse: makes a value of a text.
+        bare: the value of its flag where none follows it; "" where one must.
+    """
+    metadata = {"help": help, "panel": panel, "metavar": metavar, "parse": parse, "bare": bare}
+    return field(default=default, metadata=metadata)
 
 
 Positive = Annotated[float, Gt(0)]
@@ -68,7 +92,10 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 # A camera's name stands in file names, addresses and a broker's topics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 # One for all cameras of a run: no [[camera]] table may hold it.
-_FOR_THE_RUN = {"display", "full_screen", "share_workers", "duration", "debug"}
+_FOR_THE_RUN = {
+    *("display", "full_screen", "share_workers", "duration", "debug"),
+    *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
+}
 # One for each camera: where several are configured, neither the command line nor the environment may give it.
 _FOR_ONE_CAMERA = {"source", "name"}
 
@@ -148,10 +175,16 @@ class Settings:
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
     share_workers: bool = option(False, "several cameras with the same model take turns at all workers", "Speed")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
+    idle_fps: Annotated[float, Ge(0.5)] | None = option(
+        None, "infer only so many frames a second while nothing changes; all again at once when something does",
+        "Speed", "FPS",
+    )  # fmt: skip
+    idle_after: Positive = option(10.0, "how long nothing must have changed for that", "Speed", "SECONDS")
 
-    display: Literal["auto", "window", "kiosk", "none"] = option(
+    display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
         "auto",
-        "show the preview: auto (if there is a display), window, kiosk (by cage, without a desktop) or none",
+        "show the preview: auto (if there is a display), window, drm (a Pi camera's own, on the console), "
+        "kiosk (by cage, without a desktop) or none",
         "Output",
         "KIND",
     )
@@ -186,8 +219,33 @@ class Settings:
     )
     on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
 
+    web: str | None = option(
+        None,
+        "serve a page with the live picture: HOST:PORT, a port of this machine alone, or off; bare: 127.0.0.1:8080",
+        "Output",
+        "HOST:PORT",
+        parse_web,
+        bare="127.0.0.1:8080",
+    )
+    web_hosts: tuple[str, ...] = option(
+        (), "further names that browsers know this machine by", "Output", "NAME,NAME", parse_list
+    )
     drive: str | None = option(
         None, "tell a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "Output", "URI"
+    )
+
+    mqtt: str | None = option(
+        None,
+        "tell a broker, and take orders there: mqtt://USER@HOST:PORT/PREFIX, mqtts:// for TLS; its password goes into "
+        "the environment variable CAMAPP_MQTT_PASSWORD or a file",
+        "MQTT",
+        "URI",
+        checked_address,
+    )
+    mqtt_ca: Path | None = option(None, "file with the certificate of who signed the broker's", "MQTT", "FILE")
+    mqtt_password_file: Path | None = option(None, "file with the broker's password", "MQTT", "FILE")
+    device_name: str | None = option(
+        None, "what this machine is called there (default: its host name and four letters)", "MQTT", "NAME"
     )
 
     max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after so many captured frames", "Limits", "N")
@@ -308,7 +366,7 @@ def _merged(
         *variables.items(),
         *((name, (raw, _COMMAND_LINE)) for name, raw in command_line.items()),
     ):
-        values[name] = _checked(name, raw, where)
+        values[name] = checked(name, raw, where)
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(
@@ -328,13 +386,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
 
 
-def _checked(name: str, raw: Any, where: str) -> Any:
+def checked(name: str, raw: Any, where: str) -> Any:
+    """The value of one setting, parsed and found allowed. Raises SettingsError, which names `where`."""
     from pydantic import TypeAdapter, ValidationError
 
     usage = where == _COMMAND_LINE
     if name not in _FIELDS:
         raise SettingsError(f"{where}: unknown setting '{name}'{_nearest(name)}", usage=usage)
-    shown = f"--{name.replace('_', '-')}" if usage else name
+    # A password in an address is refused, and never shown.
+    presentable = re.sub(r"://.*@", "://***@", raw) if isinstance(raw, str) else raw
+    given_as = f"--{name.replace('_', '-')}" if usage else name
+    shown = f"{given_as} = {presentable!r}"
     metadata = _FIELDS[name].metadata
     try:
         value = metadata["parse"](raw) if isinstance(raw, str) and metadata["parse"] else raw
@@ -342,7 +404,7 @@ def _checked(name: str, raw: Any, where: str) -> Any:
         if name == "camera_control":
             for item in value:
                 _control(item)
-        if name == "name" and not _NAME.fullmatch(value):
+        if name in ("name", "device_name") and value is not None and not _NAME.fullmatch(value):
             raise ValueError("letters, digits, - and _, at most 63 of them")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("a finite number")
@@ -354,11 +416,9 @@ def _checked(name: str, raw: Any, where: str) -> Any:
             raise ValueError("it must lie in the picture: x + width and y + height at most 1, both above 0")
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-        raise SettingsError(
-            f"{where}: {shown} = {raw!r} is not allowed: {reason} ({metadata['help']})", usage=usage
-        ) from None
+        raise SettingsError(f"{where}: {shown} is not allowed: {reason} ({metadata['help']})", usage=usage) from None
     except ValueError as error:
-        raise SettingsError(f"{where}: {shown} = {raw!r} is not allowed: {error}", usage=usage) from None
+        raise SettingsError(f"{where}: {shown} is not allowed: {error}", usage=usage) from None
     return value
 
 

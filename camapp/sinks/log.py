@@ -48,6 +48,7 @@ class LogSink(PredictionSink):
         patient: wait for the writer instead of losing lines (for files, whose frames can wait).
         heartbeat: None writes every prediction; else only those that change the label, and one after so many seconds
             without any.
+        camera: its name, for the records.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LogSink(PredictionSink):
         on_broken_pipe: Callable[[], None] = lambda: None,
         patient: bool = False,
         heartbeat: float | None = None,
+        camera: str = "camera",
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
@@ -70,6 +72,7 @@ class LogSink(PredictionSink):
         self._on_broken_pipe = on_broken_pipe
         self._patient = patient
         self._heartbeat = heartbeat
+        self._camera = camera
         self._label: str | None = None
         self._beat_at = 0.0
         self._lines: deque[str] = deque()
@@ -126,34 +129,8 @@ class LogSink(PredictionSink):
         return True
 
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
-        latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
-        age = time.monotonic_ns() - (trace.sensor or trace.captured)
-        record: dict[str, Any] = {
-            "schema": SCHEMA,
-            "seq": prediction.seq,
-            "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
-            "t_mono_ns": trace.sensor or trace.captured,
-            "clock_synced": clock_synced(int(time.monotonic() // 10)),
-            "source": self._source(),
-            "model": prediction.model,
-            "task": prediction.task,
-            "label": prediction.label,
-            "score": round(prediction.score, 4),
-            "raw_label": prediction.raw_label,
-            "raw_score": round(prediction.raw_score, 4),
-            "top": [[label, round(score, 4)] for label, score in prediction.top],
-            "boxes": [box_record(box) for box in prediction.boxes],
-            "lines": [line_record(line) for line in prediction.lines],
-            "values": prediction.values,
-            "latency_ms": latency,
-            "fps": round(self._rate(), 2),
-        }
-        if frame.shot.name:
-            record["file"] = frame.shot.name
-        if frame.shot.truth is not None:
-            truth = frame.shot.truth
-            record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
-        return record
+        own = {"camera": self._camera, "source": self._source(), "fps": round(self._rate(), 2)}
+        return prediction_record(prediction, frame, trace) | own
 
     def _write_all(self) -> None:
         interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
@@ -253,6 +230,36 @@ class LogSink(PredictionSink):
             self._path.unlink()
         self._path.with_name(f"{self._path.name}.{self._files}").unlink(missing_ok=True)
         self._open()
+
+
+def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
+    """A prediction as plain values that JSON can hold."""
+    latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
+    age = time.monotonic_ns() - (trace.sensor or trace.captured)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seq": prediction.seq,
+        "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "t_mono_ns": trace.sensor or trace.captured,
+        "clock_synced": clock_synced(int(time.monotonic() // 10)),
+        "model": prediction.model,
+        "task": prediction.task,
+        "label": prediction.label,
+        "score": round(prediction.score, 4),
+        "raw_label": prediction.raw_label,
+        "raw_score": round(prediction.raw_score, 4),
+        "top": [[label, round(score, 4)] for label, score in prediction.top],
+        "boxes": [box_record(box) for box in prediction.boxes],
+        "lines": [line_record(line) for line in prediction.lines],
+        "values": prediction.values,
+        "latency_ms": latency,
+    }
+    if frame.shot.name:
+        record["file"] = frame.shot.name
+    if frame.shot.truth is not None:
+        truth = frame.shot.truth
+        record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
+    return record
 
 
 def _is_same(file: IO[bytes], path: Path) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from camapp.processes import blas_threads
 from camapp.stats import Quantiles
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -134,6 +135,7 @@ class WorkerPool:
         self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
         with os.fdopen(os.dup(self._model_fd), "wb") as file:
             write_shared(model, file)
+        model.release()  # the workers have it now: once in memory is enough
         self._slots = Slots.create(layout)
         self._config = json.dumps({"layout": layout.to_json(), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
@@ -397,9 +399,7 @@ class WorkerPool:
 
 def _environment(threads: int) -> dict[str, str]:
     """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
-    environment = dict(os.environ)
-    for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
-        environment[f"{name}_NUM_THREADS"] = str(threads)
+    environment = os.environ | blas_threads(threads)
     root = str(Path(__file__).parents[2])
     paths = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root

@@ -86,7 +86,7 @@ def digest(arrays: Mapping[str, Array]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         total.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        total.update(array.tobytes())
+        total.update(array.data)
     return total.hexdigest()
 
 

@@ -36,6 +36,7 @@ from engine.kernels import (
     linear,
     matmul,
     movement,
+    pair,
     pool,
     reductions,
     resize,
@@ -83,3 +84,6 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Transpose": movement.TRANSPOSE,
     "Unsqueeze": movement.RESHAPE,
 }
+
+FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS}
+"""Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

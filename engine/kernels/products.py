@@ -13,12 +13,14 @@ from math import prod
 
 import numpy as np
 
+from engine import blas
 from engine.graph import Array
 from engine.kernels.step import Call, gemm
 
 SMALL_PRODUCT = 1_000_000
 ROWS = 12
 MAX_WIDTH = 64
+LEAST_PART = 256  # columns of a wide product, cut into parts
 
 
 def panel_width(inner: int, columns: int) -> int | None:
@@ -71,6 +73,18 @@ def product(a: Array, b: Array, out: Array) -> list[Call]:
         )
         calls.append(gemm(left, right, target))
     return calls
+
+
+def product_by_columns(a: Array, b: Array, out: Array) -> list[Call]:
+    """out = a @ b, prepared, for a wide b: by parts of it that make small products, where these are quick."""
+    (rows, inner), columns = a.shape, b.shape[1]
+    length = SMALL_PRODUCT // (rows * inner) // 64 * 64 if blas.has_small_products() else 0
+    if length < LEAST_PART or length >= columns:
+        return [gemm(a, b, out)]
+    whole = columns // length * length
+    parts = [array[:, :whole].reshape(len(array), -1, length).transpose(1, 0, 2) for array in (b, out)]
+    rest = [gemm(a, b[:, whole:], out[:, whole:])] if whole < columns else []
+    return [gemm(a, *parts), *rest]
 
 
 def _tiles(rows: int, most: int) -> list[tuple[int, int, int]]:

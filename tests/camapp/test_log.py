@@ -59,7 +59,7 @@ def test_a_line_has_every_field_of_the_schema(tmp_path):
     sink.stop()
     (record,) = read(tmp_path / "log.jsonl")
     wanted = "schema seq time t_mono_ns clock_synced source model task label score raw_label raw_score top boxes lines"
-    assert set(wanted.split()) | {"values", "latency_ms", "fps", "file", "truth"} == set(record)
+    assert set(wanted.split()) | {"camera", "values", "latency_ms", "fps", "file", "truth"} == set(record)
     assert record["schema"] == 1
     assert record["seq"] == 7
     assert record["top"] == [["41", 0.9877], ["47", 0.01]]

@@ -370,3 +370,13 @@ def test_filters_follow_the_pictures_own_time_and_start_anew_for_stills(build):
         assert seen["resets"] == resets
         if not resets:
             assert seen["times"] == [0, 40_000_000, 80_000_000, 120_000_000]
+
+
+def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monkeypatch):
+    pipeline, _ = build(ScriptedSource(3, live=False))
+    steps = []
+    pipeline.each_tick.append(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
+    monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)  # a source that is not begun says nothing
+    pipeline.run()
+    assert (False, "starting workers") in steps
+    assert pipeline.started

@@ -50,7 +50,7 @@ def test_each_form_of_value_is_read():
         ("fps = inf", "finite"),
         ('fps = "fast"', "fps = 'fast'"),
         ("rotate = 45", "0, 90, 180 or 270"),
-        ('display = "hdmi"', "'auto', 'window', 'kiosk' or 'none'"),
+        ('display = "hdmi"', "'auto', 'window', 'drm', 'kiosk' or 'none'"),
         ('size = "big"', "WIDTHxHEIGHT"),
         ("size = [4, 4]", "greater than or equal to 16"),
         ("workers = 1.5", "integer"),
@@ -153,3 +153,10 @@ def test_what_watches_one_camera_refuses_several(tmp_path):
 def test_camera_tables_that_make_no_sense_are_refused(tmp_path, text, command_line, message):
     with pytest.raises(SettingsError, match=message):
         load_cameras(command_line, write(tmp_path, text), {})
+
+
+def test_the_page_is_for_the_whole_run(tmp_path):
+    config = tmp_path / "camapp.toml"
+    config.write_text('[[camera]]\nweb = "8080"\n')
+    with pytest.raises(SettingsError, match="'web' is for the whole run"):
+        load_cameras({}, config, {})

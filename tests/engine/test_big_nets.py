@@ -16,7 +16,6 @@ from engine import nets
 from engine.convert import save
 from engine.graph import Array, ModelError
 from engine.model import Model
-from tests.engine.test_formats import write_dump
 
 IMAGENET = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "imagenet"
 needs_imagenet = pytest.mark.skipif(not IMAGENET.exists(), reason="the real ResNet-50 and its photos are not there")
@@ -151,7 +150,7 @@ def test_every_format_gives_the_real_resnet50_the_same_logits(tmp_path: Path) ->
     expected = np.asarray(model.run(x))
     arrays: dict[str, Any] = dict(model.graph.initializers)
     torch.save({"state_dict": {f"module.{k}": torch.from_numpy(v) for k, v in arrays.items()}}, tmp_path / "net.pth")
-    write_dump(tmp_path / "dump", arrays)
+    save(model, tmp_path / "dump")
     save(model, tmp_path / "net.safetensors")
     save(model, tmp_path / "net.onnx")
     for name in ("net.pth", "dump", "net.safetensors", "net.onnx"):
