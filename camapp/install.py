@@ -328,12 +328,10 @@ def _refuse_what_is_closed(settings: Settings) -> None:
     source = settings.source
     scheme, sep, _ = source.partition("://")
     if source != "auto" and (not sep or scheme in ("file", "images", "video")):
-        path = local_path(source)
-        if not path.is_absolute() or _is_below(path, _HOMES):
-            raise InstallError(
-                f"--source {source}: the service cannot see it there; move it to /srv, say, and give its full path",
-                ExitCode.CONFIG,
-            )
+        _refuse_unseen("source", local_path(source))
+    for name, file in {"mqtt-ca": settings.mqtt_ca, "mqtt-password-file": settings.mqtt_password_file}.items():
+        if file is not None:
+            _refuse_unseen(name, file.expanduser())
     outputs = {"record": settings.record, "clips": settings.clips, "snapshots": settings.snapshots}
     if settings.log not in (None, "-"):
         outputs["log"] = Path(settings.log)
@@ -344,6 +342,14 @@ def _refuse_what_is_closed(settings: Settings) -> None:
                 "(a relative path begins in the first)",
                 ExitCode.CONFIG,
             )
+
+
+def _refuse_unseen(name: str, path: Path) -> None:
+    if not path.is_absolute() or _is_below(path, _HOMES):
+        raise InstallError(
+            f"--{name} {path}: the service cannot see it there; move it to /srv, say, and give its full path",
+            ExitCode.CONFIG,
+        )
 
 
 def _is_below(path: Path, folders: Sequence[str]) -> bool:

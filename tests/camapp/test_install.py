@@ -147,6 +147,7 @@ def test_installing_twice_keeps_the_config_and_the_environment(machine):
     [
         ({"source": "film.mp4"}, "cannot see it there"),
         ({"source": "images:///home/pi/photos"}, "cannot see it there"),
+        ({"mqtt_password_file": Path("~/secret")}, "cannot see it there"),
         ({"log": "/srv/log.jsonl"}, "may write below /var/lib/camapp"),
         ({"record": Path("/home/pi/film.mp4")}, "may write below /var/lib/camapp"),
     ],
@@ -156,6 +157,7 @@ def test_files_that_the_service_could_not_reach_are_refused(machine, settings, t
         machine.install(settings=Settings(**settings))
     assert machine.commands.done == []
     machine.install(Kind.DESKTOP, Settings(**settings))  # a desktop's user may
+    assert machine.commands.has("check-config")
 
 
 def test_files_that_it_can_reach_are_not(machine):
