@@ -1,0 +1,16 @@
+"""The track net goes on from `track` with labelled photographs among the generated scenes. A quarter of an hour."""
+
+from weights.recipe import TrackRecipe
+
+RECIPE = TrackRecipe(
+    name="track_photographs",
+    net="track",
+    epochs=8,
+    pictures=1000,
+    uses=1,
+    batch=32,
+    learning_rate=8e-4,
+    photographs=1000,
+    start="track",
+    seed=47,
+)
