@@ -98,7 +98,7 @@ class TrackRecipe:
         weight_decay: on weights of two and more dimensions.
         average: share of the old values that the running mean of the weights keeps in a step; it is what is saved.
         bfloat16: whether the layers compute in 16 bits; the weights themselves are kept in 32.
-        photographs: variants of labelled photographs learnt from in each epoch, besides the generated pictures.
+        photographs: variants of labelled photographs that go with each shard.
         start: model (a name or a file) whose weights it begins with; '' for none.
         validation: pictures, of seeds never learnt from, that choose the checkpoint.
         seed: of the initial values, the order and the pictures.
@@ -121,4 +121,4 @@ class TrackRecipe:
 
     def samples(self, epoch: int) -> int:
         """Pictures learnt from in an epoch, from 1."""
-        return min(epoch, self.uses) * self.pictures + self.photographs
+        return min(epoch, self.uses) * (self.pictures + self.photographs)

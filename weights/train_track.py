@@ -97,17 +97,16 @@ def train_track(
     first_seed = recipe.seed * 10_000_000 % VALIDATION_SEED
     done = len(run.history)
     begin = max(0, done - recipe.uses + 1)
-    window: deque[Shard] = deque(maxlen=recipe.uses)
+    window: deque[list[Shard]] = deque(maxlen=recipe.uses)
     for number, shard in enumerate(
         shards(recipe.epochs, recipe.pictures, first_seed, folder, processes, begin), start=begin + 1
     ):
-        window.append(shard)
+        window.append([shard])
+        if photographs and recipe.photographs:
+            window[-1].append(photographs.varied(recipe.photographs, recipe.seed * 10_000 + number))
         if number <= done:
             continue
-        parts = list(window)
-        if photographs and recipe.photographs:
-            parts.append(photographs.varied(recipe.photographs, recipe.seed * 10_000 + number))
-        loss = run.learn(parts, number)
+        loss = run.learn([part for parts in window for part in parts], number)
         run.judge(judging, number, loss)
         run.save(checkpoint)
         report(run.history[-1])

@@ -1,5 +1,5 @@
-"""The track net on generated scenes alone: no real photograph takes part. About two hours of one quiet core."""
+"""The track net on generated scenes alone: no real photograph takes part. Two to three hours of one core."""
 
 from weights.recipe import TrackRecipe
 
-RECIPE = TrackRecipe(name="track", net="track", epochs=40, pictures=2000, batch=32, learning_rate=2e-3, seed=46)
+RECIPE = TrackRecipe(name="track", net="track", epochs=60, pictures=2000, batch=32, learning_rate=2e-3, seed=46)

@@ -5,12 +5,12 @@ from weights.recipe import TrackRecipe
 RECIPE = TrackRecipe(
     name="track_photographs",
     net="track",
-    epochs=8,
-    pictures=1000,
-    uses=1,
+    epochs=12,
+    pictures=800,
+    uses=4,
     batch=32,
     learning_rate=8e-4,
-    photographs=1000,
-    start="track",
+    photographs=600,
+    start="runs/track.npz",
     seed=47,
 )
