@@ -126,10 +126,15 @@ class Fleet:
     def rows(self) -> list[Row]:
         """One a camera, by device and camera."""
         with self._lock:
-            cameras = {(key[0], key[1]) for key in self._records if len(key) == 3}
+            cameras = {key[:2] for key in self._records if len(key) == 3 and self._is_there(key[0], key[1])}
             devices = {*self._online, *(key[0] for key in self._records)}
             bare = {(device, "") for device in devices - {device for device, _ in cameras}}
-            return [self._row(device, camera) for device, camera in sorted(cameras | bare)]
+            return [self._row(*key) for key in sorted(cameras | bare)]
+
+    def _is_there(self, device: str, camera: str) -> bool:
+        """What is retained of a camera outlives its being taken away, or given another name."""
+        present = self._records.get((device, "health"), {}).get("cameras")
+        return camera in present if isinstance(present, list) else True
 
     def _row(self, device: str, camera: str) -> Row:
         health = self._records.get((device, "health"), {})

@@ -78,6 +78,12 @@ def test_what_is_heard_now_is_new_and_what_is_taken_back_is_gone():
     assert "nobody has said anything yet" in drawn([])
 
 
+def test_a_camera_that_its_device_has_no_more_is_left_out():
+    health = HEALTH | {"cameras": ["yard"]}
+    rows = heard(("pi/door/status", STATUS), ("pi/yard/status", STATUS), ("pi/health", health)).rows()
+    assert [row.camera for row in rows] == ["yard"]
+
+
 def test_rows_are_in_order_and_several_cameras_have_one_each():
     topics = ["pi2/yard/status", "pi1/door/status", "pi2/door/status"]
     rows = heard(*((topic, STATUS) for topic in topics)).rows()
