@@ -30,6 +30,7 @@ class NativeSink(PredictionSink):
     """Looks for a free screen every few seconds, has the camera show itself there, and lays an overlay over it.
 
     The picture costs no Python at all; the overlay is drawn at most 10 times a second and sent only when it changed.
+    While the camera is lost the console is seen, for the picture is the camera's.
 
     Args:
         preview: gives the source's, None while there is none.
