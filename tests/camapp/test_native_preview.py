@@ -30,18 +30,6 @@ SCREEN = (1920, 1080)
 
 
 @pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.syspath_prepend(str(FAKES))
-    import picamera2
-
-    picamera2.reset()
-    yield picamera2
-    picamera2.reset()
-    for name in ("picamera2", "libcamera"):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
 def camera(fake):
     source = picamera.PicameraSource("picamera://0", SourceOptions(size=(320, 240)))
     source.open()
