@@ -20,6 +20,7 @@ import numpy as np
 
 from engine import blas
 from engine.graph import Array, Node
+from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import alone
 
@@ -28,6 +29,7 @@ ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no lo
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
 LEAST_WIDTH = 56  # of a picture that a pair of convolutions, one of them depthwise, should take as one node
 CLEARLY = 0.9
+MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
 
 Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]  # a node and what kernels offer for it
@@ -53,8 +55,11 @@ class Choices:
         return self._prefer(node, inputs, offers)
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """Whether one node should stand for several that follow one another (the pairs of `engine.passes`)."""
-        return together[1][0].shape[-1] >= LEAST_WIDTH
+        """Whether one node should stand for several that follow one another (see `engine.passes`)."""
+        node, inputs, offers = together
+        if node.op_type == CONV_POOL:
+            return next(iter(offers.values())).macs <= MOST_POOLED_MACS * inputs[0].shape[0]
+        return inputs[0].shape[-1] >= LEAST_WIDTH
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return next(iter(offers))
@@ -84,6 +89,8 @@ class TimedChoices(Choices):
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
         """By the clock; one node must win clearly, for what lies between the others is warmer than it was here."""
+        if together[0].op_type == CONV_POOL:
+            return super().prefers_together(together, apart)
         one, *others = (min(self._times(*each).values()) for each in (together, *apart))
         return one < CLEARLY * sum(others)
 

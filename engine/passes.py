@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
+from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
 from engine.kernels.pair import PAIR, read_pair
 from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
@@ -165,6 +166,13 @@ def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
+_PLAIN_POOL: Mapping[str, tuple[object, ...]] = {  # what a pool may say and need not
+    "pads": ((0, 0, 0, 0),),
+    "dilations": ((1, 1),),
+    "ceil_mode": (0,),
+    "storage_order": (0,),
+    "auto_pad": ("NOTSET", "VALID"),
+}
 Ask = tuple[Node, Sequence[Operand]]
 
 
@@ -209,6 +217,27 @@ def fuse_pairs(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask,
         nodes.remove(first)
         fused.add(second.outputs[0])
     return drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays))
+
+
+def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A Conv that a 2x2 MaxPool alone follows, and that pool, become one node; arguments as for `fuse_pairs`."""
+    nodes = list(graph.nodes)
+    for conv, pool in _sole_followers(graph, ("Conv",), "MaxPool"):
+        bare = {name: value for name, value in pool.attributes.items() if value not in _PLAIN_POOL.get(name, ())}
+        windows = bare.pop("kernel_shape", None), bare.pop("strides", None)
+        activation = {name: bare.pop(name) for name in ("activation",) if name in bare}
+        taken = {"activation", "residual"} & conv.attributes.keys()
+        if windows != ((2, 2), (2, 2)) or bare or taken:
+            continue
+        node = Node(CONV_POOL, (*conv.inputs, *pool.inputs[1:]), pool.outputs, {**conv.attributes, **activation})
+        node = replace(node, name=conv.name)
+        together, *apart = (_operands(each, shapes, graph.initializers) for each in (node, conv, pool))
+        if read_conv_pool(node, together) is None:
+            continue
+        if wanted((node, together), [(conv, apart[0]), (pool, apart[1])]):
+            nodes[nodes.index(pool)] = node
+            nodes.remove(conv)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _operands(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Array]) -> list[Operand]:
@@ -256,7 +285,7 @@ class _Deferral:
             return self._first_of_pair(node)
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             own = self.arrays[node.inputs[1]].astype(np.float64)
-            return self._store(node, 1, own, own)
+            return self._store(node, 1, own + self.offsets.get(node.inputs[0], 0.0), own)
         if node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
             self.offsets[node.outputs[0]] = self.offsets[node.inputs[0]]
         return node
@@ -292,6 +321,9 @@ class _Deferral:
             bias = bias + self.offsets.get(node.inputs[-1], 0.0)
         if not bias.any():
             return replace(node, attributes=attributes)
+        for reader, _ in self.readers.get(node.outputs[0], []) if not has_bias else []:
+            if reader.op_type == "MaxPool" and len(reader.inputs) == 2:  # it took the bias over
+                own = self.arrays[reader.inputs[1]]
         return self._store(replace(node, attributes=attributes), 2, bias, own, has=has_bias)
 
     def _store(self, node: Node, at: int, bias: Array, own: Array, has: bool = True) -> Node:
@@ -334,6 +366,8 @@ class _Deferral:
             return self._is_linear(node)
         if node.op_type == PAIR:
             return not any(node.attributes.get("first_pads", ())) and "first_auto_pad" not in node.attributes
+        if node.op_type == "MaxPool" and len(node.inputs) == 2:
+            return at == 0
         plain = len(node.inputs) == 1 and "activation" not in node.attributes
         if node.op_type == "AveragePool":
             plain = plain and not node.attributes.get("count_include_pad")

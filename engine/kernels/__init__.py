@@ -30,6 +30,7 @@ from engine.kernels import (
     binary,
     conv,
     conv_last,
+    conv_pool,
     conv_transpose,
     depthwise,
     elementwise,
@@ -85,5 +86,5 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Unsqueeze": movement.RESHAPE,
 }
 
-FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS}
+FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS, conv_pool.CONV_POOL: conv_pool.KERNELS}
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

@@ -87,6 +87,16 @@ def product_by_columns(a: Array, b: Array, out: Array) -> list[Call]:
     return [gemm(a, *parts), *rest]
 
 
+def product_by_rows(a: Array, b: Array, out: Array) -> list[Call]:
+    """out = a @ b, prepared, for contiguous a and out: in equal parts of a that make small products, as above."""
+    rows, inner = a.shape
+    least = -(-rows * inner * b.shape[1] // SMALL_PRODUCT) if blas.has_small_products() else 1
+    parts = next((parts for parts in range(least, 2 * least + 1) if rows % parts == 0), 1)
+    if parts == 1:
+        return [gemm(a, b, out)]
+    return [gemm(a.reshape(parts, -1, inner), b, out.reshape(parts, -1, b.shape[1]))]
+
+
 def _tiles(rows: int, most: int) -> list[tuple[int, int, int]]:
     """(start, number of tiles, rows of each) that cover all rows, `most` at a time; few of them, by ROWS each."""
     if rows <= most:

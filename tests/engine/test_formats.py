@@ -312,6 +312,27 @@ def test_old_and_other_archives_are_refused_by_what_they_are(tmp_path: Path) -> 
         read(path)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".npz"])
+@pytest.mark.parametrize("field", [20, 24], ids=["packed", "unpacked"])
+def test_an_entry_larger_than_its_file_is_refused_before_memory_is_taken(
+    tmp_path: Path, suffix: str, field: int
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez(path, w=np.zeros(4, np.float32))
+    else:
+        checkpoint(path, tensor(0, (2, 2), (2, 1)), {"0": bytes(16)})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\x01\x02") + field
+    data[place : place + 4] = struct.pack("<I", 800 << 20)
+    path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=r"damaged: entry|entries of more bytes|a zip bomb"):
+        read(path)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
 # Text dumps
 
 
