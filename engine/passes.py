@@ -54,10 +54,13 @@ def fold_batch_norms(graph: Graph) -> Graph:
         factor, offset = fold_batch_norm(
             [arrays[name] for name in norm.inputs[1:5]], norm.attributes.get("epsilon", 1e-5)
         )
-        weight = arrays[conv.inputs[1]].astype(np.float64)
+        weight = arrays[conv.inputs[1]]
         bias = arrays[conv.inputs[2]].astype(np.float64) if len(conv.inputs) > 2 else np.zeros(len(weight))
         names = (f"{norm.outputs[0]}/weight", f"{norm.outputs[0]}/bias")
-        arrays[names[0]] = (weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.float32)
+        scaled = np.empty(weight.shape, np.float32)
+        # A ufunc widens and rounds piece by piece: nothing of twice the weight's size is made.
+        np.multiply(weight, factor.reshape(-1, *(1,) * (weight.ndim - 1)), out=scaled, casting="same_kind")
+        arrays[names[0]] = scaled
         arrays[names[1]] = (bias * factor + offset).astype(np.float32)
         nodes[nodes.index(conv)] = replace(conv, inputs=(conv.inputs[0], *names), outputs=norm.outputs)
         nodes.remove(norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,7 @@ from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOpera
 from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import MemoryPlan
+from engine.originals import own
 from engine.passes import Ask, defer_biases, fuse_pairs, fuse_pools, fuse_residuals
 from engine.plan import Plan
 
@@ -58,14 +60,29 @@ class Prepared:
         items = tuple(tuple(shape[1:]) for shape in input_shapes)
         return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
 
-    def remember(self, chosen: Sequence[Chosen]) -> None:
-        """Keep the choices, and let go of parameters of which nothing but the packed form is needed."""
+    def pack(self, chosen: Sequence[Chosen]) -> None:
+        """Keep the choices, and make the arrangements of parameters that they want.
+
+        A parameter of which nothing but these is needed is let go of at once: never are all there twice.
+        """
         assert self.graph is not None
         self.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
-        arrays, replaced = self.graph.initializers, {key.rpartition("|")[0] for key in self.packed}
-        self.shapes |= {name: arrays[name].shape for name in arrays if name in replaced}
-        kept = {name: array for name, array in arrays.items() if name not in replaced}
-        self.graph = replace(self.graph, initializers=kept)
+        arrays = dict(self.graph.initializers)
+        self.graph = replace(self.graph, initializers=arrays)
+        readings = [
+            (name, each.step.packs.get(at))
+            for each in chosen
+            for at, name in enumerate(each.node.inputs)
+            if name in arrays
+        ]
+        left = Counter(name for name, _ in readings)
+        plain = {name for name, pack in readings if pack is None} | {value.name for value in self.graph.outputs}
+        for name, pack in readings:
+            if pack is not None and pack.key(name) not in self.packed:
+                self.packed[pack.key(name)] = pack.make(arrays[name])
+            left[name] -= 1
+            if not left[name] and name not in plain:
+                self.shapes[name] = arrays.pop(name).shape
 
 
 def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Prepared:
@@ -84,6 +101,7 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
     items = tuple(tuple(shape[1:]) for shape in input_shapes)
     batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
+    graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
     return Prepared(items, batches, graph, layout)
 
 
@@ -112,29 +130,31 @@ def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices |
     return choose(prepared.graph, input_shapes, choices, prepared)
 
 
-def make_plan(
-    graph: Graph,
-    input_shapes: Sequence[Shape],
-    choices: Choices | None = None,
-    prepared: Prepared | None = None,
-) -> Plan:
-    """A plan of the graph for inputs of just these shapes.
+def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> Plan:
+    """A plan of the graph, optimised or not, for inputs of just these shapes.
 
     Args:
-        graph: optimised or not; not looked at if `prepared` is given.
+        graph: to run.
         input_shapes: (N, C, ...) each.
         choices: who picks among the kernels of a node; by default the fixed rule.
-        prepared: for these items; takes part in later plans too.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
     choices = choices or Choices()
-    prepared = prepared or prepare(graph, input_shapes, choices)
+    return plan_prepared(prepare(graph, input_shapes, choices), input_shapes, choices)
+
+
+def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Choices) -> Plan:
+    """A plan of what was prepared for these items; what it packs takes part in later plans too.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
     assert prepared.graph is not None
     chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    prepared.pack(chosen)
     memory = MemoryPlan(prepared.graph, [each.step for each in chosen], input_shapes, prepared.packed)
-    prepared.remember(chosen)
     return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
 
 

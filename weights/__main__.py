@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("data")
 SETS = ", ".join(sorted({recipe.data for recipe in RECIPES.values()}))
-FOLDER = "folder"
+FOLDER, SCENES = "folder", "scenes"
 PATIENCE_OF_FOLDER = 10
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
@@ -38,7 +39,11 @@ AnyRecipe = TypeVar("AnyRecipe", "Recipe", "TrackRecipe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 DataFolder = Annotated[
-    Path, typer.Option("--data", help="Folder of the data sets; what is missing is downloaded into it.")
+    Path,
+    typer.Option(
+        "--data",
+        help="Folder of the data sets; what is missing is downloaded. For track_photographs: the labelled ones.",
+    ),
 ]
 Plots = Annotated[Path | None, typer.Option(help="Folder to draw PNG plots into.")]
 
@@ -58,6 +63,9 @@ def train(
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after so many epochs without progress; 0: never.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Model whose weights a track recipe begins with, instead of its own.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's threads; its own choice if not given.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch computes.")] = "cpu",
     plots: Plots = None,
@@ -65,11 +73,15 @@ def train(
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
     if name in TRACKS:
         with _errors():
-            _train_track(_changed(TRACKS[name], epochs, seed), out, threads, device, plots)
+            track = _changed(TRACKS[name], epochs, seed)
+            track = track if start is None else replace(track, start=start)
+            _train_track(track, data, out, threads, device, plots, resume)
         return
     out = out or Path("runs") / f"{name}.npz"
     checkpoint = out.with_suffix(".checkpoint")
     with _errors(f"interrupted: --resume goes on with {checkpoint}"):
+        if start is not None:
+            raise WeightsError("--start is for the track recipes")
         recipe = _recipe(name, epochs, seed)
         if (pictures is None) == (name == FOLDER):
             raise WeightsError("'train folder DATA' takes the folder that holds your classes, other recipes none")
@@ -84,6 +96,8 @@ def train(
         if patience is None:
             patience = PATIENCE_OF_FOLDER if pictures else 0
         dataset = _load_folder(pictures) if pictures else _load(recipe.data, data, recipe.validation)
+        if recipe.paper:
+            dataset = _on_paper(dataset, recipe.paper)
         trained = _train(recipe, dataset, device, checkpoint, resume, patience)
         model, result = export(trained, recipe, dataset, out)
         checkpoint.unlink(missing_ok=True)
@@ -103,7 +117,9 @@ def train(
 def evaluate_file(
     file: Annotated[Path, typer.Argument(help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
-    dataset: Annotated[str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given; or {SCENES}: digits on paper.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of the test split.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; 0 takes all cores.")] = 0,
     plots: Plots = None,
@@ -117,6 +133,9 @@ def evaluate_file(
         from weights.evaluate import evaluate, report
 
         model = load(file)
+        if dataset == SCENES:
+            _evaluate_scenes(file, model, data, limit, plots, report_file)
+            return
         source = dataset or _data_of(model.card)
         pictures = _load(source, data).test[slice(limit)]
         result = evaluate(model, pictures, workers)
@@ -167,15 +186,26 @@ def _changed(recipe: AnyRecipe, epochs: int | None, seed: int | None) -> AnyReci
     )
 
 
-def _train_track(recipe: TrackRecipe, out: Path | None, threads: int | None, device: str, plots: Path | None) -> None:
-    out = out or Path("runs") / f"{recipe.net}.npz"
+def _train_track(
+    recipe: TrackRecipe,
+    data: Path,
+    out: Path | None,
+    threads: int | None,
+    device: str,
+    plots: Path | None,
+    resume: bool,
+) -> None:
+    out = out or Path("runs") / f"{recipe.name}.npz"
     _check_out(out)
-    if device != "cpu" or plots:
-        raise WeightsError("the track net is trained on the CPU and draws no plots: leave --device and --plots out")
+    if device != "cpu":
+        raise WeightsError("the track net is trained on the CPU: leave --device out")
     torch = _import_torch(device)
+    if plots:
+        _import_plots()
     if threads:
         torch.set_num_threads(threads)
     from weights.export import export_track
+    from weights.photographs import Photographs
     from weights.train_track import TrackEpoch, train_track
 
     print(f"{'epoch':>9}  {'train loss':>10}  {'valid. loss':>11} {'precision':>9} {'recall':>7} {'place':>6}")
@@ -187,8 +217,16 @@ def _train_track(recipe: TrackRecipe, out: Path | None, threads: int | None, dev
             flush=True,
         )
 
-    trained = train_track(recipe, report)
+    photographs = Photographs(data) if recipe.photographs else None
+    # Pictures are slow to make: they stay, as the checkpoint does, until the run is done.
+    folder = out.with_suffix(".run")
+    trained = train_track(recipe, folder, report, photographs=photographs, resume=resume)
     export_track(trained, recipe, out)
+    shutil.rmtree(folder)
+    if plots:
+        from weights.plots import track_curves
+
+        track_curves(trained.history, trained.best, recipe.name, plots / f"{recipe.name}_curves.png")
     print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
 
 
@@ -250,12 +288,21 @@ def _load(name: str, folder: Path, validation: float = 0.1) -> Dataset:
         return load(name, folder, validation, progress=downloaded)
 
 
+def _on_paper(dataset: Dataset, learnt: int) -> Dataset:
+    from weights.written import with_scenes
+
+    with _progress() as progress:
+        task = progress.add_task("photographing digits on paper", total=None)
+        return with_scenes(dataset, learnt, lambda done, total: progress.update(task, completed=done, total=total))
+
+
 def _data_of(card: ModelCard) -> str:
     from engine import nets
+    from weights.datasets import SOURCES
 
     if card.net not in RECIPES:
         raise WeightsError(f"no recipe for net '{card.net}': name its data with --dataset ({SETS})")
-    if card.labels != nets.default_card(card.net).labels:
+    if card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes):
         raise WeightsError(
             "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on pictures"
         )
@@ -301,6 +348,32 @@ def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool 
     print(title)
     print_verdict(Console(highlight=False), result.names(card), result.confusion, detail)
     print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, their start included")
+
+
+def _evaluate_scenes(
+    file: Path, model: Model, data: Path, limit: int | None, plots: Path | None, report_file: Path | None
+) -> None:
+    from rich.console import Console
+
+    from camapp.scenes.paper import RANGES
+    from camapp.verdict import confusion_of, print_verdict
+    from weights.written import read_scenes, report
+
+    pictures = _load("mnist", data).test[slice(limit)]
+    with _progress() as progress:
+        task = progress.add_task("reading digits on paper", total=None)
+        result = read_scenes(model, pictures, lambda done, total: progress.update(task, completed=done, total=total))
+    title = f"{file} on {result.scenes} camera scenes with the digits of the mnist test split"
+    names, matrix = confusion_of(result.said)
+    print(f"{title}\n{RANGES}")
+    print_verdict(Console(highlight=False), names, matrix)
+    print(result)
+    if plots:
+        from weights.plots import confusion
+
+        confusion(matrix, names, title, plots / f"{model.card.net}_scenes_confusion.png")
+    if report_file:
+        _write_report(report_file, report(model, result, title, " ".join(["python -m weights", *sys.argv[1:]])))
 
 
 def _write_report(path: Path, text: str) -> None:

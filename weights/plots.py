@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weights import WeightsError
 from weights.datasets import Pictures
 from weights.train import Epoch
+from weights.train_track import TrackEpoch
 
 
 def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Path:
@@ -26,6 +27,23 @@ def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Pat
             axes.plot(numbers, [getattr(epoch, f"{split}_{kind}") for epoch in history], ".-", label=split)
         axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
         axes.set(xlabel="epoch", ylabel=f"{kind} ({unit})")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _save(figure, path)
+
+
+def track_curves(history: Sequence[TrackEpoch], best: TrackEpoch, title: str, path: Path) -> Path:
+    """Loss, and how well cells are found, by epoch; the checkpoint that was kept marked."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(title)
+    numbers = [epoch.number for epoch in history]
+    panels = (("loss", ("train_loss", "validation_loss")), ("share of cells", ("precision", "recall")))
+    for axes, (label, fields) in zip(figure.subplots(1, 2), panels, strict=True):
+        for field in fields:
+            axes.plot(numbers, [getattr(epoch, field) for epoch in history], ".-", label=field.replace("_loss", ""))
+        axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
+        axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -51,18 +69,26 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
 
 
 def grid(pictures: Pictures, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
-    """Up to 16 pictures with what was said of each: green where that is right, else red with the truth."""
+    """Up to 16 pictures (or signals) with what was said of each: green where that is right, else red with the truth."""
     figure = Figure(figsize=(7, 8), layout="constrained")
     figure.suptitle(title)
     for axes in (places := figure.subplots(4, 4).ravel()):
         axes.set_axis_off()
     for axes, picture, truth, label in zip(places, pictures.images, pictures.labels, said, strict=False):
-        grey = len(picture) == 1
-        axes.imshow(picture[0] if grey else picture.transpose(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=255)
+        _show(axes, picture)
         is_right = label == truth
         text = classes[label] if is_right else f"{classes[label]} (is {classes[truth]})"
         axes.set_title(text, color="green" if is_right else "red", fontsize=9)
     return _save(figure, path)
+
+
+def _show(axes: Any, picture: NDArray[Any]) -> None:
+    if picture.ndim == 2:
+        axes.plot(picture[0], linewidth=0.8)
+    elif len(picture) == 1:
+        axes.imshow(picture[0], cmap="gray", vmin=0, vmax=255)
+    else:
+        axes.imshow(picture.transpose(1, 2, 0))
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -18,6 +18,7 @@ class Augment:
         stroke: largest change of stroke thickness: 1 widens (or thins) bright strokes by a full 3x3 neighbourhood.
         crop: pixels of reflected border from which a picture of the old size is cut at random.
         flip: mirror left and right, one picture in two.
+        erase: side in pixels of a square, somewhere in the picture, that is painted grey.
     """
 
     share: float = 1.0
@@ -27,6 +28,7 @@ class Augment:
     stroke: float = 0.0
     crop: int = 0
     flip: bool = False
+    erase: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,18 @@ class Recipe:
         data: a name in `weights.datasets.SOURCES`.
         epochs: passes over the training split.
         batch: pictures a step.
-        learning_rate: at the start.
+        learning_rate: at the start; the highest, where the schedule is 'one_cycle'.
         momentum: of the optimiser; Nesterov's where it is not 0.
         weight_decay: on weights of two and more dimensions, not on biases or norms.
-        schedule: 'constant', or 'cosine' from the learning rate down to 0 over the run.
+        schedule: 'constant'; 'cosine' from the learning rate down to 0 over the run; or 'one_cycle': straight up to
+            the learning rate over the first fifth of the run, then straight down to 0.
+        label_smoothing: share of the truth that is spread over all classes alike.
+        precision: of activations and their gradients; 'bfloat16' is three times as fast on a CPU that has AVX-512
+            BF16. Parameters, their sums and what judges an epoch stay float32.
+        storage: of weights of two and more dimensions in the file. What ships is measured as stored.
         validation: part of the pictures outside the test split that is held back to choose the checkpoint.
         augment: how training pictures are varied.
+        paper: so many digits of the training split are learnt from on paper too, as the application cuts them out.
         seed: of the initial values, the order and the augmentation.
     """
 
@@ -54,9 +62,13 @@ class Recipe:
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    label_smoothing: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    storage: Literal["float32", "float16"] = "float32"
     validation: float = 0.1
     augment: Augment = Augment()
+    paper: int = 0
     seed: int = 42
 
     @property
@@ -88,21 +100,37 @@ class TrackRecipe:
     """The track net and its schedule: AdamW on presence and place, over pictures that are rendered as it learns.
 
     Attributes:
-        net: a name that `engine.nets.build` knows; also the name of the shipped file.
-        epochs: shards; each is learnt from twice, in its own epoch and the next.
-        pictures: rendered for each epoch.
+        name: what `python -m weights train` calls it.
+        net: a name that `engine.nets.build` knows.
+        epochs: each begins with a new shard of pictures.
+        pictures: in a shard.
+        uses: epochs that learn from a shard; the pictures are varied each time.
         batch: pictures a step.
         learning_rate: the highest; it rises over the first twentieth of the run and falls to 0 as a cosine.
         weight_decay: on weights of two and more dimensions.
+        average: share of the old values that the running mean of the weights keeps in a step; it is what is saved.
+        bfloat16: whether the layers compute in 16 bits; the weights themselves are kept in 32.
+        photographs: variants of labelled photographs that go with each shard.
+        start: model (a name or a file) whose weights it begins with; '' for none.
         validation: pictures, of seeds never learnt from, that choose the checkpoint.
         seed: of the initial values, the order and the pictures.
     """
 
+    name: str
     net: str
     epochs: int
     pictures: int
     batch: int
     learning_rate: float
+    uses: int = 6
     weight_decay: float = 1e-3
-    validation: int = 800
+    average: float = 0.998
+    bfloat16: bool = True
+    photographs: int = 0
+    start: str = ""
+    validation: int = 400
     seed: int = 42
+
+    def samples(self, epoch: int) -> int:
+        """Pictures learnt from in an epoch, from 1."""
+        return min(epoch, self.uses) * (self.pictures + self.photographs)

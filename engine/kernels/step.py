@@ -93,6 +93,10 @@ class Pack:
     label: str
     make: Callable[[Array], Array]
 
+    def key(self, name: str) -> str:
+        """Under which the arrangement of the parameter of that name is kept."""
+        return f"{name}|{self.label}"
+
 
 Operation = Callable[[Array, Array], list[Call]]
 Bind = Callable[[Sequence[Array], Array, Sequence[Array]], list[Call]]
