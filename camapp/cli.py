@@ -34,6 +34,12 @@ _FOR_STILLS = (
     *("workers", "threads", "debug"),
 )
 
+# Settings that say what a selftest is to try.
+_FOR_TRYING = (
+    *("source", "size", "fps", "rotate", "hflip", "vflip", "camera_control", "model", "fit", "roi"),
+    *("camera_height", "camera_pitch", "camera_view", "workers", "threads", "target_fps", "debug"),
+)
+
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
     typer.Option(
@@ -341,6 +347,23 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
         print_report(findings, as_json)
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             raise SystemExit(1)
+
+
+@app.command("selftest")
+@partial(with_settings, only=_FOR_TRYING)
+def selftest(
+    settings: Settings,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", metavar="S", min=0.5, max=600, help="how long to try the camera, and a whole run"),
+    ] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Try all of this machine and print a report to paste into an issue. Ends with 1 if something fails."""
+    from camapp.selftest import run_selftest
+
+    if not run_selftest(settings, seconds, as_json):
+        raise SystemExit(1)
 
 
 @app.command("fleet")

@@ -48,6 +48,14 @@ def build_faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) ->
     return faces
 
 
+def check_faces(settings: Settings) -> None:
+    """Whether what they need from this machine is there. Raises SinkError."""
+    if settings.mqtt is not None:
+        from camapp.mqtt.link import Link, access
+
+        Link(access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca), "check")
+
+
 def _metrics_of(pipelines: list[Pipeline]) -> Callable[[], str] | None:
     if find_spec("prometheus_client") is None:
         return None

@@ -15,7 +15,7 @@ from pathlib import Path
 from camapp import displays
 from camapp.cameras import Cameras, JointManager, build
 from camapp.capture.source import local_path, redacted, scheme_of
-from camapp.faces import build_faces
+from camapp.faces import build_faces, check_faces
 from camapp.models import load_model, model_path
 from camapp.pipeline import Pipeline, Summary, build_source
 from camapp.reload import Reloader
@@ -100,6 +100,7 @@ def check(cameras: Sequence[Settings]) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
+    check_faces(cameras[0])
     return "; ".join(_check(settings) for settings in cameras)
 
 
@@ -174,6 +175,8 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
             outputs.append((f"--record{of}", settings.record))
         if settings.log not in (None, "-"):
             outputs.append((f"--log{of}", Path(settings.log)))
+        if settings.clip_on:
+            outputs.append((f"--clips{of}", settings.clips))
     for number, (name, path) in enumerate(outputs):
         for other, taken in inputs + outputs[:number]:
             if taken == path or (path.exists() and taken.exists() and path.samefile(taken)):

@@ -47,7 +47,7 @@ _TICK = 0.05
 # The longest step of any source: opening a network stream.
 _SOURCE_STEP = 15.0
 # Bounds of the steps of a stop, in seconds.
-_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 1.0, 30.0, 1.0
+_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 0.5, 30.0, 0.6
 # Predictions that a status takes its percentiles over: about a minute's.
 _STATUS_OVER = 1800
 
@@ -381,11 +381,11 @@ class Pipeline:
         drained = self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
         if not drained and self.picture_sinks:
             self.renderer.stop()  # what publishes may be waiting for it
-        self.inference.stop(_DRAIN_LIVE)
+        self.inference.stop(_DRAIN_LIVE if drained else 0.0)
         if self.capture.is_alive():
             self.capture.join(_JOIN)
             if self.capture.is_alive():
-                log.warning("the source did not close within %.0f s and is left behind", _JOIN)
+                log.warning("the source did not close within %g s and is left behind", _JOIN)
         if self.picture_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):

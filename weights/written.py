@@ -12,7 +12,7 @@ import numpy as np
 from camapp.picture import Layout, Picture, Pixels
 from camapp.records import Box, Frame, Shot, Truth
 from camapp.scenes.digits import DigitScene
-from camapp.scenes.paper import RANGES, photograph
+from camapp.scenes.paper import RANGES, PaperRanges, photograph
 from camapp.scenes.scene import SceneOptions
 from camapp.tasks.digits import DigitsTask
 from camapp.tasks.ink import find_marks
@@ -26,7 +26,9 @@ Progress = Callable[[int, int], None]
 
 SEED = 4  # of the scenes that judge; those to learn from have other seeds, and other digits in them
 LEARNT_SEED, CHOOSING_SEED, PEN_SEED = 1, 2, 30_000
-PEN_SCENES, PEN_DIGITS = 1_200, 3_170  # sheets of the generated pen, and about how many digits are on them
+LEARNT_RANGES = replace(RANGES, digits=(3, 4))  # full sheets: as many digits in less time
+CHOOSING = 2_500  # digits of the validation split that are put on paper
+PEN_SCENES, PEN_DIGITS = 300, 800  # sheets of the generated pen, and about how many digits are on them
 SAME = 0.4  # overlap by union of a found box and the true one
 
 
@@ -107,15 +109,15 @@ def report(model: Model, result: Reading, title: str, command: str) -> str:
     return "\n".join([*lines, f"- command: `{command}`", "", markdown(*confusion_of(result.said))])
 
 
-def scenes_of(pictures: Pictures, seed: int) -> Iterator[tuple[Pixels, Truth]]:
+def scenes_of(pictures: Pictures, seed: int, ranges: PaperRanges = RANGES) -> Iterator[tuple[Pixels, Truth]]:
     """Sheets of some digits each, until every picture has been shown once."""
     rng = np.random.default_rng(seed)
     at = 0
     while at < len(pictures):
-        few, many = RANGES.digits
+        few, many = ranges.digits
         shown = pictures[at : at + int(rng.integers(few, many + 1))]
         at += len(shown)
-        yield photograph([image[0] for image in shown.images], "".join(map(str, shown.labels)), rng)
+        yield photograph([image[0] for image in shown.images], "".join(map(str, shown.labels)), rng, ranges)
 
 
 def with_scenes(dataset: Dataset, learnt: int, progress: Progress = lambda done, total: None) -> Dataset:
@@ -123,19 +125,20 @@ def with_scenes(dataset: Dataset, learnt: int, progress: Progress = lambda done,
 
     Args:
         dataset: MNIST.
-        learnt: digits of the training split that are put on paper; all those of the validation split are.
+        learnt: digits of the training split that are put on paper.
         progress: told of digits done, and of how many there are.
     """
     shown = dataset.train[:learnt]
-    done, total = 0, len(shown) + len(dataset.validation) + PEN_DIGITS
+    judged = dataset.validation[:CHOOSING]
+    done, total = 0, len(shown) + len(judged) + PEN_DIGITS
 
     def step(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total)
 
-    on_paper = _marks(scenes_of(shown, LEARNT_SEED), step)
-    choosing = _marks(scenes_of(dataset.validation, CHOOSING_SEED), step)
+    on_paper = _marks(scenes_of(shown, LEARNT_SEED, LEARNT_RANGES), step)
+    choosing = _marks(scenes_of(judged, CHOOSING_SEED, LEARNT_RANGES), step)
     by_pen = _marks(_pen_scenes(), step)
     train, validation = joined(dataset.train, on_paper, by_pen), joined(dataset.validation, choosing)
     return replace(dataset, train=train, validation=validation, sha256=digest(joined(train, validation, dataset.test)))

@@ -36,7 +36,7 @@ _LARGEST_RAW = 640 * 480
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 # One buffer fills while one is decoded; with a single one the camera has to skip every other frame.
 _BUFFERS = 2
-_OPEN_MS, _READ_MS = 5000, 3000
+_OPEN_MS, _READ_MS = 5000, 1500
 _FALLBACK_FPS = 30.0
 # A paced file that is late skips frames, but for no longer than this before it shows one and lets the time slip.
 _CATCH_UP_S = 0.25

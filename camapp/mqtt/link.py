@@ -9,6 +9,7 @@ import secrets
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import deque
@@ -223,7 +224,7 @@ class Link:
     def _say(self, reason: str) -> None:
         if reason != self.reason:
             self.reason = reason
-            log.warning("MQTT broker %s: %s; trying again", self._access.address, reason)
+            log.warning("MQTT broker %s: %s (trying again; predictions go on)", self._access.address, reason)
 
     def _connect(self, client: paho.Client) -> None:
         address = self._access.address
@@ -243,13 +244,13 @@ class Link:
         while not self._ended and client.socket() is not None:
             now = time.monotonic()
             if self.connected:
+                self._send(client)  # first: a tick may take a millisecond or two
                 if now >= self._next_tick:
                     self._next_tick = now + self._tick
                     self._on_tick()
                 if not listening and now >= self._deaf_until:
                     listening = True
                     self._listen(client)
-                self._send(client)
             elif now > answer_by:
                 self._ended = f"no answer within {_ANSWER_S:.0f} s"
             if self._stopping.is_set():
@@ -381,7 +382,7 @@ class Link:
             # Answers to what we send would stand in line behind the flood: a new connection has no such line.
             self._deaf_until = now + DEAF_S
             self._retry = _RETRY_FLOOD_S
-            self._ended = f"more than {self._flood} messages a second came in; listening again in {DEAF_S:.0f} s"
+            self._ended = f"more than {self._flood} messages a second came in: not listening for {DEAF_S:.0f} s"
             return
         try:
             topic = message.topic
@@ -442,9 +443,7 @@ def _import_paho() -> Any:
         import paho.mqtt.properties
         import paho.mqtt.subscribeoptions
     except ImportError as error:
-        raise SinkError(
-            "MQTT needs paho-mqtt: pip install 'camapp[mqtt]', or sudo apt install python3-paho-mqtt"
-        ) from error
+        raise SinkError(f"MQTT needs paho-mqtt: {sys.executable} -m pip install paho-mqtt") from error
     return paho.mqtt
 
 

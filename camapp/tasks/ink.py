@@ -34,7 +34,7 @@ MEDIAN_BEND = 1.65  # of the absolute second difference of noise whose standard 
 SMOOTHING = ((4.0, 1.5), (1.5, 1.0))  # from so much noise (grey levels), blur with that standard deviation (pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mark:
     """One connected piece of handwriting, or several that belong together.
 

@@ -27,7 +27,7 @@ from engine.share import write_shared
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 30.0
-STUCK_AT_LEAST = 2.0
+STUCK_AT_LEAST = 1.7  # with the poll and the words about it, less than two seconds
 STUCK_TIMES_P95 = 10.0
 RESTARTS, RESTARTS_WITHIN = 5, 60.0
 # Workers that may be lost without a result between before waiting for the next no longer counts as a bounded step.
@@ -212,7 +212,7 @@ class WorkerPool:
             self._lock.wait_for(lambda: self.error is not None or self._is_idle(), timeout)
             return self._is_idle()
 
-    def stop(self, timeout: float = 1.0) -> None:
+    def stop(self, timeout: float = 0.5) -> None:
         """End the processes within about `timeout` seconds; jobs not done come back as failed outcomes."""
         with self._lock:
             self._stopping = True

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import engine.model
+from engine.profile import profile
 from tests.weights.made_data import SHARED
 from weights.datasets import load
 from weights.evaluate import evaluate
@@ -51,10 +52,17 @@ def test_a_shipped_file_says_what_it_is(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("mnist", 0.986), ("lenet", 0.990), ("cifar10", 0.76), ("cifar_small", 0.65)]
+    ("name", "least"), [("mnist", 0.986), ("lenet", 0.990), ("cifar10", 0.76), ("cifar_small", 0.65), ("objects", 0.9)]
 )
 def test_stated_accuracy_reaches_the_target(name, least):
     assert accuracy_of(engine.model.load(FOLDER / f"{name}.npz")) >= least
+
+
+@pytest.mark.parametrize(("name", "mmac", "kilobytes"), [("objects", 60, 3000)])
+def test_nets_of_our_own_keep_within_their_bounds(name, mmac, kilobytes):
+    model = engine.model.load(FOLDER / f"{name}.npz")
+    assert profile(model, rounds=1).macs <= mmac * 1e6
+    assert (FOLDER / f"{name}.npz").stat().st_size <= kilobytes * 1e3
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST is not on this machine")

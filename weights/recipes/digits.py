@@ -5,7 +5,7 @@ from weights.recipe import Augment, Recipe
 RECIPE = Recipe(
     net="digits",
     data="mnist",
-    epochs=14,
+    epochs=10,
     batch=128,
     learning_rate=0.1,
     momentum=0.9,
@@ -13,5 +13,5 @@ RECIPE = Recipe(
     schedule="one_cycle",
     precision="bfloat16",
     augment=Augment(share=0.8, rotate=15, shift=1.5, scale=0.12, stroke=0.5),
-    paper=24_000,
+    paper=16_000,
 )
