@@ -17,7 +17,7 @@ import typer
 
 from camapp import __version__
 from camapp.service import ExitCode, JournalFormatter, is_journal
-from camapp.settings import Settings, SettingsError, load_settings, to_toml, type_of
+from camapp.settings import Settings, SettingsError, load_cameras, load_settings, to_toml, type_of
 
 app = typer.Typer(
     name="camapp",
@@ -34,6 +34,12 @@ _FOR_STILLS = (
     *("workers", "threads", "debug"),
 )
 
+# Settings that say what a selftest is to try.
+_FOR_TRYING = (
+    *("source", "size", "fps", "rotate", "hflip", "vflip", "camera_control", "model", "fit", "roi"),
+    *("camera_height", "camera_pitch", "camera_view", "workers", "threads", "target_fps", "debug"),
+)
+
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
     typer.Option(
@@ -46,12 +52,13 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
     """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
 
     Args:
-        command: takes Settings, then options of its own. One with a parameter `reread` also gets a call that merges
-            and checks them anew.
+        command: takes Settings, or as `cameras` a list of them, one a camera; then options of its own. One with a
+            parameter `reread` also gets a call that merges and checks them anew.
         only: names of the fields that matter to it; all if not given.
     """
     parameters = inspect.signature(command, eval_str=True).parameters
-    own = [parameter for name, parameter in parameters.items() if name not in ("settings", "reread")]
+    load: Callable[..., Any] = load_cameras if "cameras" in parameters else load_settings
+    own = [parameter for name, parameter in parameters.items() if name not in ("settings", "cameras", "reread")]
     flags = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
         for item in fields(Settings)
@@ -63,11 +70,12 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
         mine = {parameter.name: values.pop(parameter.name) for parameter in own}
         given = {name: value for name, value in values.items() if value is not None and value != []}
         if "reread" in parameters:
-            mine["reread"] = partial(load_settings, given, config)
+            mine["reread"] = partial(load, given, config)
         with tidy_errors(bool(given.get("debug"))):
-            settings = load_settings(given, config)
-            _set_up_logging(settings.debug)
-            with tidy_errors(settings.debug):
+            settings = load(given, config)
+            debug = (settings[0] if "cameras" in parameters else settings).debug
+            _set_up_logging(debug)
+            with tidy_errors(debug):
                 command(settings, **mine)
 
     options = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
@@ -176,23 +184,25 @@ def default(version: Annotated[bool, typer.Option("--version", help="show the ve
 @app.command("run")
 @with_settings
 def run(
-    settings: Settings,
-    reread: Callable[[], Settings],
+    cameras: list[Settings],
+    reread: Callable[[], list[Settings]],
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print the settings as TOML and end", show_default=False)
     ] = False,
 ) -> None:
     """Watch a source with a model, live: preview, predictions, log."""
     if print_config:
-        print(to_toml(settings), end="")
+        if len(cameras) > 1:
+            raise SettingsError("--print-config prints one camera's settings, and --config has several", usage=True)
+        print(to_toml(cameras[0]), end="")
         return
     from camapp.live import run_live
 
-    summary = run_live(settings, reread)
-    if summary.code is not ExitCode.OK:
-        if settings.debug and summary.error is not None:
-            traceback.print_exception(summary.error)
-        fail(summary.reason, summary.code)
+    for summary in run_live(cameras, reread):
+        if summary.code is not ExitCode.OK:
+            if cameras[0].debug and summary.error is not None:
+                traceback.print_exception(summary.error)
+            fail(summary.reason, summary.code)
 
 
 @app.command("bench")
@@ -209,6 +219,30 @@ def bench(
     from camapp.bench import run_bench
 
     run_bench(settings, seconds, draw, as_json)
+
+
+@app.command("profile")
+def profile(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a model file, or the name of one that ships")],
+    net: Annotated[Optional[str], typer.Option(metavar="NAME", help="of the net, without a card")] = None,  # noqa: UP045
+    batch: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="items a run")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="runs to take the median of")] = 20,
+    threads: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="BLAS threads")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    chart: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--chart", metavar="FILE", help="draw the layers into a .svg or .png"),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="show where errors come from")] = False,
+) -> None:
+    """Where a model's time goes, layer by layer; and an estimate of what Raspberry Pis would make of it."""
+    from camapp.processes import blas_threads
+
+    os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
+    with tidy_errors(debug):
+        from camapp.profiling import ProfileOptions, run_profile
+
+        run_profile(file, ProfileOptions(net, batch, rounds, as_json, chart))
 
 
 @app.command("classify")
@@ -321,10 +355,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
 def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
     """Check a configuration file and all it names, without starting anything."""
     with tidy_errors():
-        settings = load_settings({}, file)
+        cameras = load_cameras({}, file)
         from camapp.live import check
 
-        print(f"{file}: good; {check(settings)}")
+        print(f"{file}: good; {check(cameras)}")
 
 
 @app.command("doctor")
@@ -337,6 +371,49 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
         print_report(findings, as_json)
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             raise SystemExit(1)
+
+
+@app.command("selftest")
+@partial(with_settings, only=_FOR_TRYING)
+def selftest(
+    settings: Settings,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", metavar="S", min=0.5, max=600, help="how long to try the camera, and a whole run"),
+    ] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Try all of this machine and print a report to paste into an issue. Ends with 1 if something fails."""
+    from camapp.selftest import run_selftest
+
+    if not run_selftest(settings, seconds, as_json):
+        raise SystemExit(1)
+
+
+@app.command("fleet")
+def fleet(
+    broker: Annotated[
+        str,
+        typer.Option(
+            "--broker", metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://[USER@]HOST[:PORT][/PREFIX], mqtts://"
+        ),
+    ],
+    mqtt_ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mqtt-ca", metavar="FILE", help="certificate of who signed the broker's"),
+    ] = None,
+    mqtt_password_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--mqtt-password-file", metavar="FILE", help="the broker's password (or: CAMAPP_MQTT_PASSWORD)"),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="print one table and end")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and end")] = False,
+) -> None:
+    """Watch all devices that run with --mqtt on a broker."""
+    from camapp.fleet import run_fleet
+
+    with tidy_errors():
+        run_fleet(broker, mqtt_password_file, mqtt_ca, once, as_json)
 
 
 @app.command("install-service")
@@ -369,6 +446,27 @@ def uninstall_service(
         uninstall(Installer(), dry_run, keep_data)
 
 
+def _end_for_sure(end: SystemExit) -> None:
+    """End at once if a call into a driver hangs: libcamera's would hold up Python's own way out for ever."""
+    bounded = sys.modules.get("camapp.capture.bounded")
+    if bounded is not None and (names := bounded.left_behind()):
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        logging.getLogger(__name__).warning("ending although %s hangs", ", ".join(names))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def _with_bare_flags(arguments: list[str]) -> list[str]:
+    """`--web` without a value, which the parser of the command line has no word for, with its value."""
+    bare = {f"--{item.name.replace('_', '-')}": item.metadata["bare"] for item in fields(Settings)}
+    following = [*arguments[1:], "-"]
+    return [
+        f"{argument}={bare[argument]}" if bare.get(argument) and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
 def main() -> None:
     """The program."""
     # Started with closed descriptors, as some supervisors do: words need somewhere to go.
@@ -379,7 +477,10 @@ def main() -> None:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments = ["run", *arguments]
     try:
-        app(args=arguments, prog_name="camapp")
+        app(args=_with_bare_flags(arguments), prog_name="camapp")
+    except SystemExit as end:
+        _end_for_sure(end)
+        raise
     except BrokenPipeError:
         # Whoever read our words has left; nothing more can be said, and Python's own last flush must not try.
         for stream in (sys.stdout, sys.stderr):

@@ -77,7 +77,7 @@ def _checked(label: str, folder: Path) -> str:
 
 
 def _has_window(settings: Settings) -> bool:
-    return settings.display == "window" or (settings.display == "auto" and bool(displays.probe()))
+    return settings.display in ("window", "kiosk") or (settings.display == "auto" and bool(displays.probe()))
 
 
 def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
@@ -94,4 +94,6 @@ def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
             pipeline.toggle_pause()
 
     title = f"camapp: {label} - the space bar saves a picture"
-    pipeline.picture_sinks.append(WindowSink(title, pipeline.settings.full_screen, on_key, pipeline.renderer.shown))
+    kiosk = pipeline.settings.display == "kiosk"
+    full_screen = pipeline.settings.full_screen or kiosk
+    pipeline.picture_sinks.append(WindowSink(title, full_screen, on_key, pipeline.renderer.shown, kiosk=kiosk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ class Kind(Enum):
 
     X11 = "x11"
     KIOSK = "kiosk"
+    DRM = "drm"
     NONE = "none"
 
 
@@ -26,10 +28,12 @@ class Display:
     Attributes:
         kind: of display.
         reason: for people: the display's name, or why there is none and what to do.
+        size: (width, height) of a console's screen.
     """
 
     kind: Kind
     reason: str
+    size: tuple[int, int] = (0, 0)
 
     def __bool__(self) -> bool:
         return self.kind is not Kind.NONE
@@ -77,20 +81,80 @@ def probe_kiosk(root: Path = Path("/")) -> Display:
             return Display(Kind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
     if os.environ.get("WLR_BACKENDS") == "headless":
         return Display(Kind.KIOSK, "headless kiosk")
-    connectors = sorted((root / "sys/class/drm").glob("card*-*/status"))
-    if not connectors:
-        return Display(Kind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
-    connected = [path.parent.name for path in connectors if _is_connected(path)]
-    if not connected:
-        return Display(Kind.NONE, "no display: no screen is connected")
-    return Display(Kind.KIOSK, ", ".join(connected))
+    connected = connectors(root)
+    if not any(connected.values()):
+        return _no_screen(connected)
+    return Display(Kind.KIOSK, ", ".join(name for name, there in connected.items() if there))
 
 
-def _is_connected(status: Path) -> bool:
+def probe_drm(root: Path = Path("/")) -> Display:
+    """Is there a screen on the console that nobody else draws on?"""
+    connected = connectors(root)
+    screens = [name for name, there in connected.items() if there]
+    if not screens:
+        return _no_screen(connected)
+    name = screens[0]
+    card = root / "dev/dri" / name.partition("-")[0]
     try:
-        return status.read_text().strip() == "connected"
+        if not _is_free(card):
+            return Display(Kind.NONE, f"no display: {name} is {_busy(card)}")
+    except OSError as error:
+        return Display(Kind.NONE, f"no display: {card} cannot be opened ({error.strerror}): are you in group video?")
+    size = screen_size(name, root)
+    if size is None:
+        return Display(Kind.NONE, f"no display: {name} names no size that it can show")
+    return Display(Kind.DRM, f"{name} {size[0]}x{size[1]}", size)
+
+
+def connectors(root: Path = Path("/")) -> dict[str, bool]:
+    """Names of the machine's screen connectors, such as 'card1-HDMI-A-1', and whether a screen is on each."""
+    found = {}
+    for status in sorted((root / "sys/class/drm").glob("card*-*/status")):
+        try:
+            found[status.parent.name] = status.read_text().strip() == "connected"
+        except OSError:  # it has just been taken away
+            found[status.parent.name] = False
+    return found
+
+
+def screen_size(connector: str, root: Path = Path("/")) -> tuple[int, int] | None:
+    """(width, height) of the mode a connector's screen prefers, which is the one that the console has set."""
+    try:
+        modes = (root / "sys/class/drm" / connector / "modes").read_text().split()
+    except OSError:
+        return None
+    width, _, height = modes[0].partition("x") if modes else ("", "", "")
+    height = height.rstrip("i")  # interlaced
+    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
+
+
+def _no_screen(connected: Mapping[str, bool]) -> Display:
+    if connected:
+        return Display(Kind.NONE, "no display: no screen is connected")
+    return Display(Kind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
+
+
+# linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a card's master may show pictures.
+_SET_MASTER, _DROP_MASTER = 0x641E, 0x641F
+
+
+def _is_free(card: Path) -> bool:
+    """Whether this process could become the card's master. Raises OSError where the card cannot be opened."""
+    handle = os.open(card, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(handle, _SET_MASTER)
+        fcntl.ioctl(handle, _DROP_MASTER)
     except OSError:
         return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _busy(card: Path) -> str:
+    from camapp.capture.devices import busy_advice  # reads /proc, and only when there is something to explain
+
+    return busy_advice(card)
 
 
 def _addresses(host: str, number: int) -> list[tuple[int, str | tuple[str, int]]]:

@@ -304,14 +304,21 @@ def _disk(machine: Machine) -> Iterator[Finding]:
 def _display(machine: Machine) -> Iterator[Finding]:
     from camapp import displays
 
-    display = displays.probe()
+    desktop = displays.probe()
     kiosk = displays.probe_kiosk(machine.root)
-    if display:
-        yield ok("display", display.reason)
+    console = displays.probe_drm(machine.root)
+    if desktop:
+        yield ok("display", f"a desktop's, {desktop.reason}")
+    elif console and machine.pi_model:
+        yield ok("display", f"{console.reason}, for --display drm" + (" or kiosk" if kiosk else ""))
     elif kiosk:
         yield ok("display", f"{kiosk.reason}, for --display kiosk")
+    elif any(displays.connectors(machine.root).values()):
+        # A screen is there, and nobody can show anything on it: say what is lacking.
+        reason = console.reason if machine.pi_model else kiosk.reason
+        yield warn("display", reason, "sudo apt install -y cage xwayland, or run it in the desktop")
     else:
-        yield ok("display", f"{display.reason}; predictions are printed or logged")
+        yield ok("display", f"{desktop.reason}; predictions are printed or logged")
 
 
 def _service(machine: Machine) -> Iterator[Finding]:

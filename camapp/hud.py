@@ -44,6 +44,8 @@ class Hud:
         source: name of the source, for people.
         model: name of the model, for people.
         paused: the picture is held.
+        idle: nothing happens, and few frames are inferred on purpose.
+        slowness: why the camera gives fewer frames than it was set to; "" while it does not.
         health: how the machine bears it.
         truth: what the source says the picture really shows; "" where it does not know.
     """
@@ -60,5 +62,7 @@ class Hud:
     source: str = ""
     model: str = ""
     paused: bool = False
+    idle: bool = False
+    slowness: str = ""
     health: Health = Health()
     truth: str = ""

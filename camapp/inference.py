@@ -13,7 +13,8 @@ from camapp.capture.mailbox import Mailbox
 from camapp.records import Frame, Prediction, Trace
 from camapp.stats import Stats
 from camapp.tasks.task import Floats, Prepared, Task
-from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, PoolError, WorkerPool
+from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, PoolError
+from camapp.workers.shared import MakePool, Pool
 from camapp.workers.slots import Slot
 from engine.model import Model
 
@@ -49,7 +50,7 @@ class Generation:
     name: str
     model: Model
     task: Task
-    pool: WorkerPool
+    pool: Pool
 
 
 @dataclass(eq=False)
@@ -73,8 +74,8 @@ class Inference:
         task: both ends of it.
         stats: where frames are accounted.
         live: newest frame wins and late results are discarded; else every frame counts and nothing is late.
-        workers: processes.
-        threads: BLAS threads of each.
+        make_pool: makes the workers of the model.
+        spare_slots: how many frames of a file are prepared ahead.
         publish: called with each result, in frame order, never twice at a time.
     """
 
@@ -85,15 +86,14 @@ class Inference:
         task: Task,
         stats: Stats,
         live: bool,
-        workers: int,
-        threads: int,
+        make_pool: MakePool,
+        spare_slots: int,
         publish: Callable[[Result], None],
     ) -> None:
         self.live = live
-        self._workers = workers
-        self._threads = threads
+        self._spare_slots = 0 if live else spare_slots
         self._retired_restarts = 0
-        self._generation = self._in_use = self._new_generation(name, model, task)
+        self._generation = self._in_use = self._new_generation(name, model, task, make_pool)
         self._swapping = threading.Lock()
         self._stats = stats
         self._publish = publish
@@ -115,7 +115,7 @@ class Inference:
         return self._generation
 
     @property
-    def pool(self) -> WorkerPool:
+    def pool(self) -> Pool:
         """Its workers."""
         return self._generation.pool
 
@@ -129,7 +129,12 @@ class Inference:
         self.pool.start()
         self._thread.start()
 
-    def swap(self, name: str, model: Model, task: Task) -> None:
+    def retask(self, model: Model, task: Task) -> None:
+        """Let another task of the same net and as many items take over between two frames; the workers stay."""
+        with self._swapping:
+            self._generation = replace(self._generation, model=model, task=task)
+
+    def swap(self, name: str, model: Model, task: Task, make_pool: MakePool) -> None:
         """Let another model take over between two frames; frames that the old one has begun, it ends.
 
         The old one works on until a worker of the new one has run it, and stays where that fails.
@@ -138,7 +143,7 @@ class Inference:
             PoolError: no worker could run the new model.
         """
         with self._swapping:
-            old, new = self._generation, self._new_generation(name, model, task)
+            old, new = self._generation, self._new_generation(name, model, task, make_pool)
             new.pool.start()
             try:
                 ready = self._wait_for(new)
@@ -169,11 +174,8 @@ class Inference:
                 raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
         return False
 
-    def _new_generation(self, name: str, model: Model, task: Task) -> Generation:
-        spare = 0 if self.live else self._workers + 1
-        return Generation(
-            name, model, task, WorkerPool(model, task.max_items, self._workers, self._threads, spare, self._on_outcome)
-        )
+    def _new_generation(self, name: str, model: Model, task: Task, make_pool: MakePool) -> Generation:
+        return Generation(name, model, task, make_pool(model, task.max_items, self._spare_slots, self._on_outcome))
 
     def offer(self, frame: Frame, trace: Trace) -> None:
         """Called by the capture thread with each frame."""
@@ -230,14 +232,13 @@ class Inference:
 
     def _prepare_next(self) -> None:
         generation = self._in_use = self._generation
-        slot = generation.pool.acquire(_TICK)
-        item = None
-        while slot is not None and item is None and generation is self._generation and self._may_go_on():
-            item = self._mailbox.get(_TICK)
-            self._finish()
+        # First the frame, then a slot, then the newest frame: no slot is held by who has nothing to do with it.
+        slot = generation.pool.acquire(_TICK) if self._mailbox.wait(_TICK) else None
+        self._finish()
         if slot is None:
-            self._finish()
-        elif item is None:
+            return
+        item = self._mailbox.get(0.0)
+        if item is None:
             generation.pool.release(slot)
         else:
             self._prepare(generation, slot, *item)

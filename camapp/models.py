@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from camapp.settings import Settings
 from engine.model import Model, ModelCard, ModelError, described, load
 
 SHIPPED = Path(__file__).parents[1] / "weights"
+# Settings that belong to one model file and to no other.
+_OF_A_MODEL = ("model", "net", "task", "labels", "mean", "std")
 
 
 def model_path(name: str) -> Path:
@@ -27,6 +31,27 @@ def model_path(name: str) -> Path:
         return path
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
     raise ModelError(f"no model '{name}': not a file, and not one of those that ship ({known})")
+
+
+def model_choices(first: Settings) -> dict[str, str]:
+    """What somebody far away may choose to run, by the name shown: the model that the run began with, and those that
+    ship; never a path of theirs."""
+    shipped = {path.stem: path.stem for path in sorted(SHIPPED.glob("*.npz"))}
+    return shipped if first.model in shipped else {Path(first.model).name: first.model} | shipped
+
+
+def with_model(settings: Settings, first: Settings, model: str) -> Settings:
+    """The settings with another model, and what belongs to it alone.
+
+    Args:
+        settings: of now.
+        first: that the run began with.
+        model: one of `model_choices`' values.
+    """
+    its_own: dict[str, Any] = dict.fromkeys(_OF_A_MODEL) | {"model": model}
+    if model == first.model:
+        its_own = {name: getattr(first, name) for name in _OF_A_MODEL}
+    return replace(settings, **its_own)
 
 
 def load_model(settings: Settings) -> Model:
@@ -51,6 +76,16 @@ def load_model(settings: Settings) -> Model:
     if settings.task is not None:
         changes["task"] = settings.task
     return described(model, **changes) if changes else model
+
+
+def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
+    """What the net and its parameters depend on: the same for two settings that name the same model, while its file
+    stays as it is; None where there is no such file."""
+    try:
+        status = model_path(settings.model).stat()
+    except (ModelError, OSError):
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, settings.net
 
 
 def read_labels(text: str) -> tuple[str, ...]:

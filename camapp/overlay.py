@@ -20,7 +20,7 @@ from camapp.hud import Hud, Rating, rate
 from camapp.lettering import Colour, Font, Layer, Pixels, plain
 from camapp.records import Box, Polyline, Prediction
 
-__all__ = ["Hud", "Overlay", "no_signal"]
+__all__ = ["Hud", "Overlay", "no_signal", "see_through"]
 
 # BGR throughout.
 WHITE: Colour = (245, 245, 245)
@@ -151,9 +151,23 @@ class Overlay:
             card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
 
 
+def see_through(on_black: Pixels, on_white: Pixels) -> Pixels:
+    """What was drawn, without its ground: from the same drawing on a black and on a white picture.
+
+    Where both are alike the drawing is opaque; where they differ by 255 there is none.
+
+    Returns:
+        (h, w, 4) uint8 RGBA, not premultiplied.
+    """
+    alpha = cv2.bitwise_not(cv2.extractChannel(cv2.subtract(on_white, on_black), 1))
+    blue, green, red = (cv2.divide(channel, alpha, scale=255) for channel in cv2.split(on_black))
+    return np.asarray(cv2.merge([red, green, blue, alpha]), np.uint8)
+
+
 def _draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
     """What needs attention now, in the upper right corner."""
-    badges = [("PAUSED", AMBER)] if hud.paused else []
+    badges = [("PAUSED", AMBER)] if hud.paused else [("IDLE", SOFT)] if hud.idle else []
+    badges += [("LOW LIGHT" if hud.slowness.startswith("low light") else "SLOW CAMERA", AMBER)] if hud.slowness else []
     badges += [(alert.upper(), RED) for alert in hud.health.alerts]
     font = style.body if style.detail else style.small
     y = style.margin
@@ -390,7 +404,7 @@ def _digest(hud: Hud) -> Hashable:
         round(hud.camera_fps, 1), round(hud.infer_fps, 1), round(hud.display_fps, 1), hud.target_fps,
         tuple((name, round(value, 1)) for name, value in hud.latency_ms.items()),
         tuple(hud.drops.items()), _share(hud.workers_busy), hud.workers, hud.restarts, hud.source, hud.model,
-        _health_text(hud),
+        _health_text(hud), hud.idle,
     )  # fmt: skip
 
 
@@ -402,16 +416,20 @@ def _health_text(hud: Hud) -> str:
 
 
 def _hud_panel(style: Style, hud: Hud) -> Layer:
-    rates = (("camera", hud.camera_fps), ("infer", hud.infer_fps), ("display", hud.display_fps))
+    judged = hud.target_fps
+    rates = (
+        ("camera", hud.camera_fps, judged), ("infer", hud.infer_fps, 0 if hud.idle else judged),
+        ("display", hud.display_fps, judged),
+    )  # fmt: skip
     if style.detail == 0:
-        return _rates_strip(style, rates, hud.target_fps)
+        return _rates_strip(style, rates)
     body, small = style.body, style.small
     inner = min(style.width - 2 * style.margin - 2 * style.pad, (23 if style.detail > 1 else 20) * style.unit)
     board = _Board(inner, style.pad)
-    for column, (name, fps) in enumerate(rates):
+    for column, (name, fps, target) in enumerate(rates):
         x = inner * column * 36 // 100
         board.caption(x, name.upper(), small)
-        board.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rate(fps, hud.target_fps)], drop=round(small.cap * 2))
+        board.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rate(fps, target)], drop=round(small.cap * 2))
     board.advance(small.cap * 2 + style.figure.cap + style.unit)
     total = hud.latency_ms.get("total", 0.0)
     if hud.target_fps > 0 and style.detail > 1:
@@ -468,9 +486,9 @@ def _hud_panel(style: Style, hud: Hud) -> Layer:
     return board.layer()
 
 
-def _rates_strip(style: Style, rates: tuple[tuple[str, float], ...], target: float) -> Layer:
+def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> Layer:
     """The three rates as bare numbers, for frames where nothing else fits."""
-    words = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rate(fps, target)]) for _, fps in rates]
+    words = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rate(fps, target)]) for _, fps, target in rates]
     inner = min(sum(word.width for word in words) + 2 * style.unit, style.width - 2 * style.margin)
     board = _Board(inner, style.pad // 2)
     x = 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,16 +26,19 @@ from camapp.capture.source import (
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
+from camapp.idle import IdleGate
 from camapp.inference import Inference, Result
-from camapp.models import load_model
-from camapp.records import Frame, Trace
+from camapp.models import identity_of, load_model
+from camapp.records import Frame, Prediction, Trace
 from camapp.renderer import Renderer
 from camapp.service import ExitCode
 from camapp.settings import Settings
 from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
+from camapp.status import State, Status
 from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import START_TIMEOUT, PoolError
+from camapp.workers.pool import START_TIMEOUT, PoolError, WorkerPool
+from camapp.workers.shared import MakePool, SharedWorkers
 from engine.model import Model, ModelError
 
 log = logging.getLogger(__name__)
@@ -42,7 +47,9 @@ _TICK = 0.05
 # The longest step of any source: opening a network stream.
 _SOURCE_STEP = 15.0
 # Bounds of the steps of a stop, in seconds.
-_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 1.0, 30.0, 1.0
+_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 0.5, 30.0, 0.6
+# Predictions that a status takes its percentiles over: about a minute's.
+_STATUS_OVER = 1800
 
 
 @dataclass(frozen=True)
@@ -62,26 +69,43 @@ class Pipeline:
     Args:
         settings: what the user asked for.
         model: to run; None loads the one the settings name.
+        workers: how many of its own; 0 leaves it to the settings.
+        shared: workers that it shares with other cameras; None gives it its own.
 
     Raises:
         ModelError, SourceError: the model or the source cannot be used, known before anything was started.
     """
 
-    def __init__(self, settings: Settings, model: Model | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model | None = None,
+        workers: int = 0,
+        shared: SharedWorkers | None = None,
+    ) -> None:
         # The stages already run side by side, and workers have the other cores: OpenCV's own threads would only
         # spin for them (measured: 11.1 ms of CPU a frame against 9.4, and a 95th percentile of prepare of 8 ms for 2).
         cv2.setNumThreads(1)
         self.settings = settings
+        self.name = settings.name
         self.stats = Stats()
         model = model or load_model(settings)
         task = task_for(settings, model.card)
         self.source = build_source(settings, model)
-        self.workers = settings.workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        self._shared = shared
+        self._identity = identity_of(settings)
+        self.workers = shared.workers if shared else workers or settings.workers or default_workers()
         self.prediction_sinks: list[PredictionSink] = []
         self.picture_sinks: list[PictureSink] = []
-        name = Path(settings.model).name
         self.inference = Inference(
-            name, model, task, self.stats, self.source.live, self.workers, settings.threads, self._publish
+            Path(settings.model).name,
+            model,
+            task,
+            self.stats,
+            self.source.live,
+            self._maker(settings),
+            self.workers + 1,
+            self._publish,
         )
         self.capture = CaptureThread(
             self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames, self.inference.forget
@@ -90,8 +114,12 @@ class Pipeline:
             self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
         self.renderer.show_hud = settings.hud
+        self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
+        self._changing = threading.Lock()
+        self._newest: tuple[Prediction, Trace] | None = None
+        self.ended = ""
         self._stop_reason = ""
         self._time_is_up = ""
         self._failing_sinks: set[Sink] = set()
@@ -110,30 +138,54 @@ class Pipeline:
         return self.inference.generation.task
 
     def change(self, settings: Settings) -> None:
-        """Take up changed settings of the model and the display while the run goes on.
+        """Take up changed settings of the model and the display while the run goes on; from any thread.
 
         Raises:
             ModelError, PoolError: the model cannot be used; everything stays as it was.
         """
-        model = load_model(settings)
-        broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
-        if broken:
-            raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
-        self.inference.swap(Path(settings.model).name, model, task_for(settings, model.card))
-        self.settings = settings
-        self.renderer.show_hud = settings.hud
+        with self._changing:
+            model = load_model(settings)
+            broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
+            if broken:
+                raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
+            task, identity = task_for(settings, model.card), identity_of(settings)
+            if identity == self._identity and task.max_items == self.task.max_items:
+                self.inference.retask(model, task)  # the workers' part stays as it is
+            else:
+                self.inference.swap(Path(settings.model).name, model, task, self._maker(settings))
+            self._identity = identity
+            self.settings = settings
+            self.renderer.show_hud = settings.hud
+
+    def _maker(self, settings: Settings) -> MakePool:
+        """What makes the workers of a model as the settings name it."""
+        # A file's frames, prepared ahead, wait for a new worker; a camera's would be lost meanwhile: one stands by.
+        if self._shared is None:
+            return lambda model, items, spare, on_outcome: WorkerPool(
+                model, items, self.workers, settings.threads, spare, on_outcome, standby=int(not spare)
+            )
+        return partial(self._shared.share, identity_of(settings))
+
+    @property
+    def started(self) -> bool:
+        """Workers are ready, and the source was set going; from here on frames come, or there is a reason why not."""
+        return self.capture.ident is not None
 
     def request_stop(self, reason: str) -> None:
         """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
         self._stop_reason = self._stop_reason or reason
 
-    def toggle_pause(self) -> None:
+    def pause(self, held: bool) -> None:
         """Hold the picture and the predictions, or go on."""
-        if self.capture.paused.is_set():
+        if held:
+            self.capture.paused.set()
+        elif self.capture.paused.is_set():
             self.capture.paused.clear()
             self.inference.forget()
-        else:
-            self.capture.paused.set()
+
+    def toggle_pause(self) -> None:
+        """Hold if it goes on, go on if it is held."""
+        self.pause(not self.capture.paused.is_set())
 
     def run(self, before_stop: Callable[[], None] = lambda: None) -> Summary:
         """Run until the source ends, a limit is reached, something fails, or a stop is requested.
@@ -159,6 +211,7 @@ class Pipeline:
         finally:
             self._stop(started)
         code, reason = self._verdict()
+        self.ended = reason
         error = self.inference.error or self.inference.pool.error or self.capture.status.error
         return Summary(code, reason, self.stats.balance(), time.monotonic() - self._started, error)
 
@@ -167,9 +220,15 @@ class Pipeline:
     def _deliver(self, frame: Frame, trace: Trace) -> None:
         if self.picture_sinks and self.source.live:
             self.renderer.offer(frame, trace)
+        if self.idle is not None and not self.idle.admits(frame):
+            self.stats.dropped(trace, "idle")
+            return
         self.inference.offer(frame, trace)
 
     def _publish(self, result: Result) -> None:
+        self._newest = result.prediction, result.trace
+        if self.idle is not None:
+            self.idle.predicted(result.prediction)
         for sink in self.prediction_sinks:
             try:
                 sink.accept(result.prediction, result.frame, result.trace)
@@ -188,7 +247,7 @@ class Pipeline:
 
     def bounded_step(self) -> str:
         """What holds predictions up within a bound of its own (see `Watchdog`), or ""."""
-        if self.capture.step_seconds() < _SOURCE_STEP:
+        if self.started and self.capture.step_seconds() < _SOURCE_STEP:
             if self.capture.paused.is_set():
                 return "paused"
             if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
@@ -214,8 +273,41 @@ class Pipeline:
             source=redacted(self.source.uri),
             model=self.model.card.net,
             paused=self.capture.paused.is_set(),
+            idle=self.idle is not None and self.idle.idle,
+            slowness="" if self.lost() else self.source.slowness,
             health=self.health.latest,
         )
+
+    def status(self) -> Status:
+        """All that can be told of this moment; costs about a millisecond."""
+        newest = self._newest
+        return Status(
+            camera=self.name,
+            state=self._state(),
+            reason=self.ended or self.lost(),
+            figures=self.hud(),
+            balance=self.stats.balance(),
+            latency_ms={
+                stage: self.stats.latency[stage].at(50, 95, 99, last=_STATUS_OVER)  # type: ignore[misc]
+                for stage in self.stats.latency
+            },
+            prediction=newest[0] if newest else None,
+            age_s=(time.monotonic_ns() - newest[1].captured) / 1e9 if newest else 0.0,
+            task=self.task.name,
+            labels=self.model.card.labels,
+            size=self.capture.size,
+            roi=self.settings.roi,
+            uptime_s=time.monotonic() - self._started,
+        )
+
+    def _state(self) -> State:
+        if self.ended:
+            return State.ENDED
+        if self.capture.paused.is_set():
+            return State.PAUSED
+        if self.lost():
+            return State.NO_SIGNAL
+        return State.RUNNING if self._newest else State.STARTING
 
     def status_line(self) -> str:
         """The same for a terminal."""
@@ -227,6 +319,8 @@ class Pipeline:
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
+            + ("  idle" if hud.idle else "")
+            + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
             + (f"  NO SIGNAL: {lost}" if lost else "")
         )
 
@@ -253,16 +347,20 @@ class Pipeline:
         while not self._stop_reason:
             if self.inference.pool.wait_ready(_TICK):
                 return True
+            self._tick()
             if time.monotonic() > deadline:
                 raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
         return False
+
+    def _tick(self) -> None:
+        for tick in self.each_tick:
+            tick()
 
     def _wait(self) -> None:
         deadline = None
         while not self._stop_reason:
             time.sleep(_TICK)
-            for tick in self.each_tick:
-                tick()
+            self._tick()
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
@@ -283,11 +381,11 @@ class Pipeline:
         drained = self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
         if not drained and self.picture_sinks:
             self.renderer.stop()  # what publishes may be waiting for it
-        self.inference.stop(_DRAIN_LIVE)
+        self.inference.stop(_DRAIN_LIVE if drained else 0.0)
         if self.capture.is_alive():
             self.capture.join(_JOIN)
             if self.capture.is_alive():
-                log.warning("the source did not close within %.0f s and is left behind", _JOIN)
+                log.warning("the source did not close within %g s and is left behind", _JOIN)
         if self.picture_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):
@@ -305,12 +403,18 @@ class Pipeline:
         return ExitCode.OK, self._stop_reason or self._time_is_up or status.reason
 
 
+def default_workers() -> int:
+    """The cores that this process may use, less one for everything else."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 def build_source(settings: Settings, model: Model) -> Source:
     """The source, not yet opened. Raises BadSource: making one touches no device, so it is what was written."""
     _, height, width = model.card.input_shape
     options = SourceOptions(
         size=settings.size,
         fps=settings.fps,
+        target_fps=settings.target_fps,
         realtime=settings.realtime,
         loop=settings.loop,
         hflip=settings.hflip,

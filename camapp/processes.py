@@ -1,4 +1,4 @@
-"""CPU time and memory of processes, from /proc."""
+"""CPU time and memory of processes, from /proc; and how many BLAS threads they take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def blas_threads(threads: int) -> dict[str, str]:
+    """What to set in the environment before NumPy is imported, for whichever BLAS it multiplies with."""
+    return {f"{name}_NUM_THREADS": str(threads) for name in ("OPENBLAS", "OMP", "MKL", "BLIS")}
 
 
 def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:

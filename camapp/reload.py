@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from camapp.models import model_path
+from camapp.models import identity_of
 from camapp.pipeline import Pipeline
 from camapp.settings import Settings, SettingsError
 from camapp.workers.pool import PoolError
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 1.0
 # Everything about the model can change under way, and these; the rest waits for a restart.
 _RELOADABLE = {item.name for item in fields(Settings) if item.metadata["panel"] == "Model"} | {"target_fps", "hud"}
-
-_Identity = tuple[int, int, int] | None
 
 
 class Reloader:
@@ -42,7 +40,7 @@ class Reloader:
         # Its `put`, unlike a lock or an Event, may interrupt itself: a signal handler calls it.
         self._orders: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
-        self._loaded = self._seen = _identity(pipeline.settings.model)
+        self._loaded = self._seen = identity_of(pipeline.settings)
         self._thread = threading.Thread(target=self._watch, name="reload", daemon=True)
 
     def start(self) -> None:
@@ -78,7 +76,7 @@ class Reloader:
 
     def _has_settled(self) -> bool:
         """The file is another than the loaded one, and the same as at the last look: it is written to its end."""
-        was, self._seen = self._seen, _identity(self._pipeline.settings.model)
+        was, self._seen = self._seen, identity_of(self._pipeline.settings)
         return self._seen is not None and self._seen == was and self._seen != self._loaded
 
     def _reload(self) -> None:
@@ -94,18 +92,10 @@ class Reloader:
         self._change(replace(old, **{name: getattr(wanted, name) for name in changed & _RELOADABLE}))
 
     def _change(self, settings: Settings) -> None:
-        self._loaded = self._seen = _identity(settings.model)
+        self._loaded = self._seen = identity_of(settings)
         try:
             self._pipeline.change(settings)
         except (ModelError, PoolError, OSError) as error:
             log.error("model not changed: %s; the old one stays", error)
         else:
             log.info("running model %s with the settings of now", Path(settings.model).name)
-
-
-def _identity(name: str) -> _Identity:
-    try:
-        status = model_path(name).stat()
-    except (ModelError, OSError):
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

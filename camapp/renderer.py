@@ -130,6 +130,8 @@ class Renderer:
             log.debug("traceback", exc_info=error)
 
     def _draw(self, frame: Frame, trace: Trace, prediction: Prediction | None) -> None:
+        if not any(sink.wanted() for sink in self._sinks):
+            return
         # A copy: the model may still be cropping from these pixels, and a device may own them.
         canvas = frame.view.bgr().copy()
         self._size = frame.view.size

@@ -36,23 +36,23 @@ class Row:
     prediction: Prediction | None = None
     error: str = ""
 
-    def values(self) -> dict[str, Any]:
-        """Plain values by column."""
+    def values(self) -> tuple[Any, ...]:
+        """Plain values, a column each."""
         found = self.prediction
-        width, height = self.size
-        return {
-            "file": self.file,
-            "width": width,
-            "height": height,
-            "model": self.model,
-            "truth": self.truth,
-            "label": found.label if found else "",
-            "score": round(found.score, 4) if found else 0.0,
-            "top": [[label, round(score, 4)] for label, score in found.top] if found else [],
-            "boxes": [box_record(box) for box in found.boxes] if found else [],
-            "lines": [line_record(line) for line in found.lines] if found else [],
-            "error": self.error,
-        }
+        if found is None:
+            return self.file, *self.size, self.model, self.truth, "", 0.0, [], [], [], self.error
+        return (
+            self.file,
+            *self.size,
+            self.model,
+            self.truth,
+            found.label,
+            round(found.score, 4),
+            [(label, round(score, 4)) for label, score in found.top],
+            [box_record(box) for box in found.boxes],
+            [line_record(line) for line in found.lines],
+            self.error,
+        )
 
 
 def shown(file: str) -> str:
@@ -94,7 +94,7 @@ def _text(row: Row) -> str:
 
 
 def _as_jsonl(rows: Iterable[Row]) -> str:
-    return "".join(f"{_ENCODER.encode(row.values())}\n" for row in rows)
+    return "".join(f"{_ENCODER.encode(dict(zip(COLUMNS, row.values(), strict=True)))}\n" for row in rows)
 
 
 def _as_csv(rows: Iterable[Row]) -> str:
@@ -103,10 +103,7 @@ def _as_csv(rows: Iterable[Row]) -> str:
 
 def _csv_values(row: Row) -> Iterable[Any]:
     """Lists stand in their cells as JSON."""
-    return [
-        (_ENCODER.encode(value) if value else "") if isinstance(value, list) else value
-        for value in row.values().values()
-    ]
+    return [(_ENCODER.encode(value) if value else "") if type(value) is list else value for value in row.values()]
 
 
 def _csv(records: Iterable[Iterable[Any]]) -> str:
@@ -137,7 +134,7 @@ FORMATS = {
 
 def box_record(box: Box) -> dict[str, Any]:
     """A box as plain values."""
-    corners = [round(value, 1) for value in (box.x0, box.y0, box.x1, box.y1)]
+    corners = round(box.x0, 1), round(box.y0, 1), round(box.x1, 1), round(box.y1, 1)
     return {"xyxy": corners, "label": box.label, "score": round(box.score, 4)}
 
 

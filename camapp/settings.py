@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from camapp.mqtt.address import checked_address
+from camapp.web.address import parse_address
+
 ENVIRONMENT_PREFIX = "CAMAPP_"
-# Names with that prefix that are no settings: the configuration's path, and what an --on-label program is told.
-NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ"}
+# Names with that prefix that are no settings: the configuration's path, what an --on-label program is told, and a
+# secret, which must not be printed with them.
+NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ", "CAMAPP_MQTT_PASSWORD"}
+
+_COMMAND_LINE = "command line"
 
 
 class SettingsError(Exception):
@@ -48,15 +55,49 @@ def parse_words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(";") if part.strip())
 
 
+def parse_list(text: str) -> tuple[str, ...]:
+    """'a, b' -> ('a', 'b')."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_web(text: str) -> str | None:
+    """':8080' -> '127.0.0.1:8080'; 'off' -> None."""
+    return None if text.strip() == "off" else str(parse_address(text))
+
+
 def option(
-    default: Any, help: str, panel: str, metavar: str = "TEXT", parse: Callable[[str], Any] | None = None
+    default: Any,
+    help: str,
+    panel: str,
+    metavar: str = "TEXT",
+    parse: Callable[[str], Any] | None = None,
+    bare: str = "",
 ) -> Any:
-    """A setting's default with what the command line and the error messages say of it."""
-    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar, "parse": parse})
+    """A setting's default with what the command line and the error messages say of it.
+
+    Args:
+        default: its value where nobody gives one.
+        help: what it does.
+        panel: the heading it stands under.
+        metavar: what its value is called.
+        parse: makes a value of a text.
+        bare: the value of its flag where none follows it; "" where one must.
+    """
+    metadata = {"help": help, "panel": panel, "metavar": metavar, "parse": parse, "bare": bare}
+    return field(default=default, metadata=metadata)
 
 
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+# A camera's name stands in file names, addresses and a broker's topics.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+# One for all cameras of a run: no [[camera]] table may hold it.
+_FOR_THE_RUN = {
+    *("display", "full_screen", "share_workers", "duration", "debug"),
+    *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
+}
+# One for each camera: where several are configured, neither the command line nor the environment may give it.
+_FOR_ONE_CAMERA = {"source", "name"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +105,7 @@ class Settings:
     """What `camapp run` does. Each field is a TOML key, CAMAPP_<NAME> and a --flag of the same name."""
 
     source: str = option("auto", "where frames come from; see 'camapp sources'", "Input", "URI")
+    name: str = option("camera", "what this camera is called on pages and in records", "Input", "NAME")
     size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None = option(
         None, "size of the picture, 1280x720 if the source has a choice", "Input", "WxH", parse_size
     )
@@ -131,11 +173,18 @@ class Settings:
         0, "processes that run the CNN; 0 takes the cores less one (classify: all)", "Speed", "N"
     )
     threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
+    share_workers: bool = option(False, "several cameras with the same model take turns at all workers", "Speed")
     target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
+    idle_fps: Annotated[float, Ge(0.5)] | None = option(
+        None, "infer only so many frames a second while nothing changes; all again at once when something does",
+        "Speed", "FPS",
+    )  # fmt: skip
+    idle_after: Positive = option(10.0, "how long nothing must have changed for that", "Speed", "SECONDS")
 
-    display: Literal["auto", "window", "kiosk", "none"] = option(
+    display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
         "auto",
-        "show the preview: auto (if there is a display), window, kiosk (by cage, without a desktop) or none",
+        "show the preview: auto (if there is a display), window, drm (a Pi camera's own, on the console), "
+        "kiosk (by cage, without a desktop) or none",
         "Output",
         "KIND",
     )
@@ -146,13 +195,57 @@ class Settings:
     log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "Output", "FILE")
     log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "Output", "MB")
     log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "how many rotated log files to keep", "Output", "N")
+    log_on_change: bool = option(
+        False, "log only predictions that change the label, and a heartbeat: spares an SD card", "Output"
+    )
+    log_heartbeat: Positive = option(
+        60.0, "with --log-on-change, log one after so many seconds without any", "Output", "SECONDS"
+    )
+    clip_on: tuple[str, ...] = option(
+        (),
+        "save short films when these begin: labels (* is any), or comparisons such as score<0.5",
+        "Output",
+        "EVENT,EVENT",
+        parse_list,
+    )
+    clips: Path = option(Path("clips"), "folder for them", "Output", "FOLDER")
+    clip_before: Annotated[float, Ge(0), Le(60)] = option(
+        3.0, "seconds before an event in its film", "Output", "SECONDS"
+    )
+    clip_after: Annotated[float, Gt(0), Le(60)] = option(5.0, "seconds after it", "Output", "SECONDS")
+    clip_budget_mb: Positive = option(500.0, "what all films may take on the disk; the oldest go first", "Output", "MB")
     on_label: str | None = option(
         None, "program to run when the label changes (CAMAPP_LABEL, CAMAPP_SCORE in its environment)", "Output", "CMD"
     )
     on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
 
+    web: str | None = option(
+        None,
+        "serve a page with the live picture: HOST:PORT, a port of this machine alone, or off; bare: 127.0.0.1:8080",
+        "Output",
+        "HOST:PORT",
+        parse_web,
+        bare="127.0.0.1:8080",
+    )
+    web_hosts: tuple[str, ...] = option(
+        (), "further names that browsers know this machine by", "Output", "NAME,NAME", parse_list
+    )
     drive: str | None = option(
         None, "tell a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "Output", "URI"
+    )
+
+    mqtt: str | None = option(
+        None,
+        "tell a broker, and take orders there: mqtt://USER@HOST:PORT/PREFIX, mqtts:// for TLS; its password goes into "
+        "the environment variable CAMAPP_MQTT_PASSWORD or a file",
+        "MQTT",
+        "URI",
+        checked_address,
+    )
+    mqtt_ca: Path | None = option(None, "file with the certificate of who signed the broker's", "MQTT", "FILE")
+    mqtt_password_file: Path | None = option(None, "file with the broker's password", "MQTT", "FILE")
+    device_name: str | None = option(
+        None, "what this machine is called there (default: its host name and four letters)", "MQTT", "NAME"
     )
 
     max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after so many captured frames", "Limits", "N")
@@ -199,10 +292,81 @@ def load_settings(
     Raises:
         SettingsError: an unknown key or a bad value, with where it stands and what is allowed.
     """
+    cameras = load_cameras(command_line, config, environment)
+    if len(cameras) > 1:
+        raise SettingsError(f"{config}: has {len(cameras)} cameras; only 'camapp run' watches several at a time")
+    return cameras[0]
+
+
+def load_cameras(
+    command_line: Mapping[str, Any],
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[Settings]:
+    """The same for each [[camera]] table of the file, which outranks the keys above it; one without any.
+
+    Raises:
+        SettingsError: likewise, or two cameras have the same name.
+    """
     environment = os.environ if environment is None else environment
+    shared = _read_toml(config) if config is not None else {}
+    tables = shared.pop("camera", None)
+    if tables is None:
+        return [_merged(shared, str(config), {}, "", environment, command_line)]
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables) or not tables:
+        raise SettingsError(f"{config}: cameras are tables, each under a line [[camera]]")
+    _refuse_misplaced(tables, str(config), environment, command_line)
+    cameras = []
+    for number, table in enumerate(tables, 1):
+        named = {"name": f"camera{number}"} | table
+        where = f"{config}: [[camera]] {named['name']}"
+        cameras.append(_merged(shared, str(config), named, where, environment, command_line))
+    names = [camera.name for camera in cameras]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"{config}: two cameras are named '{twice[0]}': give each a name of its own")
+    return cameras
+
+
+def _refuse_misplaced(
+    tables: list[dict[str, Any]], config: str, environment: Mapping[str, str], command_line: Mapping[str, Any]
+) -> None:
+    for table in tables:
+        if misplaced := sorted(_FOR_THE_RUN & table.keys()):
+            raise SettingsError(f"{config}: '{misplaced[0]}' is for the whole run: write it above the first [[camera]]")
+    if len(tables) == 1:
+        return
+    for name in sorted(_FOR_ONE_CAMERA):
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        if name in command_line or variable in environment:
+            given = f"--{name}" if name in command_line else variable
+            raise SettingsError(
+                f"{given} is of one camera, and {config} has {len(tables)}: write it into a [[camera]] table",
+                usage=name in command_line,
+            )
+
+
+def _merged(
+    shared: Mapping[str, Any],
+    config: str,
+    table: Mapping[str, Any],
+    table_where: str,
+    environment: Mapping[str, str],
+    command_line: Mapping[str, Any],
+) -> Settings:
+    """Settings from their layers, each outranking the one before."""
     values: dict[str, Any] = {}
-    for name, raw, where in _given(command_line, config, environment):
-        values[name] = _checked(name, raw, where)
+    variables = {
+        variable.removeprefix(ENVIRONMENT_PREFIX).lower(): (raw, f"environment variable {variable}")
+        for variable, raw in environment.items()
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in NOT_SETTINGS
+    }
+    for name, (raw, where) in (
+        *((name, (raw, config)) for name, raw in shared.items()),
+        *((name, (raw, table_where)) for name, raw in table.items()),
+        *variables.items(),
+        *((name, (raw, _COMMAND_LINE)) for name, raw in command_line.items()),
+    ):
+        values[name] = checked(name, raw, where)
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(
@@ -210,19 +374,6 @@ def load_settings(
             usage=not {"threshold_low", "threshold_high"}.isdisjoint(command_line),
         )
     return settings
-
-
-def _given(
-    command_line: Mapping[str, Any], config: Path | None, environment: Mapping[str, str]
-) -> Iterator[tuple[str, Any, str]]:
-    if config is not None:
-        for name, raw in _read_toml(config).items():
-            yield name, raw, str(config)
-    for variable, raw in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in NOT_SETTINGS:
-            yield variable.removeprefix(ENVIRONMENT_PREFIX).lower(), raw, f"environment variable {variable}"
-    for name, raw in command_line.items():
-        yield name, raw, "command line"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -235,13 +386,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
 
 
-def _checked(name: str, raw: Any, where: str) -> Any:
+def checked(name: str, raw: Any, where: str) -> Any:
+    """The value of one setting, parsed and found allowed. Raises SettingsError, which names `where`."""
     from pydantic import TypeAdapter, ValidationError
 
-    usage = where == "command line"
+    usage = where == _COMMAND_LINE
     if name not in _FIELDS:
         raise SettingsError(f"{where}: unknown setting '{name}'{_nearest(name)}", usage=usage)
-    shown = f"--{name.replace('_', '-')}" if usage else name
+    # A password in an address is refused, and never shown.
+    presentable = re.sub(r"://.*@", "://***@", raw) if isinstance(raw, str) else raw
+    given_as = f"--{name.replace('_', '-')}" if usage else name
+    shown = f"{given_as} = {presentable!r}"
     metadata = _FIELDS[name].metadata
     try:
         value = metadata["parse"](raw) if isinstance(raw, str) and metadata["parse"] else raw
@@ -249,6 +404,8 @@ def _checked(name: str, raw: Any, where: str) -> Any:
         if name == "camera_control":
             for item in value:
                 _control(item)
+        if name in ("name", "device_name") and value is not None and not _NAME.fullmatch(value):
+            raise ValueError("letters, digits, - and _, at most 63 of them")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("a finite number")
         if (
@@ -259,11 +416,9 @@ def _checked(name: str, raw: Any, where: str) -> Any:
             raise ValueError("it must lie in the picture: x + width and y + height at most 1, both above 0")
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-        raise SettingsError(
-            f"{where}: {shown} = {raw!r} is not allowed: {reason} ({metadata['help']})", usage=usage
-        ) from None
+        raise SettingsError(f"{where}: {shown} is not allowed: {reason} ({metadata['help']})", usage=usage) from None
     except ValueError as error:
-        raise SettingsError(f"{where}: {shown} = {raw!r} is not allowed: {error}", usage=usage) from None
+        raise SettingsError(f"{where}: {shown} is not allowed: {error}", usage=usage) from None
     return value
 
 

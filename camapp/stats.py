@@ -1,12 +1,14 @@
-"""Rates, latency percentiles and the ledger that accounts for every frame."""
+"""Rates, latencies and the ledger that accounts for every frame."""
 
 from __future__ import annotations
 
 import threading
 import time
+from array import array
+from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
 
 import numpy as np
 
@@ -46,24 +48,53 @@ class RateMeter:
 
 
 class Quantiles:
-    """Percentiles of the last `capacity` values."""
+    """Percentiles of the last `capacity` values; its memory is taken at once, so that a run does not grow."""
 
     def __init__(self, capacity: int = 16384) -> None:
-        self._values: deque[float] = deque(maxlen=capacity)
+        self._ring = array("d", bytes(8 * capacity))
+        self._count = 0
 
     def add(self, value: float) -> None:
         """Take one value in."""
-        self._values.append(value)
+        self._ring[self._count % len(self._ring)] = value
+        self._count += 1
 
     def __len__(self) -> int:
-        return len(self._values)
+        return min(self._count, len(self._ring))
 
     def at(self, *percents: float, last: int | None = None) -> tuple[float, ...]:
         """The values at these percentiles (of the `last` so many); zeros while empty."""
-        values = list(islice(reversed(self._values), last))
-        if not values:
+        length, count = len(self), self._count
+        wanted = length if last is None else min(last, length)
+        if not wanted:
             return (0.0,) * len(percents)
-        return tuple(float(value) for value in np.percentile(values, percents))
+        places = np.arange(count - wanted, count) % len(self._ring)
+        return tuple(float(value) for value in np.percentile(np.frombuffer(self._ring)[places], percents))
+
+
+class Histogram:
+    """Values counted by size since the start, as Prometheus wants them; one thread adds, any may read.
+
+    Attributes:
+        counts: how many were at most each of `BOUNDS_MS` and above the one before; last, those above all.
+        sum: of all values.
+    """
+
+    # Two to the octave around a frame's time at 30 fps, coarser at both ends.
+    BOUNDS_MS = (0.5, 1, 2, 5, 10, 15, 20, 25, 33, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS_MS) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Take one value in."""
+        self.counts[bisect_left(self.BOUNDS_MS, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[int]:
+        """How many values were at most each of `BOUNDS_MS`; last, how many there are."""
+        return list(accumulate(self.counts))
 
 
 @dataclass(frozen=True)
@@ -112,6 +143,7 @@ class Stats:
         self.inference = RateMeter()
         self.display = RateMeter()
         self.latency = {stage: Quantiles() for stage in STAGES}
+        self.histograms = {stage: Histogram() for stage in STAGES}
         self.shown_ms = Quantiles()
         self.intervals = Quantiles(capacity=64)
         self._last_predicted = 0
@@ -136,6 +168,7 @@ class Stats:
         for stage, value in trace.latency_ms().items():
             if stage != "infer" or trace.infer_end:
                 self.latency[stage].add(value)
+                self.histograms[stage].add(value)
         if self._last_predicted:
             self.intervals.add((trace.decoded - self._last_predicted) / 1e6)
         self._last_predicted = trace.decoded

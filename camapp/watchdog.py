@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-
-from camapp.service import ServiceManager
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-# Ready without a prediction, as with a camera that is not plugged in yet: from here on the watchdog judges.
+# Ready without a prediction, as with a camera that is not plugged in yet: from here on the watchdog judges. Never
+# before the workers are ready: until then the unit's TimeoutStartSec is the judge.
 READY_WITHIN = 10.0
 _STATUS_EVERY, _RATES_NEED = 10.0, 2.0
+
+
+class Manager(Protocol):
+    """Who is told: the service manager, or what stands between it and several cameras."""
+
+    watchdog_s: float | None
+
+    def notify(self, *assignments: str) -> None: ...  # noqa: D102
 
 
 class Watchdog:
@@ -23,6 +31,7 @@ class Watchdog:
 
     Args:
         manager: the service manager.
+        started: whether workers are ready and the source was set going.
         predictions: gives how many were made so far.
         bounded_step: names a step that is within its bound, or "".
         status: a line for people.
@@ -31,19 +40,21 @@ class Watchdog:
 
     def __init__(
         self,
-        manager: ServiceManager,
+        manager: Manager,
+        started: Callable[[], bool],
         predictions: Callable[[], int],
         bounded_step: Callable[[], str],
         status: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = manager
+        self._is_started = started
         self._predictions = predictions
         self._bounded_step = bounded_step
         self._status = status
         self._clock = clock
         self._limit = manager.watchdog_s or float("inf")
-        self._started = self._alive_at = clock()
+        self._began = self._alive_at = clock()
         self._fed_at = self._told_at = -float("inf")
         self._counted = 0
         self._ready = False
@@ -66,7 +77,7 @@ class Watchdog:
             self._manager.notify(f"STATUS={step + ': ' if step and not count else ''}{self._status()}")
 
     def _tell_ready(self, now: float, predicted: bool) -> None:
-        if not self._ready and (predicted or now - self._started > READY_WITHIN):
+        if not self._ready and self._is_started() and (predicted or now - self._began > READY_WITHIN):
             self._ready = True
             self._told_at = now - _STATUS_EVERY + _RATES_NEED
             self._manager.notify("READY=1")

@@ -10,8 +10,10 @@ import numpy as np
 from engine.choices import standard
 from engine.folding import NotPlannable, fold
 from engine.graph import Array, Graph, ModelError
+from engine.originals import release
 from engine.passes import optimise
-from engine.planner import make_plan
+from engine.plan import Plan
+from engine.planner import plan_prepared, prepare
 from engine.reference import run_graph
 from engine.settings import wanted_by_value
 
@@ -66,7 +68,12 @@ class Evaluation:
         self._open = [index for index in self._open if self._names[index] in used]
         folded = replace(folded, outputs=outputs, inputs=tuple(value for value in folded.inputs if value.name in used))
         shapes = [self._shapes[index] for index in self._open]
-        self._plan = make_plan(optimise(folded), shapes, standard()) if outputs else None
+        self._plan: Plan | None = None
+        if outputs:
+            prepared = prepare(optimise(folded), shapes, standard())
+            del rest, folded  # with the parameters as they were, which take as much room as the plan's
+            release(graph)
+            self._plan = plan_prepared(prepared, shapes, standard())
 
     def fits(self, inputs: Sequence[Array]) -> bool:
         """Whether it was made for inputs such as these."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.arena import Buffer, allocate
 from engine.graph import Array, Graph, ModelError, Node, Shape
-from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, copy
+from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, turn
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class MemoryPlan:
     """
 
     def __init__(
-        self, graph: Graph, steps: Sequence[Step], input_shapes: Sequence[Shape], packed: dict[str, Array]
+        self, graph: Graph, steps: Sequence[Step], input_shapes: Sequence[Shape], packed: Mapping[str, Array]
     ) -> None:
-        """Args: steps with no layout left ANY, in the nodes' order; packed: parameters made earlier, added to."""
+        """Args: steps with no layout left ANY, in the nodes' order; packed: parameters in arrangements they want."""
         self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
         self._parameters: dict[str, Array] = {}
         self._actions: list[_Action] = []
@@ -148,7 +148,7 @@ class MemoryPlan:
             ]
             target = array(action.target, framed=False)
             if action.step is None or action.step.bind is None:
-                calls.append((action.label, [copy(target, sources[0])]))
+                calls.append((action.label, turn(target, sources[0])))
                 continue
             scratch = []
             for wanted, buffer in zip(action.step.scratch, action.scratch, strict=True):
@@ -157,7 +157,7 @@ class MemoryPlan:
             calls.append((action.label, action.step.bind(sources, target, scratch)))
         return calls
 
-    def _reading(self, graph: Graph, node: Node, step: Step, at: int, packed: dict[str, Array]) -> _Reading:
+    def _reading(self, graph: Graph, node: Node, step: Step, at: int, packed: Mapping[str, Array]) -> _Reading:
         name = node.inputs[at]
         if name not in self._places:
             pack = step.packs.get(at)
@@ -172,11 +172,9 @@ class MemoryPlan:
             self._places[name].append(found)
         return _Reading(found, framed=border is not None)
 
-    def _parameter(self, graph: Graph, node: Node, name: str, pack: Pack | None, packed: dict[str, Array]) -> str:
-        key = f"{name}|{pack.label}" if pack else name
+    def _parameter(self, graph: Graph, node: Node, name: str, pack: Pack | None, packed: Mapping[str, Array]) -> str:
+        key = pack.key(name) if pack else name
         if key not in self._parameters:
-            if pack and key not in packed and name in graph.initializers:
-                packed[key] = pack.make(graph.initializers[name])
             found = packed.get(key) if pack else graph.initializers.get(name)
             if found is None:
                 raise ModelError(f"{node.op_type} '{node.name}': parameter '{name}' was shared in another arrangement")

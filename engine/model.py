@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import formats, nets
 from engine.card import ModelCard as ModelCard
 from engine.choices import Choices, standard
-from engine.evaluation import Evaluation
 from engine.folding import fold
-from engine.formats.content import Content
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
+from engine.originals import Originals, release
 from engine.passes import optimise
 from engine.plan import Plan
-from engine.planner import Chosen, Prepared, choose, make_plan, prepare
+from engine.planner import Chosen, Prepared, choose, plan_prepared, prepare
+
+if TYPE_CHECKING:
+    from engine.evaluation import Evaluation
+    from engine.formats.content import Content
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -30,7 +33,7 @@ class Model:
 
     Attributes:
         card: what the input should be and what the outputs mean.
-        graph: with its initializers bound.
+        graph: with its initializers bound; those of a file are let go of after a plan, and read again when needed.
         prepared: kernels chosen and parameters packed by the last plan, for later ones; empty before the first.
 
     Raises:
@@ -77,7 +80,7 @@ class Model:
             UnsupportedOperator: a node that the engine does not run.
         """
         shapes = input_shapes or self.default_shapes
-        return make_plan(self.graph, shapes, choices or standard(), self.prepare(shapes, choices))
+        return plan_prepared(self.prepare(shapes, choices), shapes, choices or standard())
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
@@ -101,7 +104,16 @@ class Model:
                 f"it takes no others; found {tuple(shapes)}"
             )
         self.prepared[:] = [prepare(optimise(fold(self.graph, shapes)), shapes, choices or standard())]
+        release(self.graph)
         return self.prepared[0]
+
+    def release(self) -> None:
+        """Let go of all that later plans would share, as after handing the model to other processes; plans run on."""
+        self._plans.clear()
+        self._evaluations.clear()
+        if not (self.prepared and self.prepared[0].final):
+            self.prepared.clear()
+        release(self.graph)
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
@@ -116,6 +128,8 @@ class Model:
         if not self.graph.parameters and not (
             self.prepared and self.prepared[0].final
         ):  # a graph from a file: it may take anything
+            from engine.evaluation import Evaluation  # workers, whose plans are all that they run, do without
+
             if not self._evaluations or not self._evaluations[0].fits(inputs):
                 self._evaluations[:] = [Evaluation(self.graph, inputs)]
             made = self._evaluations[0].run(inputs)
@@ -141,6 +155,16 @@ def load(path: str | Path, net: str | None = None) -> Model:
         UnsupportedOperator: the file's graph uses what the engine lacks.
     """
     path = Path(path)
+    model = _read(path, net)
+    if path.is_dir():
+        return model
+    originals = Originals(model.graph.initializers, path, lambda: _read(path, net).graph.initializers)
+    return Model(model.card, replace(model.graph, initializers=originals))
+
+
+def _read(path: Path, net: str | None) -> Model:
+    from engine import formats  # as above
+
     content = formats.read(path)
     try:
         return _assemble(content, net)
@@ -149,6 +173,8 @@ def load(path: str | Path, net: str | None = None) -> Model:
 
 
 def _assemble(content: Content, net: str | None) -> Model:
+    from engine import nets
+
     _check_finite(content.arrays)
     if content.graph is not None:
         card = content.card or ModelCard(content.graph.name)

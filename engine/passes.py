@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
+from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
-from engine.kernels.step import FLOOR
+from engine.kernels.pair import PAIR, read_pair
+from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
 
 MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
@@ -51,10 +53,13 @@ def fold_batch_norms(graph: Graph) -> Graph:
         factor, offset = fold_batch_norm(
             [arrays[name] for name in norm.inputs[1:5]], norm.attributes.get("epsilon", 1e-5)
         )
-        weight = arrays[conv.inputs[1]].astype(np.float64)
+        weight = arrays[conv.inputs[1]]
         bias = arrays[conv.inputs[2]].astype(np.float64) if len(conv.inputs) > 2 else np.zeros(len(weight))
         names = (f"{norm.outputs[0]}/weight", f"{norm.outputs[0]}/bias")
-        arrays[names[0]] = (weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.float32)
+        scaled = np.empty(weight.shape, np.float32)
+        # A ufunc widens and rounds piece by piece: nothing of twice the weight's size is made.
+        np.multiply(weight, factor.reshape(-1, *(1,) * (weight.ndim - 1)), out=scaled, casting="same_kind")
+        arrays[names[0]] = scaled
         arrays[names[1]] = (bias * factor + offset).astype(np.float32)
         nodes[nodes.index(conv)] = replace(conv, inputs=(conv.inputs[0], *names), outputs=norm.outputs)
         nodes.remove(norm)
@@ -62,17 +67,52 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """A Relu, or a Clip to [0, 6], that alone follows a node which can carry it becomes its attribute `activation`."""
+    """An activation that alone follows a node which can carry it becomes its attribute `activation`.
+
+    HardSigmoid and HardSwish take a factor and an offset first: these become part of the weight and the bias.
+    """
+    arrays = dict(graph.initializers)
     nodes = list(graph.nodes)
-    for op_type in ("Relu", "Clip"):
-        for node, after in _sole_followers(graph, _CARRIES_ACTIVATION, op_type):
-            limits = (after.attributes.get("min"), after.attributes.get("max"))
-            if "activation" in node.attributes or (op_type == "Clip" and (limits != (0, 6) or len(after.inputs) > 1)):
-                continue
-            attributes = {**node.attributes, "activation": "Relu" if op_type == "Relu" else "Relu6"}
-            nodes[nodes.index(node)] = replace(node, attributes=attributes, outputs=after.outputs)
-            nodes.remove(after)
-    return replace(graph, nodes=tuple(nodes))
+    for op_type in ("Relu", "Clip", "HardSigmoid", "HardSwish"):
+        for node, after in _sole_followers(replace(graph, nodes=tuple(nodes)), _CARRIES_ACTIVATION, op_type):
+            fused = None if "activation" in node.attributes else _with_activation(node, after, arrays)
+            if fused is not None:
+                nodes[nodes.index(node)] = replace(fused, outputs=after.outputs)
+                nodes.remove(after)
+    return replace(graph, nodes=tuple(nodes), initializers=arrays)
+
+
+def _with_activation(node: Node, after: Node, arrays: dict[str, Array]) -> Node | None:
+    """The node with what follows it as its activation, if it can; scaled parameters are added to `arrays`."""
+    has = after.attributes
+    if after.op_type == "Relu":
+        return _activated(node, "Relu")
+    if after.op_type == "Clip":
+        limits: dict[tuple[object, object], str] = {(0, 6): "Relu6", (0, 1): "Unit"}
+        name = limits.get((has.get("min"), has.get("max"))) if len(after.inputs) == 1 else None
+        return _activated(node, name) if name else None
+    plain = node.attributes.get("alpha", 1.0) == node.attributes.get("beta", 1.0) == 1.0
+    fixed = all(name in arrays for name in node.inputs[1:])
+    if node.op_type not in ("Conv", "Gemm") or not plain or not fixed:
+        return None
+    if after.op_type == "HardSwish":
+        return _activated(_scaled(node, SWISH_SCALE, 3 * SWISH_SCALE, arrays), SWISH)
+    return _activated(_scaled(node, has.get("alpha", 0.2), has.get("beta", 0.5), arrays), "Unit")
+
+
+def _activated(node: Node, name: str) -> Node:
+    return replace(node, attributes={**node.attributes, "activation": name})
+
+
+def _scaled(node: Node, factor: float, offset: float, arrays: dict[str, Array]) -> Node:
+    """The node with its output multiplied and shifted, by new parameters."""
+    weight = arrays[node.inputs[1]].astype(np.float64)
+    outputs = weight.shape[0 if node.op_type == "Conv" or node.attributes.get("transB") else 1]
+    bias = arrays[node.inputs[2]].astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)
+    names = tuple(f"{node.outputs[0]}/scaled {what}" for what in ("weight", "bias"))
+    for name, array in zip(names, (weight * factor, bias * factor + offset), strict=True):
+        arrays[name] = array.astype(np.float32)
+    return replace(node, inputs=(node.inputs[0], *names))
 
 
 def delay_epilogues(graph: Graph) -> Graph:
@@ -90,7 +130,8 @@ def delay_epilogues(graph: Graph) -> Graph:
             or not fixed
             or "residual" in conv.attributes
             or len(pool.inputs) > 1
-            or ("activation" in pool.attributes)
+            or "activation" in pool.attributes
+            or conv.attributes.get("activation") == SWISH  # falls before it rises
         ):
             continue
         moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}
@@ -125,6 +166,92 @@ def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
+_PLAIN_POOL: Mapping[str, tuple[object, ...]] = {  # what a pool may say and need not
+    "pads": ((0, 0, 0, 0),),
+    "dilations": ((1, 1),),
+    "ceil_mode": (0,),
+    "storage_order": (0,),
+    "auto_pad": ("NOTSET", "VALID"),
+}
+Ask = tuple[Node, Sequence[Operand]]
+
+
+def fuse_pairs(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A Conv that a depthwise Conv alone follows, and that one, become one node where its kernel takes them.
+
+    It needs the values' shapes, so it runs in the planner; `wanted` says of the new node and of the two if it should.
+    """
+    arrays, nodes = dict(graph.initializers), list(graph.nodes)
+    fused: set[str] = set()
+    for first, second in _sole_followers(graph, ("Conv",), "Conv"):
+        plain = not any(node.attributes.get("residual") for node in (first, second))
+        fixed = all(name in arrays for name in (*first.inputs[1:], *second.inputs[1:]))
+        if not plain or not fixed or first.attributes.get("group", 1) != 1 or first.outputs[0] in fused:
+            continue
+        weights = [_weight_and_bias(node, arrays) for node in (first, second)]
+        if weights[1][0].shape[:2] != (second.attributes.get("group", 1), 1):
+            continue
+        names = tuple(f"{second.outputs[0]}/{what}" for what in ("first matrix", "weight", "bias"))
+        ours = [np.column_stack([weights[0][0].reshape(len(weights[0][0]), -1), weights[0][1]]), *weights[1]]
+        begin = {"kernel_shape": weights[0][0].shape[2:], **first.attributes}
+        attributes = {**second.attributes, **{f"first_{name}": value for name, value in begin.items()}}
+        node = Node(PAIR, (first.inputs[0], *names), second.outputs, attributes, second.name)
+        data = Operand(shapes[first.inputs[0]])
+        together = [data, *(Operand(array.shape, array, True) for array in ours)]
+        if read_pair(node, together) is None:
+            continue
+        apart = [
+            (
+                each,
+                [
+                    Operand(shapes[each.inputs[0]]),
+                    *(Operand(arrays[n].shape, arrays[n], True) for n in each.inputs[1:]),
+                ],
+            )
+            for each in (first, second)
+        ]
+        if not wanted((node, together), apart):
+            continue
+        arrays |= dict(zip(names, ours, strict=True))
+        nodes[nodes.index(second)] = node
+        nodes.remove(first)
+        fused.add(second.outputs[0])
+    return drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays))
+
+
+def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A Conv that a 2x2 MaxPool alone follows, and that pool, become one node; arguments as for `fuse_pairs`."""
+    nodes = list(graph.nodes)
+    for conv, pool in _sole_followers(graph, ("Conv",), "MaxPool"):
+        bare = {name: value for name, value in pool.attributes.items() if value not in _PLAIN_POOL.get(name, ())}
+        windows = bare.pop("kernel_shape", None), bare.pop("strides", None)
+        activation = {name: bare.pop(name) for name in ("activation",) if name in bare}
+        taken = {"activation", "residual"} & conv.attributes.keys()
+        if windows != ((2, 2), (2, 2)) or bare or taken:
+            continue
+        node = Node(CONV_POOL, (*conv.inputs, *pool.inputs[1:]), pool.outputs, {**conv.attributes, **activation})
+        node = replace(node, name=conv.name)
+        together, *apart = (_operands(each, shapes, graph.initializers) for each in (node, conv, pool))
+        if read_conv_pool(node, together) is None:
+            continue
+        if wanted((node, together), [(conv, apart[0]), (pool, apart[1])]):
+            nodes[nodes.index(pool)] = node
+            nodes.remove(conv)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _operands(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Array]) -> list[Operand]:
+    return [
+        Operand(arrays[name].shape, arrays[name], True) if name in arrays else Operand(shapes[name])
+        for name in node.inputs
+    ]
+
+
+def _weight_and_bias(conv: Node, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+    weight = arrays[conv.inputs[1]]
+    return weight, arrays[conv.inputs[2]] if len(conv.inputs) > 2 else np.zeros(len(weight), np.float32)
+
+
 def defer_biases(graph: Graph) -> Graph:
     """Biases are added late or never: a value may be kept less an offset b by channel, which its readers account for.
 
@@ -154,12 +281,22 @@ class _Deferral:
     def _rewrite(self, node: Node) -> Node:
         if node.op_type in ("Conv", "Gemm") and self._is_linear(node):
             return self._linear(node)
+        if node.op_type == PAIR and node.inputs[0] in self.offsets:
+            return self._first_of_pair(node)
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             own = self.arrays[node.inputs[1]].astype(np.float64)
-            return self._store(node, 1, own, own)
+            return self._store(node, 1, own + self.offsets.get(node.inputs[0], 0.0), own)
         if node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
             self.offsets[node.outputs[0]] = self.offsets[node.inputs[0]]
         return node
+
+    def _first_of_pair(self, node: Node) -> Node:
+        """The offset times the matrix joins its last column, the bias."""
+        matrix, key = self.arrays[node.inputs[1]].astype(np.float64), f"{node.outputs[0]}/late matrix"
+        offset = self.offsets[node.inputs[0]]
+        matrix[:, -1] += matrix[:, :-1] @ np.repeat(offset, (matrix.shape[1] - 1) // len(offset))
+        self.arrays[key] = matrix.astype(np.float32)
+        return replace(node, inputs=(node.inputs[0], key, *node.inputs[2:]))
 
     def _linear(self, node: Node) -> Node:
         weight, has_residual = self.arrays[node.inputs[1]], bool(node.attributes.get("residual"))
@@ -184,6 +321,9 @@ class _Deferral:
             bias = bias + self.offsets.get(node.inputs[-1], 0.0)
         if not bias.any():
             return replace(node, attributes=attributes)
+        for reader, _ in self.readers.get(node.outputs[0], []) if not has_bias else []:
+            if reader.op_type == "MaxPool" and len(reader.inputs) == 2:  # it took the bias over
+                own = self.arrays[reader.inputs[1]]
         return self._store(replace(node, attributes=attributes), 2, bias, own, has=has_bias)
 
     def _store(self, node: Node, at: int, bias: Array, own: Array, has: bool = True) -> Node:
@@ -224,6 +364,10 @@ class _Deferral:
             return self._is_linear(node)
         if node.op_type == "Gemm" and at == 0:
             return self._is_linear(node)
+        if node.op_type == PAIR:
+            return not any(node.attributes.get("first_pads", ())) and "first_auto_pad" not in node.attributes
+        if node.op_type == "MaxPool" and len(node.inputs) == 2:
+            return at == 0
         plain = len(node.inputs) == 1 and "activation" not in node.attributes
         if node.op_type == "AveragePool":
             plain = plain and not node.attributes.get("count_include_pad")

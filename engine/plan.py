@@ -69,7 +69,7 @@ class Plan:
         The result shares the plan's arena: never run it at the same time as the plan or another binding of it.
 
         Args:
-            inputs: float32, C-contiguous, of the planned shapes.
+            inputs: float32, C-contiguous, aligned, of the planned shapes.
             outputs: likewise, writeable; they must not overlap the inputs.
 
         Raises:
@@ -108,7 +108,7 @@ def _check(kind: str, given: Sequence[Array], own: Sequence[Array], *, contiguou
             raise ValueError(
                 f"{kind} {index}: expected float32 of shape {wanted.shape}, found {array.dtype} of shape {array.shape}"
             )
-        if contiguous and not array.flags.c_contiguous:
-            raise ValueError(f"{kind} {index}: expected a C-contiguous array, found strides {array.strides}")
+        if contiguous and not (array.flags.c_contiguous and array.flags.aligned):
+            raise ValueError(f"{kind} {index}: expected a C-contiguous, aligned array, found strides {array.strides}")
         if kind == "output" and not array.flags.writeable:
             raise ValueError(f"{kind} {index}: the array is read-only")

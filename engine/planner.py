@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
 
 from engine.choices import Choices
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
-from engine.kernels import KERNELS
+from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import MemoryPlan
-from engine.passes import defer_biases, fuse_residuals
+from engine.originals import own
+from engine.passes import Ask, defer_biases, fuse_pairs, fuse_pools, fuse_residuals
 from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
@@ -56,14 +60,29 @@ class Prepared:
         items = tuple(tuple(shape[1:]) for shape in input_shapes)
         return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
 
-    def remember(self, chosen: Sequence[Chosen]) -> None:
-        """Keep the choices, and let go of parameters of which nothing but the packed form is needed."""
+    def pack(self, chosen: Sequence[Chosen]) -> None:
+        """Keep the choices, and make the arrangements of parameters that they want.
+
+        A parameter of which nothing but these is needed is let go of at once: never are all there twice.
+        """
         assert self.graph is not None
         self.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
-        arrays, replaced = self.graph.initializers, {key.rpartition("|")[0] for key in self.packed}
-        self.shapes |= {name: arrays[name].shape for name in arrays if name in replaced}
-        kept = {name: array for name, array in arrays.items() if name not in replaced}
-        self.graph = replace(self.graph, initializers=kept)
+        arrays = dict(self.graph.initializers)
+        self.graph = replace(self.graph, initializers=arrays)
+        readings = [
+            (name, each.step.packs.get(at))
+            for each in chosen
+            for at, name in enumerate(each.node.inputs)
+            if name in arrays
+        ]
+        left = Counter(name for name, _ in readings)
+        plain = {name for name, pack in readings if pack is None} | {value.name for value in self.graph.outputs}
+        for name, pack in readings:
+            if pack is not None and pack.key(name) not in self.packed:
+                self.packed[pack.key(name)] = pack.make(arrays[name])
+            left[name] -= 1
+            if not left[name] and name not in plain:
+                self.shapes[name] = arrays.pop(name).shape
 
 
 def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Prepared:
@@ -74,11 +93,24 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     """
     planar = choose(graph, input_shapes, Choices(), Prepared())
     layout = choices.layout or preferred_layout(planar, input_shapes)
+    shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
+    shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
+    quicker = partial(_quicker_together, choices)
     if layout is Layout.LAST:
-        graph = fuse_residuals(graph, {each.node.outputs[0]: each.step.shape for each in planar})
+        graph = fuse_pairs(fuse_residuals(graph, shapes), shapes, quicker)
+    graph = fuse_pools(defer_biases(graph), shapes, quicker)
     items = tuple(tuple(shape[1:]) for shape in input_shapes)
     batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
-    return Prepared(items, batches, defer_biases(graph), layout)
+    graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
+    return Prepared(items, batches, graph, layout)
+
+
+def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
+    """Whether a node that stands for two others, channels last, takes less time than they do."""
+    (kernel,) = _offers(*together, Layout.PLANAR).items()
+    return choices.prefers_together(
+        (*together, dict([kernel])), [(*each, _offers(*each, Layout.LAST)) for each in apart]
+    )
 
 
 def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
@@ -100,29 +132,31 @@ def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices |
     return choose(prepared.graph, input_shapes, choices, prepared)
 
 
-def make_plan(
-    graph: Graph,
-    input_shapes: Sequence[Shape],
-    choices: Choices | None = None,
-    prepared: Prepared | None = None,
-) -> Plan:
-    """A plan of the graph for inputs of just these shapes.
+def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> Plan:
+    """A plan of the graph, optimised or not, for inputs of just these shapes.
 
     Args:
-        graph: optimised or not; not looked at if `prepared` is given.
+        graph: to run.
         input_shapes: (N, C, ...) each.
         choices: who picks among the kernels of a node; by default the fixed rule.
-        prepared: for these items; takes part in later plans too.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
     choices = choices or Choices()
-    prepared = prepared or prepare(graph, input_shapes, choices)
+    return plan_prepared(prepare(graph, input_shapes, choices), input_shapes, choices)
+
+
+def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Choices) -> Plan:
+    """A plan of what was prepared for these items; what it packs takes part in later plans too.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
     assert prepared.graph is not None
     chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    prepared.pack(chosen)
     memory = MemoryPlan(prepared.graph, [each.step for each in chosen], input_shapes, prepared.packed)
-    prepared.remember(chosen)
     return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
 
 
@@ -132,7 +166,7 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
     layouts: dict[str, Layout] = {}
     found = []
     for node in graph.nodes:
-        if node.op_type not in KERNELS:
+        if node.op_type not in KERNELS and node.op_type not in FUSED:
             raise UnsupportedOperator(
                 f"operator {node.op_type} ('{node.name}') is not supported; known are {', '.join(KERNELS)}"
             )
@@ -141,6 +175,8 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
             raise ModelError(f"{node.op_type} '{node.name}' reads '{missing[0]}', which nothing before it makes")
         inputs = [operands[name] for name in node.inputs]
         offers = _offers(node, inputs, prepared.layout)
+        if _takes_either(node, inputs):
+            offers = _offers(node, inputs, layouts.get(node.inputs[0], prepared.layout))
         kernel = prepared.pins.get(node.outputs[0], "")
         if kernel not in offers:
             kernel = choices.pick(node, inputs, offers)
@@ -157,9 +193,18 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
     return found
 
 
+def _takes_either(node: Node, inputs: Sequence[Operand]) -> bool:
+    """Whether a node does well in the layout of what it reads, which costs more to copy than what it makes."""
+    if node.op_type == "Conv":
+        outputs, channels, *kernel = inputs[1].shape
+        return prod(kernel) == 1 and outputs <= channels
+    return node.op_type == "GlobalAveragePool"
+
+
 def _offers(node: Node, inputs: Sequence[Operand], preferred: Layout) -> dict[str, Step]:
     """What the kernels offer by name, in the preferred layout if any does so."""
-    offers = {kernel.__name__: step for kernel in KERNELS[node.op_type] if (step := kernel(node, inputs)) is not None}
+    kernels = KERNELS.get(node.op_type) or FUSED[node.op_type]
+    offers = {kernel.__name__: step for kernel in kernels if (step := kernel(node, inputs)) is not None}
     suiting = {name: step for name, step in offers.items() if step.layout in (preferred, Layout.ANY)}
     return suiting or offers
 

@@ -5,3 +5,4 @@ from __future__ import annotations
 import os
 
 os.environ["ENGINE_CHOICES"] = "rule"
+os.environ["XDG_STATE_HOME"] = "/nonexistent"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("data")
 SETS = ", ".join(sorted({recipe.data for recipe in RECIPES.values()}))
-FOLDER = "folder"
+FOLDER, SCENES = "folder", "scenes"
 PATIENCE_OF_FOLDER = 10
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
@@ -96,6 +96,8 @@ def train(
         if patience is None:
             patience = PATIENCE_OF_FOLDER if pictures else 0
         dataset = _load_folder(pictures) if pictures else _load(recipe.data, data, recipe.validation)
+        if recipe.paper:
+            dataset = _on_paper(dataset, recipe.paper)
         trained = _train(recipe, dataset, device, checkpoint, resume, patience)
         model, result = export(trained, recipe, dataset, out)
         checkpoint.unlink(missing_ok=True)
@@ -115,7 +117,9 @@ def train(
 def evaluate_file(
     file: Annotated[Path, typer.Argument(help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
-    dataset: Annotated[str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given; or {SCENES}: digits on paper.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of the test split.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; 0 takes all cores.")] = 0,
     plots: Plots = None,
@@ -129,6 +133,9 @@ def evaluate_file(
         from weights.evaluate import evaluate, report
 
         model = load(file)
+        if dataset == SCENES:
+            _evaluate_scenes(file, model, data, limit, plots, report_file)
+            return
         source = dataset or _data_of(model.card)
         pictures = _load(source, data).test[slice(limit)]
         result = evaluate(model, pictures, workers)
@@ -281,12 +288,21 @@ def _load(name: str, folder: Path, validation: float = 0.1) -> Dataset:
         return load(name, folder, validation, progress=downloaded)
 
 
+def _on_paper(dataset: Dataset, learnt: int) -> Dataset:
+    from weights.written import with_scenes
+
+    with _progress() as progress:
+        task = progress.add_task("photographing digits on paper", total=None)
+        return with_scenes(dataset, learnt, lambda done, total: progress.update(task, completed=done, total=total))
+
+
 def _data_of(card: ModelCard) -> str:
     from engine import nets
+    from weights.datasets import SOURCES
 
     if card.net not in RECIPES:
         raise WeightsError(f"no recipe for net '{card.net}': name its data with --dataset ({SETS})")
-    if card.labels != nets.default_card(card.net).labels:
+    if card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes):
         raise WeightsError(
             "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on pictures"
         )
@@ -332,6 +348,32 @@ def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool 
     print(title)
     print_verdict(Console(highlight=False), result.names(card), result.confusion, detail)
     print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, their start included")
+
+
+def _evaluate_scenes(
+    file: Path, model: Model, data: Path, limit: int | None, plots: Path | None, report_file: Path | None
+) -> None:
+    from rich.console import Console
+
+    from camapp.scenes.paper import RANGES
+    from camapp.verdict import confusion_of, print_verdict
+    from weights.written import read_scenes, report
+
+    pictures = _load("mnist", data).test[slice(limit)]
+    with _progress() as progress:
+        task = progress.add_task("reading digits on paper", total=None)
+        result = read_scenes(model, pictures, lambda done, total: progress.update(task, completed=done, total=total))
+    title = f"{file} on {result.scenes} camera scenes with the digits of the mnist test split"
+    names, matrix = confusion_of(result.said)
+    print(f"{title}\n{RANGES}")
+    print_verdict(Console(highlight=False), names, matrix)
+    print(result)
+    if plots:
+        from weights.plots import confusion
+
+        confusion(matrix, names, title, plots / f"{model.card.net}_scenes_confusion.png")
+    if report_file:
+        _write_report(report_file, report(model, result, title, " ".join(["python -m weights", *sys.argv[1:]])))
 
 
 def _write_report(path: Path, text: str) -> None:

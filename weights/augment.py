@@ -32,6 +32,8 @@ def apply(pictures: Tensor, augment: Augment, generator: torch.Generator) -> Ten
             changed = _stroke(changed, augment.stroke, generator)
         touched = _uniform(pictures, 1, generator)[:, :, None, None] < augment.share
         pictures = torch.where(touched, changed, pictures)
+    if augment.erase:
+        pictures = _erase(pictures, augment.erase, generator)
     return pictures
 
 
@@ -54,6 +56,17 @@ def _crop(pictures: Tensor, border: int, generator: torch.Generator) -> Tensor:
     columns = corner[1] + torch.arange(width, device=device)
     chosen = torch.arange(batch, device=device)[:, None, None]
     return padded[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _erase(pictures: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Paint a square grey whose centre may lie anywhere, so that some of it may lie outside."""
+    height, width = pictures.shape[2:]
+    down, across = _uniform(pictures, 2, generator).unbind(1)
+    rows, columns = (
+        ((torch.arange(size, device=pictures.device) + 0.5 - size * centre[:, None]).abs() < side / 2)
+        for size, centre in ((height, down), (width, across))
+    )
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], 0.5, pictures)
 
 
 def _affine(pictures: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
-"""MNIST and CIFAR-10 from their published files, in a folder or downloaded into it, with splits that never move.
+"""MNIST and CIFAR-10 from their published files, in a folder or downloaded into it, and generated signals.
 
-The official test sets stay untouched: the last tenth of the training files is the test split, which nothing is
-tuned on, and the validation split lies just before it.
+Splits never move. The official test sets stay untouched: the last tenth of the training files is the test split, which
+nothing is tuned on, and the validation split lies just before it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from weights import WeightsError
 from weights.download import Progress, fetch
+from weights.signals import CLASSES, signals
 
 Array = NDArray[Any]
 
@@ -31,7 +32,10 @@ MAX_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Pictures:
-    """Labelled pictures: `images` uint8 (count, channels, height, width), `labels` uint8 (count,)."""
+    """Labelled pictures: `images` uint8 (count, channels, height, width), `labels` uint8 (count,).
+
+    Signals in one dimension go the same way: `images` float32 (count, channels, length), on any scale.
+    """
 
     images: Array
     labels: Array
@@ -165,6 +169,11 @@ def _split(name: str, classes: tuple[str, ...], pictures: Pictures, validation: 
     test = pictures[test_from:]
     measured = f"{name} test split, last {len(test)} of train"
     return Dataset(name, classes, pictures[:train_to], pictures[train_to:test_from], test, digest(pictures), measured)
+
+
+def joined(*parts: Pictures) -> Pictures:
+    """One after another."""
+    return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
 def digest(pictures: Pictures) -> str:
@@ -304,4 +313,5 @@ SOURCES = {
         read=_read_cifar10,
         unpack=_unpack_cifar10,
     ),
+    "signals": Source(classes=CLASSES, remotes=(), homes=(".",), files=(), read=lambda files: Pictures(*signals())),
 }

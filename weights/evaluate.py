@@ -112,9 +112,14 @@ def _work(model: Model) -> Work[Pictures, tuple[Array, Array]]:
 
 
 def normalised(images: Array, card: ModelCard) -> Array:
-    """uint8 (N, C, H, W) as the card wants it: float32, on 0..1, less its mean, by its std."""
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (card.mean, card.std))
-    return np.ascontiguousarray((images.astype(np.float32) / 255 - mean) / std)
+    """Pictures (N, C, H, W) or signals (N, C, L) as the card wants them: float32, less its mean, by its std.
+
+    Its scale has bytes on 0..1.
+    """
+    axes = (slice(None), *(None,) * (images.ndim - 2))
+    mean, std = (np.array(values, np.float32)[axes] for values in (card.mean, card.std))
+    scale = np.float32(255 if images.dtype == np.uint8 else 1)
+    return np.ascontiguousarray((images.astype(np.float32) / scale - mean) / std)
 
 
 def report(model: Model, result: Evaluation, title: str, command: str) -> str:

@@ -41,9 +41,10 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
         WeightsError: PyTorch and the engine disagree, or the file cannot be written.
     """
     card = card_for(recipe, dataset)
-    model = Model(card, nets.fit(recipe.net, trained.arrays)[0])
+    arrays = stored(trained.arrays, recipe.storage)
+    model = Model(card, nets.fit(recipe.net, arrays)[0])
     shown = dataset.test[:CHECKED].fitted(model.card.input_shape).images
-    check_equal(model, trained.arrays, normalised(shown, model.card))
+    check_equal(model, arrays, normalised(shown, model.card))
     result = evaluate(model, dataset.test)
     card = replace(
         card,
@@ -51,7 +52,7 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
         recipe=describe(recipe, trained, dataset),
         licence=LICENCE,
     )
-    return replace(model, card=_save(out, trained.arrays, card)), result
+    return replace(model, card=_save(out, arrays, card)), result
 
 
 def export_track(trained: TrackTrained, recipe: TrackRecipe, out: Path) -> Model:
@@ -84,6 +85,11 @@ def _save(out: Path, arrays: dict[str, Array], card: ModelCard) -> ModelCard:
         return npz.save_bundle(out, arrays, card)
     except OSError as error:
         raise WeightsError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def stored(arrays: dict[str, Array], storage: str) -> dict[str, Array]:
+    """The arrays as the file holds them: those of two and more dimensions, which make its size, in that dtype."""
+    return {name: array.astype(storage) if array.ndim > 1 else array for name, array in arrays.items()}
 
 
 def describe(recipe: Recipe, trained: Trained, dataset: Dataset) -> str:

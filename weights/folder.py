@@ -14,7 +14,7 @@ from camapp.picture import Picture
 from camapp.preprocess import cut, make_fit
 from engine.card import ModelCard
 from weights import WeightsError
-from weights.datasets import Array, Dataset, Pictures, digest
+from weights.datasets import Array, Dataset, Pictures, digest, joined
 from weights.recipe import Augment, FineTuning
 
 NAME = "folder"
@@ -128,11 +128,7 @@ def _split(pictures: dict[str, list[Array]]) -> Dataset:
         labels = np.full(len(found), label, np.uint8)
         learnt.append(Pictures(np.stack(found[:-kept]), labels[:-kept]))
         held.append(Pictures(np.stack(found[-kept:]), labels[-kept:]))
-    train, validation = _joined(learnt), _joined(held)
+    train, validation = joined(*learnt), joined(*held)
     measured = f"validation, last {len(validation)} of {len(train) + len(validation)} pictures"
-    total = digest(_joined([train, validation]))
+    total = digest(joined(train, validation))
     return Dataset(NAME, tuple(pictures), train, validation, validation, total, measured)
-
-
-def _joined(parts: list[Pictures]) -> Pictures:
-    return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))

@@ -69,18 +69,26 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
 
 
 def grid(pictures: Pictures, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
-    """Up to 16 pictures with what was said of each: green where that is right, else red with the truth."""
+    """Up to 16 pictures (or signals) with what was said of each: green where that is right, else red with the truth."""
     figure = Figure(figsize=(7, 8), layout="constrained")
     figure.suptitle(title)
     for axes in (places := figure.subplots(4, 4).ravel()):
         axes.set_axis_off()
     for axes, picture, truth, label in zip(places, pictures.images, pictures.labels, said, strict=False):
-        grey = len(picture) == 1
-        axes.imshow(picture[0] if grey else picture.transpose(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=255)
+        _show(axes, picture)
         is_right = label == truth
         text = classes[label] if is_right else f"{classes[label]} (is {classes[truth]})"
         axes.set_title(text, color="green" if is_right else "red", fontsize=9)
     return _save(figure, path)
+
+
+def _show(axes: Any, picture: NDArray[Any]) -> None:
+    if picture.ndim == 2:
+        axes.plot(picture[0], linewidth=0.8)
+    elif len(picture) == 1:
+        axes.imshow(picture[0], cmap="gray", vmin=0, vmax=255)
+    else:
+        axes.imshow(picture.transpose(1, 2, 0))
 
 
 def _save(figure: Figure, path: Path) -> Path:

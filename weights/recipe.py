@@ -18,6 +18,7 @@ class Augment:
         stroke: largest change of stroke thickness: 1 widens (or thins) bright strokes by a full 3x3 neighbourhood.
         crop: pixels of reflected border from which a picture of the old size is cut at random.
         flip: mirror left and right, one picture in two.
+        erase: side in pixels of a square, somewhere in the picture, that is painted grey.
     """
 
     share: float = 1.0
@@ -27,6 +28,7 @@ class Augment:
     stroke: float = 0.0
     crop: int = 0
     flip: bool = False
+    erase: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,18 @@ class Recipe:
         data: a name in `weights.datasets.SOURCES`.
         epochs: passes over the training split.
         batch: pictures a step.
-        learning_rate: at the start.
+        learning_rate: at the start; the highest, where the schedule is 'one_cycle'.
         momentum: of the optimiser; Nesterov's where it is not 0.
         weight_decay: on weights of two and more dimensions, not on biases or norms.
-        schedule: 'constant', or 'cosine' from the learning rate down to 0 over the run.
+        schedule: 'constant'; 'cosine' from the learning rate down to 0 over the run; or 'one_cycle': straight up to
+            the learning rate over the first fifth of the run, then straight down to 0.
+        label_smoothing: share of the truth that is spread over all classes alike.
+        precision: of activations and their gradients; 'bfloat16' is three times as fast on a CPU that has AVX-512
+            BF16. Parameters, their sums and what judges an epoch stay float32.
+        storage: of weights of two and more dimensions in the file. What ships is measured as stored.
         validation: part of the pictures outside the test split that is held back to choose the checkpoint.
         augment: how training pictures are varied.
+        paper: so many digits of the training split are learnt from on paper too, as the application cuts them out.
         seed: of the initial values, the order and the augmentation.
     """
 
@@ -54,9 +62,13 @@ class Recipe:
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    label_smoothing: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    storage: Literal["float32", "float16"] = "float32"
     validation: float = 0.1
     augment: Augment = Augment()
+    paper: int = 0
     seed: int = 42
 
     @property

@@ -37,6 +37,7 @@ class TorchNet(nn.Module):
             step = OPERATORS[node.op_type](self, node, graph)
             values = tuple(name for name in node.inputs if name and name not in graph.parameters)
             self._steps.append((values, node.outputs[0], step))
+        self._keep_unused_norms(graph)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Raw network outputs of a batch laid out as the graph's input says."""
@@ -44,6 +45,14 @@ class TorchNet(nn.Module):
         for inputs, output, step in self._steps:
             values[output] = step(*(values[name] for name in inputs))
         return values[self._result]
+
+    def _keep_unused_norms(self, graph: Graph) -> None:
+        """Nets may declare norms that they leave out (see `mobilenet_v3_1d`): their files hold them all the same."""
+        last = ".running_mean"
+        placed = self.state_dict()
+        for name, shape in graph.parameters.items():
+            if name.endswith(last) and name not in placed:
+                self.place(name.removesuffix(last), nn.BatchNorm1d(shape[0]))
 
     def place(self, name: str, layer: nn.Module) -> nn.Module:
         """Register a layer under a dotted name, making the modules on the way."""
@@ -87,9 +96,16 @@ def _gemm(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
     return _layer(net, node, nn.Linear(inputs, outputs, bias=len(node.inputs) > 2))
 
 
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm1d, 2d and 3d in one: the graph says of how many axes its values are, not the norm."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
 def _batch_norm(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
     # ONNX's momentum is the share of the old value, PyTorch's that of the new one.
-    layer = nn.BatchNorm2d(
+    layer = _BatchNorm(
         graph.parameters[node.inputs[1]][0],
         eps=node.attributes.get("epsilon", 1e-5),
         momentum=1 - node.attributes.get("momentum", 0.9),
@@ -124,6 +140,21 @@ def _softmax(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
     return lambda x: torch.softmax(x, axis)
 
 
+def _clip(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    least, most = node.attributes.get("min"), node.attributes.get("max")
+    return lambda x: torch.clamp(x, least, most)
+
+
+def _hard_sigmoid(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+    return lambda x: torch.clamp(alpha * x + beta, 0, 1)
+
+
+def _unsqueeze(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
+    (axis,) = node.attributes["axes"]
+    return lambda x: x.unsqueeze(axis)
+
+
 def _global_average_pool(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
     return lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
@@ -136,7 +167,12 @@ OPERATORS: Mapping[str, Callable[[TorchNet, Node, Graph], Callable[..., Tensor]]
     "AveragePool": _average_pool,
     "GlobalAveragePool": _global_average_pool,
     "Relu": lambda net, node, graph: torch.relu,
+    "Clip": _clip,
+    "HardSwish": lambda net, node, graph: F.hardswish,
+    "HardSigmoid": _hard_sigmoid,
     "Add": lambda net, node, graph: torch.add,
+    "Mul": lambda net, node, graph: torch.mul,
+    "Unsqueeze": _unsqueeze,
     "Dropout": _dropout,
     "Flatten": _flatten,
     "Softmax": _softmax,

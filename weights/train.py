@@ -102,9 +102,9 @@ def train(
 
 
 def card_for(recipe: Recipe, dataset: Dataset) -> ModelCard:
-    """The card of the net's published form, with the data's classes where these are others."""
+    """The card of the net's published form, with the data's classes where these are others or it has none."""
     card = nets.default_card(recipe.net)
-    return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) else card
+    return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) or not card.labels else card
 
 
 class Run:
@@ -142,7 +142,7 @@ class Run:
         for name, value in self._net.named_parameters():
             value.requires_grad_(number > self._frozen or name.startswith(_head(self._recipe)))
         batches = self._feed.shuffled(self._learning)
-        train_loss, train_accuracy = _learn(self._net, batches, self._optimiser, self._schedule, report, number)
+        train_loss, train_accuracy = self._learn(batches, report, number)
         loss, accuracy = _judge(self._net, self._feed.in_order(self._judging))
         epoch = Epoch(number, train_loss, train_accuracy, loss, accuracy)
         self.history.append(epoch)
@@ -205,6 +205,31 @@ class Run:
         self.best = self.history[state["best"] - 1]
         self.arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
 
+    def _learn(self, batches: Iterator[tuple[Tensor, Tensor]], report: Report, number: int) -> tuple[float, float]:
+        """One pass. Returns mean loss and accuracy as they were during it."""
+        recipe = self._recipe
+        reduced = recipe.precision == "bfloat16"
+        self._net.train()
+        total, right, seen = 0.0, 0, 0
+        for pictures, labels in batches:
+            with torch.autocast(self._device, torch.bfloat16, enabled=reduced):
+                logits = self._net(pictures)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise WeightsError(
+                    f"the loss became {value} in epoch {number}: nothing was saved; lower the learning rate"
+                )
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            self._schedule.step()
+            report.step(value)
+            total += value * len(labels)
+            right += int((logits.detach().argmax(1) == labels).sum())
+            seen += len(labels)
+        return total / seen, right / seen
+
     def _chance(self) -> list[Tensor]:
         """The states of all random numbers: dropout's, the feed's, and on CUDA dropout's there."""
         cuda = [torch.cuda.get_rng_state()] if self._device == "cuda" else []
@@ -232,7 +257,7 @@ def _head(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """A split on the training device: uint8 pictures of the net's input size, and int64 labels."""
+    """A split on the training device: uint8 pictures, or float32 signals, of the net's input size; int64 labels."""
 
     pictures: Tensor
     labels: Tensor
@@ -246,8 +271,9 @@ class Feed:
         self._shape = card.input_shape
         self._device = device
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
-        self._mean = torch.tensor(card.mean, device=device)[:, None, None]
-        self._std = torch.tensor(card.std, device=device)[:, None, None]
+        axes = (slice(None), *(None,) * (len(card.input_shape) - 1))
+        self._mean = torch.tensor(card.mean, device=device)[axes]
+        self._std = torch.tensor(card.std, device=device)[axes]
 
     def hold(self, split: Pictures) -> Held:
         """Bring a split to the device."""
@@ -261,17 +287,23 @@ class Feed:
         """Varied batches in a new order."""
         order = torch.randperm(len(held.labels), generator=self.generator, device=self._device)
         for which in torch.split(order, self._recipe.batch):
-            pictures = apply(held.pictures[which].float() / 255, self._recipe.augment, self.generator)
+            pictures = apply(_scaled(held.pictures[which]), self._recipe.augment, self.generator)
             yield self._normalised(pictures), held.labels[which]
 
     def in_order(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches as they are."""
         batches = (torch.split(values, EVALUATION_BATCH) for values in (held.pictures, held.labels))
         for pictures, labels in zip(*batches, strict=True):
-            yield self._normalised(pictures.float() / 255), labels
+            yield self._normalised(_scaled(pictures)), labels
 
     def _normalised(self, pictures: Tensor) -> Tensor:
-        return ((pictures - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        normalised = (pictures - self._mean) / self._std
+        return normalised.contiguous(memory_format=torch.channels_last) if normalised.ndim == 4 else normalised
+
+
+def _scaled(pictures: Tensor) -> Tensor:
+    """Bytes on 0..1; signals are floats already, on the scale that they came with."""
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
 
 
 def to_arrays(net: nn.Module) -> dict[str, Array]:
@@ -294,35 +326,11 @@ def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    if recipe.schedule == "one_cycle":
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(5 * step / steps, 1.25 * (1 - step / steps))
+        )
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-
-
-def _learn(
-    net: TorchNet,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    report: Report,
-    number: int,
-) -> tuple[float, float]:
-    """One pass. Returns mean loss and accuracy as they were during it."""
-    net.train()
-    total, right, seen = 0.0, 0, 0
-    for pictures, labels in batches:
-        logits = net(pictures)
-        loss = F.cross_entropy(logits, labels)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise WeightsError(f"the loss became {value} in epoch {number}: nothing was saved; lower the learning rate")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        report.step(value)
-        total += value * len(labels)
-        right += int((logits.detach().argmax(1) == labels).sum())
-        seen += len(labels)
-    return total / seen, right / seen
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from camapp.capture.devices import video_nodes
+from camapp.capture.native import NativePreview
 from camapp.capture.picamera import pi_cameras
 from camapp.capture.source import Source, SourceError, SourceLost, SourceOptions, create_source
 from camapp.records import Shot
@@ -48,6 +49,16 @@ class AutoSource(Source):
     def describe(self) -> str:
         """The chosen source's own words."""
         return self._chosen.describe() if self._chosen is not None else self.uri
+
+    @property
+    def slowness(self) -> str:
+        """The chosen source's."""
+        return self._chosen.slowness if self._chosen is not None else ""
+
+    @property
+    def native_preview(self) -> NativePreview | None:
+        """The chosen source's."""
+        return self._chosen.native_preview if self._chosen is not None else None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:

@@ -6,6 +6,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+_left_behind: list[threading.Thread] = []
+
+
+def left_behind() -> list[str]:
+    """Names of calls that hang still: a process with such a thread may hang too when Python ends it properly."""
+    return [thread.name for thread in _left_behind if thread.is_alive()]
+
 
 def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
     """Run `call` in a daemon thread and wait for its end.
@@ -24,5 +31,11 @@ def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
         else:
             done.set_result(None)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    done.result(timeout=seconds)
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        done.result(timeout=seconds)
+    except TimeoutError:
+        if thread.is_alive():  # else it is the call's own
+            _left_behind.append(thread)
+        raise

@@ -16,22 +16,29 @@ class SensorClock:
     def __init__(self, name: str) -> None:
         self._name = name
         self._warned = False
+        self._last_ns = 0
 
     def checked(self, stamp_ns: int) -> int:
-        """`stamp_ns` if it lies within the last 5 s of the monotonic clock, else 0 (0 itself is 'not told')."""
+        """`stamp_ns` if it is later than the one before and within the last 5 s of the monotonic clock, else 0.
+
+        0 itself is 'not told'.
+        """
         if stamp_ns == 0:
             return 0
         age = time.monotonic_ns() - stamp_ns
-        if 0 <= age <= _OLDEST_NS:
-            return stamp_ns
+        if not 0 <= age <= _OLDEST_NS:
+            self._warn(f"{-age / 1e9:.1f} s from now, as if by another clock")
+            return 0
+        if stamp_ns <= self._last_ns:
+            self._warn("no later than the one before")
+            return 0
+        self._last_ns = stamp_ns
+        return stamp_ns
+
+    def _warn(self, how: str) -> None:
         if not self._warned:
             self._warned = True
-            log.warning(
-                "%s stamps its frames %.1f s from now, as if by another clock: using their arrival instead",
-                self._name,
-                -age / 1e9,
-            )
-        return 0
+            log.warning("%s stamps its frames %s: using their arrival instead", self._name, how)
 
 
 class Pace:

@@ -36,6 +36,12 @@ class Mailbox(Generic[T]):
             self._changed.notify_all()
             return True
 
+    def wait(self, timeout: float) -> bool:
+        """Whether an item is there, or comes within `timeout` seconds; it stays."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
+            return self._item is not None
+
     def get(self, timeout: float) -> T | None:
         """Take the item, waiting up to `timeout` seconds; None if there was none."""
         deadline = time.monotonic() + timeout

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from camapp.capture.clock import Pace, SensorClock
 from camapp.capture.devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
 from camapp.capture.pixels import as_picture, fit_within, silence_opencv
+from camapp.capture.slow import RateWatch
 from camapp.capture.source import (
     EndOfStream,
     PermanentSourceError,
@@ -35,7 +36,7 @@ _LARGEST_RAW = 640 * 480
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 # One buffer fills while one is decoded; with a single one the camera has to skip every other frame.
 _BUFFERS = 2
-_OPEN_MS, _READ_MS = 5000, 3000
+_OPEN_MS, _READ_MS = 5000, 1500
 _FALLBACK_FPS = 30.0
 # A paced file that is late skips frames, but for no longer than this before it shows one and lets the time slip.
 _CATCH_UP_S = 0.25
@@ -125,6 +126,7 @@ class CameraSource(_LiveSource):
             raise PermanentSourceError(f"'{uri}' names no webcam: write v4l2://0 or v4l2:///dev/video0")
         self._device = DEV / f"video{which}" if which.isdecimal() else Path(which)
         self._name = ""
+        self._rate = RateWatch()
         self._controls = [_control(name, text) for name, text in options.controls.items()]
 
     def open(self) -> None:
@@ -135,11 +137,23 @@ class CameraSource(_LiveSource):
             SourceDenied: this user may not read it.
             PermanentSourceError: it is no webcam, or has no such control.
         """
+        self._rate.restart()
         self._find()
         if not self._opened(str(self._device), cv2.CAP_V4L2):
             raise SourceLost(f"{self._device} ({self._name}) does not open: {busy_advice(self._device)}")
         self._configure()
         self._first = self._grab()
+
+    def read(self, timeout: float) -> Shot:
+        """The next frame."""
+        shot = super().read(timeout)
+        self._rate.note(self._name, self.fps, shot.sensor_ns or time.monotonic_ns())
+        return shot
+
+    @property
+    def slowness(self) -> str:
+        """Why it is slower than it was set to."""
+        return self._rate.reason
 
     def describe(self) -> str:
         """The camera's own name beside the rest."""
@@ -165,8 +179,8 @@ class CameraSource(_LiveSource):
             self._capture.set(cv2.CAP_PROP_FOURCC, _MJPG)
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
-        if self.options.fps:
-            self._capture.set(cv2.CAP_PROP_FPS, self.options.fps)
+        if fps := self.options.fps or self.options.target_fps:
+            self._capture.set(cv2.CAP_PROP_FPS, fps)
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, _BUFFERS)
         for name, prop, value in self._controls:
             if not self._capture.set(prop, value):

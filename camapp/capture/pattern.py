@@ -30,13 +30,16 @@ class PatternSource(Source):
         except ValueError as error:
             raise PermanentSourceError(f"{error} (in '{uri}')") from error
         self._scene: Scene | None = None
+        self._is_open = False
         self._start_ns = 0
         self._index = 0
 
     def open(self) -> None:
         """Set the scene and start its clock."""
         self.fps = self._scene_options.fps
-        self._scene = self._scene_class(self._scene_options)
+        # Kept when it is closed: making it takes a moment and megabytes, and it is the same each time.
+        self._scene = self._scene or self._scene_class(self._scene_options)
+        self._is_open = True
         self._start_ns = time.monotonic_ns()
         self._index = 0
 
@@ -46,7 +49,7 @@ class PatternSource(Source):
         Raises:
             SourceLost: not open, or the next frame is due later than `timeout` seconds from now.
         """
-        if self._scene is None:
+        if self._scene is None or not self._is_open:
             raise SourceLost(f"'{self.uri}' is not open")
         if self.live:
             late_ns = time.monotonic_ns() - self._due_ns(self._index)
@@ -64,8 +67,8 @@ class PatternSource(Source):
         return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth, moment_ns=moment_ns)
 
     def close(self) -> None:
-        """Let the scene go."""
-        self._scene = None
+        """Stop its clock."""
+        self._is_open = False
 
     def describe(self) -> str:
         """Such as 'pattern digits 1280x720 at 30 fps, seed 1'."""

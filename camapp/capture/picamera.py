@@ -6,8 +6,10 @@ import errno
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import numpy as np
 from camapp.capture.bounded import call_bounded
 from camapp.capture.clock import SensorClock
 from camapp.capture.devices import DEV, JOIN_VIDEO, PROC, busy_advice
+from camapp.capture.native import NativePreview
+from camapp.capture.slow import RateWatch
 from camapp.capture.source import PermanentSourceError, Source, SourceDenied, SourceError, SourceLost, SourceOptions
 from camapp.picture import Layout, Picture, Pixels
 from camapp.records import Shot
@@ -96,6 +100,8 @@ class PicameraSource(Source):
         self._remaining = options.hflip, options.vflip, options.rotate
         self._stuck = False
         self._clock = SensorClock(uri)
+        self._rate = RateWatch()
+        self._preview: NativePreview | None = None
 
     def open(self) -> None:
         """Acquire, configure and start the camera, within 10 s.
@@ -107,13 +113,18 @@ class PicameraSource(Source):
         """
         if self._stuck:
             raise PermanentSourceError(
-                f"{self.uri} hangs inside libcamera since it was last closed: start camapp again"
+                f"{self.uri} hangs inside libcamera since it was last opened or closed: start camapp again"
             )
+        self._rate.restart()
         try:
             call_bounded(self._acquire, _OPEN_LIMIT, "picamera-open")
         except TimeoutError as error:
+            # The thread that hangs may still come to hold the camera: only another process can try again.
+            self._stuck = True
             self.close()
-            raise SourceLost(f"{self.uri} did not start within {_OPEN_LIMIT:g} s: reboot if this goes on") from error
+            raise PermanentSourceError(
+                f"{self.uri} did not start within {_OPEN_LIMIT:g} s: start camapp again, reboot if this goes on"
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -123,20 +134,25 @@ class PicameraSource(Source):
         if self._camera is None:
             raise SourceLost(f"{self.uri} is not open")
         with self._explained():
+            self._settle_preview()
             request = self._next_request(timeout)
             try:
-                stamp = request.get_metadata().get("SensorTimestamp", 0)
+                metadata = request.get_metadata()
                 buffers = {name: request.make_buffer(name) for name in self._streams}
             finally:
                 request.release()
         view, model_view = (_picture(buffers[name], self._streams[name]) for name in ("main", "lores"))
-        return Shot(view, model_view, self._clock.checked(stamp))
+        stamp = self._clock.checked(metadata.get("SensorTimestamp", 0))
+        self._rate.note(self._model, self.fps, stamp or time.monotonic_ns(), metadata.get("ExposureTime", 0))
+        return Shot(view, model_view, stamp)
 
     def close(self) -> None:
         """Close the camera; one that hangs is left to the end of the process after 2 s."""
         camera, self._camera = self._camera, None
         if camera is None:
             return
+        if self._preview is not None:
+            self._preview.closed()
         # Not stop() first: that waits for the event loop, which may be what died.
         try:
             call_bounded(camera.close, _CLOSE_LIMIT, "picamera-close")
@@ -158,6 +174,16 @@ class PicameraSource(Source):
         """What the camera left to do: quarter turns, and flips where it has none."""
         return self._remaining
 
+    @property
+    def slowness(self) -> str:
+        """Why it is slower than it was set to."""
+        return self._rate.reason
+
+    @property
+    def native_preview(self) -> NativePreview | None:
+        """The camera's picture on a console's screen, if it needs no turning that only we could do."""
+        return None if any(self._remaining) else self._preview
+
     def _acquire(self) -> None:
         picamera2 = import_picamera2()
         libcamera = import_module("libcamera")
@@ -169,6 +195,7 @@ class PicameraSource(Source):
                 _controls(self.options.controls, self._camera.camera_controls, libcamera.controls)
             )
             self._camera.start()
+        self._preview = self._preview or NativePreview(picamera2.Preview)
 
     def _find(self) -> dict[str, Any]:
         cameras = pi_cameras()
@@ -220,7 +247,7 @@ class PicameraSource(Source):
 
     def _sensor_mode(self, size: tuple[int, int]) -> dict[str, Any]:
         """The sensor mode to ask for; sets `fps`. Left to itself, picamera2 may pick one with a narrower view."""
-        self.fps = self.options.fps or _DEFAULT_FPS
+        self.fps = self.options.fps or self.options.target_fps or _DEFAULT_FPS
         try:
             modes = [mode for mode in self._camera.sensor_modes if "crop_limits" in mode]
         except (RuntimeError, OSError, LookupError, AttributeError) as error:
@@ -236,10 +263,23 @@ class PicameraSource(Source):
             self.fps = float(mode["fps"])
         return {"output_size": mode["size"], "bit_depth": mode["bit_depth"]}
 
-    def _next_request(self, timeout: float) -> Any:
+    def _settle_preview(self) -> None:
+        assert self._preview is not None
+        if self._preview.settled:
+            return
         try:
-            return self._camera.capture_request(wait=timeout)
+            call_bounded(partial(self._preview.settle, self._camera), _CLOSE_LIMIT, "picamera-preview")
         except TimeoutError as error:
+            raise SourceLost(f"{self._model}: picamera2's event loop hangs") from error
+
+    def _next_request(self, timeout: float) -> Any:
+        assert self._preview is not None
+        try:
+            request = self._camera.capture_request(wait=timeout)
+            self._preview.frame()
+            return request
+        except TimeoutError as error:
+            self._preview.silent()
             self._forget_jobs()
             raise SourceLost(
                 f"{self._model} gave no frame for {timeout:g} s: check its ribbon cable and the power supply"

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from camapp.capture.native import NativePreview
 from camapp.records import Shot
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
@@ -44,6 +45,7 @@ class SourceOptions:
     Attributes:
         size: (width, height) of the view; None leaves it to the source (cameras and patterns: 1280x720).
         fps: frames a second asked of cameras and patterns, and the pace of image folders; None leaves it.
+        target_fps: what cameras are set to where `fps` is None; None leaves it to them.
         realtime: None follows the source's nature (cameras and patterns live, files every frame).
         loop: start files again at their end.
         hflip: mirror left and right. Sources with a camera's own transform do it there.
@@ -55,6 +57,7 @@ class SourceOptions:
 
     size: tuple[int, int] | None = None
     fps: float | None = None
+    target_fps: float | None = None
     realtime: bool | None = None
     loop: bool = False
     hflip: bool = False
@@ -102,6 +105,16 @@ class Source(ABC):
     def describe(self) -> str:
         """One line for people, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
         return redacted(self.uri)
+
+    @property
+    def slowness(self) -> str:
+        """Why a camera gives fewer frames than it was set to, such as 'low light, ...'; "" while it does not."""
+        return ""
+
+    @property
+    def native_preview(self) -> NativePreview | None:
+        """The device's own way of showing its picture; None where it has none, or before `open`."""
+        return None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:

@@ -54,6 +54,7 @@ class CaptureThread(threading.Thread):
 
     Attributes:
         first_patience: seconds for which a live source that was never there is retried.
+        size: (width, height) of the newest frame, None before the first.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class CaptureThread(threading.Thread):
         self.source = source
         self.status = CaptureStatus(CaptureState.OPENING)
         self.paused = threading.Event()
+        self.size: tuple[int, int] | None = None
         self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
@@ -147,6 +149,7 @@ class CaptureThread(threading.Thread):
     def _enter(self, shot: Shot) -> None:
         trace = self._stats.captured(self._seq, shot.sensor_ns)
         frame = Frame(self._seq, shot)
+        self.size = shot.view.size
         self._seq += 1
         if self.paused.is_set():
             self._stats.dropped(trace, "paused")

@@ -21,13 +21,21 @@ class ConsoleSink(PredictionSink):
     """Prints a line when the label changes; keeps a status line below on a terminal, prints one now and then elsewhere.
 
     Args:
-        status: gives the status line's text.
+        status: gives the status line's text; None leaves that to another camera's sink.
         stream: a text stream.
         every: seconds from one status line to the next where there is no terminal.
+        camera: its name, where there are several.
     """
 
-    def __init__(self, status: Callable[[], str], stream: TextIO | None = None, every: float = STATUS_EVERY) -> None:
+    def __init__(
+        self,
+        status: Callable[[], str] | None,
+        stream: TextIO | None = None,
+        every: float = STATUS_EVERY,
+        camera: str = "",
+    ) -> None:
         self._every = every
+        self._camera = f"{camera}  " if camera else ""
         self._status = status
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
@@ -47,7 +55,7 @@ class ConsoleSink(PredictionSink):
             self._label = prediction.label
             what = f"{prediction.label}  {prediction.score:.0%}" if prediction.label else "-"
             with self._lock:
-                self._changes.append(f"{time.strftime('%H:%M:%S')}  frame {prediction.seq}  {what}")
+                self._changes.append(f"{time.strftime('%H:%M:%S')}  {self._camera}frame {prediction.seq}  {what}")
 
     def stop(self) -> None:
         """Print what is left."""
@@ -65,8 +73,9 @@ class ConsoleSink(PredictionSink):
             text = "".join(f"{line}\n" for line in changes)
             if self._is_terminal:
                 width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be wiped
-                text = _CLEAR_LINE + text + ("" if stopping else self._status()[:width])
-            elif time.monotonic() >= next_status:
+                text = _CLEAR_LINE + text if text or self._status else ""
+                text += self._status()[:width] if self._status and not stopping else ""
+            elif self._status and time.monotonic() >= next_status:
                 next_status += self._every
                 text += self._status() + "\n"
             try:

@@ -26,7 +26,7 @@ SCHEMA = 1
 # Seconds a line may wait in memory; lines kept while the disk does not answer.
 _FLUSH_FILE, _FLUSH_STDOUT = 1.0, 0.1
 _KEEP = 2000
-_RETRY = 5.0
+_RETRY = 1.0
 _TICK = 0.05
 # The longest that a patient writer of lines waits for room.
 _PATIENCE = 10.0
@@ -36,7 +36,7 @@ class LogSink(PredictionSink):
     """Writes one JSON object a prediction.
 
     A full disk or a vanished folder costs lines, which are counted, never the run: writing is tried again every
-    few seconds.
+    second, and what fits into memory meanwhile is written then.
 
     Args:
         target: a path, or '-' for stdout.
@@ -46,6 +46,9 @@ class LogSink(PredictionSink):
         files: how many of these to keep.
         on_broken_pipe: called when stdout's reader went away.
         patient: wait for the writer instead of losing lines (for files, whose frames can wait).
+        heartbeat: None writes every prediction; else only those that change the label, and one after so many seconds
+            without any.
+        camera: its name, for the records.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class LogSink(PredictionSink):
         files: int = 5,
         on_broken_pipe: Callable[[], None] = lambda: None,
         patient: bool = False,
+        heartbeat: float | None = None,
+        camera: str = "camera",
     ) -> None:
         self.lost = 0
         self._path = None if target == "-" else Path(target)
@@ -66,6 +71,10 @@ class LogSink(PredictionSink):
         self._files = files
         self._on_broken_pipe = on_broken_pipe
         self._patient = patient
+        self._heartbeat = heartbeat
+        self._camera = camera
+        self._label: str | None = None
+        self._beat_at = 0.0
         self._lines: deque[str] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -87,7 +96,9 @@ class LogSink(PredictionSink):
         self._thread.start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Queue one line."""
+        """Queue one line, if this prediction is to have one."""
+        if self._heartbeat is not None and not self._is_news(prediction, trace, self._heartbeat):
+            return
         line = json.dumps(self._record(prediction, frame, trace), ensure_ascii=False, separators=(",", ":"))
         with self._changed:
             if self._patient and not self._failing:
@@ -106,38 +117,20 @@ class LogSink(PredictionSink):
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(2.0)
+        self.lost += len(self._lines)
         if self.lost:
             log.warning("the log lost %d lines that could not be written", self.lost)
 
+    def _is_news(self, prediction: Prediction, trace: Trace, heartbeat: float) -> bool:
+        now = trace.captured / 1e9
+        if prediction.label == self._label and now < self._beat_at:
+            return False
+        self._label, self._beat_at = prediction.label, now + heartbeat
+        return True
+
     def _record(self, prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
-        latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
-        age = time.monotonic_ns() - (trace.sensor or trace.captured)
-        record: dict[str, Any] = {
-            "schema": SCHEMA,
-            "seq": prediction.seq,
-            "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
-            "t_mono_ns": trace.sensor or trace.captured,
-            "clock_synced": clock_synced(int(time.monotonic() // 10)),
-            "source": self._source(),
-            "model": prediction.model,
-            "task": prediction.task,
-            "label": prediction.label,
-            "score": round(prediction.score, 4),
-            "raw_label": prediction.raw_label,
-            "raw_score": round(prediction.raw_score, 4),
-            "top": [[label, round(score, 4)] for label, score in prediction.top],
-            "boxes": [box_record(box) for box in prediction.boxes],
-            "lines": [line_record(line) for line in prediction.lines],
-            "values": prediction.values,
-            "latency_ms": latency,
-            "fps": round(self._rate(), 2),
-        }
-        if frame.shot.name:
-            record["file"] = frame.shot.name
-        if frame.shot.truth is not None:
-            truth = frame.shot.truth
-            record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
-        return record
+        own = {"camera": self._camera, "source": self._source(), "fps": round(self._rate(), 2)}
+        return prediction_record(prediction, frame, trace) | own
 
     def _write_all(self) -> None:
         interval = _FLUSH_FILE if self._path else _FLUSH_STDOUT
@@ -177,26 +170,32 @@ class LogSink(PredictionSink):
             self._changed.notify_all()
         if not lines:
             return
-        done = 0
         try:
             if self._file is not None and self._path is not None and not _is_same(self._file, self._path):
                 self._close()  # somebody moved or deleted it
             if self._file is None:
                 self._open()
-            assert self._file is not None
-            for line in lines:
+            while lines:
+                assert self._file is not None
                 # A file name that is not UTF-8 becomes a valid JSON escape.
-                self._append(self._file, line.encode("utf-8", "backslashreplace") + b"\n")
-                done += 1
+                self._append(self._file, lines[0].encode("utf-8", "backslashreplace") + b"\n")
+                lines.popleft()
                 if self._path and self._file.tell() >= self._max_bytes:
                     self._rotate()
         except OSError:
             self._close()
-            self.lost += len(lines) - done
+            self._put_back(lines)
             raise
         if self._failing:
             self._failing = False
             log.warning("the log %s is written again; %d lines lost so far", self._path or "on stdout", self.lost)
+
+    def _put_back(self, lines: deque[str]) -> None:
+        with self._changed:
+            self._lines.extendleft(reversed(lines))
+            while len(self._lines) > _KEEP:
+                self._lines.popleft()
+                self.lost += 1
 
     def _append(self, file: IO[bytes], line: bytes) -> None:
         written = file.write(line)
@@ -231,6 +230,36 @@ class LogSink(PredictionSink):
             self._path.unlink()
         self._path.with_name(f"{self._path.name}.{self._files}").unlink(missing_ok=True)
         self._open()
+
+
+def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
+    """A prediction as plain values that JSON can hold."""
+    latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
+    age = time.monotonic_ns() - (trace.sensor or trace.captured)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seq": prediction.seq,
+        "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "t_mono_ns": trace.sensor or trace.captured,
+        "clock_synced": clock_synced(int(time.monotonic() // 10)),
+        "model": prediction.model,
+        "task": prediction.task,
+        "label": prediction.label,
+        "score": round(prediction.score, 4),
+        "raw_label": prediction.raw_label,
+        "raw_score": round(prediction.raw_score, 4),
+        "top": [[label, round(score, 4)] for label, score in prediction.top],
+        "boxes": [box_record(box) for box in prediction.boxes],
+        "lines": [line_record(line) for line in prediction.lines],
+        "values": prediction.values,
+        "latency_ms": latency,
+    }
+    if frame.shot.name:
+        record["file"] = frame.shot.name
+    if frame.shot.truth is not None:
+        truth = frame.shot.truth
+        record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
+    return record
 
 
 def _is_same(file: IO[bytes], path: Path) -> bool:

@@ -43,6 +43,10 @@ class PictureSink(Sink):
 
     tells_shown = False
 
+    def wanted(self) -> bool:
+        """Whether anybody looks: where no sink's pictures are wanted, none is drawn."""
+        return True
+
     @abstractmethod
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
         """Take one in.

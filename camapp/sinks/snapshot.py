@@ -91,10 +91,15 @@ class SnapshotSink(PictureSink):
 
     Args:
         folder: made when first needed.
+        on_saved: called in this sink's thread with the file.
     """
 
-    def __init__(self, folder: Path = Path("snapshots")) -> None:
-        self.writer = PictureWriter("snapshot", lambda path: log.info("saved '%s'", path))
+    def __init__(
+        self,
+        folder: Path = Path("snapshots"),
+        on_saved: Callable[[Path], None] = lambda path: log.info("saved '%s'", path),
+    ) -> None:
+        self.writer = PictureWriter("snapshot", on_saved)
         self._folder = folder
         self._wanted = threading.Event()
 
@@ -105,6 +110,10 @@ class SnapshotSink(PictureSink):
     def request(self) -> None:
         """Save the next picture."""
         self._wanted.set()
+
+    def wanted(self) -> bool:
+        """A picture was asked for."""
+        return self._wanted.is_set()
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
         """Save this picture if one was asked for."""

@@ -31,7 +31,7 @@ _GOODBYE_S = 1.0
 class WindowSink(PictureSink):
     """Shows pictures in a window when there is a display, and goes on without one when there is not.
 
-    While the display is away it is looked for every few seconds.
+    While the display is away it is looked for every second.
 
     Args:
         title: the window's.
@@ -52,7 +52,7 @@ class WindowSink(PictureSink):
         full_screen: bool = False,
         on_key: Callable[[str], None] = lambda key: None,
         on_shown: Callable[[int, int], None] = lambda seq, t_ns: None,
-        retry_s: float = 3.0,
+        retry_s: float = 1.0,
         kiosk: bool = False,
     ) -> None:
         self._probe = displays.probe_kiosk if kiosk else displays.probe

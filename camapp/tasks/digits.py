@@ -14,13 +14,15 @@ from camapp.tasks.smoothing import Latch, NamedAverage, softmax
 from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
+Place = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Where each item of the batch came from, and where we looked, in the view's pixels."""
+    """Where each item of the batch came from, and where we looked: (x0, y0, x1, y1) in the view's pixels."""
 
-    boxes: tuple[Box, ...]
-    region: Box
+    places: tuple[Place, ...]
+    region: Place
 
 
 class DigitsTask(Task):
@@ -43,7 +45,9 @@ class DigitsTask(Task):
         self._mean = np.array(card.mean, np.float32).reshape(channels, 1, 1)
         self._std = np.array(card.std, np.float32).reshape(channels, 1, 1)
         self._is_plain = not self._mean.any() and bool((self._std == 1).all())
-        self._left, self._top = (width - FIELD) // 2, (height - FIELD) // 2
+        left, top = (width - FIELD) // 2, (height - FIELD) // 2
+        self._inner = np.s_[:, top : top + FIELD, left : left + FIELD]
+        self._has_border = (width, height) != (FIELD, FIELD)
         self.reset()
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
@@ -52,26 +56,28 @@ class DigitsTask(Task):
         x0, y0, x1, y1 = roi_pixels(picture.size, self.options.roi)
         scale_x, scale_y = frame.model_to_view
         marks = find_marks(picture.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y)
-
-        def box(rect: tuple[float, float, float, float]) -> Box:
-            left, top, right, bottom = rect
-            return Box((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
-
         items = batch[: len(marks)]
-        if (self._left, self._top) != (0, 0):
+        if self._has_border:
             items[...] = 0.0
+        inner = self._inner
         for item, mark in zip(items, marks, strict=True):
-            item[:, self._top : self._top + FIELD, self._left : self._left + FIELD] = mark.ink
+            item[inner] = mark.ink
         if not self._is_plain:
             items -= self._mean
             items /= self._std
-        boxes = tuple(box(mark.rect) for mark in marks)
-        return Prepared(len(marks), _Geometry(boxes, box((0, 0, x1 - x0, y1 - y0))))
+        # Plain tuples: this is the inner loop of a folder of small pictures.
+        places = tuple(
+            [
+                ((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
+                for left, top, right, bottom in [mark.rect for mark in marks]
+            ]
+        )
+        return Prepared(len(marks), _Geometry(places, (x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y)))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Logits (count, 10) into labelled boxes and the number read; sure of it as of its least sure digit."""
         geometry: _Geometry = prepared.geometry
-        boxes = self._read(geometry.boxes, softmax(outputs[0])) if prepared.count else ()
+        boxes = self._read(geometry.places, *_best(outputs[0])) if prepared.count else ()
         raw, raw_score = _number(boxes)
         mean = self._average.update({raw: raw_score}, now_ns)
         leader = next(iter(mean))
@@ -86,19 +92,20 @@ class DigitsTask(Task):
             top=tuple((name, score) for name, score in mean.items() if name)[: self.options.top],
             boxes=boxes,
             values={"count": float(len(boxes))},
-            region=geometry.region,
+            region=Box(*geometry.region),
         )
 
     def decode_stills(
         self, frames: Sequence[Frame], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
         """Logits (digits of all pictures, 10) into the number on each."""
-        scores = softmax(outputs[0])
+        best, scores = _best(outputs[0])
         found, at = [], 0
         for frame, mine in zip(frames, prepared, strict=True):
             geometry: _Geometry = mine.geometry
-            boxes = self._read(geometry.boxes, scores[at : at + mine.count])
-            at += mine.count
+            end = at + mine.count
+            boxes = self._read(geometry.places, best[at:end], scores[at:end])
+            at = end
             label, score = _number(boxes)
             found.append(
                 Prediction(
@@ -111,7 +118,7 @@ class DigitsTask(Task):
                     top=((label, score),) if label else (),
                     boxes=boxes,
                     values={"count": float(len(boxes))},
-                    region=geometry.region,
+                    region=Box(*geometry.region),
                 )
             )
         return found
@@ -121,17 +128,25 @@ class DigitsTask(Task):
         self._average = NamedAverage(self.options.smoothing)
         self._latch: Latch[str] = Latch(self.options.threshold_high, self.options.threshold_low)
 
-    def _read(self, places: tuple[Box, ...], scores: Floats) -> tuple[Box, ...]:
+    def _read(self, places: tuple[Place, ...], best: list[int], scores: list[float]) -> tuple[Box, ...]:
         """The boxes whose digit is sure enough."""
-        best, most = scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
+        least = self.options.threshold_low
         return tuple(
-            Box(place.x0, place.y0, place.x1, place.y1, self._label(digit), score)
-            for place, digit, score in zip(places, best, most, strict=True)
-            if score >= self.options.threshold_low
+            [
+                Box(*place, self._label(digit), score)
+                for place, digit, score in zip(places, best, scores, strict=True)
+                if score >= least
+            ]
         )
 
     def _label(self, index: int) -> str:
         return self.card.labels[index] if self.card.labels else str(index)
+
+
+def _best(logits: Floats) -> tuple[list[int], list[float]]:
+    """The likeliest digit of each item, and how likely it is."""
+    scores = softmax(logits)
+    return scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
 
 
 def _number(boxes: tuple[Box, ...]) -> tuple[str, float]:

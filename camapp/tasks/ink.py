@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,11 @@ LEAST_HEIGHT = 10  # pixels of the working copy; lower marks cannot be read
 STROKE = 0.115  # of the digit's size: about MNIST's; thinner pens are made broader
 # Round a digit: other dark things, what is left free, and how even that is (standard deviation, paper is 200).
 MOST_CLUTTER, LEAST_FREE, MOST_SPREAD = 0.1, 0.2, 13.0
+MEDIAN_BEND = 1.65  # of the absolute second difference of noise whose standard deviation is 1
+SMOOTHING = ((4.0, 1.5), (1.5, 1.0))  # from so much noise (grey levels), blur with that standard deviation (pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mark:
     """One connected piece of handwriting, or several that belong together.
 
@@ -56,7 +59,7 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
     """
     if max(gray.shape) <= TINY:
         return _tiny(gray, aspect)
-    small = _working_copy(gray)
+    small, noise = _smoothed(_working_copy(gray))
     rim = _rim(small)
     ground = int(np.median(rim))
     # No camera sees so flat a ground: this is drawn, and its light needs no evening.
@@ -72,7 +75,11 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
     dark: Pixels = np.less_equal(even, level).view(np.uint8)
     scale_x, scale_y = gray.shape[1] / small.shape[1], gray.shape[0] / small.shape[0]
     marks = []
-    groups = [group for group in _join(_pieces(dark, cells)) if _is_on_clean_paper(even, dark, group)]
+    groups = [
+        group
+        for group in _join(_pieces(dark, cells))
+        if _is_on_clean_paper(even, dark, group, _grain(noise, paper, group))
+    ]
     for group in _most_usual(groups, most):
         x0, y0, x1, y1 = group[0]
         ink = _mnist(_ink(even, dark, group), aspect)
@@ -86,6 +93,25 @@ def _working_copy(gray: Pixels) -> Pixels:
         height, width = max(1, gray.shape[0] // 2), gray.shape[1] // 2
         gray = resize(gray[: height * 2, : width * 2], (width, height))
     return gray
+
+
+def _smoothed(gray: Pixels) -> tuple[Pixels, float]:
+    """The picture, smoothed as far as its noise asks for, and the standard deviation of the noise that is left."""
+    rows = gray[::8].astype(np.int16)
+    # The second difference of neighbours knows neither light nor paper, and most of its values no edge.
+    bends = np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:])
+    counts = np.cumsum(np.bincount(bends.ravel(), minlength=1))
+    noise = float(np.searchsorted(counts, counts[-1] / 2)) / MEDIAN_BEND
+    for least, width in SMOOTHING:
+        if noise >= least:
+            return np.asarray(cv2.GaussianBlur(gray, (0, 0), width), np.uint8), noise / (2 * math.sqrt(math.pi) * width)
+    return gray, noise
+
+
+def _grain(noise: float, paper: Pixels, group: Group) -> float:
+    """Standard deviation of the noise round a mark once the light is evened out: dim paper shows more of it."""
+    x0, y0, x1, y1 = group[0]
+    return noise * PAPER / max(1, int(paper[(y0 + y1) // 2, (x0 + x1) // 2]))
 
 
 def _rim(gray: Pixels) -> Pixels:
@@ -176,8 +202,11 @@ def _most_usual(groups: list[Group], most: int) -> list[Group]:
     return sorted(kept, key=lambda group: group[0][0] + group[0][2])
 
 
-def _is_on_clean_paper(even: Pixels, dark: Pixels, group: Group) -> bool:
-    """Whether the mark stands by itself on an even ground, as ink does and most things in a room do not."""
+def _is_on_clean_paper(even: Pixels, dark: Pixels, group: Group, grain: float) -> bool:
+    """Whether the mark stands by itself on an even ground, as ink does and most things in a room do not.
+
+    `grain` is the standard deviation of the noise on that ground.
+    """
     (x0, y0, x1, y1), outlines = group
     margin = max(3, round(0.15 * max(x1 - x0, y1 - y0)))
     left, top = max(0, x0 - margin), max(0, y0 - margin)
@@ -188,7 +217,7 @@ def _is_on_clean_paper(even: Pixels, dark: Pixels, group: Group) -> bool:
     if cv2.countNonZero(free) < LEAST_FREE * free.size:
         return False
     _, spread = cv2.meanStdDev(ground, mask=free)
-    return float(spread[0, 0]) < MOST_SPREAD
+    return float(spread[0, 0]) < math.hypot(MOST_SPREAD, 1.5 * grain)
 
 
 def _area(darkness: Pixels, outlines: list[Outline], left: int, top: int) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 
 from camapp.capture.images import read_image
 from camapp.capture.pixels import silence_opencv
@@ -16,7 +17,6 @@ from camapp.records import Frame, Prediction, Shot
 from camapp.rows import FORMATS, Row, shown, truth_of
 from camapp.tasks.task import Floats, Prepared, TaskOptions, create_task
 from engine.model import Model
-from engine.plan import Plan
 
 # Pixels that wait for their batch to be full: bounds memory where pictures are large.
 _WAITING_BYTES = 32 << 20
@@ -108,10 +108,12 @@ class FilesJob:
         self._task = create_task(model.card.task, model.card, options.task)
         self._labels = frozenset(model.card.labels)
         self._options = options
-        self._batch = max(options.batch, self._task.max_items)
+        # So many pictures of one item each fill a batch, though the last may turn out to have the most there are.
+        self._group = max(1, options.batch)
+        self._batch = self._group + self._task.max_items - 1
         self._model = model
-        self._plans: dict[int, Plan] = {}
-        self._input = self._plan(self._batch).inputs[0]
+        self._input = np.zeros((self._batch, *model.card.input_shape), np.float32)
+        self._runs: dict[int, tuple[Callable[[], None], tuple[Floats, ...]]] = {}
 
     def __call__(self, message: bytes) -> bytes:
         """A JSON list of files in, `Read` as JSON out."""
@@ -130,7 +132,7 @@ class FilesJob:
         group: list[_Found] = []
         held = 0
         for file in files:
-            if len(group) == self._batch or held > _WAITING_BYTES:
+            if len(group) == self._group or held > _WAITING_BYTES:
                 yield group
                 group, held = [], 0
             try:
@@ -176,17 +178,13 @@ class FilesJob:
     def _run(self, used: int) -> tuple[Floats, ...]:
         """The net's outputs for so many items, by a plan of that many or somewhat more."""
         size = min(self._batch, 1 << max(0, used - 1).bit_length())
-        plan = self._plan(size)
-        if size < self._batch:
-            plan.inputs[0][:used] = self._input[:used]
+        if size not in self._runs:
+            plan = self._model.plan((size, *self._model.card.input_shape))
+            self._runs[size] = plan.bind([self._input[:size]], plan.outputs), plan.outputs
+        run, outputs = self._runs[size]
         if used:
-            plan.run()
-        return tuple(output[:used] for output in plan.outputs)
-
-    def _plan(self, size: int) -> Plan:
-        if size not in self._plans:
-            self._plans[size] = self._model.plan((size, *self._model.card.input_shape))
-        return self._plans[size]
+            run()
+        return tuple(output[:used] for output in outputs)
 
 
 def _reason(error: Exception) -> str:

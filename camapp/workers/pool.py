@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from camapp.processes import blas_threads
 from camapp.stats import Quantiles
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -26,7 +27,7 @@ from engine.share import write_shared
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 30.0
-STUCK_AT_LEAST = 2.0
+STUCK_AT_LEAST = 1.7  # with the poll and the words about it, less than two seconds
 STUCK_TIMES_P95 = 10.0
 RESTARTS, RESTARTS_WITHIN = 5, 60.0
 # Workers that may be lost without a result between before waiting for the next no longer counts as a bounded step.
@@ -93,6 +94,9 @@ class WorkerPool:
     A slot has one owner at a time: whoever acquired it, then (from `submit` on) the pool, then `on_outcome`, which
     must `release` it. A slot held by a dead worker is handed out again only after that process was reaped.
 
+    Standby processes make the loss of a worker cheap. They are workers like the others, of which no more than `workers`
+    work at a time: starting another takes half a second and more, going on with one that is ready nothing.
+
     Args:
         model: optimised once here; every worker maps the same packed weights.
         max_items: items a slot holds.
@@ -101,6 +105,7 @@ class WorkerPool:
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
         own_job: what workers do with messages; None has them run the net on what slots hold.
+        standby: processes beyond `workers`, started when those are ready.
     """
 
     def __init__(
@@ -112,8 +117,10 @@ class WorkerPool:
         spare_slots: int,
         on_outcome: Callable[[Outcome], None],
         own_job: OwnJob | None = None,
+        standby: int = 0,
     ) -> None:
         self.workers = workers
+        self._processes = workers + standby
         self.restarts = 0
         self.error: PoolError | None = None
         self._threads = threads
@@ -128,6 +135,7 @@ class WorkerPool:
         self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
         with os.fdopen(os.dup(self._model_fd), "wb") as file:
             write_shared(model, file)
+        model.release()  # the workers have it now: once in memory is enough
         self._slots = Slots.create(layout)
         self._config = json.dumps({"layout": layout.to_json(), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
@@ -204,7 +212,7 @@ class WorkerPool:
             self._lock.wait_for(lambda: self.error is not None or self._is_idle(), timeout)
             return self._is_idle()
 
-    def stop(self, timeout: float = 1.0) -> None:
+    def stop(self, timeout: float = 0.5) -> None:
         """End the processes within about `timeout` seconds; jobs not done come back as failed outcomes."""
         with self._lock:
             self._stopping = True
@@ -260,6 +268,9 @@ class WorkerPool:
                 self._infer_s.add((end - start) / 1e9)
                 self._dispatch()
                 self._lock.notify_all()
+                complete = len(self._live) >= self._processes or not all(one.ready for one in self._live)
+            if not complete:
+                self._spawn()
             return
         if status == STATUS_PART:
             if worker.job is not None:
@@ -300,6 +311,8 @@ class WorkerPool:
             self._live.remove(worker)
             self._lost_in_row += 1
             job = worker.job
+            self._dispatch()
+            self._lock.notify_all()
         what = f"worker {worker.process.pid} {why}" + (f" (exit status {code})" if why == "died" else "")
         log.warning("%s; %s", what, "what it held is lost" if job else "it held nothing")
         if job:
@@ -343,15 +356,22 @@ class WorkerPool:
             return True
         if not self._free or self._stopping:
             return False
-        return self._ahead or any(worker.ready and worker.job is None for worker in self._live)
+        return self._ahead or (
+            self._busy() < self.workers and any(worker.ready and worker.job is None for worker in self._live)
+        )
+
+    def _busy(self) -> int:
+        return sum(worker.job is not None for worker in self._live)
 
     def _dispatch(self) -> None:
+        room = self.workers - self._busy()
         for worker in self._live:
-            if not self._pending:
+            if not self._pending or room <= 0:
                 return
             if worker.ready and worker.job is None:
                 job = self._pending.popleft()
                 worker.job, worker.busy_since = job, time.monotonic()
+                room -= 1
                 try:
                     worker.sock.send(TASK.pack(job.token, job.slot.index, job.items) + job.message)
                 except OSError:
@@ -379,9 +399,7 @@ class WorkerPool:
 
 def _environment(threads: int) -> dict[str, str]:
     """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
-    environment = dict(os.environ)
-    for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
-        environment[f"{name}_NUM_THREADS"] = str(threads)
+    environment = os.environ | blas_threads(threads)
     root = str(Path(__file__).parents[2])
     paths = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root

@@ -6,6 +6,7 @@ The card, where there is one, is the entry `card` of the header's `__metadata__`
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from engine.card import ModelCard
-from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, reading, write_whole
+from engine.formats.content import MAX_ARRAYS, MAX_BYTES, Content, array_of, reading, write_whole
 from engine.graph import Array, ModelError
 
 METADATA = "__metadata__"
@@ -41,8 +42,11 @@ def read_safetensors(path: Path) -> Content:
     Raises:
         ModelError: not readable, or breaking one of the format's rules.
     """
-    with reading(path):
-        return _parse(memoryview(read_bytes(path)))
+    with reading(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ModelError(f"a file of {size} bytes; allowed are {MAX_BYTES}")
+        return _parse(file, size)
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) -> None:
@@ -72,29 +76,36 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) 
     write_whole(path, write)
 
 
-def _parse(data: memoryview) -> Content:
-    if len(data) < 8:
-        raise ModelError(f"not a .safetensors file: only {len(data)} bytes")
-    length = int.from_bytes(data[:8], "little")
-    if length > min(MAX_HEADER, len(data) - 8):
-        raise ModelError(f"not a .safetensors file, or cut off: a header of {length} bytes in {len(data)} bytes")
-    header = _header(bytes(data[8 : 8 + length]))
+def _parse(file: BinaryIO, size: int) -> Content:
+    start = file.read(8)
+    if len(start) < 8:
+        raise ModelError(f"not a .safetensors file: only {len(start)} bytes")
+    length = int.from_bytes(start, "little")
+    if length > min(MAX_HEADER, size - 8):
+        raise ModelError(f"not a .safetensors file, or cut off: a header of {length} bytes in {size} bytes")
+    header = _header(file.read(length))
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ModelError(f"'{METADATA}' should hold strings by name")
     if len(header) > MAX_ARRAYS:
         raise ModelError(f"{len(header)} arrays; allowed are {MAX_ARRAYS}")
-    body = data[8 + length :]
     places = {name: _place(name, entry) for name, entry in header.items()}
-    reached = 0
-    for name, (_, _, start, end) in sorted(places.items(), key=lambda item: item[1][2:]):
-        if start != reached or end < start:
-            raise ModelError(f"array '{name}' lies at {start}..{end}, expected it to start at {reached}")
+    order = sorted(places, key=lambda name: places[name][2:])
+    reached, body = 0, size - 8 - length
+    for name in order:
+        _, _, begin, end = places[name]
+        if begin != reached or end < begin:
+            raise ModelError(f"array '{name}' lies at {begin}..{end}, expected it to start at {reached}")
         reached = end
-    if reached != len(body):
-        raise ModelError(f"the arrays take {reached} bytes, the file has {len(body)} for them")
-    arrays = {name: array_of(name, body[start:end], kind, shape) for name, (kind, shape, start, end) in places.items()}
-    return Content(arrays, ModelCard.from_json(metadata["card"]) if "card" in metadata else None)
+    if reached != body:
+        raise ModelError(f"the arrays take {reached} bytes, the file has {body} for them")
+    # Each from bytes of its own: one that is kept must not keep all others in memory.
+    arrays = {}
+    for name in order:
+        kind, shape, begin, end = places[name]
+        arrays[name] = array_of(name, file.read(end - begin), kind, shape)
+    card = ModelCard.from_json(metadata["card"]) if "card" in metadata else None
+    return Content({name: arrays[name] for name in places}, card)
 
 
 def _header(text: bytes) -> dict[str, Any]:

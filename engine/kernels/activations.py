@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Layout, Operand, Scratch, Step, attributes, scalar
+from engine.kernels.step import Call, Kernel, Layout, Operand, Scratch, Step, attributes, clipped, scalar
 
 MOST_NEGATIVE = -87.0  # exp(-x) of less overflows float32; the sigmoid there is below 2e-38
 
@@ -30,8 +30,7 @@ def _numberwise(passes: Callable[[Node], Callable[[Array, Array], list[Call]]], 
 
 def _clip(node: Node) -> Callable[[Array, Array], list[Call]]:
     found = attributes(node, min=-np.inf, max=np.inf)
-    low, high = scalar(found["min"]), scalar(found["max"])
-    return lambda x, out: [partial(np.maximum, x, low, out=out), partial(np.minimum, out, high, out=out)]
+    return partial(clipped, found["min"], found["max"])
 
 
 def _sigmoid(node: Node) -> Callable[[Array, Array], list[Call]]:
@@ -55,8 +54,7 @@ def _hard(x: Array, out: Array, alpha: float, beta: float) -> list[Call]:
     return [
         partial(np.multiply, x, scalar(alpha), out=out),
         partial(np.add, out, scalar(beta), out=out),
-        partial(np.maximum, out, scalar(0), out=out),
-        partial(np.minimum, out, scalar(1), out=out),
+        *clipped(0, 1, out, out),
     ]
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import prod
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
+from engine.kernels.products import product_by_columns
+from engine.kernels.step import SWISH, Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 
@@ -94,32 +95,43 @@ def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         columns = arrays[0].reshape(out.shape[0], conv.group, -1, prod(conv.windows.out))
-        return _multiply(conv, columns, arrays, out)
+        return _multiply(conv, columns, arrays, scratch[0] if scratch else out, out)
 
-    return Step(conv.shape, bind, macs=conv.macs)
+    return Step(conv.shape, bind, _before_swish(conv), macs=conv.macs)
 
 
-def im2col(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Any kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
+def im2col(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """Any other kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
     conv = read(node, inputs)
+    if conv.is_pointwise:
+        return None
     batch, channels = inputs[0].shape[:2]
     columns = Scratch((batch, channels, *conv.windows.kernel, *conv.windows.out))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         stacked = scratch[0].reshape(batch, conv.group, -1, prod(conv.windows.out))
-        return [copy(scratch[0], conv.windows.view(arrays[0])), *_multiply(conv, stacked, arrays, out)]
+        gather = copy(scratch[0], conv.windows.view(arrays[0]))
+        return [gather, *_multiply(conv, stacked, arrays, scratch[1] if len(scratch) > 1 else out, out)]
 
-    return Step(conv.shape, bind, (columns,), conv.macs, border=conv.windows.border(conv.padding))
+    scratch = (columns, *_before_swish(conv))
+    return Step(conv.shape, bind, scratch, conv.macs, border=conv.windows.border(conv.padding))
 
 
-def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], out: Array) -> list[Call]:
-    """Columns (N, group, taps, pixels) into out (N, channels, *pixels), then what is added and the activation."""
+def _before_swish(conv: Convolution) -> tuple[Scratch, ...]:
+    """Room for the products, where the activation cannot work in place."""
+    return (Scratch(conv.shape),) if conv.activation == SWISH else ()
+
+
+def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], products: Array, out: Array) -> list[Call]:
+    """weight @ columns (N, group, taps, pixels) into products, like out; then what is added and the activation."""
     batch, channels = out.shape[:2]
     weight = arrays[1].reshape(conv.group, channels // conv.group, -1)
-    product = out.reshape(batch, conv.group, channels // conv.group, -1)
+    stacked = products.reshape(batch, conv.group, channels // conv.group, -1)
     if batch == conv.group == 1:
-        weight, columns, product = weight[0], columns[0, 0], product[0, 0]
-    return [gemm(weight, columns, product), *finish_channels(out, out, *conv.added(arrays), conv.activation)]
+        multiply = product_by_columns(weight[0], columns[0, 0], stacked[0, 0])
+    else:
+        multiply = [gemm(weight, columns, stacked)]
+    return [*multiply, *finish_channels(products, out, *conv.added(arrays), conv.activation)]
 
 
 KERNELS: tuple[Kernel, ...] = (pointwise, im2col)

@@ -12,7 +12,20 @@ from engine import blas
 from engine.graph import Array, Node, Shape
 from engine.kernels.conv import read
 from engine.kernels.products import inner_parts, panel_width, panels, product
-from engine.kernels.step import Call, Kernel, Layout, Operand, Pack, Scratch, Step, copy, finish_channels, first, last
+from engine.kernels.step import (
+    SWISH,
+    Call,
+    Kernel,
+    Layout,
+    Operand,
+    Pack,
+    Scratch,
+    Step,
+    copy,
+    finish_channels,
+    first,
+    last,
+)
 
 SLAB_BYTES = 256 << 10  # of columns and output together: half of a small core's second-level cache
 
@@ -53,7 +66,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
             else:
                 rows = scratch[1][: size * inner].reshape(size, inner)
                 calls.append(copy(rows.reshape(windows[block].shape), windows[block]))
-            direct = target.flags.c_contiguous
+            direct = target.flags.c_contiguous and conv.activation != SWISH
             result = target.reshape(size, channels) if direct else scratch[0][: size * channels].reshape(size, channels)
             if parts == 1:
                 calls += product(rows, arrays[1], result)

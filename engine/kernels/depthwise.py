@@ -13,6 +13,7 @@ from engine.graph import Array, Node
 from engine.kernels.conv import read
 from engine.kernels.conv_last import blocks, slab_rows
 from engine.kernels.step import (
+    SWISH,
     Call,
     Kernel,
     Layout,
@@ -57,7 +58,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
         formula = f"n{taps}{places}c,{taps}c->n{places}c"
         for items, rows in blocks(conv.shape, slab):
             target = outs[items, rows]
-            direct = target.flags.c_contiguous
+            direct = target.flags.c_contiguous and conv.activation != SWISH
             result = target if direct else scratch[0][: target.size].reshape(target.shape)
             found = result.reshape(*target.shape[:-2], pixels // together, together * channels)
             part = runs[(items, *(slice(None),) * rank, rows)]

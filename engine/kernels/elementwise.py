@@ -16,7 +16,7 @@ def relu(node: Node, inputs: Sequence[Operand]) -> Step:
     attributes(node)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        return [operation(arrays[0], out) for operation in ACTIVATIONS["Relu"]]
+        return ACTIVATIONS["Relu"](arrays[0], out)
 
     return _step(inputs[0].shape, bind)
 

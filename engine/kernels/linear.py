@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, finish, gemm, scalar
+from engine.kernels.step import SWISH, Call, Kernel, Operand, Scratch, Step, attributes, finish, gemm, scalar
 
 
 def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -28,15 +28,17 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         a = arrays[0].T if found["transA"] else arrays[0]
         b = arrays[1].T if found["transB"] else arrays[1]
-        calls = [gemm(a, b, out)]
+        product = scratch[1] if found["activation"] == SWISH else out
+        calls = [gemm(a, b, product)]
         if found["alpha"] != 1:
-            calls.append(partial(np.multiply, out, scalar(found["alpha"]), out=out))
+            calls.append(partial(np.multiply, product, scalar(found["alpha"]), out=product))
         if scales_c:
             calls.append(partial(np.multiply, arrays[2], scalar(found["beta"]), out=scratch[0]))
         added = [scratch[0] if scales_c else arrays[2]] if has_c else []
-        return calls + finish(out, out, added, found["activation"])
+        return calls + finish(product, out, added, found["activation"])
 
-    scratch = (Scratch(inputs[2].shape),) if scales_c else ()
+    before_swish = Scratch((rows, columns) if found["activation"] == SWISH else (0,))
+    scratch = (Scratch(inputs[2].shape if scales_c else (0,)), before_swish)
     return Step((rows, columns), bind, scratch, macs=rows * inner * columns)
 
 

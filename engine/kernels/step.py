@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from engine.graph import Array, Node, Shape, UnsupportedOperator
 
 Call = Callable[[], object]
 
+# The ufunc behind np.clip: both bounds in one pass, 8 numbers a nanosecond where np.maximum takes 2.2 against a single
+# number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
+clip: np.ufunc = (getattr(np, "_core", None) or np.core).umath.clip
+
 FLOOR = "Floor"  # an activation that `engine.passes.defer_biases` makes: see `finish`
+SWISH = "Swish"  # HardSwish of what `engine.passes.fuse_activations` has scaled and shifted: see `_swish`
+SWISH_SCALE = 6**-0.5
+FEW_CHANNELS = 4  # that are worth a call each when a value changes its layout
 WIDE = 2048  # numbers that a ufunc should find in a row: enough to forget its start, and still in the L1 cache
 
 
@@ -86,7 +93,12 @@ class Pack:
     label: str
     make: Callable[[Array], Array]
 
+    def key(self, name: str) -> str:
+        """Under which the arrangement of the parameter of that name is kept."""
+        return f"{name}|{self.label}"
 
+
+Operation = Callable[[Array, Array], list[Call]]
 Bind = Callable[[Sequence[Array], Array, Sequence[Array]], list[Call]]
 
 
@@ -160,6 +172,13 @@ def copy(target: Array, source: Array) -> Call:
     return partial(target.__setitem__, Ellipsis, source)
 
 
+def turn(target: Array, source: Array) -> list[Call]:
+    """`copy` between layouts, (N, C, ...): few channels one by one, else NumPy's inner loop has so many steps."""
+    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or target.strides[1] == source.strides[1]:
+        return [copy(target, source)]
+    return [copy(target[:, channel], source[:, channel]) for channel in range(target.shape[1])]
+
+
 def gemm(a: Array, b: Array, out: Array) -> Call:
     """out = a @ b, prepared; 2-D operands, or stacks of them that broadcast.
 
@@ -190,23 +209,30 @@ def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -
     """out = activation(source + sum of added), terms broadcast; all passes but the last work within `source`.
 
     With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
+    With SWISH `source` and `out` must not be the same.
     """
-    operations: list[Callable[[Array, Array], Call]] = [partial(_add, term) for term in added]
+    if source.flags.c_contiguous and out.flags.c_contiguous and all(term.size == out.size for term in added):
+        # One axis and no broadcasting: ufuncs then start in half the time.
+        source, out, *added = (array.reshape(-1) for array in (source, out, *added))
+    operations: list[Operation] = [partial(_add, term) for term in added]
     if activation == FLOOR:
         operations = [*operations[1:], partial(_floor, added[0])]
     elif activation:
-        operations += ACTIVATIONS[activation]
+        operations.append(ACTIVATIONS[activation])
     if not operations:
         return [] if _same(source, out) else [copy(out, source)]
-    return [*(operation(source, source) for operation in operations[:-1]), operations[-1](source, out)]
+    before = [call for operation in operations[:-1] for call in operation(source, source)]
+    return before + operations[-1](source, out)
 
 
-def _floor(floor: Array, source: Array, out: Array) -> Call:
-    return partial(np.maximum, source, floor, out=out)
+def _floor(floor: Array, source: Array, out: Array) -> list[Call]:
+    if floor.ndim and floor.shape[-1] == 1 != out.shape[-1]:  # one number for many in a row
+        return [partial(clip, source, floor, scalar(np.inf), out)]
+    return [partial(np.maximum, source, floor, out=out)]
 
 
-def _add(term: Array, source: Array, out: Array) -> Call:
-    return partial(np.add, source, term, out)
+def _add(term: Array, source: Array, out: Array) -> list[Call]:
+    return [partial(np.add, source, term, out)]
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -238,32 +264,26 @@ def divisor(number: int, most: int) -> int:
     return next(size for size in range(max(1, min(number, most)), 0, -1) if number % size == 0)
 
 
-def _relu(source: Array, out: Array) -> Call:
-    return _against(np.maximum, 0.0, source, out)
+def clipped(low: float, high: float, source: Array, out: Array) -> list[Call]:
+    """out = min(max(source, low), high)."""
+    return [partial(clip, source, scalar(low), scalar(high), out)]
 
 
-def _at_most_six(source: Array, out: Array) -> Call:
-    return _against(np.minimum, 6.0, source, out)
+def _swish(source: Array, out: Array) -> list[Call]:
+    """x * clip(x + 3, 0, 6) / 6 from source = (x + 3) * SWISH_SCALE, in three passes."""
+    if _same(source, out):
+        raise ValueError("Swish reads its source twice, it cannot work in place")
+    return [
+        *clipped(0, 6 * SWISH_SCALE, source, out),
+        partial(np.subtract, source, scalar(3 * SWISH_SCALE), source),
+        partial(np.multiply, source, out, out),
+    ]
 
 
-def _against(ufunc: np.ufunc, number: float, source: Array, out: Array) -> Call:
-    # Against an array np.maximum takes 8 numbers a nanosecond, against a single number 2.7 (x86, NumPy 2.4).
-    length = out.shape[-1] if out.ndim else 1
-    if source.flags.c_contiguous and out.flags.c_contiguous:
-        length = divisor(out.size, WIDE)
-        source, out = source.reshape(-1, length), out.reshape(-1, length)
-    elif out.ndim > 2 and last(source).flags.c_contiguous and last(out).flags.c_contiguous:
-        return _against(ufunc, number, last(source), last(out))
-    return partial(ufunc, source, _repeated(number, length), out=out)
-
-
-@cache
-def _repeated(number: float, length: int) -> Array:
-    return np.full(length, number, np.float32)
-
-
-ACTIVATIONS: Mapping[str, tuple[Callable[[Array, Array], Call], ...]] = {
-    "Relu": (_relu,),
-    "Relu6": (_relu, _at_most_six),
+ACTIVATIONS: Mapping[str, Operation] = {
+    "Relu": partial(clipped, 0, np.inf),
+    "Relu6": partial(clipped, 0, 6),
+    "Unit": partial(clipped, 0, 1),
+    SWISH: _swish,
 }
-"""What `engine.passes` may fuse into a node, pass by pass (source, out); Relu6 is ONNX's Clip to [0, 6]."""
+"""What `engine.passes` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips of ONNX."""

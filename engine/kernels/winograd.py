@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from engine import blas
 from engine.graph import Array, Node
 from engine.kernels.conv import read
-from engine.kernels.products import panel_width, panels, product
+from engine.kernels.products import panel_width, product
 from engine.kernels.step import (
     FLOOR,
     Border,
@@ -65,6 +65,7 @@ MATRICES = {
 }
 LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
 SLAB_BYTES = 768 << 10  # of transformed input and output tiles
+TRANSFORMED = 64  # outputs whose weights are transformed at a time
 
 
 def winograd4(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -178,10 +179,15 @@ def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
 
 def _transform(m: int, panel: int | None, weight: Array) -> Array:
     """(O, I, 3, 3) -> (columns of the tile * rows of the tile, I, O), or that in panels; computed in float64."""
-    matrix = np.array(MATRICES[m][2])
-    found = np.einsum("ik,ockl,jl->jico", matrix, weight.astype(np.float64), matrix, optimize=True)
-    found = found.reshape(-1, *found.shape[2:]).astype(np.float32)
-    return panels(found, panel) if panel else np.ascontiguousarray(found)
+    both = np.kron(MATRICES[m][2], MATRICES[m][2])  # G g G' as one product; transposed, columns first
+    outputs, channels = weight.shape[:2]
+    width = panel or TRANSFORMED  # in float64, all at once would take 8 times what the weights do
+    found = np.empty((len(both), outputs // panel, channels, panel) if panel else (len(both), channels, outputs), "f4")
+    for start in range(0, outputs, width):
+        taps = weight[start : start + width].transpose(3, 2, 1, 0).reshape(9, -1).astype(np.float64)
+        target = found[:, start // width] if panel else found[:, :, start : start + width]
+        target[...] = (both @ taps).reshape(target.shape)
+    return found
 
 
 KERNELS: tuple[Kernel, ...] = (winograd4, winograd2)

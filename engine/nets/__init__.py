@@ -9,8 +9,10 @@ from engine.card import ModelCard
 from engine.graph import Array, Graph, ModelError, Shape
 from engine.nets import mobilenet_v3, resnet, vgg
 from engine.nets.cifar import cifar10, cifar_small
+from engine.nets.digits import digits
 from engine.nets.lenet import lenet, mnist
 from engine.nets.mobilenet_v2 import mobilenet_v2
+from engine.nets.objects import objects
 from engine.nets.squeezenet import squeezenet1_1
 from engine.nets.track import track
 
@@ -47,6 +49,10 @@ def _cifar(name: str, labels: tuple[str, ...]) -> ModelCard:
     return ModelCard(name, input_shape=(3, 32, 32), mean=half, std=half, colour="RGB", labels=labels)
 
 
+def _on_cifar(build: Callable[..., Graph], head: str) -> Net:
+    return Net(build, _cifar(build().name, _CIFAR), head=f"{head}.weight")
+
+
 def _imagenet(build: Callable[..., Graph], head: str) -> Net:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return Net(build, ModelCard(build().name, input_shape=(3, 224, 224), mean=mean, std=std), f"{head}.weight")
@@ -61,10 +67,13 @@ _TRACK = ModelCard("track", task="track", input_shape=(3, 120, 160), mean=(0.45,
 
 _ALL = (
     Net(mnist, _digits("mnist", 28)),
+    Net(digits, _digits("digits", 28)),
     Net(lenet, _digits("lenet", 32)),
     Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
     Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
+    _on_cifar(objects, "fc"),
     Net(track, _TRACK),
+    *(_on_cifar(build, "fc") for build in (resnet.resnet20, resnet.resnet32, resnet.resnet44, resnet.resnet56)),
     _imagenet(resnet.resnet18, "fc"),
     _imagenet(resnet.resnet34, "fc"),
     _imagenet(resnet.resnet50, "fc"),

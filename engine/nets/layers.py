@@ -66,6 +66,13 @@ class NetBuilder:
         fields = ("weight", "bias", "running_mean", "running_var")
         return [self._declare(f"{name}.{field}", (channels,)) for field in fields]
 
+    def conv_norm_relu(
+        self, x: str, name: str, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1
+    ) -> str:
+        """A 3x3 convolution that keeps the size (but for its stride), batch norm 'NAME_bn', ReLU."""
+        x = self.conv(x, name, in_channels, out_channels, 3, stride=stride, pad=dilation, dilation=dilation, bias=False)
+        return self.relu(self.batch_norm(x, f"{name}_bn", out_channels))
+
     def relu(self, x: str) -> str:
         """max(x, 0)."""
         return self.node("Relu", (x,))

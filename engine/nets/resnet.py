@@ -1,4 +1,4 @@
-"""ResNet as torchvision has it (v1.5: the stride is the 3x3 convolution's); arxiv.org/abs/1512.03385."""
+"""ResNet as torchvision has it (v1.5: the stride is the 3x3 convolution's), and for CIFAR; arxiv.org/abs/1512.03385."""
 
 from __future__ import annotations
 
@@ -23,20 +23,37 @@ def resnet(name: str, block: Block, expansion: int, counts: Sequence[int], class
     """
     net = NetBuilder(name, (3, 224, 224))
     x = net.relu(_norm_conv(net, net.input, ("conv1", "bn1"), 3, 64, 7, 2))
-    x = net.max_pool(x, 3, stride=2, pad=1)
-    inputs = 64
+    x, inputs = _stages(net, net.max_pool(x, 3, stride=2, pad=1), block, expansion, counts, 64)
+    return net.graph(net.linear(net.flatten(net.global_average_pool(x)), "fc", inputs, classes), (classes,))
+
+
+def resnet_cifar(name: str, count: int, classes: int = 10) -> Graph:
+    """3x32x32 -> logits: three stages of `count` basic blocks, 16, 32 and 64 wide (section 4.2 of the paper).
+
+    Shortcuts between stages are 1x1 convolutions, and parameters have the names of the larger ResNets'.
+    """
+    net = NetBuilder(name, (3, 32, 32))
+    x = net.relu(_norm_conv(net, net.input, ("conv1", "bn1"), 3, 16, 3))
+    x, inputs = _stages(net, x, basic, 1, (count,) * 3, 16)
+    return net.graph(net.linear(net.flatten(net.global_average_pool(x)), "fc", inputs, classes), (classes,))
+
+
+def _stages(
+    net: NetBuilder, x: str, block: Block, expansion: int, counts: Sequence[int], width: int
+) -> tuple[str, int]:
+    """The residual stages, each twice as wide and half as large as the one before; their output and its channels."""
+    inputs = width
     for stage, count in enumerate(counts):
-        width = 64 << stage
         for index in range(count):
             at, stride = f"layer{stage + 1}.{index}", 2 if stage and not index else 1
-            outputs = width * expansion
+            outputs = (width << stage) * expansion
             shortcut = x
             if stride > 1 or inputs != outputs:
                 names = (f"{at}.downsample.0", f"{at}.downsample.1")
                 shortcut = _norm_conv(net, x, names, inputs, outputs, 1, stride)
-            x = net.relu(net.add(block(net, x, at, inputs, width, stride), shortcut))
+            x = net.relu(net.add(block(net, x, at, inputs, width << stage, stride), shortcut))
             inputs = outputs
-    return net.graph(net.linear(net.flatten(net.global_average_pool(x)), "fc", inputs, classes), (classes,))
+    return x, inputs
 
 
 def basic(net: NetBuilder, x: str, at: str, inputs: int, width: int, stride: int) -> str:
@@ -56,6 +73,10 @@ resnet18 = partial(resnet, "resnet18", basic, 1, (2, 2, 2, 2))
 resnet34 = partial(resnet, "resnet34", basic, 1, (3, 4, 6, 3))
 resnet50 = partial(resnet, "resnet50", bottleneck, 4, (3, 4, 6, 3))
 resnet101 = partial(resnet, "resnet101", bottleneck, 4, (3, 4, 23, 3))
+resnet20 = partial(resnet_cifar, "resnet20", 3)
+resnet32 = partial(resnet_cifar, "resnet32", 5)
+resnet44 = partial(resnet_cifar, "resnet44", 7)
+resnet56 = partial(resnet_cifar, "resnet56", 9)
 
 
 def _names(at: str, index: int) -> tuple[str, str]:

@@ -17,17 +17,11 @@ def track() -> Graph:
     69 million multiply-adds.
     """
     net = NetBuilder("track", (3, 120, 160))
-    x = _layer(net, net.input, "stem", 3, 16, stride=2)
-    x = _layer(net, x, "second", 16, 32, stride=2)
-    x = net.add(x, _layer(net, x, "third", 32, 32))
-    x = _layer(net, x, "fourth", 32, 64, stride=2)
+    x = net.conv_norm_relu(net.input, "stem", 3, 16, stride=2)
+    x = net.conv_norm_relu(x, "second", 16, 32, stride=2)
+    x = net.add(x, net.conv_norm_relu(x, "third", 32, 32))
+    x = net.conv_norm_relu(x, "fourth", 32, 64, stride=2)
     for i, dilation in enumerate(REACH, start=1):
-        x = net.add(x, _layer(net, x, f"wide{i}", 64, 64, dilation=dilation))
+        x = net.add(x, net.conv_norm_relu(x, f"wide{i}", 64, 64, dilation=dilation))
     outputs = SUBCELLS * SUBCELLS * FIELDS
     return net.graph(net.conv(x, "head", 64, outputs, 1), (outputs, 15, 20))
-
-
-def _layer(net: NetBuilder, x: str, name: str, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> str:
-    """A 3x3 convolution, batch norm, ReLU."""
-    x = net.conv(x, name, inputs, outputs, 3, stride=stride, pad=dilation, dilation=dilation, bias=False)
-    return net.relu(net.batch_norm(x, f"{name}_bn", outputs))

@@ -14,7 +14,6 @@ import numpy as np
 from engine.graph import Array, Graph, Node, UnsupportedOperator
 from engine.reference.layers import FUNCTIONS as LAYERS
 from engine.reference.numberwise import FUNCTIONS as NUMBERWISE
-from engine.reference.numberwise import relu
 from engine.reference.places import FUNCTIONS as PLACES
 from engine.reference.resize import resize
 from engine.settings import settled
@@ -56,14 +55,23 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
         plain = replace(node, attributes={**node.attributes, "activation": ""})
         (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
         return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
-    if node.attributes.get("activation") == "Relu6":  # a Clip that engine.passes fused
-        plain = replace(node, attributes={**node.attributes, "activation": "Relu"})
-        return tuple(np.minimum(array, np.float32(6)) for array in run_outputs(plain, *inputs))
+    if node.attributes.get("activation"):  # what engine.passes fused
+        plain = replace(node, attributes={**node.attributes, "activation": ""})
+        return tuple(_ACTIVATIONS[node.attributes["activation"]](array) for array in run_outputs(plain, *inputs))
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
-    arrays = tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
-    return tuple(relu(node, array) for array in arrays) if _has_relu(node) else arrays
+    return tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
 
 
-def _has_relu(node: Node) -> bool:
-    return bool(node.attributes.get("activation") == "Relu")
+def _swish(x: Array) -> Array:
+    """HardSwish of y, where x = (y + 3) / sqrt(6)."""
+    y = x.astype(np.float64) * 6**0.5 - 3
+    return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1), np.float32)
+
+
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "Relu": lambda x: np.maximum(x, np.float32(0)),
+    "Relu6": lambda x: np.clip(x, np.float32(0), np.float32(6)),
+    "Unit": lambda x: np.clip(x, np.float32(0), np.float32(1)),
+    "Swish": _swish,
+}

@@ -1,10 +1,11 @@
 """Soak: minutes of a 60 fps pattern with faults; afterwards every frame is accounted for and nothing has grown.
 
-python -m tests.benchmarks.soak [--minutes 30] [--every 20]
+python -m tests.benchmarks.soak [--minutes 30] [--every 20] [--plot soak.png]
 
 A fault every few seconds, in turn: a worker killed, a worker stopped, the source lost for 3 s, the log's disk full for
-5 s, another model. Printed: what happened, the balance of frames, and how resident memory, descriptors, threads and the
-latency change over time, as a slope and as the medians of the first and the last third.
+5 s, another model, the screen gone for 3 s (with Xvfb; else there is no window). Printed: what happened, the balance
+of frames, and how memory, descriptors, threads and the latency change over time: the slope an hour by least
+squares after the warm-up, and the medians of the first and the last third of what follows it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,10 +33,22 @@ from camapp.processes import rss_bytes
 from camapp.records import Shot
 from camapp.settings import load_settings
 from camapp.sinks.log import LogSink
+from camapp.sinks.window import WindowSink
 from tests.benchmarks.common import print_conditions
+from tests.camapp.desktop import Desktop
 
-_LOST_S, _FULL_S = 3.0, 5.0
+_LOST_S, _FULL_S, _DARK_S = 3.0, 5.0, 3.0
 _SAMPLE_S = 1.0
+# Each fault came once by then, and every window of percentiles has been full.
+_WARM_UP = 0.2
+_UNITS = {
+    "rss_mb": "resident memory, MB",
+    "workers_mb": "the workers' memory, MB",
+    "shared_mb": "shared memory, MB",
+    "descriptors": "descriptors",
+    "threads": "threads",
+    "p99_ms": "p99 latency, ms",
+}
 
 
 class Frail(PatternSource):
@@ -74,6 +89,7 @@ class Sample:
     at: float
     rss_mb: float
     workers_mb: float
+    shared_mb: float
     descriptors: int
     threads: int
     p99_ms: float
@@ -85,14 +101,20 @@ class Soak:
 
     def __init__(self, minutes: float, every: float, log: Path) -> None:
         source = "pattern://digits?fps=60&size=640x480"
-        self.settings = load_settings({"source": source, "workers": 2, "display": "none"}, environment={})
+        self.settings = load_settings({"source": source, "workers": 2}, environment={})
         self.pipeline = Pipeline(self.settings)
         self.source = Frail(self.settings.source, self.pipeline.source.options)
         self.pipeline.source = self.pipeline.capture.source = self.source
-        self.log = FrailLog(str(log), self.settings.source, self.pipeline.stats.inference.rate, 2_000_000, 3)
+        self.log = FrailLog(str(log), lambda: source, self.pipeline.stats.inference.rate, 2_000_000, 3)
         self.pipeline.prediction_sinks.append(self.log)
         self.samples: list[Sample] = []
-        self.faults = 0
+        self.faults: list[tuple[float, str]] = []
+        self._over = threading.Event()
+        self.screen: Desktop | None = None
+        if shutil.which("Xvfb"):
+            self.screen = Desktop()
+            os.environ["DISPLAY"] = self.screen.name
+            self.pipeline.picture_sinks.append(WindowSink("soak", on_shown=self.pipeline.renderer.shown))
         self._minutes, self._every = minutes, every
         self._models = cycle(("lenet", "mnist"))
 
@@ -102,20 +124,28 @@ class Soak:
         watcher = threading.Thread(target=self._watch, daemon=True)
         breaker.start()
         watcher.start()
-        self.summary = self.pipeline.run()
-        breaker.join(5)
-        watcher.join(5)
+        try:
+            self.summary = self.pipeline.run()
+        finally:
+            self._over.set()
+            breaker.join(5)
+            watcher.join(5)
+            if self.screen is not None:
+                self.screen.kill()
 
     def _break_all(self) -> None:
-        faults: tuple[Callable[[], None], ...] = (self.kill, self.freeze, self.unplug, self.fill, self.swap)
+        faults: list[Callable[[], None]] = [self.kill, self.freeze, self.unplug, self.fill, self.swap]
+        if self.screen is not None:
+            faults.append(self.darken)
         end = time.monotonic() + 60 * self._minutes
         for fault in cycle(faults):
             if time.monotonic() + self._every > end:
                 break
             time.sleep(self._every)
+            at = self.samples[-1].at
             fault()
-            self.faults += 1
-            print(f"{len(self.samples):6d} s  {fault.__name__}", file=sys.stderr)
+            self.faults.append((at, fault.__name__))
+            print(f"{at:6.0f} s  {fault.__name__}", file=sys.stderr)
         time.sleep(max(0.0, end - time.monotonic()))
         self.pipeline.request_stop("the soak is over")
 
@@ -125,7 +155,7 @@ class Soak:
 
     def freeze(self) -> None:
         """A worker answers no more."""
-        os.kill(self.pipeline.inference.pool.processes()[-1], signal.SIGSTOP)
+        os.kill(self.pipeline.inference.pool.processes()[0], signal.SIGSTOP)
 
     def unplug(self) -> None:
         """The camera is away for a while."""
@@ -135,20 +165,28 @@ class Soak:
         """The log's disk takes nothing for a while."""
         self.log.full_until = time.monotonic() + _FULL_S
 
+    def darken(self) -> None:
+        """The screen is away for a while, and the window dies with it."""
+        assert self.screen is not None
+        self.screen.kill()
+        time.sleep(_DARK_S)
+        self.screen.start()
+
     def swap(self) -> None:
         """Another model takes over."""
         self.pipeline.change(load_settings({"model": next(self._models)}, environment={}))
 
     def _watch(self) -> None:
         began = time.monotonic()
-        while self.pipeline.capture.is_alive() or not self.samples:
-            time.sleep(_SAMPLE_S)
+        while not self._over.wait(_SAMPLE_S):
             stats = self.pipeline.stats
+            workers = rss_bytes(self.pipeline.inference.pool.processes()) / 1e6
             self.samples.append(
                 Sample(
                     time.monotonic() - began,
                     rss_bytes([os.getpid()]) / 1e6,
-                    rss_bytes(self.pipeline.inference.pool.processes()) / 1e6,
+                    workers,
+                    shared_bytes() / 1e6,
                     len(os.listdir("/proc/self/fd")),
                     threading.active_count(),
                     stats.latency["total"].at(99, last=60)[0],
@@ -157,33 +195,64 @@ class Soak:
             )
 
 
+def shared_bytes() -> int:
+    """Shared memory that this process holds, named in /dev/shm or not."""
+    status = Path("/proc/self/status").read_text()
+    mapped = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssShmem"))
+    named = os.statvfs("/dev/shm")
+    return mapped + (named.f_blocks - named.f_bfree) * named.f_frsize
+
+
 def report(soak: Soak) -> None:
     """Print what came of it."""
     replaced = soak.pipeline.inference.restarts
-    print(f"{soak.faults} faults in {soak.samples[-1].at / 60:.1f} min; workers replaced {replaced}")
+    print(f"{len(soak.faults)} faults in {soak.samples[-1].at / 60:.1f} min; workers replaced {replaced}")
     print(soak.summary.balance)
     print(f"conserved in {sum(sample.conserved for sample in soak.samples)} of {len(soak.samples)} samples")
     print(f"log lines lost to the full disk: {soak.log.lost}")
-    minutes = np.array([sample.at / 60 for sample in soak.samples])
-    third = len(minutes) // 3
-    print(f"{'':12} {'first third':>12} {'last third':>12} {'slope a minute':>16}")
-    for name in ("rss_mb", "workers_mb", "descriptors", "threads", "p99_ms"):
-        values = np.array([getattr(sample, name) for sample in soak.samples], float)
-        slope = np.polyfit(minutes[third:], values[third:], 1)[0]  # the first third warms up
-        first, last = np.median(values[:third]), np.median(values[-third:])
-        print(f"{name:12} {first:12.2f} {last:12.2f} {slope:16.4f}")
+    steady = soak.samples[int(_WARM_UP * len(soak.samples)) :]
+    hours = np.array([sample.at / 3600 for sample in steady])
+    third = len(steady) // 3
+    print(f"| after a warm-up of {_WARM_UP:.0%} | first third | last third | slope an hour |")
+    print("|---|---|---|---|")
+    for name, title in _UNITS.items():
+        values = np.array([getattr(sample, name) for sample in steady], float)
+        slope = np.polyfit(hours, values, 1)[0]
+        print(f"| {title} | {np.median(values[:third]):.2f} | {np.median(values[-third:]):.2f} | {slope:+.2f} |")
+
+
+def plot(soak: Soak, path: Path) -> None:
+    """Draw each figure over time, with a grey line at each fault."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(_UNITS), sharex=True, figsize=(10, 2 * len(_UNITS)), layout="constrained")
+    minutes = [sample.at / 60 for sample in soak.samples]
+    for axis, (name, title) in zip(axes, _UNITS.items(), strict=True):
+        axis.plot(minutes, [getattr(sample, name) for sample in soak.samples], linewidth=1)
+        axis.set_ylabel(title)
+        for at, _ in soak.faults:
+            axis.axvline(at / 60, color="0.85", linewidth=0.5, zorder=0)
+    axes[-1].set_yscale("log")
+    axes[-1].set_xlabel("minutes")
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
-    parser.add_argument("--log", type=Path, default=Path("/tmp/camapp-soak.jsonl"))
+    parser.add_argument("--plot", type=Path, help="draw the figures into a PNG")
     options = parser.parse_args()
     print_conditions()
-    soak = Soak(options.minutes, options.every, options.log)
-    soak.run()
+    with tempfile.TemporaryDirectory() as folder:
+        soak = Soak(options.minutes, options.every, Path(folder, "soak.jsonl"))
+        soak.run()
     report(soak)
+    if options.plot:
+        plot(soak, options.plot)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class ScriptedSource(Source):
         self.script = list(script)
         self.interval = interval
         self.size = size
+        self.level = 127
         self.opened = 0
         self.closed = 0
         self.open_errors = []
@@ -44,7 +45,7 @@ class ScriptedSource(Source):
         self._frames -= 1
         time.sleep(self.interval)
         width, height = self.size
-        picture = Picture.of(np.full((height, width, 3), 127, np.uint8), Layout.RGB)
+        picture = Picture.of(np.full((height, width, 3), self.level, np.uint8), Layout.RGB)
         return Shot(picture, picture)
 
     def close(self):

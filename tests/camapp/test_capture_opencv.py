@@ -425,6 +425,23 @@ def test_a_webcam_is_asked_for_size_rate_mjpg_and_few_buffers(machine):
     source.close()
 
 
+def test_a_webcam_is_set_to_the_target_where_no_rate_is_asked_for(machine):
+    machine(0, "HD Webcam")
+    webcam(target_fps=60).open()
+    assert machine.driver.made[0].settings[cv2.CAP_PROP_FPS] == 60
+
+
+def test_a_webcam_that_slows_down_says_so(machine, monkeypatch):
+    machine(0, "HD Webcam")
+    clock = iter(range(10**12, 10**13, 70_000_000))
+    monkeypatch.setattr("camapp.capture.opencv.time.monotonic_ns", lambda: next(clock))
+    source = webcam(fps=30)
+    source.open()
+    for _ in range(40):
+        source.read(1)
+    assert source.slowness.startswith("perhaps low light")
+
+
 def test_a_small_picture_is_left_uncompressed(machine):
     machine(0, "HD Webcam")
     source = webcam(size=(640, 480))

@@ -314,8 +314,11 @@ def test_a_cancel_that_hangs_is_bounded_too(fake, source, monkeypatch):
 def test_an_open_that_hangs_is_bounded(fake, source, monkeypatch):
     monkeypatch.setattr(picamera, "_OPEN_LIMIT", 0.1)
     fake.plan.init_error = "hang"
-    with pytest.raises(SourceLost, match="did not start within"):
-        source().open()
+    hung = source()
+    with pytest.raises(PermanentSourceError, match="did not start within"):
+        hung.open()
+    with pytest.raises(PermanentSourceError, match="start camapp again"):
+        hung.open()
 
 
 @pytest.mark.parametrize(("cameras", "error"), [([], ""), (None, "index"), (None, "runtime")])

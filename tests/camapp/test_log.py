@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_a_line_has_every_field_of_the_schema(tmp_path):
     sink.stop()
     (record,) = read(tmp_path / "log.jsonl")
     wanted = "schema seq time t_mono_ns clock_synced source model task label score raw_label raw_score top boxes lines"
-    assert set(wanted.split()) | {"values", "latency_ms", "fps", "file", "truth"} == set(record)
+    assert set(wanted.split()) | {"camera", "values", "latency_ms", "fps", "file", "truth"} == set(record)
     assert record["schema"] == 1
     assert record["seq"] == 7
     assert record["top"] == [["41", 0.9877], ["47", 0.01]]
@@ -102,6 +103,40 @@ def test_one_file_alone_is_emptied(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
 
 
+def test_on_change_only_changed_labels_and_a_heartbeat_are_written(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", heartbeat=10.0)
+    labels = ["", *["a"] * 250, *["b"] * 5, "a", *[""] * 3]
+    for seq, label in enumerate(labels):
+        moment = seq * 100_000_000  # ten frames a second
+        sink.accept(Prediction(seq, "digits", label), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq, captured=moment))
+    sink.stop()
+    written = [(record["seq"], record["label"]) for record in read(tmp_path / "log.jsonl")]
+    assert written == [(0, ""), (1, "a"), (101, "a"), (201, "a"), (251, "b"), (256, "a"), (257, "")]
+
+
+def test_a_wall_clock_that_jumps_an_hour_changes_nothing_but_the_time_told(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    clock = {"offset": 0.0}
+    real = time.time
+    monkeypatch.setattr(log_module.time, "time", lambda: real() + clock["offset"])
+    sink = sink_for(path, heartbeat=3600.0)
+    for seq, offset in enumerate((0.0, 3600.0, -3600.0, 0.0)):
+        clock["offset"] = offset
+        send(sink, seq)  # the label stays: a heartbeat by the wall clock would be due
+    sink.stop()
+    assert [record["seq"] for record in read(path)] == [0]
+    sink = sink_for(path)
+    for seq, offset in enumerate((3600.0, -3600.0)):
+        clock["offset"] = offset
+        send(sink, seq)
+        time.sleep(0.2)
+    sink.stop()
+    forth, back = (datetime.fromisoformat(record["time"]) for record in read(path)[1:])
+    assert 7100 < (forth - back).total_seconds() < 7201
+    stamps = [record["t_mono_ns"] for record in read(path)]
+    assert stamps == sorted(stamps)
+
+
 def test_an_old_log_is_continued(tmp_path):
     path = tmp_path / "log.jsonl"
     for seq in range(2):
@@ -117,7 +152,11 @@ def test_a_place_that_cannot_be_written_is_refused_at_the_start(tmp_path):
         sink_for(tmp_path / "file" / "log.jsonl")
 
 
-def test_lines_are_lost_and_counted_while_the_disk_is_full_and_written_again_after(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("keep", [2000, 5])
+def test_a_full_disk_costs_only_the_lines_that_memory_cannot_keep_until_there_is_room(
+    tmp_path, monkeypatch, caplog, keep
+):
+    monkeypatch.setattr(log_module, "_KEEP", keep)
     path = tmp_path / "log.jsonl"
     sink = sink_for(path)
     send(sink, 0)
@@ -131,14 +170,15 @@ def test_lines_are_lost_and_counted_while_the_disk_is_full_and_written_again_aft
         append(self, file, line)
 
     monkeypatch.setattr(LogSink, "_append", no_space)
-    send(sink, 1)
-    time.sleep(0.4)
+    for seq in range(1, 21):
+        send(sink, seq)
+        time.sleep(0.02)
     full = False
-    send(sink, 2)
     time.sleep(0.4)
     sink.stop()
-    assert [record["seq"] for record in read(path)] == [0, 2]
-    assert sink.lost == 1
+    kept = [record["seq"] for record in read(path)]
+    assert kept == [0, *range(21 - min(keep, 20), 21)]
+    assert sink.lost == 20 - min(keep, 20)
     assert "No space left" in caplog.text
     assert "written again" in caplog.text
 

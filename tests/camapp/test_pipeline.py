@@ -1,5 +1,6 @@
 """The whole way of a frame with real worker processes: whatever fails, every frame is accounted for."""
 
+import json
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from camapp.pipeline import Pipeline
 from camapp.service import ExitCode
 from camapp.settings import load_settings
 from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.status import State
 from camapp.workers import pool as pool_module
 from engine import nets
 from engine.model import Model
@@ -74,6 +76,26 @@ def test_every_frame_of_a_file_is_predicted_in_order(build):
     assert summary.code is ExitCode.OK
     assert keep.seqs == list(range(60))
     assert summary.balance.predicted == 60
+
+
+def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
+    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), name="door")
+    assert pipeline.status().state is State.STARTING
+    pipeline.pause(True)
+    assert pipeline.status().state is State.PAUSED
+    pipeline.pause(False)
+    pipeline.run()
+    status = pipeline.status()
+    assert (status.camera, status.state, status.reason, status.size) == (
+        "door",
+        State.ENDED,
+        "end of stream",
+        (160, 120),
+    )
+    record = json.loads(json.dumps(status.record()))
+    assert record["balance"]["predicted"] == 20
+    assert record["prediction"]["seq"] == 19
+    assert 0 < record["latency_ms"]["total"]["p50"] <= record["latency_ms"]["total"]["p99"]
 
 
 def test_every_frame_of_a_file_is_drawn_with_its_own_prediction(build):
@@ -348,3 +370,13 @@ def test_filters_follow_the_pictures_own_time_and_start_anew_for_stills(build):
         assert seen["resets"] == resets
         if not resets:
             assert seen["times"] == [0, 40_000_000, 80_000_000, 120_000_000]
+
+
+def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monkeypatch):
+    pipeline, _ = build(ScriptedSource(3, live=False))
+    steps = []
+    pipeline.each_tick.append(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
+    monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)  # a source that is not begun says nothing
+    pipeline.run()
+    assert (False, "starting workers") in steps
+    assert pipeline.started

@@ -117,9 +117,11 @@ class Run:
     watchdog_s = 10.0
 
     def __init__(self):
-        self.now, self.count, self.step = 100.0, 0, ""
+        self.now, self.count, self.step, self.started = 100.0, 0, "", True
         self.told = []
-        self.watchdog = Watchdog(self, lambda: self.count, lambda: self.step, lambda: "fine", lambda: self.now)
+        self.watchdog = Watchdog(
+            self, lambda: self.started, lambda: self.count, lambda: self.step, lambda: "fine", lambda: self.now
+        )
 
     def notify(self, *lines):
         self.told += lines
@@ -171,6 +173,26 @@ def test_without_a_prediction_it_is_ready_after_a_bounded_time_and_says_what_it_
     told = run.go(READY_WITHIN + 1)
     assert told.count("READY=1") == 1
     assert "STATUS=no picture: unplugged: fine" in told
+
+
+def test_workers_that_take_long_to_start_feed_it_and_are_waited_for():
+    run = Run()
+    run.started, run.step = False, "starting workers"
+    told = run.go(READY_WITHIN + 5)
+    assert told.count("WATCHDOG=1") > 10
+    assert "READY=1" not in told
+    assert "STATUS=starting workers: fine" in told
+    run.started, run.step = True, "no picture: opening the source"
+    assert run.go(1).count("READY=1") == 1
+
+
+def test_workers_that_do_not_start_in_their_time_starve_it():
+    run = Run()
+    run.started, run.step = False, "starting workers"
+    run.go(5)
+    run.step = ""
+    assert "WATCHDOG=1" not in run.go(20)
+    assert "READY=1" not in run.told
 
 
 def test_the_program_reports_ready_is_fed_and_says_that_it_stops(manager):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from camapp.settings import Settings, SettingsError, load_settings, to_toml
+from camapp.settings import Settings, SettingsError, load_cameras, load_settings, to_toml
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -50,13 +50,13 @@ def test_each_form_of_value_is_read():
         ("fps = inf", "finite"),
         ('fps = "fast"', "fps = 'fast'"),
         ("rotate = 45", "0, 90, 180 or 270"),
-        ('display = "hdmi"', "'auto', 'window', 'kiosk' or 'none'"),
+        ('display = "hdmi"', "'auto', 'window', 'drm', 'kiosk' or 'none'"),
         ('size = "big"', "WIDTHxHEIGHT"),
         ("size = [4, 4]", "greater than or equal to 16"),
         ("workers = 1.5", "integer"),
         ('camera_control = ["AfMode"]', "NAME=VALUE"),
         ("std = [0.0]", "greater than 0"),
-        ("[camera]\nfps = 1", "unknown setting 'camera'"),
+        ("[kamera]\nfps = 1", "unknown setting 'kamera'"),
     ],
 )
 def test_a_bad_value_is_refused_with_file_key_value_and_what_is_allowed(tmp_path, line, told):
@@ -111,3 +111,52 @@ def test_the_printed_configuration_reads_back_the_same(tmp_path):
     named = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines() if " =" in line}
     assert named == {item.name for item in fields(Settings)}
     tomllib.loads(text)
+
+
+TWO_CAMERAS = """
+model = "lenet"
+fps = 20
+[[camera]]
+name = "door"
+source = "v4l2://0"
+[[camera]]
+source = "v4l2://2"
+fps = 10
+"""
+
+
+def test_each_camera_table_outranks_the_keys_above_it_and_is_outranked_by_the_environment(tmp_path):
+    door, other = load_cameras({"workers": "1"}, write(tmp_path, TWO_CAMERAS), {"CAMAPP_MODEL": "mnist"})
+    assert (door.name, door.source, door.fps, door.model, door.workers) == ("door", "v4l2://0", 20, "mnist", 1)
+    assert (other.name, other.source, other.fps) == ("camera2", "v4l2://2", 10)
+
+
+def test_what_watches_one_camera_refuses_several(tmp_path):
+    with pytest.raises(SettingsError, match="2 cameras; only 'camapp run'"):
+        load_settings({}, write(tmp_path, TWO_CAMERAS), {})
+    one = '[[camera]]\nsource = "v4l2://0"'
+    assert load_settings({"source": "v4l2://1"}, write(tmp_path, one), {}).source == "v4l2://1"
+
+
+@pytest.mark.parametrize(
+    ("text", "command_line", "message"),
+    [
+        ('[[camera]]\nname = "a"\n[[camera]]\nname = "a"', {}, "two cameras are named 'a'"),
+        ("[[camera]]\nfpz = 3", {}, r"\[\[camera\]\] camera1: unknown setting 'fpz'; did you mean 'fps'"),
+        ("[[camera]]\ndebug = true", {}, "'debug' is for the whole run"),
+        ("camera = 3", {}, "each under a line"),
+        ("camera = []", {}, "each under a line"),
+        (TWO_CAMERAS, {"source": "auto"}, "--source is of one camera"),
+        ('name = "../x"', {}, "letters, digits"),
+    ],
+)
+def test_camera_tables_that_make_no_sense_are_refused(tmp_path, text, command_line, message):
+    with pytest.raises(SettingsError, match=message):
+        load_cameras(command_line, write(tmp_path, text), {})
+
+
+def test_the_page_is_for_the_whole_run(tmp_path):
+    config = tmp_path / "camapp.toml"
+    config.write_text('[[camera]]\nweb = "8080"\n')
+    with pytest.raises(SettingsError, match="'web' is for the whole run"):
+        load_cameras({}, config, {})

@@ -29,6 +29,16 @@ def test_quantiles_of_the_last_values():
     assert quantiles.at(50, last=11) == (95.0,)
 
 
+def test_quantiles_forget_what_is_older_than_their_capacity():
+    quantiles = Quantiles(capacity=8)
+    for value in range(20):
+        quantiles.add(value)
+    assert len(quantiles) == 8
+    assert quantiles.at(0, 100) == (12.0, 19.0)
+    assert quantiles.at(0, last=3) == (17.0,)
+    assert quantiles.at(0, last=99) == (12.0,)
+
+
 def test_the_ledger_balances_and_says_so():
     stats = Stats()
     traces = [stats.captured(seq, 0) for seq in range(5)]

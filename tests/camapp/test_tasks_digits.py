@@ -169,6 +169,17 @@ def test_no_more_marks_than_asked_and_the_usual_height_wins():
     assert len(find_marks(pixels, 3)) == 3
 
 
+@pytest.mark.parametrize("noise", [4, 10])
+def test_marks_are_found_through_a_dim_cameras_noise(noise):
+    pixels = paper(light=(60, 240))
+    ink = np.full_like(pixels, 255)
+    for digit, x in (("7", 420), ("3", 60), ("4", 260)):
+        write(ink, digit, x, 220, 90)
+    pixels = pixels * (ink / 255.0) + np.random.default_rng(0).normal(0, noise, pixels.shape)
+    lefts = [mark.rect[0] for mark in find_marks(np.clip(pixels, 0, 255).astype(np.uint8), 8)]
+    assert lefts == pytest.approx([70, 268, 430], abs=25)
+
+
 def test_larger_inputs_are_padded_and_normalised_as_the_card_says():
     card = ModelCard(net="lenet", task="digits", input_shape=(1, 32, 32), colour="GRAY", mean=(0.5,), std=(0.25,))
     pixels = paper()

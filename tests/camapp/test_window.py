@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -18,45 +17,12 @@ from camapp import displays
 from camapp.records import Trace
 from camapp.sinks.window import WindowSink, _explained
 from camapp.sinks.window_child import letterboxed, next_area
+from tests.camapp.desktop import Desktop
 
 TITLE = "camapp-window-test"
 needs_x = pytest.mark.skipif(
     not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb, xdotool and ImageMagick's import"
 )
-
-
-class Desktop:
-    """An X server of our own, which can be killed and started again under the same name."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._server: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        reading, writing = os.pipe()
-        number = [self.name] if self.name else []
-        command = ["Xvfb", *number, "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
-        self._server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
-        os.close(writing)
-        with os.fdopen(reading) as told:
-            self.name = f":{told.readline().strip()}"
-
-    def kill(self) -> None:
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait(10)
-            self._server = None
-
-    def run(self, *command: str) -> bytes:
-        return subprocess.run(command, env={**os.environ, "DISPLAY": self.name}, capture_output=True, timeout=10).stdout
-
-    def picture(self) -> np.ndarray:
-        encoded = self.run("import", "-window", "root", "png:-")
-        return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
-
-    def press(self, key: str) -> None:
-        self.run("xdotool", "search", "--name", TITLE, "windowfocus", "key", key)
 
 
 @pytest.fixture
@@ -133,10 +99,12 @@ def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> No
         assert until(lambda: len(show.shown) > 5)
         assert show.sink.alive
         assert until(lambda: min(area(desktop.picture(), (0, 0, 250)), area(desktop.picture(), (0, 250, 0))) > 30_000)
-        assert until(lambda: desktop.press("s") or bool(show.keys))  # the very first may come before the focus does
+        assert until(
+            lambda: desktop.press(TITLE, "s") or bool(show.keys)
+        )  # the very first may come before the focus does
         first = len(show.keys)
         for key in ("H", "p", "x", "Escape", "q"):
-            desktop.press(key)
+            desktop.press(TITLE, key)
         assert until(lambda: show.keys[first:][-4:] == ["h", "p", "q", "q"]), show.keys
         assert set(show.keys[:first]) == {"s"}
         show.picture = striped(400, 100)
@@ -158,12 +126,12 @@ def test_full_screen_fills_the_screen(desktop: Desktop) -> None:
         with Show(striped()) as show:
             assert until(lambda: len(show.shown) > 3)
             assert area(desktop.picture(), (0, 0, 250)) < 100_000
-            desktop.press("f")
+            desktop.press(TITLE, "f")
             assert until(lambda: area(desktop.picture(), (0, 0, 250)) > 0.95 * 800 * 600 / 2)
             assert until(lambda: show.keys == ["f"])
 
             def closed() -> bool:
-                desktop.press("alt+F4")  # again and again: a window manager busy with full screen may miss one
+                desktop.press(TITLE, "alt+F4")  # again and again: a window manager busy with full screen may miss one
                 time.sleep(0.1)
                 return show.keys == ["f", "q"]
 

@@ -29,11 +29,11 @@ def model():
 class Harness:
     """A pool whose outcomes are kept, with their outputs copied before the slot goes back."""
 
-    def __init__(self, model, workers=1, spare=0, max_items=2):
+    def __init__(self, model, workers=1, spare=0, max_items=2, standby=0):
         self.outcomes = {}
         self.outputs = {}
         self.changed = threading.Condition()
-        self.pool = WorkerPool(model, max_items, workers, 1, spare, self._on_outcome)
+        self.pool = WorkerPool(model, max_items, workers, 1, spare, self._on_outcome, standby=standby)
         self.pool.start()
         assert self.pool.wait_ready(20)
 
@@ -115,6 +115,41 @@ def test_a_killed_worker_costs_only_its_frame_and_is_replaced_within_half_a_seco
     assert time.monotonic() - killed_at < 2.0  # generous: the figure itself is a benchmark's
     assert harness.pool.restarts == 1
     assert harness.pool.processes() != [first]
+
+
+def all_ready(pool, count):
+    return len(pool.processes()) == count and all(worker.ready for worker in pool._live)
+
+
+def test_a_standby_takes_over_at_once_and_is_replaced(start):
+    harness = start(workers=1, standby=1)
+    wait_until(lambda: all_ready(harness.pool, 2), 20)
+    first, second = harness.pool.processes()
+    os.kill(first, signal.SIGSTOP)
+    harness.send(1, batch(1))
+    killed_at = time.monotonic()
+    os.kill(first, signal.SIGKILL)
+    harness.send(2, batch(2))
+    lost, kept = harness.wait(1, 2)
+    assert lost.error == "worker died"
+    assert kept.error == ""
+    assert time.monotonic() - killed_at < 0.5  # nothing had to be started first
+    wait_until(lambda: all_ready(harness.pool, 2), 20)
+    assert second in harness.pool.processes()
+
+
+def test_a_standby_does_not_work_beside_the_others(start):
+    harness = start(workers=1, standby=1, spare=2)
+    wait_until(lambda: all_ready(harness.pool, 2), 20)
+    first, second = harness.pool.processes()
+    for pid in (first, second):
+        os.kill(pid, signal.SIGSTOP)
+    harness.send(1, batch(1))
+    harness.send(2, batch(2))
+    assert [worker.job is not None for worker in harness.pool._live] == [True, False]
+    for pid in (first, second):
+        os.kill(pid, signal.SIGCONT)
+    assert [outcome.error for outcome in harness.wait(1, 2)] == ["", ""]
 
 
 def test_an_idle_worker_killed_costs_nothing(start):

@@ -76,7 +76,9 @@ def test_cifar10_keeps_its_dropouts_for_training() -> None:
 
 
 def test_unknown_net_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="unknown net 'vgg'; known are mnist, lenet, cifar_small, cifar10, track"):
+    with pytest.raises(
+        ModelError, match="unknown net 'vgg'; known are mnist, digits, lenet, cifar_small, cifar10, objects, track"
+    ):
         nets.build("vgg")
 
 

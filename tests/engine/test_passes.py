@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from engine.choices import Choices
 from engine.graph import Array, Graph, Value
-from engine.kernels.step import FLOOR
+from engine.kernels.step import FLOOR, Layout
 from engine.nets.layers import NetBuilder
 from engine.passes import MOST_OFFSET, defer_biases, fuse_residuals, optimise
 from engine.planner import make_plan
@@ -84,6 +85,31 @@ def test_relu_after_dropout_is_fused_into_the_convolution() -> None:
     x = net.relu(net.dropout(net.conv(net.input, "conv", 1, 2, 3), 0.5))
     optimised = optimise(seeded(net.graph(x, (2, 2, 2))))
     assert [(node.op_type, node.attributes["activation"]) for node in optimised.nodes] == [("Conv", "Relu")]
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("name", ["hard_swish", "hard_sigmoid"])
+def test_hard_activations_become_part_of_a_layer(name: str, linear: bool) -> None:
+    net = NetBuilder("hard", (4,) if linear else (4, 6, 5))
+    x = net.linear(net.input, "fc", 4, 6) if linear else net.conv(net.input, "conv", 4, 6, 3, pad=1)
+    graph = net.graph(getattr(net, name)(x), (6,) if linear else (6, 6, 5))
+    state = np.random.RandomState(8)
+    graph = graph.bind({key: state.uniform(-2, 2, shape) for key, shape in graph.parameters.items()})
+    optimised = optimise(graph)
+    assert len(optimised.nodes) == 1
+    x = state.uniform(-2, 2, (2, *graph.inputs[0].shape[1:])).astype(np.float32)
+    (expected,) = run_graph(graph, x)
+    np.testing.assert_allclose(run_graph(optimised, x)[0], expected, rtol=1e-5, atol=1e-5)
+    for layout in Layout.PLANAR, Layout.LAST:
+        found = make_plan(optimised, [x.shape], Choices(layout=layout)).run(x)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pool_does_not_take_over_a_hard_swish() -> None:
+    net = NetBuilder("falls and rises", (1, 4, 4))
+    graph = seeded(net.graph(net.max_pool(net.hard_swish(net.conv(net.input, "conv", 1, 2, 1)), 2), (2, 2, 2)))
+    x = np.linspace(-9, 3, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    np.testing.assert_allclose(outputs(optimise(graph), x)[0], run_graph(graph, x)[0], rtol=1e-5, atol=1e-6)
 
 
 def relu_chain(pad: int, groups: int = 1) -> Graph:

@@ -158,7 +158,7 @@ def main() -> int:
         camera_view=math.degrees(scene.camera.across),
         camera_bend=0.0,
     )
-    summary = run_live(settings, lambda: settings)
+    summary = run_live([settings], lambda: [settings])[0]
     car = SimulatedCamera
     metres = car.laps * float(scene.course.along[-1])
     print(

@@ -29,6 +29,7 @@ def centre(pictures):
 @pytest.mark.parametrize(
     "settings",
     [{"rotate": 15}, {"shift": 2}, {"scale": 0.2}, {"stroke": 1}, {"crop": 4}, {"flip": True},
+     {"erase": 6},
      {"rotate": 15, "shift": 1.5, "scale": 0.1, "stroke": 0.5, "crop": 2, "flip": True}],
 )  # fmt: skip
 def test_shape_and_range_stay_and_pictures_differ(settings):
@@ -68,6 +69,17 @@ def test_crop_moves_whole_pixels_within_its_border():
     hits = torch.stack([(padded[:, :, r : r + 12, c : c + 12] == found).flatten(1).all(1) for r, c in places], 1)
     assert hits.any(1).all()
     assert hits.any(0).all(), "every move occurs"
+
+
+def test_erase_paints_a_square_grey_and_nothing_else():
+    pictures = torch.rand(400, 3, 12, 12) + 1
+    found = varied(pictures, erase=4)
+    grey = (found == 0.5).all(1)
+    assert torch.equal(found[~grey[:, None].expand_as(found)], pictures[~grey[:, None].expand_as(found)])
+    rows, columns = grey.any(2).sum(1), grey.any(1).sum(1)
+    assert torch.equal(grey.sum((1, 2)), rows * columns)
+    assert (rows.max(), columns.max()) == (4, 4)
+    assert min(rows.min(), columns.min()) == 2, "its centre stays inside"
 
 
 def test_shift_is_in_pixels():

@@ -2,16 +2,19 @@ import numpy as np
 import pytest
 
 from engine import nets
+from engine.card import ModelCard
 from engine.model import Model
 from weights import WeightsError
 from weights.datasets import Pictures
 from weights.evaluate import Evaluation, evaluate, normalised
+from weights.signals import signals
 
 
 def random_model(name="mnist"):
     rng = np.random.default_rng(1)
     graph = nets.build(name)
     arrays = {key: rng.normal(0, 0.1, shape).astype(np.float32) for key, shape in graph.parameters.items()}
+    arrays.update({key: np.ones_like(array) for key, array in arrays.items() if key.endswith("running_var")})
     return Model(nets.default_card(name), graph.bind(arrays))
 
 
@@ -49,6 +52,19 @@ def test_pictures_are_normalised_as_the_card_says():
     found = normalised(images, card)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.ravel(), [-1, -0.6, 1], atol=1e-6)
+
+
+def test_signals_stay_on_their_scale():
+    card = ModelCard("mobilenet_v3_1d_small", input_shape=(2, 3), mean=(1, 0), std=(2, 1), colour="")
+    found = normalised(np.array([[[1, 3, 5], [7, 8, 9]]], np.float32), card)
+    np.testing.assert_array_equal(found, [[[0, 1, 2], [7, 8, 9]]])
+
+
+def test_signals_are_evaluated_too():
+    model = random_model("mobilenet_v3_1d_small")
+    heard, labels = signals(70)
+    said = model.run(heard).argmax(axis=1)
+    assert evaluate(model, Pictures(heard, labels), workers=1).accuracy == np.mean(said == labels)
 
 
 def test_digits_are_padded_to_a_larger_net():

@@ -30,7 +30,7 @@ def test_the_module_equals_the_engine(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_parameters_have_the_graphs_names_and_shapes(name):
     graph = nets.build(name)
-    found = {key: tuple(value.shape) for key, value in TorchNet(graph).state_dict().items()}
+    found = {key: value.shape for key, value in to_arrays(TorchNet(graph)).items()}
     assert found == dict(graph.parameters)
 
 
@@ -80,6 +80,31 @@ def test_dropout_acts_in_training_alone():
     x = torch.ones(1, 3, 8, 8)
     assert torch.equal(net.eval()(x), x)
     assert set(net.train()(x).unique().tolist()) == {0.0, 2.0}
+
+
+def test_activations_of_mobilenets_as_pytorch_does_them():
+    nodes = (
+        Node("Clip", ("x",), ("a",), {"min": 0.0, "max": 6.0}),
+        Node("HardSwish", ("a",), ("b",)),
+        Node("HardSigmoid", ("x",), ("c",), {"alpha": 1 / 6, "beta": 0.5}),
+        Node("Mul", ("b", "c"), ("d",)),
+        Node("Unsqueeze", ("d",), ("y",), {"axes": (2,)}),
+    )
+    x = 5 * torch.randn(2, 3)
+    expected = torch.nn.functional.hardswish(torch.nn.functional.relu6(x)) * torch.nn.functional.hardsigmoid(x)
+    torch.testing.assert_close(TorchNet(graph_of(nodes, {}, (3,), (3, 1)))(x), expected[:, :, None])
+
+
+def test_a_norm_of_one_dimension_learns_and_one_left_out_stays():
+    fields = ("weight", "bias", "running_mean", "running_var")
+    nodes = (Node("BatchNormalization", ("x", *(f"bn.{field}" for field in fields)), ("y",)),)
+    parameters = {f"{name}.{field}": (3,) for name in ("bn", "unused") for field in fields}
+    net = TorchNet(graph_of(nodes, parameters, (3, 7), (3, 7)))
+    assert {name: value.shape for name, value in to_arrays(net).items()} == parameters
+    x = torch.randn(50, 3, 7) + 2
+    torch.testing.assert_close(net.train()(x).mean((0, 2)), torch.zeros(3), atol=1e-5, rtol=0)
+    assert net.bn.running_mean.min() > 0
+    assert net.unused.running_mean.abs().max() == 0
 
 
 @pytest.mark.parametrize(

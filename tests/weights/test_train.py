@@ -7,11 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
 
+from engine.model import load as load_model  # noqa: E402
 from tests.weights.made_data import write_mnist  # noqa: E402
 from weights import WeightsError, export  # noqa: E402
 from weights.datasets import load  # noqa: E402
 from weights.recipe import Augment, Recipe  # noqa: E402
-from weights.train import Report, steps_in, train  # noqa: E402
+from weights.train import Report, Run, steps_in, train  # noqa: E402
 
 RECIPE = Recipe("mnist", "mnist", epochs=3, batch=50, learning_rate=0.05, momentum=0.9, augment=Augment(shift=0.5))
 
@@ -59,6 +60,31 @@ def test_cosine_ends_slowly(data):
     assert last_steps("cosine")[-1] != last_steps("constant")[-1]
 
 
+def test_one_cycle_rises_for_a_fifth_of_the_run_and_falls_to_nothing(data):
+    run = Run(replace(RECIPE, epochs=5, schedule="one_cycle", learning_rate=0.1), data, "cpu")
+    rates = []
+    while not run.is_over():
+        run.epoch(Report(step=lambda loss: rates.append(run._schedule.get_last_lr()[0])))
+    fifth = len(rates) // 5
+    assert rates[fifth - 1] == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.1 / fifth)
+    assert rates[-1] == 0
+    assert rates == sorted(rates[:fifth]) + sorted(rates[fifth:], reverse=True)
+
+
+def test_smoothed_labels_are_learnt_less_surely(data):
+    sharp, smooth = (train(replace(RECIPE, label_smoothing=share), data).best for share in (0.0, 0.2))
+    assert smooth.train_loss > sharp.train_loss
+    assert smooth.validation_accuracy > 0.9
+
+
+def test_bfloat16_learns_in_float32_parameters(data):
+    done = train(replace(RECIPE, precision="bfloat16"), data)
+    assert done.best.validation_accuracy > 0.9
+    assert {array.dtype for array in done.arrays.values()} == {np.dtype("float32")}
+    assert not np.array_equal(done.arrays["fc.weight"], train(RECIPE, data).arrays["fc.weight"])
+
+
 class Interrupted(Exception):
     pass
 
@@ -72,9 +98,12 @@ def interrupted_after(number, recipe, data, checkpoint):
         train(recipe, data, report=Report(epoch=epoch), checkpoint=checkpoint)
 
 
-def test_a_resumed_run_ends_in_the_same_result(data, tmp_path):
+@pytest.mark.parametrize(
+    "changes", [{"schedule": "cosine"}, {"schedule": "one_cycle", "precision": "bfloat16", "label_smoothing": 0.1}]
+)
+def test_a_resumed_run_ends_in_the_same_result(data, tmp_path, changes):
     checkpoint = tmp_path / "run.checkpoint"
-    recipe = replace(RECIPE, epochs=4, schedule="cosine")
+    recipe = replace(RECIPE, epochs=4, **changes)
     whole = train(recipe, data)
     interrupted_after(2, recipe, data, checkpoint)
     told = []
@@ -117,6 +146,20 @@ def test_patience_ends_a_run_that_gets_no_better(data):
 def test_a_loss_that_is_no_number_stops_the_run(data):
     with pytest.raises(WeightsError, match=r"the loss became (nan|inf) in epoch 1: nothing was saved; lower"):
         train(replace(RECIPE, learning_rate=1e20), data)
+
+
+def test_half_precision_storage_halves_the_file_and_is_what_is_measured(data, tmp_path):
+    done = train(RECIPE, data)
+    half, whole = (
+        export.export(done, replace(RECIPE, storage=storage), data, tmp_path / f"{storage}.npz")[0]
+        for storage in ("float16", "float32")
+    )
+    sizes = [(tmp_path / f"{storage}.npz").stat().st_size for storage in ("float16", "float32")]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = load_model(tmp_path / "float16.npz")
+    shown = np.random.default_rng(0).random((5, 1, 28, 28), np.float32)
+    np.testing.assert_array_equal(loaded.run(shown), half.run(shown))
+    np.testing.assert_allclose(half.run(shown), whole.run(shown), atol=0.05)
 
 
 def test_a_net_that_the_engine_runs_otherwise_is_not_saved(data, tmp_path, monkeypatch):

@@ -1,7 +1,22 @@
-"""How each shipped file is made: one short declarative module a net, one line here."""
+"""How each shipped file is made, and some that do not ship: one short declarative module a net, one line here."""
 
 from weights.recipe import Recipe, TrackRecipe
-from weights.recipes import cifar10, cifar_small, lenet, mnist, track, track_photographs
+from weights.recipes import (
+    cifar10,
+    cifar_small,
+    digits,
+    lenet,
+    mnist,
+    mobilenet_v3_1d_large,
+    mobilenet_v3_1d_small,
+    objects,
+    resnets,
+    track,
+    track_photographs,
+)
 
-RECIPES: dict[str, Recipe] = {module.RECIPE.net: module.RECIPE for module in (mnist, lenet, cifar10, cifar_small)}
+MODULES = (mnist, digits, lenet, cifar10, cifar_small, objects, mobilenet_v3_1d_small, mobilenet_v3_1d_large)
+RECIPES: dict[str, Recipe] = {
+    recipe.net: recipe for recipe in (*(module.RECIPE for module in MODULES), *resnets.RECIPES)
+}
 TRACKS: dict[str, TrackRecipe] = {module.RECIPE.name: module.RECIPE for module in (track, track_photographs)}

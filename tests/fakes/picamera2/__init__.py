@@ -2,8 +2,9 @@
 
 Habits: an event-loop thread that keeps one finished request; a job that times out stays queued and takes the next
 frame; rows padded to the stride; sizes, formats and strides decided by the 'hardware' at configure; requests that
-must be released. Faults are planted in `plan`, or for a child process in the environment variable
-FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError; libcamera: a missing module).
+must be released; a preview that is the event loop, and dies of the first frame that it cannot draw. Faults are planted
+in `plan`, or for a child process in the environment variable FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError;
+libcamera: a missing module).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,11 @@ class Plan:
     close_hangs: bool = False
     cancel_hangs: bool = False
     clock_offset_ns: int = 0
+    screen: str = ""  # of a DRM preview: absent or busy (raise at start), render (its first frame kills the loop)
+    overlays: bool = True
+    overlay_error: str = ""
+    exposure_us: int = 10_000
+    slow_period: float = 0.0  # the sensor's own period, where the light makes it longer than asked
     period: float = 0.005
     opened: list[Picamera2] = field(default_factory=list)
 
@@ -73,7 +80,7 @@ class Request:
 
     def get_metadata(self) -> dict[str, Any]:
         assert not self.released, "metadata of a released request"
-        return {"SensorTimestamp": self.stamp, "ExposureTime": 10000}
+        return {"SensorTimestamp": self.stamp, "ExposureTime": plan.exposure_us}
 
     def make_buffer(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         assert not self.released, "buffer of a released request"
@@ -110,6 +117,11 @@ def render(stream: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         else:
             out[height:].reshape(2, height // 2, stride // 2)[plane - 1, :, : width // 2] = chroma
     return out.ravel()
+
+
+class Preview(Enum):
+    NULL = 0
+    DRM = 1
 
 
 class Picamera2:
@@ -156,6 +168,14 @@ class Picamera2:
         self._queue: list[Request] = []
         self._jobs: list[list[Request]] = []
         self._loop: threading.Thread | None = None
+        self._loop_ends = threading.Event()
+        self._seq = 0
+        self._running = False
+        self.preview: Preview | None = None
+        self.preview_window: dict[str, int] = {}
+        self.previews: list[Preview] = []
+        self.drawn = 0
+        self.overlays: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
         plan.opened.append(self)
 
     def create_video_configuration(
@@ -220,24 +240,59 @@ class Picamera2:
     def start(self) -> None:
         if not self.configuration:
             raise RuntimeError("Camera has not been configured")
-        self._loop = threading.Thread(target=self._run, daemon=True)
+        self._running = True
+        if self.preview is None:
+            self.start_preview(Preview.NULL)
+
+    def start_preview(self, preview: Preview, **window: int) -> None:
+        if self.preview is not None:
+            raise RuntimeError("An event loop is already running")
+        if preview is Preview.DRM and plan.screen in ("absent", "busy"):
+            raise RuntimeError("DrmPreview: could not find a usable DRM device for any display device")
+        self.preview, self.preview_window, self.drawn = preview, window, 0
+        self.previews.append(preview)
+        self._loop_ends = threading.Event()
+        self._loop = threading.Thread(target=self._run, args=(preview, self._loop_ends), daemon=True)
         self._loop.start()
 
-    def _run(self) -> None:
-        seq = 0
-        while not self.stopping.wait(plan.period):
-            if plan.frames is not None and seq >= plan.frames:
+    def stop_preview(self) -> None:
+        if self.preview is None or self._loop is None:
+            raise RuntimeError("No preview specified.")
+        self._loop_ends.set()
+        self._loop.join()
+        self.preview = None
+
+    def set_overlay(self, overlay: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        if self.preview is None:
+            raise RuntimeError("No preview specified.")
+        if overlay.ndim != 3 or overlay.shape[2] != 4:
+            raise RuntimeError("Overlay must be a 4-channel image")
+        if not self.drawn or not plan.overlays:
+            raise RuntimeError("Overlays not supported on this device")
+        if plan.overlay_error:
+            raise OSError(28, plan.overlay_error)
+        self.overlays.append(overlay.copy())
+
+    def _run(self, preview: Preview, ends: threading.Event) -> None:
+        while not self.stopping.is_set() and not ends.wait(max(plan.period, plan.slow_period)):
+            if plan.frames is not None and self._seq >= plan.frames:
                 return  # the event loop has died: nothing will ever finish a job again
+            if not self._running:
+                continue
             with self._lock:
                 if self.held >= self.asked["buffer_count"]:
                     continue  # every buffer is with the application: the camera starves
-                request = Request(self, seq)
+                request = Request(self, self._seq)
                 self.held += 1
                 for old in self._queue:
                     old.release()
                 self._queue = [request]
                 self._serve()
-            seq += 1
+            self._seq += 1
+            if preview is Preview.DRM:  # after the application had the frame
+                if plan.screen == "render":
+                    return  # its thread dies of "Failed to reserve DRM plane", and says so only on stderr
+                self.drawn += 1
 
     def _serve(self) -> None:
         if self._jobs and self._queue:

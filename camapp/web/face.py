@@ -1,0 +1,421 @@
+"""The page, seen from the run: feeds the process that serves it, obeys what its visitors ask for, keeps it alive."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import os
+import queue
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from camapp.canvas import Pixels, SharedCanvas, Taken
+from camapp.records import Frame, Prediction, Trace
+from camapp.settings import Settings
+from camapp.sinks.log import prediction_record
+from camapp.sinks.sink import PictureSink, PredictionSink, SinkError
+from camapp.state import StateError, state_directory, web_token
+from camapp.status import Status
+from camapp.web import link
+from camapp.web.address import Address, parse_address
+from camapp.web.orders import Orders, Refused, model_choices
+
+log = logging.getLogger(__name__)
+
+_NOTICE = -1  # seq of a picture that is no frame
+_STATUS_EVERY_S = 0.5
+_WAITING_ORDERS = 16
+_SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
+_GOODBYE_S = 1.0
+# Its process says a word for each status; on a small machine it takes seconds to its first.
+_FIRST_WORD_S, _HANGS_S = 60.0, 10.0
+_NEEDED = ("starlette", "uvicorn", "websockets")
+
+
+class _Drawn(Protocol):
+    show_hud: bool
+
+
+class Watched(Protocol):
+    """What the page needs of a camera's run; `Pipeline` is one."""
+
+    name: str
+    settings: Settings
+    prediction_sinks: list[PredictionSink]
+    picture_sinks: list[PictureSink]
+
+    @property
+    def renderer(self) -> _Drawn:
+        """Where the figures on the picture are turned on and off."""
+
+    def status(self) -> Status:
+        """All that can be told of this moment."""
+
+    def pause(self, held: bool) -> None:
+        """Hold the picture and the predictions, or go on."""
+
+    def change(self, settings: Settings) -> None:
+        """Take up changed settings; may take seconds. Raises ModelError, PoolError."""
+
+
+class WebFace:
+    """Serves the page from a process of its own, which may die and is started again; the run never waits for it.
+
+    The picture is drawn, and copied once into shared memory, only while somebody watches.
+
+    Args:
+        cameras: the runs to show.
+        address: HOST:PORT.
+        hosts: names, besides addresses and this machine's own, that a browser may call it by.
+        state: where the token and what visitors change is kept; None takes the state directory.
+        metrics: renders the text that Prometheus reads; None serves none.
+        reread: gives a camera's settings as the next start would; None asks nobody.
+        say: tells the user a line.
+
+    Attributes:
+        lost: messages that the server's process did not take.
+        address: where it is served; once started, with the real port.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Watched],
+        address: str,
+        hosts: Sequence[str] = (),
+        state: Path | None = None,
+        metrics: Callable[[], str] | None = None,
+        reread: Callable[[str], Settings] | None = None,
+        say: Callable[[str], None] = lambda text: print(f"camapp: {text}", file=sys.stderr),
+    ) -> None:
+        self.lost = 0
+        self.address = parse_address(address)
+        self._hosts = tuple(hosts)
+        self._state = state or state_directory()
+        self._say = say
+        self._token = ""
+        self._listener: socket.socket | None = None
+        self._peer: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop_event = threading.Event()
+        self._feeds = [_Feed(camera, number, self._send) for number, camera in enumerate(cameras)]
+        self._orders = Orders(cameras, self._state, metrics, reread, self._notify)
+        self._waiting: queue.Queue[link.Message | None] = queue.Queue(_WAITING_ORDERS)
+        self._clerk = threading.Thread(target=self._obey_all, name="web-orders", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name="web", daemon=True)
+        for camera, feed in zip(cameras, self._feeds, strict=True):
+            camera.prediction_sinks.append(feed.predictions)
+            camera.picture_sinks += [feed.pictures, self._orders.snapshots[camera.name]]
+
+    @property
+    def pid(self) -> int | None:
+        """The serving process, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    def start(self) -> None:
+        """Take the port and start serving. Raises SinkError."""
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise SinkError(f"--web needs {' and '.join(missing)}: pip install 'camapp[web]'")
+        self._listener = listen(self.address)
+        self.address = Address(self.address.host, self._listener.getsockname()[1])
+        if not self.address.is_loopback:
+            self._take_token()
+        self._say(f"the page is at {self.address.url}")
+        self._clerk.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the serving process; within about two seconds."""
+        self._stop_event.set()
+        peer = self._peer
+        if peer is not None:
+            _hang_up(peer)
+        try:
+            self._waiting.put_nowait(None)
+        except queue.Full:
+            log.debug("orders of visitors still wait; they are left")
+        if self._thread.is_alive():
+            self._thread.join(2 * _GOODBYE_S)
+        if self._listener is not None:
+            self._listener.close()
+        for feed in self._feeds:
+            feed.canvas.close()
+
+    def _take_token(self) -> None:
+        try:
+            self._token, is_new = web_token(self._state)
+        except StateError as error:
+            raise SinkError(f"--web {self.address}: {error}") from error
+        where = self._state / "web-token"
+        # A service's words are kept in the journal, which others may read.
+        shown = f"{self._token} (kept in {where})" if is_new and not os.environ.get("JOURNAL_STREAM") else f"in {where}"
+        self._say(f"other machines can reach the page; its token: {shown}")
+
+    # -- to the server
+
+    def _send(self, message: link.Message, descriptors: Sequence[int] = ()) -> bool:
+        peer = self._peer
+        if peer is None:
+            return False
+        sent = link.send(peer, message, descriptors)
+        self.lost += not sent
+        return sent
+
+    def _notify(self, camera: str, text: str, by: str = "") -> None:
+        self._send({"type": "notice", "camera": camera, "text": text, "by": by})
+
+    def _hello(self) -> link.Message:
+        return {
+            "type": "hello",
+            "cameras": [
+                {"name": feed.camera.name, "models": model_choices(feed.camera.settings)} for feed in self._feeds
+            ],
+            "token": self._token,
+            "hosts": self._hosts,
+            "port": self.address.port,
+        }
+
+    # -- the supervising thread
+
+    def _supervise(self) -> None:
+        wait = _SHORTEST_RETRY_S
+        while not self._stop_event.is_set():
+            started = time.monotonic()
+            try:
+                why = self._run_child()
+            except OSError as error:
+                why = f"its process cannot be started: {error}"
+            if self._stop_event.is_set():
+                return
+            lasted = time.monotonic() - started > _LONGEST_RETRY_S
+            wait = _SHORTEST_RETRY_S if lasted else min(2 * wait, _LONGEST_RETRY_S)
+            log.warning("the page is gone for a moment (%s); the run goes on, it is started again", why)
+            self._stop_event.wait(wait)
+
+    def _run_child(self) -> str:
+        """A serving process's life; why it ended."""
+        assert self._listener is not None
+        ours, theirs = link.pair()
+        with ours:
+            with theirs:
+                self._child = child = _spawn(theirs, self._listener)
+            # A socket with a time limit would wait for it before it sends, and the run with it.
+            ours.setblocking(False)
+            self._peer = ours
+            try:
+                self._send(self._hello())
+                self._listen(ours)
+            finally:
+                self._peer = None
+                for feed in self._feeds:
+                    feed.forget_watchers()
+                _hang_up(ours)
+                code = _end(child)
+                self._child = None
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _listen(self, peer: socket.socket) -> None:
+        """Hear the server out until it ends, is to end, or hangs."""
+        poll = select.poll()
+        poll.register(peer, select.POLLIN)
+        due, heard_by = 0.0, time.monotonic() + _FIRST_WORD_S
+        while not self._stop_event.is_set():
+            now = time.monotonic()
+            if now > heard_by:
+                log.warning("the page's process hangs and is ended")
+                return
+            if now >= due:
+                due = now + _STATUS_EVERY_S
+                self._tell_status()
+            if poll.poll(1000 * max(0.0, due - time.monotonic())):
+                received = link.receive(peer)
+                if received is None:
+                    return
+                heard_by = time.monotonic() + _HANGS_S
+                self._hear(received[0])
+
+    def _tell_status(self) -> None:
+        for feed in self._feeds:
+            camera = feed.camera
+            extra = {"hud": camera.renderer.show_hud, "model": camera.settings.model}
+            self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
+
+    def _hear(self, message: link.Message) -> None:
+        kind = message["type"]
+        if kind == "done":
+            self._feeds[message["camera"]].note_done()
+        elif kind == "watched":
+            self._feeds[message["camera"]].watch(message["on"])
+        elif kind == "order":
+            try:
+                self._waiting.put_nowait(message)
+            except queue.Full:
+                self._send({"type": "answer", "id": message["id"], "error": "too much is asked for at once"})
+
+    # -- the thread that obeys, which may take its time
+
+    def _obey_all(self) -> None:
+        while (message := self._waiting.get()) is not None and not self._stop_event.is_set():
+            answer: link.Message = {"type": "answer", "id": message["id"]}
+            try:
+                answer["body"] = self._orders.obey(message["order"], message["camera"], message["body"])
+            except Refused as error:
+                answer["error"] = str(error)
+            except Exception as error:
+                # Whatever a visitor's wish brings about, the run goes on.
+                log.error("%s from the page failed: %s: %s", message["order"], type(error).__name__, error)
+                log.debug("traceback", exc_info=error)
+                answer["error"] = f"failed: {type(error).__name__}"
+            self._send(answer)
+
+
+class _Feed:
+    """One camera's way to the server: predictions as they come, pictures while somebody watches."""
+
+    def __init__(self, camera: Watched, number: int, send: Callable[..., bool]) -> None:
+        self.camera = camera
+        self.number = number
+        self.canvas = SharedCanvas(readers=1)
+        self.predictions = _Predictions(self)
+        self.pictures = _Pictures(self)
+        self.send = send
+        self.watched = False
+        self._lock = threading.Lock()
+        self._in_hand: Taken | None = None
+        self._last_serial = 0
+        self._told_generation = 0
+
+    def watch(self, on: bool) -> None:
+        """Somebody looks at this camera, or nobody does any more."""
+        self.watched = on
+
+    def forget_watchers(self) -> None:
+        """The server is gone, with all that it held."""
+        with self._lock:
+            self.watched = False
+            if self._in_hand is not None:
+                self.canvas.release(self._in_hand)
+            self._in_hand, self._last_serial, self._told_generation = None, 0, 0
+
+    def publish(self, picture: Pixels, seq: int) -> None:
+        """The newest picture; one that the server has not yet taken is forgotten. Costs one copy."""
+        self.canvas.publish(picture, seq)
+        self._offer()
+
+    def note_done(self) -> None:
+        """The server is done with the picture it had."""
+        with self._lock:
+            taken, self._in_hand = self._in_hand, None
+        if taken is not None:
+            self.canvas.release(taken)
+            self._offer()
+
+    def _offer(self) -> None:
+        with self._lock:
+            if self._in_hand is not None or not self.watched:
+                return
+            taken = self.canvas.take(self._last_serial)
+            if taken is None:
+                return
+            if not self._tell(taken):
+                self.canvas.release(taken)
+                return
+            self._in_hand, self._last_serial = taken, taken.serial
+
+    def _tell(self, taken: Taken) -> bool:
+        if taken.generation != self._told_generation:
+            height, width = self.canvas.size
+            message = {"type": "canvas", "slots": self.canvas.slots, "height": height, "width": width}
+            if not self.send({"camera": self.number, **message}, [self.canvas.fd]):
+                return False
+            self._told_generation = taken.generation
+        return self.send({"type": "frame", "camera": self.number, "slot": taken.slot, "seq": taken.seq})
+
+
+class _Predictions(PredictionSink):
+    def __init__(self, feed: _Feed) -> None:
+        self._feed = feed
+
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Pass it on."""
+        feed = self._feed
+        record = prediction_record(prediction, frame, trace)
+        feed.send({"type": "prediction", "camera": feed.number, "record": record})
+
+
+class _Pictures(PictureSink):
+    def __init__(self, feed: _Feed) -> None:
+        self._feed = feed
+
+    def wanted(self) -> bool:
+        """Somebody watches."""
+        return self._feed.watched
+
+    def show(self, canvas: Pixels, trace: Trace | None) -> None:
+        """Pass it on while somebody watches."""
+        if self._feed.watched:
+            self._feed.publish(canvas, trace.seq if trace else _NOTICE)
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens there. Raises SinkError."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SinkError(f"--web {address}: no such address: {error.strerror}") from error
+    family, kind, protocol, _, place = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        denied = isinstance(error, PermissionError)
+        hints = {
+            errno.EADDRINUSE: "another program has this port (ss -ltnp shows which): name another, such as "
+            f"--web {Address(address.host, min(address.port + 1, 65535))}",
+            errno.EADDRNOTAVAIL: "this machine has no such address: 0.0.0.0 takes all it has",
+            errno.EACCES: "ports under 1024 are for root: take one above, such as 8080",
+        }
+        why = hints.get(error.errno or 0, error.strerror or str(error))
+        raise SinkError(f"--web {address}: {why}", denied=denied) from error
+    return listener
+
+
+def _spawn(theirs: socket.socket, listener: socket.socket) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        # -P: never import what happens to lie in the user's folder.
+        [sys.executable, "-P", "-m", "camapp.web.child", str(theirs.fileno()), str(listener.fileno())],
+        pass_fds=(theirs.fileno(), listener.fileno()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # the parent's may carry the log
+        process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
+        env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _hang_up(peer: socket.socket) -> None:
+    try:
+        peer.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        log.debug("the page's process has hung up already")
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    try:
+        return child.wait(_GOODBYE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()

@@ -1,0 +1,157 @@
+"""What visitors of the page may ask of a camera: pause, resume, snapshot, another model, another region, figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camapp.models import SHIPPED
+from camapp.settings import Settings, SettingsError, checked
+from camapp.sinks.snapshot import SnapshotSink
+from camapp.state import remember_roi
+from camapp.workers.pool import PoolError
+from engine.model import ModelError
+
+if TYPE_CHECKING:
+    from camapp.web.face import Watched
+
+log = logging.getLogger(__name__)
+
+# Under it a region is a slip of the finger, and hardly a pixel of the model's input.
+_SMALLEST_SIDE = 0.02
+# Settings that belong to one model file and to no other.
+_OF_A_MODEL = ("model", "net", "task", "labels", "mean", "std")
+
+
+class Refused(Exception):
+    """An order that cannot be obeyed; the message is for the visitor."""
+
+
+def model_choices(settings: Settings) -> list[str]:
+    """What a visitor may choose: the model that was started with, and those that ship; never a path of theirs."""
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.npz"))
+    return shipped if settings.model in shipped else [settings.model, *shipped]
+
+
+class Orders:
+    """Obeys, one order at a time; may take seconds, so never in a stage's thread.
+
+    Args:
+        cameras: that can be ordered about.
+        state: folder where regions are kept.
+        metrics: renders the text that Prometheus reads; None for none.
+        reread: gives a camera's settings as the next start would.
+        notify: tells all visitors (camera, text, who it came from).
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Watched],
+        state: Path,
+        metrics: Callable[[], str] | None,
+        reread: Callable[[str], Settings] | None,
+        notify: Callable[[str, str, str], None],
+    ) -> None:
+        self._cameras = {camera.name: camera for camera in cameras}
+        self._first = {camera.name: camera.settings for camera in cameras}
+        self._state = state
+        self._metrics = metrics
+        self._reread = reread
+        self._notify = notify
+        self.snapshots = {
+            camera.name: SnapshotSink(camera.settings.snapshots, partial(self._tell_saved, camera.name))
+            for camera in cameras
+        }
+        self._orders: Mapping[str, Callable[[Watched, Mapping[str, Any]], dict[str, Any]]] = {
+            "pause": lambda camera, body: self._pause(camera, True, body),
+            "resume": lambda camera, body: self._pause(camera, False, body),
+            "snapshot": self._snapshot,
+            "model": self._model,
+            "roi": self._roi,
+            "hud": self._hud,
+        }
+
+    def obey(self, order: str, camera: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Do it and say what came of it.
+
+        Raises:
+            Refused: it cannot be done.
+        """
+        if order == "metrics":
+            if self._metrics is None:
+                raise Refused("metrics need prometheus-client: pip install 'camapp[web]'")
+            return {"text": self._metrics()}
+        return self._orders[order](self._cameras[camera], body)
+
+    def _pause(self, camera: Watched, held: bool, body: Mapping[str, Any]) -> dict[str, Any]:
+        camera.pause(held)
+        self._notify(camera.name, "paused" if held else "resumed", str(body.get("client", "")))
+        return {"paused": held}
+
+    def _snapshot(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.snapshots[camera.name].request()
+        return {"folder": str(camera.settings.snapshots)}
+
+    def _tell_saved(self, camera: str, path: Path) -> None:
+        log.info("saved '%s'", path)
+        self._notify(camera, f"snapshot saved as {path.name}", "")
+
+    def _model(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = body.get("model")
+        first = self._first[camera.name]
+        if wanted not in model_choices(first):
+            raise Refused(f"no model '{wanted}'; there are {', '.join(model_choices(first))}")
+        if wanted == first.model:
+            its_own = {name: getattr(first, name) for name in _OF_A_MODEL}
+        else:
+            its_own = dict.fromkeys(_OF_A_MODEL) | {"model": wanted}
+        self._change(camera, replace(camera.settings, **its_own))
+        self._notify(camera.name, f"model {wanted}", str(body.get("client", "")))
+        return {"model": wanted}
+
+    def _roi(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+        raw = body.get("roi")
+        try:
+            roi = None if raw is None else checked("roi", raw, "the page")
+        except SettingsError as error:
+            raise Refused(str(error)) from error
+        if roi is not None:
+            roi = tuple(round(value, 4) for value in roi)
+            if min(roi[2:]) < _SMALLEST_SIDE:
+                raise Refused(f"the region is too small: each side at least {_SMALLEST_SIDE:.0%} of the picture")
+        self._change(camera, replace(camera.settings, roi=roi))
+        kept, why = self._keep(camera.name, roi)
+        shown = "the whole picture" if roi is None else ", ".join(f"{value:.0%}" for value in roi)
+        self._notify(camera.name, f"region changed: {shown}", str(body.get("client", "")))
+        return {"roi": roi, "kept": kept, "why": why}
+
+    def _keep(self, camera: str, roi: tuple[float, ...] | None) -> tuple[bool, str]:
+        """Whether the next start will find this region too, and why not."""
+        try:
+            remember_roi(self._state, camera, roi)  # type: ignore[arg-type]
+        except OSError as error:
+            log.warning("the region is not kept: %s: %s", self._state, error.strerror)
+            return False, f"it cannot be kept in {self._state}: {error.strerror}"
+        try:
+            if self._reread is not None and self._reread(camera).roi != roi:
+                return False, "the configuration gives another, which the next start takes"
+        except SettingsError as error:
+            return False, f"the next start will fail: {error}"
+        return True, ""
+
+    def _hud(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+        shown = body.get("shown")
+        if not isinstance(shown, bool):
+            raise Refused("shown is true or false")
+        camera.renderer.show_hud = shown
+        return {"shown": shown}
+
+    def _change(self, camera: Watched, settings: Settings) -> None:
+        try:
+            camera.change(settings)
+        except (ModelError, PoolError, OSError) as error:
+            raise Refused(f"not changed: {error}") from error

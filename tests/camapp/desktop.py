@@ -1,0 +1,43 @@
+"""An X server for tests, without a screen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import cv2
+import numpy as np
+
+
+class Desktop:
+    """An X server of our own, which can be killed and started again under the same name."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._server: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        reading, writing = os.pipe()
+        number = [self.name] if self.name else []
+        command = ["Xvfb", *number, "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+        self._server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
+        os.close(writing)
+        with os.fdopen(reading) as told:
+            self.name = f":{told.readline().strip()}"
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(10)
+            self._server = None
+
+    def run(self, *command: str) -> bytes:
+        return subprocess.run(command, env={**os.environ, "DISPLAY": self.name}, capture_output=True, timeout=10).stdout
+
+    def picture(self) -> np.ndarray:
+        encoded = self.run("import", "-window", "root", "png:-")
+        return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
+
+    def press(self, title: str, key: str) -> None:
+        self.run("xdotool", "search", "--name", title, "windowfocus", "key", key)

@@ -1,0 +1,165 @@
+"""The real picamera2 on libcamera's virtual camera: our source, the program, and what it says of wrong options.
+
+Slow (minutes, once with a download). It needs root, systemd-nspawn and debootstrap, and makes a Debian root of its own
+in the user's cache folder, or uses that of CAMAPP_CAMERA_ROOT. Unchanged picamera2 runs there; virtual_pi.py has
+the stand-ins for what a virtual camera lacks.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+BASE = Path(os.environ.get("CAMAPP_CAMERA_ROOT") or CACHE / "camapp/camera-trixie")
+PACKAGES = "ca-certificates,python3-libcamera,libcamera-ipa,python3-venv,python3-dev,gcc,libcap-dev"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+VENV = "/opt/venv"
+# An OpenCV without windows: a minimal root has no libGL. A camera of every size that we ask for.
+INSTALL = f"""
+python3 -m venv --system-site-packages {VENV}
+grep -v opencv /opt/camapp/requirements.txt > /tmp/requirements.txt
+{VENV}/bin/python -m pip install -q -r /tmp/requirements.txt picamera2 opencv-python-headless
+"""
+CAMERA = """%YAML 1.1
+---
+"Virtual0":
+  supported_formats:
+  - {width: 1920, height: 1080, frame_rates: [30, 60]}
+  - {width: 1280, height: 720}
+  - {width: 640, height: 480}
+  - {width: 448, height: 252}
+  - {width: 320, height: 240}
+  test_pattern: "bars"
+  location: "CameraLocationBack"
+  model: "Virtual Video Device"
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def why_not():
+    if os.geteuid() != 0:
+        return "needs root"
+    if not shutil.which("systemd-nspawn"):
+        return "needs systemd-nspawn (Debian: systemd-container)"
+    if not BASE.is_dir() and not shutil.which("debootstrap"):
+        return "needs debootstrap, or a root in CAMAPP_CAMERA_ROOT"
+    return ""
+
+
+def in_root(root, *command, timeout=120, bind=()):
+    """Run a command in a root with the network, our tree read-only at /opt/camapp."""
+    options = [f"--directory={root}", "--resolv-conf=copy-host", "--pipe", f"--bind-ro={ROOT}:/opt/camapp"]
+    if CERTIFICATES.exists():
+        options += [f"--bind-ro={CERTIFICATES}", f"--setenv=PIP_CERT={CERTIFICATES}"]
+    options += [f"--setenv={name}={os.environ[name]}" for name in PASSED_ON if name in os.environ]
+    options += ["--setenv=PYTHONPATH=/opt/camapp", "--setenv=PYTHONDONTWRITEBYTECODE=1", *bind]
+    return subprocess.run(
+        ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", *options, *command],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def make_root():
+    partial = BASE.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    made = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(partial)]
+    done = subprocess.run(made, capture_output=True, text=True, timeout=800)
+    if done.returncode:
+        pytest.skip(f"no root could be made: {done.stdout[-300:]}")
+    done = in_root(partial, "/bin/sh", "-ec", INSTALL, timeout=600)
+    if done.returncode:
+        pytest.skip(f"picamera2 could not be installed: {done.stderr[-500:]}")
+    folder = partial / "usr/share/libcamera/pipeline/virtual"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "virtual.yaml").write_text(CAMERA)
+    partial.rename(BASE)
+
+
+@pytest.fixture(scope="module")
+def pi():
+    """Runs virtual_pi.py with arguments in the root."""
+    if reason := why_not():
+        pytest.skip(reason)
+    if not BASE.is_dir():
+        make_root()
+    python = (f"{VENV}/bin/python", "-P", "/opt/camapp/tests/camera/virtual_pi.py")
+
+    def run(*arguments):
+        command = ["env", "PYTHONPATH=/opt/camapp:/opt/camapp/tests/camera", "ENGINE_CHOICES=rule", *python]
+        return in_root(BASE, *command, *arguments, bind=["--tmpfs=/tmp", "--chdir=/tmp"])
+
+    return run
+
+
+def told(done):
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_frames_flow_with_their_stamps_and_the_camera_opens_again(pi):
+    found = told(pi("frames"))
+    assert 5 < found["fps"] < 35  # 30 on a machine with nothing else to do
+    assert found["advancing"]
+    assert 0 <= found["youngest_ms"] < 500
+    assert found["view"] == [480, 640, 3]
+    assert found["model_view"] == [240, 320, 3]
+    assert found["colours"] >= 6
+    assert found["describe"].startswith("Virtual Video Device 640x480")
+    assert found["again"] == [640, 480]
+
+
+def test_the_program_runs_on_it_and_accounts_for_every_frame(pi):
+    done = pi("run", "--source", "picamera://0", "--size", "640x480", "--duration", "5", "--log", "-")
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    print(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert len(records) > 60
+    assert "in flight 0" in done.stderr
+    assert "DOES NOT ADD UP" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sources_lists_it(pi):
+    done = pi("sources", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout[done.stdout.index("[") :])
+    print(listed[0])
+    assert listed[0]["uri"] == "picamera://0"
+    assert listed[0]["name"] == "Virtual Video Device"
+    assert listed[0]["status"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--source", "picamera://0", "--camera-control", "Sharpnes=1"], "no control 'Sharpnes'; it has"),
+        (["--source", "picamera://3"], "there is no picamera://3; there is picamera://0 (Virtual Video Device)"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(pi, options, says):
+    done = pi("run", *options, "--size", "640x480", "--duration", "2")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("camapp: ")]
+    print(done.stderr)
+    assert done.returncode == 69, done.stderr
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_its_drm_preview_is_switched_while_frames_flow(pi):
+    found = told(pi("preview"))
+    assert "could not find a usable DRM device" in found["without a card"]
+    assert found["showing"]
+    assert found["fps"] > 5
+    assert found["pictures"] >= 55
+    assert 4 <= found["overlays"] <= 6
+    assert found["taken away"]

@@ -1,0 +1,14 @@
+"""S1's small net on generated signals. As published: noise with labels by chance, SGD 0.001, 1000 epochs."""
+
+from weights.recipe import Recipe
+
+RECIPE = Recipe(
+    net="mobilenet_v3_1d_small",
+    data="signals",
+    epochs=12,
+    batch=50,
+    learning_rate=0.02,
+    momentum=0.9,
+    weight_decay=1e-4,
+    schedule="one_cycle",
+)

@@ -1,0 +1,187 @@
+"""MNIST's digits on paper, seen through the application's own digit task: to learn from, and to be judged by."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from camapp.picture import Layout, Picture, Pixels
+from camapp.records import Box, Frame, Shot, Truth
+from camapp.scenes.digits import DigitScene
+from camapp.scenes.paper import RANGES, PaperRanges, photograph
+from camapp.scenes.scene import SceneOptions
+from camapp.tasks.digits import DigitsTask
+from camapp.tasks.ink import find_marks
+from camapp.tasks.task import TaskOptions
+from camapp.verdict import confusion_of, markdown
+from engine.model import Model
+from weights import WeightsError
+from weights.datasets import Dataset, Pictures, digest, joined
+
+Progress = Callable[[int, int], None]
+
+SEED = 4  # of the scenes that judge; those to learn from have other seeds, and other digits in them
+LEARNT_SEED, CHOOSING_SEED, PEN_SEED = 1, 2, 30_000
+LEARNT_RANGES = replace(RANGES, digits=(3, 4))  # full sheets: as many digits in less time
+CHOOSING = 2_500  # digits of the validation split that are put on paper
+PEN_SCENES, PEN_DIGITS = 300, 800  # sheets of the generated pen, and about how many digits are on them
+SAME = 0.4  # overlap by union of a found box and the true one
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How digits in camera scenes were read.
+
+    Attributes:
+        said: how often (truth, what was said); '' stands for a digit not found, and for a mark where no digit is.
+        scenes: pictures looked at.
+        whole: those in which each digit was read and nothing else was.
+        seconds: for finding and reading, without making the scenes.
+    """
+
+    said: Counter[tuple[str, str]]
+    scenes: int
+    whole: int
+    seconds: float
+
+    @property
+    def digits(self) -> int:
+        """Written ones."""
+        return sum(count for (truth, _), count in self.said.items() if truth)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the written digits that were found and read right."""
+        return sum(count for (truth, label), count in self.said.items() if truth and truth == label) / self.digits
+
+    def __str__(self) -> str:
+        missed = sum(count for (truth, label), count in self.said.items() if not label)
+        false = sum(count for (truth, label), count in self.said.items() if not truth)
+        return (
+            f"{self.accuracy:.2%} of {self.digits} digits found and read right ({missed} not found, {false} marks that "
+            f"are none); {self.whole / self.scenes:.2%} of {self.scenes} pictures without any fault; "
+            f"{1e3 * self.seconds / self.scenes:.1f} ms a picture in one process"
+        )
+
+
+def read_scenes(model: Model, pictures: Pictures, progress: Progress = lambda done, total: None) -> Reading:
+    """Let the application read these digits off paper, with the NumPy engine.
+
+    Args:
+        model: of the task 'digits'.
+        pictures: MNIST's, each shown once.
+        progress: told of digits done, and of how many there are.
+
+    Raises:
+        WeightsError: the model is of another task.
+    """
+    if model.card.task != DigitsTask.name:
+        raise WeightsError(f"camera scenes hold digits, but net '{model.card.net}' is for task '{model.card.task}'")
+    task = DigitsTask(model.card, TaskOptions(smoothing=0))
+    plan = model.plan((task.max_items, *model.card.input_shape))
+    said: Counter[tuple[str, str]] = Counter()
+    scenes = whole = done = 0
+    spent = 0.0
+    for pixels, truth in scenes_of(pictures, SEED):
+        began = time.perf_counter()
+        picture = Picture.of(pixels, Layout.GRAY)
+        frame = Frame(scenes, Shot(picture, picture))
+        prepared = task.prepare(frame, plan.inputs[0])
+        plan.run()
+        (prediction,) = task.decode_stills([frame], [output[: prepared.count] for output in plan.outputs], [prepared])
+        spent += time.perf_counter() - began
+        pairs = _compared(truth, prediction.boxes)
+        said.update(pairs)
+        scenes += 1
+        whole += all(true == label for true, label in pairs)
+        done += len(truth.boxes)
+        progress(done, len(pictures))
+    return Reading(said, scenes, whole, spent)
+
+
+def report(model: Model, result: Reading, title: str, command: str) -> str:
+    """The reading in Markdown: the figure, the ranges it holds for, each digit."""
+    lines = [f"# {title}", "", f"{result}.", "", f"- ranges: {RANGES}", f"- model: sha256 `{model.card.sha256}`"]
+    return "\n".join([*lines, f"- command: `{command}`", "", markdown(*confusion_of(result.said))])
+
+
+def scenes_of(pictures: Pictures, seed: int, ranges: PaperRanges = RANGES) -> Iterator[tuple[Pixels, Truth]]:
+    """Sheets of some digits each, until every picture has been shown once."""
+    rng = np.random.default_rng(seed)
+    at = 0
+    while at < len(pictures):
+        few, many = ranges.digits
+        shown = pictures[at : at + int(rng.integers(few, many + 1))]
+        at += len(shown)
+        yield photograph([image[0] for image in shown.images], "".join(map(str, shown.labels)), rng, ranges)
+
+
+def with_scenes(dataset: Dataset, learnt: int, progress: Progress = lambda done, total: None) -> Dataset:
+    """MNIST, and to its training and validation splits what the application makes of such digits on paper.
+
+    Args:
+        dataset: MNIST.
+        learnt: digits of the training split that are put on paper.
+        progress: told of digits done, and of how many there are.
+    """
+    shown = dataset.train[:learnt]
+    judged = dataset.validation[:CHOOSING]
+    done, total = 0, len(shown) + len(judged) + PEN_DIGITS
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    on_paper = _marks(scenes_of(shown, LEARNT_SEED, LEARNT_RANGES), step)
+    choosing = _marks(scenes_of(judged, CHOOSING_SEED, LEARNT_RANGES), step)
+    by_pen = _marks(_pen_scenes(), step)
+    train, validation = joined(dataset.train, on_paper, by_pen), joined(dataset.validation, choosing)
+    return replace(dataset, train=train, validation=validation, sha256=digest(joined(train, validation, dataset.test)))
+
+
+def _pen_scenes() -> Iterator[tuple[Pixels, Truth]]:
+    """The application's own pattern source."""
+    for seed in range(PEN_SEED, PEN_SEED + PEN_SCENES):
+        scene = DigitScene(SceneOptions(size=(640, 480), seed=seed))
+        pixels, truth = scene.render(seed % 600)
+        yield Picture.of(pixels, Layout.RGB).gray(), truth
+
+
+def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], None]) -> Pictures:
+    """The digits as the net will see them, of those that were found."""
+    images, labels = [], []
+    for pixels, truth in scenes:
+        marks = find_marks(pixels, DigitsTask.max_items)
+        for true in truth.boxes:
+            for mark in marks:
+                if _overlap(true, Box(*mark.rect)) > SAME:
+                    images.append(np.rint(255 * mark.ink).astype(np.uint8)[None])
+                    labels.append(int(true.label))
+        progress(len(truth.boxes))
+    return Pictures(np.stack(images), np.array(labels, np.uint8))
+
+
+def _compared(truth: Truth, found: tuple[Box, ...]) -> list[tuple[str, str]]:
+    """(truth, said) of each written digit and of each mark where there is none."""
+    free = list(found)
+    pairs = []
+    for true in truth.boxes:
+        here = max(free, key=lambda box: _overlap(true, box), default=None)
+        if here is not None and _overlap(true, here) > SAME:
+            free.remove(here)
+            pairs.append((true.label, here.label))
+        else:
+            pairs.append((true.label, ""))
+    return pairs + [("", box.label) for box in free]
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Area in both, by the area in either."""
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    common = max(0.0, width) * max(0.0, height)
+    return common / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - common)
