@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import as_strided
 from engine.graph import Array, Node, Shape
 from engine.kernels.conv import Convolution, read
 from engine.kernels.products import product_by_columns
-from engine.kernels.step import SWISH, Call, Kernel, Operand, Pack, Scratch, Step, copy, divisor, finish, gemm
+from engine.kernels.step import SWISH, Call, Kernel, Operand, Pack, Scratch, Step, copy, divisor, finish, flat, gemm
 
 PAIR = "Conv+DepthwiseConv"
 GROUP_BYTES = 512 << 10  # of channels between the two
@@ -124,7 +124,7 @@ def banded(node: Node, inputs: Sequence[Operand]) -> Step | None:
                 target = out[item, some]
                 summed = sums if second.activation == SWISH else target
                 calls += product_by_columns(matrix[some], columns.reshape(pair.inner, pixels), made)
-                calls += finish(made.reshape(-1), middle.reshape(-1), (), first.activation)
+                calls += finish(flat(made), flat(middle), (), first.activation)
                 calls += _depthwise(pair, middle.reshape(group, *framed), bands[:, some], summed, added)
                 rows = (group, height * width)
                 calls += finish(

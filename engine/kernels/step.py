@@ -179,6 +179,17 @@ def turn(target: Array, source: Array) -> list[Call]:
     return [copy(target[:, channel], source[:, channel]) for channel in range(target.shape[1])]
 
 
+def flat(array: Array) -> Array:
+    """The same numbers along one axis: never a copy, which a plan would go on reading when the numbers have changed.
+
+    Raises:
+        ValueError: they do not lie in a row.
+    """
+    if not array.flags.c_contiguous:
+        raise ValueError(f"shape {array.shape} with strides {array.strides} has no view of one axis")
+    return array.reshape(-1)
+
+
 def gemm(a: Array, b: Array, out: Array) -> Call:
     """out = a @ b, prepared; 2-D operands, or stacks of them that broadcast.
 
@@ -211,9 +222,9 @@ def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -
     With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
     With SWISH `source` and `out` must not be the same.
     """
-    if source.flags.c_contiguous and out.flags.c_contiguous and all(term.size == out.size for term in added):
+    if all(term.flags.c_contiguous and term.size == out.size for term in (source, out, *added)):
         # One axis and no broadcasting: ufuncs then start in half the time.
-        source, out, *added = (array.reshape(-1) for array in (source, out, *added))
+        source, out, *added = (flat(array) for array in (source, out, *added))
     operations: list[Operation] = [partial(_add, term) for term in added]
     if activation == FLOOR:
         operations = [*operations[1:], partial(_floor, added[0])]

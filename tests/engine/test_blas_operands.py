@@ -12,11 +12,11 @@ import pytest
 from engine import nets
 from engine.choices import Choices
 from engine.graph import Array, Graph
-from engine.kernels import KERNELS
+from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Call, Layout, Operand
 from engine.layout import alone
 from engine.passes import optimise
-from engine.planner import choose_steps, make_plan
+from engine.planner import choose, make_plan, prepare
 
 LARGE = {"resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg16"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in nets.REGISTRY]
@@ -85,18 +85,21 @@ def test_every_product_of_a_plan_goes_to_blas(name: str, batch: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
     shapes = [(1, *nets.default_card(name).input_shape)]
-    graph, found = optimise(empty(name)), 0
+    choices, found = Choices(layout=Layout.PLANAR), 0
+    prepared = prepare(optimise(empty(name)), shapes, choices)
+    graph = prepared.graph
+    assert graph is not None
     known = {name: Operand(array.shape, array, True) for name, array in graph.initializers.items()}
     known |= {value.name: Operand(shape) for value, shape in zip(graph.inputs, shapes, strict=True)}
     seen = set()
-    for node, plain in zip(graph.nodes, choose_steps(graph, shapes, Choices(layout=Layout.PLANAR)), strict=True):
+    for node, plain in zip(graph.nodes, choose(graph, shapes, choices, prepared), strict=True):
         inputs = [known[name] for name in node.inputs]
         known[node.outputs[0]] = Operand(plain.step.shape)
         kind = (node.op_type, str(node.attributes), *(operand.shape for operand in inputs))
         if kind in seen:
             continue
         seen.add(kind)
-        for kernel in KERNELS[node.op_type]:
+        for kernel in (KERNELS | FUSED)[node.op_type]:
             step = kernel(node, inputs)
             if step is not None and step.layout is not Layout.ANY and step.bind is not None:
                 found += check(alone(inputs, step))
