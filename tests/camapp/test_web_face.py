@@ -20,7 +20,7 @@ pytest.importorskip("websockets", reason="the extra 'web' is not installed")
 from websockets.sync.client import connect
 
 from camapp.sinks.sink import SinkError
-from camapp.web.face import WebFace
+from camapp.web.face import WebFace, check_packages
 from tests.camapp.web_stand_in import StandIn
 
 FPS = 30
@@ -280,3 +280,9 @@ def test_more_connections_than_there_is_room_for_push_out_idle_ones(site):
         for _ in range(200):
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=5))
         assert site.ask("/status")[0] == 200
+
+
+def test_a_lack_of_packages_is_told_in_a_line(monkeypatch):
+    monkeypatch.setattr("camapp.web.face._NEEDED", ("starlette", "no_such_package"))
+    with pytest.raises(SinkError, match=r"--web needs no_such_package: .* -m pip install starlette no_such_package"):
+        check_packages()
