@@ -175,9 +175,7 @@ class WebFace:
     def _hello(self) -> link.Message:
         return {
             "type": "hello",
-            "cameras": [
-                {"name": feed.camera.name, "models": model_choices(feed.camera.settings)} for feed in self._feeds
-            ],
+            "cameras": [{"name": feed.camera.name, "models": list(feed.models.values())} for feed in self._feeds],
             "token": self._token,
             "hosts": self._hosts,
             "port": self.address.port,
