@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp import birdseye
 from camapp.hud import Hud, Rating, rate
 from camapp.lettering import Colour, Font, Layer, Pixels, plain
 from camapp.records import Box, Polyline, Prediction
@@ -224,6 +225,10 @@ def _draw_findings(canvas: Pixels, style: Style, prediction: Prediction, stale: 
         _draw_line(canvas, style, line, colour)
     for box in prediction.boxes:
         _draw_box(canvas, style, box, colour)
+    if style.detail and birdseye.shows(prediction.values):
+        width, height = 14 * style.unit, 18 * style.unit
+        place = (style.width - style.margin - width, style.height - style.margin - height, width, height)
+        birdseye.draw_lane(canvas, prediction.values, place, colour, INK)
 
 
 def _draw_corners(canvas: Pixels, style: Style, region: Box, stale: bool) -> None:
