@@ -163,8 +163,8 @@ def measure(inputs: Sequence[Operand], step: Step) -> float:
     clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
     sweep: Array = np.zeros(CACHE_SWEEP // 4, np.float32)
     found: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while len(found) < 3 or (len(found) < ROUNDS and time.perf_counter() < end):
+    end = clock() + SECONDS
+    while len(found) < 3 or (len(found) < ROUNDS and clock() < end):
         np.negative(sweep, out=sweep)
         start = clock()
         for call in calls:
