@@ -79,9 +79,8 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(nets.REGISTRY)}")
     if not options.json:
         print_conditions()
-        print(
-            f"BLAS {blas.describe()}, one thread each; ms a run{' of CPU time' if options.cpu_time else ''}, and engine / peer"
-        )
+        unit = "ms of CPU time a run" if options.cpu_time else "ms a run"
+        print(f"BLAS {blas.describe()}, one thread each; {unit}, and engine / peer")
         print(", ".join(f"{name} {found}" for name, found in versions(peers).items()))
         print(
             f"{'net':<22} {'batch':>5} {'MMAC':>6} {'plan s':>6} {'engine':>8} {'+-':>5} {'items/s':>8}",
