@@ -12,11 +12,16 @@ import numpy as np
 
 from engine.graph import Array, Node, Shape, UnsupportedOperator
 
+try:
+    from numpy._core import umath
+except ImportError:  # NumPy 1
+    from numpy.core import umath  # type: ignore[no-redef]
+
 Call = Callable[[], object]
 
 # The ufunc behind np.clip: both bounds in one pass, 8 numbers a nanosecond where np.maximum takes 2.2 against a single
 # number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
-clip: np.ufunc = (getattr(np, "_core", None) or np.core).umath.clip
+clip: np.ufunc = vars(umath)["clip"]
 
 FLOOR = "Floor"  # an activation that `engine.passes.defer_biases` makes: see `finish`
 SWISH = "Swish"  # HardSwish of what `engine.passes.fuse_activations` has scaled and shifted: see `_swish`
@@ -284,11 +289,14 @@ def _swish(source: Array, out: Array) -> list[Call]:
     """x * clip(x + 3, 0, 6) / 6 from source = (x + 3) * SWISH_SCALE, in three passes."""
     if _same(source, out):
         raise ValueError("Swish reads its source twice, it cannot work in place")
-    return [
+    passes: list[Call] = [
         *clipped(0, 6 * SWISH_SCALE, source, out),
         partial(np.subtract, source, scalar(3 * SWISH_SCALE), source),
-        partial(np.multiply, source, out, out),
     ]
+    if out.flags.c_contiguous:
+        return [*passes, partial(np.multiply, source, out, out)]
+    # A ufunc that writes over an operand within a frame copies it first, to be safe.
+    return [*passes, partial(np.multiply, source, out, source), copy(out, source)]
 
 
 ACTIVATIONS: Mapping[str, Operation] = {
