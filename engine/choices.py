@@ -28,7 +28,6 @@ LEAST_MACS = 500_000  # below this a node takes less than what its choice could 
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
 LEAST_WIDTH = 56  # of a picture that a pair of convolutions, one of them depthwise, should take as one node
-CLEARLY = 0.9
 MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
 
@@ -88,11 +87,11 @@ class TimedChoices(Choices):
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """By the clock; one node must win clearly, for what lies between the others is warmer than it was here."""
+        """By the clock."""
         if together[0].op_type == CONV_POOL:
             return super().prefers_together(together, apart)
         one, *others = (min(self._times(*each).values()) for each in (together, *apart))
-        return one < CLEARLY * sum(others)
+        return one < sum(others)
 
     def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
         """Microseconds of each kernel."""

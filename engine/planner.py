@@ -109,10 +109,8 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
 
 def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
     """Whether a node that stands for two others, channels last, takes less time than they do."""
-    (kernel,) = _offers(*together, Layout.PLANAR).items()
-    return choices.prefers_together(
-        (*together, dict([kernel])), [(*each, _offers(*each, Layout.LAST)) for each in apart]
-    )
+    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
+    return choices.prefers_together(one, others)
 
 
 def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:

@@ -52,7 +52,14 @@ def check(graph: Graph, x: Array) -> None:
 @pytest.mark.parametrize("activation", ["", "relu", "relu6", "hard_swish"])
 @pytest.mark.parametrize(
     ("first", "kernel", "stride", "size"),
-    [((1, 1), 3, 1, 14), ((1, 1), 3, 2, 14), ((1, 1), 5, 1, 9), ((1, 1), 5, 2, 17), ((3, 2), 3, 1, 28)],
+    [
+        ((1, 1), 3, 1, 14),
+        ((1, 1), 3, 2, 14),
+        ((1, 1), 5, 1, 9),
+        ((1, 1), 5, 2, 17),
+        ((3, 2), 3, 1, 28),
+        ((5, 3), 3, 2, 41),
+    ],
 )
 def test_pair_agrees_with_plain_loops(
     activation: str, first: tuple[int, int], kernel: int, stride: int, size: int
