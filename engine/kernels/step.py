@@ -179,7 +179,8 @@ def copy(target: Array, source: Array) -> Call:
 
 def turn(target: Array, source: Array) -> list[Call]:
     """`copy` between layouts, (N, C, ...): few channels one by one, else NumPy's inner loop has so many steps."""
-    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or target.strides[1] == source.strides[1]:
+    alike = target.strides[1:2] == tuple(4 * stride // source.itemsize for stride in source.strides[1:2])
+    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or alike:
         return [copy(target, source)]
     return [copy(target[:, channel], source[:, channel]) for channel in range(target.shape[1])]
 
