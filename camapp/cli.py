@@ -34,6 +34,12 @@ _FOR_STILLS = (
     *("workers", "threads", "debug"),
 )
 
+# Settings that say what a selftest is to try.
+_FOR_TRYING = (
+    *("source", "size", "fps", "rotate", "hflip", "vflip", "camera_control", "model", "fit", "roi"),
+    *("camera_height", "camera_pitch", "camera_view", "workers", "threads", "target_fps", "debug"),
+)
+
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
     typer.Option(
@@ -303,6 +309,30 @@ def collect(
         fail(message, code)
 
 
+@app.command("calibrate-track")
+def calibrate_track(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", readable=False, help="taken by the camera as it sits")],
+    point: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="X,Y=RIGHT,AHEAD", help="a ground point: pixel and metres, four times or more"),
+    ] = None,
+    chessboard: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="CxR", help="instead: inner corners of a chessboard on the ground, such as 9x6"),
+    ] = None,
+    square: Annotated[float, typer.Option(min=0.001, metavar="METRES", help="side of one of its fields")] = 0.025,
+    bend: Annotated[float, typer.Option(min=0, max=89, metavar="DEGREES", help="as --camera-bend")] = 0.0,
+    into: Annotated[Path, typer.Option(metavar="FILE", help="settings file to keep it in, for --config")] = Path(
+        "camera.toml"
+    ),
+) -> None:
+    """Find out how the camera sits over the ground, so that offsets come in metres."""
+    from camapp.calibrate import run_calibration
+
+    with tidy_errors():
+        print(run_calibration(picture, point or [], chessboard, square, bend, into))
+
+
 @app.command("sources")
 def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List what can be watched here."""
@@ -341,6 +371,23 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
         print_report(findings, as_json)
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             raise SystemExit(1)
+
+
+@app.command("selftest")
+@partial(with_settings, only=_FOR_TRYING)
+def selftest(
+    settings: Settings,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", metavar="S", min=0.5, max=600, help="how long to try the camera, and a whole run"),
+    ] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Try all of this machine and print a report to paste into an issue. Ends with 1 if something fails."""
+    from camapp.selftest import run_selftest
+
+    if not run_selftest(settings, seconds, as_json):
+        raise SystemExit(1)
 
 
 @app.command("fleet")

@@ -304,14 +304,20 @@ def _disk(machine: Machine) -> Iterator[Finding]:
 def _display(machine: Machine) -> Iterator[Finding]:
     from camapp import displays
 
-    display = displays.probe()
+    desktop = displays.probe()
     kiosk = displays.probe_kiosk(machine.root)
-    if display:
-        yield ok("display", display.reason)
+    console = displays.probe_drm(machine.root)
+    if desktop:
+        yield ok("display", f"a desktop's, {desktop.reason}")
+    elif console and machine.pi_model:
+        yield ok("display", f"{console.reason}, for --display drm" + (" or kiosk" if kiosk else ""))
     elif kiosk:
         yield ok("display", f"{kiosk.reason}, for --display kiosk")
     else:
-        yield ok("display", f"{display.reason}; predictions are printed or logged")
+        # With a screen that somebody else has, perhaps our own service, that is what there is to say.
+        screen = any(displays.connectors(machine.root).values())
+        reason = desktop.reason if not screen else console.reason if machine.pi_model else kiosk.reason
+        yield ok("display", f"{reason}; predictions are printed or logged")
 
 
 def _service(machine: Machine) -> Iterator[Finding]:

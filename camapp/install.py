@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 
+from camapp.capture.source import local_path
 from camapp.models import SHIPPED
 from camapp.service import ExitCode
 from camapp.settings import Settings, SettingsError, load_cameras, to_toml
@@ -23,8 +24,11 @@ PROJECT = Path(__file__).parents[1]
 # What pip needs of a clone; tests, data and the clone's own environment stay behind.
 _PARTS = ("camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
 # Settings that need packages of their own: extras of the same names.
-_EXTRAS = ("mqtt",)
+_EXTRAS = ("mqtt", "web")
 _PREDICTIONS = "/var/log/camapp/predictions.jsonl"
+# What the units let the service write to, and what they close to it.
+_WRITABLE = ("/var/lib/camapp", "/var/log/camapp", "/var/cache/camapp")
+_HOMES = ("/home", "/root")
 _USER = "camapp"
 
 
@@ -89,6 +93,11 @@ class Installer:
         self.app = root / "opt/camapp"
         self.config = root / "etc/camapp/config.toml"
 
+    @property
+    def _shows_itself(self) -> bool:
+        """The screen is a Pi camera's own (`--display drm`), and no shell for windows is needed."""
+        return self.kind is Kind.KIOSK and self.settings.display == "drm"
+
     def path_of(self, kind: Kind) -> Path:
         """Where the unit or the autostart file of a kind belongs."""
         return self._root / ("etc/xdg/autostart" if kind is Kind.DESKTOP else "etc/systemd/system") / kind.file
@@ -105,10 +114,12 @@ class Installer:
             )
         if self.kind is not Kind.DESKTOP and not shutil.which("systemctl"):
             raise InstallError("this machine has no systemd (no systemctl): start 'camapp run' by its own means")
-        if self.kind is Kind.KIOSK:
+        if self.kind is Kind.KIOSK and not self._shows_itself:
             for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
                 if not shutil.which(program):
-                    raise InstallError(f"the kiosk needs {program}: sudo apt install -y {package}")
+                    raise InstallError(
+                        f"the kiosk needs {program}: sudo apt install -y {package} (or --display drm, for a Pi camera)"
+                    )
         if not self._is_installed_copy() and not (PROJECT / "pyproject.toml").is_file():
             raise InstallError("run install-service from a clone of the project: its pyproject.toml is not here")
         if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
@@ -122,6 +133,8 @@ class Installer:
                     f"sudo chown root:root {self.config} && sudo chmod 644 {self.config}"
                 )
         for camera in cameras:
+            if self.kind is not Kind.DESKTOP:
+                _refuse_what_is_closed(camera)
             notes += self._device_notes(camera.source)
         missing = [group for group in self._wanted_groups() if not self._has_group(group)]
         if missing:
@@ -169,7 +182,7 @@ class Installer:
     def _install_application(self) -> None:
         if not (self.app / "bin/python").exists():
             options = ["--system-site-packages"] if self._is_pi() else []  # picamera2 and its NumPy are apt's
-            self._must([_system_python(), "-m", "venv", *options, str(self.app)], "python3 -m venv")
+            self._must([_system_python(), "-I", "-m", "venv", *options, str(self.app)], "python3 -m venv")
         # From a copy: pip would leave a build folder that belongs to root in the user's clone.
         with tempfile.TemporaryDirectory() as folder:
             for part in (PROJECT / name for name in _PARTS):
@@ -177,7 +190,8 @@ class Installer:
                     shutil.copytree(part, Path(folder, part.name), ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy2(part, folder)
-            pip = [str(self.app / "bin/python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+            # -I: root must not import what happens to lie in the folder that this is started from.
+            pip = [str(self.app / "bin/python"), "-I", "-m", "pip", "install", "--quiet", "--no-cache-dir"]
             extras = ",".join(name for name in _EXTRAS if getattr(self._cameras()[0], name) is not None)
             self._must([*pip, f"{folder}[{extras}]" if extras else folder], "pip")
 
@@ -194,7 +208,11 @@ class Installer:
         text = f"# Settings of the camapp service. After a change: sudo systemctl reload {self.kind.file}\n"
         partial = self.config.with_suffix(".partial")
         partial.write_text(text + to_toml(settings), encoding="utf-8")
-        partial.chmod(0o644)
+        if self.kind is not Kind.DESKTOP and _has_password(settings) and self._has_group("video"):
+            partial.chmod(0o640)  # the service is in that group
+            self._must(["chgrp", "video", str(partial)], "chgrp")
+        else:
+            partial.chmod(0o644)
         partial.replace(self.config)
 
     def _adopted(self, file: str) -> str:
@@ -223,7 +241,8 @@ class Installer:
         # systemd does not start a unit with a group that does not exist.
         wanted = self._wanted_groups()
         groups = " ".join(group for group in wanted if self._has_group(group))
-        path.write_text(text.replace(f"SupplementaryGroups={' '.join(wanted)}", f"SupplementaryGroups={groups}"))
+        text = text.replace(f"SupplementaryGroups={' '.join(wanted)}", f"SupplementaryGroups={groups}")
+        path.write_text(text.replace("--display kiosk", "--display drm") if self._shows_itself else text)
         path.chmod(0o644)
 
     def _verify(self) -> None:
@@ -295,14 +314,54 @@ class Installer:
         return next(line.partition("=")[2].split() for line in lines if line.startswith("SupplementaryGroups="))
 
     def _has_group(self, name: str) -> bool:
-        return _names(self._root / "etc/group", name)
+        return bool(_named(self._root / "etc/group", name))
 
     def _has_user(self) -> bool:
-        return _names(self._root / "etc/passwd", _USER)
+        """Whether there is the user that we made; one of that name with another home is a person's."""
+        return any(line.split(":")[5:6] == ["/var/lib/camapp"] for line in _named(self._root / "etc/passwd", _USER))
 
 
-def _names(table: Path, name: str) -> bool:
-    return table.exists() and any(line.startswith(f"{name}:") for line in table.read_text().splitlines())
+def _named(table: Path, name: str) -> list[str]:
+    lines = table.read_text().splitlines() if table.exists() else []
+    return [line for line in lines if line.startswith(f"{name}:")]
+
+
+def _has_password(settings: Settings) -> bool:
+    values = (getattr(settings, item.name) for item in fields(settings))
+    return any(isinstance(value, str) and "://" in value and "@" in value for value in values)
+
+
+def _refuse_what_is_closed(settings: Settings) -> None:
+    """The service starts in a folder of its own, sees no home directory and writes to its own folders only."""
+    source = settings.source
+    scheme, sep, _ = source.partition("://")
+    if source != "auto" and (not sep or scheme in ("file", "images", "video")):
+        _refuse_unseen("source", local_path(source))
+    for name, file in {"mqtt-ca": settings.mqtt_ca, "mqtt-password-file": settings.mqtt_password_file}.items():
+        if file is not None:
+            _refuse_unseen(name, file.expanduser())
+    outputs = {"record": settings.record, "clips": settings.clips, "snapshots": settings.snapshots}
+    if settings.log not in (None, "-"):
+        outputs["log"] = Path(settings.log)
+    for name, output in outputs.items():
+        if output is not None and output.expanduser().is_absolute() and not _is_below(output.expanduser(), _WRITABLE):
+            raise InstallError(
+                f"--{name} {output}: the service may write below {' and '.join(_WRITABLE[:2])} only "
+                "(a relative path begins in the first)",
+                ExitCode.CONFIG,
+            )
+
+
+def _refuse_unseen(name: str, path: Path) -> None:
+    if not path.is_absolute() or _is_below(path, _HOMES):
+        raise InstallError(
+            f"--{name} {path}: the service cannot see it there; move it to /srv, say, and give its full path",
+            ExitCode.CONFIG,
+        )
+
+
+def _is_below(path: Path, folders: Sequence[str]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _system_python() -> str:
@@ -339,7 +398,11 @@ def install(installer: Installer, dry_run: bool, say: Callable[[str], None] = pr
         if not dry_run:
             raise
         say(f"would fail: {error}")
-    _go(installer.steps(), dry_run, say)
+    usual = os.umask(0o022)  # a service's user must be able to read what a root with a closed umask installs
+    try:
+        _go(installer.steps(), dry_run, say)
+    finally:
+        os.umask(usual)
     if not dry_run and installer.kind is not Kind.DESKTOP:
         say(f"done. Watch it: journalctl -fu {installer.kind.file}; change {installer.config}, then")
         say(f"sudo systemctl reload {installer.kind.file} (or restart, where the log says so)")

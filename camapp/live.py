@@ -175,6 +175,8 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
             outputs.append((f"--record{of}", settings.record))
         if settings.log not in (None, "-"):
             outputs.append((f"--log{of}", Path(settings.log)))
+        if settings.clip_on:
+            outputs.append((f"--clips{of}", settings.clips))
     for number, (name, path) in enumerate(outputs):
         for other, taken in inputs + outputs[:number]:
             if taken == path or (path.exists() and taken.exists() and path.samefile(taken)):

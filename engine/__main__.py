@@ -30,11 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     info = commands.add_parser("info", help="print a model's card and layers")
     run = commands.add_parser("run", help="run a model on a float32 array (N, C, H, W)")
-    convert = commands.add_parser("convert", help="write a model as .npz (a bundle), .safetensors or .onnx")
+    convert = commands.add_parser("convert", help="write a model as .npz (a bundle), .safetensors, .onnx or text dumps")
     for command in (info, run, convert):
         command.add_argument("file", type=Path, help=".npz, .pth, .pt, .safetensors, .onnx, or a folder of text dumps")
         command.add_argument("--net", help="name of the net, for a file without a card")
-    convert.add_argument("target", type=Path, help="file to write; its suffix says the format")
+    convert.add_argument("target", type=Path, help="file to write; its suffix says the format, none: a folder")
     run.add_argument("input", type=Path, help="array to read (.npy)")
     run.add_argument("output", type=Path, help="array to write (.npy)")
     return parser
@@ -90,7 +90,11 @@ def _convert(options: argparse.Namespace) -> int:
     from engine.convert import convert
 
     model = convert(options.file, options.target, options.net)
-    print(f"{options.target}: net {model.card.net}, {options.target.stat().st_size:,} bytes, same outputs")
+    files = [options.target] if options.target.is_file() else [*options.target.iterdir()]
+    size = sum(file.stat().st_size for file in files)
+    print(f"{options.target}: net {model.card.net}, {size:,} bytes, same outputs")
+    if len(files) > 1:
+        print("text dumps hold no card: labels, means and the rest of it stay behind")
     return 0
 
 

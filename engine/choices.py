@@ -20,13 +20,18 @@ import numpy as np
 
 from engine import blas
 from engine.graph import Array, Node
+from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import alone
 
 LEAST_MACS = 500_000  # below this a node takes less than what its choice could save
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
+LEAST_WIDTH = 56  # of a picture that a pair of convolutions, one of them depthwise, should take as one node
+MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
+
+Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]  # a node and what kernels offer for it
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,13 @@ class Choices:
             if self.pins.get(key) in offers:
                 return self.pins[key]
         return self._prefer(node, inputs, offers)
+
+    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+        """Whether one node should stand for several that follow one another (see `engine.passes`)."""
+        node, inputs, offers = together
+        if node.op_type == CONV_POOL:
+            return next(iter(offers.values())).macs <= MOST_POOLED_MACS * inputs[0].shape[0]
+        return inputs[0].shape[-1] >= LEAST_WIDTH
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return next(iter(offers))
@@ -72,6 +84,17 @@ class TimedChoices(Choices):
         macs = max(step.macs for step in offers.values())
         if len(offers) == 1 or macs < LEAST_MACS:
             return super()._prefer(node, inputs, offers)
+        return min(offers, key=self._times(node, inputs, offers).__getitem__)
+
+    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+        """By the clock."""
+        if together[0].op_type == CONV_POOL:
+            return super().prefers_together(together, apart)
+        one, *others = (min(self._times(*each).values()) for each in (together, *apart))
+        return one < sum(others)
+
+    def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
+        """Microseconds of each kernel."""
         key = kind_of(node, inputs)
         known = self.times.get(key, {})
         if known.keys() != offers.keys():
@@ -79,7 +102,7 @@ class TimedChoices(Choices):
             self.times[key] = known
             if self.file is not None:
                 write_times(self.file, self.times)
-        return min(offers, key=known.__getitem__)
+        return known
 
 
 def standard() -> Choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.formats import WRITABLE
 from engine.formats.npz import digest, save_bundle
 from engine.formats.onnx import write_onnx
 from engine.formats.safetensors import write_safetensors
+from engine.formats.text_dump import write_text_dump
 from engine.graph import Array, ModelError
 from engine.model import Model, load
 
@@ -23,21 +25,28 @@ TOLERANCE = 1e-4  # of the outputs' largest magnitude
 def save(model: Model, path: Path) -> None:
     """Write the model as a bundle (.npz), .safetensors or .onnx, by the path's suffix: whole or not at all.
 
+    A path without suffix becomes a folder of text dumps, which a ResNet-50 alone can be, and which holds no card.
+
     Raises:
-        ModelError: another suffix; or a graph of its own, which the first two cannot hold.
+        ModelError: another suffix; or a graph of its own, which .onnx alone can hold.
         OSError: the folder cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         write_onnx(path, model.graph, model.card)
         return
-    if suffix not in WRITABLE:
-        raise ModelError(f"{path}: cannot write '{suffix or 'no suffix'}' files; supported are {', '.join(WRITABLE)}")
+    if suffix and suffix not in WRITABLE:
+        raise ModelError(
+            f"{path}: cannot write '{suffix}' files; supported are {', '.join(WRITABLE)}, "
+            "and without suffix a folder of text dumps"
+        )
     try:
         arrays, card = _parameters(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    if suffix == ".npz":
+    if not suffix:
+        write_text_dump(path, arrays, card.net)
+    elif suffix == ".npz":
         save_bundle(path, arrays, card)
     else:
         write_safetensors(path, arrays, replace(card, sha256=digest(arrays)))
@@ -62,7 +71,7 @@ def convert(source: Path, target: Path, net: str | None = None) -> Model:
     size = max((float(np.abs(array).max(initial=0)) for array in expected), default=0.0)
     for array, wanted in zip(found, expected, strict=True):
         if array.shape != wanted.shape or not np.allclose(array, wanted, rtol=0, atol=TOLERANCE * size):
-            target.unlink()
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
             raise ModelError(f"{target}: what was written computes something else than {source}; it is removed")
     return written
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.arena import Buffer, allocate
 from engine.graph import Array, Graph, ModelError, Node, Shape
-from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, copy
+from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, turn
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class MemoryPlan:
             ]
             target = array(action.target, framed=False)
             if action.step is None or action.step.bind is None:
-                calls.append((action.label, [copy(target, sources[0])]))
+                calls.append((action.label, turn(target, sources[0])))
                 continue
             scratch = []
             for wanted, buffer in zip(action.step.scratch, action.scratch, strict=True):

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine import formats, nets
 from engine.card import ModelCard as ModelCard
 from engine.choices import Choices, standard
-from engine.evaluation import Evaluation
 from engine.folding import fold
-from engine.formats.content import Content
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
@@ -21,6 +19,10 @@ from engine.originals import Originals, release
 from engine.passes import optimise
 from engine.plan import Plan
 from engine.planner import Chosen, Prepared, choose, plan_prepared, prepare
+
+if TYPE_CHECKING:
+    from engine.evaluation import Evaluation
+    from engine.formats.content import Content
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -126,6 +128,8 @@ class Model:
         if not self.graph.parameters and not (
             self.prepared and self.prepared[0].final
         ):  # a graph from a file: it may take anything
+            from engine.evaluation import Evaluation  # workers, whose plans are all that they run, do without
+
             if not self._evaluations or not self._evaluations[0].fits(inputs):
                 self._evaluations[:] = [Evaluation(self.graph, inputs)]
             made = self._evaluations[0].run(inputs)
@@ -159,6 +163,8 @@ def load(path: str | Path, net: str | None = None) -> Model:
 
 
 def _read(path: Path, net: str | None) -> Model:
+    from engine import formats  # as above
+
     content = formats.read(path)
     try:
         return _assemble(content, net)
@@ -167,6 +173,8 @@ def _read(path: Path, net: str | None) -> Model:
 
 
 def _assemble(content: Content, net: str | None) -> Model:
+    from engine import nets
+
     _check_finite(content.arrays)
     if content.graph is not None:
         card = content.card or ModelCard(content.graph.name)

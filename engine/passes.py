@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
+from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
-from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE
+from engine.kernels.pair import PAIR, read_pair
+from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
 
 MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
+MOST_SUMS = 6  # deep, that hand offsets on: each may double them
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
 
 
@@ -164,6 +167,92 @@ def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
+_PLAIN_POOL: Mapping[str, tuple[object, ...]] = {  # what a pool may say and need not
+    "pads": ((0, 0, 0, 0),),
+    "dilations": ((1, 1),),
+    "ceil_mode": (0,),
+    "storage_order": (0,),
+    "auto_pad": ("NOTSET", "VALID"),
+}
+Ask = tuple[Node, Sequence[Operand]]
+
+
+def fuse_pairs(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A Conv that a depthwise Conv alone follows, and that one, become one node where its kernel takes them.
+
+    It needs the values' shapes, so it runs in the planner; `wanted` says of the new node and of the two if it should.
+    """
+    arrays, nodes = dict(graph.initializers), list(graph.nodes)
+    fused: set[str] = set()
+    for first, second in _sole_followers(graph, ("Conv",), "Conv"):
+        plain = not any(node.attributes.get("residual") for node in (first, second))
+        fixed = all(name in arrays for name in (*first.inputs[1:], *second.inputs[1:]))
+        if not plain or not fixed or first.attributes.get("group", 1) != 1 or first.outputs[0] in fused:
+            continue
+        weights = [_weight_and_bias(node, arrays) for node in (first, second)]
+        if weights[1][0].shape[:2] != (second.attributes.get("group", 1), 1):
+            continue
+        names = tuple(f"{second.outputs[0]}/{what}" for what in ("first matrix", "weight", "bias"))
+        ours = [np.column_stack([weights[0][0].reshape(len(weights[0][0]), -1), weights[0][1]]), *weights[1]]
+        begin = {"kernel_shape": weights[0][0].shape[2:], **first.attributes}
+        attributes = {**second.attributes, **{f"first_{name}": value for name, value in begin.items()}}
+        node = Node(PAIR, (first.inputs[0], *names), second.outputs, attributes, second.name)
+        data = Operand(shapes[first.inputs[0]])
+        together = [data, *(Operand(array.shape, array, True) for array in ours)]
+        if read_pair(node, together) is None:
+            continue
+        apart = [
+            (
+                each,
+                [
+                    Operand(shapes[each.inputs[0]]),
+                    *(Operand(arrays[n].shape, arrays[n], True) for n in each.inputs[1:]),
+                ],
+            )
+            for each in (first, second)
+        ]
+        if not wanted((node, together), apart):
+            continue
+        arrays |= dict(zip(names, ours, strict=True))
+        nodes[nodes.index(second)] = node
+        nodes.remove(first)
+        fused.add(second.outputs[0])
+    return drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays))
+
+
+def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A Conv that a 2x2 MaxPool alone follows, and that pool, become one node; arguments as for `fuse_pairs`."""
+    nodes = list(graph.nodes)
+    for conv, pool in _sole_followers(graph, ("Conv",), "MaxPool"):
+        bare = {name: value for name, value in pool.attributes.items() if value not in _PLAIN_POOL.get(name, ())}
+        windows = bare.pop("kernel_shape", None), bare.pop("strides", None)
+        activation = {name: bare.pop(name) for name in ("activation",) if name in bare}
+        taken = {"activation", "residual"} & conv.attributes.keys()
+        if windows != ((2, 2), (2, 2)) or bare or taken:
+            continue
+        node = Node(CONV_POOL, (*conv.inputs, *pool.inputs[1:]), pool.outputs, {**conv.attributes, **activation})
+        node = replace(node, name=conv.name)
+        together, *apart = (_operands(each, shapes, graph.initializers) for each in (node, conv, pool))
+        if read_conv_pool(node, together) is None:
+            continue
+        if wanted((node, together), [(conv, apart[0]), (pool, apart[1])]):
+            nodes[nodes.index(pool)] = node
+            nodes.remove(conv)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _operands(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Array]) -> list[Operand]:
+    return [
+        Operand(arrays[name].shape, arrays[name], True) if name in arrays else Operand(shapes[name])
+        for name in node.inputs
+    ]
+
+
+def _weight_and_bias(conv: Node, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+    weight = arrays[conv.inputs[1]]
+    return weight, arrays[conv.inputs[2]] if len(conv.inputs) > 2 else np.zeros(len(weight), np.float32)
+
+
 def defer_biases(graph: Graph) -> Graph:
     """Biases are added late or never: a value may be kept less an offset b by channel, which its readers account for.
 
@@ -185,6 +274,16 @@ class _Deferral:
             for at, name in enumerate(node.inputs):
                 self.readers.setdefault(name, []).append((node, at))
         self.offsets: dict[str, Array] = {}  # by value, float64: what it lacks by channel
+        self.channels: dict[str, int] = {}  # of values, where known
+        self.sums: dict[str, int] = {}  # of values, how many Adds deep
+        for node in graph.nodes:
+            if (count := self._channels(node)) is not None:
+                self.channels[node.outputs[0]] = count
+        self.may_lack: set[str] = set()  # values whose readers can all account for an offset
+        for node in reversed(graph.nodes):
+            name = node.outputs[0]
+            if name not in self.outputs and all(self._absorbs(*reader) for reader in self.readers.get(name, [])):
+                self.may_lack.add(name)
 
     def run(self) -> Graph:
         nodes = tuple(self._rewrite(node) for node in self.graph.nodes)
@@ -193,12 +292,25 @@ class _Deferral:
     def _rewrite(self, node: Node) -> Node:
         if node.op_type in ("Conv", "Gemm") and self._is_linear(node):
             return self._linear(node)
+        if node.op_type == PAIR and node.inputs[0] in self.offsets:
+            return self._first_of_pair(node)
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             own = self.arrays[node.inputs[1]].astype(np.float64)
-            return self._store(node, 1, own, own)
-        if node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
+            return self._store(node, 1, own + self.offsets.get(node.inputs[0], 0.0), own)
+        if node.op_type in ("Add", "Concat") and any(name in self.offsets for name in node.inputs):
+            parts = [self.offsets.get(name, np.zeros(self.channels[name])) for name in node.inputs]
+            self.offsets[node.outputs[0]] = sum(parts[1:], parts[0]) if node.op_type == "Add" else np.concatenate(parts)
+        elif node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
             self.offsets[node.outputs[0]] = self.offsets[node.inputs[0]]
         return node
+
+    def _first_of_pair(self, node: Node) -> Node:
+        """The offset times the matrix joins its last column, the bias."""
+        matrix, key = self.arrays[node.inputs[1]].astype(np.float64), f"{node.outputs[0]}/late matrix"
+        offset = self.offsets[node.inputs[0]]
+        matrix[:, -1] += matrix[:, :-1] @ np.repeat(offset, (matrix.shape[1] - 1) // len(offset))
+        self.arrays[key] = matrix.astype(np.float32)
+        return replace(node, inputs=(node.inputs[0], key, *node.inputs[2:]))
 
     def _linear(self, node: Node) -> Node:
         weight, has_residual = self.arrays[node.inputs[1]], bool(node.attributes.get("residual"))
@@ -223,6 +335,9 @@ class _Deferral:
             bias = bias + self.offsets.get(node.inputs[-1], 0.0)
         if not bias.any():
             return replace(node, attributes=attributes)
+        for reader, _ in self.readers.get(node.outputs[0], []) if not has_bias else []:
+            if reader.op_type == "MaxPool" and len(reader.inputs) == 2:  # it took the bias over
+                own = self.arrays[reader.inputs[1]]
         return self._store(replace(node, attributes=attributes), 2, bias, own, has=has_bias)
 
     def _store(self, node: Node, at: int, bias: Array, own: Array, has: bool = True) -> Node:
@@ -234,7 +349,7 @@ class _Deferral:
         before, after = node.inputs[:at], node.inputs[at + has :]
         activation = attributes.get("activation", "")
         small = np.abs(bias).max() <= MOST_OFFSET * np.abs(own).max()
-        if small and activation in ("", "Relu") and self._may_lack(name):
+        if small and activation in ("", "Relu") and name in self.may_lack:
             self.offsets[name] = bias
             if not activation:
                 return replace(node, inputs=(*before, *after))
@@ -254,22 +369,40 @@ class _Deferral:
         vector = len(node.inputs) < 3 or self.arrays[node.inputs[2]].ndim == 1
         return vector and not has.get("transA") and has.get("alpha", 1.0) == has.get("beta", 1.0) == 1.0
 
-    def _may_lack(self, name: str) -> bool:
-        """Whether all readers of a value can account for an offset."""
-        return name not in self.outputs and all(self._absorbs(node, at) for node, at in self.readers.get(name, []))
+    def _channels(self, node: Node) -> int | None:
+        """Of a node's output; None where it takes more than a look at the nodes before to say."""
+        if node.op_type == "Conv":
+            return len(self.arrays[node.inputs[1]]) if node.inputs[1] in self.arrays else None
+        if node.op_type == PAIR:
+            return len(self.arrays[node.inputs[2]])
+        counts = [self.channels[name] for name in node.inputs if name in self.channels]
+        if node.op_type in ("MaxPool", "AveragePool"):
+            return counts[0] if counts else None
+        if len(counts) < len(node.inputs):
+            return None
+        if node.op_type == "Add":
+            deep = self.sums[node.outputs[0]] = 1 + max(self.sums.get(name, 0) for name in node.inputs)
+            return counts[0] if len(set(counts)) == 1 and deep <= MOST_SUMS else None
+        return sum(counts) if node.op_type == "Concat" and node.attributes.get("axis") == 1 else None
 
     def _absorbs(self, node: Node, at: int) -> bool:
         if node.op_type == "Conv" and (at == 0 or (node.attributes.get("residual") and at == len(node.inputs) - 1)):
             return self._is_linear(node)
         if node.op_type == "Gemm" and at == 0:
             return self._is_linear(node)
+        if node.op_type == PAIR:
+            return not any(node.attributes.get("first_pads", ())) and "first_auto_pad" not in node.attributes
+        if node.op_type == "MaxPool" and len(node.inputs) == 2:
+            return at == 0
+        if node.op_type in ("Add", "Concat") and "activation" not in node.attributes:
+            return node.outputs[0] in self.channels and node.outputs[0] in self.may_lack
         plain = len(node.inputs) == 1 and "activation" not in node.attributes
         if node.op_type == "AveragePool":
             plain = plain and not node.attributes.get("count_include_pad")
         hands_on = ("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
         if node.op_type == "Flatten" and node.attributes.get("axis", 1) != 1:
             return False
-        return plain and node.op_type in hands_on and self._may_lack(node.outputs[0])
+        return plain and node.op_type in hands_on and node.outputs[0] in self.may_lack
 
 
 def drop_unused(graph: Graph) -> Graph:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
 
 from engine.choices import Choices
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
-from engine.kernels import KERNELS
+from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import MemoryPlan
 from engine.originals import own
-from engine.passes import defer_biases, fuse_residuals
+from engine.passes import Ask, defer_biases, fuse_pairs, fuse_pools, fuse_residuals
 from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
@@ -91,13 +93,22 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     """
     planar = choose(graph, input_shapes, Choices(), Prepared())
     layout = choices.layout or preferred_layout(planar, input_shapes)
+    shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
+    shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
+    quicker = partial(_quicker_together, choices)
     if layout is Layout.LAST:
-        graph = fuse_residuals(graph, {each.node.outputs[0]: each.step.shape for each in planar})
+        graph = fuse_pairs(fuse_residuals(graph, shapes), shapes, quicker)
+    graph = fuse_pools(defer_biases(graph), shapes, quicker)
     items = tuple(tuple(shape[1:]) for shape in input_shapes)
     batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
-    graph = defer_biases(graph)
     graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
     return Prepared(items, batches, graph, layout)
+
+
+def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
+    """Whether a node that stands for two others, channels last, takes less time than they do."""
+    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
+    return choices.prefers_together(one, others)
 
 
 def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
@@ -153,7 +164,7 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
     layouts: dict[str, Layout] = {}
     found = []
     for node in graph.nodes:
-        if node.op_type not in KERNELS:
+        if node.op_type not in KERNELS and node.op_type not in FUSED:
             raise UnsupportedOperator(
                 f"operator {node.op_type} ('{node.name}') is not supported; known are {', '.join(KERNELS)}"
             )
@@ -162,6 +173,8 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
             raise ModelError(f"{node.op_type} '{node.name}' reads '{missing[0]}', which nothing before it makes")
         inputs = [operands[name] for name in node.inputs]
         offers = _offers(node, inputs, prepared.layout)
+        if _takes_either(node, inputs):
+            offers = _offers(node, inputs, layouts.get(node.inputs[0], prepared.layout))
         kernel = prepared.pins.get(node.outputs[0], "")
         if kernel not in offers:
             kernel = choices.pick(node, inputs, offers)
@@ -178,9 +191,18 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
     return found
 
 
+def _takes_either(node: Node, inputs: Sequence[Operand]) -> bool:
+    """Whether a node does well in the layout of what it reads, which costs more to copy than what it makes."""
+    if node.op_type == "Conv":
+        outputs, channels, *kernel = inputs[1].shape
+        return prod(kernel) == 1 and outputs <= channels
+    return node.op_type == "GlobalAveragePool"
+
+
 def _offers(node: Node, inputs: Sequence[Operand], preferred: Layout) -> dict[str, Step]:
     """What the kernels offer by name, in the preferred layout if any does so."""
-    offers = {kernel.__name__: step for kernel in KERNELS[node.op_type] if (step := kernel(node, inputs)) is not None}
+    kernels = KERNELS.get(node.op_type) or FUSED[node.op_type]
+    offers = {kernel.__name__: step for kernel in kernels if (step := kernel(node, inputs)) is not None}
     suiting = {name: step for name, step in offers.items() if step.layout in (preferred, Layout.ANY)}
     return suiting or offers
 

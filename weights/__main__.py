@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,11 @@ AnyRecipe = TypeVar("AnyRecipe", "Recipe", "TrackRecipe")
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 DataFolder = Annotated[
-    Path, typer.Option("--data", help="Folder of the data sets; what is missing is downloaded into it.")
+    Path,
+    typer.Option(
+        "--data",
+        help="Folder of the data sets; what is missing is downloaded. For track_photographs: the labelled ones.",
+    ),
 ]
 Plots = Annotated[Path | None, typer.Option(help="Folder to draw PNG plots into.")]
 
@@ -58,6 +63,9 @@ def train(
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after so many epochs without progress; 0: never.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Model whose weights a track recipe begins with, instead of its own.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's threads; its own choice if not given.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch computes.")] = "cpu",
     plots: Plots = None,
@@ -65,11 +73,15 @@ def train(
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
     if name in TRACKS:
         with _errors():
-            _train_track(_changed(TRACKS[name], epochs, seed), out, threads, device, plots)
+            track = _changed(TRACKS[name], epochs, seed)
+            track = track if start is None else replace(track, start=start)
+            _train_track(track, data, out, threads, device, plots, resume)
         return
     out = out or Path("runs") / f"{name}.npz"
     checkpoint = out.with_suffix(".checkpoint")
     with _errors(f"interrupted: --resume goes on with {checkpoint}"):
+        if start is not None:
+            raise WeightsError("--start is for the track recipes")
         recipe = _recipe(name, epochs, seed)
         if (pictures is None) == (name == FOLDER):
             raise WeightsError("'train folder DATA' takes the folder that holds your classes, other recipes none")
@@ -174,15 +186,26 @@ def _changed(recipe: AnyRecipe, epochs: int | None, seed: int | None) -> AnyReci
     )
 
 
-def _train_track(recipe: TrackRecipe, out: Path | None, threads: int | None, device: str, plots: Path | None) -> None:
-    out = out or Path("runs") / f"{recipe.net}.npz"
+def _train_track(
+    recipe: TrackRecipe,
+    data: Path,
+    out: Path | None,
+    threads: int | None,
+    device: str,
+    plots: Path | None,
+    resume: bool,
+) -> None:
+    out = out or Path("runs") / f"{recipe.name}.npz"
     _check_out(out)
-    if device != "cpu" or plots:
-        raise WeightsError("the track net is trained on the CPU and draws no plots: leave --device and --plots out")
+    if device != "cpu":
+        raise WeightsError("the track net is trained on the CPU: leave --device out")
     torch = _import_torch(device)
+    if plots:
+        _import_plots()
     if threads:
         torch.set_num_threads(threads)
     from weights.export import export_track
+    from weights.photographs import Photographs
     from weights.train_track import TrackEpoch, train_track
 
     print(f"{'epoch':>9}  {'train loss':>10}  {'valid. loss':>11} {'precision':>9} {'recall':>7} {'place':>6}")
@@ -194,8 +217,16 @@ def _train_track(recipe: TrackRecipe, out: Path | None, threads: int | None, dev
             flush=True,
         )
 
-    trained = train_track(recipe, report)
+    photographs = Photographs(data) if recipe.photographs else None
+    # Pictures are slow to make: they stay, as the checkpoint does, until the run is done.
+    folder = out.with_suffix(".run")
+    trained = train_track(recipe, folder, report, photographs=photographs, resume=resume)
     export_track(trained, recipe, out)
+    shutil.rmtree(folder)
+    if plots:
+        from weights.plots import track_curves
+
+        track_curves(trained.history, trained.best, recipe.name, plots / f"{recipe.name}_curves.png")
     print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weights import WeightsError
 from weights.datasets import Pictures
 from weights.train import Epoch
+from weights.train_track import TrackEpoch
 
 
 def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Path:
@@ -26,6 +27,23 @@ def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Pat
             axes.plot(numbers, [getattr(epoch, f"{split}_{kind}") for epoch in history], ".-", label=split)
         axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
         axes.set(xlabel="epoch", ylabel=f"{kind} ({unit})")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _save(figure, path)
+
+
+def track_curves(history: Sequence[TrackEpoch], best: TrackEpoch, title: str, path: Path) -> Path:
+    """Loss, and how well cells are found, by epoch; the checkpoint that was kept marked."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(title)
+    numbers = [epoch.number for epoch in history]
+    panels = (("loss", ("train_loss", "validation_loss")), ("share of cells", ("precision", "recall")))
+    for axes, (label, fields) in zip(figure.subplots(1, 2), panels, strict=True):
+        for field in fields:
+            axes.plot(numbers, [getattr(epoch, field) for epoch in history], ".-", label=field.replace("_loss", ""))
+        axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
+        axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -100,21 +100,37 @@ class TrackRecipe:
     """The track net and its schedule: AdamW on presence and place, over pictures that are rendered as it learns.
 
     Attributes:
-        net: a name that `engine.nets.build` knows; also the name of the shipped file.
-        epochs: shards; each is learnt from twice, in its own epoch and the next.
-        pictures: rendered for each epoch.
+        name: what `python -m weights train` calls it.
+        net: a name that `engine.nets.build` knows.
+        epochs: each begins with a new shard of pictures.
+        pictures: in a shard.
+        uses: epochs that learn from a shard; the pictures are varied each time.
         batch: pictures a step.
         learning_rate: the highest; it rises over the first twentieth of the run and falls to 0 as a cosine.
         weight_decay: on weights of two and more dimensions.
+        average: share of the old values that the running mean of the weights keeps in a step; it is what is saved.
+        bfloat16: whether the layers compute in 16 bits; the weights themselves are kept in 32.
+        photographs: variants of labelled photographs that go with each shard.
+        start: model (a name or a file) whose weights it begins with; '' for none.
         validation: pictures, of seeds never learnt from, that choose the checkpoint.
         seed: of the initial values, the order and the pictures.
     """
 
+    name: str
     net: str
     epochs: int
     pictures: int
     batch: int
     learning_rate: float
+    uses: int = 6
     weight_decay: float = 1e-3
-    validation: int = 800
+    average: float = 0.998
+    bfloat16: bool = True
+    photographs: int = 0
+    start: str = ""
+    validation: int = 400
     seed: int = 42
+
+    def samples(self, epoch: int) -> int:
+        """Pictures learnt from in an epoch, from 1."""
+        return min(epoch, self.uses) * (self.pictures + self.photographs)

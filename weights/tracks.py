@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -56,25 +58,45 @@ def render(seeds: Sequence[int]) -> Shard:
     return Shard(pictures, fields)
 
 
-def shards(count: int, pictures: int, first_seed: int, processes: int = 1) -> Iterator[Shard]:
-    """`count` shards in order; while one is in use the next is rendered.
+def shards(
+    count: int, pictures: int, first_seed: int, folder: Path, processes: int = 1, begin: int = 0
+) -> Iterator[Shard]:
+    """`count` shards in order; while one is in use the next is rendered. They stay in `folder`, and are found there.
 
     Args:
         count: of shards.
         pictures: in each.
         first_seed: of the first picture; the others follow.
+        folder: that keeps them, for a run that goes on later.
         processes: that render.
+        begin: number of the first one that is wanted.
     """
-    parts = np.array_split(np.arange(pictures), max(1, processes * 4))
+    folder.mkdir(parents=True, exist_ok=True)
 
     def start(pool: ProcessPoolExecutor, number: int) -> list[Future[Shard]]:
-        begin = first_seed + number * pictures
-        return [pool.submit(render, [begin + int(i) for i in part]) for part in parts]
+        seed = first_seed + number * pictures
+        if (folder / f"{seed}.npz").exists():
+            return []
+        parts = np.array_split(np.arange(seed, seed + pictures), max(1, processes * 4))
+        return [pool.submit(render, part.tolist()) for part in parts]
+
+    def finish(coming: list[Future[Shard]], number: int) -> Shard:
+        file = folder / f"{first_seed + number * pictures}.npz"
+        if not coming:
+            with np.load(file) as kept:
+                return Shard(kept["pictures"], kept["fields"])
+        done = [future.result() for future in coming]
+        shard = Shard(*(np.concatenate([getattr(part, of) for part in done]) for of in ("pictures", "fields")))
+        partial = file.with_name(f".{file.name}")
+        np.savez(partial, pictures=shard.pictures, fields=shard.fields)
+        os.replace(partial, file)
+        return shard
 
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        coming = start(pool, 0)
-        for number in range(count):
-            done = [future.result() for future in coming]
+    # Rendering gives way to learning where both want the same core.
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=os.nice, initargs=(10,)) as pool:
+        coming = start(pool, begin)
+        for number in range(begin, count):
+            shard = finish(coming, number)
             coming = start(pool, number + 1) if number + 1 < count else []
-            yield Shard(*(np.concatenate([getattr(part, of) for part in done]) for of in ("pictures", "fields")))
+            yield shard

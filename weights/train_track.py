@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from camapp.models import model_path
 from engine import nets
+from engine.model import load
 from engine.nets.track import FIELDS, SUBCELLS
 from weights import WeightsError
+from weights.photographs import Photographs
 from weights.recipe import TrackRecipe
 from weights.torch_net import TorchNet
 from weights.tracks import VALIDATION_SEED, Shard, render, shards
@@ -26,6 +32,8 @@ Array = NDArray[Any]
 PRESENT = 2.0  # a cell on a line counts so much more than one off it: there are ten times fewer
 PLACE, DIRECTION = 2.0, 1.0  # weights of the losses of place (cells) and direction beside that of presence
 EVALUATION_BATCH = 100
+CHECKPOINT = "checkpoint"
+PARTS = ("net", "average", "optimiser", "schedule")  # of a run, as PyTorch saves them
 
 
 @dataclass(frozen=True)
@@ -59,50 +67,138 @@ class TrackTrained:
 
 
 def train_track(
-    recipe: TrackRecipe, report: Callable[[TrackEpoch], None] = lambda epoch: None, processes: int = 1
+    recipe: TrackRecipe,
+    folder: Path,
+    report: Callable[[TrackEpoch], None] = lambda epoch: None,
+    processes: int = 1,
+    photographs: Photographs | None = None,
+    resume: bool = False,
 ) -> TrackTrained:
     """Run a recipe. The same recipe and thread count give the same result.
 
     Args:
         recipe: what to do.
+        folder: keeps the rendered pictures and, after each epoch, all that a run needs to go on.
         report: told of each epoch.
         processes: that render pictures.
+        photographs: what the recipe's `photographs` are drawn from.
+        resume: go on after the last epoch of the run in the folder.
 
     Raises:
-        WeightsError: the loss is no longer a number.
+        WeightsError: the loss is no longer a number, or there is nothing to begin or to go on with.
     """
-    torch.manual_seed(recipe.seed)
-    card = nets.default_card(recipe.net)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
-    net = TorchNet(nets.build(recipe.net)).to(memory_format=torch.channels_last)
-    steps = (2 * recipe.epochs - 1) * math.ceil(recipe.pictures / recipe.batch)
-    optimiser = torch.optim.AdamW(_groups(net, recipe.weight_decay), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / steps))
-    generator = torch.Generator().manual_seed(recipe.seed)
+    if recipe.photographs and photographs is None:
+        raise WeightsError("this recipe learns from labelled photographs too: name their folder with --data")
+    run = _Run(recipe)
+    checkpoint = folder / CHECKPOINT
+    if resume:
+        run.load(checkpoint)
     judging = render(range(VALIDATION_SEED, VALIDATION_SEED + recipe.validation))
-    history: list[TrackEpoch] = []
-    arrays: dict[str, Array] = {}
-    last: Shard | None = None
     first_seed = recipe.seed * 10_000_000 % VALIDATION_SEED
-    for number, shard in enumerate(shards(recipe.epochs, recipe.pictures, first_seed, processes), start=1):
-        net.train()
+    done = len(run.history)
+    begin = max(0, done - recipe.uses + 1)
+    window: deque[list[Shard]] = deque(maxlen=recipe.uses)
+    for number, shard in enumerate(
+        shards(recipe.epochs, recipe.pictures, first_seed, folder, processes, begin), start=begin + 1
+    ):
+        window.append([shard])
+        if photographs and recipe.photographs:
+            window[-1].append(photographs.varied(recipe.photographs, recipe.seed * 10_000 + number))
+        if number <= done:
+            continue
+        loss = run.learn([part for parts in window for part in parts], number)
+        run.judge(judging, number, loss)
+        run.save(checkpoint)
+        report(run.history[-1])
+    return TrackTrained(run.arrays, tuple(run.history), min(run.history, key=lambda one: one.validation_loss))
+
+
+class _Run:
+    """A training run between two epochs."""
+
+    def __init__(self, recipe: TrackRecipe) -> None:
+        torch.manual_seed(recipe.seed)
+        card = nets.default_card(recipe.net)
+        self.recipe = recipe
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
+        self.net = TorchNet(nets.build(recipe.net)).to(memory_format=torch.channels_last)
+        if recipe.start:
+            arrays = load(model_path(recipe.start)).graph.initializers
+            self.net.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=False)
+        self.average = TorchNet(nets.build(recipe.net)).to(memory_format=torch.channels_last).eval()
+        self.average.load_state_dict(self.net.state_dict())
+        steps = sum(math.ceil(recipe.samples(epoch) / recipe.batch) for epoch in range(1, recipe.epochs + 1))
+        self.optimiser = torch.optim.AdamW(_groups(self.net, recipe.weight_decay), lr=recipe.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _rate(step / steps))
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.history: list[TrackEpoch] = []
+        self.arrays: dict[str, Array] = {}
+
+    def output(self, net: TorchNet, pictures: Tensor) -> Tensor:
+        """What a net says to pictures of 0 to 1."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+            said: Tensor = net((pictures - self.mean) / self.std)
+        return said.float()
+
+    def learn(self, parts: list[Shard], number: int) -> float:
+        """One epoch; the mean loss."""
+        self.net.train()
         total, seen = 0.0, 0
-        for pictures, fields in _varied([part for part in (shard, last) if part is not None], recipe.batch, generator):
-            loss = loss_of(net((pictures - mean) / std), fields)
+        for pictures, fields in _varied(parts, self.recipe.batch, self.generator):
+            loss = loss_of(self.output(self.net, pictures), fields)
             if not math.isfinite(float(loss.detach())):
                 raise WeightsError(f"the loss became {loss} in epoch {number}: nothing was saved; lower the rate")
-            optimiser.zero_grad()
+            self.optimiser.zero_grad()
             loss.backward()
-            optimiser.step()
-            schedule.step()
+            self.optimiser.step()
+            self.schedule.step()
             total, seen = total + float(loss.detach()), seen + 1
-        last = shard
-        epoch = _judge(net, judging, mean, std, number, total / seen)
-        history.append(epoch)
-        report(epoch)
-        if epoch.validation_loss <= min(one.validation_loss for one in history):
-            arrays = to_arrays(net)
-    return TrackTrained(arrays, tuple(history), min(history, key=lambda one: one.validation_loss))
+            self._follow()
+        return total / seen
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        # Early values are soon forgotten.
+        share = max(1 - self.recipe.average, 1 / (1 + self.schedule.last_epoch))
+        for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
+
+    def judge(self, shard: Shard, number: int, train_loss: float) -> None:
+        """Add to the history; keep the weights if they are the best."""
+        self.history.append(_judge(lambda pictures: self.output(self.average, pictures), shard, number, train_loss))
+        if self.history[-1].validation_loss <= min(one.validation_loss for one in self.history):
+            self.arrays = to_arrays(self.average)
+
+    def save(self, file: Path) -> None:
+        """All that is needed to go on."""
+        partial = file.with_name(f"{file.name}.partial")
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
+        state |= {
+            "recipe": repr(self.recipe),
+            "generator": self.generator.get_state(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "arrays": {name: torch.from_numpy(array) for name, array in self.arrays.items()},
+        }
+        torch.save(state, partial)
+        os.replace(partial, file)
+
+    def load(self, file: Path) -> None:
+        """Go on from there.
+
+        Raises:
+            WeightsError: there is nothing, or it is another recipe's.
+        """
+        if not file.exists():
+            raise WeightsError(f"{file}: there is no interrupted run to go on with")
+        state = torch.load(file, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise WeightsError(f"{file} is of another recipe: {state['recipe']}; leave --resume out to begin anew")
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.history = [TrackEpoch(**epoch) for epoch in state["history"]]
+        self.arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
 
 
 def fields_of(output: Tensor) -> Tensor:
@@ -137,33 +233,46 @@ def _rate(share: float) -> float:
 
 
 def _varied(parts: list[Shard], batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in a new order, half of them mirrored: pictures float32 (n, 3, H, W) in 0..1, and their fields."""
+    """Batches in a new order, half of the pictures mirrored, in other light: float32 (n, 3, H, W), and their fields."""
     pictures = [torch.from_numpy(part.pictures) for part in parts]
     fields = [torch.from_numpy(part.fields) for part in parts]
-    size = len(pictures[0])
-    for which in torch.split(torch.randperm(size * len(parts), generator=generator), batch):
-        chosen = torch.stack([pictures[int(i) // size][int(i) % size] for i in which]).float() / 255
-        wanted = torch.stack([fields[int(i) // size][int(i) % size] for i in which]).float()
-        if torch.rand((), generator=generator) < 0.5:
-            chosen, wanted = chosen.flip(2), wanted.flip(2)
-            # Mirrored, x of the nearest point and the sine of twice the direction change sign.
-            wanted = wanted * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
-        gains = 1 + 0.15 * (torch.rand(len(chosen), 1, 1, 3, generator=generator) - 0.5)
-        yield (chosen * gains).clamp(0, 1).permute(0, 3, 1, 2), wanted
+    places = [(part, i) for part, shard in enumerate(parts) for i in range(len(shard.pictures))]
+    for which in torch.split(torch.randperm(len(places), generator=generator), batch):
+        chosen = [places[int(i)] for i in which]
+        shown = torch.stack([pictures[part][i] for part, i in chosen]).permute(0, 3, 1, 2).float() / 255
+        wanted = torch.stack([fields[part][i] for part, i in chosen]).float()
+        flipped = torch.rand(len(chosen), generator=generator) < 0.5
+        shown[flipped] = shown[flipped].flip(3)
+        # Mirrored, x of the nearest point and the sine of twice the direction change sign.
+        wanted[flipped] = wanted[flipped].flip(2) * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
+        yield _lit(shown, generator), wanted
+
+
+def _lit(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Other gains and contrast for each picture, and for some batches noise; 0 to 1."""
+    count = len(pictures)
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+    middle = pictures.mean(dim=(1, 2, 3), keepdim=True)
+    lit = (pictures - middle) * between(0.7, 1.3, 1, 1, 1) + middle + between(-0.12, 0.12, 1, 1, 1)
+    lit = lit * between(0.92, 1.08, 3, 1, 1)
+    if torch.rand((), generator=generator) < 0.3:
+        lit = lit + torch.randn(lit.shape, generator=generator) * between(0, 0.06, 1, 1, 1)
+    return lit.clamp(0, 1)
 
 
 @torch.no_grad()
-def _judge(net: TorchNet, shard: Shard, mean: Tensor, std: Tensor, number: int, train_loss: float) -> TrackEpoch:
-    net.eval()
+def _judge(net: Callable[[Tensor], Tensor], shard: Shard, number: int, train_loss: float) -> TrackEpoch:
     losses, right, said_so, there, place = [], 0.0, 0.0, 0.0, 0.0
     for start in range(0, len(shard.pictures), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
-        pictures = torch.from_numpy(shard.pictures[part]).float().permute(0, 3, 1, 2) / 255
+        output = net(torch.from_numpy(shard.pictures[part]).permute(0, 3, 1, 2).float() / 255)
         wanted = torch.from_numpy(shard.fields[part]).float()
-        output = net((pictures - mean) / std)
         losses.append(float(loss_of(output, wanted)))
         said = fields_of(output)
-        yes, true, judged = said[..., 0] > 0, wanted[..., 0] > 0, wanted[..., FIELDS] > 0
+        yes, true, judged = said[..., 0] > 0, wanted[..., 0] > 0, wanted[..., FIELDS] > 0.5
         right += float((yes & true).sum())
         said_so += float((yes & judged).sum())
         there += float(true.sum())

@@ -61,4 +61,5 @@ def _explained(rate: float, fps: float, exposure_us: int) -> str:
         return "perhaps low light (most webcams slow down in it), the cable, or too large a --size"
     if exposure_us >= _EXPOSES_MOST * 1e6 / rate:
         return f"low light, it exposes {exposure_us / 1000:.0f} ms a frame; add light or set ExposureTime"
-    return f"not for the light (it exposes {exposure_us / 1000:.1f} ms); the power supply, the heat or other programs"
+    other = "the power supply, the heat, other programs, or a screen of fewer Hz under --display drm"
+    return f"not for the light (it exposes {exposure_us / 1000:.1f} ms): {other}"

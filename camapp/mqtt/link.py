@@ -244,13 +244,13 @@ class Link:
         while not self._ended and client.socket() is not None:
             now = time.monotonic()
             if self.connected:
+                self._send(client)  # first: a tick may take a millisecond or two
                 if now >= self._next_tick:
                     self._next_tick = now + self._tick
                     self._on_tick()
                 if not listening and now >= self._deaf_until:
                     listening = True
                     self._listen(client)
-                self._send(client)
             elif now > answer_by:
                 self._ended = f"no answer within {_ANSWER_S:.0f} s"
             if self._stopping.is_set():

@@ -186,7 +186,12 @@ class _Eye:
 
     @staticmethod
     def _blend(picture: Floats, cover: Floats, colour: Rgb) -> None:
-        picture += (np.array(colour, np.float32) - picture) * cover[..., None].astype(np.float32)
+        rows, columns = (np.flatnonzero(cover.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return
+        # Most paint hides a small part of the picture.
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        picture[part] += (np.array(colour, np.float32) - picture[part]) * cover[part][..., None].astype(np.float32)
 
     def stand(self, picture: Floats, look: Look, rng: np.random.Generator) -> None:
         """What stands beyond the ground, and the feet of it before it."""
@@ -250,18 +255,49 @@ def _scenery(kind: int, width: int, height: int, rng: np.random.Generator) -> Fl
         scene += cv2.resize(speckle, (width, height))[..., None] * (y > line - 0.1)
     else:
         scene = np.empty((height, width, 3), np.float32)
-        scene[:] = rng.uniform(40, 220) * rng.uniform(0.85, 1.1, 3)
-        for _ in range(rng.integers(4, 40) if kind == 1 else rng.integers(0, 4)):
+        scene[:] = rng.uniform(40, 235) * rng.uniform(0.85, 1.1, 3)
+        if kind == 1:
+            _furnish(scene, rng)
+        for _ in range(rng.integers(0, 25) if kind == 1 else rng.integers(0, 4)):
             x0, y0 = rng.uniform(-0.1, 1, 2) * (width, height)
-            wide, tall = rng.exponential(0.1) * width + 1, rng.exponential(0.3) * height + 1
-            tone = rng.choice([rng.uniform(0, 60), rng.uniform(60, 180), rng.uniform(200, 255)]) * rng.uniform(
-                0.7, 1.1, 3
-            )
-            cv2.rectangle(scene, (int(x0), int(y0)), (int(x0 + wide), int(y0 + tall)), tone.tolist(), -1)
+            wide, tall = rng.exponential(0.07) * width + 1, rng.exponential(0.3) * height + 1
+            _block(scene, x0, y0, wide, tall, rng)
         for _ in range(rng.poisson(2) if kind == 1 else 0):
             ends = (rng.uniform(0, 1, (2, 2)) * (width, height)).astype(int)
             cv2.line(scene, ends[0].tolist(), ends[1].tolist(), rng.uniform(0, 255, 3).tolist(), 1 + width // 200)
     return scene
+
+
+def _furnish(scene: Floats, rng: np.random.Generator) -> None:
+    """Windows in a row, a skirting board, tables on their legs and people: bright and dark edges near the floor."""
+    height, width = scene.shape[:2]
+    if rng.random() < 0.5:
+        top, tall, step = (
+            rng.uniform(-0.2, 0.5) * height,
+            rng.uniform(0.1, 0.5) * height,
+            rng.uniform(0.05, 0.3) * width,
+        )
+        tone = rng.uniform(170, 255, 3)
+        for x0 in np.arange(rng.uniform(-0.2, 0.6) * width, width * rng.uniform(0.4, 1.1), step):
+            cv2.rectangle(
+                scene, (int(x0), int(top)), (int(x0 + step * 0.85), int(top + tall)), np.sort(tone).tolist(), -1
+            )
+    if rng.random() < 0.5:
+        board = max(1, round(rng.uniform(0.02, 0.2) * height))
+        scene[-board:] = rng.choice([rng.uniform(5, 70), rng.uniform(170, 250)]) * rng.uniform(0.85, 1.1, 3)
+    if rng.random() < 0.7:  # what stands there is dark below and busy
+        low = int(rng.uniform(0.2, 0.9) * height)
+        start, stop = np.sort(rng.uniform(-0.2, 1.2, 2) * width)
+        for x0 in rng.uniform(start, stop, rng.integers(5, 50)):
+            _block(scene, x0, rng.uniform(low, height), rng.exponential(0.012) * width + 1, height, rng)
+        for _ in range(rng.integers(0, 12)):
+            _block(scene, rng.uniform(start, stop), rng.uniform(low, height), rng.exponential(0.1) * width, 2, rng)
+
+
+def _block(scene: Floats, x: float, y: float, wide: float, tall: float, rng: np.random.Generator) -> None:
+    level = rng.choice([rng.uniform(0, 60), rng.uniform(0, 60), rng.uniform(60, 180), rng.uniform(200, 255)])
+    tone = level * rng.uniform(0.75, 1.1, 3)
+    cv2.rectangle(scene, (int(x), int(y)), (int(x + wide), int(y + tall)), tone.tolist(), -1)
 
 
 def _develop(picture: Floats, look: Look, noise: np.random.Generator, rng: np.random.Generator) -> Pixels:

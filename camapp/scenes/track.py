@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,10 +19,17 @@ from camapp.scenes.trackside import KINDS, View, paint, random_look, random_view
 
 Floats = NDArray[np.floating]
 
-CLEAR = 0.006  # width of a line, as a fraction of the picture's, from which anyone would see it
-FAINT = 0.003  # and under which it is not there
-CONTRAST = 5.0  # levels by which a line must be brighter than the ground beside it
-SHORTEST = 0.06  # of the picture's height or width: shorter lines are no truth
+# What a person would draw, looking at any picture stretched to 4:3 as the net does; lengths in its widths.
+EVEN = (1.0, 0.75)
+CLEAR = 0.0022  # width of a line from which anyone would see it
+FAINT = 0.0012  # and under which it is not there
+CONTRAST = 5.0  # levels by which a line must be brighter than the ground beside it,
+UNREST = 0.3  # and by so much of the standard deviation of that ground
+APART = 0.005  # gap between two lines under which they look like one
+GAP = 0.15  # bare ground over which a line is drawn on; between dashes it may be any length
+SHORTEST = 0.1  # shorter lines are no truth
+SEEN_SHARE = 0.5  # of a line must be clear
+GLANCE = (240, 180)  # pixels of the picture in which lines must stand out: what is lost in a thumbnail is no truth
 
 
 class TrackScene(Scene):
@@ -95,57 +102,128 @@ def truth_of(view: View, picture: Pixels) -> Truth:
 
     Label 'line', or 'faint' where one is too thin or too much like the ground for anyone to be sure.
     """
-    grey = np.asarray(cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 0.6), np.float32)
-    lines = [line for stripe in view.stripes if stripe.is_line for line in _visible(stripe, view, grey)]
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    if grey.shape[1] > GLANCE[0] or grey.shape[0] > GLANCE[1]:
+        grey = cv2.resize(grey, GLANCE, interpolation=cv2.INTER_AREA)
+    grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.6), np.float32)
+    stretches = [part for stripe in view.stripes if stripe.is_line for part in _stretches(stripe, view, grey)]
+    stretches.sort(key=lambda part: -part.clear_length)
+    lines: list[Polyline] = []
+    told = np.zeros((0, 2))
+    for part in stretches:
+        clear = part.clear & ~_beside(part, told, APART + view.look.blur)
+        for start, stop, label in _spans(clear, part.along, part.dashed):
+            lines.append(_polyline(part.points[start:stop], label, view.camera.size))
+            if label == "line":
+                told = np.concatenate([told, part.even[np.linspace(start, stop - 1, 120).astype(int)]])
     return Truth(lines=tuple(lines), values=view.values)
 
 
-def _visible(stripe: Stripe, view: View, grey: Floats) -> list[Polyline]:
+@dataclass(frozen=True)
+class _Stretch:
+    """An unbroken part of a stripe in the picture: (n, 2) pixels, the same in the 4:3 picture, and what shows of it."""
+
+    points: Floats
+    even: Floats
+    along: Floats
+    thick: Floats
+    clear: NDArray[np.bool_]
+    dashed: bool
+
+    @property
+    def clear_length(self) -> float:
+        return float((np.diff(self.along) * self.clear[1:]).sum())
+
+
+def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
     camera, look = view.camera, view.look
-    width, height = camera.size
+    size = np.array(camera.size)
     pixels, seen = camera.project(stripe.path)
     (left, _), (right, _) = (camera.project(edge) for edge in stripe.edges)
     # Ends between two samples belong to the line: clip to the picture on a finer path.
     fine = np.linspace(0, len(pixels) - 1, 8 * len(pixels))
     index = np.arange(len(pixels))
-    points = np.stack([np.interp(fine, index, pixels[:, axis]) for axis in (0, 1)], axis=1)
-    # Both edges of a line are as far apart as it is wide; fractions of the picture, as a picture may be stretched.
-    thick = np.interp(fine, index, np.hypot(*((right - left) / (width, height)).T))
+
+    def finer(values: Floats) -> Floats:
+        return np.stack([np.interp(fine, index, values[:, axis]) for axis in (0, 1)], axis=1)
+
+    points, aside = finer(pixels), finer(right - left)
+    even, across = points / size * EVEN, aside / size * EVEN
+    ahead = np.gradient(even, axis=0)
+    # A far line that runs across the view is as thick as its edges are apart, not as long as they are shifted.
+    thick = np.abs(across[:, 0] * ahead[:, 1] - across[:, 1] * ahead[:, 0]) / np.maximum(np.hypot(*ahead.T), 1e-9)
     away = np.interp(fine, index, np.hypot(*stripe.path.T))
     shown = np.interp(fine, index, seen.astype(float)) == 1
-    shown &= (points > 0).all(axis=1) & (points < (width, height)).all(axis=1) & (away < look.reach)
+    shown &= (points > 0).all(axis=1) & (points < size).all(axis=1) & (away < look.reach)
     if look.bumper:
         mask = bumper_mask(replace(look, bumper=look.bumper[:1]), camera.size)  # rods hide too little to count
-        at = np.clip(points, 0, (width - 1, height - 1)).astype(int)
+        at = np.clip(points, 0, size - 1).astype(int)
         shown &= mask[at[:, 1], at[:, 0]] == 0
     # What is out of focus must be thicker to be seen.
     shown &= thick > max(FAINT, 0.3 * look.blur)
-    lines: list[Polyline] = []
+    parts = []
     for start, stop in runs(shown):
-        clear = thick[start:stop] > max(CLEAR, 0.8 * look.blur)
-        aside = np.stack([np.interp(fine[start:stop], index, (right - left)[:, axis]) for axis in (0, 1)], axis=1)
-        clear &= _contrast(points[start:stop], aside, grey) > CONTRAST
-        for begin, end in runs(clear):
-            _add(lines, points[start + begin : start + end], "line", camera.size)
-        for begin, end in runs(~clear):
-            _add(lines, points[start + begin : start + end], "faint", camera.size)
-    return lines
+        if stop - start < 2:
+            continue
+        part = slice(start, stop)
+        along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(even[part], axis=0).T))])
+        clear = thick[part] > max(CLEAR, 0.8 * look.blur)
+        scale = np.array(grey.shape[::-1]) / size
+        clear &= _stands_out(points[part] * scale, aside[part] * scale, along, grey)
+        parts.append(_Stretch(points[part], even[part], along, thick[part], clear, stripe.dash is not None))
+    return parts
 
 
-def _contrast(points: Floats, aside: Floats, grey: Floats) -> Floats:
-    """How much brighter a line is than the ground beside it, 0 to 255, averaged along a fair part of it."""
+def _beside(part: _Stretch, told: Floats, gap: float) -> NDArray[np.bool_]:
+    """Where a stretch runs so close to lines told of already that both look like one."""
+    if not len(told):
+        return np.zeros(len(part.even), bool)
+    some = np.unique(np.linspace(0, len(part.even) - 1, 100).astype(int))
+    nearest = np.hypot(*(part.even[some, None] - told).transpose(2, 0, 1)).min(axis=1)
+    close: NDArray[np.bool_] = np.interp(np.arange(len(part.even)), some, nearest) < part.thick + gap
+    return close
+
+
+def _spans(clear: NDArray[np.bool_], along: Floats, dashed: bool) -> list[tuple[int, int, str]]:
+    """(start, stop, label) of the parts to tell of: lines over their gaps, and faint what is left."""
+    lines: list[list[int]] = []
+    for start, stop in runs(clear):
+        if lines and (dashed or along[start] - along[lines[-1][1] - 1] < GAP):
+            lines[-1][1] = stop
+        else:
+            lines.append([start, stop])
+    step = np.diff(along, prepend=0.0)
+    spans, last = [], 0
+    for start, stop in lines:
+        length = along[stop - 1] - along[start]
+        if length < SHORTEST or (step * clear)[start:stop].sum() < SEEN_SHARE * length:
+            continue
+        spans += [(last, start + 1, "faint"), (start, stop, "line")]
+        last = stop - 1
+    spans.append((last, len(clear), "faint"))
+    return [(start, stop, label) for start, stop, label in spans if stop - start > 1]
+
+
+def _stands_out(points: Floats, aside: Floats, along: Floats, grey: Floats) -> NDArray[np.bool_]:
+    """Where a line is brighter than the ground beside it, averaged along a fair part of it."""
     # The ground begins beyond the edge, and no nearer than a pixel or two.
     aside = aside * np.maximum(1.0, 2.0 / np.maximum(np.hypot(*aside.T), 1e-6))[:, None]
-    on, left, right = (_levels(grey, points + way * aside) for way in (0, -1, 1))
-    brighter = on - np.minimum(left, right)  # beside a double tape's one lies the other
     # By distance in the picture, not by sample: far ones crowd together.
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-    even = np.linspace(0, along[-1], max(2, int(along[-1])))
-    window = max(3, int(0.1 * max(grey.shape)))
-    padded = np.pad(np.interp(even, along, brighter), window, mode="edge")
-    mean = np.convolve(padded, np.ones(window) / window, mode="same")[window:-window]
-    level: Floats = np.interp(along, even, mean)
-    return level
+    even = np.linspace(0, along[-1], max(2, int(along[-1] / 0.004)))
+    window = 25
+
+    def mean(values: Floats) -> Floats:
+        padded = np.pad(values, window, mode="edge")
+        middle: Floats = np.convolve(padded, np.ones(window) / window, mode="same")[window:-window]
+        return middle
+
+    on, left, right = (np.interp(even, along, _levels(grey, points + way * aside)) for way in (0, -1, 1))
+    # Beside a double tape's one lies the other.
+    darker = np.where(mean(left) < mean(right), left, right)
+    unrest = np.sqrt(np.maximum(mean(darker**2) - mean(darker) ** 2, 0))
+    clear = mean(on) - mean(darker) > CONTRAST + UNREST * unrest
+    shown: NDArray[np.bool_] = np.interp(along, even, clear.astype(float)) > 0.5
+    return shown
 
 
 def _levels(grey: Floats, points: Floats) -> Floats:
@@ -154,16 +232,12 @@ def _levels(grey: Floats, points: Floats) -> Floats:
     return np.asarray(levels, np.float32).ravel()
 
 
-def _add(lines: list[Polyline], points: Floats, label: str, size: tuple[int, int]) -> None:
-    """Thin out and append; a clear line that is too short becomes a faint one."""
-    if len(points) < 2:
-        return
+def _polyline(points: Floats, label: str, size: tuple[int, int]) -> Polyline:
+    """Thinned out, from near to far."""
     steps = np.hypot(*(np.diff(points, axis=0) / size).T)
     along = np.concatenate([[0.0], np.cumsum(steps)])
-    if label == "line" and along[-1] < SHORTEST:
-        label = "faint"
     places = np.linspace(0, along[-1], max(2, int(along[-1] / 0.015) + 1))
     path = [np.interp(places, along, points[:, axis]) for axis in (0, 1)]
     if path[1][0] < path[1][-1]:
         path = [axis[::-1] for axis in path]
-    lines.append(Polyline(tuple((float(x), float(y)) for x, y in zip(*path, strict=True)), label))
+    return Polyline(tuple((float(x), float(y)) for x, y in zip(*path, strict=True)), label)

@@ -47,7 +47,7 @@ def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> Vie
         size: (width, height) of the picture.
         kind: one of `KINDS`; None chooses.
     """
-    kind = kind or str(rng.choice(KINDS, p=(0.4, 0.25, 0.2, 0.15)))
+    kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.17, 0.13) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
     camera = random_camera(kind, size, rng)
     course, pose = _course(kind, camera, rng)
     empty = rng.random() < EMPTY_SHARE
@@ -61,7 +61,7 @@ def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> Vie
 
 def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
     """On a small car, or carried over a running track."""
-    low = kind == "floor" or rng.random() < (0.35 if kind == "grass" else 0.6)
+    low = kind == "floor" or rng.random() < (0.35 if kind == "grass" else 0.6) * (0.4 if size[1] > size[0] else 1.0)
     height = float(
         np.exp(rng.uniform(math.log(0.1), math.log(0.45)) if low else rng.uniform(math.log(0.5), math.log(1.8)))
     )
@@ -73,8 +73,8 @@ def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
     while math.hypot(*size) / 2 / camera.focal[0] * bend > 1.35:  # the corners would look backwards
         across *= 0.94
         camera = GroundCamera.of(size, height, 0.0, across, bend=bend)
-    # The horizon lies in the upper part; the angle to it follows from the lens.
-    up = rng.uniform(0.02, 0.5) * size[1] / camera.focal[1]
+    # The horizon lies in the upper part, of upright pictures often at their top; the angle to it follows from the lens.
+    up = rng.uniform(0.3 if size[1] > size[0] and rng.random() < 0.6 else 0.02, 0.5) * size[1] / camera.focal[1]
     pitch = math.atan(math.tan(up * bend) / (2 * math.tan(bend / 2)) if bend > 0.01 and up * bend < 1.4 else up)
     roll = math.radians(rng.normal(0, 2.5 if low else 1.5))
     return GroundCamera.of(size, height, min(pitch, 0.9), across, roll, bend)
@@ -182,6 +182,11 @@ def _marks(kind: str, course: Course, rng: Rng, empty: bool) -> list[Stripe]:
             stripes.append(
                 across(along, min(edge, edge + reach), max(edge, edge + reach), 0.04 * lane, (235.0, 235.0, 232.0))
             )
+    if kind != "floor" and not empty and rng.random() < 0.12:  # start, finish and hand-over lines
+        low, high = sorted(rng.uniform(-1.5, 1.5, 2) * lane + (course.borders[0], course.borders[-1]))
+        stripes.append(
+            across(rng.uniform(0.8, 12) * lane, low, high, rng.uniform(0.03, 0.09) * lane, (235.0, 235.0, 232.0))
+        )
     if not empty and rng.random() < (0.12 if kind == "floor" else 0.25):
         stripes += _number(course, lane, rng)
     for _ in range(rng.poisson(0.8)):

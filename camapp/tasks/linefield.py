@@ -21,6 +21,7 @@ Floats = NDArray[np.floating]
 INSIDE, OUTSIDE = 0.6, 0.85
 FAINT = 1.2  # around lines that nobody could be sure of, cells are judged by
 DOUBT = 0.2  # so much: not at all, and the net would see lines along every horizon
+REACH = 2.7  # cells from one point of a line to the next, at most
 MOST_POINTS = 400  # of the surest are linked; a picture full of lines has about 150
 
 
@@ -60,7 +61,7 @@ def write(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) 
     cell = (nearby[..., 1] * columns + nearby[..., 0])[within].astype(int)
     point = np.nonzero(within)[0]
     foot, distance = foot[within], distance[within]
-    order = np.argsort(-distance, kind="stable")  # the nearest is written last
+    order = np.lexsort((-distance, -faint[point, 0]))  # sure lines after faint ones, the nearest last
     cell, point, foot, distance = cell[order], point[order], foot[order], distance[order]
     cosine, sine = ahead[point, 0], ahead[point, 1]
     unsure = faint[point, 0] > 0
@@ -93,50 +94,88 @@ def unpack(output: Floats) -> Floats:
     return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
-def read(field: Floats, low: float = 0.45, high: float = 0.65, shortest: float = 4.5) -> list[Chain]:
+def read(field: Floats, weak: float = 0.5, low: float = 0.65, high: float = 0.7, shortest: float = 4.5) -> list[Chain]:
     """Lines in a field of raw numbers, the surest first.
 
     Args:
         field: (rows, columns, FIELDS); presence as a logit.
-        low: presence from which a cell is looked at.
-        high: mean presence from which a line counts.
+        weak: presence from which a cell may lengthen a line.
+        low: presence from which a cell may begin one.
+        high: mean presence, before it is lengthened, from which a line counts.
         shortest: length from which a line counts, cells.
     """
     rows, columns = field.shape[:2]
     logits = np.nan_to_num(field[..., 0].ravel(), nan=-50.0)
-    chosen = np.flatnonzero(logits > np.log(low / (1 - low)))
-    if len(chosen) > MOST_POINTS:
-        chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MOST_POINTS]]
-    if len(chosen) < 2:
+    chosen = np.flatnonzero(logits > np.log(weak / (1 - weak)))
+    # The surest first: they decide which points are only their echoes.
+    chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MOST_POINTS]]
+    score = 1 / (1 + np.exp(-np.clip(logits[chosen], -50, 50)))
+    if (score > low).sum() < 2:
         return []
     values = np.nan_to_num(field.reshape(-1, FIELDS)[chosen])
     at = np.stack([chosen % columns, chosen // columns], axis=1) + 0.5 + np.clip(values[:, 1:3], -1.5, 1.5)
     angle = np.arctan2(values[:, 4], values[:, 3]) / 2
     ahead = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    score = 1 / (1 + np.exp(-np.clip(logits[chosen], -50, 50)))
-    keep = _thinned(at, ahead, score)
+    keep = _thinned(at, ahead)
     at, ahead, score = at[keep], ahead[keep], score[keep]
-    chains = _joined(_chains(_links(at, ahead)), at)
+    strong = int((score > low).sum())
+    chains = _joined(_chains(_links(at[:strong], ahead[:strong])), at)
+    chains = [chain for chain in chains if score[chain].mean() > high]
+    chains = _joined(_grown(chains, at, ahead), at)
     lines = []
     for chain in chains:
         path: Floats = at[chain]
-        length = float(np.hypot(*np.diff(path, axis=0).T).sum())
-        sure = float(score[chain].mean())
-        if length < shortest or sure < high:
+        if float(np.hypot(*np.diff(path, axis=0).T).sum()) < shortest:
             continue
         path = _smooth(path)
         if path[0, 1] < path[-1, 1]:
             path = path[::-1]
+        sure = float(score[[point for point in chain if point < strong]].mean())
         lines.append(Chain((path / (columns, rows)).astype(np.float32), sure))
     return sorted(lines, key=lambda line: -line.score)
 
 
-def _thinned(at: Floats, ahead: Floats, score: Floats) -> NDArray[np.intp]:
-    """Points that no surer point beside them says already."""
+def _grown(chains: list[list[int]], at: Floats, ahead: Floats) -> list[list[int]]:
+    """Chains lengthened by weaker points that lie where their ends lead, and joined where that leads to another."""
+    free = np.ones(len(at), bool)
+    for chain in chains:
+        free[chain[1:-1]] = False
+    owner = {point: chain for chain in chains for point in (chain[0], chain[-1])}
+    for chain in sorted(chains, key=len, reverse=True):
+        for _ in (0, 1):
+            if not chain:  # another one has taken it in
+                break
+            chain.reverse()
+            free[[chain[0], chain[-1]]] = False
+            while (point := _next(chain[-1], chain[-2], at, ahead, free)) is not None:
+                other = owner.pop(point, [point])
+                chain += other if other[0] == point else other[::-1]
+                free[[point, chain[-1]]] = False
+                if len(other) > 1:
+                    other.clear()
+    return [chain for chain in chains if chain]
+
+
+def _next(here: int, last: int, at: Floats, ahead: Floats, free: NDArray[np.bool_]) -> int | None:
+    """The free point that a line leads to which comes from `last`."""
+    out = ahead[here] if ahead[here] @ (at[here] - at[last]) > 0 else -ahead[here]
+    away = at - at[here]
+    along = away @ out
+    off = np.abs(away[:, 0] * out[1] - away[:, 1] * out[0]) + np.abs(
+        away[:, 0] * ahead[:, 1] - away[:, 1] * ahead[:, 0]
+    )
+    agree = np.abs(ahead @ out)
+    fits = free & (along > 0.2) & (along < REACH) & (off < 0.3 + 0.5 * along) & (agree > 0.6)
+    if not fits.any():
+        return None
+    return int(np.where(fits, along + 2 * off + 2 * (1 - agree), np.inf).argmin())
+
+
+def _thinned(at: Floats, ahead: Floats) -> NDArray[np.intp]:
+    """Points, the surest first, that no surer one beside them says already."""
     along, across, agree = _between(at, ahead)
-    order = np.argsort(np.argsort(-score, kind="stable"), kind="stable")
-    told = (np.abs(along) < 0.55) & (np.abs(across) < 0.6) & (agree > 0.8) & (order[None] < order[:, None])
-    return np.flatnonzero(~told.any(axis=1))
+    told = (np.abs(along) < 0.55) & (np.abs(across) < 0.6) & (agree > 0.8)
+    return np.flatnonzero(~np.tril(told, -1).any(axis=1))
 
 
 def _between(at: Floats, ahead: Floats) -> tuple[Floats, Floats, Floats]:
@@ -154,7 +193,7 @@ def _links(at: Floats, ahead: Floats) -> NDArray[np.intp]:
     off = np.abs(across) + np.abs(across.T)
     reach = np.abs(along)
     cost = reach + 2 * off + 2 * (1 - agree)
-    fits = (reach > 0.2) & (reach < 2.7) & (off < 0.3 + 0.7 * reach) & (agree > 0.6)
+    fits = (reach > 0.2) & (reach < REACH) & (off < 0.3 + 0.7 * reach) & (agree > 0.6)
     best = np.full((len(at), 2), -1, np.intp)
     for side, there in enumerate((along < 0, along > 0)):
         price = np.where(fits & there, cost, np.inf)
@@ -187,8 +226,8 @@ def _chains(links: NDArray[np.intp]) -> list[list[int]]:
     return [chain for chain in chains if len(chain) > 1]
 
 
-def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[int]]:
-    """Chains whose ends point at each other over a small gap, as one."""
+def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float = 1.5) -> list[list[int]]:
+    """Chains whose ends point at each other over a small gap, or past each other a little, as one."""
     while len(chains) > 1:
         ends = [(i, side) for i in range(len(chains)) for side in (0, 1)]
         place = np.array([at[chains[i][-side]] for i, side in ends])
@@ -199,7 +238,7 @@ def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[
         along = (away * out[:, None]).sum(axis=2)
         across = np.abs(away[..., 0] * out[:, None, 1] - away[..., 1] * out[:, None, 0])
         owner = np.array([i for i, _ in ends])
-        fits = (along > -0.3) & (along < gap) & (across < 0.35 + 0.2 * along) & (out @ out.T < -0.8)
+        fits = (along > -overlap) & (along < gap) & (across < 0.35 + 0.2 * np.abs(along)) & (out @ out.T < -0.8)
         fits &= fits.T & (owner[None] != owner[:, None])
         if not fits.any():
             break
@@ -207,6 +246,9 @@ def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[
         a, b = np.unravel_index(int(price.argmin()), price.shape)
         first = chains[ends[a][0]] if ends[a][1] else chains[ends[a][0]][::-1]
         second = chains[ends[b][0]][::-1] if ends[b][1] else chains[ends[b][0]]
+        # What lies side by side is told once.
+        beyond = (at[second] - place[a]) @ out[a] > 0
+        second = second[int(beyond.argmax()) :] if beyond.any() else second[-1:]
         chains = [chain for i, chain in enumerate(chains) if i not in (ends[a][0], ends[b][0])] + [first + second]
     return chains
 

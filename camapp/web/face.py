@@ -124,7 +124,7 @@ class WebFace:
         """Take the port and start serving. Raises SinkError."""
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
-            raise SinkError(f"--web needs {' and '.join(missing)}: pip install 'camapp[web]'")
+            raise SinkError(f"--web needs {' and '.join(missing)}: {sys.executable} -m pip install {' '.join(_NEEDED)}")
         self._listener = listen(self.address)
         self.address = Address(self.address.host, self._listener.getsockname()[1])
         if not self.address.is_loopback:

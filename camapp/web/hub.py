@@ -16,6 +16,7 @@ Record = dict[str, Any]
 # About a minute at 30 a second; a prediction is about a kilobyte.
 KEPT_PREDICTIONS = 2000
 _KEPT_NOTICES = 20
+_KEPT_CHANGES = 200
 _ORDER_S = 45.0
 
 
@@ -56,6 +57,7 @@ class Feed:
         status: its newest, {} before the first.
         predictions: the newest ones, oldest first.
         predicted: counts them.
+        changes: (time, label, score) of each change of the label, oldest first.
         picture: the newest picture as a JPEG file, and its frame's number.
         pictures: changes with it.
         watchers: who wait for pictures now.
@@ -67,6 +69,7 @@ class Feed:
         self.status: Record = {}
         self.predictions: deque[Record] = deque(maxlen=KEPT_PREDICTIONS)
         self.predicted = 0
+        self.changes: deque[tuple[str, str, float]] = deque(maxlen=_KEPT_CHANGES)
         self.picture: tuple[bytes, int] = (b"", -1)
         self.pictures = Topic()
         self.watchers = 0
@@ -84,6 +87,14 @@ class Feed:
             self.watchers -= 1
             if self.watchers == 0:
                 self._on_watch(False)
+
+    def take_prediction(self, record: Record) -> None:
+        """A new prediction."""
+        self.predictions.append(record)
+        self.predicted += 1
+        label = record.get("label", "")
+        if not self.changes or self.changes[-1][1] != label:
+            self.changes.append((record.get("time", ""), label, record.get("score", 0.0)))
 
     def take_picture(self, jpeg: bytes, seq: int) -> None:
         """A new picture."""
@@ -109,6 +120,7 @@ class Hub:
 
     Attributes:
         feeds: by the camera's name, in the run's order.
+        locked: the token is needed here.
         news: changes with each prediction, status and notice.
         notices: (serial, record) of what happened lately.
         skipped: pictures that some visitor was too slow for.
@@ -122,6 +134,7 @@ class Hub:
             for number, camera in enumerate(hello["cameras"])
         }
         self._by_number = list(self.feeds.values())
+        self.locked = bool(hello.get("token"))
         self.news = Topic()
         self.notices: deque[tuple[int, Record]] = deque(maxlen=_KEPT_NOTICES)
         self.skipped = 0
@@ -149,9 +162,7 @@ class Hub:
         """Take in what the run says; pictures come by `Feed.take_picture`."""
         kind = message["type"]
         if kind == "prediction":
-            feed = self._by_number[message["camera"]]
-            feed.predictions.append(message["record"])
-            feed.predicted += 1
+            self._by_number[message["camera"]].take_prediction(message["record"])
         elif kind == "status":
             feed = self._by_number[message["camera"]]
             feed.status = message["record"] | {"models": feed.models, "watchers": feed.watchers}

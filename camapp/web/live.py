@@ -172,9 +172,11 @@ class _Visitor:
         message: dict[str, Any] = {}
         if not self._greeted:
             self._greeted = True
-            message["hello"] = {
-                "cameras": [{"name": feed.name, "models": feed.models} for feed in self._hub.feeds.values()]
-            }
+            cameras = [
+                {"name": feed.name, "models": feed.models, "changes": list(feed.changes)}
+                for feed in self._hub.feeds.values()
+            ]
+            message["hello"] = {"cameras": cameras, "locked": self._hub.locked}
         statuses, predictions, missed = {}, {}, 0
         for name, feed in self._hub.feeds.items():
             if feed.status and self._status.get(name) != id(feed.status):

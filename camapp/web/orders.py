@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -83,7 +84,7 @@ class Orders:
         """
         if order == "metrics":
             if self._metrics is None:
-                raise Refused("metrics need prometheus-client: pip install 'camapp[web]'")
+                raise Refused(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
             return {"text": self._metrics()}
         return self._orders[order](self._cameras[camera], body)
 

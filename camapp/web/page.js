@@ -1,0 +1,571 @@
+// The page: listens on one socket, shows one camera at a time, asks by fetch. No library, nothing from elsewhere.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const HISTORY_S = 120, SPEED_S = 120, STAGES = ["capture", "prepare", "queue", "infer", "decode"];
+const me = Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+const cameras = new Map(); // name -> {name, models, status, prediction, changes, speeds}
+let shown = null; // the camera that is looked at
+let socket = null, wait = 500, heard = 0;
+let region = null; // [x, y, w, h] while it is drawn, else null
+const hues = new Map();
+
+// ---- small helpers
+
+const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
+const wide = (element, share) => (element.style.width = `${100 * share}%`);
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function hue(label) {
+  if (!label) return "--soft";
+  if (!hues.has(label)) hues.set(label, `--c${hues.size % 8}`);
+  return hues.get(label);
+}
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function make(tag, text = "", name = "") {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (name) element.className = name;
+  return element;
+}
+
+function list(element, pairs) {
+  const told = JSON.stringify(pairs);
+  if (element.dataset.told === told) return;
+  element.dataset.told = told;
+  element.replaceChildren(...pairs.flatMap(([name, value, how]) => [make("dt", name), make("dd", value, how)]));
+}
+
+function toast(text, bad = false) {
+  const note = make("p", text, bad ? "poor" : "");
+  $("toasts").append(note);
+  while ($("toasts").children.length > 3) $("toasts").firstChild.remove();
+  setTimeout(() => note.remove(), bad ? 9000 : 5000);
+}
+
+function path(rest) {
+  return `/cameras/${encodeURIComponent(shown.name)}${rest}`;
+}
+
+async function order(name, body, button) {
+  if (button) button.disabled = true;
+  try {
+    const answer = await fetch(path(`/api/${name}`), {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ ...body, client: me }),
+    });
+    if (answer.status === 401) location.assign("/login");
+    const told = await answer.json();
+    if (!answer.ok) throw new Error(told.error);
+    return told;
+  } catch (error) {
+    toast(error.message || "The camera cannot be reached.", true);
+    return null;
+  } finally {
+    if (button) button.disabled = false;
+  }
+}
+
+// ---- the socket
+
+function connect() {
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  let opened = false;
+  socket.onopen = () => {
+    opened = true;
+    wait = 500;
+    heard = Date.now();
+    linked("good", "connected");
+    watch();
+  };
+  socket.onmessage = (event) => {
+    heard = Date.now();
+    hear(JSON.parse(event.data));
+  };
+  socket.onclose = async () => {
+    linked("poor", "reconnecting");
+    if (!opened && (await fetch("/status").then((a) => a.status, () => 0)) === 401) location.assign("/login");
+    setTimeout(connect, wait + 200 * Math.random());
+    wait = Math.min(2 * wait, 8000);
+  };
+}
+
+function linked(how, text) {
+  $("link").className = `chip ${how}`;
+  put($("link"), text);
+  if (how === "poor") state("poor", "connection lost");
+}
+
+setInterval(() => {
+  // A cable that was pulled closes no socket.
+  if (socket && socket.readyState === 1 && Date.now() - heard > 6000) socket.close();
+}, 2000);
+
+function hear(message) {
+  if (message.hello) greet(message.hello);
+  for (const [name, status] of Object.entries(message.status || {})) {
+    const camera = cameras.get(name);
+    camera.status = status;
+    const figures = status.figures;
+    camera.speeds.push([Date.now(), figures.infer_fps, figures.camera_fps]);
+    while (camera.speeds[0][0] < Date.now() - SPEED_S * 1000) camera.speeds.shift();
+    if (camera === shown) showStatus(status);
+  }
+  for (const [name, records] of Object.entries(message.predictions || {})) {
+    const camera = cameras.get(name);
+    for (const record of records) note(camera, Date.parse(record.time), record.label, record.score);
+    camera.prediction = records[records.length - 1];
+  }
+  for (const notice of message.notices || []) tell(notice);
+}
+
+function greet(hello) {
+  $("logout").hidden = !hello.locked;
+  for (const { name, models, changes } of hello.cameras) {
+    const known = cameras.get(name);
+    const times = changes.map(([time, label, score]) => ({ at: Date.parse(time), label, score }));
+    cameras.set(name, { speeds: known ? known.speeds : [], status: null, prediction: null, name, models, changes: times });
+  }
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  choose(shown && cameras.has(shown.name) ? shown.name : cameras.has(wanted) ? wanted : hello.cameras[0].name);
+  buildTiles();
+}
+
+function note(camera, at, label, score) {
+  const last = camera.changes[camera.changes.length - 1];
+  if (last && last.label === label) last.score = score;
+  else camera.changes.push({ at, label, score });
+  while (camera.changes.length > 400) camera.changes.shift();
+}
+
+function tell(notice) {
+  if (notice.by === me) return;
+  const several = cameras.size > 1 ? `${notice.camera}: ` : "";
+  const other = notice.by ? "Another page: " : "";
+  toast(several + other + notice.text);
+  if (region && shown && notice.camera === shown.name && notice.text.startsWith("region"))
+    put($("advice"), "Another page has just saved a region. Saving yours replaces it.");
+}
+
+// ---- the picture
+
+function watch() {
+  if (!shown || document.hidden) return;
+  $("picture").src = `${path("/stream.mjpg")}?${Date.now()}`;
+}
+
+function choose(name) {
+  shown = cameras.get(name);
+  endEdit();
+  $("model").replaceChildren(...shown.models.map((model) => new Option(model.split("/").pop(), model)));
+  $("download").href = path("/snapshot.jpg");
+  $("picture").alt = `Live picture of ${name}`;
+  document.title = cameras.size > 1 ? `${name} · camapp` : "camapp";
+  if (cameras.size > 1) history.replaceState(null, "", `#${encodeURIComponent(name)}`);
+  if (shown.status) showStatus(shown.status);
+  watch();
+  for (const tile of $("cameras").children) tile.setAttribute("aria-current", tile.dataset.name === name);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) $("picture").removeAttribute("src");
+  else watch();
+});
+$("picture").onerror = () => {
+  if ($("picture").hasAttribute("src")) setTimeout(watch, 1500);
+};
+
+function buildTiles() {
+  $("cameras").hidden = cameras.size < 2;
+  $("cameras").replaceChildren(
+    ...Array.from(cameras.size < 2 ? [] : cameras.keys(), (name) => {
+      const tile = make("button");
+      const words = make("span", name);
+      words.append(make("em"));
+      tile.append(new Image(), words);
+      tile.firstChild.alt = "";
+      tile.dataset.name = name;
+      tile.setAttribute("aria-current", shown && shown.name === name);
+      tile.onclick = () => choose(name);
+      return tile;
+    }),
+  );
+}
+
+function refreshTiles() {
+  for (const tile of document.hidden ? [] : $("cameras").children) {
+    const camera = cameras.get(tile.dataset.name);
+    const label = camera.prediction ? camera.prediction.label || "–" : "";
+    const at = camera.status ? camera.status.state : "";
+    put(tile.querySelector("em"), at === "running" ? `${label} · ${camera.status.figures.infer_fps.toFixed(0)}/s` : at);
+    if (tile.firstChild.complete) tile.firstChild.src = `/cameras/${encodeURIComponent(camera.name)}/snapshot.jpg?${Date.now()}`;
+  }
+}
+
+function state(how, text) {
+  $("state").hidden = !text;
+  $("state").className = `chip state ${how}`;
+  put($("state"), text);
+}
+
+// ---- figures
+
+function showStatus(status) {
+  const figures = status.figures, health = figures.health, paused = status.state === "paused";
+  put($("source"), `${figures.source} · ${figures.model}`);
+  if (status.size) {
+    [$("picture").width, $("picture").height] = status.size;
+  }
+  const how = { running: "good", starting: "fair", paused: "fair" }[status.state] || "poor";
+  state(how, status.state === "running" ? "live" : status.state + (status.reason ? `: ${status.reason}` : ""));
+  $("pause").setAttribute("aria-pressed", paused);
+  put($("pause").lastChild, paused ? "Resume" : "Pause");
+  $("figures").setAttribute("aria-pressed", status.hud);
+  if (document.activeElement !== $("model") && !$("model").disabled) $("model").value = status.model;
+
+  const target = figures.target_fps;
+  for (const [id, value] of [["fps-infer", figures.infer_fps], ["fps-camera", figures.camera_fps], ["fps-display", figures.display_fps]]) {
+    put($(id), value.toFixed(1));
+    $(id).className = id === "fps-display" ? "" : rating(value, target);
+  }
+  const words = { good: "on target", fair: "a little under target", poor: "under target" };
+  put($("verdict"), `${words[rating(figures.infer_fps, target)]}: ${figures.infer_fps.toFixed(1)} of ${target} a second`);
+  showLatency(status.latency_ms);
+
+  const balance = status.balance;
+  const lost = { ...balance.dropped, ...balance.failed };
+  list($("frames"), [
+    ["captured", balance.captured.toLocaleString()],
+    ["predicted", balance.predicted.toLocaleString()],
+    ...Object.entries(lost).map(([reason, count]) => [`dropped: ${reason}`, count.toLocaleString(), "fair"]),
+    ["in flight", String(balance.in_flight)],
+    ...(balance.sensor_missed ? [["missed by the sensor", balance.sensor_missed.toLocaleString(), "fair"]] : []),
+  ]);
+  const sum = Object.values(lost).reduce((a, b) => a + b, balance.predicted + balance.in_flight);
+  put($("balance"), sum === balance.captured ? "Every frame is accounted for." : "The account does not add up: please report it.");
+
+  const alerts = [...health.now, ...(health.temperature_c >= 80 && !health.now.length ? ["hot"] : [])];
+  $("alerts").className = `chip ${alerts.length ? "poor" : "good"}`;
+  put($("alerts"), alerts.length ? alerts.join(", ") : "well");
+  list($("machine"), [
+    ...(health.temperature_c === null ? [] : [["temperature", `${health.temperature_c.toFixed(0)} °C`]]),
+    ...(health.cpu === null ? [] : [["processor", percent(health.cpu)]]),
+    ["workers", `${figures.workers}, ${percent(figures.workers_busy)} busy`],
+    ["worker restarts", String(figures.restarts), figures.restarts ? "fair" : ""],
+    ...(health.since_boot.length ? [["since boot", health.since_boot.join(", ")]] : []),
+    ["up for", duration(status.uptime_s)],
+    ["watching now", String(status.watchers)],
+  ]);
+}
+
+function rating(fps, target) {
+  return fps >= 0.97 * target ? "good" : fps >= 0.8 * target ? "fair" : "poor";
+}
+
+function duration(seconds) {
+  const [d, h, m] = [Math.floor(seconds / 86400), Math.floor(seconds / 3600) % 24, Math.floor(seconds / 60) % 60];
+  return d ? `${d} d ${h} h` : h ? `${h} h ${m} min` : m ? `${m} min ${Math.floor(seconds % 60)} s` : `${Math.floor(seconds)} s`;
+}
+
+function showLatency(latency) {
+  const rows = [...STAGES, "total"].filter((stage) => latency[stage]);
+  const table = $("latency").tBodies[0];
+  if (table.rows.length !== rows.length) {
+    table.replaceChildren(...rows.map((stage, number) => {
+      const row = make("tr"), head = make("th", stage), key = make("i");
+      head.scope = "row";
+      if (stage !== "total") {
+        key.style.background = `var(--c${number})`;
+        head.prepend(key);
+      }
+      row.append(head, make("td"), make("td"), make("td"));
+      return row;
+    }));
+    $("stack").replaceChildren(...rows.filter((stage) => stage !== "total").map((_, number) => {
+      const part = make("b");
+      part.style.background = `var(--c${number})`;
+      return part;
+    }));
+  }
+  rows.forEach((stage, number) => {
+    const values = latency[stage], cells = table.rows[number].cells;
+    ["p50", "p95", "p99"].forEach((name, at) => put(cells[at + 1], values[name].toFixed(1)));
+    if (stage !== "total") $("stack").children[number].style.flexGrow = Math.max(0.001, values.p50);
+  });
+}
+
+function showPrediction() {
+  const record = shown && shown.prediction;
+  if (!record) return;
+  const label = record.label;
+  put($("label"), label || "nothing sure");
+  $("label").className = label ? "label" : "label none";
+  put($("score"), label ? `${percent(record.score)} sure` : "");
+  wide($("score-bar"), label ? record.score : 0);
+  const truth = record.truth && record.truth.label;
+  put($("truth"), truth ? `truth: ${truth}` : "");
+  $("truth").className = truth === label ? "right" : "wrong";
+  const top = $("top");
+  while (top.children.length > record.top.length) top.lastChild.remove();
+  record.top.forEach(([name, score], number) => {
+    let row = top.children[number];
+    if (!row) {
+      row = make("li");
+      const meter = make("div", "", "meter");
+      meter.append(make("b"));
+      row.append(make("span"), meter, make("span"));
+      top.append(row);
+    }
+    put(row.children[0], name);
+    wide(row.children[1].firstChild, score);
+    put(row.children[2], percent(score));
+  });
+  list($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), String(+value.toFixed(3))]));
+}
+
+let spokenAt = 0, spoken = "";
+function speak() {
+  const label = shown && shown.prediction && shown.prediction.label;
+  if (!$("speak").checked || !label || label === spoken || Date.now() - spokenAt < 4000) return;
+  spoken = label;
+  spokenAt = Date.now();
+  put($("spoken"), `${label}, ${percent(shown.prediction.score)}`);
+}
+
+// ---- charts
+
+function context(canvas) {
+  const width = canvas.clientWidth, height = +canvas.getAttribute("data-h") || canvas.height;
+  canvas.dataset.h = height;
+  const scale = devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * scale)) canvas.width = Math.round(width * scale);
+  if (canvas.height !== Math.round(height * scale)) canvas.height = Math.round(height * scale);
+  canvas.style.height = `${height}px`;
+  const c = canvas.getContext("2d");
+  c.setTransform(scale, 0, 0, scale, 0, 0);
+  c.clearRect(0, 0, width, height);
+  c.font = "600 12px system-ui, sans-serif";
+  return [c, width, height];
+}
+
+function drawTimeline() {
+  const [c, width, height] = context($("timeline"));
+  const now = Date.now(), from = now - HISTORY_S * 1000, x = (at) => ((at - from) / (HISTORY_S * 1000)) * width;
+  const changes = shown ? shown.changes : [], base = height - 16;
+  c.textBaseline = "middle";
+  c.fillStyle = colour("--soft");
+  c.beginPath();
+  c.roundRect(0, 0, width, base, 6);
+  c.fill();
+  changes.forEach(({ at, label }, number) => {
+    const until = number + 1 < changes.length ? changes[number + 1].at : now;
+    if (until < from || !label) return;
+    const left = Math.max(0, x(at)), length = x(until) - left;
+    c.fillStyle = colour(hue(label));
+    c.beginPath();
+    c.roundRect(left, 0, Math.max(1, length - 1), base, Math.min(4, length / 2));
+    c.fill();
+    if (c.measureText(label).width + 10 < length) {
+      c.fillStyle = colour("--card");
+      c.fillText(label, left + 6, base / 2);
+    }
+  });
+  c.fillStyle = colour("--muted");
+  c.font = "11px system-ui, sans-serif";
+  for (const ago of width > 500 ? [120, 90, 60, 30, 0] : [120, 60, 0]) {
+    c.textAlign = ago === 120 ? "left" : ago ? "center" : "right";
+    c.fillText(ago ? `${ago} s ago` : "now", x(now - ago * 1000), height - 5);
+  }
+  c.textAlign = "left";
+}
+
+function listChanges() {
+  const changes = shown ? shown.changes.filter((change) => change.label).slice(-6).reverse() : [];
+  const told = changes.map((change) => `${change.at}${change.label}`).join();
+  if ($("changes").dataset.told === told) return;
+  $("changes").dataset.told = told;
+  $("changes").replaceChildren(...changes.map(({ at, label }) => {
+    const item = make("li", `${new Date(at).toLocaleTimeString()} `);
+    item.append(make("b", label));
+    return item;
+  }));
+  $("timeline").setAttribute("aria-label", `Labels over time; latest: ${changes.map((change) => change.label).join(", ") || "none"}`);
+}
+
+function drawSpeed() {
+  const [c, width, height] = context($("speed"));
+  if (!shown || !shown.status || !shown.speeds.length) return;
+  const target = shown.status.figures.target_fps, points = shown.speeds, now = Date.now();
+  const most = Math.max(target * 1.25, ...points.map((point) => Math.max(point[1], point[2]) * 1.1));
+  const x = (at) => width - ((now - at) / (SPEED_S * 1000)) * width, y = (fps) => height - 1 - (fps / most) * (height - 4);
+  const line = (which, style, thick) => {
+    c.beginPath();
+    points.forEach((point, number) => c[number ? "lineTo" : "moveTo"](x(point[0]), y(point[which])));
+    c.strokeStyle = style;
+    c.lineWidth = thick;
+    c.stroke();
+  };
+  c.strokeStyle = colour("--muted");
+  c.lineWidth = 1;
+  c.setLineDash([4, 4]);
+  c.beginPath();
+  c.moveTo(0, y(target));
+  c.lineTo(width, y(target));
+  c.stroke();
+  c.setLineDash([]);
+  c.fillStyle = colour("--muted");
+  c.font = "11px system-ui, sans-serif";
+  c.fillText(`target ${target}`, 2, y(target) - 5);
+  line(2, colour("--line"), 3);
+  line(1, colour("--accent"), 2);
+  const low = Math.min(...points.map((point) => point[1]));
+  $("speed").setAttribute("aria-label", `Predictions a second over two minutes: now ${points[points.length - 1][1].toFixed(1)}, lowest ${low.toFixed(1)}, target ${target}`);
+}
+
+// ---- the region
+
+function place() {
+  const box = $("region").style;
+  [box.left, box.top, box.width, box.height] = region.map((value) => `${100 * value}%`);
+  const inputs = ["rx", "ry", "rw", "rh"];
+  inputs.forEach((id, number) => {
+    if (document.activeElement !== $(id)) $(id).value = Math.round(100 * region[number]);
+  });
+}
+
+function startEdit() {
+  region = (shown.status && shown.status.roi) || [0, 0, 1, 1];
+  $("stage").classList.add("editing");
+  $("edit").setAttribute("aria-pressed", "true");
+  $("editor").hidden = $("region").hidden = false;
+  put($("advice"), "Drag over the picture to choose the part that is looked at.");
+  place();
+}
+
+function endEdit() {
+  region = null;
+  $("stage").classList.remove("editing");
+  $("edit").setAttribute("aria-pressed", "false");
+  $("editor").hidden = $("region").hidden = true;
+}
+
+function span(a, b) {
+  const [x0, x1] = [Math.min(a[0], b[0]), Math.max(a[0], b[0])], [y0, y1] = [Math.min(a[1], b[1]), Math.max(a[1], b[1])];
+  return [x0, y0, Math.max(0.02, x1 - x0), Math.max(0.02, y1 - y0)];
+}
+
+function inside([x, y, w, h]) {
+  [w, h] = [clamp(w, 0.02, 1), clamp(h, 0.02, 1)];
+  return [clamp(x, 0, 1 - w), clamp(y, 0, 1 - h), w, h];
+}
+
+$("stage").addEventListener("pointerdown", (event) => {
+  if (!region || event.button) return;
+  event.preventDefault();
+  const frame = $("picture").getBoundingClientRect();
+  const at = (e) => [clamp((e.clientX - frame.left) / frame.width, 0, 1), clamp((e.clientY - frame.top) / frame.height, 0, 1)];
+  const start = at(event), [x, y, w, h] = region, corner = event.target.dataset.corner;
+  const fixed = corner && [corner.includes("w") ? x + w : x, corner.includes("n") ? y + h : y];
+  const whole = w > 0.98 && h > 0.98;
+  const moves = !whole && event.target === $("region");
+  const follow = (e) => {
+    const now = at(e);
+    region = inside(moves ? [x + now[0] - start[0], y + now[1] - start[1], w, h] : span(fixed || start, now));
+    place();
+  };
+  const end = () => {
+    removeEventListener("pointermove", follow);
+    removeEventListener("pointerup", end);
+    removeEventListener("pointercancel", end);
+  };
+  addEventListener("pointermove", follow);
+  addEventListener("pointerup", end);
+  addEventListener("pointercancel", end);
+});
+
+$("region").addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: [-0.01, 0], ArrowRight: [0.01, 0], ArrowUp: [0, -0.01], ArrowDown: [0, 0.01] }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const [x, y, w, h] = region;
+  region = inside(event.shiftKey ? [x, y, Math.min(w + step[0], 1 - x), Math.min(h + step[1], 1 - y)] : [x + step[0], y + step[1], w, h]);
+  place();
+});
+
+for (const id of ["rx", "ry", "rw", "rh"]) {
+  $(id).onchange = () => {
+    const [x, y, w, h] = ["rx", "ry", "rw", "rh"].map((other) => (+$(other).value || 0) / 100);
+    region = [clamp(x, 0, 0.98), clamp(y, 0, 0.98), 0, 0];
+    region[2] = clamp(w, 0.02, 1 - region[0]);
+    region[3] = clamp(h, 0.02, 1 - region[1]);
+    place();
+  };
+}
+
+async function saveRegion(roi) {
+  const told = await order("roi", { roi }, $("save"));
+  if (!told) return;
+  endEdit();
+  $("edit").focus();
+  toast(told.kept ? (roi ? "Region saved." : "The whole picture is looked at.") : `Taken for now: ${told.why}.`);
+}
+
+$("editor").onsubmit = (event) => {
+  event.preventDefault();
+  const whole = region[2] > 0.995 && region[3] > 0.995;
+  saveRegion(whole ? null : region.map((value) => +value.toFixed(4)));
+};
+$("whole").onclick = () => saveRegion(null);
+$("cancel").onclick = () => {
+  endEdit();
+  $("edit").focus();
+};
+
+// ---- buttons and keys
+
+$("edit").onclick = () => (region ? endEdit() : startEdit());
+$("pause").onclick = () => order($("pause").getAttribute("aria-pressed") === "true" ? "resume" : "pause", {}, $("pause"));
+$("snapshot").onclick = () => order("snapshot", {}, $("snapshot"));
+$("figures").onclick = async () => {
+  const told = await order("hud", { shown: $("figures").getAttribute("aria-pressed") !== "true" }, $("figures"));
+  if (told) $("figures").setAttribute("aria-pressed", told.shown);
+};
+$("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen?.());
+$("model").onchange = async () => {
+  toast(`Changing to ${$("model").value} …`);
+  const told = await order("model", { model: $("model").value }, $("model"));
+  if (told) toast(`${told.model} runs now.`);
+};
+$("stage").addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const button = { p: "pause", s: "snapshot", r: "edit", h: "figures", f: "full" }[event.key];
+  if (button) $(button).click();
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && region) $("cancel").click();
+});
+
+// ---- go
+
+let drawnAt = 0;
+function draw(now) {
+  requestAnimationFrame(draw);
+  if (now - drawnAt < (calm.matches ? 1000 : 100)) return;
+  drawnAt = now;
+  showPrediction();
+  drawTimeline();
+  listChanges();
+  drawSpeed();
+  speak();
+}
+requestAnimationFrame(draw);
+setInterval(refreshTiles, 1000);
+connect();

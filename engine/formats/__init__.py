@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.formats.content import Content
-from engine.formats.npz import read_bundle
-from engine.formats.onnx import read_onnx
-from engine.formats.safetensors import read_safetensors
-from engine.formats.text_dump import read_text_dump
-from engine.formats.torch_checkpoint import read_checkpoint
 from engine.graph import ModelError
 
-READERS: Mapping[str, Callable[[Path], Content]] = {
-    ".npz": read_bundle,
-    ".safetensors": read_safetensors,
-    ".pth": read_checkpoint,
-    ".pt": read_checkpoint,
-    ".onnx": read_onnx,
+if TYPE_CHECKING:
+    from engine.formats.content import Content
+
+# Where each is found when it is first asked for: a worker, which gets its model from its parent, needs none of them.
+READERS: Mapping[str, str] = {
+    ".npz": "npz:read_bundle",
+    ".safetensors": "safetensors:read_safetensors",
+    ".pth": "torch_checkpoint:read_checkpoint",
+    ".pt": "torch_checkpoint:read_checkpoint",
+    ".onnx": "onnx:read_onnx",
 }
+FOLDER = "text_dump:read_text_dump"
 WRITABLE = (".npz", ".safetensors", ".onnx")
 
 
@@ -29,11 +30,12 @@ def read(path: Path) -> Content:
     Raises:
         ModelError: an unknown suffix, or a file that cannot be used.
     """
-    if path.is_dir() and path.suffix.lower() not in READERS:
-        return read_text_dump(path)
-    if path.suffix.lower() not in READERS:
+    suffix = path.suffix.lower()
+    if suffix not in READERS and not path.is_dir():
         raise ModelError(
             f"{path}: cannot load '{path.suffix or 'no suffix'}' files; "
             f"supported are {', '.join(READERS)} and folders of text dumps"
         )
-    return READERS[path.suffix.lower()](path)
+    module, _, name = READERS.get(suffix, FOLDER).partition(":")
+    reader: Callable[[Path], Content] = getattr(import_module(f"engine.formats.{module}"), name)
+    return reader(path)

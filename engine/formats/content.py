@@ -8,7 +8,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
@@ -62,6 +62,28 @@ def reading(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror or error}") from error
+
+
+def check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Refuse what an archive says of itself and cannot be so, before memory is taken by what it says.
+
+    Args:
+        entries: of the archive.
+        size: of its file, bytes.
+
+    Raises:
+        ModelError: an entry twice, or one whose bytes would not fit into the file.
+    """
+    names = {entry.filename for entry in entries}
+    if len(names) != len(entries):
+        raise ModelError("the same entry twice")
+    for entry in entries:
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if entry.compress_size > size or (stored and entry.file_size != entry.compress_size):
+            raise ModelError(
+                f"damaged: entry '{entry.filename:.60}' of {entry.compress_size} bytes ({entry.file_size} unpacked) "
+                f"in a file of {size}"
+            )
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:

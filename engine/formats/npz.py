@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from engine.card import ModelCard
-from engine.formats.content import MAX_ARRAYS, MAX_BYTES, ZIP_DAMAGE, Content, reading, write_whole
+from engine.formats.content import MAX_ARRAYS, MAX_BYTES, ZIP_DAMAGE, Content, check_entries, reading, write_whole
 from engine.graph import Array, ModelError
 
 CARD = "__card__"
@@ -97,9 +97,7 @@ def _check_size(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     size = path.stat().st_size
     if total > SMALL and total > MAX_RATIO * size:
         raise ModelError(f"{size} bytes that unpack to {total}: a zip bomb, not weights")
-    names = [entry.filename for entry in entries]
-    if len(set(names)) != len(names):
-        raise ModelError("the same array twice")
+    check_entries(entries, size)
 
 
 def _name(entry: zipfile.ZipInfo) -> str:

@@ -8,7 +8,9 @@ convolution or `eps, momentum` of a batch norm, and must say what the net does.
 from __future__ import annotations
 
 import re
+import shutil
 import stat
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,9 @@ WHAT = ("weight", "bias", "running_mean", "running_var", "param")
 _FILE = re.compile(rf"{NET}_(?P<layer>\w+?)_(?P<what>{'|'.join(WHAT)})\.txt")
 _BLOCK = re.compile(r"(layer\d)_bottleneck(\d)_(\w+)")
 _DOWNSAMPLE = {"downsample_conv2d": "downsample.0", "downsample_batchnorm": "downsample.1"}
+_SPELT = {module: spelt for spelt, module in _DOWNSAMPLE.items()}
+MOMENTUM = 0.1  # of PyTorch's batch norms, when nobody says otherwise
+LINES = 65_536  # written at a time
 
 
 def read_text_dump(path: Path) -> Content:
@@ -34,6 +39,42 @@ def read_text_dump(path: Path) -> Content:
     """
     with reading(path):
         return Content(_arrays(path, nets.build(NET)))
+
+
+def write_text_dump(folder: Path, arrays: Mapping[str, Array], net: str) -> None:
+    """Write the files of a ResNet-50 into a new folder: all of them or none.
+
+    Raises:
+        ModelError: another net, or the folder is there already.
+        OSError: it cannot be written.
+    """
+    if net != NET:
+        raise ModelError(f"{folder}: text dumps are of {NET} alone, this is {net}")
+    if folder.exists():
+        raise ModelError(f"{folder}: it is there already; name a folder that is not")
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        graph = nets.build(NET)
+        for name in graph.parameters:
+            module, _, what = name.rpartition(".")
+            array = np.asarray(arrays[name])
+            _write(partial, module, what, array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
+        for module, numbers in _settings(graph).items():
+            is_norm = len(numbers) == 1
+            _write(partial, module, "param", np.array([*numbers, MOMENTUM] if is_norm else numbers))
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(folder: Path, module: str, what: str, numbers: Array) -> None:
+    found = re.fullmatch(r"(layer\d)\.(\d)\.(.+)", module)
+    layer = f"{found[1]}_bottleneck{found[2]}_{_SPELT.get(found[3], found[3])}" if found else module
+    with (folder / f"{NET}_{layer}_{what}.txt").open("w") as file:
+        for start in range(0, numbers.size, LINES):  # never a list of all of them
+            file.writelines(f"{number:.9e}\n" for number in numbers.reshape(-1)[start : start + LINES].tolist())
 
 
 def _arrays(folder: Path, graph: Graph) -> dict[str, Array]:

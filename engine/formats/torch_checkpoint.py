@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from engine.formats.content import MAX_ARRAYS, MAX_AXES, MAX_BYTES, ZIP_DAMAGE, Content, reading, widened
+from engine.formats.content import MAX_ARRAYS, MAX_AXES, MAX_BYTES, ZIP_DAMAGE, Content, check_entries, reading, widened
 from engine.formats.pickles import Named, read_pickle, shown
 from engine.graph import Array, ModelError
 
@@ -84,9 +84,8 @@ def _what_else(path: Path, error: Exception) -> str:
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
+    check_entries(archive.infolist(), size)
     entries = {entry.filename: entry for entry in archive.infolist()}
-    if len(entries) != len(archive.infolist()):
-        raise ModelError("the same entry twice")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
         raise ModelError("a compressed entry; PyTorch stores them as they are")
     if sum(entry.file_size for entry in entries.values()) > min(size, MAX_BYTES):

@@ -30,12 +30,14 @@ from engine.kernels import (
     binary,
     conv,
     conv_last,
+    conv_pool,
     conv_transpose,
     depthwise,
     elementwise,
     linear,
     matmul,
     movement,
+    pair,
     pool,
     reductions,
     resize,
@@ -83,3 +85,6 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Transpose": movement.TRANSPOSE,
     "Unsqueeze": movement.RESHAPE,
 }
+
+FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS, conv_pool.CONV_POOL: conv_pool.KERNELS}
+"""Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

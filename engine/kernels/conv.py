@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.products import product_by_columns
 from engine.kernels.step import SWISH, Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
@@ -99,9 +100,11 @@ def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return Step(conv.shape, bind, _before_swish(conv), macs=conv.macs)
 
 
-def im2col(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Any kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
+def im2col(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """Any other kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
     conv = read(node, inputs)
+    if conv.is_pointwise:
+        return None
     batch, channels = inputs[0].shape[:2]
     columns = Scratch((batch, channels, *conv.windows.kernel, *conv.windows.out))
 
@@ -125,8 +128,10 @@ def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], produc
     weight = arrays[1].reshape(conv.group, channels // conv.group, -1)
     stacked = products.reshape(batch, conv.group, channels // conv.group, -1)
     if batch == conv.group == 1:
-        weight, columns, stacked = weight[0], columns[0, 0], stacked[0, 0]
-    return [gemm(weight, columns, stacked), *finish_channels(products, out, *conv.added(arrays), conv.activation)]
+        multiply = product_by_columns(weight[0], columns[0, 0], stacked[0, 0])
+    else:
+        multiply = [gemm(weight, columns, stacked)]
+    return [*multiply, *finish_channels(products, out, *conv.added(arrays), conv.activation)]
 
 
 KERNELS: tuple[Kernel, ...] = (pointwise, im2col)

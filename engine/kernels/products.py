@@ -13,12 +13,14 @@ from math import prod
 
 import numpy as np
 
+from engine import blas
 from engine.graph import Array
 from engine.kernels.step import Call, gemm
 
 SMALL_PRODUCT = 1_000_000
 ROWS = 12
 MAX_WIDTH = 64
+LEAST_PART = 256  # columns of a wide product, cut into parts
 
 
 def panel_width(inner: int, columns: int) -> int | None:
@@ -71,6 +73,28 @@ def product(a: Array, b: Array, out: Array) -> list[Call]:
         )
         calls.append(gemm(left, right, target))
     return calls
+
+
+def product_by_columns(a: Array, b: Array, out: Array) -> list[Call]:
+    """out = a @ b, prepared, for a wide b: by parts of it that make small products, where these are quick."""
+    (rows, inner), columns = a.shape, b.shape[1]
+    length = SMALL_PRODUCT // (rows * inner) // 64 * 64 if blas.has_small_products() else 0
+    if length < LEAST_PART or length >= columns:
+        return [gemm(a, b, out)]
+    whole = columns // length * length
+    parts = [array[:, :whole].reshape(len(array), -1, length).transpose(1, 0, 2) for array in (b, out)]
+    rest = [gemm(a, b[:, whole:], out[:, whole:])] if whole < columns else []
+    return [gemm(a, *parts), *rest]
+
+
+def product_by_rows(a: Array, b: Array, out: Array) -> list[Call]:
+    """out = a @ b, prepared, for contiguous a and out: in equal parts of a that make small products, as above."""
+    rows, inner = a.shape
+    least = -(-rows * inner * b.shape[1] // SMALL_PRODUCT) if blas.has_small_products() else 1
+    parts = next((parts for parts in range(least, 2 * least + 1) if rows % parts == 0), 1)
+    if parts == 1:
+        return [gemm(a, b, out)]
+    return [gemm(a.reshape(parts, -1, inner), b, out.reshape(parts, -1, b.shape[1]))]
 
 
 def _tiles(rows: int, most: int) -> list[tuple[int, int, int]]:

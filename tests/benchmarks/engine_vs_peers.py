@@ -1,6 +1,7 @@
 """The engine beside other runtimes: same weights and input, one thread each, taking turns; ratios of medians.
 
-python -m tests.benchmarks.engine_vs_peers [--against onnxruntime,opencv,torch] [--nets NET ...] [--batch N] [--json]
+python -m tests.benchmarks.engine_vs_peers --against onnxruntime,opencv,torch,reference --nets resnet50 --json
+python -m tests.benchmarks.engine_vs_peers --nets resnet50 --batch 1 4 8      # throughput too
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from camapp.bench import machine
 from engine import blas, nets
-from engine.graph import Array, Graph, UnsupportedOperator
+from engine.graph import Array, Graph
 from engine.model import Model
 from tests.benchmarks.common import print_conditions
-from tests.benchmarks.peers import PEERS
+from tests.benchmarks.peers import PEERS, USUAL
 
 TURNS = 15  # the runtimes take turns, so that a slow moment of the machine hits all of them
 TURN_SECONDS = 0.1  # of runs each, at least one
+SLOW_SECONDS = 2.0  # a runtime that takes longer for one run gets three turns
+PACKAGES = {"onnxruntime": "onnxruntime", "opencv": "opencv-python", "torch": "torch", "reference": "onnx"}
 
 
 @dataclass(frozen=True)
@@ -47,32 +53,61 @@ class Row:
     arena_mb: float
     engine: Timing
     peers: Mapping[str, Timing]
+    ratios: Mapping[str, float]  # of medians: the engine's time over the peer's
+    items_per_s: float
     error: float  # largest difference from the first peer, in units of its largest output
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--against", default=",".join(PEERS), help="peers, by commas; those not installed are left out")
+    parser.add_argument(
+        "--against", default=",".join(USUAL), help=f"of {', '.join(PEERS)}; those not installed are left out"
+    )
     parser.add_argument("--nets", nargs="*", default=list(nets.REGISTRY), metavar="NET")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a net instead of a table")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="one or several")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with machine, versions and rows")
     options = parser.parse_args()
     peers = options.against.split(",")
+    unknown = [name for name in peers if name not in PEERS] + [
+        name for name in options.nets if name not in nets.REGISTRY
+    ]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(nets.REGISTRY)}")
     if not options.json:
         print_conditions()
-        print(f"BLAS {blas.describe()}, one thread each, batch {options.batch}; ms, and engine / peer")
+        print(f"BLAS {blas.describe()}, one thread each; ms a run, and engine / peer")
+        print(", ".join(f"{name} {found}" for name, found in versions(peers).items()))
         print(
-            f"{'net':<22} {'MMAC':>6} {'plan s':>6} {'engine':>8} {'+-':>5}",
+            f"{'net':<22} {'batch':>5} {'MMAC':>6} {'plan s':>6} {'engine':>8} {'+-':>5} {'items/s':>8}",
             *(f"{name:>19}" for name in peers),
             "error",
         )
+    rows = []
     for name in options.nets:
+        for batch in options.batch:
+            row = measure(name, peers, batch)
+            rows.append(row)
+            if not options.json:
+                print(as_line(row, peers), flush=True)
+    if options.json:
+        conditions = {
+            "machine": machine(),
+            "blas": blas.describe().as_dict(),
+            "versions": versions(peers),
+            "threads": 1,
+        }
+        print(json.dumps({**conditions, "load": os.getloadavg()[0], "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+def versions(peers: list[str]) -> dict[str, str]:
+    """Of the packages of the peers; '-' where one is not installed."""
+    found = {}
+    for name in peers:
         try:
-            row = measure(name, peers, options.batch)
-        except UnsupportedOperator as error:
-            print(f"{name:<22} left out: {error}"[:120])
-            continue
-        print(json.dumps(asdict(row)) if options.json else as_line(row, peers), flush=True)
+            found[name] = version(PACKAGES[name])
+        except PackageNotFoundError:
+            found[name] = "-"
+    return found
 
 
 def as_line(row: Row, peers: list[str]) -> str:
@@ -81,7 +116,10 @@ def as_line(row: Row, peers: list[str]) -> str:
     for name in peers:
         theirs = row.peers.get(name)
         cells.append(f"{theirs.median:11.3f} ({row.engine.median / theirs.median:4.2f}x)" if theirs else f"{'-':>19}")
-    start = f"{row.net:<22} {row.mmacs:6.0f} {row.plan_s:6.2f} {row.engine.median:8.3f} {100 * spread:4.0f}%"
+    start = (
+        f"{row.net:<22} {row.batch:>5} {row.mmacs:6.0f} {row.plan_s:6.2f} {row.engine.median:8.3f} {100 * spread:4.0f}%"
+    )
+    start = f"{start} {row.items_per_s:8.1f}"
     return " ".join([start, *cells, f"{row.error:.0e}"])
 
 
@@ -99,14 +137,17 @@ def measure(name: str, peers: list[str], batch: int) -> Row:
             runs[peer] = PEERS[peer](graph, x)
             expected = np.asarray(runs[peer]())
         except Exception as problem:  # noqa: BLE001 - each peer has errors of its own; the row goes on without it
-            print(f"  {peer} left out: {problem!r:.100}")
+            print(f"  {peer} left out: {problem!r:.100}", file=sys.stderr)
             runs.pop(peer, None)
             continue
         if np.isnan(error):
             error = float(np.abs(np.asarray(plan.run(x)) - expected).max() / np.abs(expected).max())
     times = take_turns(runs)
     macs = sum(step.step.macs for step in model.chosen((batch, *model.card.input_shape)))
-    return Row(name, batch, macs / 1e6, seconds, plan.arena_bytes / 1e6, times.pop("engine"), times, error)
+    engine = times.pop("engine")
+    ratios = {peer: engine.median / theirs.median for peer, theirs in times.items()}
+    rate = 1e3 * batch / engine.median
+    return Row(name, batch, macs / 1e6, seconds, plan.arena_bytes / 1e6, engine, times, ratios, rate, error)
 
 
 def with_weights(graph: Graph) -> Graph:
@@ -124,8 +165,10 @@ def with_weights(graph: Graph) -> Graph:
 def take_turns(runs: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
     """Milliseconds of each, over many short turns."""
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(TURNS):
+    for turn in range(TURNS):
         for name, run in runs.items():
+            if turn >= 3 and found[name][0] > 1e3 * SLOW_SECONDS:
+                continue
             end = time.perf_counter() + TURN_SECONDS
             while True:
                 start = time.perf_counter()

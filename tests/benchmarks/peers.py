@@ -26,6 +26,17 @@ def onnxruntime_run(graph: Graph, x: Array) -> Run:
     return lambda: session.run(None, feed)[0]
 
 
+def reference_run(graph: Graph, x: Array) -> Run:
+    """The onnx package's own evaluator: plain NumPy, an operator at a time. No rival, but where everybody starts."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load_from_string(serialise_onnx(graph, nets.default_card(graph.name)))
+    evaluator = ReferenceEvaluator(model)
+    feed = {graph.inputs[0].name: x}
+    return lambda: np.asarray(evaluator.run(None, feed)[0])
+
+
 def opencv_run(graph: Graph, x: Array) -> Run:
     """OpenCV's DNN module, one thread."""
     import cv2
@@ -122,4 +133,6 @@ PEERS: Mapping[str, Callable[[Graph, Array], Run]] = {
     "onnxruntime": onnxruntime_run,
     "opencv": opencv_run,
     "torch": torch_run,
+    "reference": reference_run,
 }
+USUAL = ("onnxruntime", "opencv", "torch")  # the fourth takes seconds a run

@@ -14,9 +14,8 @@ import os
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
 
 import argparse
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from camapp.tasks.task import TaskOptions, create_task
 from engine.model import Model, load
 from tests.benchmarks.common import print_conditions
 from tests.benchmarks.track_baseline import baseline_lines
+from weights.photographs import labelled, read
 
 Line = NDArray[np.float64]
 Detector = Callable[[Pixels], list[Line]]
@@ -75,7 +75,13 @@ class Score:
         )
 
 
-def score(found: Sequence[Line], lines: Sequence[Line], size: tuple[int, int], spare: Sequence[Line] = ()) -> Score:
+def score(
+    found: Sequence[Line],
+    lines: Sequence[Line],
+    size: tuple[int, int],
+    spare: Sequence[Line] = (),
+    faint: Sequence[Line] = (),
+) -> Score:
     """One picture's score.
 
     Args:
@@ -83,29 +89,45 @@ def score(found: Sequence[Line], lines: Sequence[Line], size: tuple[int, int], s
         lines: the truth.
         size: (width, height).
         spare: lines that may be found or not.
+        faint: paint that may be seen or not, such as a line's far end: samples of found lines on it do not count.
     """
     found = [line for line in found if len(line) > 1]
-    fits = [[_match(one, line, size) for line in lines] for one in found]
+    fits = [[_match(one, line, size, faint) for line in lines] for one in found]
     pairs = _assign([[fit is not None for fit in row] for row in fits])
     result = Score(matched=len(pairs), missed=len(lines) - len(pairs), pictures=1)
     for i, j in pairs.items():
         result.errors.append(float(fits[i][j] or 0.0))
     left = [one for i, one in enumerate(found) if i not in pairs]
-    result.false = sum(all(_match(one, line, size) is None for line in spare) for one in left)
+    left = [one for one in left if all(_match(one, line, size) is None for line in spare)]
+    result.false = sum(float(_on(one, faint, size).mean()) < ENOUGH for one in left)
     result.with_false = int(result.false > 0)
     return result
 
 
-def _match(one: Line, line: Line, size: tuple[int, int]) -> float | None:
+def _match(one: Line, line: Line, size: tuple[int, int], faint: Sequence[Line] = ()) -> float | None:
     """Mean distance of the samples that are near, as a fraction of the width; None if too few are."""
     a, b = sampled(one, STEP * size[1]), sampled(line, STEP * size[1])
-    run = line[-1] - line[0]
-    cosine = abs(run[1]) / max(float(np.hypot(*run)), 1e-9)
-    limit = WITHIN * size[0] / max(cosine, STEEPEST)
+    limit = _limit(line, size)
     from_a, from_b = _distances(a, line), _distances(b, one)
-    if min((from_a <= limit).mean(), (from_b <= limit).mean()) < ENOUGH:
+    from_a = from_a[(from_a <= limit) | ~_on(one, faint, size)]
+    if not len(from_a) or min((from_a <= limit).mean(), (from_b <= limit).mean()) < ENOUGH:
         return None
     return float(from_b[from_b <= limit].mean()) / size[0]
+
+
+def _limit(line: Line, size: tuple[int, int]) -> float:
+    """Pixels within which a sample lies on a line."""
+    run = line[-1] - line[0]
+    cosine = abs(run[1]) / max(float(np.hypot(*run)), 1e-9)
+    return WITHIN * size[0] / max(cosine, STEEPEST)
+
+
+def _on(one: Line, lines: Sequence[Line], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which samples of a line lie on any of those."""
+    samples = sampled(one, STEP * size[1])
+    near = [_distances(samples, line) <= _limit(line, size) for line in lines if len(line) > 1]
+    answer: NDArray[np.bool_] = np.any([np.zeros(len(samples), bool), *near], axis=0)
+    return answer
 
 
 def sampled(line: Line, step: float) -> Line:
@@ -156,23 +178,6 @@ def predict(model: Model, pixels: Pixels, options: TaskOptions | None = None) ->
 def lines_by(model: Model) -> Detector:
     """The net as a detector."""
     return lambda pixels: [np.array(line.points) for line in predict(model, pixels).lines]
-
-
-def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
-    """(subset, picture, lines, spare lines) of each entry in a folder's labels."""
-    for entry in json.loads((folder / "labels.json").read_text(encoding="utf-8")):
-        lines = [np.array(line, float) for line in entry["lines"]]
-        spare = [np.array(line, float) for line in entry.get("doubtful") or ()]
-        spare += [lines[i] for i in entry.get("merged_double") or ()]
-        yield entry["subset"], read(folder / entry["image"]), lines, spare
-
-
-def read(path: Path) -> Pixels:
-    """A picture file as RGB."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise SystemExit(f"{path}: not a picture")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def main() -> None:
@@ -229,7 +234,7 @@ def score_generated(name: str, count: int, detect: Detector) -> None:
         found = detect(pixels)
         if not truth.lines:
             empty, wrong = empty + 1, wrong + bool(found)
-        one = score(found, lines, size, faint)
+        one = score(found, lines, size, faint=faint)
         scores["all"] += one
     print(f"{name:9} generated {'all':9} {scores['all']}")
     print(f"{name:9} generated without lines: {wrong} of {empty} pictures have a false line")
@@ -245,14 +250,11 @@ def score_car(model: Model, count: int) -> None:
         if not values or abs(values["heading_deg"]) > 20 or len(truth.lines) < 2:
             continue
         asked += 1
-        longest = max(size) / 2 / camera.focal[0]
-        across = 2 * (math.atan(math.tan(longest * camera.bend) / (2 * math.tan(camera.bend / 2)))
-                      if camera.bend > 1e-6 else math.atan(longest))  # fmt: skip
         options = TaskOptions(
             camera_height=camera.height,
             camera_pitch=math.degrees(camera.pitch),
             camera_roll=math.degrees(camera.roll),
-            camera_view=math.degrees(across),
+            camera_view=math.degrees(camera.across),
             camera_bend=math.degrees(camera.bend),
             lane_width=values["lane_width_m"],
         )

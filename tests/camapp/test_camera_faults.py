@@ -23,18 +23,6 @@ ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests/fakes"
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.syspath_prepend(str(FAKES))
-    import picamera2
-
-    picamera2.reset()
-    yield picamera2
-    picamera2.reset()
-    for name in ("picamera2", "libcamera"):
-        sys.modules.pop(name, None)
-
-
 class Running:
     """A whole run in a thread of its own."""
 

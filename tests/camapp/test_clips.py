@@ -146,8 +146,14 @@ def test_an_event_that_cannot_be_understood_is_refused(tmp_path):
     with pytest.raises(SinkError, match="'many' is no number"):
         ClipSink(tmp_path, ["score<many"])
     with pytest.raises(SinkError, match="no label 'catt': did you mean 'cat'"):
-        check(load_settings({"model": "cifar10", "clip_on": "catt"}, environment={}))
-    check(load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={}))
+        check([load_settings({"model": "cifar10", "clip_on": "catt"}, environment={})])
+    check([load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={})])
+
+
+def test_two_cameras_do_not_share_a_folder_whose_budget_each_would_keep(tmp_path):
+    cameras = [load_settings({"name": name, "clip_on": "*", "clips": str(tmp_path)}, environment={}) for name in "ab"]
+    with pytest.raises(SinkError, match="name another"):
+        check(cameras)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -136,6 +136,81 @@ def test_the_services_state_is_told(pi, state, status, verdict, told):
     assert told in finding.detail + finding.remedy
 
 
+def test_a_disk_that_is_full_says_how_to_make_room(pi, monkeypatch):
+    usage = type("Usage", (), {"free": 50e6, "total": 32e9})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    found = look(pi)
+    assert found["disk"].verdict is found["log's disk"].verdict is Verdict.WARN
+    assert "sudo apt clean" in found["disk"].remedy
+
+
+def test_shared_memory_is_told_and_never_a_fault(pi, monkeypatch):
+    (pi / "dev/shm").mkdir()
+    assert look(pi)["/dev/shm"].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(("groups", "missing"), [([], "video, render"), (["video"], "render")])
+def test_groups_that_a_pi_user_lacks_come_with_their_command(pi, monkeypatch, groups, missing):
+    listed = [doctor.grp.struct_group((name, "x", 5000 + n, [])) for n, name in enumerate(("video", "render"))]
+    mine = [group.gr_gid for group in listed if group.gr_name in groups]
+    monkeypatch.setattr(doctor.grp, "getgrall", lambda: listed)
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1)
+    monkeypatch.setattr(doctor.os, "getegid", lambda: 1)
+    monkeypatch.setattr(doctor.os, "getgroups", lambda: mine)
+    finding = look(pi)["groups"]
+    assert finding.verdict is Verdict.WARN
+    assert f"is not in {missing}" in finding.detail
+    assert f"usermod -aG {missing.replace(', ', ',')}" in finding.remedy
+
+
+def test_a_numpy_without_a_fast_blas_is_told(pi, monkeypatch):
+    monkeypatch.setattr("threadpoolctl.threadpool_info", list)
+    finding = look(pi)["blas"]
+    assert finding.verdict is Verdict.WARN
+    assert "libopenblas" in finding.remedy
+
+
+def test_a_32_bit_system_fails(pi, monkeypatch):
+    monkeypatch.setattr(doctor.sys, "maxsize", 2**31 - 1)
+    assert look(pi)["system"].verdict is Verdict.FAIL
+
+
+def test_throttle_flags_that_cannot_be_read_are_told_on_a_pi_only(pi):
+    (pi / THROTTLED).unlink()
+    assert look(pi)["power"].verdict is Verdict.WARN
+    (pi / "proc/device-tree/model").unlink()
+    assert "power" not in look(pi)
+
+
+@pytest.mark.parametrize(
+    ("connector", "free", "told"),
+    [
+        (None, True, "DISPLAY is not set"),
+        ("disconnected", True, "printed or logged"),
+        ("connected", True, "for --display drm"),
+        ("connected", False, "in use by"),
+    ],
+)
+def test_the_screen_and_what_can_show_on_it_are_told(pi, monkeypatch, connector, free, told):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")  # no cage
+    monkeypatch.setattr("camapp.displays._is_free", lambda card: free)
+    (pi / "dev/dri").mkdir()
+    (pi / "dev/dri/card1").touch()
+    if connector:
+        folder = pi / "sys/class/drm/card1-HDMI-A-1"
+        folder.mkdir(parents=True)
+        (folder / "status").write_text(connector)
+        (folder / "modes").write_text("1920x1080\n")
+    finding = look(pi)["display"]
+    assert finding.verdict is Verdict.OK
+    assert told in finding.detail
+
+
+def test_a_clock_that_nobody_vouches_for_is_no_fault(pi):
+    assert look(pi, timedatectl=(127, "no program"))["clock"].verdict is Verdict.OK
+
+
 def test_a_check_that_breaks_does_not_silence_the_others():
     def broken(machine):
         raise OSError("odd kernel")

@@ -1,5 +1,6 @@
 """Installing and removing the service, in a root folder of the test's own, with commands recorded instead of run."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_headless_puts_application_config_and_unit_in_their_places_and_starts(ma
     assert order == sorted(order)
 
 
+def test_a_kiosk_of_the_cameras_own_needs_no_cage(machine, monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
+    with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
+        machine.install(Kind.KIOSK)
+    machine.install(Kind.KIOSK, Settings(source="picamera://0", display="drm"))
+    unit = (machine.root / "etc/systemd/system/camapp-kiosk.service").read_text()
+    assert "run --display drm --config" in unit
+    assert "--display kiosk" not in unit
+
+
 def test_a_dry_run_changes_nothing_and_names_every_step(machine):
     before = machine.files()
     machine.install(dry_run=True)
@@ -139,6 +150,56 @@ def test_installing_twice_keeps_the_config_and_the_environment(machine):
     assert "pattern://digits" in (machine.root / "etc/camapp/config.toml").read_text()
     assert not machine.commands.has("-m venv")
     assert machine.commands.has("pip install")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"source": "film.mp4"}, "cannot see it there"),
+        ({"source": "images:///home/pi/photos"}, "cannot see it there"),
+        ({"mqtt_password_file": Path("~/secret")}, "cannot see it there"),
+        ({"log": "/srv/log.jsonl"}, "may write below /var/lib/camapp"),
+        ({"record": Path("/home/pi/film.mp4")}, "may write below /var/lib/camapp"),
+    ],
+)
+def test_files_that_the_service_could_not_reach_are_refused(machine, settings, told):
+    with pytest.raises(InstallError, match=told):
+        machine.install(settings=Settings(**settings))
+    assert machine.commands.done == []
+    machine.install(Kind.DESKTOP, Settings(**settings))  # a desktop's user may
+    assert machine.commands.has("check-config")
+
+
+def test_files_that_it_can_reach_are_not(machine):
+    machine.install(settings=Settings(source="/srv/film.mp4", log="/var/log/camapp/log.jsonl", clips=Path("events")))
+    assert machine.commands.has("restart")
+
+
+@pytest.mark.parametrize("source", ["rtsp://me:secret@camera/1", "rtsp://camera/1"])
+def test_a_password_in_the_config_is_for_the_service_alone(machine, source):
+    machine.install(settings=Settings(source=source))
+    mode = (machine.root / "etc/camapp/config.toml").stat().st_mode & 0o777
+    assert mode == (0o640 if "secret" in source else 0o644)
+    assert machine.commands.has("chgrp video") == ("secret" in source)
+
+
+def test_a_root_with_a_closed_umask_installs_what_others_can_read(machine):
+    usual = os.umask(0o077)
+    try:
+        machine.install()
+        assert (machine.root / "etc/camapp").stat().st_mode & 0o777 == 0o755
+        assert (machine.root / "opt/camapp").stat().st_mode & 0o777 == 0o755
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(usual)
+
+
+def test_a_person_who_is_called_camapp_stays(machine):
+    with (machine.root / "etc/passwd").open("a") as file:
+        file.write("camapp:x:1000:1000::/home/camapp:/bin/bash\n")
+    machine.install()
+    machine.uninstall()
+    assert not machine.commands.has("userdel")
 
 
 def test_another_kind_takes_the_place_of_the_first(machine):

@@ -56,7 +56,9 @@ class Kiosk:
         for display in self.folder.glob("wayland-?"):
             command = [*AS_USER, "grim", "-t", "ppm", str(self.folder / "screen.ppm")]
             environment = self.environment | {"WAYLAND_DISPLAY": display.name}
-            if subprocess.run(command, env=environment, capture_output=True, timeout=20).returncode == 0:
+            # A screen that has no picture yet keeps grim waiting.
+            done = subprocess.run(["timeout", "10", *command], env=environment, capture_output=True)
+            if done.returncode == 0:
                 return cv2.imread(str(self.folder / "screen.ppm"))
         return None
 

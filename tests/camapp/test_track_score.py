@@ -11,7 +11,8 @@ from camapp.scenes.photograph import Look, photograph
 from camapp.scenes.track import truth_of
 from camapp.scenes.trackside import View
 from tests.benchmarks.track_baseline import baseline_lines
-from tests.benchmarks.track_score import labelled, sampled, score
+from tests.benchmarks.track_score import sampled, score
+from weights.photographs import labelled
 
 SIZE = (400, 300)
 

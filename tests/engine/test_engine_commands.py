@@ -68,6 +68,22 @@ def test_help_does_not_import_numpy() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)
 
 
+def test_workers_import_no_reader_of_files_and_no_builder_of_nets() -> None:
+    code = "import sys, engine.share; print(*(name for name in sys.modules if name.startswith('engine.')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    found = done.stdout.split()
+    assert "engine.model" in found
+    unwanted = ("engine.formats", "engine.nets", "engine.reference", "engine.evaluation")
+    assert not [name for name in found if name.startswith(unwanted)]
+
+
 def test_the_package_offers_its_public_names() -> None:
     assert [getattr(engine, name).__name__ for name in engine.__all__] == engine.__all__
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):

@@ -212,7 +212,7 @@ def test_the_same_array_twice_is_refused(tmp_path: Path) -> None:
         archive.writestr("w.npy", npy(np.zeros(4)))
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("w.npy", npy(np.zeros(4)))
-    with pytest.raises(ModelError, match="the same array twice"):
+    with pytest.raises(ModelError, match="the same entry twice"):
         engine.load(tmp_path / "x.npz")
 
 

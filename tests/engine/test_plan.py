@@ -165,7 +165,7 @@ def test_wrong_arrays_are_refused_with_what_was_expected() -> None:
         plan.run(picture, picture)
     with pytest.raises(ValueError, match=r"output 0: expected float32 of shape \(1, 10\)"):
         plan.run(picture, out=out[0])
-    with pytest.raises(ValueError, match="input 0: expected a C-contiguous array"):
+    with pytest.raises(ValueError, match="input 0: expected a C-contiguous, aligned array"):
         plan.bind([picture.transpose(0, 1, 3, 2)], [out])
     out.flags.writeable = False
     with pytest.raises(ValueError, match="output 0: the array is read-only"):

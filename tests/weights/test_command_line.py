@@ -151,7 +151,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     [
         (["train", "folder"], "error: 'train folder DATA' takes the folder that holds your classes"),
         (["train", "mnist", "photos"], "error: 'train folder DATA' takes the folder that holds your classes"),
-        (["train", "vgg"], "error: no recipe 'vgg': there are mnist, lenet, cifar10, cifar_small, folder"),
+        (["train", "vgg"], "error: no recipe 'vgg': there are mnist, digits, lenet, cifar10,"),
         (["train", "mnist", "--out", "model.pth"], "error: --out model.pth: a model file's name ends in .npz"),
         (["train", "mnist", "--out", "/proc/none/model.npz"], "error: cannot make /proc/none"),
         (["evaluate", "absent.npz"], "error: absent.npz: cannot read the model: No such file or directory"),

@@ -1,8 +1,15 @@
+import json
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
 from camapp.tasks import linefield
 from engine import nets
+from engine.nets.track import FIELDS
+from weights import WeightsError
+from weights.photographs import Photographs
 from weights.tracks import grid, input_size, render, shards
 
 torch = pytest.importorskip("torch")
@@ -11,7 +18,7 @@ from weights.export import export_track  # noqa: E402
 from weights.recipe import TrackRecipe  # noqa: E402
 from weights.train_track import _varied, fields_of, loss_of, train_track  # noqa: E402
 
-TINY = TrackRecipe(net="track", epochs=2, pictures=16, batch=8, learning_rate=1e-3, validation=4, seed=1)
+TINY = TrackRecipe(name="track", net="track", epochs=2, pictures=16, batch=8, learning_rate=1e-3, validation=4, seed=1)
 
 
 def test_pictures_and_fields_have_the_nets_shapes_and_repeat():
@@ -22,9 +29,11 @@ def test_pictures_and_fields_have_the_nets_shapes_and_repeat():
     assert np.array_equal(one.fields, again.fields)
 
 
-def test_shards_follow_each_other_without_gaps_or_repeats():
-    first, second = shards(2, 6, first_seed=10)
+def test_shards_follow_each_other_without_gaps_or_repeats(tmp_path):
+    first, second = shards(2, 6, first_seed=10, folder=tmp_path)
     assert np.array_equal(np.concatenate([first.pictures, second.pictures]), render(range(10, 22)).pictures)
+    (kept,) = shards(2, 6, first_seed=10, folder=tmp_path, begin=1)
+    assert np.array_equal(kept.fields, second.fields)
 
 
 def test_torch_and_the_task_unpack_the_output_alike():
@@ -54,21 +63,74 @@ def test_mirrored_pictures_have_mirrored_fields():
     fields = np.stack([there, there]).astype(np.float16)
     pictures = np.concatenate([shard.pictures] * 2)
     generator = torch.Generator().manual_seed(0)
-    seen = [
-        wanted.numpy()
-        for _ in range(8)
-        for _, wanted in _varied([type(shard)(pictures, fields)], batch=2, generator=generator)
-    ]
+    seen = []
+    for _ in range(8):
+        for shown, wanted in _varied([type(shard)(pictures, fields)], batch=2, generator=generator):
+            assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
+            seen += list(wanted.numpy())
     present = back[..., 0] > 0
-    flipped = [one for batch in seen for one in batch if np.array_equal(one[..., 0], back[..., 0])]
+    flipped = [one for one in seen if np.array_equal(one[..., 0], back[..., 0])]
     assert 0 < len(flipped) < 16
     assert np.allclose(flipped[0][present], back[present], atol=0.02)
 
 
+def test_variants_of_a_photograph_keep_its_lines_in_place(tmp_path):
+    photograph(tmp_path)
+    shard = Photographs(tmp_path).varied(12, seed=3)
+    assert np.array_equal(shard.pictures, Photographs(tmp_path).varied(12, seed=3).pictures)
+    width, height = input_size()
+    rows, columns = grid()
+    checked = 0
+    for picture, field in zip(shard.pictures, shard.fields.astype(float), strict=True):
+        for row, column in np.argwhere((field[..., 0] > 0) & (field[..., FIELDS] == 1)):
+            x, y = (np.array([column, row]) + 0.5 + field[row, column, 1:3]) * (width / columns, height / rows)
+            if 2 < x < width - 2 and 2 < y < height - 2:
+                assert picture[int(y), int(x)].mean() > 150
+                checked += 1
+    assert checked > 100
+
+
+def test_labels_that_cannot_be_read_are_told_of(tmp_path):
+    with pytest.raises(WeightsError, match=r"labels\.json"):
+        Photographs(tmp_path)
+    (tmp_path / "labels.json").write_text("[]")
+    with pytest.raises(WeightsError, match="no picture"):
+        Photographs(tmp_path)
+
+
 @pytest.mark.slow
-def test_a_run_repeats_and_exports_what_the_engine_runs(tmp_path):
-    one, again = train_track(TINY), train_track(TINY)
-    assert one.history == again.history
-    model = export_track(one, TINY, tmp_path / "track.npz")
+def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
+    whole = train_track(TINY, tmp_path / "whole")
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_track(TINY, tmp_path / "parts", report=stop)
+    parts = train_track(TINY, tmp_path / "parts", resume=True)
+    assert parts.history == whole.history
+    assert all(np.array_equal(array, whole.arrays[name]) for name, array in parts.arrays.items())
+    with pytest.raises(WeightsError, match="another recipe"):
+        train_track(replace(TINY, batch=4), tmp_path / "parts", resume=True)
+    with pytest.raises(WeightsError, match="no interrupted run"):
+        train_track(TINY, tmp_path / "nothing", resume=True)
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_photographs_and_exports_what_the_engine_runs(tmp_path):
+    photograph(tmp_path)
+    recipe = replace(TINY, epochs=1, photographs=8, start="track")
+    with pytest.raises(WeightsError, match="--data"):
+        train_track(recipe, tmp_path / "run")
+    trained = train_track(recipe, tmp_path / "run", photographs=Photographs(tmp_path))
+    model = export_track(trained, recipe, tmp_path / "track.npz")
     assert model.card.task == "track"
-    assert repr(TINY) in model.card.recipe
+    assert repr(recipe) in model.card.recipe
+
+
+def photograph(folder):
+    picture = np.full((120, 160, 3), 60, np.uint8)
+    cv2.line(picture, (40, 119), (70, 20), (250, 250, 250), 9)
+    cv2.imwrite(str(folder / "a.png"), picture)
+    entry = {"image": "a.png", "size": [160, 120], "subset": "floor", "lines": [[[40.5, 119.5], [70.5, 20.5]]]}
+    (folder / "labels.json").write_text(json.dumps([entry]))

@@ -12,10 +12,11 @@ from weights.recipes import (
     objects,
     resnets,
     track,
+    track_photographs,
 )
 
 MODULES = (mnist, digits, lenet, cifar10, cifar_small, objects, mobilenet_v3_1d_small, mobilenet_v3_1d_large)
 RECIPES: dict[str, Recipe] = {
     recipe.net: recipe for recipe in (*(module.RECIPE for module in MODULES), *resnets.RECIPES)
 }
-TRACKS: dict[str, TrackRecipe] = {track.RECIPE.net: track.RECIPE}
+TRACKS: dict[str, TrackRecipe] = {module.RECIPE.name: module.RECIPE for module in (track, track_photographs)}

@@ -1,0 +1,282 @@
+"""A Conv and the 2x2 MaxPool after it as one: for small nets, where each call counts.
+
+`engine.passes.fuse_pools` makes such nodes. Copied windows lie in the order of an output's place within its pool
+window, so that comparisons run over memory with few gaps or none. Two kernels, of which the cheaper one by an estimate
+offers itself:
+
+- `planes` (planar) multiplies the weight with columns of windows, pixels one after another as they lie in the framed
+  input, those between rows too: they are for nothing, but a tap is one copy.
+- `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may be as wide as several outputs, to
+  be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
+  multiply many narrow ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from engine.graph import Array, Node
+from engine.kernels.conv import Convolution, read
+from engine.kernels.products import product_by_rows
+from engine.kernels.step import (
+    SWISH,
+    Call,
+    Kernel,
+    Layout,
+    Operand,
+    Pack,
+    Scratch,
+    Step,
+    copy,
+    finish,
+    finish_channels,
+    first,
+    gemm,
+    last,
+)
+
+CONV_POOL = "Conv+MaxPool"
+COLUMN_BYTES = 512 << 10  # of copied windows, at most
+# Nanoseconds of a copied run, of a number in it, and of a multiply-add (x86); only their ratios matter.
+RUN_COST, COPY_COST, PRODUCT_COST = 5.0, 0.03, 0.02
+VECTOR = 16  # columns that a product takes for the price of fewer
+
+
+def cost(runs: int, numbers: int, rows: int, inner: int, columns: int) -> float:
+    """Nanoseconds, about: copied runs and numbers, then (rows, inner) @ (inner, columns)."""
+    products = rows * inner * (-(-columns // VECTOR) * VECTOR)
+    return RUN_COST * runs + COPY_COST * numbers + PRODUCT_COST * products
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How wide windows are copied.
+
+    Attributes:
+        conv: the convolution.
+        places: pooled outputs of a row that a window serves; 0: each output has a window of its own.
+    """
+
+    conv: Convolution
+    places: int
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = self.conv.shape[2:]
+        return height // 2, width // 2
+
+    @property
+    def taken(self) -> int:
+        """Pixels of an input row that a window covers."""
+        return self.conv.weight[3] + max(0, 2 * self.places - 1)
+
+    @property
+    def inner(self) -> int:
+        """Numbers of a window."""
+        return self.conv.weight[2] * self.taken * self.conv.weight[1]
+
+    @property
+    def rows(self) -> int:
+        """Windows of an item for the outputs in one place of the pool's windows, or in one row of them."""
+        down, across = self.pooled
+        return down * (across // self.places if self.places else across)
+
+    @property
+    def copies(self) -> int:
+        """How many such windows there are: one for each row of a pool's window, or for each place."""
+        return 2 if self.places else 4
+
+    @property
+    def columns(self) -> int:
+        """Products of a window."""
+        return max(1, 2 * self.places) * self.conv.weight[0]
+
+    @property
+    def cost(self) -> float:
+        """Of an item."""
+        windows = self.copies * self.rows
+        return cost(windows * self.conv.weight[2], windows * self.inner, windows, self.inner, self.columns)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Columns of windows, for the outputs that the pool reads and what lies between them."""
+
+    conv: Convolution
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = self.conv.shape[2:]
+        return height // 2, width // 2
+
+    @property
+    def inner(self) -> int:
+        """Rows of the columns."""
+        return prod(self.conv.weight[1:])
+
+    @property
+    def pixels(self) -> int:
+        """Columns, of an item: from the first output that the pool reads to the last."""
+        down, across = self.pooled
+        return (2 * down - 1) * self.conv.windows.padded[1] + 2 * across
+
+    @property
+    def cost(self) -> float:
+        """Of an item."""
+        products = cost(self.inner, self.inner * self.pixels, self.conv.weight[0], self.inner, self.pixels)
+        return products + RUN_COST * self.conv.weight[0] * self.pooled[0]
+
+
+def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | None:
+    """The cheapest way to run the node, for any batch, if it can be run; its attributes are those of the Conv."""
+    conv = read(node, inputs)
+    plain = len(conv.shape) == 4 and conv.group == 1 and conv.fixed and not conv.has_residual
+    windows = conv.windows
+    if not plain or min(conv.shape[2:]) < 2 or prod(windows.strides) * prod(windows.dilations) > 1:
+        return None
+    across = conv.shape[3] // 2
+    ways: list[Bands | Planes] = [Planes(conv)]
+    ways += [Bands(conv, places) for places in range(across + 1) if not places or across % places == 0]
+    best = min(ways, key=lambda way: way.cost)
+    copied = best.copies * best.rows * best.inner if isinstance(best, Bands) else best.inner * best.pixels
+    return best if 4 * copied <= COLUMN_BYTES else None
+
+
+def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """See above; the Conv's bias and activation come after the pool."""
+    way = read_conv_pool(node, inputs)
+    if not isinstance(way, Planes):
+        return None
+    conv, (batch, outputs), (down, across) = way.conv, way.conv.shape[:2], way.pooled
+    inner, pixels, line = way.inner, way.pixels, conv.windows.padded[1]
+    # The comparisons write elsewhere than they read: NumPy would take interleaved operands for overlapping ones.
+    sizes = ((inner, pixels), (outputs, pixels), (outputs, pixels), (outputs, down, across))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        columns, products, rows, best = scratch
+        flat = products.reshape(-1)
+        added = [np.repeat(array, down * across) for array in _added(arrays)]
+        number = arrays[0].itemsize
+        calls: list[Call] = []
+        for item, target in zip(arrays[0], out, strict=True):
+            taps = as_strided(item, (*conv.weight[1:], pixels), (*item.strides, number), writeable=False)
+            left, right = (
+                as_strided(rows[:, side:], best.shape, (rows.strides[0], 2 * line * number, 2 * number))
+                for side in (0, 1)
+            )
+            result = best if conv.activation == SWISH else target
+            calls += [
+                copy(columns.reshape(taps.shape), taps),
+                gemm(arrays[1].reshape(outputs, inner), columns, products),
+                # Without a gap, from one channel into the next: twice the numbers, in less time.
+                partial(np.maximum, flat[:-line], flat[line:], out=rows.reshape(-1)[:-line]),
+                partial(np.maximum, left, right, out=result),
+                *finish(result.reshape(-1), target.reshape(-1), added, conv.activation),
+            ]
+        return calls
+
+    border = conv.windows.border(conv.padding)
+    scratch = tuple(Scratch(size) for size in sizes)
+    return Step((batch, outputs, down, across), bind, scratch, conv.macs, border=border)
+
+
+def _added(arrays: Sequence[Array]) -> Sequence[Array]:
+    """What comes after the pool, by channel: the pool's part first, which may be a floor, then the Conv's."""
+    return (*arrays[3:], *arrays[2:3])
+
+
+def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """See above; the Conv's bias and activation come after the pool."""
+    way = read_conv_pool(node, inputs)
+    if not isinstance(way, Bands):
+        return None
+    conv, (batch, outputs) = way.conv, way.conv.shape[:2]
+    numbers = outputs * prod(way.pooled)  # of an item's output
+    items = min(batch, max(1, COLUMN_BYTES // (4 * way.copies * way.rows * way.inner)))
+    scratch = (
+        Scratch((items * way.copies * way.rows * way.inner,)),
+        Scratch((items * 4 * numbers,)),
+        Scratch((items * numbers,)),
+    )
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        calls: list[Call] = []
+        for start in range(0, batch, items):
+            some = slice(start, start + items)
+            calls += _block(last(arrays[0])[some], arrays[1], _added(arrays), out[some], scratch)
+        return calls
+
+    def _block(data: Array, matrix: Array, added: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        count, target = len(data), last(out)
+        windows = _windows(way, data)
+        rows = scratch[0][: windows.size].reshape(-1, way.inner)
+        products = scratch[1][: 4 * count * numbers].reshape(-1, way.columns)
+        upper, lower = products.reshape(2, -1)
+        pairs = upper.reshape(-1, 2, way.columns // 2) if way.places else upper.reshape(1, 2, -1)
+        plain = target.flags.c_contiguous
+        direct = plain and conv.activation != SWISH
+        best = target.reshape(-1) if direct else scratch[2][: count * numbers]
+        terms = [np.tile(array, best.size // outputs) for array in added]
+        if plain:
+            end = finish(best, target.reshape(-1), terms, conv.activation)
+        else:
+            end = finish(best, best, terms[1:], "")
+            bias = added[0] if added else None
+            end += finish_channels(first(best.reshape(target.shape)), out, bias, None, conv.activation)
+        return [
+            copy(rows.reshape(windows.shape), windows),
+            *product_by_rows(rows, matrix, products),
+            partial(np.maximum, upper, lower, out=upper),
+            partial(np.maximum, pairs[:, 0], pairs[:, 1], out=best.reshape(len(pairs), -1)),
+            *end,
+        ]
+
+    return Step(
+        (batch, outputs, *way.pooled),
+        bind,
+        scratch,
+        conv.macs,
+        layout=Layout.LAST,
+        border=conv.windows.border(conv.padding),
+        strided=True,
+        strided_out=True,
+        packs={1: Pack(f"bands{way.places}", partial(_matrix, way.places))},
+    )
+
+
+def _windows(way: Bands, data: Array) -> Array:
+    """(N, framed height, framed width, C) -> windows in the order in which they are multiplied."""
+    conv, (down, across) = way.conv, way.pooled
+    item, row, pixel, number = data.strides
+    order: tuple[tuple[int, int], ...]
+    inside = ((conv.weight[2], row), (way.taken, pixel), (conv.weight[1], number))
+    if way.places:
+        order = ((2, row), (data.shape[0], item), (down, 2 * row), (across // way.places, 2 * way.places * pixel))
+    else:
+        order = ((2, row), (2, pixel), (data.shape[0], item), (down, 2 * row), (across, 2 * pixel))
+    sizes, strides = zip(*order, *inside, strict=True)
+    return as_strided(data, sizes, strides, writeable=False)
+
+
+def _matrix(places: int, weight: Array) -> Array:
+    """(O, C, rows, taps) -> (rows * pixels taken * C, place in a pool window * places * O)."""
+    outputs, channels, rows, taps = weight.shape
+    parities, places = (2, places) if places else (1, 1)
+    taken = taps + parities * places - 1
+    found = np.zeros((rows, taken, channels, parities, places, outputs), np.float32)
+    for parity in range(parities):
+        for place in range(places):
+            start = 2 * place + parity
+            found[:, start : start + taps, :, parity, place] = weight.transpose(2, 3, 1, 0)
+    return found.reshape(rows * taken * channels, -1)
+
+
+KERNELS: tuple[Kernel, ...] = (planes, bands)

@@ -1,0 +1,119 @@
+"""Labelled photographs of track lines: read from a folder, and varied for training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.picture import Pixels
+from camapp.tasks import linefield
+from engine.nets.track import FIELDS
+from weights import WeightsError
+from weights.tracks import Shard, grid, input_size
+
+Line = NDArray[np.float64]
+
+LARGEST = 480  # pixels along the longer side to which a photograph is reduced before it is varied
+TURN = np.radians(5)  # most that one is turned, standard deviation
+LEAN = 0.06  # most that a corner is moved, as a fraction of the picture
+ZOOM = 1.5  # most that one is enlarged
+
+
+def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
+    """(subset, picture, lines, spare lines) of each entry in a folder's labels.json.
+
+    It is a list of {"image", "size", "subset", "lines": [[[x, y], ...], ...], "doubtful"?: lines that count neither as
+    required nor as false, "merged_double"?: indices of lines that are two}.
+
+    Raises:
+        WeightsError: the labels or a picture cannot be read.
+    """
+    try:
+        entries = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / 'labels.json'}: {error}") from error
+    for entry in entries:
+        lines = [np.array(line, float) for line in entry["lines"]]
+        spare = [np.array(line, float) for line in entry.get("doubtful") or ()]
+        spare += [lines[i] for i in entry.get("merged_double") or ()]
+        yield entry["subset"], read(folder / entry["image"]), lines, spare
+
+
+def read(path: Path) -> Pixels:
+    """A picture file as RGB.
+
+    Raises:
+        WeightsError: it is none.
+    """
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise WeightsError(f"{path}: not a picture")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+class Photographs:
+    """A folder of labelled photographs, from which any number of variants can be drawn."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read them all.
+
+        Raises:
+            WeightsError: the labels or a picture cannot be read, or there is none.
+        """
+        self._all = []
+        for _, pixels, lines, spare in labelled(folder):
+            size = np.array(pixels.shape[1::-1], float)
+            scale = min(1.0, LARGEST / size.max())
+            small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            doubtful = [line / size for line in spare if not any(line is one for one in lines)]
+            self._all.append((np.asarray(small, np.uint8), [line / size for line in lines], doubtful))
+        if not self._all:
+            raise WeightsError(f"{folder / 'labels.json'} names no picture")
+
+    def varied(self, count: int, seed: int) -> Shard:
+        """So many variants, each photograph as often as the others: turned, enlarged, seen from elsewhere."""
+        rng = np.random.default_rng([seed, 11])
+        size, cells = input_size(), grid()
+        pictures = np.empty((count, size[1], size[0], 3), np.uint8)
+        fields = np.empty((count, *cells, FIELDS + 1), np.float16)
+        for i in range(count):
+            small, lines, doubtful = self._all[i % len(self._all)]
+            change = _change(rng)
+            # From the photograph's pixels to the net's, by way of fractions of either.
+            scaled = np.diag([*size, 1.0]) @ change @ np.diag([1 / small.shape[1], 1 / small.shape[0], 1.0])
+            soft = max(small.shape[1] / size[0], small.shape[0] / size[1]) / 3
+            source = cv2.GaussianBlur(small, (0, 0), soft) if soft > 0.5 else small
+            shade = tuple(float(level) for level in source.mean(axis=(0, 1)))
+            pictures[i] = cv2.warpPerspective(source, scaled, size, flags=cv2.INTER_LINEAR, borderValue=shade)
+            moved = [(part, faint) for faint, group in enumerate((lines, doubtful)) for part in _moved(group, change)]
+            fields[i] = linefield.write([(part.tolist(), bool(faint)) for part, faint in moved], cells)
+        return Shard(pictures, fields)
+
+
+def _change(rng: np.random.Generator) -> Line:
+    """A homography of the unit square."""
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
+    turn, zoom = rng.normal(0, TURN / 2), rng.uniform(0.92, ZOOM) if rng.random() < 0.7 else 1.0
+    frame = zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    room = abs(zoom - 1) / 2
+    to = (corners - 0.5) @ frame.T + 0.5 + rng.uniform(-room, room, 2) + rng.normal(0, LEAN / 2, (4, 2))
+    change: Line = cv2.getPerspectiveTransform(corners.astype(np.float32), to.astype(np.float32))
+    return change
+
+
+def _moved(lines: list[Line], change: Line) -> Iterator[Line]:
+    """The parts of lines that stay in the picture, on a fine path."""
+    for line in lines:
+        fine = np.linspace(0, len(line) - 1, 8 * len(line))
+        path = np.stack([np.interp(fine, np.arange(len(line)), line[:, axis]) for axis in (0, 1)], axis=1)
+        moved = cv2.perspectiveTransform(path[None], change)[0]
+        inside = np.concatenate([[False], ((moved > 0) & (moved < 1)).all(axis=1), [False]])
+        edges = np.flatnonzero(np.diff(inside.astype(np.int8)))
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            if stop - start > 3:
+                yield moved[start:stop]

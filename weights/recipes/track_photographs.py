@@ -1,0 +1,16 @@
+"""The track net goes on from `track` with labelled photographs among the generated scenes. A quarter of an hour."""
+
+from weights.recipe import TrackRecipe
+
+RECIPE = TrackRecipe(
+    name="track_photographs",
+    net="track",
+    epochs=12,
+    pictures=800,
+    uses=4,
+    batch=32,
+    learning_rate=8e-4,
+    photographs=600,
+    start="runs/track.npz",
+    seed=47,
+)
