@@ -309,6 +309,30 @@ def collect(
         fail(message, code)
 
 
+@app.command("calibrate-track")
+def calibrate_track(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", readable=False, help="taken by the camera as it sits")],
+    point: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="X,Y=RIGHT,AHEAD", help="a ground point: pixel and metres, four times or more"),
+    ] = None,
+    chessboard: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="CxR", help="instead: inner corners of a chessboard on the ground, such as 9x6"),
+    ] = None,
+    square: Annotated[float, typer.Option(min=0.001, metavar="METRES", help="side of one of its fields")] = 0.025,
+    bend: Annotated[float, typer.Option(min=0, max=89, metavar="DEGREES", help="as --camera-bend")] = 0.0,
+    into: Annotated[Path, typer.Option(metavar="FILE", help="settings file to keep it in, for --config")] = Path(
+        "camera.toml"
+    ),
+) -> None:
+    """Find out how the camera sits over the ground, so that offsets come in metres."""
+    from camapp.calibrate import run_calibration
+
+    with tidy_errors():
+        print(run_calibration(picture, point or [], chessboard, square, bend, into))
+
+
 @app.command("sources")
 def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List what can be watched here."""

@@ -75,6 +75,12 @@ class GroundCamera:
         return replace(self, size=size, focal=(self.focal[0] * x, self.focal[1] * y), centre=centre)
 
     @property
+    def across(self) -> float:
+        """Radians that it sees along the longer side of its picture: what `of` takes."""
+        far = max(self.size) / 2 / self.focal[0]
+        return 2 * math.atan(math.tan(far * self.bend) / (2 * math.tan(self.bend / 2)) if self.bend else far)
+
+    @property
     def _axis(self) -> tuple[float, float]:
         return self.centre or (self.size[0] / 2, self.size[1] / 2)
 

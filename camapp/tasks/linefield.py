@@ -121,8 +121,7 @@ def read(field: Floats, weak: float = 0.5, low: float = 0.65, high: float = 0.7,
     strong = int((score > low).sum())
     chains = _joined(_chains(_links(at[:strong], ahead[:strong])), at)
     chains = [chain for chain in chains if score[chain].mean() > high]
-    sure = {chain[len(chain) // 2]: float(score[chain].mean()) for chain in chains}
-    chains = _grown(chains, at, ahead)
+    chains = _joined(_grown(chains, at, ahead), at)
     lines = []
     for chain in chains:
         path: Floats = at[chain]
@@ -131,8 +130,8 @@ def read(field: Floats, weak: float = 0.5, low: float = 0.65, high: float = 0.7,
         path = _smooth(path)
         if path[0, 1] < path[-1, 1]:
             path = path[::-1]
-        told = [sure[point] for point in chain if point in sure]
-        lines.append(Chain((path / (columns, rows)).astype(np.float32), float(np.mean(told))))
+        sure = float(score[[point for point in chain if point < strong]].mean())
+        lines.append(Chain((path / (columns, rows)).astype(np.float32), sure))
     return sorted(lines, key=lambda line: -line.score)
 
 
@@ -149,8 +148,12 @@ def _grown(chains: list[list[int]], at: Floats, ahead: Floats) -> list[list[int]
             chain.reverse()
             free[[chain[0], chain[-1]]] = False
             while (point := _next(chain[-1], chain[-2], at, ahead, free)) is not None:
-                other = owner.pop(point, [point])
-                chain += other if other[0] == point else other[::-1]
+                other = owner.get(point, [point])
+                taken = other if other[0] == point else other[::-1]
+                if len(other) > 1 and (at[taken[1]] - at[point]) @ (at[point] - at[chain[-1]]) <= 0:
+                    break  # it leads back
+                owner.pop(point, None)
+                chain += taken
                 free[[point, chain[-1]]] = False
                 if len(other) > 1:
                     other.clear()
@@ -227,8 +230,8 @@ def _chains(links: NDArray[np.intp]) -> list[list[int]]:
     return [chain for chain in chains if len(chain) > 1]
 
 
-def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[int]]:
-    """Chains whose ends point at each other over a small gap, as one."""
+def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float = 1.5) -> list[list[int]]:
+    """Chains whose ends point at each other over a small gap, or past each other a little, as one."""
     while len(chains) > 1:
         ends = [(i, side) for i in range(len(chains)) for side in (0, 1)]
         place = np.array([at[chains[i][-side]] for i, side in ends])
@@ -239,7 +242,7 @@ def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[
         along = (away * out[:, None]).sum(axis=2)
         across = np.abs(away[..., 0] * out[:, None, 1] - away[..., 1] * out[:, None, 0])
         owner = np.array([i for i, _ in ends])
-        fits = (along > -0.3) & (along < gap) & (across < 0.35 + 0.2 * along) & (out @ out.T < -0.8)
+        fits = (along > -overlap) & (along < gap) & (across < 0.35 + 0.2 * np.abs(along)) & (out @ out.T < -0.8)
         fits &= fits.T & (owner[None] != owner[:, None])
         if not fits.any():
             break
@@ -247,6 +250,9 @@ def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0) -> list[list[
         a, b = np.unravel_index(int(price.argmin()), price.shape)
         first = chains[ends[a][0]] if ends[a][1] else chains[ends[a][0]][::-1]
         second = chains[ends[b][0]][::-1] if ends[b][1] else chains[ends[b][0]]
+        # What lies side by side is told once.
+        beyond = (at[second] - place[a]) @ out[a] > 0
+        second = second[int(beyond.argmax()) :] if beyond.any() else second[-1:]
         chains = [chain for i, chain in enumerate(chains) if i not in (ends[a][0], ends[b][0])] + [first + second]
     return chains
 

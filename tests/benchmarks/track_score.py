@@ -250,14 +250,11 @@ def score_car(model: Model, count: int) -> None:
         if not values or abs(values["heading_deg"]) > 20 or len(truth.lines) < 2:
             continue
         asked += 1
-        longest = max(size) / 2 / camera.focal[0]
-        across = 2 * (math.atan(math.tan(longest * camera.bend) / (2 * math.tan(camera.bend / 2)))
-                      if camera.bend > 1e-6 else math.atan(longest))  # fmt: skip
         options = TaskOptions(
             camera_height=camera.height,
             camera_pitch=math.degrees(camera.pitch),
             camera_roll=math.degrees(camera.roll),
-            camera_view=math.degrees(across),
+            camera_view=math.degrees(camera.across),
             camera_bend=math.degrees(camera.bend),
             lane_width=values["lane_width_m"],
         )

@@ -146,7 +146,6 @@ def main() -> int:
     options = parser.parse_args()
     REGISTRY["sim"] = f"{__name__}:SimulatedCamera"
     scene = TrackScene(SceneOptions(size=SIZE, seed=options.seed, count=1))
-    across = 2 * math.atan(max(SIZE) / 2 / scene.camera.focal[0])
     began = time.monotonic()
     settings = Settings(
         source=f"sim://track?seed={options.seed}&speed={options.speed}&laps={options.laps}",
@@ -156,7 +155,7 @@ def main() -> int:
         log="/dev/null",
         camera_height=scene.camera.height,
         camera_pitch=math.degrees(scene.camera.pitch),
-        camera_view=math.degrees(across),
+        camera_view=math.degrees(scene.camera.across),
         camera_bend=0.0,
     )
     summary = run_live([settings], lambda: [settings])[0]

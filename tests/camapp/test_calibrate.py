@@ -1,0 +1,99 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp.calibrate import chessboard, fit_camera, run_calibration
+from camapp.ground import GroundCamera
+from camapp.settings import SettingsError, load_settings
+
+SIZE = (640, 480)
+SHEET = np.array([[-0.3, 0.5], [0.3, 0.5], [0.3, 1.1], [-0.3, 1.1]])
+
+
+@pytest.mark.parametrize(
+    ("height", "pitch", "roll", "view", "bend"),
+    [(0.3, 18, 0, 66, 0), (0.15, 30, 4, 80, 0), (1.5, 12, -3, 55, 0), (0.25, 25, 1, 120, 50)],
+)
+@pytest.mark.parametrize("turn", [0.0, 0.4])
+def test_four_points_on_the_ground_tell_how_the_camera_sits(height, pitch, roll, view, bend, turn):
+    camera = GroundCamera.of(
+        SIZE, height, math.radians(pitch), math.radians(view), math.radians(roll), math.radians(bend)
+    )
+    sheet = SHEET * height / 0.3
+    frame = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    pixels, seen = camera.project(sheet @ frame)
+    assert seen.all()
+    found = fit_camera(SIZE, pixels, sheet, math.radians(bend))
+    assert found.height == pytest.approx(height, rel=0.01)
+    assert math.degrees(found.pitch) == pytest.approx(pitch, abs=0.3)
+    assert math.degrees(found.roll) == pytest.approx(roll, abs=0.3)
+    assert math.degrees(found.across) == pytest.approx(view, abs=0.5)
+
+
+def test_points_that_fold_or_lie_on_a_line_are_refused():
+    camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
+    pixels, _ = camera.project(SHEET)
+    with pytest.raises(ValueError, match="fold over"):
+        fit_camera(SIZE, pixels, SHEET[[1, 0, 2, 3]])
+    with pytest.raises(ValueError, match="fold over"):
+        fit_camera(SIZE, pixels, SHEET * [-1, 1])
+    with pytest.raises(ValueError, match="on one line"):
+        fit_camera(SIZE, pixels, np.array([[0, 1], [0, 2], [0, 3], [0, 4.0]]))
+    with pytest.raises(ValueError, match="at least 4"):
+        fit_camera(SIZE, pixels[:3], SHEET[:3])
+    with pytest.raises(ValueError, match="finite"):
+        fit_camera(SIZE, pixels * math.nan, SHEET)
+
+
+def test_points_that_no_camera_sees_so_are_refused():
+    camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
+    board = np.stack(np.meshgrid(np.linspace(-0.3, 0.3, 3), np.linspace(0.5, 1.1, 3)), axis=-1).reshape(-1, 2)
+    pixels, _ = camera.project(board)
+    pixels[4] += 60
+    with pytest.raises(ValueError, match="no camera sees"):
+        fit_camera(SIZE, pixels, board)
+
+
+def test_a_chessboard_on_the_ground_tells_the_same():
+    camera = GroundCamera.of(SIZE, 0.4, 0.6, 1.1, 0.03)
+    columns, rows, square = 7, 5, 0.05
+    x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
+    ground, _ = camera.unproject(np.stack([x, y], axis=-1))
+    u, v = (ground[..., 0] + 0.2) / square, (ground[..., 1] - 0.35) / square
+    inside = (u > 0) & (u < columns + 1) & (v > 0) & (v < rows + 1)
+    shade = np.where(inside & ((np.floor(u) + np.floor(v)) % 2 == 0), 20, 230).astype(np.uint8)
+    picture = cv2.cvtColor(cv2.GaussianBlur(shade, (0, 0), 0.7), cv2.COLOR_GRAY2RGB)
+    pixels, places = chessboard(picture, columns, rows, square)
+    found = fit_camera(SIZE, pixels, places)
+    assert found.height == pytest.approx(0.4, rel=0.03)
+    assert math.degrees(found.pitch) == pytest.approx(math.degrees(0.6), abs=1)
+    with pytest.raises(ValueError, match="no chessboard"):
+        chessboard(np.full_like(picture, 90), columns, rows, square)
+
+
+def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
+    camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
+    picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
+    cv2.imwrite(str(picture), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    file.write_text('model = "track"\ncamera_height = 9.0\n\n[[camera]]\nname = "left"\nsource = "pattern://digits"\n')
+    pixels, _ = camera.project(SHEET)
+    points = [f"{x},{y}={right},{ahead}" for (x, y), (right, ahead) in zip(pixels, SHEET, strict=True)]
+    assert "0.300 m" in run_calibration(picture, points, None, 0.025, 0.0, file)
+    assert file.read_text().count("camera_height") == 1
+    assert file.read_text().index("camera_view") < file.read_text().index("[[camera]]")
+    file.write_text(file.read_text().partition("[[")[0])
+    settings = load_settings({}, file)
+    assert (settings.model, settings.camera_height) == ("track", pytest.approx(0.3, abs=0.001))
+    assert settings.camera_pitch == pytest.approx(math.degrees(0.4), abs=0.1)
+    for wrong, board, reason in (
+        (points[:3], None, "at least 4"),
+        ([*points[:3], "1,2"], None, "a point is"),
+        ([], None, "either"),
+        ([], "7by5", "a size is"),
+    ):
+        with pytest.raises(SettingsError, match=reason):
+            run_calibration(picture, wrong, board, 0.025, 0.0, file)
+    with pytest.raises(SettingsError, match="missing"):
+        run_calibration(tmp_path / "missing.png", points, None, 0.025, 0.0, file)
