@@ -69,7 +69,8 @@ def draw_lane(
 
     def pixels(path: Floats) -> NDArray[np.int32]:
         spots = np.clip(car + path * (scale, -scale), -4 * width, 4 * width) * (1 << SHIFT)
-        return np.rint(spots).astype(np.int32).reshape(-1, 1, 2)
+        places: NDArray[np.int32] = np.rint(spots).astype(np.int32).reshape(-1, 1, 2)
+        return places
 
     left, right = (lane_ahead(values, ahead, side * lane / 2) for side in (-1, 1))
     filled = part.copy()

@@ -147,9 +147,10 @@ def store(camera: GroundCamera, file: Path) -> None:
         "camera_bend": math.degrees(camera.bend),
     }
     old = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    kept = [line for line in old if line.partition("=")[0].strip() not in values]
-    # Settings have no tables, so the end of the file is as good as any place.
-    lines = [*kept, *(f"{name} = {round(value, 4)}" for name, value in values.items())]
+    # Before any table: what follows one's head belongs to it.
+    tables = next((i for i, line in enumerate(old) if line.lstrip().startswith("[")), len(old))
+    kept = [line for line in old[:tables] if line.partition("=")[0].strip() not in values]
+    lines = [*kept, *(f"{name} = {round(value, 4)}" for name, value in values.items()), *old[tables:]]
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     os.replace(partial, file)

@@ -185,7 +185,7 @@ def fuse_pairs(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask,
     arrays, nodes = dict(graph.initializers), list(graph.nodes)
     fused: set[str] = set()
     for first, second in _sole_followers(graph, ("Conv",), "Conv"):
-        plain = not any(node.attributes.get("residual") for node in (first, second))
+        plain = not any(node.attributes.get("residual") or "padding" in node.attributes for node in (first, second))
         fixed = all(name in arrays for name in (*first.inputs[1:], *second.inputs[1:]))
         if not plain or not fixed or first.attributes.get("group", 1) != 1 or first.outputs[0] in fused:
             continue

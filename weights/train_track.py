@@ -110,7 +110,7 @@ def train_track(
         run.judge(judging, number, loss)
         run.save(checkpoint)
         report(run.history[-1])
-    return TrackTrained(run.arrays, tuple(run.history), min(run.history, key=lambda one: one.validation_loss))
+    return TrackTrained(run.arrays, tuple(run.history), run.best)
 
 
 class _Run:
@@ -167,8 +167,15 @@ class _Run:
     def judge(self, shard: Shard, number: int, train_loss: float) -> None:
         """Add to the history; keep the weights if they are the best."""
         self.history.append(_judge(lambda pictures: self.output(self.average, pictures), shard, number, train_loss))
-        if self.history[-1].validation_loss <= min(one.validation_loss for one in self.history):
+        if self.best is self.history[-1]:
             self.arrays = to_arrays(self.average)
+
+    @property
+    def best(self) -> TrackEpoch:
+        """The epoch whose weights are kept: the last one where photographs take part, which scenes cannot judge."""
+        if self.recipe.photographs:
+            return self.history[-1]
+        return min(reversed(self.history), key=lambda one: one.validation_loss)
 
     def save(self, file: Path) -> None:
         """All that is needed to go on."""

@@ -148,8 +148,12 @@ def _grown(chains: list[list[int]], at: Floats, ahead: Floats) -> list[list[int]
             chain.reverse()
             free[[chain[0], chain[-1]]] = False
             while (point := _next(chain[-1], chain[-2], at, ahead, free)) is not None:
-                other = owner.pop(point, [point])
-                chain += other if other[0] == point else other[::-1]
+                other = owner.get(point, [point])
+                taken = other if other[0] == point else other[::-1]
+                if len(other) > 1 and (at[taken[1]] - at[point]) @ (at[point] - at[chain[-1]]) <= 0:
+                    break  # it leads back
+                owner.pop(point, None)
+                chain += taken
                 free[[point, chain[-1]]] = False
                 if len(other) > 1:
                     other.clear()

@@ -125,6 +125,7 @@ class _Server:
         if received is None:
             asyncio.get_running_loop().remove_reader(self._run)
             self._doors.close()
+            self._hub.close()
             self._uvicorn.should_exit = True
             return
         message, descriptors = received

@@ -206,7 +206,7 @@ def config_of(machine):
 
 def test_a_reload_brings_another_model_and_a_half_written_config_changes_nothing(machine):
     whole, restarts = config_of(machine).read_text(), machine.show("NRestarts")
-    config_of(machine).write_text(whole.replace('model = "mnist"', 'model = "lenet"'))
+    config_of(machine).write_text(whole.replace('model = "digits"', 'model = "lenet"'))
     machine.run("systemctl", "reload", "camapp")
     machine.wait(lambda: machine.predictions()[-1]["model"] == "lenet", 15)
     config_of(machine).write_text(whole[: len(whole) // 2] + '\nlog = "')  # half a line may be whole TOML by chance

@@ -106,6 +106,28 @@ def test_every_picture_gets_its_line_in_order_in_every_format(folder, tmp_path):
     assert "true \\" in done.stderr
 
 
+def test_lines_of_a_track_are_written_with_the_size_of_their_picture(tmp_path):
+    sizes = {"wide.png": (320, 240), "tall.png": (180, 320)}
+    for name, size in sizes.items():
+        picture = np.full((size[1], size[0], 3), 70, np.uint8)
+        for foot, head in ((0.15, 0.42), (0.85, 0.58)):
+            ends = [(int(foot * size[0]), size[1] - 1), (int(head * size[0]), size[1] // 3)]
+            cv2.line(picture, *ends, (250, 250, 250), 8, cv2.LINE_AA)
+        cv2.imwrite(str(tmp_path / name), picture)
+    done = camapp(tmp_path, "--model", "track", "--jsonl", tmp_path / "found.jsonl", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    for found in read_jsonl(tmp_path / "found.jsonl"):
+        width, height = sizes[Path(found["file"]).name]
+        assert (found["width"], found["height"]) == (width, height)
+        assert len(found["lines"]) >= 2
+        for line in found["lines"]:
+            assert 0 < line["score"] <= 1
+            points = np.array(line["points"])
+            assert points.shape[1] == 2
+            assert (points >= 0).all()
+            assert (points <= (width, height)).all()
+
+
 def test_results_are_those_of_one_picture_at_a_time(folder):
     files = [str(path) for path in sorted(folder.glob("[0-4]*_*.png")) if path.name not in BAD]
     together = list(job().rows(files))
@@ -282,7 +304,7 @@ def test_results_of_another_model_are_not_continued(folder, tmp_path):
     before = out.read_bytes()
     done = camapp(folder, "--csv", out, "--resume", "--model", "lenet")
     assert done.returncode == 78
-    assert "has results of model 'mnist', not 'lenet'" in done.stderr
+    assert "has results of model 'digits', not 'lenet'" in done.stderr
     assert out.read_bytes() == before
 
 

@@ -77,10 +77,13 @@ def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
     camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
     picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
     cv2.imwrite(str(picture), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
-    file.write_text('model = "track"\ncamera_height = 9.0\n')
+    file.write_text('model = "track"\ncamera_height = 9.0\n\n[[camera]]\nname = "left"\nsource = "pattern://digits"\n')
     pixels, _ = camera.project(SHEET)
     points = [f"{x},{y}={right},{ahead}" for (x, y), (right, ahead) in zip(pixels, SHEET, strict=True)]
     assert "0.300 m" in run_calibration(picture, points, None, 0.025, 0.0, file)
+    assert file.read_text().count("camera_height") == 1
+    assert file.read_text().index("camera_view") < file.read_text().index("[[camera]]")
+    file.write_text(file.read_text().partition("[[")[0])
     settings = load_settings({}, file)
     assert (settings.model, settings.camera_height) == ("track", pytest.approx(0.3, abs=0.001))
     assert settings.camera_pitch == pytest.approx(math.degrees(0.4), abs=0.1)

@@ -380,3 +380,15 @@ def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monke
     pipeline.run()
     assert (False, "starting workers") in steps
     assert pipeline.started
+
+
+def test_nothing_is_drawn_for_a_sink_that_wants_nothing(build):
+    class Idle(KeepPictures):
+        def wanted(self):
+            return False
+
+    pipeline, keep = build(ScriptedSource(20, live=False))
+    pipeline.picture_sinks.append(Idle())
+    pipeline.run()
+    assert pipeline.picture_sinks[0].shown == []
+    assert len(keep.seqs) == 20
