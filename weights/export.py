@@ -69,7 +69,7 @@ def export_track(trained: TrackTrained, recipe: TrackRecipe, out: Path) -> Model
     made = (
         f"python -m weights train {recipe.name} with {recipe}, "
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; "
-        f"best validation loss {best.validation_loss:.4f} in epoch {best.number}, place error {best.place:.3f} cells"
+        f"validation loss {best.validation_loss:.4f} in epoch {best.number}, place error {best.place:.3f} cells"
     )
     card = replace(
         model.card,

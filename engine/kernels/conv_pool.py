@@ -9,6 +9,8 @@ offers itself:
 - `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may be as wide as several outputs, to
   be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
   multiply many narrow ones.
+
+As with Winograd, `bands` makes NaN of neighbours of a number that is not finite: those in the same window.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ comes out as zeros by itself and the activation runs over all without a gap. The
 product with a band matrix by channel, T outputs from their (T - 1) * stride + kernel inputs. Five of six of its
 multiply-adds are with zeros, and still it takes half the time of einsum, which NumPy compiles for vectors of four
 (x86): 56x56x144, 3x3: 740 us against 1290.
+
+As with Winograd, a number that is not finite makes its neighbours NaN as well: those in the same part of a row.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ def why_not():
         return "needs root"
     if not shutil.which("systemd-nspawn"):
         return "needs systemd-nspawn (Debian: systemd-container)"
+    if "CAMAPP_BOOT_ROOT" not in os.environ and os.getloadavg()[0] > 3 * os.cpu_count():
+        return "this machine is too busy for bounds of seconds (CAMAPP_BOOT_ROOT=FOLDER runs it all the same)"
     if not BASE.is_dir() and not shutil.which("debootstrap"):
         return "needs debootstrap, or a root in CAMAPP_BOOT_ROOT"
     return ""

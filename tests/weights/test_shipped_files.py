@@ -33,7 +33,7 @@ def test_every_shipped_file_has_a_recipe():
 def test_the_track_file_says_what_it_is():
     card = engine.model.load(FOLDER / "track.npz").card
     assert (card.net, card.task, card.licence, len(card.sha256)) == ("track", "track", "MIT", 64)
-    assert card.recipe.startswith("python -m weights train track with TrackRecipe(net='track'")
+    assert card.recipe.startswith("python -m weights train track_photographs with TrackRecipe(")
 
 
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.name)

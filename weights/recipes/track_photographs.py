@@ -10,7 +10,7 @@ RECIPE = TrackRecipe(
     uses=4,
     batch=32,
     learning_rate=8e-4,
-    photographs=600,
+    photographs=1000,
     start="runs/track.npz",
     seed=47,
 )
