@@ -313,12 +313,11 @@ def _display(machine: Machine) -> Iterator[Finding]:
         yield ok("display", f"{console.reason}, for --display drm" + (" or kiosk" if kiosk else ""))
     elif kiosk:
         yield ok("display", f"{kiosk.reason}, for --display kiosk")
-    elif any(displays.connectors(machine.root).values()):
-        # A screen is there, and nobody can show anything on it: say what is lacking.
-        reason = console.reason if machine.pi_model else kiosk.reason
-        yield warn("display", reason, "sudo apt install -y cage xwayland, or run it in the desktop")
     else:
-        yield ok("display", f"{desktop.reason}; predictions are printed or logged")
+        # With a screen that somebody else has, perhaps our own service, that is what there is to say.
+        screen = any(displays.connectors(machine.root).values())
+        reason = desktop.reason if not screen else console.reason if machine.pi_model else kiosk.reason
+        yield ok("display", f"{reason}; predictions are printed or logged")
 
 
 def _service(machine: Machine) -> Iterator[Finding]:

@@ -50,6 +50,10 @@ def build_faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) ->
 
 def check_faces(settings: Settings) -> None:
     """Whether what they need from this machine is there. Raises SinkError."""
+    if settings.web is not None:
+        from camapp.web.face import check_packages
+
+        check_packages()
     if settings.mqtt is not None:
         from camapp.mqtt.link import Link, access
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from camapp.hud import Rating, rate
 from camapp.mqtt.link import Access, Link, access
-from camapp.service import ExitCode
+from camapp.service import ExitCode, on_stop_signals
 from camapp.settings import SettingsError
 
 _REFRESH_S = 0.5
@@ -126,10 +127,15 @@ class Fleet:
     def rows(self) -> list[Row]:
         """One a camera, by device and camera."""
         with self._lock:
-            cameras = {(key[0], key[1]) for key in self._records if len(key) == 3}
+            cameras = {key[:2] for key in self._records if len(key) == 3 and self._is_there(key[0], key[1])}
             devices = {*self._online, *(key[0] for key in self._records)}
             bare = {(device, "") for device in devices - {device for device, _ in cameras}}
-            return [self._row(device, camera) for device, camera in sorted(cameras | bare)]
+            return [self._row(*key) for key in sorted(cameras | bare)]
+
+    def _is_there(self, device: str, camera: str) -> bool:
+        """What is retained of a camera outlives its being taken away, or given another name."""
+        present = self._records.get((device, "health"), {}).get("cameras")
+        return camera in present if isinstance(present, list) else True
 
     def _row(self, device: str, camera: str) -> Row:
         health = self._records.get((device, "health"), {})
@@ -162,7 +168,7 @@ class Fleet:
 
 
 def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bool, as_json: bool) -> None:
-    """Show the table until interrupted, or print it once.
+    """Show the table until interrupted; print it once if asked to, or where there is no terminal.
 
     Raises:
         SettingsError: no such address.
@@ -179,13 +185,11 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
     link = Link(broker_access, "camapp-fleet", topics=fleet.topics, on_message=fleet.hear, with_retained=True, flood=0)
     link.start()
     try:
-        if once or as_json:
+        if once or as_json or not sys.stdout.isatty():
             _wait_for_all(link, fleet, broker_access)
             _print(fleet.rows(), as_json)
         else:
             _live(link, fleet, broker_access)
-    except KeyboardInterrupt:
-        return
     finally:
         link.stop()
 
@@ -215,8 +219,11 @@ def _print(rows: Sequence[Row], as_json: bool) -> None:
 
 
 def _live(link: Link, fleet: Fleet, broker: Access) -> None:
-    with Live(console=Console(), auto_refresh=False, screen=False) as live:
-        while True:
+    # The terminal's cursor, which a live table hides, has to come back.
+    asked_to_stop: list[str] = []
+    on_stop_signals(asked_to_stop.append)
+    with Live(console=Console(), auto_refresh=False) as live:
+        while not asked_to_stop:
             table = table_of(fleet.rows())
             table.title = f"MQTT broker {broker.address}" + (
                 "" if link.connected else f": {link.reason or 'connecting'}"

@@ -93,6 +93,11 @@ class Installer:
         self.app = root / "opt/camapp"
         self.config = root / "etc/camapp/config.toml"
 
+    @property
+    def _shows_itself(self) -> bool:
+        """The screen is a Pi camera's own (`--display drm`), and no shell for windows is needed."""
+        return self.kind is Kind.KIOSK and self.settings.display == "drm"
+
     def path_of(self, kind: Kind) -> Path:
         """Where the unit or the autostart file of a kind belongs."""
         return self._root / ("etc/xdg/autostart" if kind is Kind.DESKTOP else "etc/systemd/system") / kind.file
@@ -109,10 +114,12 @@ class Installer:
             )
         if self.kind is not Kind.DESKTOP and not shutil.which("systemctl"):
             raise InstallError("this machine has no systemd (no systemctl): start 'camapp run' by its own means")
-        if self.kind is Kind.KIOSK:
+        if self.kind is Kind.KIOSK and not self._shows_itself:
             for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
                 if not shutil.which(program):
-                    raise InstallError(f"the kiosk needs {program}: sudo apt install -y {package}")
+                    raise InstallError(
+                        f"the kiosk needs {program}: sudo apt install -y {package} (or --display drm, for a Pi camera)"
+                    )
         if not self._is_installed_copy() and not (PROJECT / "pyproject.toml").is_file():
             raise InstallError("run install-service from a clone of the project: its pyproject.toml is not here")
         if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
@@ -234,7 +241,8 @@ class Installer:
         # systemd does not start a unit with a group that does not exist.
         wanted = self._wanted_groups()
         groups = " ".join(group for group in wanted if self._has_group(group))
-        path.write_text(text.replace(f"SupplementaryGroups={' '.join(wanted)}", f"SupplementaryGroups={groups}"))
+        text = text.replace(f"SupplementaryGroups={' '.join(wanted)}", f"SupplementaryGroups={groups}")
+        path.write_text(text.replace("--display kiosk", "--display drm") if self._shows_itself else text)
         path.chmod(0o644)
 
     def _verify(self) -> None:

@@ -17,7 +17,7 @@ _OF_A_MODEL = ("model", "net", "task", "labels", "mean", "std")
 
 
 def model_path(name: str) -> Path:
-    """The file of a shipped model's name (`mnist`), or the path itself.
+    """The file of a shipped model's name (`digits`), or the path itself.
 
     Raises:
         ModelError: neither exists.

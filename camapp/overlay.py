@@ -43,6 +43,9 @@ STAGE_COLOURS: dict[str, Colour] = {
 }
 PANEL_OPACITY = 190  # of 255: white letters stay readable over a white picture, and the picture stays visible
 
+# Rows worked on at a time: what lies between two steps stays in the cache, and is not asked of the kernel anew.
+BAND = 48
+
 LANE_TINT = 0.25  # share of the colour between the two lines beside a car
 
 HUD_INTERVAL_NS = 333_000_000  # figures that change faster cannot be read
@@ -151,17 +154,27 @@ class Overlay:
             card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
 
 
-def see_through(on_black: Pixels, on_white: Pixels) -> Pixels:
+def see_through(on_black: Pixels, on_white: Pixels, out: Pixels | None = None) -> Pixels:
     """What was drawn, without its ground: from the same drawing on a black and on a white picture.
 
     Where both are alike the drawing is opaque; where they differ by 255 there is none.
 
+    Args:
+        on_black: (h, w, 3) uint8 BGR.
+        on_white: likewise.
+        out: where to put it, (h, w, 4) uint8; a new array if not given.
+
     Returns:
         (h, w, 4) uint8 RGBA, not premultiplied.
     """
-    alpha = cv2.bitwise_not(cv2.extractChannel(cv2.subtract(on_white, on_black), 1))
-    blue, green, red = (cv2.divide(channel, alpha, scale=255) for channel in cv2.split(on_black))
-    return np.asarray(cv2.merge([red, green, blue, alpha]), np.uint8)
+    height, width = on_black.shape[:2]
+    out = np.empty((height, width, 4), np.uint8) if out is None else out
+    for top in range(0, height, BAND):
+        black, white = on_black[top : top + BAND], on_white[top : top + BAND]
+        alpha = cv2.bitwise_not(cv2.extractChannel(cv2.subtract(white, black), 1))
+        blue, green, red = (cv2.divide(channel, alpha, scale=255) for channel in cv2.split(black))
+        cv2.merge([red, green, blue, alpha], out[top : top + BAND])
+    return out
 
 
 def _draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:

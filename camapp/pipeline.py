@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from camapp.capture.bounded import leave_behind
 from camapp.capture.source import (
     BadSource,
     PermanentSourceError,
@@ -386,6 +387,7 @@ class Pipeline:
             self.capture.join(_JOIN)
             if self.capture.is_alive():
                 log.warning("the source did not close within %g s and is left behind", _JOIN)
+                leave_behind(self.capture)
         if self.picture_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):

@@ -125,7 +125,7 @@ class Settings:
     )
     loop: bool = option(False, "start files again at their end", "Input")
 
-    model: str = option("mnist", "a shipped model's name or a file; see 'camapp models'", "Model", "FILE")
+    model: str = option("digits", "a shipped model's name or a file; see 'camapp models'", "Model", "FILE")
     net: str | None = option(None, "network of a file that does not name its own", "Model", "NAME")
     task: str | None = option(
         None, "what the numbers mean, if the model does not say: classify, digits or track", "Model", "NAME"

@@ -53,10 +53,10 @@ def _info(options: argparse.Namespace) -> int:
         print(f"accuracy  {100 * share:.2f} % on {name}")
     for name in ("recipe", "licence", "sha256"):
         print(f"{name:<9} {getattr(card, name) or '-'}")
-    plan = model.plan()
-    print(f"arena     {plan.arena_bytes:,} bytes between inputs and outputs")
+    layers = _layers(model)
+    print(f"arena     {model.plan().arena_bytes:,} bytes between inputs and outputs")
     print()
-    for name, op_type, shape, parameters, macs, kernel in _layers(model):
+    for name, op_type, shape, parameters, macs, kernel in layers:
         print(f"{name:<28} {op_type:<20} {shape:<18} {parameters:>12} {macs:>14}  {kernel}".rstrip())
     return 0
 
@@ -70,18 +70,20 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
     from engine.planner import choose_steps
 
     graph = fold(model.graph, model.default_shapes)
-    kernels = {each.node.name: each.kernel for each in model.chosen()}
+    sizes = {name: array.size for name, array in graph.initializers.items()}
     owners = {node.name: node for node in graph.nodes}  # before passes moved parameters from one node to another
     steps = [(each.node, each.step) for each in choose_steps(graph, model.default_shapes)]
+    del graph
+    kernels = {each.node.name: each.kernel for each in model.chosen()}  # a plan, after which originals are let go of
     rows = [("layer", "operator", "output", "parameters", "MAC", "kernel")]
     counted: set[str] = set()
     for node, step in steps:
-        own = {name for name in owners[node.name].inputs if name in graph.initializers} - counted
+        own = {name for name in owners[node.name].inputs if name in sizes} - counted
         counted |= own
-        parameters = sum(graph.initializers[name].size for name in own)
+        parameters = sum(sizes[name] for name in own)
         shape = "x".join(map(str, step.shape))
         rows.append((node.name, node.op_type, shape, f"{parameters:,}", f"{step.macs:,}", kernels.get(node.name, "")))
-    total = sum(graph.initializers[name].size for name in counted)
+    total = sum(sizes[name] for name in counted)
     macs = sum(step.macs for _, step in steps)
     return [*rows, ("total", "", "", f"{total:,}", f"{macs:,}", "")]
 

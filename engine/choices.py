@@ -26,9 +26,10 @@ from engine.layout import alone
 
 LEAST_MACS = 500_000  # below this a node takes less than what its choice could save
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
+PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
 LEAST_WIDTH = 56  # of a picture that a pair of convolutions, one of them depthwise, should take as one node
-CLEARLY = 0.9
+WARMER = 1.1
 MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
 
@@ -88,11 +89,11 @@ class TimedChoices(Choices):
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """By the clock; one node must win clearly, for what lies between the others is warmer than it was here."""
+        """By the clock. What one node works in is cold when it is timed alone, and warm within a net."""
         if together[0].op_type == CONV_POOL:
             return super().prefers_together(together, apart)
         one, *others = (min(self._times(*each).values()) for each in (together, *apart))
-        return one < CLEARLY * sum(others)
+        return one < WARMER * sum(others)
 
     def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
         """Microseconds of each kernel."""
@@ -164,8 +165,8 @@ def measure(inputs: Sequence[Operand], step: Step) -> float:
     clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
     sweep: Array = np.zeros(CACHE_SWEEP // 4, np.float32)
     found: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while len(found) < 3 or (len(found) < ROUNDS and time.perf_counter() < end):
+    end, late = clock() + SECONDS, time.perf_counter() + PATIENCE
+    while len(found) < 3 or (len(found) < ROUNDS and clock() < end and time.perf_counter() < late):
         np.negative(sweep, out=sweep)
         start = clock()
         for call in calls:

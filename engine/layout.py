@@ -48,6 +48,7 @@ def form(shape: Shape, layout: Layout, border: Border | None = None) -> Form:
 
 
 PLAIN = Form(Layout.PLANAR)
+PIXELS = Form(Layout.ANY)  # a caller's picture of bytes, which suits nobody: readers get copies
 
 
 @dataclass(eq=False)
@@ -96,15 +97,25 @@ class MemoryPlan:
     """
 
     def __init__(
-        self, graph: Graph, steps: Sequence[Step], input_shapes: Sequence[Shape], packed: Mapping[str, Array]
+        self,
+        graph: Graph,
+        steps: Sequence[Step],
+        input_shapes: Sequence[Shape],
+        packed: Mapping[str, Array],
+        pixels: bool = False,
     ) -> None:
-        """Args: steps with no layout left ANY, in the nodes' order; packed: parameters in arrangements they want."""
+        """Args: steps with no layout left ANY, in the nodes' order; packed: parameters in arrangements they want.
+
+        With `pixels` the first input will be uint8 (N, H, W, C).
+        """
         self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
         self._parameters: dict[str, Array] = {}
         self._actions: list[_Action] = []
         self._places: dict[str, list[Place]] = {}
         for index, (value, shape) in enumerate(zip(graph.inputs, self.input_shapes, strict=True)):
-            self._places[value.name] = [Place(shape, PLAIN, outside=("input", index))]
+            own = PIXELS if pixels and index == 0 else PLAIN
+            self._places[value.name] = [Place(shape, own, outside=("input", index))]
+        self._pixels = pixels
         outputs = {value.name: index for index, value in reversed([*enumerate(graph.outputs)])}
         wanted = _wanted_forms(graph, steps)
         for node, step in zip(graph.nodes, steps, strict=True):
@@ -130,6 +141,8 @@ class MemoryPlan:
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[tuple[str, list[Call]]]:
         """The calls that compute `outputs` from `inputs` in this arena, by the name of the node they run."""
+        if self._pixels:
+            inputs = [np.moveaxis(inputs[0], -1, 1), *inputs[1:]]
         outside = {"input": inputs, "output": outputs, "constant": list(self._parameters.values())}
 
         def array(place: Place, framed: bool) -> Array:

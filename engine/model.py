@@ -17,6 +17,7 @@ from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.originals import Originals, release
 from engine.passes import optimise
+from engine.pixels import INPUTS, takes_pixels
 from engine.plan import Plan
 from engine.planner import Chosen, Prepared, choose, plan_prepared, prepare
 
@@ -68,19 +69,34 @@ class Model:
             shapes[0] = (shapes[0][0], *self.card.input_shape)
         return tuple(shapes)
 
-    def plan(self, *input_shapes: Shape, choices: Choices | None = None) -> Plan:
+    def plan(self, *input_shapes: Shape, choices: Choices | None = None, input: str = "float32") -> Plan:
         """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
 
         Args:
             input_shapes: one a graph's input.
             choices: who picks kernels from now on; by default as before, and at first `engine.choices.standard()`.
+            input: 'float32', numbers as the network wants them; or 'uint8_nhwc': the plan takes pictures (N, H, W, C)
+                of bytes in the card's colour, and the card's mean and std are part of the first layer. Such a plan
+                shares nothing with others.
 
         Raises:
-            ModelError: shapes that the net does not take.
+            ModelError: shapes that the net does not take, or pixels for a net that takes no pictures.
             UnsupportedOperator: a node that the engine does not run.
+            ValueError: another kind of input.
         """
         shapes = input_shapes or self.default_shapes
-        return plan_prepared(self.prepare(shapes, choices), shapes, choices or standard())
+        if input not in INPUTS:
+            raise ValueError(f"input='{input}' is not one of {', '.join(INPUTS)}")
+        if input == "float32":
+            return plan_prepared(self.prepare(shapes, choices), shapes, choices or standard())
+        if self.prepared and self.prepared[0].final:
+            raise ModelError(f"net '{self.graph.name}' was shared with its kernels chosen, for input='float32'")
+        graph = takes_pixels(fold(self.graph, shapes), self.card)
+        prepared = prepare(optimise(graph), shapes, choices or standard())
+        prepared.pixels = True
+        del graph
+        release(self.graph)
+        return plan_prepared(prepared, shapes, choices or standard())
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""

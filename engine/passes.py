@@ -16,6 +16,7 @@ from engine.kernels.pair import PAIR, read_pair
 from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
 
 MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
+MOST_SUMS = 6  # deep, that hand offsets on: each may double them
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
 
 
@@ -184,7 +185,7 @@ def fuse_pairs(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask,
     arrays, nodes = dict(graph.initializers), list(graph.nodes)
     fused: set[str] = set()
     for first, second in _sole_followers(graph, ("Conv",), "Conv"):
-        plain = not any(node.attributes.get("residual") for node in (first, second))
+        plain = not any(node.attributes.get("residual") or "padding" in node.attributes for node in (first, second))
         fixed = all(name in arrays for name in (*first.inputs[1:], *second.inputs[1:]))
         if not plain or not fixed or first.attributes.get("group", 1) != 1 or first.outputs[0] in fused:
             continue
@@ -273,6 +274,16 @@ class _Deferral:
             for at, name in enumerate(node.inputs):
                 self.readers.setdefault(name, []).append((node, at))
         self.offsets: dict[str, Array] = {}  # by value, float64: what it lacks by channel
+        self.channels: dict[str, int] = {}  # of values, where known
+        self.sums: dict[str, int] = {}  # of values, how many Adds deep
+        for node in graph.nodes:
+            if (count := self._channels(node)) is not None:
+                self.channels[node.outputs[0]] = count
+        self.may_lack: set[str] = set()  # values whose readers can all account for an offset
+        for node in reversed(graph.nodes):
+            name = node.outputs[0]
+            if name not in self.outputs and all(self._absorbs(*reader) for reader in self.readers.get(name, [])):
+                self.may_lack.add(name)
 
     def run(self) -> Graph:
         nodes = tuple(self._rewrite(node) for node in self.graph.nodes)
@@ -286,7 +297,10 @@ class _Deferral:
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             own = self.arrays[node.inputs[1]].astype(np.float64)
             return self._store(node, 1, own + self.offsets.get(node.inputs[0], 0.0), own)
-        if node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
+        if node.op_type in ("Add", "Concat") and any(name in self.offsets for name in node.inputs):
+            parts = [self.offsets.get(name, np.zeros(self.channels[name])) for name in node.inputs]
+            self.offsets[node.outputs[0]] = sum(parts[1:], parts[0]) if node.op_type == "Add" else np.concatenate(parts)
+        elif node.inputs and node.inputs[0] in self.offsets:  # a pool or Flatten: else nobody had left an offset
             self.offsets[node.outputs[0]] = self.offsets[node.inputs[0]]
         return node
 
@@ -335,7 +349,7 @@ class _Deferral:
         before, after = node.inputs[:at], node.inputs[at + has :]
         activation = attributes.get("activation", "")
         small = np.abs(bias).max() <= MOST_OFFSET * np.abs(own).max()
-        if small and activation in ("", "Relu") and self._may_lack(name):
+        if small and activation in ("", "Relu") and name in self.may_lack:
             self.offsets[name] = bias
             if not activation:
                 return replace(node, inputs=(*before, *after))
@@ -355,9 +369,21 @@ class _Deferral:
         vector = len(node.inputs) < 3 or self.arrays[node.inputs[2]].ndim == 1
         return vector and not has.get("transA") and has.get("alpha", 1.0) == has.get("beta", 1.0) == 1.0
 
-    def _may_lack(self, name: str) -> bool:
-        """Whether all readers of a value can account for an offset."""
-        return name not in self.outputs and all(self._absorbs(node, at) for node, at in self.readers.get(name, []))
+    def _channels(self, node: Node) -> int | None:
+        """Of a node's output; None where it takes more than a look at the nodes before to say."""
+        if node.op_type == "Conv":
+            return len(self.arrays[node.inputs[1]]) if node.inputs[1] in self.arrays else None
+        if node.op_type == PAIR:
+            return len(self.arrays[node.inputs[2]])
+        counts = [self.channels[name] for name in node.inputs if name in self.channels]
+        if node.op_type in ("MaxPool", "AveragePool"):
+            return counts[0] if counts else None
+        if len(counts) < len(node.inputs):
+            return None
+        if node.op_type == "Add":
+            deep = self.sums[node.outputs[0]] = 1 + max(self.sums.get(name, 0) for name in node.inputs)
+            return counts[0] if len(set(counts)) == 1 and deep <= MOST_SUMS else None
+        return sum(counts) if node.op_type == "Concat" and node.attributes.get("axis") == 1 else None
 
     def _absorbs(self, node: Node, at: int) -> bool:
         if node.op_type == "Conv" and (at == 0 or (node.attributes.get("residual") and at == len(node.inputs) - 1)):
@@ -368,13 +394,15 @@ class _Deferral:
             return not any(node.attributes.get("first_pads", ())) and "first_auto_pad" not in node.attributes
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             return at == 0
+        if node.op_type in ("Add", "Concat") and "activation" not in node.attributes:
+            return node.outputs[0] in self.channels and node.outputs[0] in self.may_lack
         plain = len(node.inputs) == 1 and "activation" not in node.attributes
         if node.op_type == "AveragePool":
             plain = plain and not node.attributes.get("count_include_pad")
         hands_on = ("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
         if node.op_type == "Flatten" and node.attributes.get("axis", 1) != 1:
             return False
-        return plain and node.op_type in hands_on and self._may_lack(node.outputs[0])
+        return plain and node.op_type in hands_on and node.outputs[0] in self.may_lack
 
 
 def drop_unused(graph: Graph) -> Graph:

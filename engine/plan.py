@@ -17,7 +17,8 @@ class Plan:
     """Runs one net on inputs of one shape. Made by `Model.plan`; not for several threads at once.
 
     Attributes:
-        inputs: the plan's own float32 input arrays; `run` without arguments takes what was written into them.
+        inputs: the plan's own input arrays, float32 unless it was planned for pixels; `run` without arguments takes
+            what was written into them.
         outputs: the plan's own float32 output arrays, overwritten by each run.
         arena_bytes: memory for everything between inputs and outputs.
         sections: what a run executes, in order, by the name of the node; 'copy of ...' between nodes.
@@ -25,10 +26,20 @@ class Plan:
     """
 
     def __init__(
-        self, binder: Binder, input_shapes: Sequence[Shape], output_shapes: Sequence[Shape], arena_bytes: int
+        self,
+        binder: Binder,
+        input_shapes: Sequence[Shape],
+        output_shapes: Sequence[Shape],
+        arena_bytes: int,
+        pixels: bool = False,
     ) -> None:
+        """Args: with `pixels` the first input is uint8 (N, H, W, C), though its shape is given as (N, C, H, W)."""
         self._binder = binder
-        self.inputs = tuple(np.zeros(shape, np.float32) for shape in input_shapes)
+        inputs = [np.zeros(shape, np.float32) for shape in input_shapes]
+        if pixels:
+            count, channels, *sides = input_shapes[0]
+            inputs[0] = np.zeros((count, *sides, channels), np.uint8)
+        self.inputs = tuple(inputs)
         self.outputs = tuple(np.zeros(shape, np.float32) for shape in output_shapes)
         self.arena_bytes = arena_bytes
         self.sections = binder(self.inputs, self.outputs)
@@ -40,7 +51,7 @@ class Plan:
         """Raw outputs of the net.
 
         Args:
-            inputs: float32 arrays of the planned shapes; none at all: what lies in `self.inputs`.
+            inputs: arrays like `self.inputs`; none at all: what lies there.
             out: where to copy the outputs as well: an array, or one for each output.
 
         Returns:
@@ -69,8 +80,8 @@ class Plan:
         The result shares the plan's arena: never run it at the same time as the plan or another binding of it.
 
         Args:
-            inputs: float32, C-contiguous, aligned, of the planned shapes.
-            outputs: likewise, writeable; they must not overlap the inputs.
+            inputs: C-contiguous, aligned, of the planned shapes and data types.
+            outputs: likewise, float32, writeable; they must not overlap the inputs.
 
         Raises:
             ValueError: an array of another shape, dtype or layout.
@@ -104,9 +115,10 @@ def _check(kind: str, given: Sequence[Array], own: Sequence[Array], *, contiguou
     if len(given) != len(own):
         raise ValueError(f"expected {len(own)} {kind} arrays, found {len(given)}")
     for index, (array, wanted) in enumerate(zip(given, own, strict=True)):
-        if array.dtype != np.float32 or array.shape != wanted.shape:
+        if array.dtype != wanted.dtype or array.shape != wanted.shape:
             raise ValueError(
-                f"{kind} {index}: expected float32 of shape {wanted.shape}, found {array.dtype} of shape {array.shape}"
+                f"{kind} {index}: expected {wanted.dtype} of shape {wanted.shape}, "
+                f"found {array.dtype} of shape {array.shape}"
             )
         if contiguous and not (array.flags.c_contiguous and array.flags.aligned):
             raise ValueError(f"{kind} {index}: expected a C-contiguous, aligned array, found strides {array.strides}")

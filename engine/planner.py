@@ -43,6 +43,7 @@ class Prepared:
         pins: names of kernels by names of nodes' outputs.
         shapes: of the parameters that `graph` lacks.
         final: it cannot be made anew, as it came from another process.
+        pixels: the first input is uint8 (N, H, W, C).
     """
 
     items: tuple[Shape, ...] = ()
@@ -53,6 +54,7 @@ class Prepared:
     pins: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     final: bool = False
+    pixels: bool = False
 
     def fits(self, input_shapes: Sequence[Shape]) -> bool:
         """Whether it was made for inputs of these shapes."""
@@ -107,10 +109,8 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
 
 def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
     """Whether a node that stands for two others, channels last, takes less time than they do."""
-    (kernel,) = _offers(*together, Layout.PLANAR).items()
-    return choices.prefers_together(
-        (*together, dict([kernel])), [(*each, _offers(*each, Layout.LAST)) for each in apart]
-    )
+    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
+    return choices.prefers_together(one, others)
 
 
 def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
@@ -156,8 +156,9 @@ def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Ch
     assert prepared.graph is not None
     chosen = choose(prepared.graph, input_shapes, choices, prepared)
     prepared.pack(chosen)
-    memory = MemoryPlan(prepared.graph, [each.step for each in chosen], input_shapes, prepared.packed)
-    return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes)
+    steps = [each.step for each in chosen]
+    memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
+    return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes, prepared.pixels)
 
 
 def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:

@@ -14,6 +14,11 @@ def left_behind() -> list[str]:
     return [thread.name for thread in _left_behind if thread.is_alive()]
 
 
+def leave_behind(thread: threading.Thread) -> None:
+    """Note a thread that does not come back from its call: what it does then, Python's own end must not wait for."""
+    _left_behind.append(thread)
+
+
 def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
     """Run `call` in a daemon thread and wait for its end.
 
@@ -37,5 +42,5 @@ def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
         done.result(timeout=seconds)
     except TimeoutError:
         if thread.is_alive():  # else it is the call's own
-            _left_behind.append(thread)
+            leave_behind(thread)
         raise

@@ -51,9 +51,11 @@ class RateWatch:
             if self.reason:
                 log.info("%s is at its rate again: %.1f of %g fps", name, rate, fps)
             self.reason = ""
-        elif rate < fps * _SLOW and not self.reason:
-            self.reason = _explained(rate, fps, exposure_us)
-            log.warning("%s gives %.1f of %g fps: %s", name, rate, fps, self.reason)
+        elif rate < fps * _SLOW:
+            reason = _explained(rate, fps, exposure_us)
+            if reason.split(",")[0] != self.reason.split(",")[0]:  # said once for each cause, whatever its figures
+                log.warning("%s gives %.1f of %g fps: %s", name, rate, fps, reason)
+                self.reason = reason
 
 
 def _explained(rate: float, fps: float, exposure_us: int) -> str:
@@ -61,4 +63,5 @@ def _explained(rate: float, fps: float, exposure_us: int) -> str:
         return "perhaps low light (most webcams slow down in it), the cable, or too large a --size"
     if exposure_us >= _EXPOSES_MOST * 1e6 / rate:
         return f"low light, it exposes {exposure_us / 1000:.0f} ms a frame; add light or set ExposureTime"
-    return f"not for the light (it exposes {exposure_us / 1000:.1f} ms); the power supply, the heat or other programs"
+    other = "the power supply, the heat, other programs, or a screen of fewer Hz under --display drm"
+    return f"not for the light, it exposes {exposure_us / 1000:.1f} ms a frame: {other}"

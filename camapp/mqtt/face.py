@@ -197,8 +197,8 @@ class _Feed(PredictionSink):
                 self._link.put(f"{self.topic}/prediction", self._newest)
         if prediction.values and now >= self._values_due and self._link.connected:
             self._values_due = now + _VALUES_EVERY_S
-            values = {"seq": prediction.seq, "label": prediction.label, **prediction.values}
-            self._link.set(f"{self.topic}/values", encoded(values))
+            values = {name: round(value, 5) for name, value in prediction.values.items()}
+            self._link.set(f"{self.topic}/values", encoded({"seq": prediction.seq, "label": prediction.label} | values))
 
     def tell_prediction(self) -> None:
         """The newest, after all that wait."""

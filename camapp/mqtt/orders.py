@@ -16,8 +16,6 @@ from camapp.settings import Settings
 from camapp.sinks.sink import PictureSink, PredictionSink
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.status import Status
-from camapp.workers.pool import PoolError
-from engine.model import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ class Watched(Protocol):
         """Hold the picture and the predictions, or go on."""
 
     def change(self, settings: Settings) -> None:
-        """Take up changed settings; may take seconds. Raises ModelError, PoolError."""
+        """Take up changed settings; may take seconds. Raises if they cannot be used, and stays as it was."""
 
 
 class Refused(Exception):
@@ -72,9 +70,9 @@ class Orders:
         self._cameras = cameras
         self._first = {name: camera.settings for name, camera in cameras.items()}
         self._answer = answer
-        self._saved: queue.Queue[Path] = queue.Queue()
+        self._saved: dict[str, queue.SimpleQueue[Path]] = {name: queue.SimpleQueue() for name in cameras}
         self._snapshots = {
-            name: SnapshotSink(camera.settings.snapshots, self._saved.put) for name, camera in cameras.items()
+            name: SnapshotSink(camera.settings.snapshots, self._saved[name].put) for name, camera in cameras.items()
         }
         for name, camera in cameras.items():
             camera.picture_sinks.append(self._snapshots[name])
@@ -83,7 +81,7 @@ class Orders:
             "snapshot": self._snapshot,
             "model": self._model,
         }
-        self._waiting: queue.Queue[tuple[str, str, str] | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[tuple[str, str, str]] = queue.Queue(_WAITING)
         self._unsaid = 0
         self._say_at = 0.0
         self._stopping = threading.Event()
@@ -141,19 +139,17 @@ class Orders:
     def _obey_all(self) -> None:
         while not self._stopping.is_set():
             try:
-                item = self._waiting.get(timeout=0.2)
+                camera, order, value = self._waiting.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if item is None:
-                return
-            camera, order, value = item
             try:
                 text = self._orders[order](self._cameras[camera], value)
             except Refused as refusal:
                 self._complain(camera, order, str(refusal))
                 self._answer(Answer(camera, order, False, f"refused: {refusal}"))
-            except (ModelError, PoolError, OSError) as error:
+            except Exception as error:  # a model that cannot be used, mostly; one bad order must not be the last
                 log.error("MQTT: order '%s' for camera '%s' failed: %s", order, camera, error)
+                log.debug("traceback", exc_info=error)
                 self._answer(Answer(camera, order, False, f"failed: {error}"))
             else:
                 log.info("MQTT: %s: %s", camera, text)
@@ -174,15 +170,15 @@ class Orders:
         return f"model {value}"
 
     def _snapshot(self, camera: Watched, value: str) -> str:
-        sink = self._snapshots[camera.name]
-        while not self._saved.empty():
-            self._saved.get()
+        sink, saved = self._snapshots[camera.name], self._saved[camera.name]
+        while not saved.empty():  # of an order that was given up
+            saved.get()
         lost = sink.writer.lost
         sink.request()
         deadline = time.monotonic() + _PICTURE_S
         while time.monotonic() < deadline and not self._stopping.is_set():
             try:
-                return f"saved {self._saved.get(timeout=0.05)}"
+                return f"saved {saved.get(timeout=0.05)}"
             except queue.Empty:
                 if sink.writer.lost > lost:
                     raise Refused(f"the picture could not be saved: {sink.writer.reason}") from None

@@ -30,6 +30,7 @@ class NativeSink(PredictionSink):
     """Looks for a free screen every few seconds, has the camera show itself there, and lays an overlay over it.
 
     The picture costs no Python at all; the overlay is drawn at most 10 times a second and sent only when it changed.
+    While the camera is lost the console is seen, for the picture is the camera's.
 
     Args:
         preview: gives the source's, None while there is none.
@@ -56,6 +57,9 @@ class NativeSink(PredictionSink):
         self._drawn_of: object = None
         self._overlay = Overlay()
         self._shown: Pixels | None = None
+        # To draw on: black, the black one that is shown, white.
+        self._canvases: list[Pixels] = []
+        self._rgba: Pixels = np.empty((0, 0, 4), np.uint8)
         self._hud: Hud | None = None
         self._hud_at = 0.0
         self._said = ""
@@ -129,6 +133,12 @@ class NativeSink(PredictionSink):
             log.warning("%s", message)
             self._said = message
 
+    def _fit(self, width: int, height: int) -> None:
+        """Have canvases of this size. They are kept: new memory each time costs more than the drawing."""
+        if self._rgba.shape[:2] != (height, width):
+            self._canvases = [np.empty((height, width, 3), np.uint8) for _ in range(3)]
+            self._rgba = np.empty((height, width, 4), np.uint8)
+
     def _draw(self, preview: NativePreview, now: float) -> None:
         if now - self._hud_at > _HUD_EVERY:
             self._hud_at = now
@@ -145,17 +155,19 @@ class NativeSink(PredictionSink):
             return
         self._drawn_of = of
 
-        def drawn_on(ground: int) -> Pixels:
-            canvas = np.full((height, width, 3), ground, np.uint8)
+        def drawn_on(canvas: Pixels, ground: int) -> Pixels:
+            canvas.fill(ground)
             self._overlay.draw(canvas, prediction, self._hud, age_ms, stale)
             return canvas
 
-        on_black = drawn_on(0)
+        self._fit(width, height)
+        on_black = drawn_on(self._canvases[0], 0)
         if self._shown is not None and np.array_equal(on_black, self._shown):
             return
         try:
-            preview.lay_over(see_through(on_black, drawn_on(255)))
+            preview.lay_over(see_through(on_black, drawn_on(self._canvases[2], 255), self._rgba))
             self._shown, self._refused = on_black, 0
+            self._canvases[:2] = self._canvases[1], on_black
         except PreviewError as error:
             self._drawn_of = None
             self._refused += 1

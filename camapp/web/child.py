@@ -37,7 +37,8 @@ _HELLO_S = 30.0
 
 def main(arguments: list[str]) -> int:
     """Serve until the run hangs up."""
-    os.nice(_NICE)
+    with contextlib.suppress(PermissionError):  # a service may be forbidden to say so, even to its own cost
+        os.nice(_NICE)
     cv2.setNumThreads(1)
     # The run says when it is time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -124,6 +125,7 @@ class _Server:
         if received is None:
             asyncio.get_running_loop().remove_reader(self._run)
             self._doors.close()
+            self._hub.close()
             self._uvicorn.should_exit = True
             return
         message, descriptors = received

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from camapp.canvas import Pixels, SharedCanvas, Taken
+from camapp.models import model_choices
 from camapp.records import Frame, Prediction, Trace
 from camapp.settings import Settings
 from camapp.sinks.log import prediction_record
@@ -27,7 +28,7 @@ from camapp.state import StateError, state_directory, web_token
 from camapp.status import Status
 from camapp.web import link
 from camapp.web.address import Address, parse_address
-from camapp.web.orders import Orders, Refused, model_choices
+from camapp.web.orders import Orders, Refused
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +123,7 @@ class WebFace:
 
     def start(self) -> None:
         """Take the port and start serving. Raises SinkError."""
-        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise SinkError(f"--web needs {' and '.join(missing)}: pip install 'camapp[web]'")
+        check_packages()
         self._listener = listen(self.address)
         self.address = Address(self.address.host, self._listener.getsockname()[1])
         if not self.address.is_loopback:
@@ -176,9 +175,7 @@ class WebFace:
     def _hello(self) -> link.Message:
         return {
             "type": "hello",
-            "cameras": [
-                {"name": feed.camera.name, "models": model_choices(feed.camera.settings)} for feed in self._feeds
-            ],
+            "cameras": [{"name": feed.camera.name, "models": list(feed.models.values())} for feed in self._feeds],
             "token": self._token,
             "hosts": self._hosts,
             "port": self.address.port,
@@ -246,7 +243,8 @@ class WebFace:
     def _tell_status(self) -> None:
         for feed in self._feeds:
             camera = feed.camera
-            extra = {"hud": camera.renderer.show_hud, "model": camera.settings.model}
+            model = feed.models.get(camera.settings.model, camera.settings.model)
+            extra = {"hud": camera.renderer.show_hud, "model": model}
             self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
 
     def _hear(self, message: link.Message) -> None:
@@ -284,6 +282,7 @@ class _Feed:
     def __init__(self, camera: Watched, number: int, send: Callable[..., bool]) -> None:
         self.camera = camera
         self.number = number
+        self.models = {path: name for name, path in model_choices(camera.settings).items()}
         self.canvas = SharedCanvas(readers=1)
         self.predictions = _Predictions(self)
         self.pictures = _Pictures(self)
@@ -364,6 +363,13 @@ class _Pictures(PictureSink):
         """Pass it on while somebody watches."""
         if self._feed.watched:
             self._feed.publish(canvas, trace.seq if trace else _NOTICE)
+
+
+def check_packages() -> None:
+    """Whether the server's packages are there. Raises SinkError."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SinkError(f"--web needs {' and '.join(missing)}: {sys.executable} -m pip install {' '.join(_NEEDED)}")
 
 
 def listen(address: Address) -> socket.socket:

@@ -14,6 +14,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -157,28 +158,27 @@ class Guard:
                 await refusal(scope, receive, _with_headers(send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        finished = False
 
         async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
+            nonlocal finished
             await send(message)
+            finished = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, _with_headers(watched))
-        except OSError:
+        except (OSError, ClientDisconnect):
             log.debug("a visitor is gone", exc_info=True)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told here, once a kind: uvicorn would tell it of each request
             self._complain(scope, error)
-            if started or scope["type"] != "http":
-                raise
-            await JSONResponse({"error": "internal error"}, 500)(scope, receive, _with_headers(send))
+            if not finished:  # what answers has said 500 already, if it still could
+                await self._doors.expel(scope)
 
     def _complain(self, scope: Scope, error: Exception) -> None:
-        text = f"{scope['path']!r}: {type(error).__name__}: {error}"
-        if len(self._said) < 100 and text not in self._said:
-            self._said.add(text)
-            log.error("the page failed at %s (said once)", text, exc_info=error)
+        kind = type(error).__name__
+        if kind not in self._said:
+            self._said.add(kind)
+            log.error("the page failed at %r (said once a kind)", scope["path"], exc_info=error)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

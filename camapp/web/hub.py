@@ -177,6 +177,12 @@ class Hub:
             return
         self.news.tell()
 
+    def close(self) -> None:
+        """The run is gone: nobody will answer any more."""
+        for waiting in self._answers.values():
+            if not waiting.done():
+                waiting.set_exception(TimeoutError())
+
     async def order(self, order: str, camera: str, body: Record) -> Record:
         """Ask the run for something and wait for its answer.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camapp.models import SHIPPED
+from camapp.models import model_choices, with_model
 from camapp.settings import Settings, SettingsError, checked
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.state import remember_roi
@@ -23,18 +24,10 @@ log = logging.getLogger(__name__)
 
 # Under it a region is a slip of the finger, and hardly a pixel of the model's input.
 _SMALLEST_SIDE = 0.02
-# Settings that belong to one model file and to no other.
-_OF_A_MODEL = ("model", "net", "task", "labels", "mean", "std")
 
 
 class Refused(Exception):
     """An order that cannot be obeyed; the message is for the visitor."""
-
-
-def model_choices(settings: Settings) -> list[str]:
-    """What a visitor may choose: the model that was started with, and those that ship; never a path of theirs."""
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.npz"))
-    return shipped if settings.model in shipped else [settings.model, *shipped]
 
 
 class Orders:
@@ -83,7 +76,7 @@ class Orders:
         """
         if order == "metrics":
             if self._metrics is None:
-                raise Refused("metrics need prometheus-client: pip install 'camapp[web]'")
+                raise Refused(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
             return {"text": self._metrics()}
         return self._orders[order](self._cameras[camera], body)
 
@@ -101,15 +94,11 @@ class Orders:
         self._notify(camera, f"snapshot saved as {path.name}", "")
 
     def _model(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = body.get("model")
-        first = self._first[camera.name]
-        if wanted not in model_choices(first):
-            raise Refused(f"no model '{wanted}'; there are {', '.join(model_choices(first))}")
-        if wanted == first.model:
-            its_own = {name: getattr(first, name) for name in _OF_A_MODEL}
-        else:
-            its_own = dict.fromkeys(_OF_A_MODEL) | {"model": wanted}
-        self._change(camera, replace(camera.settings, **its_own))
+        wanted, first = body.get("model"), self._first[camera.name]
+        choices = model_choices(first)
+        if not isinstance(wanted, str) or wanted not in choices:
+            raise Refused(f"no such model; there are {', '.join(choices)}")
+        self._change(camera, with_model(camera.settings, first, choices[wanted]))
         self._notify(camera.name, f"model {wanted}", str(body.get("client", "")))
         return {"model": wanted}
 

@@ -165,7 +165,7 @@ function watch() {
 function choose(name) {
   shown = cameras.get(name);
   endEdit();
-  $("model").replaceChildren(...shown.models.map((model) => new Option(model.split("/").pop(), model)));
+  $("model").replaceChildren(...shown.models.map((model) => new Option(model)));
   $("download").href = path("/snapshot.jpg");
   $("picture").alt = `Live picture of ${name}`;
   document.title = cameras.size > 1 ? `${name} · camapp` : "camapp";
@@ -206,7 +206,7 @@ function refreshTiles() {
     const label = camera.prediction ? camera.prediction.label || "–" : "";
     const at = camera.status ? camera.status.state : "";
     put(tile.querySelector("em"), at === "running" ? `${label} · ${camera.status.figures.infer_fps.toFixed(0)}/s` : at);
-    if (tile.firstChild.complete) tile.firstChild.src = `/cameras/${encodeURIComponent(camera.name)}/snapshot.jpg?${Date.now()}`;
+    if (tile.firstChild.complete && !["", "starting", "ended"].includes(at)) tile.firstChild.src = `/cameras/${encodeURIComponent(camera.name)}/snapshot.jpg?${Date.now()}`;
   }
 }
 

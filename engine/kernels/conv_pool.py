@@ -9,6 +9,8 @@ offers itself:
 - `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may be as wide as several outputs, to
   be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
   multiply many narrow ones.
+
+As with Winograd, `bands` makes NaN of neighbours of a number that is not finite: those in the same window.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from engine.kernels.step import (
     finish,
     finish_channels,
     first,
+    flat,
     gemm,
     last,
 )
@@ -162,7 +165,7 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         columns, products, rows, best = scratch
-        flat = products.reshape(-1)
+        numbered = flat(products)
         added = [np.repeat(array, down * across) for array in _added(arrays)]
         number = arrays[0].itemsize
         calls: list[Call] = []
@@ -177,9 +180,9 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
                 copy(columns.reshape(taps.shape), taps),
                 gemm(arrays[1].reshape(outputs, inner), columns, products),
                 # Without a gap, from one channel into the next: twice the numbers, in less time.
-                partial(np.maximum, flat[:-line], flat[line:], out=rows.reshape(-1)[:-line]),
+                partial(np.maximum, numbered[:-line], numbered[line:], out=flat(rows)[:-line]),
                 partial(np.maximum, left, right, out=result),
-                *finish(result.reshape(-1), target.reshape(-1), added, conv.activation),
+                *finish(flat(result), flat(target), added, conv.activation),
             ]
         return calls
 
@@ -223,10 +226,10 @@ def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
         pairs = upper.reshape(-1, 2, way.columns // 2) if way.places else upper.reshape(1, 2, -1)
         plain = target.flags.c_contiguous
         direct = plain and conv.activation != SWISH
-        best = target.reshape(-1) if direct else scratch[2][: count * numbers]
+        best = flat(target) if direct else scratch[2][: count * numbers]
         terms = [np.tile(array, best.size // outputs) for array in added]
         if plain:
-            end = finish(best, target.reshape(-1), terms, conv.activation)
+            end = finish(best, flat(target), terms, conv.activation)
         else:
             end = finish(best, best, terms[1:], "")
             bias = added[0] if added else None

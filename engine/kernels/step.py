@@ -12,11 +12,16 @@ import numpy as np
 
 from engine.graph import Array, Node, Shape, UnsupportedOperator
 
+try:
+    from numpy._core import umath
+except ImportError:  # NumPy 1
+    from numpy.core import umath  # type: ignore[no-redef]
+
 Call = Callable[[], object]
 
 # The ufunc behind np.clip: both bounds in one pass, 8 numbers a nanosecond where np.maximum takes 2.2 against a single
 # number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
-clip: np.ufunc = (getattr(np, "_core", None) or np.core).umath.clip
+clip: np.ufunc = vars(umath)["clip"]
 
 FLOOR = "Floor"  # an activation that `engine.passes.defer_biases` makes: see `finish`
 SWISH = "Swish"  # HardSwish of what `engine.passes.fuse_activations` has scaled and shifted: see `_swish`
@@ -174,9 +179,21 @@ def copy(target: Array, source: Array) -> Call:
 
 def turn(target: Array, source: Array) -> list[Call]:
     """`copy` between layouts, (N, C, ...): few channels one by one, else NumPy's inner loop has so many steps."""
-    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or target.strides[1] == source.strides[1]:
+    alike = target.strides[1:2] == tuple(4 * stride // source.itemsize for stride in source.strides[1:2])
+    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or alike:
         return [copy(target, source)]
     return [copy(target[:, channel], source[:, channel]) for channel in range(target.shape[1])]
+
+
+def flat(array: Array) -> Array:
+    """The same numbers along one axis: never a copy, which a plan would go on reading when the numbers have changed.
+
+    Raises:
+        ValueError: they do not lie in a row.
+    """
+    if not array.flags.c_contiguous:
+        raise ValueError(f"shape {array.shape} with strides {array.strides} has no view of one axis")
+    return array.reshape(-1)
 
 
 def gemm(a: Array, b: Array, out: Array) -> Call:
@@ -211,9 +228,9 @@ def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -
     With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
     With SWISH `source` and `out` must not be the same.
     """
-    if source.flags.c_contiguous and out.flags.c_contiguous and all(term.size == out.size for term in added):
+    if all(term.flags.c_contiguous and term.size == out.size for term in (source, out, *added)):
         # One axis and no broadcasting: ufuncs then start in half the time.
-        source, out, *added = (array.reshape(-1) for array in (source, out, *added))
+        source, out, *added = (flat(array) for array in (source, out, *added))
     operations: list[Operation] = [partial(_add, term) for term in added]
     if activation == FLOOR:
         operations = [*operations[1:], partial(_floor, added[0])]
@@ -273,11 +290,14 @@ def _swish(source: Array, out: Array) -> list[Call]:
     """x * clip(x + 3, 0, 6) / 6 from source = (x + 3) * SWISH_SCALE, in three passes."""
     if _same(source, out):
         raise ValueError("Swish reads its source twice, it cannot work in place")
-    return [
+    passes: list[Call] = [
         *clipped(0, 6 * SWISH_SCALE, source, out),
         partial(np.subtract, source, scalar(3 * SWISH_SCALE), source),
-        partial(np.multiply, source, out, out),
     ]
+    if out.flags.c_contiguous:
+        return [*passes, partial(np.multiply, source, out, out)]
+    # A ufunc that writes over an operand within a frame copies it first, to be safe.
+    return [*passes, partial(np.multiply, source, out, source), copy(out, source)]
 
 
 ACTIVATIONS: Mapping[str, Operation] = {

@@ -32,6 +32,7 @@ from engine.kernels.step import (
     finish,
     finish_channels,
     first,
+    flat,
     gemm,
     last,
 )
@@ -125,7 +126,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         if passes < 2 and residual is None and out.shape[2:] == (rows * m, across * m):
             return finish(tiles, last(out)[0].reshape(tiles.shape), added, conv.activation)
         # Once summed up, products are not read again: the picture takes their place.
-        picture = scratch[3].reshape(-1)[: tiles.size].reshape(tiles.shape)
+        picture = flat(scratch[3])[: tiles.size].reshape(tiles.shape)
         floor = bias if conv.activation == FLOOR else None
         calls = finish(tiles, picture, [] if floor is not None else added, "")
         picture = picture.reshape(1, rows * m, across * m, outputs)[:, : out.shape[2], :width]
@@ -174,7 +175,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
 
 def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
     """The front of a scratch buffer as (a, b, length)."""
-    return buffer.reshape(-1)[: a * b * length].reshape(a, b, length)
+    return flat(buffer)[: a * b * length].reshape(a, b, length)
 
 
 def _transform(m: int, panel: int | None, weight: Array) -> Array:

@@ -56,7 +56,7 @@ def max_pool(node: Node, x: Array, *bias: Array) -> Array | tuple[Array, Array]:
     indices = np.zeros(out.shape, np.int64)
     order = "F" if node.attributes.get("storage_order") else "C"
     for n, c, *place in np.ndindex(out.shape):
-        where = max((at for _, at in _taps(slides, place, size)), key=lambda at: x[(n, c, *at)])
+        where = max((at for _, at in _taps(slides, place, size)), key=lambda at: _rank(x[(n, c, *at)]))
         out[(n, c, *place)] = x[(n, c, *where)] + sum(float(added[c]) for added in bias)
         within = np.ravel_multi_index(where, size, order=order)  # type: ignore[call-overload]
         indices[(n, c, *place)] = (n * x.shape[1] + c) * prod(size) + within
@@ -137,8 +137,13 @@ def global_max_pool(node: Node, x: Array) -> Array:
     """The largest number of each channel."""
     out = np.zeros((*x.shape[:2], *(1,) * (x.ndim - 2)))
     for n, c in np.ndindex(*x.shape[:2]):
-        out[n, c] = max(x[n, c].ravel())
+        out[n, c] = max(x[n, c].ravel(), key=_rank)
     return out
+
+
+def _rank(number: float) -> tuple[bool, float]:
+    """NaN is the largest of all, as in np.maximum."""
+    return number != number, number
 
 
 def lrn(node: Node, x: Array) -> Array:

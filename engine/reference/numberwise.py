@@ -63,12 +63,12 @@ def sigmoid(node: Node, x: Array) -> Array:
 def hard_sigmoid(node: Node, x: Array) -> Array:
     """alpha * x + beta between 0 and 1."""
     alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
-    return each(lambda number: max(0, min(1, alpha * number + beta)), x)
+    return each(lambda number: min(max(alpha * number + beta, 0), 1), x)  # in this order NaN stays
 
 
 def hard_swish(node: Node, x: Array) -> Array:
     """x times its hard sigmoid of slope 1/6."""
-    return each(lambda number: number * max(0, min(1, number / 6 + 0.5)), x)
+    return each(lambda number: number * min(max(number / 6 + 0.5, 0), 1), x)
 
 
 def divide(node: Node, a: Array, b: Array) -> Array:

@@ -1,5 +1,7 @@
 """`classify` over 10,000 PNG files, beside a bare loop of imread and Plan.run, and beside S0's loops in a process pool.
 
+S0's loops run S0's net, `mnist`, whatever the model of the rest is.
+
 python -m tests.benchmarks.classify_folder [--workers 2] [--model mnist]
 """
 
@@ -141,12 +143,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--pictures", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--model", default="mnist", help="one that reads digits")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print_conditions()
     cv2.setNumThreads(1)
-    model = load_model(load_settings({}, environment={}))
-    _arrays.update(model.graph.initializers)
+    model = load_model(load_settings({"model": options.model}, environment={}))
+    _arrays.update(load_model(load_settings({"model": "mnist"}, environment={})).graph.initializers)
     with tempfile.TemporaryDirectory() as name, Pool(options.workers) as pool:
         files = write_folder(Path(name), options.pictures)
         looped(pool, files[: options.workers])

@@ -2,6 +2,7 @@
 
 python -m tests.benchmarks.engine_vs_peers --against onnxruntime,opencv,torch,reference --nets resnet50 --json
 python -m tests.benchmarks.engine_vs_peers --nets resnet50 --batch 1 4 8      # throughput too
+python -m tests.benchmarks.engine_vs_peers --cpu-time      # on a machine busy with other things
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def main() -> None:
     )
     parser.add_argument("--nets", nargs="*", default=list(nets.REGISTRY), metavar="NET")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="one or several")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count the thread's own time, not the clock's: on a busy machine"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with machine, versions and rows")
     options = parser.parse_args()
     peers = options.against.split(",")
@@ -75,7 +79,8 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(nets.REGISTRY)}")
     if not options.json:
         print_conditions()
-        print(f"BLAS {blas.describe()}, one thread each; ms a run, and engine / peer")
+        unit = "ms of CPU time a run" if options.cpu_time else "ms a run"
+        print(f"BLAS {blas.describe()}, one thread each; {unit}, and engine / peer")
         print(", ".join(f"{name} {found}" for name, found in versions(peers).items()))
         print(
             f"{'net':<22} {'batch':>5} {'MMAC':>6} {'plan s':>6} {'engine':>8} {'+-':>5} {'items/s':>8}",
@@ -85,7 +90,7 @@ def main() -> None:
     rows = []
     for name in options.nets:
         for batch in options.batch:
-            row = measure(name, peers, batch)
+            row = measure(name, peers, batch, time.thread_time if options.cpu_time else time.perf_counter)
             rows.append(row)
             if not options.json:
                 print(as_line(row, peers), flush=True)
@@ -123,7 +128,7 @@ def as_line(row: Row, peers: list[str]) -> str:
     return " ".join([start, *cells, f"{row.error:.0e}"])
 
 
-def measure(name: str, peers: list[str], batch: int) -> Row:
+def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float]) -> Row:
     """Time one net with seeded weights."""
     graph = with_weights(nets.build(name))
     model, start = Model(nets.default_card(name), graph), time.perf_counter()
@@ -142,7 +147,7 @@ def measure(name: str, peers: list[str], batch: int) -> Row:
             continue
         if np.isnan(error):
             error = float(np.abs(np.asarray(plan.run(x)) - expected).max() / np.abs(expected).max())
-    times = take_turns(runs)
+    times = take_turns(runs, clock)
     macs = sum(step.step.macs for step in model.chosen((batch, *model.card.input_shape)))
     engine = times.pop("engine")
     ratios = {peer: engine.median / theirs.median for peer, theirs in times.items()}
@@ -162,8 +167,8 @@ def with_weights(graph: Graph) -> Graph:
     return graph.bind(arrays)
 
 
-def take_turns(runs: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
-    """Milliseconds of each, over many short turns."""
+def take_turns(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, Timing]:
+    """Milliseconds of each, over many short turns; with one thread each, all of a run is in the calling thread."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(TURNS):
         for name, run in runs.items():
@@ -171,9 +176,9 @@ def take_turns(runs: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
                 continue
             end = time.perf_counter() + TURN_SECONDS
             while True:
-                start = time.perf_counter()
+                start = clock()
                 run()
-                found[name].append(1e3 * (time.perf_counter() - start))
+                found[name].append(1e3 * (clock() - start))
                 if time.perf_counter() >= end:
                     break
     return {

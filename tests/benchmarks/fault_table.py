@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -803,15 +803,15 @@ def _s(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f} s"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def main(faults: Sequence[Fault] = FAULTS) -> None:
+    parser = argparse.ArgumentParser(description="Plants faults in the real program and measures what comes of them.")
     parser.add_argument("--only", default="", help="faults whose function's name holds this")
     options = parser.parse_args()
     print_conditions()
     print("| fault | found within | found | back within | back | kept |")
     print("|---|---|---|---|---|---|")
     missed = 0
-    for item in FAULTS:
+    for item in faults:
         if options.only in item.plant.__name__:
             line, good = row(item)
             print(line, flush=True)

@@ -31,6 +31,8 @@ def why_not():
         return "needs root"
     if not shutil.which("systemd-nspawn"):
         return "needs systemd-nspawn (Debian: systemd-container)"
+    if "CAMAPP_BOOT_ROOT" not in os.environ and os.getloadavg()[0] > 3 * os.cpu_count():
+        return "this machine is too busy for bounds of seconds (CAMAPP_BOOT_ROOT=FOLDER runs it all the same)"
     if not BASE.is_dir() and not shutil.which("debootstrap"):
         return "needs debootstrap, or a root in CAMAPP_BOOT_ROOT"
     return ""
@@ -206,7 +208,7 @@ def config_of(machine):
 
 def test_a_reload_brings_another_model_and_a_half_written_config_changes_nothing(machine):
     whole, restarts = config_of(machine).read_text(), machine.show("NRestarts")
-    config_of(machine).write_text(whole.replace('model = "mnist"', 'model = "lenet"'))
+    config_of(machine).write_text(whole.replace('model = "digits"', 'model = "lenet"'))
     machine.run("systemctl", "reload", "camapp")
     machine.wait(lambda: machine.predictions()[-1]["model"] == "lenet", 15)
     config_of(machine).write_text(whole[: len(whole) // 2] + '\nlog = "')  # half a line may be whole TOML by chance

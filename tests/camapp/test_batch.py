@@ -304,7 +304,7 @@ def test_results_of_another_model_are_not_continued(folder, tmp_path):
     before = out.read_bytes()
     done = camapp(folder, "--csv", out, "--resume", "--model", "lenet")
     assert done.returncode == 78
-    assert "has results of model 'mnist', not 'lenet'" in done.stderr
+    assert "has results of model 'digits', not 'lenet'" in done.stderr
     assert out.read_bytes() == before
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from camapp.fleet import Fleet, Row, table_of
-from tests.camapp.mosquitto import Listener, Mosquitto
+from tests.camapp.mosquitto import Listener, Mosquitto, wait_for
 
 ROOT = Path(__file__).parents[2]
 NOW = 1_800_000_000.0
@@ -78,6 +80,12 @@ def test_what_is_heard_now_is_new_and_what_is_taken_back_is_gone():
     assert "nobody has said anything yet" in drawn([])
 
 
+def test_a_camera_that_its_device_has_no_more_is_left_out():
+    health = HEALTH | {"cameras": ["yard"]}
+    rows = heard(("pi/door/status", STATUS), ("pi/yard/status", STATUS), ("pi/health", health)).rows()
+    assert [row.camera for row in rows] == ["yard"]
+
+
 def test_rows_are_in_order_and_several_cameras_have_one_each():
     topics = ["pi2/yard/status", "pi1/door/status", "pi2/door/status"]
     rows = heard(*((topic, STATUS) for topic in topics)).rows()
@@ -140,6 +148,36 @@ def test_a_wrong_address_is_a_usage_error_without_the_password():
     done = command("--broker", "mqtt://me:hush@h", "--once")
     assert done.returncode == 2
     assert "hush" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_live_table_ends_cleanly_on_control_c(tmp_path):
+    broker = Mosquitto(tmp_path / "broker").start()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "camapp", "fleet", "--broker", broker.uri]
+    environment = os.environ | {"COLUMNS": "200", "TERM": "xterm"}
+    fleet = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = bytearray()
+
+    def shows(text):
+        while select.select([ours], [], [], 0)[0]:
+            try:
+                shown.extend(os.read(ours, 65536))
+            except OSError:  # its end, as Linux tells it
+                break
+        return text in shown
+
+    try:
+        wait_for(lambda: shows(b"nobody has said anything yet"), 60)
+        fleet.send_signal(signal.SIGINT)
+        wait_for(lambda: shows(b"\x1b[?25h"), 20, lambda: "the cursor did not come back")
+        assert fleet.wait(20) == 0
+    finally:
+        fleet.kill()
+        fleet.wait(10)
+        os.close(ours)
+        broker.kill()
 
 
 @pytest.mark.slow

@@ -99,6 +99,16 @@ def test_headless_puts_application_config_and_unit_in_their_places_and_starts(ma
     assert order == sorted(order)
 
 
+def test_a_kiosk_of_the_cameras_own_needs_no_cage(machine, monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
+    with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
+        machine.install(Kind.KIOSK)
+    machine.install(Kind.KIOSK, Settings(source="picamera://0", display="drm"))
+    unit = (machine.root / "etc/systemd/system/camapp-kiosk.service").read_text()
+    assert "run --display drm --config" in unit
+    assert "--display kiosk" not in unit
+
+
 def test_a_dry_run_changes_nothing_and_names_every_step(machine):
     before = machine.files()
     machine.install(dry_run=True)

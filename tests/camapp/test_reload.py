@@ -241,13 +241,20 @@ def test_the_program_takes_up_its_configuration_on_sighup(tmp_path):
             time.sleep(0.05)
 
     with subprocess.Popen(
-        command, env=environment | {"PYTHONPATH": str(ROOT)}, start_new_session=True, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # `nohup make test` has it ignored
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
-        wait_for({"mnist"})
-        config.write_text(config.read_text().replace("mnist", "lenet"))
-        process.send_signal(signal.SIGHUP)
-        wait_for({"mnist", "lenet"})
-        process.terminate()
-        _, errors = process.communicate(timeout=10)
+        try:
+            wait_for({"mnist"})
+            config.write_text(config.read_text().replace("mnist", "lenet"))
+            process.send_signal(signal.SIGHUP)
+            wait_for({"mnist", "lenet"})
+        finally:
+            process.terminate()
+            _, errors = process.communicate(timeout=10)
     assert process.returncode == 0
     assert "in flight 0" in errors

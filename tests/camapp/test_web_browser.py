@@ -24,7 +24,7 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-SLOWLY = 30_000  # milliseconds: machines that run tests are busy
+SLOWLY = 60_000  # milliseconds: machines that run tests are busy
 
 pytestmark = [
     pytest.mark.slow,

@@ -20,7 +20,7 @@ pytest.importorskip("websockets", reason="the extra 'web' is not installed")
 from websockets.sync.client import connect
 
 from camapp.sinks.sink import SinkError
-from camapp.web.face import WebFace
+from camapp.web.face import WebFace, check_packages
 from tests.camapp.web_stand_in import StandIn
 
 FPS = 30
@@ -146,19 +146,6 @@ def test_a_picture_that_changes_its_size(site):
     stream.close()
 
 
-def test_a_slow_visitor_skips_pictures_and_others_do_not_feel_it(tmp_path):
-    with Site(tmp_path, size=(1280, 720)) as site:
-        slow = socket.create_connection(("127.0.0.1", site.port))
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with contextlib.closing(slow):
-            slow.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            stream = pictures(site.port)
-            numbers = [next(stream)[0] for _ in range(45)]
-            stream.close()
-        assert numbers[-1] - numbers[0] <= 60  # a busy machine may skip some
-        assert site.face.lost == 0
-
-
 def test_predictions_and_status(site):
     deadline = time.monotonic() + 10
     while not (found := site.json("/api/predictions?since=-1")["predictions"]):
@@ -166,7 +153,8 @@ def test_predictions_and_status(site):
     assert found[0]["label"] == str(found[0]["seq"] % 10)
     status = site.json("/status")
     assert status["cameras"][0]["figures"]["drops"] == {"late": 2}
-    assert status["cameras"][0]["models"]
+    assert "mnist" in status["cameras"][0]["models"]
+    assert isinstance(status["cameras"][0]["models"], list)
     assert site.ask("/metrics")[1] == b"up 1\n"
 
 
@@ -280,3 +268,9 @@ def test_more_connections_than_there_is_room_for_push_out_idle_ones(site):
         for _ in range(200):
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=5))
         assert site.ask("/status")[0] == 200
+
+
+def test_a_lack_of_packages_is_told_in_a_line(monkeypatch):
+    monkeypatch.setattr("camapp.web.face._NEEDED", ("starlette", "no_such_package"))
+    with pytest.raises(SinkError, match=r"--web needs no_such_package: .* -m pip install starlette no_such_package"):
+        check_packages()

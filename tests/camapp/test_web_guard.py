@@ -199,6 +199,19 @@ def test_what_the_run_refuses_is_told(run):
     assert run.client().post("/api/model", json={"model": "x"}).status_code == 504
 
 
+def test_a_fault_of_ours_is_told_once_and_costs_one_answer(run, monkeypatch, caplog):
+    def fails(*_):
+        raise LookupError("a fault")
+
+    monkeypatch.setattr("camapp.web.hub.Feed.since", fails)
+    client = run.client()
+    assert [client.get("/api/predictions").status_code for _ in range(3)] == [500] * 3
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "the page failed at '/api/predictions' (said once a kind)"
+    ]
+    assert client.get("/status").status_code == 200
+
+
 def test_predictions_since(run):
     for seq in range(10):
         run.hub.hear({"type": "prediction", "camera": 1, "record": {"seq": seq, "label": str(seq)}})

@@ -163,3 +163,13 @@ def test_its_drm_preview_is_switched_while_frames_flow(pi):
     assert found["pictures"] >= 55
     assert 4 <= found["overlays"] <= 6
     assert found["taken away"]
+
+
+def test_the_selftest_tries_it_and_every_model_on_its_frames(pi):
+    done = pi("selftest", "--source", "picamera://0", "--size", "640x480", "--seconds", "2", "--json")
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout[done.stdout.index("{") :])["findings"]}
+    for name in ("camera", "camera rate", "camera clock", "picture", "whole run", "model mnist", "model track"):
+        print(findings[name]["verdict"], name, findings[name]["detail"])
+        assert findings[name]["verdict"] != "fail", findings[name]
+    assert "Virtual Video Device 640x480" in findings["camera"]["detail"]
+    assert "monotonic" in findings["camera clock"]["detail"]

@@ -12,11 +12,11 @@ import pytest
 from engine import nets
 from engine.choices import Choices
 from engine.graph import Array, Graph
-from engine.kernels import KERNELS
+from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Call, Layout, Operand
 from engine.layout import alone
 from engine.passes import optimise
-from engine.planner import choose_steps, make_plan
+from engine.planner import choose, make_plan, prepare
 
 LARGE = {"resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg16"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in nets.REGISTRY]
@@ -84,22 +84,25 @@ def test_every_product_of_a_plan_goes_to_blas(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
-    shapes = [(1, *nets.default_card(name).input_shape)]
-    graph, found = optimise(empty(name)), 0
-    known = {name: Operand(array.shape, array, True) for name, array in graph.initializers.items()}
-    known |= {value.name: Operand(shape) for value, shape in zip(graph.inputs, shapes, strict=True)}
-    seen = set()
-    for node, plain in zip(graph.nodes, choose_steps(graph, shapes, Choices(layout=Layout.PLANAR)), strict=True):
-        inputs = [known[name] for name in node.inputs]
-        known[node.outputs[0]] = Operand(plain.step.shape)
-        kind = (node.op_type, str(node.attributes), *(operand.shape for operand in inputs))
-        if kind in seen:
-            continue
-        seen.add(kind)
-        for kernel in KERNELS[node.op_type]:
-            step = kernel(node, inputs)
-            if step is not None and step.layout is not Layout.ANY and step.bind is not None:
-                found += check(alone(inputs, step))
+    shapes, found, seen = [(1, *nets.default_card(name).input_shape)], 0, set()
+    for layout in (Layout.PLANAR, Layout.LAST):
+        choices = Choices(layout=layout)
+        prepared = prepare(optimise(empty(name)), shapes, choices)
+        graph = prepared.graph
+        assert graph is not None
+        known = {key: Operand(array.shape, array, True) for key, array in graph.initializers.items()}
+        known |= {value.name: Operand(shape) for value, shape in zip(graph.inputs, shapes, strict=True)}
+        for each in choose(graph, shapes, choices, prepared):
+            inputs = [known[key] for key in each.node.inputs]
+            known[each.node.outputs[0]] = Operand(each.step.shape)
+            kind = (each.node.op_type, str(each.node.attributes), *(operand.shape for operand in inputs))
+            if kind in seen:
+                continue
+            seen.add(kind)
+            for kernel in {**KERNELS, **FUSED}[each.node.op_type]:
+                step = kernel(each.node, inputs)
+                if step is not None and step.layout is not Layout.ANY and step.bind is not None:
+                    found += check(alone(inputs, step))
     assert found
 
 

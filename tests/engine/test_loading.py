@@ -108,7 +108,7 @@ def test_other_net_than_the_cards_is_refused(bundle: Path) -> None:
 
 def test_unrecognised_arrays_ask_for_the_net(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", weight=np.ones(3))
-    with pytest.raises(ModelError, match=r"x\.npz: .*name it with --net, one of mnist, lenet"):
+    with pytest.raises(ModelError, match=r"x\.npz: .*name it with --net, one of mnist, digits"):
         engine.load(tmp_path / "x.npz")
 
 

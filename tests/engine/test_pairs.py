@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,7 +53,14 @@ def check(graph: Graph, x: Array) -> None:
 @pytest.mark.parametrize("activation", ["", "relu", "relu6", "hard_swish"])
 @pytest.mark.parametrize(
     ("first", "kernel", "stride", "size"),
-    [((1, 1), 3, 1, 14), ((1, 1), 3, 2, 14), ((1, 1), 5, 1, 9), ((1, 1), 5, 2, 17), ((3, 2), 3, 1, 28)],
+    [
+        ((1, 1), 3, 1, 14),
+        ((1, 1), 3, 2, 14),
+        ((1, 1), 5, 1, 9),
+        ((1, 1), 5, 2, 17),
+        ((3, 2), 3, 1, 28),
+        ((5, 3), 3, 2, 41),
+    ],
 )
 def test_pair_agrees_with_plain_loops(
     activation: str, first: tuple[int, int], kernel: int, stride: int, size: int
@@ -105,3 +113,24 @@ def test_wide_products_by_parts(columns: int, monkeypatch: pytest.MonkeyPatch) -
     for call in products.product_by_columns(a, b, out):
         call()
     np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hard_swish_before_a_framed_layer_allocates_nothing() -> None:
+    net = NetBuilder("framed", (4, 20, 20))
+    x = net.hard_swish(net.conv(net.input, "up", 4, 24, 1))
+    graph = seeded(net.graph(net.conv(x, "wide", 24, 24, 5, pad=2, groups=24), (24, 20, 20)))
+    plan = make_plan(optimise(graph), [(1, 4, 20, 20)], Choices(layout=Layout.LAST))
+    assert "HardSwish" not in operators(graph, pictures(1, 4, 20, 20))
+    size = np.setbufsize(16)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            plan.run()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        plan.run()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        np.setbufsize(size)
+    assert peak - before < 2500

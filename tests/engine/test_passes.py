@@ -188,3 +188,35 @@ def test_a_clip_to_six_is_fused_and_any_other_stays() -> None:
         assert expected.max() == limit
         np.testing.assert_allclose(outputs(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(run_graph(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("joined", ["add", "concat"])
+def test_sums_and_concatenations_hand_late_biases_on(joined: str) -> None:
+    net = NetBuilder("joined", (4, 6, 6))
+    a, b = (net.relu(net.conv(net.input, name, 4, 8, 3, pad=1)) for name in ("a", "b"))
+    x = net.conv(getattr(net, joined)(a, b), "last", 8 if joined == "add" else 16, 4, 3, pad=1)
+    state = np.random.RandomState(8)
+    graph = net.graph(x, (4, 6, 6))
+    graph = graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
+    deferred = defer_biases(optimise(graph))
+    assert [node.attributes.get("activation") for node in deferred.nodes if node.op_type == "Conv"][:2] == [FLOOR] * 2
+    x = state.uniform(-1, 1, (2, 4, 6, 6)).astype(np.float32)
+    (expected,) = run_graph(graph, x)
+    np.testing.assert_allclose(run_graph(deferred, x)[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs(graph, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_concatenation_of_something_else_takes_no_late_bias() -> None:
+    net = NetBuilder("half known", (4, 6, 6))
+    x = net.concat(net.relu(net.conv(net.input, "a", 4, 8, 3, pad=1)), net.input)
+    graph = seeded(net.graph(net.conv(x, "last", 12, 4, 3), (4, 4, 4)))
+    x = np.random.RandomState(8).uniform(-1, 1, (1, 4, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(outputs(optimise(graph), x)[0], run_graph(graph, x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_long_chain_of_sums_of_a_value_with_itself_is_soon_looked_through() -> None:
+    net = NetBuilder("doubled", (2, 4, 4))
+    x = net.relu(net.conv(net.input, "a", 2, 2, 1))
+    for _ in range(1500):
+        x = net.add(x, x)
+    defer_biases(optimise(seeded(net.graph(net.conv(x, "last", 2, 2, 1), (2, 4, 4)))))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from engine.choices import Choices
+from engine.kernels.step import Layout
 from engine.profile import profile
 from tests.engine.test_nets import model
 
@@ -19,8 +21,18 @@ def test_every_call_of_the_plan_is_in_one_layer(name: str) -> None:
 
 
 def test_a_layer_says_its_kernel_and_speed() -> None:
-    layers = {layer.name: layer for layer in profile(model("cifar10"), rounds=3).layers}
-    conv = layers["conv2"]
-    assert (conv.op_type, conv.kernel, conv.shape) == ("Conv", "winograd4", (1, 32, 16, 16))
-    assert conv.gflops == pytest.approx(2e-3 * 16 * 16 * 32 * 16 * 9 / conv.microseconds)
-    assert layers["copy of input"].kernel == ""
+    net = model("residual")
+    net.plan(choices=Choices(pins={"block1.conv1": "im2col"}, layout=Layout.PLANAR))
+    layers = {layer.name: layer for layer in profile(net, rounds=3).layers}
+    conv = layers["block1.conv1"]
+    assert (conv.op_type, conv.kernel, conv.shape) == ("Conv", "im2col", (1, 8, 8, 8))
+    assert conv.macs == 8 * 8 * 8 * 8 * 9
+    assert conv.gflops == pytest.approx(2e-3 * conv.macs / conv.microseconds)
+    assert conv.least <= conv.microseconds
+
+
+def test_copies_between_layers_have_no_kernel() -> None:
+    net = model("residual")
+    net.plan(choices=Choices(layout=Layout.LAST))
+    layers = {layer.name: layer for layer in profile(net, rounds=3).layers}
+    assert layers["copy of input"].kernel == layers["copy of input"].op_type == ""

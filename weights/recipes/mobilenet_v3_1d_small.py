@@ -5,9 +5,9 @@ from weights.recipe import Recipe
 RECIPE = Recipe(
     net="mobilenet_v3_1d_small",
     data="signals",
-    epochs=12,
-    batch=50,
-    learning_rate=0.02,
+    epochs=10,
+    batch=100,
+    learning_rate=0.05,
     momentum=0.9,
     weight_decay=1e-4,
     schedule="one_cycle",

@@ -3,17 +3,19 @@
 Habits: an event-loop thread that keeps one finished request; a job that times out stays queued and takes the next
 frame; rows padded to the stride; sizes, formats and strides decided by the 'hardware' at configure; requests that
 must be released; a preview that is the event loop, and dies of the first frame that it cannot draw. Faults are planted
-in `plan`, or for a child process in the environment variable FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError;
-libcamera: a missing module).
+in `plan`, or for a child process by the environment: FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError; libcamera: a
+missing module), FAKE_PICAMERA2_PLAN (a JSON file with attributes of `plan`, followed while it changes).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,25 @@ class Plan:
 
 
 plan = Plan()
+
+
+def _obey(file: Path, last: str) -> str:
+    text = file.read_text()
+    if text != last:
+        for name, value in json.loads(text).items():
+            setattr(plan, name, value)
+    return text
+
+
+def _follow(file: Path, text: str) -> None:
+    while True:
+        time.sleep(0.01)
+        text = _obey(file, text)
+
+
+if "FAKE_PICAMERA2_PLAN" in os.environ:
+    _file = Path(os.environ["FAKE_PICAMERA2_PLAN"])
+    threading.Thread(target=_follow, args=(_file, _obey(_file, "")), daemon=True).start()
 
 
 def reset() -> Plan:

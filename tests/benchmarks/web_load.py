@@ -1,0 +1,282 @@
+"""What visitors cost: predicted frames lost, CPU, latency from capture to what a visitor sees, at 1280x720 and 30 fps.
+
+python -m tests.benchmarks.web_load [--seconds 10] [--clients 20] [--fps 30] [--browser]
+
+A clock is drawn into each picture when it is captured, and read back from the JPEG files that a visitor gets, or (with
+--browser) from what a headless Chromium shows. The last row serves from a thread of the run instead of a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+
+from camapp.capture.source import Source, SourceOptions
+from camapp.picture import Layout, Picture
+from camapp.pipeline import Pipeline
+from camapp.processes import cpu_seconds
+from camapp.records import Shot
+from camapp.scenes.scene import SceneOptions, scene_class
+from camapp.settings import load_settings
+from camapp.web import child
+from camapp.web.face import WebFace
+from tests.benchmarks.common import print_conditions
+
+SIZE = (1280, 720)
+# The clock: 16 bits of wall-clock milliseconds and their parity, a block each, clear of the figures on the picture.
+BITS, BLOCK, LEFT, TOP = 17, 16, 640, 24
+
+
+class ClockSource(Source):
+    """A camera of pictures made beforehand, with the clock in them: it costs a copy a frame."""
+
+    def __init__(self, fps: float) -> None:
+        super().__init__("clock://", SourceOptions())
+        self.live, self.fps = True, fps
+        scene = scene_class("digits")(SceneOptions(size=SIZE, fps=self.fps, seed=3, count=3))
+        self._pictures = [scene.render(index)[0] for index in range(15)]
+
+    def open(self) -> None:
+        self._start, self._index = time.monotonic(), 0
+
+    def read(self, timeout: float) -> Shot:
+        self._index = max(self._index + 1, int((time.monotonic() - self._start) * self.fps))
+        time.sleep(max(0.0, self._start + self._index / self.fps - time.monotonic()))
+        pixels = self._pictures[self._index % len(self._pictures)].copy()
+        draw_clock(pixels, int(time.time() * 1000))
+        picture = Picture.of(pixels, Layout.RGB)
+        return Shot(picture, picture)
+
+    def close(self) -> None:
+        pass
+
+
+def draw_clock(pixels: np.ndarray, ms: int) -> None:
+    value = ms & 0xFFFF
+    bits = [value >> bit & 1 for bit in range(16)]
+    for place, bit in enumerate([*bits, sum(bits) & 1]):
+        pixels[TOP : TOP + BLOCK, LEFT + place * BLOCK : LEFT + (place + 1) * BLOCK] = 255 * bit
+
+
+def read_clock(pixels: np.ndarray) -> int | None:
+    row = pixels[TOP + BLOCK // 2, LEFT + BLOCK // 2 : LEFT + BITS * BLOCK : BLOCK].reshape(BITS, -1)[:, 0] > 127
+    value = sum(1 << bit for bit in range(16) if row[bit])
+    return value if sum(map(int, row[:16])) & 1 == int(row[16]) else None
+
+
+# A process of visitors, so that they cost the run no interpreter lock; the first one looks at its pictures.
+VISITORS = """
+import asyncio, sys, time, json
+import cv2, numpy as np
+sys.path.insert(0, ".")
+from tests.benchmarks.web_load import read_clock
+cv2.setNumThreads(1)
+port, count, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+async def visit(number, out):
+    begun = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+    writer.write(b"GET /stream.mjpg HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    pictures, first, ages, seqs, size = 0, 0.0, [], [], 0
+    while time.monotonic() - begun < seconds:
+        head = await reader.readuntil(b"X-Seq: ")
+        seq = int(await reader.readline())
+        length = int(head.rpartition(b"Content-Length: ")[2].split()[0])
+        await reader.readline()
+        # uvicorn sends a picture as one chunk, after whose head these lines stood: the rest is the picture.
+        jpeg = await reader.readexactly(length)
+        first = first or time.monotonic() - begun
+        pictures, size = pictures + 1, size + length
+        seqs.append(seq)
+        if number == 0:
+            value = read_clock(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+            if value is not None:
+                ages.append((int(time.time() * 1000) - value) & 0xFFFF)
+    span = time.monotonic() - begun
+    out.append({"fps": pictures / span, "first": first, "ages": ages, "bytes": size, "pictures": pictures})
+    writer.transport.abort()
+async def main():
+    out = []
+    await asyncio.gather(*(visit(number, out) for number in range(count)))
+    print(json.dumps(out))
+asyncio.run(main())
+"""
+
+
+class InThread:
+    """Stands for the serving process where the server is a thread of the run."""
+
+    pid = os.getpid()
+
+    def __init__(self, run, listener) -> None:
+        self._thread = threading.Thread(target=child.serve, args=(run.dup(), listener.dup()), daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._thread.join(timeout)
+        return 0
+
+    def kill(self) -> None:
+        pass
+
+
+def measure(clients: int, seconds: float, fps: float, web: bool = True, in_thread: bool = False) -> str:
+    """A row of the table."""
+    given = {"source": "pattern://digits", "workers": 1, "display": "none"}
+    settings = load_settings(given, environment={})
+    source = ClockSource(fps)
+    with mock.patch("camapp.pipeline.build_source", return_value=source):
+        pipeline = Pipeline(settings)
+    face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
+    with mock.patch("camapp.web.face._spawn", InThread) if in_thread else nullcontext():
+        if face is not None:
+            face.start()
+        run = threading.Thread(target=pipeline.run, daemon=True)
+        run.start()
+        time.sleep(5)
+        before, since = pipeline.stats.balance(), time.monotonic()
+        pids = [os.getpid(), *([face.pid] if face and face.pid and not in_thread else [])]
+        cpu = cpu_seconds(pids)
+        visitors = []
+        if clients and face is not None:
+            command = [sys.executable, "-c", VISITORS, str(face.address.port), str(clients), str(seconds)]
+            # In a session of their own, which the kernel's scheduler counts apart: they stand for other machines.
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, timeout=seconds + 60, check=True, start_new_session=True
+            )
+            visitors = json.loads(done.stdout)
+        else:
+            time.sleep(seconds)
+        after, span = pipeline.stats.balance(), time.monotonic() - since
+        used = {pid: cpu_seconds([pid]).get(pid, 0.0) - cpu.get(pid, 0.0) for pid in pids}
+        decoded = pipeline.stats.latency["total"].at(50, 95, last=int(seconds * fps))
+        pipeline.request_stop("measured")
+        run.join(10)
+        if face is not None:
+            face.stop()
+    captured, predicted = after.captured - before.captured, after.predicted - before.predicted
+    dropped = sum(after.dropped.values()) + sum(after.failed.values())
+    dropped -= sum(before.dropped.values()) + sum(before.failed.values())
+    row = f"{captured:8d} {predicted:9d} {dropped:5d} {used[pids[0]] / max(1, captured) * 1e3:8.1f}"
+    row += f" {100 * used[pids[1]] / span:8.0f}" if len(pids) > 1 else f" {'-':>8}"
+    row += f" {decoded[0]:7.1f} {decoded[1]:7.1f}"
+    if visitors:
+        rates = sorted(visitor["fps"] for visitor in visitors)
+        ages = sorted(age for visitor in visitors for age in visitor["ages"])
+        first = max(visitor["first"] for visitor in visitors)
+        size = sum(visitor["bytes"] for visitor in visitors) / sum(visitor["pictures"] for visitor in visitors)
+        row += f" {rates[0]:6.1f} {rates[len(rates) // 2]:6.1f} {1e3 * first:8.0f}"
+        row += f" {ages[len(ages) // 2]:6d} {ages[int(0.95 * len(ages))]:6d} {size / 1e3:6.0f}"
+    return row
+
+
+# Run in the page: reads the clock from what is shown, each time the browser paints.
+WATCH = """async (seconds) => {
+  const picture = document.getElementById("picture"), canvas = document.createElement("canvas"), ages = [];
+  [canvas.width, canvas.height] = [BITS, 1];
+  const c = canvas.getContext("2d", { willReadFrequently: true }), until = performance.now() + 1000 * seconds;
+  c.imageSmoothingEnabled = false;
+  let last = -1;
+  while (performance.now() < until) {
+    await new Promise(requestAnimationFrame);
+    if (!picture.naturalWidth) continue;
+    c.drawImage(picture, LEFT, TOP + BLOCK / 2, BITS * BLOCK, 1, 0, 0, BITS, 1);
+    const pixels = c.getImageData(0, 0, BITS, 1).data;
+    let value = 0, odd = 0;
+    for (let bit = 0; bit < 16; bit++) if (pixels[4 * bit] > 127) { value |= 1 << bit; odd ^= 1; }
+    if (odd !== +(pixels[64] > 127) || value === last) continue;
+    last = value;
+    ages.push((Date.now() - value) & 0xffff);
+  }
+  return ages;
+}"""
+
+
+def measure_browser(seconds: float, fps: float) -> None:
+    """Captured to painted in a browser, and how long the first picture takes from the page's start."""
+    from playwright.sync_api import sync_playwright
+
+    settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
+    with mock.patch("camapp.pipeline.build_source", return_value=ClockSource(fps)):
+        pipeline = Pipeline(settings)
+    face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
+    face.start()
+    run = threading.Thread(target=pipeline.run, daemon=True)
+    run.start()
+    script = WATCH
+    for name, value in {"BITS": BITS, "BLOCK": BLOCK, "LEFT": LEFT, "TOP": TOP}.items():
+        script = script.replace(name, str(value))
+    try:
+        time.sleep(5)
+        with sync_playwright() as driver:
+            flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+            page = browser.new_page()
+            weight: list[int] = []
+            page.on("response", lambda answer: weight.append(int(answer.headers.get("content-length", 0))))
+            page.goto(face.address.url)
+            shown = page.evaluate(
+                "async () => { while (!document.getElementById('picture').naturalWidth)"
+                " await new Promise(requestAnimationFrame); return performance.now(); }"
+            )
+            before = pipeline.stats.balance()
+            ages = sorted(page.evaluate(script, seconds))
+            after = pipeline.stats.balance()
+            browser.close()
+    finally:
+        pipeline.request_stop("measured")
+        run.join(10)
+        face.stop()
+    print(f"browser: page weight {sum(weight) / 1e3:.0f} kB, first picture {shown:.0f} ms after the page was asked for")
+    print(
+        f"browser: captured to painted p50 {ages[len(ages) // 2]} ms, p95 {ages[int(0.95 * len(ages))]} ms, "
+        f"{len(ages) / seconds:.1f} pictures/s; captured {after.captured - before.captured}, "
+        f"predicted {after.predicted - before.predicted}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--fps", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--browser", action="store_true")
+    options = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    print_conditions()
+    if options.browser:
+        measure_browser(options.seconds, options.fps)
+        return
+    print(
+        f"{'':<24} captured predicted  lost  run ms/f server % dec p50 dec p95 "
+        "fps min    med first ms age50  age95 kB/pic"
+    )
+    for _ in range(options.rounds):
+        rows = (
+            ("no page", {"clients": 0, "web": False}),
+            ("page, nobody watches", {"clients": 0}),
+            ("1 visitor", {"clients": 1}),
+            (f"{options.clients} visitors", {"clients": options.clients}),
+            (f"{options.clients}, server in a thread", {"clients": options.clients, "in_thread": True}),
+        )
+        for name, how in rows:
+            print(f"{name:<24} {measure(seconds=options.seconds, fps=options.fps, **how)}", flush=True)
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    main()
