@@ -87,7 +87,8 @@ class NativeSink(PredictionSink):
         while not self._stop_event.wait(_DRAW_EVERY):
             preview = self._preview()
             now = time.monotonic()
-            if now - looked_at >= self._retry_s:
+            opened = preview is not None or self._newest is not None
+            if opened and now - looked_at >= self._retry_s:
                 looked_at = now
                 self._look(preview)
             if preview is None or not preview.showing:
@@ -102,10 +103,7 @@ class NativeSink(PredictionSink):
     def _look(self, preview: NativePreview | None) -> None:
         """See whether there is a screen, and tell the camera."""
         if preview is None:
-            if self._newest is not None:
-                self._say(
-                    "this source shows no picture by itself (only a Pi camera does, unturned): use --display kiosk"
-                )
+            self._say("this source shows no picture by itself (only a Pi camera does, unturned): use --display kiosk")
             return
         if preview.wanted:
             # Ours now: whether it is free is no question any more, only whether it is still the same screen.

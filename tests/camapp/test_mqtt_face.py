@@ -16,7 +16,7 @@ from camapp.mqtt.face import MqttFace, encoded
 from camapp.mqtt.link import access
 from camapp.picture import Layout, Picture
 from camapp.records import Box, Frame, Prediction, Shot, Trace
-from camapp.settings import load_settings
+from camapp.settings import Settings, load_settings
 from camapp.stats import Balance
 from camapp.status import State, Status
 from engine.model import ModelError
@@ -328,7 +328,7 @@ def test_a_model_that_cannot_be_used_is_told_and_the_next_order_obeyed(camera, l
     order(listener, "model", "lenet")
     said = answer(listener)
     assert (said["ok"], said["message"]) == (False, "failed: lenet.npz: damaged")
-    assert camera.settings.model == "mnist"
+    assert camera.settings.model == Settings().model
     order(listener, "pause", "ON")
     assert answer(listener, 2)["ok"]
 

@@ -121,8 +121,11 @@ def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> No
 def test_full_screen_fills_the_screen(desktop: Desktop) -> None:
     if shutil.which("openbox") is None:
         pytest.skip("needs openbox: full screen takes a window manager")
-    manager = subprocess.Popen(["openbox"], env={**os.environ, "DISPLAY": desktop.name}, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "DISPLAY": desktop.name}
+    manager = subprocess.Popen(["openbox"], env=environment, stderr=subprocess.DEVNULL)
     try:
+        ready = ["xdotool", "get_desktop"]  # which only a window manager can tell
+        assert until(lambda: not subprocess.run(ready, env=environment, capture_output=True, timeout=10).returncode)
         with Show(striped()) as show:
             assert until(lambda: len(show.shown) > 3)
             assert area(desktop.picture(), (0, 0, 250)) < 100_000
