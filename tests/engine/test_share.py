@@ -42,10 +42,10 @@ def shared(net: str | Model) -> bytearray:
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_another_process_computes_the_same_from_a_memfd(name: str) -> None:
-    picture = net_cases.pictures(name, 1)
+    picture, net = net_cases.pictures(name, 1), model(name)
     fd = os.memfd_create("model")
     try:
-        size = write_shared(model(name), fd)
+        size = write_shared(net, fd)
         assert os.fstat(fd).st_size == size
         done = subprocess.run(
             [sys.executable, "-c", CHILD, str(fd)],
@@ -58,7 +58,8 @@ def test_another_process_computes_the_same_from_a_memfd(name: str) -> None:
         )
     finally:
         os.close(fd)
-    np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), np.asarray(model(name).run(picture))[0])
+    # The same model, for the same kernels: a second one's clock may choose others, which round otherwise.
+    np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), np.asarray(net.run(picture))[0])
 
 
 @pytest.mark.parametrize("name", net_cases.NETS)
