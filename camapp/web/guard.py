@@ -216,7 +216,10 @@ class Guard:
 def _is_foreign(scope: Scope, headers: Headers) -> bool:
     """Whether another site's page makes a browser ask this: nothing but following a link to us is let through."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers["host"]:
+    try:
+        if origin is not None and urlsplit(origin).netloc != headers["host"]:
+            return True
+    except ValueError:  # such as "http://["
         return True
     site = headers.get("sec-fetch-site", "none")
     if site in ("same-origin", "none"):

@@ -74,6 +74,7 @@ def test_a_page_of_another_name_that_was_pointed_at_us_gets_nothing(run, host):
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://localhost:9999"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
