@@ -207,6 +207,7 @@ def test_a_reader_that_leaves_is_no_error_of_ours(folder):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_as_if_never_interrupted(folder, tmp_path):
     whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
     lines = tmp_path / "parts.jsonl"

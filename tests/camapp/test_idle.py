@@ -63,6 +63,7 @@ def test_the_first_frame_that_differs_goes_through_and_all_after_it(level):
     assert day.watch(4, changed) == 120
 
 
+@pytest.mark.slow
 def test_a_label_that_changes_is_a_change_too():
     day = Day()
     day.watch(20)
@@ -108,6 +109,7 @@ class Keep(PredictionSink):
         self.seqs.append(prediction.seq)
 
 
+@pytest.mark.slow
 def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up(monkeypatch):
     def light_up():
         source.level = 220

@@ -311,6 +311,7 @@ def test_duration_ends_the_run(build):
     assert "--duration 0.3 s" in summary.reason
 
 
+@pytest.mark.slow
 def test_a_stalled_encoder_does_not_hang_the_stop(build):
     release = threading.Event()
 

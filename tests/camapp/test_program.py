@@ -94,7 +94,7 @@ def test_it_runs_from_another_directory(tmp_path):
         (("--source", "absent.mp4"), 69, "absent.mp4"),
         (("--source", "gopher://x"), 78, "unknown source scheme"),
         (("--source", "pattern://desk"), 78, "known are digits, objects, track"),
-        (("--source", "v4l2://97"), 69, "97"),
+        pytest.param(("--source", "v4l2://97"), 69, "97", marks=pytest.mark.slow),  # it waits for one to be plugged in
         (("--fps", "0"), 2, "--fps"),
         (("--config", "absent.toml"), 78, "absent.toml"),
         (("--source", "pattern://digits", "--log", "/dev/null/x"), 78, "cannot write the log"),

@@ -110,6 +110,7 @@ def test_another_model_takes_over_at_a_frame_boundary_and_no_frame_is_lost_by_it
         assert balance.captured - balance.predicted <= 4, "only what the stop cut off"
 
 
+@pytest.mark.slow
 def test_swapping_leaks_no_process_descriptor_or_thread(start):
     run = start()
     run.pipeline.change(settings(model="lenet"))

@@ -40,6 +40,7 @@ def played(monkeypatch, *script, **options):
     return source
 
 
+@pytest.mark.slow
 def test_all_of_it_is_tried_and_what_the_doctor_found_comes_first(one_model, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     findings = selftest.selftest(settings(), 1.0, look=lambda: [ok("machine", "a test")])

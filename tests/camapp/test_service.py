@@ -210,6 +210,7 @@ def test_the_program_reports_ready_is_fed_and_says_that_it_stops(manager):
     assert b"NOTIFY=@" not in errors
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
     manager = Manager(str(tmp_path / "notify"))
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}

@@ -202,6 +202,7 @@ def test_what_does_not_fit_is_refused_by_node(nodes: list[Node], constants: dict
         fold(graph(*nodes, **constants), [X.shape])
 
 
+@pytest.mark.slow
 def test_a_chain_of_doublings_is_stopped_before_it_fills_the_memory() -> None:
     nodes = [Node("Concat", (f"c{i}", f"c{i}"), (f"c{i + 1}",), {"axis": 0}) for i in range(60)]
     with pytest.raises(ModelError, match="is larger than the"):

@@ -583,6 +583,7 @@ def test_a_subgraph_is_refused_as_not_supported(tmp_path: Path) -> None:
         engine.load(tmp_path / "a.onnx")
 
 
+@pytest.mark.slow
 def test_a_small_file_of_many_fields_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(bytes_field(7, bytes_field(1, b"\x0a\x00" * 3_000_000)))
     tracemalloc.start()

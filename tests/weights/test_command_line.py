@@ -41,6 +41,7 @@ def without(module, folder):
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib (the extra 'train') is not installed")
@@ -85,6 +86,7 @@ def test_an_evaluation_is_reported_in_markdown(tmp_path):
     assert [path.name for path in report.parent.iterdir()] == ["report.md"]
 
 
+@pytest.mark.slow
 def test_a_colour_net_trains_too(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     write_cifar10(tmp_path, 20)

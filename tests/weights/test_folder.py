@@ -69,6 +69,7 @@ def test_no_folder_is_refused(tmp_path):
         load(tmp_path / "absent")
 
 
+@pytest.mark.slow
 def test_first_only_the_new_layer_learns(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     from dataclasses import replace
