@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from camapp.settings import Settings
 from tests.camapp.mosquitto import Listener, Mosquitto
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def test_a_run_bears_rubbish_floods_huge_messages_and_a_broker_that_dies(tmp_pat
         state = json.loads(late.messages[-1][1])
         late.close()
         assert state["state"] == "running"
-        assert state["model"] == "mnist"
+        assert state["model"] == Settings().model
         run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 0
     finally:

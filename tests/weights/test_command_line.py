@@ -133,6 +133,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-m", "weights", *map(str, arguments), "--out", str(parts)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs have it ignored
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 40
         while not parts.with_suffix(".checkpoint").exists():
