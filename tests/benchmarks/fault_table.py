@@ -38,6 +38,7 @@ from tests.benchmarks.common import ROOT, print_conditions
 from tests.camapp.desktop import Desktop
 
 PATTERN = "pattern://digits?size=640x480&fps=30"
+TITLE = "camapp: digits"
 MODELS = ROOT / "weights"
 # The program with a wall clock that is as wrong as a file says; Python's own waits are monotonic.
 WRONG_CLOCK = """
@@ -465,7 +466,7 @@ def fill_record(folder: Path) -> Measured:
 def lose_display(folder: Path) -> Measured:
     with screen() as desktop, Run("--source", PATTERN, environ={"DISPLAY": desktop.name}) as run:
         run.steady()
-        run.wait(lambda: desktop.run("xdotool", "search", "--name", "camapp: mnist"), 20)
+        run.wait(lambda: desktop.run("xdotool", "search", "--name", TITLE), 20)
         time.sleep(1)
         began = time.monotonic()
         desktop.kill()
@@ -639,9 +640,9 @@ def term_running(folder: Path) -> Measured:
 def term_paused(folder: Path) -> Measured:
     with screen() as desktop, Run("--source", PATTERN, environ={"DISPLAY": desktop.name}) as run:
         run.steady()
-        run.wait(lambda: desktop.run("xdotool", "search", "--name", "camapp: mnist"), 20)
+        run.wait(lambda: desktop.run("xdotool", "search", "--name", TITLE), 20)
         time.sleep(0.5)
-        desktop.press("camapp: mnist", "p")
+        desktop.press(TITLE, "p")
         time.sleep(1)
         quiet = checked(run.predictions[-1][1] < time.monotonic() - 0.5, "paused")
         measured = stopped(run)
