@@ -58,8 +58,8 @@ def test_another_process_computes_the_same_from_a_memfd(name: str) -> None:
         )
     finally:
         os.close(fd)
-    # The same model, for the same kernels: a second one's clock may choose others, which round otherwise.
-    np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), np.asarray(net.run(picture))[0])
+    # Not to the last bit: this process and that one may give BLAS another number of threads, which rounds otherwise.
+    np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32), np.asarray(net.run(picture))[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", net_cases.NETS)
