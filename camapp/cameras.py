@@ -43,7 +43,6 @@ class Cameras:
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self.pipelines = list(pipelines)
-        self.each_tick: list[Callable[[], None]] = []
         self._before_stop: Callable[[], None] = lambda: None
         self._running = 0
         self._told = False
@@ -79,8 +78,6 @@ class Cameras:
             run.start()
         while any(run.is_alive() for run in runs):
             time.sleep(_TICK)
-            for tick in self.each_tick:
-                tick()
             if any(run.raised for run in runs):
                 self.request_stop("another camera could not be started")
             self._tell_of_failed(runs)
