@@ -160,10 +160,9 @@ class Pipeline:
 
     def _maker(self, settings: Settings) -> MakePool:
         """What makes the workers of a model as the settings name it."""
-        # A file's frames, prepared ahead, wait for a new worker; a camera's would be lost meanwhile: one stands by.
         if self._shared is None:
             return lambda model, items, spare, on_outcome: WorkerPool(
-                model, items, self.workers, settings.threads, spare, on_outcome, standby=int(not spare)
+                model, items, self.workers, settings.threads, spare, on_outcome
             )
         return partial(self._shared.share, identity_of(settings))
 
