@@ -28,7 +28,7 @@ from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
 from camapp.idle import IdleGate
-from camapp.inference import Inference, Result
+from camapp.inference import Inference, Result, until_ready
 from camapp.models import identity_of, load_model
 from camapp.records import Frame, Prediction, Trace
 from camapp.renderer import Renderer
@@ -38,7 +38,7 @@ from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
 from camapp.status import State, Status
 from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import START_TIMEOUT, PoolError, WorkerPool
+from camapp.workers.pool import WorkerPool
 from camapp.workers.shared import MakePool, SharedWorkers
 from engine.model import Model, ModelError
 
@@ -204,7 +204,7 @@ class Pipeline:
                 started.append(sink)
             if self.picture_sinks:
                 self.renderer.start()
-            if self._workers_are_ready():
+            if until_ready(self.inference.pool, self._goes_on):
                 self.capture.start()
                 self._wait()
                 before_stop()
@@ -341,26 +341,16 @@ class Pipeline:
             log.error("%s failed: %s: %s (said once)", type(sink).__name__, type(error).__name__, error)
             log.debug("traceback", exc_info=error)
 
-    def _workers_are_ready(self) -> bool:
-        """Wait for the first worker, in steps: a stop may be asked for meanwhile."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._stop_reason:
-            if self.inference.pool.wait_ready(_TICK):
-                return True
-            self._tick()
-            if time.monotonic() > deadline:
-                raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
-        return False
-
-    def _tick(self) -> None:
+    def _goes_on(self) -> bool:
+        """Asked in every step of a wait: calls the ticks; False once a stop was asked for."""
         for tick in self.each_tick:
             tick()
+        return not self._stop_reason
 
     def _wait(self) -> None:
         deadline = None
-        while not self._stop_reason:
+        while self._goes_on():
             time.sleep(_TICK)
-            self._tick()
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
