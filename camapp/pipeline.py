@@ -72,6 +72,7 @@ class Pipeline:
         model: to run; None loads the one the settings name.
         workers: how many of its own; 0 leaves it to the settings.
         shared: workers that it shares with other cameras; None gives it its own.
+        health: of the machine, which it shares likewise.
 
     Raises:
         ModelError, SourceError: the model or the source cannot be used, known before anything was started.
@@ -83,6 +84,7 @@ class Pipeline:
         model: Model | None = None,
         workers: int = 0,
         shared: SharedWorkers | None = None,
+        health: HealthMonitor | None = None,
     ) -> None:
         # The stages already run side by side, and workers have the other cores: OpenCV's own threads would only
         # spin for them (measured: 11.1 ms of CPU a frame against 9.4, and a 95th percentile of prepare of 8 ms for 2).
@@ -116,7 +118,7 @@ class Pipeline:
         )
         self.renderer.show_hud = settings.hud
         self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
-        self.health = HealthMonitor()
+        self.health = health or HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
         self._changing = threading.Lock()
         self._newest: tuple[Prediction, Trace] | None = None
@@ -196,8 +198,8 @@ class Pipeline:
         """
         started: list[Sink] = []
         self._started = time.monotonic()
+        self.health.start()
         try:
-            self.health.start()
             self.inference.start()
             for sink in (*self.prediction_sinks, *self.picture_sinks):
                 sink.start()
