@@ -9,7 +9,7 @@ import pytest
 
 from camapp.health import Health, HealthMonitor, describe, flags_of, read_temperature, read_throttled
 from camapp.hud import Hud
-from camapp.overlay import Overlay
+from camapp.overlay.overlay import Overlay
 
 
 @pytest.fixture

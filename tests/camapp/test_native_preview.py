@@ -16,7 +16,8 @@ from camapp.capture.source import SourceLost, SourceOptions
 from camapp.capture.thread import CaptureThread
 from camapp.displays import Display, Kind
 from camapp.hud import Hud
-from camapp.overlay import Overlay, see_through
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.see_through import see_through
 from camapp.pipeline import Pipeline
 from camapp.records import Box, Polyline, Prediction
 from camapp.settings import load_settings
