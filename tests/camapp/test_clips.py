@@ -228,12 +228,12 @@ def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
 
 def test_a_slow_disk_costs_pictures_of_the_film_and_never_waits(start, monkeypatch):
     held, encode = threading.Event(), module.cv2.imencode
-    monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(5) and encode(*what))
+    monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(10) and encode(*what))
     sink = start("cat", patient=False)
     try:
         began = time.monotonic()
         Camera(sink).show(10, "cat")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "it waited for the encoder"
         assert sink.skipped >= 100 - module._QUEUED - 1
     finally:
         held.set()
