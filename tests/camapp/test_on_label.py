@@ -20,7 +20,7 @@ def see(sink: OnLabelSink, label: str, seq: int = 0) -> None:
     sink.accept(Prediction(seq, "digits", label, 0.875), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq))
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():

@@ -34,7 +34,7 @@ def played(path: Path) -> tuple[list[np.ndarray], float]:
 
 
 def settle(sink: VideoSink) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not sink._queue.empty() and time.monotonic() < deadline:
         time.sleep(0.002)
 
