@@ -22,8 +22,9 @@ NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo pyth
 run: $(VENV)/.run
 	@$(BIN)/python -m camapp run $(ARGS)
 
+# One thread of BLAS each: the other core is the other file's.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(ARGS)
