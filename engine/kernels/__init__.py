@@ -14,6 +14,7 @@ lie in memory, and the Step says what its `bind` can take:
 - `strided=True`, `strided_out=True`: inputs, and the output, may be views within a larger frame (rows follow one
   another with a gap). Usual together with ANY.
 - `border=Border(...)`: the first input comes with a frame of a number around it; nobody has to pad.
+- `input_layout=...`: that of the first input, where it is another one.
 - `packs={index: Pack(...)}`: a parameter comes rearranged, once for all plans and worker processes.
 - `bind=None`: the output is the first input's memory under another shape; planar.
 
