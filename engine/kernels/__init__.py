@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from engine.kernels import (
     activations,
     binary,
+    block,
     conv,
     conv_last,
     conv_pool,
@@ -38,7 +39,6 @@ from engine.kernels import (
     linear,
     matmul,
     movement,
-    pair,
     pool,
     reductions,
     resize,
@@ -87,5 +87,9 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Unsqueeze": movement.RESHAPE,
 }
 
-FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS, conv_pool.CONV_POOL: conv_pool.KERNELS}
+FUSED: Mapping[str, tuple[Kernel, ...]] = {
+    block.PAIR: block.KERNELS,
+    block.BLOCK: block.KERNELS,
+    conv_pool.CONV_POOL: conv_pool.KERNELS,
+}
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""
