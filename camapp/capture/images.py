@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import logging
 import os
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ log = logging.getLogger(__name__)
 _DEFAULT_FPS = 30.0
 _NO_ALPHA = (b"\xff\xd8", b"BM")  # JPEG has none, and what BMP files hold there is seldom meant
 _EXIF = (b"eXIf", b"EXIF")
+_SMALL = 64 << 10  # bytes
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -42,22 +42,34 @@ def read_image(path: Path | str) -> Picture:
         ValueError: it is no image, or one of a kind that cannot be read; the message says which.
         OSError: the file cannot be read.
     """
-    # A third of the time that Path.read_bytes takes, which counts where pictures are small.
-    with io.FileIO(path) as file:
-        data = file.readall()
+    data = _content(path)
     if not data:
         raise ValueError("the file is empty")
     encoded = np.frombuffer(data, np.uint8)
     try:
         # UNCHANGED keeps alpha but ignores the EXIF orientation; ANYCOLOR does the reverse.
         image = cv2.imdecode(encoded, _ORIENTED if data.startswith(_NO_ALPHA) else cv2.IMREAD_UNCHANGED)
-        if image is not None and (image.ndim == 2 or image.shape[2] == 3) and any(mark in data for mark in _EXIF):
+        if image is not None and (image.ndim == 2 or image.shape[2] == 3) and (_EXIF[0] in data or _EXIF[1] in data):
             image = cv2.imdecode(encoded, _ORIENTED)
     except cv2.error as error:
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
         raise ValueError("it is damaged, or no image")
     return as_picture(image)
+
+
+def _content(path: Path | str) -> bytes:
+    """What a file holds. A file object takes as long as all of this, which counts where pictures are small."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(descriptor, _SMALL)
+        more = os.read(descriptor, _SMALL)
+        if not more:
+            return data
+        with open(descriptor, "rb", closefd=False) as file:
+            return data + more + file.read()
+    finally:
+        os.close(descriptor)
 
 
 def find_images(uri: str) -> list[Path]:

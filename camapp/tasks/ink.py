@@ -25,6 +25,7 @@ PAPER_CELLS = 64  # columns of the paper's brightness map
 STROKE_CELLS = 9  # dark things narrower than this many cells are on the paper, wider ones are not paper
 LEAST_CONTRAST, MOST_CONTRAST = 0.2, 0.45  # of ink against paper, to count as ink
 DIGIT, FIELD = 20, 28  # MNIST: a digit fits a 20 pixel box, centred by mass in 28
+RIM = np.flatnonzero(np.pad(np.zeros((FIELD - 2, FIELD - 2)), 1, constant_values=1))  # places in a flat field
 MOST_PIECES = 40  # looked at more closely; bounds the time that a cluttered picture takes
 LEAST_HEIGHT = 10  # pixels of the working copy; lower marks cannot be read
 STROKE = 0.115  # of the digit's size: about MNIST's; thinner pens are made broader
@@ -61,7 +62,7 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
         return _tiny(gray, aspect)
     small, noise = _smoothed(_working_copy(gray))
     rim = _rim(small)
-    ground = int(np.median(rim))
+    ground = _middle(rim)
     # No camera sees so flat a ground: this is drawn, and its light needs no evening.
     drawn = float(rim.std()) < 3 and not 64 <= ground < 192
     if drawn and ground < 64:
@@ -85,6 +86,18 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
         ink = _mnist(_ink(even, dark, group), aspect)
         marks.append(Mark((x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y), ink))
     return marks
+
+
+def are_whole(fields: Pixels) -> NDArray[np.bool_]:
+    """Which of the pictures (n, 28, 28) are as MNIST's own, to be taken as they are: black rim, something within."""
+    flat = fields.reshape(-1, FIELD * FIELD)
+    whole: NDArray[np.bool_] = (flat[:, RIM].max(axis=1) == 0) & (flat.max(axis=1) >= 255 * LEAST_CONTRAST)
+    return whole
+
+
+def as_ink(fields: Pixels) -> Floats:
+    """White on black as ink, 0 to 1."""
+    return fields * np.float32(1 / 255)
 
 
 def _working_copy(gray: Pixels) -> Pixels:
@@ -118,12 +131,17 @@ def _rim(gray: Pixels) -> Pixels:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
+def _middle(values: Pixels) -> int:
+    """The median, in a tenth of the time that NumPy's takes."""
+    ordered = np.sort(values)
+    return (int(ordered[len(values) // 2]) + int(ordered[(len(values) - 1) // 2])) // 2
+
+
 def _tiny(gray: Pixels, aspect: float) -> list[Mark]:
-    """All that differs from the rim of a tiny picture, as one mark; one of MNIST's own is taken as it is."""
-    if gray.shape == (FIELD, FIELD) and cv2.countNonZero(gray) == cv2.countNonZero(gray[1:-1, 1:-1]):
-        seen = cv2.minMaxLoc(gray)[1] >= 255 * LEAST_CONTRAST
-        return [Mark((0, 0, FIELD, FIELD), gray * np.float32(1 / 255))] if seen else []
-    ground = int(np.median(_rim(gray)))
+    """All that differs from the rim of a tiny picture, as one mark."""
+    if gray.shape == (FIELD, FIELD) and are_whole(gray[None]).all():
+        return [Mark((0, 0, FIELD, FIELD), as_ink(gray))]
+    ground = _middle(_rim(gray))
     difference = np.maximum(gray, ground) - ground if ground < 128 else ground - np.minimum(gray, ground)
     peak = int(difference.max())
     if peak < 255 * LEAST_CONTRAST:

@@ -46,9 +46,10 @@ class OwnJob:
     """What workers do with messages, in place of running the net from slot to slot.
 
     Attributes:
-        make: 'module:function', called in each worker with the model and `options`; gives `message -> reply`, in bytes.
+        make: 'module:function', called in each worker with the model and `options`; gives `message -> pieces of the
+            reply`, in bytes.
         options: plain values.
-        stuck_after: seconds after which a worker that has not replied is taken for hung.
+        stuck_after: seconds without a piece, be it an empty one, after which a worker is taken for hung.
     """
 
     make: str
@@ -275,6 +276,7 @@ class WorkerPool:
         if status == STATUS_PART:
             if worker.job is not None:
                 worker.job.parts.append(packet[REPLY.size :])
+                worker.busy_since = time.monotonic()
             return
         error = "" if status == STATUS_DONE else packet[REPLY.size :].decode(errors="replace") or "unknown error"
         with self._lock:

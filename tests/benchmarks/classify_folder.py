@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.batch import classify_files, grouped
+from camapp.batch import classify_files
 from camapp.capture.images import walk_images
 from camapp.models import load_model
 from camapp.processes import cpu_seconds
@@ -63,10 +63,19 @@ def write_folder(folder: Path, count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Pace:
-    """Pictures a second by the clock, and microseconds of CPU a picture, which other programs disturb less."""
+    """Pictures a second by the clock, and microseconds of CPU a picture, which other programs disturb less.
+
+    Attributes:
+        rate: once all processes run.
+        cpu_us: of all processes together.
+        parent_us: of this one alone.
+        rate_with_start: from the start of the processes to their end.
+        right: share of right labels.
+    """
 
     rate: float
     cpu_us: float
+    parent_us: float = 0.0
     rate_with_start: float = 0.0
     right: float = 0.0
 
@@ -90,24 +99,22 @@ def all_cpu() -> float:
 
 
 def ours(model: Model, files: list[str], workers: int) -> Pace:
-    """Of the whole job once all workers run; its rate with their start too."""
+    """Of the whole job, and of its part from when all workers run to the last line."""
     options = FilesOptions(TaskOptions(smoothing=0), BATCH, "auto", ("csv",), "mnist")
     began = time.perf_counter()
     done = right = labelled = steady_from = 0
-    first = cpu_first = cpu_last = 0.0
-    for read in classify_files(model, options, grouped(files, BATCH), workers):
+    marks = []  # by the clock, of all processes, of this one
+    for read in classify_files(model, options, files, workers):
         done += read.files
         right += sum(count for (truth, label), count in read.said.items() if truth == label)
         labelled += sum(read.said.values())
-        if not steady_from and done >= len(files) // 5:  # by then every worker has started
-            steady_from, first, cpu_first = done, time.perf_counter(), all_cpu()
-        if done < len(files):
-            cpu_last = all_cpu() if done > len(files) - 2 * BATCH else cpu_last  # before the workers are gone
-    ended = time.perf_counter()
+        if (not marks and done >= len(files) // 5) or done == len(files):  # by a fifth every worker has started
+            marks.append((time.perf_counter(), all_cpu(), time.process_time()))
+            steady_from = steady_from or done
+    seconds, cpu, own = (last - first for first, last in zip(*marks, strict=True))
     steady = done - steady_from
-    return Pace(
-        steady / (ended - first), (cpu_last - cpu_first) / steady * 1e6, done / (ended - began), right / labelled
-    )
+    whole = done / (time.perf_counter() - began)
+    return Pace(steady / seconds, cpu / steady * 1e6, own / steady * 1e6, whole, right / labelled)
 
 
 def loops(path: str) -> int:
@@ -165,7 +172,8 @@ def main() -> None:
             print(
                 f"bare loop {alone.rate:.0f}/s, {alone.cpu_us:.0f} us of CPU a picture; "
                 f"classify with {options.workers} workers {done.rate:.0f}/s ({done.rate_with_start:.0f}/s with its "
-                f"start), {done.cpu_us:.0f} us, {done.right:.2%} right; S0's loops {slow:.1f}/s"
+                f"start), {done.cpu_us:.0f} us, {done.parent_us:.0f} of them in this process, {done.right:.2%} right; "
+                f"S0's loops {slow:.1f}/s"
             )
     print(
         f"median: {statistics.median(shares):.2f} of workers x bare loop by the clock, "
