@@ -230,7 +230,7 @@ def _count(paths: Iterable[Path]) -> int:
     """How many pictures there are; names are not kept."""
     total = 0
     for path in paths:
-        found = sum(1 for _ in walk_images(path))
+        found = sum(1 for _ in walk_images(path, in_order=False))
         if not found:
             raise PermanentSourceError(f"no images at {path}; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
         total += found

@@ -87,11 +87,11 @@ def find_images(uri: str) -> list[Path]:
     return images
 
 
-def walk_images(path: Path) -> Iterator[str]:
+def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
     """Names of the image files that a path, folder or glob names, one folder of them in memory at a time.
 
     Within a folder in order, 'img2' before 'img10', its folders among its files; hidden ones are left out, as are
-    folders that may not be read, with a warning.
+    folders that may not be read, with a warning. To put them in order takes longer than to find them.
 
     Raises:
         SourceDenied: the file or topmost folder may not be read.
@@ -99,7 +99,7 @@ def walk_images(path: Path) -> Iterator[str]:
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise SourceDenied(f"folder {path} may not be read by this user: chmod u+rx it, or change the user")
-        yield from _walk_folder(str(path))
+        yield from _walk_folder(str(path), in_order)
     elif path.exists():
         if not os.access(path, os.R_OK):
             raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
@@ -109,7 +109,7 @@ def walk_images(path: Path) -> Iterator[str]:
         yield from sorted(found, key=natural_key)
 
 
-def _walk_folder(folder: str) -> Iterator[str]:
+def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # A folder's name ends in '/' here, so that nothing more need be kept of it.
@@ -122,11 +122,12 @@ def _walk_folder(folder: str) -> Iterator[str]:
     except OSError as error:
         log.warning("left out folder %s: %s", folder, error.strerror)
         return
-    names.sort(key=natural_key)
+    if in_order:
+        names.sort(key=natural_key)
     for name in names:
         path = os.path.join(folder, name)
         if name.endswith("/"):
-            yield from _walk_folder(path)
+            yield from _walk_folder(path, in_order)
         else:
             yield path
 

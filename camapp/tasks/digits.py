@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
+from operator import attrgetter
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class _Geometry:
     region: Box
 
 
+_LABEL, _SCORE = attrgetter("label"), attrgetter("score")
 _FIELD = (0.0, 0.0, float(FIELD), float(FIELD))
 _WHOLE = Prepared(1, _Geometry((_FIELD,), Box(*_FIELD)))  # a picture that is a digit
 
@@ -118,6 +120,7 @@ class DigitsTask(Task):
         """Logits (digits of all pictures, 10) into the number on each."""
         best, scores = _best(outputs[0])
         found, at = [], 0
+        # The inner loop of a folder of small pictures: half of what is not reading and the net.
         for mine in prepared:
             geometry: _Geometry = mine.geometry
             end = at + mine.count
@@ -168,4 +171,4 @@ def _best(logits: Floats) -> tuple[list[int], list[float]]:
 
 def _number(boxes: tuple[Box, ...]) -> tuple[str, float]:
     """What the digits spell, and the score of the least sure one; 1 where there is none."""
-    return "".join([box.label for box in boxes]), min([box.score for box in boxes], default=1.0)
+    return "".join(map(_LABEL, boxes)), min(map(_SCORE, boxes), default=1.0)

@@ -147,6 +147,8 @@ class WorkerPool:
         self._lost_in_row = 0
         self._infer_s = Quantiles(256)
         self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0)
+        self._selector.register(self._wake, selectors.EVENT_READ)
         self._busy_ns = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
@@ -218,6 +220,7 @@ class WorkerPool:
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
+        os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
             self._thread.join(timeout + 1)
         for worker in self._live:
@@ -232,6 +235,7 @@ class WorkerPool:
         self._abandon(STOPPED)
         self._live = []
         self._selector.close()
+        os.close(self._wake)
         self._slots.close()
         os.close(self._model_fd)
 
@@ -244,7 +248,8 @@ class WorkerPool:
                 self._spawn()
             while not self._stopping and self.error is None:
                 for key, _ in self._selector.select(_POLL):
-                    self._receive(key.data)
+                    if key.data is not None:  # else it is `stop` that wakes us
+                        self._receive(key.data)
                 self._check_stuck()
         except Exception as error:
             log.debug("pool failed", exc_info=True)
