@@ -177,7 +177,7 @@ class MemoryPlan:
             return _Reading(parameter=self._parameter(graph, node, name, pack, packed))
         shape = self._places[name][0].shape
         border = step.border if at == 0 else None
-        wanted = form(shape, step.layout, border)
+        wanted = form(shape, step.layout_of(at), border)
         found = next((place for place in self._places[name] if place.fits(wanted, step.strided)), None)
         if found is None:
             found = self._new_place(shape, wanted)
@@ -268,7 +268,7 @@ def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
         if operand.constant is not None:
             arrays.append(step.packs[at].make(operand.constant) if at in step.packs else operand.constant)
         else:
-            arrays.append(array(operand.shape, step.layout, step.border if at == 0 else None))
+            arrays.append(array(operand.shape, step.layout_of(at), step.border if at == 0 else None))
     scratch = [array(s.shape, step.layout if s.follows else Layout.PLANAR) for s in step.scratch]
     return step.bind(arrays, array(step.shape, step.layout), scratch) if step.bind else []
 
@@ -281,7 +281,7 @@ def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tupl
         for at, name in enumerate(node.inputs):
             if name in shapes:
                 border = step.border if at == 0 else None
-                wanted.setdefault(name, []).append((form(shapes[name], step.layout, border), step.strided))
+                wanted.setdefault(name, []).append((form(shapes[name], step.layout_of(at), border), step.strided))
     return wanted
 
 

@@ -95,18 +95,18 @@ class WorkerPool:
     A slot has one owner at a time: whoever acquired it, then (from `submit` on) the pool, then `on_outcome`, which
     must `release` it. A slot held by a dead worker is handed out again only after that process was reaped.
 
-    Standby processes make the loss of a worker cheap. They are workers like the others, of which no more than `workers`
-    work at a time: starting another takes half a second and more, going on with one that is ready nothing.
+    Frames that are prepared ahead wait for a new worker; without spare slots they would be lost meanwhile, so one more
+    process stands by, started when the others are ready. It is a worker like them, of which no more than `workers` work
+    at a time, having as many slots: starting another takes half a second and more, going on with a ready one nothing.
 
     Args:
         model: optimised once here; every worker maps the same packed weights.
         max_items: items a slot holds.
-        workers: processes.
+        workers: processes that work at a time.
         threads: BLAS threads of each.
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
         own_job: what workers do with messages; None has them run the net on what slots hold.
-        standby: processes beyond `workers`, started when those are ready.
     """
 
     def __init__(
@@ -118,10 +118,9 @@ class WorkerPool:
         spare_slots: int,
         on_outcome: Callable[[Outcome], None],
         own_job: OwnJob | None = None,
-        standby: int = 0,
     ) -> None:
         self.workers = workers
-        self._processes = workers + standby
+        self._processes = workers + int(not spare_slots)
         self.restarts = 0
         self.error: PoolError | None = None
         self._threads = threads
@@ -363,22 +362,15 @@ class WorkerPool:
             return True
         if not self._free or self._stopping:
             return False
-        return self._ahead or (
-            self._busy() < self.workers and any(worker.ready and worker.job is None for worker in self._live)
-        )
-
-    def _busy(self) -> int:
-        return sum(worker.job is not None for worker in self._live)
+        return self._ahead or any(worker.ready and worker.job is None for worker in self._live)
 
     def _dispatch(self) -> None:
-        room = self.workers - self._busy()
         for worker in self._live:
-            if not self._pending or room <= 0:
+            if not self._pending:
                 return
             if worker.ready and worker.job is None:
                 job = self._pending.popleft()
                 worker.job, worker.busy_since = job, time.monotonic()
-                room -= 1
                 try:
                     worker.sock.send(TASK.pack(job.token, job.slot.index, job.items) + job.message)
                 except OSError:

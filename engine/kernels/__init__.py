@@ -14,6 +14,7 @@ lie in memory, and the Step says what its `bind` can take:
 - `strided=True`, `strided_out=True`: inputs, and the output, may be views within a larger frame (rows follow one
   another with a gap). Usual together with ANY.
 - `border=Border(...)`: the first input comes with a frame of a number around it; nobody has to pad.
+- `input_layout=...`: that of the first input, where it is another one.
 - `packs={index: Pack(...)}`: a parameter comes rearranged, once for all plans and worker processes.
 - `bind=None`: the output is the first input's memory under another shape; planar.
 
@@ -28,6 +29,7 @@ from collections.abc import Mapping
 from engine.kernels import (
     activations,
     binary,
+    block,
     conv,
     conv_last,
     conv_pool,
@@ -37,7 +39,6 @@ from engine.kernels import (
     linear,
     matmul,
     movement,
-    pair,
     pool,
     reductions,
     resize,
@@ -86,5 +87,9 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Unsqueeze": movement.RESHAPE,
 }
 
-FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS, conv_pool.CONV_POOL: conv_pool.KERNELS}
+FUSED: Mapping[str, tuple[Kernel, ...]] = {
+    block.PAIR: block.KERNELS,
+    block.BLOCK: block.KERNELS,
+    conv_pool.CONV_POOL: conv_pool.KERNELS,
+}
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

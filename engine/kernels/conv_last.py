@@ -13,6 +13,7 @@ from engine.graph import Array, Node, Shape
 from engine.kernels.conv import read
 from engine.kernels.products import inner_parts, panel_width, panels, product
 from engine.kernels.step import (
+    FEW_CHANNELS,
     SWISH,
     Call,
     Kernel,
@@ -32,9 +33,10 @@ SLAB_BYTES = 256 << 10  # of columns and output together: half of a small core's
 Block = tuple[slice, slice]  # items, rows
 
 
-def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step | None:
+def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_planes: bool = False) -> Step | None:
     """Windows copied into rows (N * pixels, taps * channels), but for pointwise kernels; then rows @ weight.
 
+    With `from_planes` they are copied tap by tap out of a planar input, and BLAS reads the rows as columns.
     The last pass over a slab (bias, residual or activation) writes into the output, which may lie in a frame.
     """
     conv = read(node, inputs)
@@ -55,8 +57,9 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
-        outs, windows = last(out), np.moveaxis(conv.windows.view(arrays[0]), 1, -1)
-        windows = np.moveaxis(windows, range(1, out.ndim - 1), range(out.ndim - 1, 2 * out.ndim - 3))
+        rank = out.ndim - 2
+        outs, windows = last(out), np.moveaxis(conv.windows.view(arrays[0]), 1, rank + 1)  # (N, *taps, C, *pixels)
+        windows = np.moveaxis(windows, range(1, rank + 2), range(rank + 1, 2 * rank + 2))
         bias, residual = conv.added(arrays)
         for block in blocks(conv.shape, slab):
             target = outs[block]
@@ -64,8 +67,12 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
             if conv.is_pointwise:
                 rows = last(arrays[0])[block].reshape(size, inner)
             else:
-                rows = scratch[1][: size * inner].reshape(size, inner)
-                calls.append(copy(rows.reshape(windows[block].shape), windows[block]))
+                taken, ahead = windows[block], range(rank + 1, 2 * rank + 2)
+                if from_planes:
+                    taken = np.moveaxis(taken, ahead, range(rank + 1))
+                columns = scratch[1][: size * inner]
+                calls.append(copy(columns.reshape(taken.shape), taken))
+                rows = columns.reshape(inner, size).T if from_planes else columns.reshape(size, inner)
             direct = target.flags.c_contiguous and conv.activation != SWISH
             result = target.reshape(size, channels) if direct else scratch[0][: size * channels].reshape(size, channels)
             if parts == 1:
@@ -85,6 +92,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool) -> Step
         scratch,
         conv.macs,
         layout=Layout.LAST,
+        input_layout=Layout.PLANAR if from_planes else None,
         border=conv.windows.border(conv.padding),
         strided=not conv.is_pointwise,
         strided_out=True,
@@ -130,4 +138,12 @@ def rows_whole(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return rows_last(node, inputs, in_panels=False)
 
 
-KERNELS: tuple[Kernel, ...] = (rows_in_panels, rows_whole)
+def rows_from_planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """`rows_last` for a picture: with few channels a tap along a row is a longer run than a window's numbers are."""
+    if inputs[0].shape[1] > FEW_CHANNELS or prod(inputs[1].shape[2:]) == 1:
+        return None
+    ways = (rows_last(node, inputs, in_panels=panels, from_planes=True) for panels in (True, False))
+    return next((way for way in ways if way is not None), None)
+
+
+KERNELS: tuple[Kernel, ...] = (rows_from_planes, rows_in_panels, rows_whole)

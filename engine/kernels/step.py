@@ -117,6 +117,7 @@ class Step:
         scratch: buffers that `bind` gets, in this order.
         macs: multiply-adds.
         layout: of the output and of all inputs with spatial axes that are no parameters.
+        input_layout: of the first input, where it is another; None: `layout`.
         border: a frame that the first input should have; `bind` then gets it with its frame.
         strided: `bind` takes inputs (but a first one with `border`) that are views within a frame.
         strided_out: `bind` takes an output that is a view within a frame.
@@ -128,10 +129,15 @@ class Step:
     scratch: tuple[Scratch, ...] = ()
     macs: int = 0
     layout: Layout = Layout.PLANAR
+    input_layout: Layout | None = None
     border: Border | None = None
     strided: bool = False
     strided_out: bool = False
     packs: Mapping[int, Pack] = field(default_factory=dict)
+
+    def layout_of(self, at: int) -> Layout:
+        """Of the input with that index."""
+        return self.input_layout or self.layout if at == 0 else self.layout
 
 
 Kernel = Callable[[Node, Sequence[Operand]], Step | None]

@@ -4,12 +4,15 @@ Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer
 tiles d, weights g and output tiles y are transformed on both sides, y = A' [(G g G') * (B' d B)] A, with the matrices
 of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308). The sums of m = 4 cancel:
 its largest error is about 1e-5 of the output's largest number, against 5e-7 for m = 2 and for plain products.
+
+With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -82,19 +85,23 @@ def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
 def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     conv = read(node, inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
-    plain = windows.kernel == (3, 3) and windows.strides == windows.dilations == (1, 1) and conv.group == 1
+    plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
     if not plain or not conv.fixed or min(outputs, channels) < LEAST_CHANNELS:
         return None
     n, (batch, _, height, width) = m + 2, conv.shape
-    down, across = -(-height // m), -(-width // m)
-    framed = (down * m + 2, across * m + 2)
+    (apart_y, apart_x) = apart = windows.dilations
+    down, across = (-(-size // (m * step)) for size, step in zip((height, width), apart, strict=True))
+    row_tiles, line = apart_y * across * apart_x, m * apart_y  # tiles, and lines of pixels, of a row of tiles
+    if n * n * down * row_tiles > 9 * height * width:
+        return None
+    framed = (apart_y * (down * m + 2), apart_x * (across * m + 2))
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
     border = Border(windows.begin, end, conv.padding)
     panel = panel_width(channels, outputs) if blas.has_small_products() else None
-    slab = min(down, max(1, SLAB_BYTES // (4 * n * n * across * (channels + outputs))))
-    tiles = slab * across
+    slab = min(down, max(1, SLAB_BYTES // (4 * n * n * row_tiles * (channels + outputs))))
+    tiles = slab * row_tiles
     scratch = (
-        Scratch((slab, n, framed[1] * channels)),  # rows transformed
+        Scratch((slab * apart_y, n, framed[1] * channels)),  # rows transformed
         Scratch((n, n, tiles * channels)),  # and gathered: column of the tile, row of the tile
         Scratch((n, n, tiles * channels)),  # columns transformed
         Scratch((n, n, tiles * outputs)),  # products
@@ -109,9 +116,9 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         for item in range(batch):
             for top in range(0, down, slab):
                 rows = min(slab, down - top)
-                tiles = _tiles(data[item, top * m :], rows, arrays[1], scratch)
+                tiles = _tiles(data[item, top * line :], rows, arrays[1], scratch)
                 calls += tiles[0]
-                here = (slice(item, item + 1), slice(None), slice(top * m, min((top + rows) * m, height)))
+                here = (slice(item, item + 1), slice(None), slice(top * line, min((top + rows) * line, height)))
                 bias, residual = conv.added(arrays)
                 calls += _finish(tiles[1], out[here], bias, None if residual is None else residual[here], scratch)
         return calls
@@ -119,37 +126,43 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     def _finish(
         tiles: Array, out: Array, bias: Array | None, residual: Array | None, scratch: Sequence[Array]
     ) -> list[Call]:
-        """From tiles (rows, m, columns, m, channels): what is added and the activation, in one pass if it can be."""
-        rows = tiles.shape[0]
+        """From tiles in a picture's order: what is added and the activation, in one pass if it can be."""
+        size = (prod(tiles.shape[:3]), prod(tiles.shape[3:6]))
         passes = (bias is not None and conv.activation != FLOOR) + (residual is not None) + bool(conv.activation)
         added = [] if bias is None else [bias]
-        if passes < 2 and residual is None and out.shape[2:] == (rows * m, across * m):
+        if passes < 2 and residual is None and out.shape[2:] == size:
             return finish(tiles, last(out)[0].reshape(tiles.shape), added, conv.activation)
         # Once summed up, products are not read again: the picture takes their place.
         picture = flat(scratch[3])[: tiles.size].reshape(tiles.shape)
         floor = bias if conv.activation == FLOOR else None
         calls = finish(tiles, picture, [] if floor is not None else added, "")
-        picture = picture.reshape(1, rows * m, across * m, outputs)[:, : out.shape[2], :width]
+        picture = picture.reshape(1, *size, outputs)[:, : out.shape[2], :width]
         return calls + finish_channels(first(picture), out, floor, residual, conv.activation)
 
     def _tiles(data: Array, rows: int, weight: Array, scratch: Sequence[Array]) -> tuple[list[Call], Array]:
         """Calls that make some tile rows of the output from (rows, framed width, channels); and these tiles."""
-        count = rows * across
-        flat = data.reshape(data.shape[0], -1)
-        lines = as_strided(flat, (rows, n, flat.shape[1]), (m * flat.strides[0], *flat.strides), writeable=False)
-        one = scratch[0][:rows]
-        columns = one.reshape(rows, n, framed[1], channels)
-        item = columns.strides
+        count = rows * row_tiles
+        pixels = data.reshape(data.shape[0], -1)
+        row, number = pixels.strides
+        lines = as_strided(
+            pixels,
+            (rows, apart_y, n, pixels.shape[1]),
+            (line * row, row, apart_y * row, number),
+            writeable=False,
+        )
+        one = flat(scratch[0])[: lines.size].reshape(lines.shape)
+        columns = one.reshape(rows * apart_y, n, framed[1], channels)
+        tile, row, pixel, number = columns.strides
         view = as_strided(
             columns,
-            (n, n, rows, across, channels),
-            (item[2], item[1], item[0], m * item[2], item[3]),
+            (n, n, rows * apart_y, across, apart_x, channels),
+            (apart_x * pixel, row, tile, m * apart_x * pixel, pixel, number),
             writeable=False,
         )
         gathered, turned = (_stack(buffer, n, n, count * channels) for buffer in scratch[1:3])
         products = _stack(scratch[3], n, n, count * outputs)
         half, done = _stack(scratch[4], m, n, count * outputs), _stack(scratch[5], m, m, count * outputs)
-        ordered = done.reshape(m, m, rows, across, outputs).transpose(2, 1, 3, 0, 4)
+        ordered = done.reshape(m, m, rows, apart_y, across, apart_x, outputs).transpose(2, 1, 3, 4, 0, 5, 6)
         calls = [
             gemm(there, lines, one),
             copy(gathered.reshape(view.shape), view),

@@ -33,6 +33,8 @@ SHAPES: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int]] = [
     ((1, 16, 7, 7), (32, 16, 1, 1), (2, 2), (0, 0, 0, 0), 1),
     ((1, 8, 9, 9), (16, 8, 3, 3), (2, 2), (1, 1, 1, 1), 1),
     ((1, 3, 20, 20), (16, 3, 7, 7), (2, 2), (3, 3, 3, 3), 1),
+    ((2, 1, 11, 12), (8, 1, 5, 5), (1, 1), (0, 2, 2, 0), 1),
+    ((1, 4, 9, 13), (20, 4, 3, 2), (3, 4), (1, 0, 4, 0), 1),
     ((1, 12, 6, 7), (12, 1, 3, 3), (1, 1), (1, 1, 1, 1), 12),
     ((2, 12, 7, 6), (12, 1, 5, 5), (2, 2), (2, 2, 2, 2), 12),
     ((1, 8, 6, 6), (16, 4, 3, 3), (1, 1), (1, 1, 1, 1), 2),
@@ -42,12 +44,33 @@ SHAPES: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int]] = [
 ]
 
 
-def net(x: Shape, weight: Shape, strides: Shape, pads: Shape, group: int, *, residual: bool, wraps: bool) -> Graph:
+# input, weight, strides, pads, group, dilations
+DILATED: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]] = [
+    ((1, 16, 15, 20), (16, 16, 3, 3), (1, 1), (2, 2, 2, 2), 1, (2, 2)),
+    ((2, 17, 15, 20), (19, 17, 3, 3), (1, 1), (4, 4, 4, 4), 1, (4, 4)),
+    ((1, 16, 24, 17), (32, 16, 3, 3), (1, 1), (3, 0, 1, 2), 1, (3, 1)),
+    ((1, 16, 13, 30), (16, 16, 3, 3), (1, 1), (1, 5, 1, 0), 1, (1, 5)),
+]
+
+
+def net(
+    x: Shape,
+    weight: Shape,
+    strides: Shape,
+    pads: Shape,
+    group: int,
+    dilations: Shape | None = None,
+    *,
+    residual: bool,
+    wraps: bool,
+) -> Graph:
     """One Conv; with `wraps` between two Relus, so that it reads from and writes into the plan's own memory."""
     state = np.random.RandomState(sum(x) + sum(weight))
-    attributes = {"strides": strides, "pads": pads, "group": group, "activation": "Relu"}
+    dilations = dilations or (1,) * len(strides)
+    attributes = {"strides": strides, "pads": pads, "group": group, "dilations": dilations, "activation": "Relu"}
     outs = [
-        (size + pads[axis] + pads[axis + len(strides)] - weight[2 + axis]) // strides[axis] + 1
+        (size + pads[axis] + pads[axis + len(strides)] - dilations[axis] * (weight[2 + axis] - 1) - 1) // strides[axis]
+        + 1
         for axis, size in enumerate(x[2:])
     ]
     inputs = [Value("x", x)]
@@ -110,6 +133,19 @@ def test_kernel_agrees_in_many_slabs(kernel: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(f"engine.kernels.{module}.SLAB_BYTES", 3000)
     monkeypatch.setattr("engine.kernels.products.SMALL_PRODUCT", 8000)
     assert sum(check(net(*shape, residual=True, wraps=True), kernel) for shape in SHAPES) >= 2
+
+
+@pytest.mark.parametrize("slab", [3000, 768 << 10])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("kernel", ["winograd2", "winograd4", "rows_in_panels"])
+def test_kernel_agrees_with_dilation(kernel: str, residual: bool, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.kernels.winograd.SLAB_BYTES", slab)
+    assert all(check(net(*shape, residual=residual, wraps=True), kernel) for shape in DILATED)
+
+
+def test_winograd_declines_where_most_of_its_tiles_would_lie_outside() -> None:
+    graph = net((1, 16, 8, 8), (16, 16, 3, 3), (1, 1), (8, 8, 8, 8), 1, (8, 8), residual=False, wraps=True)
+    assert not check(graph, "winograd4")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
