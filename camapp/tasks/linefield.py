@@ -96,7 +96,7 @@ def unpack(output: Floats) -> Floats:
     return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
-def read(field: Floats, weak: float = 0.6, low: float = 0.75, high: float = 0.75, shortest: float = 4.5) -> list[Chain]:
+def read(field: Floats, weak: float = 0.5, low: float = 0.75, high: float = 0.75, shortest: float = 4.5) -> list[Chain]:
     """Lines in a field of raw numbers, the surest first.
 
     Args:

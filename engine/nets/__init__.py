@@ -63,7 +63,7 @@ def _in_one_dimension(build: Callable[..., Graph]) -> Net:
     return Net(build, card, "classifier.1.conv.weight", "features.0.conv.weight", mobilenet_v3.NAMES_1D)
 
 
-_TRACK = ModelCard("track", task="track", input_shape=(3, 120, 160), mean=(0.45,) * 3, std=(0.25,) * 3)
+_TRACK = ModelCard("track", task="track", input_shape=(3, 160, 160), mean=(0.45,) * 3, std=(0.25,) * 3)
 
 _ALL = (
     Net(mnist, _digits("mnist", 28)),

@@ -5,12 +5,12 @@ from weights.recipe import TrackRecipe
 RECIPE = TrackRecipe(
     name="track_photographs",
     net="track",
-    epochs=12,
+    epochs=14,
     pictures=800,
     uses=4,
     batch=32,
-    learning_rate=8e-4,
+    learning_rate=1e-3,
     photographs=1000,
     start="runs/track.npz",
-    seed=47,
+    seed=49,
 )
