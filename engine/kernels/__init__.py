@@ -87,5 +87,8 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Unsqueeze": movement.RESHAPE,
 }
 
-FUSED: Mapping[str, tuple[Kernel, ...]] = {pair.PAIR: pair.KERNELS, conv_pool.CONV_POOL: conv_pool.KERNELS}
+FUSED: Mapping[str, tuple[Kernel, ...]] = {
+    pair.PAIR: pair.KERNELS,
+    conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd.POOLED),
+}
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""
