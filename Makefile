@@ -1,5 +1,5 @@
 # make run        set everything up, then start the application (ARGS="--source video.mp4 ...")
-# make test       set everything up, then run the fast tests
+# make test       set everything up, then run the fast tests, two files at a time (ARGS="-n 0": one)
 # make test-slow  the tests marked slow
 # make lint       ruff and mypy
 # All of them work on a fresh Debian 12 or 13, Raspberry Pi OS (64-bit, bookworm or trixie) or Linux with Python 3.11+.
@@ -22,8 +22,9 @@ NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo pyth
 run: $(VENV)/.run
 	@$(BIN)/python -m camapp run $(ARGS)
 
+# One thread of BLAS each: the other core is the other file's.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(ARGS)

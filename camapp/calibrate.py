@@ -1,4 +1,4 @@
-"""Finds how a camera sits from points on the ground whose places are known: four of them, or a chessboard's corners."""
+"""Finds how a camera sits from points of known place on the ground: named, clicked, or a chessboard's corners."""
 
 from __future__ import annotations
 
@@ -24,21 +24,37 @@ STEPS = 60
 UNKNOWN = 7  # pitch, roll, log of height and of focal length; where the points' own axes lie: x, y, turn
 
 
+CORNERS = ("the near left corner", "the near right one", "the far right one", "the far left one")
+
+
 def run_calibration(
-    picture: Path, points: Sequence[str], board: str | None, square: float, bend: float, into: Path
+    picture: Path,
+    points: Sequence[str],
+    board: str | None,
+    square: float,
+    bend: float,
+    into: Path,
+    rectangle: str | None = None,
 ) -> str:
     """What `camapp calibrate-track` does; the line to print.
 
     Raises:
-        SettingsError: the picture, the points or the chessboard do not do, or the file cannot be written.
+        SettingsError: the picture, the points, the clicks or the chessboard do not do, or the file cannot be written.
     """
     try:
         seen = read_image(picture)
         size = seen.width, seen.height
-        if bool(points) == bool(board):
-            raise ValueError("name either four --point X,Y=RIGHT,AHEAD or more, or a --chessboard CxR")
+        if bool(points) + bool(board) + bool(rectangle) != 1:
+            raise ValueError(
+                "name either four --point X,Y=RIGHT,AHEAD or more, or a --rectangle WxD to click, or a --chessboard CxR"
+            )
         if board:
             pixels, ground = chessboard(seen.rgb(), *parse_size(board), square)
+        elif rectangle:
+            from camapp.clicks import ask_for  # only here: nothing else needs a window
+
+            ground = corners(rectangle)
+            pixels = ask_for(seen.rgb(), CORNERS)
         else:
             pairs = np.array([parse_point(point) for point in points])
             pixels, ground = pairs[:, 0], pairs[:, 1]
@@ -116,6 +132,21 @@ def chessboard(picture: Pixels, columns: int, rows: int, square: float) -> tuple
     if _area(pixels[outline]) * _area(ground[outline]) > 0:
         ground[:, 0] *= -1  # the corners were counted the other way round
     return pixels, ground
+
+
+def corners(text: str) -> Floats:
+    """'0.6x1.2' -> the corners (4, 2) of a rectangle so wide and deep, metres, in the order of `CORNERS`.
+
+    Raises:
+        ValueError: it is no such size.
+    """
+    try:
+        width, depth = (float(part) for part in text.split("x"))
+        if not (0 < width < math.inf and 0 < depth < math.inf):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"'{text}': a rectangle is WIDTHxDEPTH in metres, such as 0.6x1.2") from None
+    return np.array([[0, 0], [width, 0], [width, depth], [0, depth]])
 
 
 def parse_point(text: str) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from camapp.health import HealthMonitor
 from camapp.pipeline import Pipeline, Summary, default_workers
 from camapp.service import ExitCode
 from camapp.settings import Settings
@@ -27,11 +28,12 @@ def build(cameras: Sequence[Settings]) -> list[Pipeline]:
     first = cameras[0]
     if len(cameras) == 1:
         return [Pipeline(first)]
+    health = HealthMonitor()
     if first.share_workers:
         shared = SharedWorkers(first.workers or default_workers(), first.threads)
-        return [Pipeline(camera, shared=shared) for camera in cameras]
+        return [Pipeline(camera, shared=shared, health=health) for camera in cameras]
     each = max(1, default_workers() // len(cameras))
-    return [Pipeline(camera, workers=camera.workers or each) for camera in cameras]
+    return [Pipeline(camera, workers=camera.workers or each, health=health) for camera in cameras]
 
 
 class Cameras:

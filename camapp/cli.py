@@ -316,6 +316,10 @@ def calibrate_track(
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="X,Y=RIGHT,AHEAD", help="a ground point: pixel and metres, four times or more"),
     ] = None,
+    rectangle: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="WxD", help="instead: metres across and ahead of a rectangle whose corners you click"),
+    ] = None,
     chessboard: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="CxR", help="instead: inner corners of a chessboard on the ground, such as 9x6"),
@@ -330,7 +334,7 @@ def calibrate_track(
     from camapp.calibrate import run_calibration
 
     with tidy_errors():
-        print(run_calibration(picture, point or [], chessboard, square, bend, into))
+        print(run_calibration(picture, point or [], chessboard, square, bend, into, rectangle))
 
 
 @app.command("sources")

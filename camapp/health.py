@@ -89,6 +89,8 @@ def read_cpu_times(root: Path = Path("/")) -> tuple[int, int]:
 class HealthMonitor:
     """Samples in a thread of its own, for reading the flags may take milliseconds.
 
+    The machine is one for all cameras: their runs share a monitor, which samples from the first start to the last stop.
+
     Args:
         every: seconds between samples.
         root: '/' but in tests.
@@ -107,16 +109,24 @@ class HealthMonitor:
         self._throttled = throttled
         self._cpu_mark = (0, 0)
         self._seen: tuple[str, ...] = ()
+        self._runs = 0
+        self._lock = threading.Lock()
         self._stop_event = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="health", daemon=True)
 
     def start(self) -> None:
-        """Start sampling."""
-        self._thread.start()
+        """One more run begins: sample, unless another has begun that."""
+        with self._lock:
+            self._runs += 1
+            if self._runs == 1:
+                self._stop_event = threading.Event()
+                threading.Thread(target=self._watch, args=(self._stop_event,), name="health", daemon=True).start()
 
     def stop(self) -> None:
-        """End at once, or with the sample being taken."""
-        self._stop_event.set()
+        """A run ends; with the last, sampling does, at once or after the sample being taken."""
+        with self._lock:
+            self._runs -= 1
+            if not self._runs:
+                self._stop_event.set()
 
     def sample(self) -> Health:
         """Take one sample, log what has changed, and keep it as `latest`."""
@@ -136,10 +146,10 @@ class HealthMonitor:
         self.latest = health
         return health
 
-    def _watch(self) -> None:
+    def _watch(self, stop: threading.Event) -> None:
         while True:
             self.sample()
-            if self._stop_event.wait(self._every):
+            if stop.wait(self._every):
                 return
 
 

@@ -146,7 +146,7 @@ class Inference:
             old, new = self._generation, self._new_generation(name, model, task, make_pool)
             new.pool.start()
             try:
-                ready = self._wait_for(new)
+                ready = until_ready(new.pool, lambda: not self._stop_event.is_set())
             except PoolError:
                 new.pool.stop()
                 raise
@@ -163,16 +163,6 @@ class Inference:
                 pass
             old.pool.stop()
             self._finish()
-
-    def _wait_for(self, new: Generation) -> bool:
-        """Wait for a worker of it, in steps: False as soon as a stop is asked for. Raises PoolError."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._stop_event.is_set():
-            if new.pool.wait_ready(_TICK):
-                return not self._stop_event.is_set()
-            if time.monotonic() > deadline:
-                raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
-        return False
 
     def _new_generation(self, name: str, model: Model, task: Task, make_pool: MakePool) -> Generation:
         return Generation(name, model, task, make_pool(model, task.max_items, self._spare_slots, self._on_outcome))
@@ -350,3 +340,25 @@ class Inference:
             self._complained.add(text)
             log.error("%s (further ones of this kind are only counted)", text)
             log.debug("traceback", exc_info=error)
+
+
+def until_ready(pool: Pool, goes_on: Callable[[], bool]) -> bool:
+    """Wait for a worker of the pool.
+
+    Args:
+        pool: started.
+        goes_on: asked in every step of the wait; False ends it.
+
+    Returns:
+        whether one is ready, and it goes on.
+
+    Raises:
+        PoolError: none will be.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while goes_on():
+        if pool.wait_ready(_TICK):
+            return goes_on()
+        if time.monotonic() > deadline:
+            raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
+    return False

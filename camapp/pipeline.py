@@ -28,7 +28,7 @@ from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.health import HealthMonitor
 from camapp.hud import Hud
 from camapp.idle import IdleGate
-from camapp.inference import Inference, Result
+from camapp.inference import Inference, Result, until_ready
 from camapp.models import identity_of, load_model
 from camapp.records import Frame, Prediction, Trace
 from camapp.renderer import Renderer
@@ -38,7 +38,7 @@ from camapp.sinks.sink import PictureSink, PredictionSink, Sink
 from camapp.stats import Balance, Stats
 from camapp.status import State, Status
 from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import START_TIMEOUT, PoolError, WorkerPool
+from camapp.workers.pool import WorkerPool
 from camapp.workers.shared import MakePool, SharedWorkers
 from engine.model import Model, ModelError
 
@@ -72,6 +72,7 @@ class Pipeline:
         model: to run; None loads the one the settings name.
         workers: how many of its own; 0 leaves it to the settings.
         shared: workers that it shares with other cameras; None gives it its own.
+        health: of the machine, which it shares likewise.
 
     Raises:
         ModelError, SourceError: the model or the source cannot be used, known before anything was started.
@@ -83,6 +84,7 @@ class Pipeline:
         model: Model | None = None,
         workers: int = 0,
         shared: SharedWorkers | None = None,
+        health: HealthMonitor | None = None,
     ) -> None:
         # The stages already run side by side, and workers have the other cores: OpenCV's own threads would only
         # spin for them (measured: 11.1 ms of CPU a frame against 9.4, and a 95th percentile of prepare of 8 ms for 2).
@@ -116,7 +118,7 @@ class Pipeline:
         )
         self.renderer.show_hud = settings.hud
         self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
-        self.health = HealthMonitor()
+        self.health = health or HealthMonitor()
         self.each_tick: list[Callable[[], None]] = []
         self._changing = threading.Lock()
         self._newest: tuple[Prediction, Trace] | None = None
@@ -160,10 +162,9 @@ class Pipeline:
 
     def _maker(self, settings: Settings) -> MakePool:
         """What makes the workers of a model as the settings name it."""
-        # A file's frames, prepared ahead, wait for a new worker; a camera's would be lost meanwhile: one stands by.
         if self._shared is None:
             return lambda model, items, spare, on_outcome: WorkerPool(
-                model, items, self.workers, settings.threads, spare, on_outcome, standby=int(not spare)
+                model, items, self.workers, settings.threads, spare, on_outcome
             )
         return partial(self._shared.share, identity_of(settings))
 
@@ -197,15 +198,15 @@ class Pipeline:
         """
         started: list[Sink] = []
         self._started = time.monotonic()
+        self.health.start()
         try:
-            self.health.start()
             self.inference.start()
             for sink in (*self.prediction_sinks, *self.picture_sinks):
                 sink.start()
                 started.append(sink)
             if self.picture_sinks:
                 self.renderer.start()
-            if self._workers_are_ready():
+            if until_ready(self.inference.pool, self._goes_on):
                 self.capture.start()
                 self._wait()
                 before_stop()
@@ -342,26 +343,16 @@ class Pipeline:
             log.error("%s failed: %s: %s (said once)", type(sink).__name__, type(error).__name__, error)
             log.debug("traceback", exc_info=error)
 
-    def _workers_are_ready(self) -> bool:
-        """Wait for the first worker, in steps: a stop may be asked for meanwhile."""
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._stop_reason:
-            if self.inference.pool.wait_ready(_TICK):
-                return True
-            self._tick()
-            if time.monotonic() > deadline:
-                raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
-        return False
-
-    def _tick(self) -> None:
+    def _goes_on(self) -> bool:
+        """Asked in every step of a wait: calls the ticks; False once a stop was asked for."""
         for tick in self.each_tick:
             tick()
+        return not self._stop_reason
 
     def _wait(self) -> None:
         deadline = None
-        while not self._stop_reason:
+        while self._goes_on():
             time.sleep(_TICK)
-            self._tick()
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
             if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):

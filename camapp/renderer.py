@@ -12,7 +12,8 @@ from dataclasses import replace
 from camapp.capture.mailbox import Mailbox
 from camapp.hud import Hud
 from camapp.inference import Result
-from camapp.overlay import Overlay, no_signal
+from camapp.overlay.no_signal import no_signal
+from camapp.overlay.overlay import Overlay
 from camapp.picture import Pixels
 from camapp.records import Frame, Prediction, Trace
 from camapp.sinks.sink import PictureSink

@@ -96,6 +96,8 @@ _FOR_THE_RUN = {
     *("display", "full_screen", "share_workers", "duration", "debug"),
     *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
 }
+# Likewise where the cameras take turns at the same workers.
+_FOR_SHARED_WORKERS = {"workers", "threads"}
 # One for each camera: where several are configured, neither the command line nor the environment may give it.
 _FOR_ONE_CAMERA = {"source", "name"}
 
@@ -315,7 +317,9 @@ def load_cameras(
         return [_merged(shared, str(config), {}, "", environment, command_line)]
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables) or not tables:
         raise SettingsError(f"{config}: cameras are tables, each under a line [[camera]]")
-    _refuse_misplaced(tables, str(config), environment, command_line)
+    _refuse_in_tables(tables, _FOR_THE_RUN, str(config), "the whole run")
+    if len(tables) > 1:
+        _refuse_beside_tables(f"{config} has {len(tables)}", environment, command_line)
     cameras = []
     for number, table in enumerate(tables, 1):
         named = {"name": f"camera{number}"} | table
@@ -324,24 +328,24 @@ def load_cameras(
     names = [camera.name for camera in cameras]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"{config}: two cameras are named '{twice[0]}': give each a name of its own")
+    if len(cameras) > 1 and cameras[0].share_workers:
+        _refuse_in_tables(tables, _FOR_SHARED_WORKERS, str(config), "all cameras that share workers")
     return cameras
 
 
-def _refuse_misplaced(
-    tables: list[dict[str, Any]], config: str, environment: Mapping[str, str], command_line: Mapping[str, Any]
-) -> None:
+def _refuse_in_tables(tables: list[dict[str, Any]], names: set[str], config: str, whom: str) -> None:
     for table in tables:
-        if misplaced := sorted(_FOR_THE_RUN & table.keys()):
-            raise SettingsError(f"{config}: '{misplaced[0]}' is for the whole run: write it above the first [[camera]]")
-    if len(tables) == 1:
-        return
+        if misplaced := sorted(names & table.keys()):
+            raise SettingsError(f"{config}: '{misplaced[0]}' is for {whom}: write it above the first [[camera]]")
+
+
+def _refuse_beside_tables(several: str, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> None:
     for name in sorted(_FOR_ONE_CAMERA):
         variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
         if name in command_line or variable in environment:
             given = f"--{name}" if name in command_line else variable
             raise SettingsError(
-                f"{given} is of one camera, and {config} has {len(tables)}: write it into a [[camera]] table",
-                usage=name in command_line,
+                f"{given} is of one camera, and {several}: write it into a [[camera]] table", usage=name in command_line
             )
 
 

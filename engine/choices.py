@@ -29,8 +29,7 @@ ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no lo
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
 SMALL_SWEEP = 2 << 20  # the same within a small net, whose weights stay in the last cache
-LEAST_WIDTH = 56  # of a picture that a pair of convolutions, one of them depthwise, should take as one node
-WARMER = 1.1
+LEAST_WIDTH = 28  # of a picture that two or three convolutions, one of them depthwise, should take as one node
 MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
 
@@ -90,11 +89,11 @@ class TimedChoices(Choices):
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """By the clock. What one node works in is cold when it is timed alone, and warm within a net."""
+        """By the clock."""
         if together[0].op_type == CONV_POOL:
             return super().prefers_together(together, apart)
         one, *others = (min(self._times(*each).values()) for each in (together, *apart))
-        return one < WARMER * sum(others)
+        return one < sum(others)
 
     def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
         """Microseconds of each kernel."""

@@ -10,10 +10,10 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
+from engine.kernels.block import BLOCK, PAIR, read_block
 from engine.kernels.conv import LATE
 from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
-from engine.kernels.pair import PAIR, read_pair
 from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
 
 MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
@@ -187,51 +187,62 @@ _PLAIN_POOL: Mapping[str, tuple[object, ...]] = {  # what a pool may say and nee
 Ask = tuple[Node, Sequence[Operand]]
 
 
-def fuse_pairs(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
-    """A Conv that a depthwise Conv alone follows, and that one, become one node where its kernel takes them.
+def fuse_blocks(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A Conv, the depthwise Conv that alone follows it and the pointwise Conv that alone follows that become one node.
 
-    It needs the values' shapes, so it runs in the planner; `wanted` says of the new node and of the two if it should.
+    Or the first two, where a kernel takes them and they are better so. It needs the values' shapes, so it runs in the
+    planner; `wanted` says of the new node and of those it stands for if it should.
     """
     arrays, nodes = dict(graph.initializers), list(graph.nodes)
+    found = _sole_followers(graph, ("Conv",), "Conv")
+    after = {before.outputs[0]: follower for before, follower in found}
     fused: set[str] = set()
-    for first, second in _sole_followers(graph, ("Conv",), "Conv"):
-        plain = not any(node.attributes.get("residual") or "padding" in node.attributes for node in (first, second))
-        fixed = all(name in arrays for name in (*first.inputs[1:], *second.inputs[1:]))
-        if not plain or not fixed or first.attributes.get("group", 1) != 1 or first.outputs[0] in fused:
+    for first, second in found:
+        if first.outputs[0] in fused:
             continue
-        weights = [_weight_and_bias(node, arrays) for node in (first, second)]
-        if weights[1][0].shape[:2] != (second.attributes.get("group", 1), 1):
-            continue
-        names = tuple(f"{second.outputs[0]}/{what}" for what in ("first matrix", "weight", "bias"))
-        ours = [np.column_stack([weights[0][0].reshape(len(weights[0][0]), -1), weights[0][1]]), *weights[1]]
-        begin = {"kernel_shape": weights[0][0].shape[2:], **first.attributes}
-        attributes = {**second.attributes, **{f"first_{name}": value for name, value in begin.items()}}
-        node = Node(PAIR, (first.inputs[0], *names), second.outputs, attributes, second.name)
-        data = Operand(shapes[first.inputs[0]])
-        together = [data, *(Operand(array.shape, array, True) for array in ours)]
-        if read_pair(node, together) is None:
-            continue
-        apart = [
-            (
-                each,
-                [
-                    Operand(shapes[each.inputs[0]]),
-                    *(Operand(arrays[n].shape, arrays[n], True) for n in each.inputs[1:]),
-                ],
-            )
-            for each in (first, second)
-        ]
-        if not wanted((node, together), apart):
-            continue
-        arrays |= dict(zip(names, ours, strict=True))
-        nodes[nodes.index(second)] = node
-        nodes.remove(first)
-        fused.add(second.outputs[0])
+        third = after.get(second.outputs[0])
+        for apart in ([first, second, third], [first, second]) if third else ([first, second],):
+            together = _as_block(apart, arrays)
+            if together is None:
+                continue
+            node, ours = together
+            asks = [(each, _operands(each, shapes, arrays | ours)) for each in (node, *apart)]
+            if read_block(*asks[0]) is None or not wanted(asks[0], asks[1:]):
+                continue
+            arrays |= ours
+            nodes[nodes.index(apart[-1])] = node
+            for each in apart[:-1]:
+                nodes.remove(each)
+            fused |= {each.outputs[0] for each in apart}
+            break
     return drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays))
 
 
+def _as_block(convs: Sequence[Node], arrays: Mapping[str, Array]) -> tuple[Node, dict[str, Array]] | None:
+    """The node that stands for two or three Convs, the second of them depthwise, and its matrices."""
+    residual = convs[-1].inputs[-1:] if len(convs) == 3 and convs[-1].attributes.get("residual") else ()
+    parameters = [name for conv in convs for name in conv.inputs[1:]]
+    known = all(name in arrays for name in parameters[: len(parameters) - len(residual)])
+    plain = not any(conv.attributes.get("residual") for conv in convs[:2])
+    if not known or not plain or any("padding" in conv.attributes for conv in convs):
+        return None
+    pairs = [_weight_and_bias(conv, arrays) for conv in convs]
+    second, groups = pairs[1][0], [conv.attributes.get("group", 1) for conv in convs]
+    if second.shape[:2] != (groups[1], 1) or groups[::2] != [1] * len(groups[::2]):
+        return None
+    names = tuple(f"{conv.outputs[0]}/matrix" for conv in convs)
+    matrices = [np.column_stack([weight.reshape(len(weight), -1), bias]) for weight, bias in pairs]
+    attributes: dict[str, object] = {}
+    for prefix, conv, (weight, _) in zip(("first_", "", "third_"), convs, pairs, strict=False):
+        own = {"kernel_shape": weight.shape[2:], **conv.attributes}
+        attributes |= {f"{prefix}{name}": value for name, value in own.items()}
+    op_type = BLOCK if len(convs) == 3 else PAIR
+    node = Node(op_type, (convs[0].inputs[0], *names, *residual), convs[-1].outputs, attributes, convs[1].name)
+    return node, dict(zip(names, matrices, strict=True))
+
+
 def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
-    """A Conv that a 2x2 MaxPool alone follows, and that pool, become one node; arguments as for `fuse_pairs`."""
+    """A Conv that a 2x2 MaxPool alone follows, and that pool, become one node; arguments as for `fuse_blocks`."""
     nodes = list(graph.nodes)
     for conv, pool in _sole_followers(graph, ("Conv",), "MaxPool"):
         bare = {name: value for name, value in pool.attributes.items() if value not in _PLAIN_POOL.get(name, ())}
@@ -259,8 +270,8 @@ def _operands(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Arra
 
 
 def _weight_and_bias(conv: Node, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
-    weight = arrays[conv.inputs[1]]
-    return weight, arrays[conv.inputs[2]] if len(conv.inputs) > 2 else np.zeros(len(weight), np.float32)
+    weight, has_bias = arrays[conv.inputs[1]], len(conv.inputs) - bool(conv.attributes.get("residual")) > 2
+    return weight, arrays[conv.inputs[2]] if has_bias else np.zeros(len(weight), np.float32)
 
 
 def defer_biases(graph: Graph) -> Graph:
@@ -302,8 +313,8 @@ class _Deferral:
     def _rewrite(self, node: Node) -> Node:
         if node.op_type in ("Conv", "Gemm") and self._is_linear(node):
             return self._linear(node)
-        if node.op_type == PAIR and node.inputs[0] in self.offsets:
-            return self._first_of_pair(node)
+        if node.op_type in (PAIR, BLOCK):
+            return self._block(node)
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             own = self.arrays[node.inputs[1]].astype(np.float64)
             return self._store(node, 1, own + self.offsets.get(node.inputs[0], 0.0), own)
@@ -314,13 +325,22 @@ class _Deferral:
             self.offsets[node.outputs[0]] = self.offsets[node.inputs[0]]
         return node
 
-    def _first_of_pair(self, node: Node) -> Node:
-        """The offset times the matrix joins its last column, the bias."""
-        matrix, key = self.arrays[node.inputs[1]].astype(np.float64), f"{node.outputs[0]}/late matrix"
-        offset = self.offsets[node.inputs[0]]
-        matrix[:, -1] += matrix[:, :-1] @ np.repeat(offset, (matrix.shape[1] - 1) // len(offset))
-        self.arrays[key] = matrix.astype(np.float32)
-        return replace(node, inputs=(node.inputs[0], key, *node.inputs[2:]))
+    def _block(self, node: Node) -> Node:
+        """The offset times the first matrix joins its last column, the bias; that of a residual the last matrix's."""
+        inputs = list(node.inputs)
+        if inputs[0] in self.offsets:
+            matrix, offset = self.arrays[inputs[1]].astype(np.float64), self.offsets[inputs[0]]
+            matrix[:, -1] += matrix[:, :-1] @ np.repeat(offset, (matrix.shape[1] - 1) // len(offset))
+            inputs[1] = self._late(inputs[1], matrix)
+        if len(inputs) > 4 and inputs[4] in self.offsets:
+            matrix = self.arrays[inputs[3]].astype(np.float64)
+            matrix[:, -1] += self.offsets[inputs[4]]
+            inputs[3] = self._late(inputs[3], matrix)
+        return replace(node, inputs=tuple(inputs))
+
+    def _late(self, name: str, matrix: Array) -> str:
+        self.arrays[f"{name}, late"] = matrix.astype(np.float32)
+        return f"{name}, late"
 
     def _linear(self, node: Node) -> Node:
         weight, has_residual = self.arrays[node.inputs[1]], bool(node.attributes.get("residual"))
@@ -383,8 +403,8 @@ class _Deferral:
         """Of a node's output; None where it takes more than a look at the nodes before to say."""
         if node.op_type == "Conv":
             return len(self.arrays[node.inputs[1]]) if node.inputs[1] in self.arrays else None
-        if node.op_type == PAIR:
-            return len(self.arrays[node.inputs[2]])
+        if node.op_type in (PAIR, BLOCK):
+            return len(self.arrays[node.inputs[3 if node.op_type == BLOCK else 2]])
         counts = [self.channels[name] for name in node.inputs if name in self.channels]
         if node.op_type in ("MaxPool", "AveragePool"):
             return counts[0] if counts else None
@@ -400,8 +420,9 @@ class _Deferral:
             return self._is_linear(node)
         if node.op_type == "Gemm" and at == 0:
             return self._is_linear(node)
-        if node.op_type == PAIR:
-            return not any(node.attributes.get("first_pads", ())) and "first_auto_pad" not in node.attributes
+        if node.op_type in (PAIR, BLOCK):
+            padded = any(node.attributes.get("first_pads", ())) or "first_auto_pad" in node.attributes
+            return at > 0 or not padded
         if node.op_type == "MaxPool" and len(node.inputs) == 2:
             return at == 0
         if node.op_type in ("Add", "Concat") and "activation" not in node.attributes:

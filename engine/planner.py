@@ -14,7 +14,7 @@ from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import MemoryPlan
 from engine.originals import own
-from engine.passes import Ask, defer_biases, fuse_pairs, fuse_pools, fuse_residuals
+from engine.passes import Ask, defer_biases, fuse_blocks, fuse_pools, fuse_residuals
 from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
@@ -99,7 +99,7 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
     quicker = partial(_quicker_together, choices)
     if layout is Layout.LAST:
-        graph = fuse_pairs(fuse_residuals(graph, shapes), shapes, quicker)
+        graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
     if layout is Layout.LAST:
         graph = fuse_residuals(graph, shapes, late=True)

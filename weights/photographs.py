@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.picture import Pixels
+from camapp.scenes.photograph import smear
 from camapp.tasks import linefield
 from engine.nets.track import FIELDS
 from weights import WeightsError
@@ -22,6 +23,8 @@ LARGEST = 480  # pixels along the longer side to which a photograph is reduced b
 TURN = np.radians(5)  # most that one is turned, standard deviation
 LEAN = 0.06  # most that a corner is moved, as a fraction of the picture
 ZOOM = 1.5  # most that one is enlarged
+GAMMA = 0.2  # standard deviation of its logarithm
+BLURRED, MOVED = 0.3, 2.5  # share of the variants that are blurred by motion, and by how many of the net's pixels
 
 
 def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
@@ -89,7 +92,8 @@ class Photographs:
             soft = max(small.shape[1] / size[0], small.shape[0] / size[1]) / 3
             source = cv2.GaussianBlur(small, (0, 0), soft) if soft > 0.5 else small
             shade = tuple(float(level) for level in source.mean(axis=(0, 1)))
-            pictures[i] = cv2.warpPerspective(source, scaled, size, flags=cv2.INTER_LINEAR, borderValue=shade)
+            seen = cv2.warpPerspective(source, scaled, size, flags=cv2.INTER_LINEAR, borderValue=shade)
+            pictures[i] = _taken_again(np.asarray(seen, np.uint8), rng)
             moved = [(part, faint) for faint, group in enumerate((lines, doubtful)) for part in _moved(group, change)]
             fields[i] = linefield.write([(part.tolist(), bool(faint)) for part, faint in moved], cells)
         return Shard(pictures, fields)
@@ -104,6 +108,17 @@ def _change(rng: np.random.Generator) -> Line:
     to = (corners - 0.5) @ frame.T + 0.5 + rng.uniform(-room, room, 2) + rng.normal(0, LEAN / 2, (4, 2))
     change: Line = cv2.getPerspectiveTransform(corners.astype(np.float32), to.astype(np.float32))
     return change
+
+
+def _taken_again(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """In other light, and some by a camera that moves or is out of focus."""
+    gamma = float(np.exp(rng.normal(0, GAMMA)))
+    tones = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    pixels = np.asarray(cv2.LUT(pixels, tones), np.uint8)
+    if rng.random() < BLURRED:
+        moved = smear(rng.normal(0, MOVED), rng.normal(0, MOVED / 4))
+        pixels = np.asarray(cv2.filter2D(pixels, -1, moved), np.uint8)
+    return pixels
 
 
 def _moved(lines: list[Line], change: Line) -> Iterator[Line]:

@@ -26,7 +26,8 @@ from camapp import __version__
 from camapp.models import model_choices
 from camapp.mqtt.discovery import BIRTH_TOPIC, CameraCard, discovery_payload, discovery_topic
 from camapp.mqtt.link import Access, Link, Message
-from camapp.mqtt.orders import Answer, Orders, Watched
+from camapp.mqtt.orders import Answer, MqttOrders
+from camapp.orders import Watched
 from camapp.records import Frame, Prediction, Trace
 from camapp.sinks.log import prediction_record
 from camapp.sinks.sink import PredictionSink
@@ -71,7 +72,7 @@ class MqttFace:
             self._heard,
             self._tick,
         )
-        self._orders = Orders({camera.name: camera for camera in cameras}, self._answered)
+        self._orders = MqttOrders(cameras, self._answered)
         self._feeds = [_Feed(camera, f"{self._topic}/{camera.name}", self.link) for camera in cameras]
         self._known: dict[str, str] = {}
         self._tasks: tuple[str, ...] = ()

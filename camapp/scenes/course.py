@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Rgb = tuple[float, float, float]
 
-MOST_TURNED = 2.6  # radians by which an open course turns from its start, either way
+MOST_TURNED = (2.6, 3.3)  # radians by which an open course turns from its start, behind and ahead
 DEFAULT_LANE = 1.22  # metres, a running track's
 
 
@@ -135,8 +135,8 @@ def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: 
     centre = np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)])
     centre -= centre[int(np.searchsorted(along, 0.0))]
     # A full turn would lay the course over its own lines.
-    whole = np.abs(heading) < MOST_TURNED
     start = int(np.searchsorted(along, 0.0))
+    whole = np.abs(heading) < np.where(np.arange(len(heading)) < start, *MOST_TURNED)
     first = start - int(np.argmin(np.append(whole[start::-1], False))) + 1
     last = start + int(np.argmin(np.append(whole[start:], False)))
     kept = slice(first, last)

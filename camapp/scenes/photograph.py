@@ -316,7 +316,7 @@ def _develop(picture: Floats, look: Look, noise: np.random.Generator, rng: np.ra
         picture = cv2.GaussianBlur(picture, (0, 0), look.blur * width)
     moved = np.hypot(*look.motion) * width
     if moved > 1:
-        picture = cv2.filter2D(picture, -1, _smear(look.motion[0] * width, look.motion[1] * width))
+        picture = cv2.filter2D(picture, -1, smear(look.motion[0] * width, look.motion[1] * width))
     picture = np.clip(picture * np.float32(1 / 255), 0, 1)
     if look.gamma != 1:
         picture = cv2.pow(picture, look.gamma)
@@ -334,7 +334,7 @@ def _develop(picture: Floats, look: Look, noise: np.random.Generator, rng: np.ra
     return pixels
 
 
-def _smear(x: float, y: float) -> Floats:
+def smear(x: float, y: float) -> Floats:
     """A kernel that moves the picture along (x, y) pixels while it is taken."""
     side = 2 * int(np.ceil(max(abs(x), abs(y)) / 2)) + 1
     kernel = np.zeros((side, side), np.float32)

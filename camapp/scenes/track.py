@@ -21,10 +21,11 @@ Floats = NDArray[np.floating]
 
 # What a person would draw, looking at any picture stretched to 4:3 as the net does; lengths in its widths.
 EVEN = (1.0, 0.75)
-CLEAR = 0.0022  # width of a line from which anyone would see it
-FAINT = 0.0012  # and under which it is not there
-CONTRAST = 5.0  # levels by which a line must be brighter than the ground beside it,
-UNREST = 0.3  # and by so much of the standard deviation of that ground
+CLEAR = 0.0017  # width of a line from which anyone would see it
+FAINT = 0.0009  # and under which it is not there
+CONTRAST = 4.0  # levels by which a line must be brighter than the ground beside it,
+UNREST = 0.22  # and by so much of the standard deviation of that ground
+SMEARED = 0.6  # of the gap that the camera's motion would fill, from which two lines look like one
 APART = 0.005  # gap between two lines under which they look like one
 GAP = 0.15  # bare ground over which a line is drawn on; between dashes it may be any length
 SHORTEST = 0.1  # shorter lines are no truth
@@ -110,10 +111,13 @@ def truth_of(view: View, picture: Pixels) -> Truth:
     stretches.sort(key=lambda part: -part.clear_length)
     lines: list[Polyline] = []
     told = np.zeros((0, 2))
-    for part in stretches:
-        clear = part.clear & ~_beside(part, told, APART + view.look.blur)
+    for number, part in enumerate(stretches):
+        clear = part.clear & ~_beside(part, told, APART + view.look.blur, view.look.motion)
+        middle = part.points
+        for other in stretches[number + 1 :]:
+            middle = _between(middle, part, other, view)
         for start, stop, label in _spans(clear, part.along, part.dashed):
-            lines.append(_polyline(part.points[start:stop], label, view.camera.size))
+            lines.append(_polyline(middle[start:stop], label, view.camera.size))
             if label == "line":
                 told = np.concatenate([told, part.even[np.linspace(start, stop - 1, 120).astype(int)]])
     return Truth(lines=tuple(lines), values=view.values)
@@ -174,14 +178,51 @@ def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
     return parts
 
 
-def _beside(part: _Stretch, told: Floats, gap: float) -> NDArray[np.bool_]:
+def _beside(part: _Stretch, told: Floats, gap: float, motion: tuple[float, float]) -> NDArray[np.bool_]:
     """Where a stretch runs so close to lines told of already that both look like one."""
     if not len(told):
         return np.zeros(len(part.even), bool)
     some = np.unique(np.linspace(0, len(part.even) - 1, 100).astype(int))
-    nearest = np.hypot(*(part.even[some, None] - told).transpose(2, 0, 1)).min(axis=1)
-    close: NDArray[np.bool_] = np.interp(np.arange(len(part.even)), some, nearest) < part.thick + gap
+    nearest = _apart(part.even[some], told).min(axis=1)
+    room = part.thick + gap + _smeared(part.even, motion)
+    close: NDArray[np.bool_] = np.interp(np.arange(len(part.even)), some, nearest) < room
     return close
+
+
+def _apart(points: Floats, others: Floats) -> Floats:
+    """Distances (n, m) between two sets of points."""
+    x, y = points.T[:, :, None] - others.T[:, None]
+    distances: Floats = np.sqrt(x * x + y * y)
+    return distances
+
+
+def _smeared(even: Floats, motion: tuple[float, float]) -> Floats:
+    """By how much the camera's motion fills the gap beside a line, in the 4:3 picture's widths."""
+    ahead = np.gradient(even, axis=0)
+    across = np.abs(motion[0] * ahead[:, 1] - motion[1] * ahead[:, 0]) / np.maximum(np.hypot(*ahead.T), 1e-9)
+    answer: Floats = SMEARED * across
+    return answer
+
+
+def _between(points: Floats, part: _Stretch, other: _Stretch, view: View) -> Floats:
+    """The points of a line, in the middle of it and another one where both look like one."""
+    room = part.thick + APART + view.look.blur + _smeared(part.even, view.look.motion)
+    most = room.max()
+    if (part.even.max(axis=0) + most < other.even.min(axis=0)).any():
+        return points
+    if (other.even.max(axis=0) + most < part.even.min(axis=0)).any():
+        return points
+    some, others = (np.unique(np.linspace(0, len(one.even) - 1, 100).astype(int)) for one in (part, other))
+    away = _apart(part.even[some], other.even[others])
+    nearest = away.argmin(axis=1)
+    share = np.where((away.min(axis=1) < room[some]) & other.clear[others][nearest], 0.5, 0.0)
+    if not share.any():
+        return points
+    shift = (other.points[others][nearest] - part.points[some]) * share[:, None]
+    shift = cv2.blur(shift, (1, 7), borderType=cv2.BORDER_REPLICATE)  # two lines that meet do so smoothly
+    every = np.arange(len(points))
+    middle: Floats = points + np.stack([np.interp(every, some, shift[:, axis]) for axis in (0, 1)], axis=1)
+    return middle
 
 
 def _spans(clear: NDArray[np.bool_], along: Floats, dashed: bool) -> list[tuple[int, int, str]]:

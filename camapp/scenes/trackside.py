@@ -93,6 +93,8 @@ def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
     borders = tuple(float(edge) for edge in np.linspace(-half, half, lanes + 1))
     sharpest = 0.75 / (half + lane)
     if kind == "floor":
+        if lanes == 1 and rng.random() < 0.25:  # hairpins, tighter than any car could follow in the middle of its lane
+            sharpest = 1.5 / lane
         bends = np.clip(rng.normal(0, 0.45 / lane) + rng.normal(0, 0.5 / lane, 5), -sharpest, sharpest)
         reach = 14 * lane
     else:
@@ -138,7 +140,9 @@ def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
 def _elsewhere(kind: str, course: Course, rng: Rng) -> list[Stripe]:
     """Another part of the same circuit, some way off."""
     lane = course.borders[1] - course.borders[0]
-    other = bending(12 * lane, np.clip(rng.normal(0, 0.4 / lane, 4), -0.7 / lane, 0.7 / lane), course.borders[:2])
+    sharpest = rng.choice([0.7, 1.6]) / lane
+    bends = np.clip(rng.normal(0, 0.6 * sharpest, 4), -sharpest, sharpest)
+    other = bending(12 * lane, bends, (-lane / 2, lane / 2))
     beyond = max(abs(course.borders[0]), abs(course.borders[-1])) + lane * rng.uniform(1.0, 2.5)
     side = 1 if rng.random() < 0.5 else -1
     away = rng.uniform(-1, 5) * lane
@@ -187,6 +191,8 @@ def _marks(kind: str, course: Course, rng: Rng, empty: bool) -> list[Stripe]:
         stripes.append(
             across(rng.uniform(0.8, 12) * lane, low, high, rng.uniform(0.03, 0.09) * lane, (235.0, 235.0, 232.0))
         )
+    if kind != "floor" and rng.random() < (0.45 if empty else 0.12):
+        stripes += _edging(course, lane, rng)
     if not empty and rng.random() < (0.12 if kind == "floor" else 0.25):
         stripes += _number(course, lane, rng)
     for _ in range(rng.poisson(0.8)):
@@ -199,6 +205,25 @@ def _marks(kind: str, course: Course, rng: Rng, empty: bool) -> list[Stripe]:
         stripes.append(
             Stripe(path, 0.012 * lane * rng.uniform(0.5, 2), (dark, dark, dark), False, rng.uniform(0.2, 0.8))
         )
+    return stripes
+
+
+def _edging(course: Course, lane: float, rng: Rng) -> list[Stripe]:
+    """Kerbs along a path: stones or bricks, end to end, of any colour but white."""
+    stripes = []
+    stone = lane * rng.uniform(0.05, 0.4)
+    tone = rng.uniform(30, 165) * np.array([1, rng.uniform(0.45, 1), rng.uniform(0.4, 1)])
+    for border in (course.borders[0], course.borders[-1]):
+        path, width = course.beside(border * rng.uniform(1.02, 1.4)), lane * rng.uniform(0.03, 0.14)
+        dash = (stone * rng.uniform(0.7, 0.95), stone * rng.uniform(0.05, 0.3)) if rng.random() < 0.7 else None
+        wear = rng.uniform(0, 0.5)
+        if rng.random() < 0.6:  # its shadow, or the earth beside it
+            dark = width * rng.uniform(1.3, 2.5)
+            stripes.append(Stripe(path, dark, (20.0, 18.0, 15.0), False, rng.uniform(0.3, 0.9)))
+        stripes.append(Stripe(path, width, _rgb(tone), False, 0.95, wear, dash))
+        if rng.random() < 0.5:  # the other face of it lies in another light
+            aside = course.beside(border * rng.uniform(1.02, 1.4) + width * 0.4)
+            stripes.append(Stripe(aside, width * 0.4, _rgb(tone * rng.uniform(0.5, 1.35)), False, 0.9, wear, dash))
     return stripes
 
 
@@ -237,7 +262,7 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
     reach = high * float(np.exp(rng.uniform(math.log(6), math.log(40)))) if kind == "floor" else 25 + 60 * rng.random()
     fast = rng.random() < (0.4 if high < 0.5 else 0.15)
     angle = rng.normal(0, 0.4) if rng.random() < 0.8 else rng.uniform(0, math.pi)
-    smear = rng.exponential(0.014) if fast else 0.0
+    smear = rng.exponential(0.018) if fast else 0.0
     rows, columns = (int(side) for side in rng.integers(2, 6, 2))
     uneven = rng.uniform(0.0, 0.3)
     cast = 1 + rng.normal(0, 0.05, 3) + (rng.normal(0, 0.1, 3) if rng.random() < 0.25 else 0)
@@ -279,7 +304,7 @@ def _grass(high: float, rng: Rng) -> dict[str, Any]:
         "grain": rng.uniform(14, 42),
         "grain_size": rng.uniform(0.006, 0.02),
         "streak": rng.uniform(0.7, 2),
-        "ragged": rng.uniform(0.4, 1),
+        "ragged": rng.uniform(0.4, 1.8),
     }
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from camapp import displays
 from camapp.capture.native import NativePreview, PreviewError
 from camapp.hud import Hud
-from camapp.overlay import Overlay, see_through
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.see_through import see_through
 from camapp.picture import Pixels
 from camapp.records import Frame, Prediction, Trace
 from camapp.sinks.sink import PredictionSink

@@ -22,6 +22,8 @@ INSIDE, OUTSIDE = 0.6, 0.85
 FAINT = 1.2  # around lines that nobody could be sure of, cells are judged by
 DOUBT = 0.2  # so much: not at all, and the net would see lines along every horizon
 REACH = 2.7  # cells from one point of a line to the next, at most
+ECHO = 2.5  # cells: a line that runs so near to a much longer one all along is its echo,
+ECHO_LENGTH = 0.5  # if it has less than this share of the other's length
 MOST_POINTS = 400  # of the surest are linked; a picture full of lines has about 150
 
 
@@ -123,11 +125,8 @@ def read(field: Floats, weak: float = 0.6, low: float = 0.75, high: float = 0.75
     chains = [chain for chain in chains if score[chain].mean() > high]
     chains = _joined(_grown(chains, at, ahead), at)
     lines = []
-    for chain in chains:
-        path: Floats = at[chain]
-        if float(np.hypot(*np.diff(path, axis=0).T).sum()) < shortest:
-            continue
-        path = _smooth(path)
+    for chain in _without_echoes(chains, at, shortest):
+        path = _smooth(at[chain])
         if path[0, 1] < path[-1, 1]:
             path = path[::-1]
         sure = float(score[[point for point in chain if point < strong]].mean())
@@ -255,6 +254,21 @@ def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: floa
         second = second[int(beyond.argmax()) :] if beyond.any() else second[-1:]
         chains = [chain for i, chain in enumerate(chains) if i not in (ends[a][0], ends[b][0])] + [first + second]
     return chains
+
+
+def _without_echoes(chains: list[list[int]], at: Floats, shortest: float) -> list[list[int]]:
+    """Chains that are long enough and no short copy beside a long one, as a broad or blurred line may have."""
+    lengths = [float(np.hypot(*np.diff(at[chain], axis=0).T).sum()) for chain in chains]
+    kept: list[int] = []
+    for i in sorted(range(len(chains)), key=lambda i: -lengths[i]):
+        longer = [at[chains[j]] for j in kept if lengths[i] < ECHO_LENGTH * lengths[j]]
+        path = at[chains[i]]
+        beside = any(
+            (np.hypot(*(path[:, None] - other).transpose(2, 0, 1)).min(axis=1) < ECHO).all() for other in longer
+        )
+        if lengths[i] >= shortest and not beside:
+            kept.append(i)
+    return [chains[i] for i in kept]
 
 
 def _smooth(path: Floats) -> Floats:

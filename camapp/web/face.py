@@ -6,7 +6,6 @@ import errno
 import importlib.util
 import logging
 import os
-import queue
 import select
 import signal
 import socket
@@ -16,19 +15,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from camapp.canvas import Pixels, SharedCanvas, Taken
+from camapp.children import start_child
 from camapp.models import model_choices
+from camapp.orders import Clerk, Refused
 from camapp.records import Frame, Prediction, Trace
 from camapp.settings import Settings
 from camapp.sinks.log import prediction_record
 from camapp.sinks.sink import PictureSink, PredictionSink, SinkError
 from camapp.state import StateError, state_directory, web_token
-from camapp.status import Status
 from camapp.web import link
 from camapp.web.address import Address, parse_address
-from camapp.web.orders import Orders, Refused
+from camapp.web.orders import Watched, WebOrders
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +39,6 @@ _GOODBYE_S = 1.0
 # Its process says a word for each status; on a small machine it takes seconds to its first.
 _FIRST_WORD_S, _HANGS_S = 60.0, 10.0
 _NEEDED = ("starlette", "uvicorn", "websockets")
-
-
-class _Drawn(Protocol):
-    show_hud: bool
-
-
-class Watched(Protocol):
-    """What the page needs of a camera's run; `Pipeline` is one."""
-
-    name: str
-    settings: Settings
-    prediction_sinks: list[PredictionSink]
-    picture_sinks: list[PictureSink]
-
-    @property
-    def renderer(self) -> _Drawn:
-        """Where the figures on the picture are turned on and off."""
-
-    def status(self) -> Status:
-        """All that can be told of this moment."""
-
-    def pause(self, held: bool) -> None:
-        """Hold the picture and the predictions, or go on."""
-
-    def change(self, settings: Settings) -> None:
-        """Take up changed settings; may take seconds. Raises ModelError, PoolError."""
 
 
 class WebFace:
@@ -108,13 +81,12 @@ class WebFace:
         self._child: subprocess.Popen[bytes] | None = None
         self._stop_event = threading.Event()
         self._feeds = [_Feed(camera, number, self._send) for number, camera in enumerate(cameras)]
-        self._orders = Orders(cameras, self._state, metrics, reread, self._notify)
-        self._waiting: queue.Queue[link.Message | None] = queue.Queue(_WAITING_ORDERS)
-        self._clerk = threading.Thread(target=self._obey_all, name="web-orders", daemon=True)
+        self._orders = WebOrders(cameras, self._state, metrics, reread, self._notify)
+        self._clerk: Clerk[link.Message] = Clerk("web-orders", self._obey, _WAITING_ORDERS)
         self._thread = threading.Thread(target=self._supervise, name="web", daemon=True)
         for camera, feed in zip(cameras, self._feeds, strict=True):
             camera.prediction_sinks.append(feed.predictions)
-            camera.picture_sinks += [feed.pictures, self._orders.snapshots[camera.name]]
+            camera.picture_sinks.append(feed.pictures)
 
     @property
     def pid(self) -> int | None:
@@ -138,10 +110,7 @@ class WebFace:
         peer = self._peer
         if peer is not None:
             _hang_up(peer)
-        try:
-            self._waiting.put_nowait(None)
-        except queue.Full:
-            log.debug("orders of visitors still wait; they are left")
+        self._clerk.stop()
         if self._thread.is_alive():
             self._thread.join(2 * _GOODBYE_S)
         if self._listener is not None:
@@ -204,7 +173,8 @@ class WebFace:
         ours, theirs = link.pair()
         with ours:
             with theirs:
-                self._child = child = _spawn(theirs, self._listener)
+                fds = [theirs.fileno(), self._listener.fileno()]
+                self._child = child = start_child("camapp.web.child", *map(str, fds), fds=fds)
             # A socket with a time limit would wait for it before it sends, and the run with it.
             ours.setblocking(False)
             self._peer = ours
@@ -253,27 +223,23 @@ class WebFace:
             self._feeds[message["camera"]].note_done()
         elif kind == "watched":
             self._feeds[message["camera"]].watch(message["on"])
-        elif kind == "order":
-            try:
-                self._waiting.put_nowait(message)
-            except queue.Full:
-                self._send({"type": "answer", "id": message["id"], "error": "too much is asked for at once"})
+        elif kind == "order" and not self._clerk.take(message):
+            self._send({"type": "answer", "id": message["id"], "error": "too much is asked for at once"})
 
-    # -- the thread that obeys, which may take its time
+    # -- in the clerk's thread
 
-    def _obey_all(self) -> None:
-        while (message := self._waiting.get()) is not None and not self._stop_event.is_set():
-            answer: link.Message = {"type": "answer", "id": message["id"]}
-            try:
-                answer["body"] = self._orders.obey(message["order"], message["camera"], message["body"])
-            except Refused as error:
-                answer["error"] = str(error)
-            except Exception as error:
-                # Whatever a visitor's wish brings about, the run goes on.
-                log.error("%s from the page failed: %s: %s", message["order"], type(error).__name__, error)
-                log.debug("traceback", exc_info=error)
-                answer["error"] = f"failed: {type(error).__name__}"
-            self._send(answer)
+    def _obey(self, message: link.Message) -> None:
+        answer: link.Message = {"type": "answer", "id": message["id"]}
+        try:
+            answer["body"] = self._orders.obey(message["order"], message["camera"], message["body"])
+        except Refused as error:
+            answer["error"] = str(error)
+        except Exception as error:
+            # Whatever a visitor's wish brings about, the run goes on.
+            log.error("%s from the page failed: %s: %s", message["order"], type(error).__name__, error)
+            log.debug("traceback", exc_info=error)
+            answer["error"] = f"failed: {type(error).__name__}"
+        self._send(answer)
 
 
 class _Feed:
@@ -396,20 +362,6 @@ def listen(address: Address) -> socket.socket:
         why = hints.get(error.errno or 0, error.strerror or str(error))
         raise SinkError(f"--web {address}: {why}", denied=denied) from error
     return listener
-
-
-def _spawn(theirs: socket.socket, listener: socket.socket) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        # -P: never import what happens to lie in the user's folder.
-        [sys.executable, "-P", "-m", "camapp.web.child", str(theirs.fileno()), str(listener.fileno())],
-        pass_fds=(theirs.fileno(), listener.fileno()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # the parent's may carry the log
-        process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
-        env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )
 
 
 def _hang_up(peer: socket.socket) -> None:

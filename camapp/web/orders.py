@@ -1,4 +1,4 @@
-"""What visitors of the page may ask of a camera: pause, resume, snapshot, another model, another region, figures."""
+"""What visitors of the page ask of a camera, in JSON: pause, resume, snapshot, another model or region, figures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from camapp.models import model_choices, with_model
+from camapp import orders
+from camapp.orders import Refused, Steering
 from camapp.settings import Settings, SettingsError, checked
-from camapp.sinks.snapshot import SnapshotSink
 from camapp.state import remember_roi
-from camapp.workers.pool import PoolError
-from engine.model import ModelError
-
-if TYPE_CHECKING:
-    from camapp.web.face import Watched
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +20,19 @@ log = logging.getLogger(__name__)
 _SMALLEST_SIDE = 0.02
 
 
-class Refused(Exception):
-    """An order that cannot be obeyed; the message is for the visitor."""
+class _Drawn(Protocol):
+    show_hud: bool
 
 
-class Orders:
+class Watched(orders.Watched, Protocol):
+    """What the page needs of a camera's run; `Pipeline` is one."""
+
+    @property
+    def renderer(self) -> _Drawn:
+        """Where the figures on the picture are turned on and off."""
+
+
+class WebOrders:
     """Obeys, one order at a time; may take seconds, so never in a stage's thread.
 
     Args:
@@ -50,15 +52,11 @@ class Orders:
         notify: Callable[[str, str, str], None],
     ) -> None:
         self._cameras = {camera.name: camera for camera in cameras}
-        self._first = {camera.name: camera.settings for camera in cameras}
         self._state = state
         self._metrics = metrics
         self._reread = reread
         self._notify = notify
-        self.snapshots = {
-            camera.name: SnapshotSink(camera.settings.snapshots, partial(self._tell_saved, camera.name))
-            for camera in cameras
-        }
+        self._steering = Steering(cameras, self._tell_saved)
         self._orders: Mapping[str, Callable[[Watched, Mapping[str, Any]], dict[str, Any]]] = {
             "pause": lambda camera, body: self._pause(camera, True, body),
             "resume": lambda camera, body: self._pause(camera, False, body),
@@ -86,7 +84,7 @@ class Orders:
         return {"paused": held}
 
     def _snapshot(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
-        self.snapshots[camera.name].request()
+        self._steering.snapshots[camera.name].request()
         return {"folder": str(camera.settings.snapshots)}
 
     def _tell_saved(self, camera: str, path: Path) -> None:
@@ -94,11 +92,8 @@ class Orders:
         self._notify(camera, f"snapshot saved as {path.name}", "")
 
     def _model(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
-        wanted, first = body.get("model"), self._first[camera.name]
-        choices = model_choices(first)
-        if not isinstance(wanted, str) or wanted not in choices:
-            raise Refused(f"no such model; there are {', '.join(choices)}")
-        self._change(camera, with_model(camera.settings, first, choices[wanted]))
+        wanted = body.get("model")
+        self._steering.choose_model(camera, wanted)
         self._notify(camera.name, f"model {wanted}", str(body.get("client", "")))
         return {"model": wanted}
 
@@ -112,7 +107,7 @@ class Orders:
             roi = tuple(round(value, 4) for value in roi)
             if min(roi[2:]) < _SMALLEST_SIDE:
                 raise Refused(f"the region is too small: each side at least {_SMALLEST_SIDE:.0%} of the picture")
-        self._change(camera, replace(camera.settings, roi=roi))
+        self._steering.change(camera, replace(camera.settings, roi=roi))
         kept, why = self._keep(camera.name, roi)
         shown = "the whole picture" if roi is None else ", ".join(f"{value:.0%}" for value in roi)
         self._notify(camera.name, f"region changed: {shown}", str(body.get("client", "")))
@@ -138,9 +133,3 @@ class Orders:
             raise Refused("shown is true or false")
         camera.renderer.show_hud = shown
         return {"shown": shown}
-
-    def _change(self, camera: Watched, settings: Settings) -> None:
-        try:
-            camera.change(settings)
-        except (ModelError, PoolError, OSError) as error:
-            raise Refused(f"not changed: {error}") from error

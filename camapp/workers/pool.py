@@ -8,16 +8,14 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from camapp.processes import blas_threads
+from camapp.children import start_child
 from camapp.stats import Quantiles
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -46,9 +44,10 @@ class OwnJob:
     """What workers do with messages, in place of running the net from slot to slot.
 
     Attributes:
-        make: 'module:function', called in each worker with the model and `options`; gives `message -> reply`, in bytes.
+        make: 'module:function', called in each worker with the model and `options`; gives `message -> pieces of the
+            reply`, in bytes.
         options: plain values.
-        stuck_after: seconds after which a worker that has not replied is taken for hung.
+        stuck_after: seconds without a piece, be it an empty one, after which a worker is taken for hung.
     """
 
     make: str
@@ -94,18 +93,18 @@ class WorkerPool:
     A slot has one owner at a time: whoever acquired it, then (from `submit` on) the pool, then `on_outcome`, which
     must `release` it. A slot held by a dead worker is handed out again only after that process was reaped.
 
-    Standby processes make the loss of a worker cheap. They are workers like the others, of which no more than `workers`
-    work at a time: starting another takes half a second and more, going on with one that is ready nothing.
+    Frames that are prepared ahead wait for a new worker; without spare slots they would be lost meanwhile, so one more
+    process stands by, started when the others are ready. It is a worker like them, of which no more than `workers` work
+    at a time, having as many slots: starting another takes half a second and more, going on with a ready one nothing.
 
     Args:
         model: optimised once here; every worker maps the same packed weights.
         max_items: items a slot holds.
-        workers: processes.
+        workers: processes that work at a time.
         threads: BLAS threads of each.
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
         own_job: what workers do with messages; None has them run the net on what slots hold.
-        standby: processes beyond `workers`, started when those are ready.
     """
 
     def __init__(
@@ -117,10 +116,9 @@ class WorkerPool:
         spare_slots: int,
         on_outcome: Callable[[Outcome], None],
         own_job: OwnJob | None = None,
-        standby: int = 0,
     ) -> None:
         self.workers = workers
-        self._processes = workers + standby
+        self._processes = workers + int(not spare_slots)
         self.restarts = 0
         self.error: PoolError | None = None
         self._threads = threads
@@ -146,6 +144,8 @@ class WorkerPool:
         self._lost_in_row = 0
         self._infer_s = Quantiles(256)
         self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0)
+        self._selector.register(self._wake, selectors.EVENT_READ)
         self._busy_ns = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
@@ -217,6 +217,7 @@ class WorkerPool:
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
+        os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
             self._thread.join(timeout + 1)
         for worker in self._live:
@@ -231,6 +232,7 @@ class WorkerPool:
         self._abandon(STOPPED)
         self._live = []
         self._selector.close()
+        os.close(self._wake)
         self._slots.close()
         os.close(self._model_fd)
 
@@ -243,7 +245,8 @@ class WorkerPool:
                 self._spawn()
             while not self._stopping and self.error is None:
                 for key, _ in self._selector.select(_POLL):
-                    self._receive(key.data)
+                    if key.data is not None:  # else it is `stop` that wakes us
+                        self._receive(key.data)
                 self._check_stuck()
         except Exception as error:
             log.debug("pool failed", exc_info=True)
@@ -275,6 +278,7 @@ class WorkerPool:
         if status == STATUS_PART:
             if worker.job is not None:
                 worker.job.parts.append(packet[REPLY.size :])
+                worker.busy_since = time.monotonic()
             return
         error = "" if status == STATUS_DONE else packet[REPLY.size :].decode(errors="replace") or "unknown error"
         with self._lock:
@@ -356,22 +360,15 @@ class WorkerPool:
             return True
         if not self._free or self._stopping:
             return False
-        return self._ahead or (
-            self._busy() < self.workers and any(worker.ready and worker.job is None for worker in self._live)
-        )
-
-    def _busy(self) -> int:
-        return sum(worker.job is not None for worker in self._live)
+        return self._ahead or any(worker.ready and worker.job is None for worker in self._live)
 
     def _dispatch(self) -> None:
-        room = self.workers - self._busy()
         for worker in self._live:
-            if not self._pending or room <= 0:
+            if not self._pending:
                 return
             if worker.ready and worker.job is None:
                 job = self._pending.popleft()
                 worker.job, worker.busy_since = job, time.monotonic()
-                room -= 1
                 try:
                     worker.sock.send(TASK.pack(job.token, job.slot.index, job.items) + job.message)
                 except OSError:
@@ -380,27 +377,11 @@ class WorkerPool:
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen(
-                # -P: never import what happens to lie in the user's folder.
-                [sys.executable, "-P", "-m", "camapp.workers.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the parent's may carry the log
-                process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
-                env=_environment(self._threads),
-            )
+            fd = theirs.fileno()
+            process = start_child("camapp.workers.worker", str(fd), fds=[fd], threads=self._threads)
         socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])
         ours.setblocking(False)
         worker = _Worker(process, ours, time.monotonic())
         with self._lock:
             self._live.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
-    environment = os.environ | blas_threads(threads)
-    root = str(Path(__file__).parents[2])
-    paths = environment.get("PYTHONPATH", "")
-    environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root
-    return environment

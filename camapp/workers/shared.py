@@ -67,9 +67,7 @@ class _Shared:
     """The pool behind its shares: passes outcomes on, and stops with the last share."""
 
     def __init__(self, model: Model, max_items: int, workers: int, threads: int, spare_slots: int) -> None:
-        self.pool = WorkerPool(
-            model, max_items, workers, threads, spare_slots, self._route, standby=int(not spare_slots)
-        )
+        self.pool = WorkerPool(model, max_items, workers, threads, spare_slots, self._route)
         self.closed = False
         self.lock = threading.Condition()
         # Whoever waits longest is next: a camera that always has a frame ready cannot starve the others.

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from engine.kernels import (
     activations,
     binary,
+    block,
     conv,
     conv_last,
     conv_pool,
@@ -38,7 +39,6 @@ from engine.kernels import (
     linear,
     matmul,
     movement,
-    pair,
     pool,
     reductions,
     resize,
@@ -88,7 +88,8 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
 }
 
 FUSED: Mapping[str, tuple[Kernel, ...]] = {
-    pair.PAIR: pair.KERNELS,
+    block.PAIR: block.KERNELS,
+    block.BLOCK: block.KERNELS,
     conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd.POOLED),
 }
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

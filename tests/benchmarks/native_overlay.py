@@ -15,7 +15,8 @@ import numpy as np
 
 from camapp.canvas import SharedCanvas
 from camapp.hud import Hud
-from camapp.overlay import Overlay, see_through
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.see_through import see_through
 from camapp.picture import Layout, Picture
 from camapp.records import Box, Prediction
 from tests.benchmarks.common import print_conditions

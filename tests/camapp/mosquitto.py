@@ -121,7 +121,7 @@ class Listener:
     def payloads(self, topic):
         return [payload for heard, payload, _ in self.messages if heard == topic]
 
-    def wait_for(self, what, seconds=10):
+    def wait_for(self, what, seconds=30):
         """Until `what()` is true; its value."""
         return wait_for(what, seconds, lambda: f"heard only {[topic for topic, _, _ in self.messages]}")
 
@@ -130,7 +130,7 @@ class Listener:
         self.client.loop_stop()
 
 
-def wait_for(what, seconds=10, otherwise=lambda: "it did not happen"):
+def wait_for(what, seconds=30, otherwise=lambda: "it did not happen"):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := what():

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from camapp.birdseye import draw_lane, lane_ahead, shows
-from camapp.overlay import Overlay
+from camapp.overlay.birdseye import draw_lane, lane_ahead, shows
+from camapp.overlay.overlay import Overlay
 from camapp.records import Prediction
 from camapp.scenes.course import bending
 

@@ -1,4 +1,8 @@
 import math
+import shutil
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 from camapp.calibrate import chessboard, fit_camera, run_calibration
 from camapp.ground import GroundCamera
 from camapp.settings import SettingsError, load_settings
+from tests.camapp.desktop import Desktop
 
 SIZE = (640, 480)
 SHEET = np.array([[-0.3, 0.5], [0.3, 0.5], [0.3, 1.1], [-0.3, 1.1]])
@@ -97,3 +102,45 @@ def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
             run_calibration(picture, wrong, board, 0.025, 0.0, file)
     with pytest.raises(SettingsError, match="missing"):
         run_calibration(tmp_path / "missing.png", points, None, 0.025, 0.0, file)
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb and xdotool")
+def test_corners_clicked_in_a_window_tell_it_too(tmp_path):
+    camera = GroundCamera.of((1400, 700), 0.3, 0.6, 1.3)
+    picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
+    cv2.imwrite(str(picture), np.full((700, 1400, 3), 90, np.uint8))
+    pixels, _ = camera.project(np.array([[-0.25, 0.5], [-0.05, 0.5], [-0.05, 0.9], [-0.25, 0.9]]))
+    desktop = Desktop()
+    command = [sys.executable, "-m", "camapp", "calibrate-track", str(picture), "--rectangle", "0.2x0.4"]
+    environment = {"DISPLAY": desktop.name, "QT_QPA_PLATFORM": "xcb", "HOME": str(tmp_path)}
+    child = subprocess.Popen([*command, "--into", str(file)], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        window = ""
+        until = time.monotonic() + 30
+        while not window and time.monotonic() < until:
+            window = desktop.run("xdotool", "search", "--onlyvisible", "--name", "click the ground").decode().strip()
+        assert window
+        time.sleep(0.5)  # shown, but not yet listening
+        desktop.run("xdotool", "windowmove", window, "0", "0", "windowfocus", window)
+        for number, (x, y) in enumerate([(9, 9), *pixels * 1280 / 1400]):
+            desktop.run("xdotool", "mousemove", str(int(x)), str(int(y)), "sleep", "0.1", "click", "1", "sleep", "0.1")
+            if number == 0:  # a slip, taken back
+                desktop.run("xdotool", "key", "BackSpace", "sleep", "0.1")
+        desktop.run("xdotool", "key", "Return")
+        out, _ = child.communicate(timeout=20)
+    finally:
+        child.kill()
+        desktop.kill()
+    assert child.returncode == 0
+    assert "over the ground" in out
+    assert load_settings({}, file).camera_height == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_rectangle_needs_a_display_and_a_size(tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    picture = tmp_path / "seen.png"
+    cv2.imwrite(str(picture), np.zeros((48, 64, 3), np.uint8))
+    for size, reason in (("0.6x0.6", "no display"), ("0.6", "a rectangle is"), ("0x1", "a rectangle is")):
+        with pytest.raises(SettingsError, match=reason):
+            run_calibration(picture, [], None, 0.025, 0.0, tmp_path / "car.toml", size)

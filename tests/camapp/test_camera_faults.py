@@ -14,7 +14,8 @@ from camapp.capture import bounded, picamera, slow, thread
 from camapp.capture.clock import SensorClock
 from camapp.capture.slow import RateWatch
 from camapp.hud import Hud
-from camapp.overlay import AMBER, Overlay
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.style import AMBER
 from camapp.pipeline import Pipeline
 from camapp.service import ExitCode
 from camapp.settings import load_settings

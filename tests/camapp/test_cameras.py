@@ -52,6 +52,7 @@ def test_a_camera_that_fails_for_good_leaves_the_other_running(cameras, caplog):
     broken = ScriptedSource(5, live=True)
     broken.script = [3, PermanentSourceError("the cable is cut")]
     both = cameras({"broken": broken, "well": ScriptedSource(100_000, live=True, interval=0.01)})
+    assert both.pipelines[0].health is both.pipelines[1].health, "the machine is one, and complains once"
     result = run(both)
     deadline = time.monotonic() + 20
     while "the other cameras go on" not in caplog.text:

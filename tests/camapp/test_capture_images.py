@@ -216,7 +216,7 @@ def test_realtime_shows_them_at_the_rate_asked(tmp_path):
     assert source.fps == 20
     start = time.monotonic()
     assert len(names(source)) == 5
-    assert 0.19 <= time.monotonic() - start < 0.6
+    assert 0.19 <= time.monotonic() - start < 3
 
 
 def test_otherwise_they_come_as_fast_as_they_are_read(tmp_path):
@@ -226,4 +226,4 @@ def test_otherwise_they_come_as_fast_as_they_are_read(tmp_path):
     assert not source.live
     start = time.monotonic()
     assert len(names(source)) == 5
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3

@@ -265,7 +265,7 @@ def test_a_dead_event_loop_is_a_lost_source_and_leaves_no_job(fake, source):
     start = time.monotonic()
     with pytest.raises(SourceLost, match=r"imx708 gave no frame for 0\.2 s: check its ribbon cable"):
         read_on(opened_source, 0.2)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
     assert camera_of(fake).cancelled == 1
     assert camera_of(fake).jobs_waiting == 0
     opened_source.close()
@@ -282,7 +282,7 @@ def test_a_close_that_hangs_is_left_and_said(fake, source, caplog, monkeypatch):
     start = time.monotonic()
     opened_source.close()
     opened_source.close()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
     assert "did not close within 0.1 s" in caplog.text
     with pytest.raises(PermanentSourceError, match="start camapp again"):
         opened_source.open()
@@ -294,7 +294,7 @@ def test_a_cancel_that_hangs_is_bounded_too(fake, source, monkeypatch):
     start = time.monotonic()
     with pytest.raises(SourceLost, match="gave no frame"):
         opened(source()).read(0.1)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
 
 
 def test_an_open_that_hangs_is_bounded(fake, source, monkeypatch):

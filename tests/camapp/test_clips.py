@@ -220,7 +220,7 @@ def test_a_picture_of_another_size_and_a_film_that_starts_again_end_the_clip(sta
 def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
     sink = start("cat", after=0.3)
     Camera(sink).show(0.2, "cat")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not sink.saved:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -228,12 +228,12 @@ def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
 
 def test_a_slow_disk_costs_pictures_of_the_film_and_never_waits(start, monkeypatch):
     held, encode = threading.Event(), module.cv2.imencode
-    monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(5) and encode(*what))
+    monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(10) and encode(*what))
     sink = start("cat", patient=False)
     try:
         began = time.monotonic()
         Camera(sink).show(10, "cat")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "it waited for the encoder"
         assert sink.skipped >= 100 - module._QUEUED - 1
     finally:
         held.set()
@@ -260,7 +260,7 @@ def test_a_full_disk_costs_films_and_the_next_is_written_when_there_is_room_agai
         ballast.write_bytes(b"x" * 60_000)
         camera.show(1, "cat")
         camera.show(4)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while not sink.lost:
             assert time.monotonic() < deadline
             time.sleep(0.02)

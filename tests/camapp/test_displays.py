@@ -65,7 +65,7 @@ def test_a_server_that_accepts_nobody_costs_a_bounded_time() -> None:
             start = time.monotonic()
             display = displays.probe({"DISPLAY": ":4323"}, timeout=0.2)
             assert not display
-            assert time.monotonic() - start < 1.5
+            assert time.monotonic() - start < 5
         finally:
             for caller in crowd:
                 caller.close()

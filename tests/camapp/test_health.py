@@ -1,13 +1,15 @@
 """Health from recorded /proc and /sys trees, its log lines, and its place on the picture."""
 
 import logging
+import queue
+import threading
 
 import numpy as np
 import pytest
 
 from camapp.health import Health, HealthMonitor, describe, flags_of, read_temperature, read_throttled
 from camapp.hud import Hud
-from camapp.overlay import Overlay
+from camapp.overlay.overlay import Overlay
 
 
 @pytest.fixture
@@ -76,6 +78,23 @@ def test_changes_are_logged_once_and_what_was_is_remembered(pi, caplog):
         "the machine is well again: 54 C",
     ]
     assert monitor.latest.since_boot == ("under-voltage", "throttled")
+
+
+def test_several_runs_share_one_monitor_which_samples_until_the_last_has_ended(tmp_path):
+    sampled = queue.SimpleQueue()
+    monitor = HealthMonitor(0.001, tmp_path, lambda root: sampled.put(threading.current_thread()))
+    monitor.start()
+    monitor.start()
+    thread = sampled.get(timeout=10)
+    monitor.stop()
+    assert {sampled.get(timeout=10) for _ in range(9)} == {thread}
+    monitor.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    monitor.start()  # a camera may begin when the others have ended
+    while sampled.get(timeout=10) is thread:
+        pass
+    monitor.stop()
 
 
 def test_heat_is_an_alert_before_the_firmware_acts():

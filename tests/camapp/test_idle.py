@@ -6,7 +6,8 @@ import pytest
 from camapp import pipeline as pipeline_module
 from camapp.hud import Hud
 from camapp.idle import IdleGate, tiles_of
-from camapp.overlay import RED, SOFT, Overlay
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.style import RED, SOFT
 from camapp.picture import Layout, Picture
 from camapp.pipeline import Pipeline
 from camapp.records import Frame, Prediction, Shot

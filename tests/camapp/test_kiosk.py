@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.overlay import ACCENT
+from camapp.overlay.style import ACCENT
 
 ROOT = Path(__file__).parents[2]
 AS_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []

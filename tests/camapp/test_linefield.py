@@ -50,6 +50,12 @@ def test_a_double_tape_is_two_lines():
     assert all(any(gap(chain.points, line) < 0.3 for chain in chains) for line in pair)
 
 
+def test_a_short_line_along_a_long_one_is_its_echo_and_one_that_leaves_it_is_none():
+    long, echo, other = [(0.3, 0.95), (0.4, 0.1)], [(0.37, 0.7), (0.39, 0.5)], [(0.37, 0.7), (0.55, 0.5)]
+    for lines, count in (([long, echo], 1), ([long, other], 2), ([echo], 1)):
+        assert len(linefield.read(said(linefield.write([(line, False) for line in lines], GRID)))) == count
+
+
 def test_a_small_gap_is_bridged_and_a_large_one_is_not():
     field = linefield.write([([(0.5, 0.98), (0.5, 0.02)], False)], GRID)
     small, large = field.copy(), field.copy()

@@ -75,7 +75,7 @@ def test_a_line_has_every_field_of_the_schema(tmp_path):
 def test_lines_reach_the_disk_in_bounded_time_without_a_stop(tmp_path):
     sink = sink_for(tmp_path / "log.jsonl")
     send(sink, 1)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while not (tmp_path / "log.jsonl").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)

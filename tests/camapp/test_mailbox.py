@@ -26,7 +26,7 @@ def test_get_wakes_as_soon_as_there_is_something():
     threading.Timer(0.05, box.replace, ("x",)).start()
     start = time.monotonic()
     assert box.get(5.0) == "x"
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 4.0
 
 
 def test_close_wakes_waiters_and_hands_back_what_was_left():
@@ -37,4 +37,4 @@ def test_close_wakes_waiters_and_hands_back_what_was_left():
     assert not box.put(3, 0)
     start = time.monotonic()
     assert box.get(5.0) is None
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 4.0

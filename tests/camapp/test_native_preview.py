@@ -16,7 +16,8 @@ from camapp.capture.source import SourceLost, SourceOptions
 from camapp.capture.thread import CaptureThread
 from camapp.displays import Display, Kind
 from camapp.hud import Hud
-from camapp.overlay import Overlay, see_through
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.see_through import see_through
 from camapp.pipeline import Pipeline
 from camapp.records import Box, Polyline, Prediction
 from camapp.settings import load_settings
@@ -214,7 +215,7 @@ def watch(fake, console):
         each.end()
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

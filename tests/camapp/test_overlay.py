@@ -9,7 +9,9 @@ import pytest
 
 from camapp.hud import Hud, Rating, rate
 from camapp.lettering import Font, Layer, plain
-from camapp.overlay import AMBER, GREEN, RED, Overlay, no_signal
+from camapp.overlay.no_signal import no_signal
+from camapp.overlay.overlay import Overlay
+from camapp.overlay.style import AMBER, GREEN, RED
 from camapp.records import Box, Polyline, Prediction
 
 STAGES = {"capture": 3.0, "prepare": 1.0, "queue": 0.5, "infer": 9.0, "decode": 0.2, "total": 13.7}

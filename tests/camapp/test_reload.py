@@ -57,7 +57,7 @@ class Live:
     def run(self):
         self.summary = self.pipeline.run()
 
-    def wait(self, condition, timeout=10):
+    def wait(self, condition, timeout=30):
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, "not within its bound"

@@ -131,6 +131,13 @@ def test_each_camera_table_outranks_the_keys_above_it_and_is_outranked_by_the_en
     assert (other.name, other.source, other.fps) == ("camera2", "v4l2://2", 10)
 
 
+def test_workers_of_its_own_may_be_said_of_a_camera_that_shares_none(tmp_path):
+    cameras = load_cameras({}, write(tmp_path, TWO_CAMERAS + "workers = 2"), {})
+    assert [camera.workers for camera in cameras] == [0, 2]
+    (alone,) = load_cameras({"share_workers": True}, write(tmp_path, "[[camera]]\nworkers = 2"), {})
+    assert alone.workers == 2
+
+
 def test_what_watches_one_camera_refuses_several(tmp_path):
     with pytest.raises(SettingsError, match="2 cameras; only 'camapp run'"):
         load_settings({}, write(tmp_path, TWO_CAMERAS), {})
@@ -148,6 +155,8 @@ def test_what_watches_one_camera_refuses_several(tmp_path):
         ("camera = []", {}, "each under a line"),
         (TWO_CAMERAS, {"source": "auto"}, "--source is of one camera"),
         ('name = "../x"', {}, "letters, digits"),
+        (TWO_CAMERAS + "workers = 2", {"share_workers": True}, "'workers' is for all cameras that share"),
+        ("share_workers = true" + TWO_CAMERAS + "threads = 2", {}, "'threads' .* above the first"),
     ],
 )
 def test_camera_tables_that_make_no_sense_are_refused(tmp_path, text, command_line, message):

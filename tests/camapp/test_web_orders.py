@@ -1,7 +1,8 @@
 import pytest
 
+from camapp.orders import Refused
 from camapp.settings import SettingsError, load_settings
-from camapp.web.orders import Orders, Refused
+from camapp.web.orders import WebOrders
 from tests.camapp.web_stand_in import StandIn
 
 
@@ -12,7 +13,7 @@ class Desk:
         self.told = []
         self.camera = StandIn(tmp_path, **settings)
         self.state = tmp_path / "state"
-        self.orders = Orders(
+        self.orders = WebOrders(
             [self.camera], self.state, metrics, reread, lambda camera, text, by: self.told.append((camera, text, by))
         )
 
@@ -115,8 +116,7 @@ def test_the_figures_on_the_picture(desk):
 
 
 def test_a_snapshot_is_saved_and_told(desk, tmp_path):
-    sink = desk.orders.snapshots["camera"]
-    desk.camera.picture_sinks.append(sink)
+    (sink,) = desk.camera.picture_sinks
     sink.start()
     assert not sink.wanted()
     desk("snapshot")

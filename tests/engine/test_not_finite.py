@@ -126,6 +126,13 @@ def paired(activation: str) -> Graph:
     return seeded(net.graph(x, (8, 12, 12)))
 
 
+def block(activation: str) -> Graph:
+    net = NetBuilder("block", (8, 12, 12))
+    x = getattr(net, activation)(net.conv(net.input, "expand", 8, 16, 1))
+    x = getattr(net, activation)(net.conv(x, "depthwise", 16, 16, 3, pad=1, groups=16))
+    return seeded(net.graph(net.add(net.input, net.conv(x, "project", 16, 8, 1)), (8, 12, 12)))
+
+
 def late(activation: str) -> Graph:
     net = NetBuilder("late", (16, 12, 12))
     x = net.relu(net.conv(net.input, "first", 16, 16, 1))
@@ -145,8 +152,9 @@ FUSED_NETS = {
     "bands": (pooled(6, 5, "relu6"), Layout.LAST, "bands", 6, 16),
     "winograd with pool": (pooled(16, 3, "relu"), Layout.LAST, "winograd4_pool", 8, 8),
     "winograd with pool, no activation": (pooled(16, 3, ""), Layout.LAST, "winograd4_pool", 8, 8),
-    "pair": (paired("relu"), Layout.LAST, "banded", 2, 16),
-    "pair with swish": (paired("hard_swish"), Layout.LAST, "banded", 2, 16),
+    "pair": (paired("relu"), Layout.LAST, "tiled", 12, 2),
+    "pair with swish": (paired("hard_swish"), Layout.LAST, "tiled", 12, 2),
+    "block": (block("relu6"), Layout.LAST, "tiled", 12, 2),
     "late residual": (late("relu"), Layout.LAST, "rows_whole", 4, 4),
     "late residual, winograd": (late("relu6"), Layout.LAST, "winograd4", 12, 12),
     "late residual, winograd, deferred": (late("relu"), Layout.LAST, "winograd2", 8, 8),

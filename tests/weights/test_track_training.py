@@ -85,7 +85,7 @@ def test_variants_of_a_photograph_keep_its_lines_in_place(tmp_path):
         for row, column in np.argwhere((field[..., 0] > 0) & (field[..., FIELDS] == 1)):
             x, y = (np.array([column, row]) + 0.5 + field[row, column, 1:3]) * (width / columns, height / rows)
             if 2 < x < width - 2 and 2 < y < height - 2:
-                assert picture[int(y), int(x)].mean() > 150
+                assert picture[int(y), int(x)].mean() > np.median(picture) + 40
                 checked += 1
     assert checked > 100
 

@@ -2,4 +2,4 @@
 
 from weights.recipe import TrackRecipe
 
-RECIPE = TrackRecipe(name="track", net="track", epochs=60, pictures=2000, batch=32, learning_rate=2e-3, seed=46)
+RECIPE = TrackRecipe(name="track", net="track", epochs=60, pictures=1500, uses=8, batch=32, learning_rate=2e-3, seed=48)

@@ -1,4 +1,4 @@
-"""A Conv and the depthwise Conv after it as one node, against the plain loops of the two."""
+"""A Conv, the depthwise Conv after it and perhaps a third as one node, against the plain loops of each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from engine.choices import Choices, Offered
-from engine.graph import Array, Graph
+from engine.graph import Array, Graph, Node, Shape, Value
 from engine.kernels import products
-from engine.kernels.pair import PAIR
+from engine.kernels.block import BLOCK, PAIR
 from engine.kernels.step import Layout
 from engine.nets.layers import NetBuilder
 from engine.passes import optimise
@@ -20,7 +20,7 @@ from engine.reference import run_graph
 
 
 class Together(Choices):
-    """All pairs that a kernel takes, whatever they cost."""
+    """All that a kernel takes together, whatever it costs."""
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
         return True
@@ -75,6 +75,36 @@ def test_pair_agrees_with_plain_loops(
     check(graph, pictures(2, 3, size, size))
 
 
+@pytest.mark.parametrize("activation", ["", "relu6", "hard_swish"])
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 14), (3, 1, 61), (3, 2, 40), (5, 1, 10), (5, 2, 33)])
+def test_block_agrees_with_plain_loops(activation: str, kernel: int, stride: int, size: int) -> None:
+    net = NetBuilder("block", (5, size, size))
+    x = net.conv(net.input, "first", 5, 12, 1)
+    x = getattr(net, activation)(x) if activation else x
+    x = net.conv(x, "second", 12, 12, kernel, stride=stride, pad=kernel // 2, groups=12)
+    x = getattr(net, activation)(x) if activation else x
+    x = net.conv(x, "third", 12, 5, 1, bias=stride == 1)
+    x = net.relu(net.add(x, net.input) if stride == 1 else x)
+    graph = seeded(net.graph(x, (5, 1, 1)))
+    assert operators(graph, pictures(2, 5, size, size)) == [BLOCK]
+    check(graph, pictures(2, 5, size, size))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pads", "strides"), [((3, 5), (0, 0, 0, 0), (1, 1)), ((4, 2), (1, 0, 2, 1), (2, 1))]
+)
+def test_windows_of_any_form(kernel: Shape, pads: Shape, strides: Shape) -> None:
+    attributes = {"group": 6, "pads": pads, "strides": strides}
+    arrays = {"w": pictures(6, 2, 1, 1), "b": pictures(6), "v": pictures(6, 1, *kernel)}
+    nodes = (
+        Node("Conv", ("x", "w", "b"), ("y",), {"activation": "Relu"}, "first"),
+        Node("Conv", ("y", "v"), ("z",), attributes, "second"),
+    )
+    graph = Graph("windows", (Value("x", (0, 2, 19, 26)),), (Value("z", (0, 6, 0, 0)),), nodes, {}, arrays)
+    assert operators(graph, pictures(1, 2, 19, 26)) == [PAIR]
+    check(graph, pictures(1, 2, 19, 26))
+
+
 def test_blocks_in_a_row_keep_their_late_biases_and_residuals() -> None:
     net = NetBuilder("blocks", (3, 16, 16))
     x, inputs = net.conv(net.input, "stem", 3, 4, 1), 4
@@ -83,7 +113,7 @@ def test_blocks_in_a_row_keep_their_late_biases_and_residuals() -> None:
         y = net.relu(net.conv(y, f"wide{index}", 12, 12, 3, pad=1, groups=12))
         x = net.add(x, net.conv(y, f"down{index}", 12, 4, 1))
     graph = seeded(net.graph(net.flatten(net.global_average_pool(x)), (4,)))
-    assert operators(graph, pictures(1, 3, 16, 16)).count(PAIR) == 3
+    assert operators(graph, pictures(1, 3, 16, 16)).count(BLOCK) == 3
     check(graph, pictures(1, 3, 16, 16))
 
 

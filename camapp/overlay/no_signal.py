@@ -1,0 +1,47 @@
+"""The picture that is shown while there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from camapp.lettering import Font, Pixels, plain
+from camapp.overlay.style import AMBER, FAINT, INK, WHITE, style_of
+
+
+def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None) -> Pixels:
+    """A picture that says that there is none.
+
+    Args:
+        size: (width, height).
+        reason: why, for people; broken over lines where it is long.
+        waited_s: seconds without a picture so far, shown where given.
+
+    Returns:
+        (height, width, 3) uint8 BGR.
+    """
+    width, height = size
+    style = style_of(width, height)
+    picture = np.full((height, width, 3), INK, np.uint8)
+    title, body = style.title, Font(round(style.unit * (1.0, 1.1, 1.3)[style.detail]))
+    heading = title.fit("NO SIGNAL", width - 2 * style.margin)
+    rows = [(heading, title, AMBER)]
+    rows += [(line, body, WHITE) for line in _wrap(plain(reason), body, width - 6 * style.margin, 4)]
+    if waited_s is not None:
+        rows.append((body.fit(f"for {waited_s:.0f} s", width), body, FAINT))
+    y = (height - sum(font.cap * 2 for _, font, _ in rows)) // 2
+    for text, font, colour in rows:
+        layer = font.layer(text, colour)
+        layer.lay_on(picture, (width - layer.width) // 2, y)
+        y += font.cap * 2
+    return picture
+
+
+def _wrap(text: str, font: Font, width: int, most: int) -> list[str]:
+    """Words on at most `most` lines of at most `width` pixels; what does not fit ends in '..'."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and (len(lines) == most or font.width(f"{lines[-1]} {word}") <= width):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [font.fit(line, width) for line in lines]

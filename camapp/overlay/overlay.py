@@ -1,0 +1,83 @@
+"""Draws a Prediction and the head-up display on a picture.
+
+What changes slowly (the two panels) is drawn into small layers a few times a second and laid on each frame; what
+moves with the picture (boxes, lines) is drawn each time. No step touches the whole frame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+
+from camapp.hud import Hud
+from camapp.lettering import Layer, Pixels
+from camapp.overlay.card import Shown, card_layer
+from camapp.overlay.findings import draw_findings
+from camapp.overlay.panel import digest, draw_badges, panel_layer
+from camapp.overlay.style import style_of
+from camapp.records import Prediction
+
+HUD_INTERVAL_NS = 333_000_000  # figures that change faster cannot be read
+CARD_INTERVAL_NS = 150_000_000
+
+
+class Overlay:
+    """Draws on frames of any size, remembering what it drew.
+
+    Args:
+        clock: monotonic nanoseconds.
+    """
+
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._card = _Cached(CARD_INTERVAL_NS)
+        self._panel = _Cached(HUD_INTERVAL_NS)
+
+    def draw(self, canvas: Pixels, prediction: Prediction | None, hud: Hud | None, age_ms: float, stale: bool) -> None:
+        """Draw on `canvas`, (h, w, 3) uint8 BGR, in place.
+
+        Args:
+            canvas: the picture; boxes and lines of the prediction are in its pixels.
+            prediction: the newest, or None before the first.
+            hud: figures to show, or None to hide them.
+            age_ms: how old the prediction is.
+            stale: it is older than it should be: draw it dimmed, with its age.
+        """
+        style = style_of(canvas.shape[1], canvas.shape[0])
+        now = self._clock()
+        if prediction is not None:
+            draw_findings(canvas, style, prediction, stale)
+        taken_x, taken_y = 0, 0
+        if hud is not None:
+            panel = self._panel.get(
+                (style, digest(hud)), (style, hud.paused, hud.source, hud.model), now, lambda: panel_layer(style, hud)
+            )
+            panel.lay_on(canvas, style.margin, style.margin)
+            taken_x, taken_y = style.margin + panel.width, style.margin + panel.height
+            draw_badges(canvas, style, hud)
+        if prediction is not None:
+            age = f"{age_ms / 1000:.1f} s ago" if stale else ""
+            truth = hud.truth if hud else ""
+            shown = Shown.of(prediction, truth, age)
+            urgent = (style, shown.label, stale)
+            card = self._card.get((style, shown), urgent, now, lambda: card_layer(style, shown))
+            top = style.height - style.margin - card.height
+            beside = top < taken_y and taken_x + card.width + 2 * style.margin <= style.width
+            card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
+
+
+class _Cached:
+    """A layer drawn again when its content changed, at most once an interval unless what is urgent changed."""
+
+    def __init__(self, interval_ns: int) -> None:
+        self._interval_ns = interval_ns
+        self._key: Hashable = None
+        self._urgent: Hashable = None
+        self._due = 0
+        self._layer: Layer | None = None
+
+    def get(self, key: Hashable, urgent: Hashable, now: int, draw: Callable[[], Layer]) -> Layer:
+        if self._layer is None or (key != self._key and (now >= self._due or urgent != self._urgent)):
+            self._layer = draw()
+            self._key, self._urgent, self._due = key, urgent, now + self._interval_ns
+        return self._layer
