@@ -44,9 +44,10 @@ class OwnJob:
     """What workers do with messages, in place of running the net from slot to slot.
 
     Attributes:
-        make: 'module:function', called in each worker with the model and `options`; gives `message -> reply`, in bytes.
+        make: 'module:function', called in each worker with the model and `options`; gives `message -> pieces of the
+            reply`, in bytes.
         options: plain values.
-        stuck_after: seconds after which a worker that has not replied is taken for hung.
+        stuck_after: seconds without a piece, be it an empty one, after which a worker is taken for hung.
     """
 
     make: str
@@ -143,6 +144,8 @@ class WorkerPool:
         self._lost_in_row = 0
         self._infer_s = Quantiles(256)
         self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0)
+        self._selector.register(self._wake, selectors.EVENT_READ)
         self._busy_ns = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
@@ -214,6 +217,7 @@ class WorkerPool:
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
+        os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
             self._thread.join(timeout + 1)
         for worker in self._live:
@@ -228,6 +232,7 @@ class WorkerPool:
         self._abandon(STOPPED)
         self._live = []
         self._selector.close()
+        os.close(self._wake)
         self._slots.close()
         os.close(self._model_fd)
 
@@ -240,7 +245,8 @@ class WorkerPool:
                 self._spawn()
             while not self._stopping and self.error is None:
                 for key, _ in self._selector.select(_POLL):
-                    self._receive(key.data)
+                    if key.data is not None:  # else it is `stop` that wakes us
+                        self._receive(key.data)
                 self._check_stuck()
         except Exception as error:
             log.debug("pool failed", exc_info=True)
@@ -272,6 +278,7 @@ class WorkerPool:
         if status == STATUS_PART:
             if worker.job is not None:
                 worker.job.parts.append(packet[REPLY.size :])
+                worker.busy_since = time.monotonic()
             return
         error = "" if status == STATUS_DONE else packet[REPLY.size :].decode(errors="replace") or "unknown error"
         with self._lock:
