@@ -8,16 +8,14 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from camapp.processes import blas_threads
+from camapp.children import start_child
 from camapp.stats import Quantiles
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -379,27 +377,11 @@ class WorkerPool:
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen(
-                # -P: never import what happens to lie in the user's folder.
-                [sys.executable, "-P", "-m", "camapp.workers.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the parent's may carry the log
-                process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
-                env=_environment(self._threads),
-            )
+            fd = theirs.fileno()
+            process = start_child("camapp.workers.worker", str(fd), fds=[fd], threads=self._threads)
         socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])
         ours.setblocking(False)
         worker = _Worker(process, ours, time.monotonic())
         with self._lock:
             self._live.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
-    environment = os.environ | blas_threads(threads)
-    root = str(Path(__file__).parents[2])
-    paths = environment.get("PYTHONPATH", "")
-    environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root
-    return environment
