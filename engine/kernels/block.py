@@ -228,7 +228,7 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
         Scratch(block.columns),
         Scratch((first.weight[1], *block.sorted_size) if block.splits else (0,)),
         Scratch((group * tiles.lines * tiles.line + tiles.gap,)),  # a group of channels between the first two
-        Scratch((2, *own) if first.activation == SWISH else (0,)),  # their own rows before and after the activation
+        Scratch((2, *own) if first.activation == SWISH else (0,)),  # own rows before the activation, and room
         Scratch(sums),  # what the taps at a shift add
         Scratch(sums if second.activation == SWISH else (0,)),  # sums before the activation
         Scratch((channels + 1, *sums[1:]) if third else sums),  # sums after it; and the ones
@@ -316,9 +316,8 @@ def _make(block: Block, matrix: Array, columns: Array, lines: Array, activated: 
     own = as_strided(lines[:, begin:], (group, tiles.own * line), lines.strides[::2])
     columns = columns.reshape(len(columns), -1)
     if block.first.activation == SWISH:
-        made, result = activated
-        calls = [*product_by_columns(matrix, columns, made), *finish(flat(made), flat(result), (), SWISH)]
-        calls.append(copy(own, result))
+        made, room = activated
+        calls = [*product_by_columns(matrix, columns, made), *finish(made, own, (), SWISH, room)]
     else:
         calls = [*product_by_columns(matrix, columns, own), *finish(own, own, (), block.first.activation)]
     if tiles.above:
