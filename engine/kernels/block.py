@@ -36,7 +36,7 @@ PAIR = "Conv+DepthwiseConv"
 BLOCK = "Conv+DepthwiseConv+Conv"
 GROUP_BYTES = 768 << 10  # of channels between the first two
 COLUMN_BYTES = 2 << 20  # of what the first multiplies, at most
-MOST_PLACES = 8  # rows of input that a band matrix moves on by, at most
+MOST_ROWS = 4  # of output that a band matrix makes
 LEAST_LINE = 200  # numbers
 
 
@@ -147,7 +147,7 @@ def tiles_for(windows: Windows) -> Tiles | None:
     """Few lines have few zeros in their bands, long ones keep BLAS busy; None if no tile covers its windows."""
     down, top = windows.strides[0], windows.begin[0]
     least = max(2, -(-top // down), -(-(windows.kernel[0] - down - top) // down))
-    offers = [Tiles(windows, rows) for rows in range(max(least, MOST_PLACES // down), least - 1, -1)]
+    offers = [Tiles(windows, rows) for rows in range(max(least, MOST_ROWS), least - 1, -1)]
     suits = top < windows.kernel[0] and windows.begin[1] < windows.kernel[1] and prod(windows.dilations) == 1
     return next((tiles for tiles in offers if tiles.line >= LEAST_LINE), offers[-1]) if suits else None
 
