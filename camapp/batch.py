@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -26,9 +25,9 @@ from camapp.service import ExitCode, on_stop_signals
 from camapp.settings import Settings
 from camapp.tasks.task import TaskOptions, task_for
 from camapp.verdict import confusion_of, print_verdict
-from camapp.workers.files import FilesJob, FilesOptions, Read
+from camapp.workers.files import FilesJob, FilesOptions, Read, to_message
 from camapp.workers.ordered import OrderedRun, Work
-from camapp.workers.pool import OwnJob
+from camapp.workers.pool import Outcome, OwnJob
 from camapp.workers.protocol import MESSAGE_BYTES
 from engine.model import Model
 
@@ -36,6 +35,8 @@ from engine.model import Model
 _PLAN_BYTES, _MOST = 8 << 20, 64
 # A batch that takes longer has hung: the slowest card in the slowest Pi reads 64 photos in less.
 _STUCK_AFTER = 120.0
+# A worker is given files for about so long, up to so many batches.
+_GIVEN_SECONDS, _MOST_GIVEN = 0.03, 8
 _BAD_SHOWN = 20
 _TOP_OF_ONE = 5
 _MAKE = "camapp.workers.files:make"
@@ -101,12 +102,13 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
     done = results.open()
     tally = Tally(len(done.files), done.bad, said=done.said)
     before, began = tally.files, time.monotonic()
-    groups = grouped((file for file in _walk(paths) if shown(file) not in done.files), batch)
+    left = (file for file in _walk(paths) if shown(file) not in done.files)
     if options.scheduler:
+        groups = grouped(left, lambda: batch)
         reads = classify_on_cluster(model, files, groups, options.scheduler, _STUCK_AFTER, stopping.is_set)
     else:
         workers = settings.workers or len(os.sched_getaffinity(0))
-        reads = classify_files(model, files, groups, workers, settings.threads, stopping.is_set)
+        reads = classify_files(model, files, left, workers, settings.threads, stopping.is_set)
     try:
         with _progress(total, before, shows=_has_bar(targets)) as advance:
             for read in reads:
@@ -128,36 +130,61 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
 def classify_files(
     model: Model,
     options: FilesOptions,
-    batches: Iterable[list[str]],
+    files: Iterable[str],
     workers: int,
     threads: int = 1,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Read]:
-    """Read and classify lists of files in processes of our own; results in the order of the lists.
+    """Read and classify files in processes of our own; results of some at a time, in order.
 
     A file whose worker dies again and again is listed as bad.
 
     Raises:
         PoolError: the workers would not start or stay alive.
     """
+    stride = Stride(options.batch)
+
+    def read(files: list[str], outcome: Outcome) -> Read:
+        stride.learn(len(files), (outcome.infer_end - outcome.infer_start) / 1e9)
+        return Read.from_bytes(outcome.reply)
 
     work: Work[list[str], Read] = Work(
-        write=lambda files, slot: (len(files), json.dumps(files).encode()),
-        read=lambda files, outcome: Read.from_json(outcome.reply),
+        write=lambda files, slot: (len(files), to_message(files)),
+        read=read,
         give_up=lambda files, error: Read.given_up(files, f"the process that read it failed: {error}", options),
         split=lambda files: [[file] for file in files],
     )
     own_job = OwnJob(_MAKE, asdict(options), _STUCK_AFTER)
-    yield from OrderedRun(model, work, 1, workers, threads, own_job).results(batches, stop)
+    yield from OrderedRun(model, work, 1, workers, threads, own_job).results(grouped(files, stride.files), stop)
 
 
-def grouped(files: Iterable[str], size: int) -> Iterator[list[str]]:
+class Stride:
+    """How many files a worker is given at a time: many if they take little time, since each time has its price.
+
+    With 64 tiny pictures a worker waits for the next as long as they take, where others want the processor too.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._files = batch
+
+    def files(self) -> int:
+        """At present: some whole batches."""
+        return self._files
+
+    def learn(self, files: int, seconds: float) -> None:
+        """That so many took so long."""
+        batches = int(min(files * _GIVEN_SECONDS / max(seconds, 1e-6), 2 * files) / self._batch)
+        self._files = self._batch * min(max(batches, 1), _MOST_GIVEN)
+
+
+def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]]:
     """Lists of so many files, fewer where names are so long that they would not fit a message."""
     group: list[str] = []
     used = 0
     for file in files:
-        most = 6 * len(file) + 4  # JSON writes one character in up to 6
-        if group and (len(group) == size or used + most > MESSAGE_BYTES):
+        most = (1 if file.isascii() else 4) * len(file) + 1
+        if group and (len(group) >= size() or used + most > MESSAGE_BYTES):
             yield group
             group, used = [], 0
         group.append(file)
@@ -203,7 +230,7 @@ def _count(paths: Iterable[Path]) -> int:
     """How many pictures there are; names are not kept."""
     total = 0
     for path in paths:
-        found = sum(1 for _ in walk_images(path))
+        found = sum(1 for _ in walk_images(path, in_order=False))
         if not found:
             raise PermanentSourceError(f"no images at {path}; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
         total += found

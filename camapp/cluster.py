@@ -84,7 +84,7 @@ def classify_on_cluster(
                 return
             files, future = order.popleft()
             try:
-                yield Read.from_json(_result(future, stuck_after))
+                yield Read.from_bytes(_result(future, stuck_after))
             except (ImportError, ModelError) as error:
                 raise PoolError(f"the workers of {scheduler} lack this version of camapp: {error}") from error
             except KilledWorker:
@@ -109,10 +109,9 @@ def _result(future: Any, stuck_after: float) -> bytes:
 
 
 def read_files(content: bytes, options: dict[str, Any], files: list[str]) -> bytes:
-    """On a worker: classify files, `Read` as JSON. Model and plans are kept for the next call, one set a thread."""
+    """On a worker: classify files, `Read` as bytes. Model and plans are kept for the next call, one set a thread."""
     made_of = (content, options)
     if getattr(_here, "made_of", None) != made_of:
         _here.job = make(attach_shared(content), options)
         _here.made_of = made_of
-    found: Read = Read.of(list(_here.job.rows(files)), options["formats"])
-    return found.to_json()
+    return Read.of(_here.job.rows(files), options["formats"]).to_bytes()

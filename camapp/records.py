@@ -72,6 +72,11 @@ class Frame:
     seq: int
     shot: Shot
 
+    @classmethod
+    def still(cls, picture: Picture) -> Frame:
+        """A picture by itself."""
+        return cls(0, Shot(picture, picture, still=True))
+
     @property
     def view(self) -> Picture:
         """The picture to show."""

@@ -80,7 +80,7 @@ class Results:
                 raise ResultsError(f"cannot write {target.path}: {error.strerror}; choose another place") from error
         return done
 
-    def write(self, lines: dict[str, str]) -> None:
+    def write(self, lines: dict[str, bytes]) -> None:
         """Append to each file the text of its format.
 
         Raises:
@@ -114,7 +114,7 @@ class Results:
             # A device or a pipe is no file to be lost: it is written to, whatever it is.
             file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
-            _write_all(file, FORMATS[target.format].header)
+            _write_all(file, FORMATS[target.format].header.encode())
         return file
 
     def _take_up(self, done: Done) -> None:
@@ -190,7 +190,7 @@ def _jsonl_records(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
         yield lines.end, {name: found[name] for name in COLUMNS}
 
 
-def _write_all(file: IO[bytes], text: str) -> None:
-    data = memoryview(text.encode("utf-8", "backslashreplace"))
-    while data:
-        data = data[file.write(data) or 0 :]
+def _write_all(file: IO[bytes], text: bytes) -> None:
+    left = memoryview(text)
+    while left:
+        left = left[file.write(left) or 0 :]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from camapp.picture import Layout, Picture, Pixels
-from camapp.records import Box, Frame, Shot, Truth
+from camapp.records import Box, Frame, Truth
 from camapp.scenes.digits import DigitScene
 from camapp.scenes.paper import RANGES, PaperRanges, photograph
 from camapp.scenes.scene import SceneOptions
@@ -89,10 +89,9 @@ def read_scenes(model: Model, pictures: Pictures, progress: Progress = lambda do
     for pixels, truth in scenes_of(pictures, SEED):
         began = time.perf_counter()
         picture = Picture.of(pixels, Layout.GRAY)
-        frame = Frame(scenes, Shot(picture, picture))
-        prepared = task.prepare(frame, plan.inputs[0])
+        prepared = task.prepare(Frame.still(picture), plan.inputs[0])
         plan.run()
-        (prediction,) = task.decode_stills([frame], [output[: prepared.count] for output in plan.outputs], [prepared])
+        (prediction,) = task.decode_stills([picture], [output[: prepared.count] for output in plan.outputs], [prepared])
         spent += time.perf_counter() - began
         pairs = _compared(truth, prediction.boxes)
         said.update(pairs)

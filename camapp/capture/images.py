@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import logging
 import os
 from collections.abc import Iterator
@@ -31,7 +30,9 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_FPS = 30.0
 _NO_ALPHA = (b"\xff\xd8", b"BM")  # JPEG has none, and what BMP files hold there is seldom meant
+_SUFFIXES = tuple(IMAGE_SUFFIXES)
 _EXIF = (b"eXIf", b"EXIF")
+_SMALL = 64 << 10  # bytes
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -42,22 +43,34 @@ def read_image(path: Path | str) -> Picture:
         ValueError: it is no image, or one of a kind that cannot be read; the message says which.
         OSError: the file cannot be read.
     """
-    # A third of the time that Path.read_bytes takes, which counts where pictures are small.
-    with io.FileIO(path) as file:
-        data = file.readall()
+    data = _content(path)
     if not data:
         raise ValueError("the file is empty")
     encoded = np.frombuffer(data, np.uint8)
     try:
         # UNCHANGED keeps alpha but ignores the EXIF orientation; ANYCOLOR does the reverse.
         image = cv2.imdecode(encoded, _ORIENTED if data.startswith(_NO_ALPHA) else cv2.IMREAD_UNCHANGED)
-        if image is not None and (image.ndim == 2 or image.shape[2] == 3) and any(mark in data for mark in _EXIF):
+        if image is not None and (image.ndim == 2 or image.shape[2] == 3) and (_EXIF[0] in data or _EXIF[1] in data):
             image = cv2.imdecode(encoded, _ORIENTED)
     except cv2.error as error:
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
         raise ValueError("it is damaged, or no image")
     return as_picture(image)
+
+
+def _content(path: Path | str) -> bytes:
+    """What a file holds. A file object takes as long as all of this, which counts where pictures are small."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(descriptor, _SMALL)
+        more = os.read(descriptor, _SMALL)
+        if not more:
+            return data
+        with open(descriptor, "rb", closefd=False) as file:
+            return data + more + file.read()
+    finally:
+        os.close(descriptor)
 
 
 def find_images(uri: str) -> list[Path]:
@@ -75,11 +88,11 @@ def find_images(uri: str) -> list[Path]:
     return images
 
 
-def walk_images(path: Path) -> Iterator[str]:
+def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
     """Names of the image files that a path, folder or glob names, one folder of them in memory at a time.
 
     Within a folder in order, 'img2' before 'img10', its folders among its files; hidden ones are left out, as are
-    folders that may not be read, with a warning.
+    folders that may not be read, with a warning. To put them in order takes longer than to find them.
 
     Raises:
         SourceDenied: the file or topmost folder may not be read.
@@ -87,7 +100,7 @@ def walk_images(path: Path) -> Iterator[str]:
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise SourceDenied(f"folder {path} may not be read by this user: chmod u+rx it, or change the user")
-        yield from _walk_folder(str(path))
+        yield from _walk_folder(str(path), in_order)
     elif path.exists():
         if not os.access(path, os.R_OK):
             raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
@@ -97,7 +110,7 @@ def walk_images(path: Path) -> Iterator[str]:
         yield from sorted(found, key=natural_key)
 
 
-def _walk_folder(folder: str) -> Iterator[str]:
+def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # A folder's name ends in '/' here, so that nothing more need be kept of it.
@@ -110,17 +123,19 @@ def _walk_folder(folder: str) -> Iterator[str]:
     except OSError as error:
         log.warning("left out folder %s: %s", folder, error.strerror)
         return
-    names.sort(key=natural_key)
+    if in_order:
+        names.sort(key=natural_key)
+    home = os.path.join(folder, "")
     for name in names:
-        path = os.path.join(folder, name)
+        path = home + name
         if name.endswith("/"):
-            yield from _walk_folder(path)
+            yield from _walk_folder(path, in_order)
         else:
             yield path
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return name.lower().endswith(_SUFFIXES)
 
 
 class ImagesSource(Source):

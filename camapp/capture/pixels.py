@@ -22,6 +22,8 @@ def as_picture(array: NDArray[Any]) -> Picture:
     Raises:
         ValueError: pixels of another kind.
     """
+    if array.ndim == 2 and array.dtype == np.uint8:
+        return Picture(array, Layout.GRAY, array.shape[1], array.shape[0])
     if array.dtype == np.uint16:
         # 65535 / 255 = 257, so that white stays white.
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -49,7 +49,7 @@ class PaperRanges:
     digits: tuple[int, int] = (1, 4)
     height: Range = (60, 160)
     tilt: Range = (0, 30)
-    turn: Range = (-15, 15)
+    turn: Range = (-30, 30)
     light: Range = (1, 4)
     level: Range = (200, 250)
     ink: Range = (0.1, 0.45)

@@ -8,14 +8,13 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from camapp import displays
 from camapp.canvas import Pixels, SharedCanvas, Taken
+from camapp.children import start_child
 from camapp.records import Trace
 from camapp.sinks.sink import PictureSink
 from camapp.sinks.window_child import BROKEN, CANVAS, CLOSED, FRAME, KEY, ORDER, PACKET_BYTES, REPORT, SHOWN
@@ -181,19 +180,14 @@ class WindowSink(PictureSink):
         return f"the window is gone ({how}{': ' + why if why else ''})", False
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        # OpenCV's wheels carry Qt's X11 plugin alone; left to itself Qt tries Wayland's first, and complains.
-        environ = {"QT_QPA_PLATFORM": "xcb", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        options = [str(theirs.fileno()), self._title, "1" if self._full_screen else "0"]
-        return subprocess.Popen(
-            [*self._shell, sys.executable, "-P", "-m", "camapp.sinks.window_child", *options],
-            process_group=0,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+        return start_child(
+            "camapp.sinks.window_child",
+            *(str(theirs.fileno()), self._title, "1" if self._full_screen else "0"),
+            fds=[theirs.fileno()],
+            before=self._shell,
+            # OpenCV's wheels carry Qt's X11 plugin alone; left to itself Qt tries Wayland's first, and complains.
+            environment={"QT_QPA_PLATFORM": "xcb"},
             stderr=subprocess.PIPE,
-            env=environ,
         )
 
     def _listen(self, peer: socket.socket, child: subprocess.Popen[bytes], noise: bytearray) -> str:

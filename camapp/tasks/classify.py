@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from camapp.picture import Picture
 from camapp.preprocess import Fit, Preprocessor
 from camapp.records import Frame, Prediction
 from camapp.tasks.smoothing import ArrayAverage, Latch, softmax
@@ -49,22 +50,22 @@ class ClassifyTask(Task):
         )
 
     def decode_stills(
-        self, frames: Sequence[Frame], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+        self, pictures: Sequence[Picture], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
         """Logits (pictures, classes) into labels, all at once."""
-        tops = self._top(softmax(outputs[0].reshape(len(frames), -1)))
+        tops = self._top(softmax(outputs[0].reshape(len(pictures), -1)))
         return [
             Prediction(
-                seq=frame.seq,
+                seq=0,
                 task=self.name,
                 label=top[0][0],
                 score=top[0][1],
                 raw_label=top[0][0],
                 raw_score=top[0][1],
                 top=top,
-                region=mine.geometry.region(frame.model_to_view),
+                region=mine.geometry.region((1.0, 1.0)),
             )
-            for frame, mine, top in zip(frames, prepared, tops, strict=True)
+            for mine, top in zip(prepared, tops, strict=True)
         ]
 
     def reset(self) -> None:

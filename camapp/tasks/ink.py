@@ -25,6 +25,11 @@ PAPER_CELLS = 64  # columns of the paper's brightness map
 STROKE_CELLS = 9  # dark things narrower than this many cells are on the paper, wider ones are not paper
 LEAST_CONTRAST, MOST_CONTRAST = 0.2, 0.45  # of ink against paper, to count as ink
 DIGIT, FIELD = 20, 28  # MNIST: a digit fits a 20 pixel box, centred by mass in 28
+RIM = np.flatnonzero(np.pad(np.zeros((FIELD - 2, FIELD - 2)), 1, constant_values=1))  # places in a flat field
+# In a row of digits the next is at most so steeply above or below, its middle so many heights away.
+MOST_STEEP, MOST_APART = 1.0, 2.2
+LEAST_LEAN = 0.05  # radians from which a row is turned upright: the net has learnt more than that
+LEAST_INK = 0.2  # of a turned digit's darkest, to belong to its box
 MOST_PIECES = 40  # looked at more closely; bounds the time that a cluttered picture takes
 LEAST_HEIGHT = 10  # pixels of the working copy; lower marks cannot be read
 STROKE = 0.115  # of the digit's size: about MNIST's; thinner pens are made broader
@@ -61,7 +66,7 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
         return _tiny(gray, aspect)
     small, noise = _smoothed(_working_copy(gray))
     rim = _rim(small)
-    ground = int(np.median(rim))
+    ground = _middle(rim)
     # No camera sees so flat a ground: this is drawn, and its light needs no evening.
     drawn = float(rim.std()) < 3 and not 64 <= ground < 192
     if drawn and ground < 64:
@@ -80,11 +85,24 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
         for group in _join(_pieces(dark, cells))
         if _is_on_clean_paper(even, dark, group, _grain(noise, paper, group))
     ]
-    for group in _most_usual(groups, most):
+    groups = _most_usual(groups, most)
+    for group, lean in zip(groups, _leans([rect for rect, _ in groups], aspect), strict=True):
         x0, y0, x1, y1 = group[0]
-        ink = _mnist(_ink(even, dark, group), aspect)
+        ink = _mnist(_turned(_ink(even, dark, group), lean, aspect), aspect)
         marks.append(Mark((x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y), ink))
     return marks
+
+
+def are_whole(fields: Pixels) -> NDArray[np.bool_]:
+    """Which of the pictures (n, 28, 28) are as MNIST's own, to be taken as they are: black rim, something within."""
+    flat = fields.reshape(-1, FIELD * FIELD)
+    whole: NDArray[np.bool_] = (flat[:, RIM].max(axis=1) == 0) & (flat.max(axis=1) >= 255 * LEAST_CONTRAST)
+    return whole
+
+
+def as_ink(fields: Pixels) -> Floats:
+    """White on black as ink, 0 to 1."""
+    return fields * np.float32(1 / 255)
 
 
 def _working_copy(gray: Pixels) -> Pixels:
@@ -118,12 +136,17 @@ def _rim(gray: Pixels) -> Pixels:
     return np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
 
 
+def _middle(values: Pixels) -> int:
+    """The median, in a tenth of the time that NumPy's takes."""
+    ordered = np.sort(values)
+    return (int(ordered[len(values) // 2]) + int(ordered[(len(values) - 1) // 2])) // 2
+
+
 def _tiny(gray: Pixels, aspect: float) -> list[Mark]:
-    """All that differs from the rim of a tiny picture, as one mark; one of MNIST's own is taken as it is."""
-    if gray.shape == (FIELD, FIELD) and cv2.countNonZero(gray) == cv2.countNonZero(gray[1:-1, 1:-1]):
-        seen = cv2.minMaxLoc(gray)[1] >= 255 * LEAST_CONTRAST
-        return [Mark((0, 0, FIELD, FIELD), gray * np.float32(1 / 255))] if seen else []
-    ground = int(np.median(_rim(gray)))
+    """All that differs from the rim of a tiny picture, as one mark."""
+    if gray.shape == (FIELD, FIELD) and are_whole(gray[None]).all():
+        return [Mark((0, 0, FIELD, FIELD), as_ink(gray))]
+    ground = _middle(_rim(gray))
     difference = np.maximum(gray, ground) - ground if ground < 128 else ground - np.minimum(gray, ground)
     peak = int(difference.max())
     if peak < 255 * LEAST_CONTRAST:
@@ -229,6 +252,52 @@ def _mask(shape: tuple[int, ...], outlines: list[Outline], left: int, top: int) 
     mask: Pixels = np.zeros(shape, np.uint8)
     cv2.drawContours(mask, outlines, -1, (1,), cv2.FILLED, offset=(-left, -top))
     return mask
+
+
+def _leans(rects: list[Rect], aspect: float) -> list[float]:
+    """By how many radians the row of each mark falls to the right; 0 of a mark that stands alone.
+
+    Args:
+        rects: left to right.
+        aspect: width of a pixel by its height.
+    """
+    rows: list[list[int]] = []
+    places = [((x0 + x1) / 2 * aspect, (y0 + y1) / 2, y1 - y0) for x0, y0, x1, y1 in rects]
+    for mark, (x, y, tall) in enumerate(places):
+        near = {}
+        for row in rows:
+            before_x, before_y, other = places[row[-1]]
+            apart = math.hypot(x - before_x, y - before_y)
+            if abs(y - before_y) < MOST_STEEP * (x - before_x) and apart < MOST_APART * (tall + other) / 2:
+                near[apart] = row
+        if near:
+            near[min(near)].append(mark)
+        else:
+            rows.append([mark])
+    leans = [0.0] * len(rects)
+    for row in rows:
+        x, y, _ = np.array([places[mark] for mark in row]).T
+        across = x - x.mean()
+        lean = math.atan2(float(across @ y), float(across @ across))
+        for mark in row:
+            leans[mark] = lean
+    return leans
+
+
+def _turned(ink: Floats, lean: float, aspect: float) -> Floats:
+    """Ink that leans by so many radians, turned upright and cut close; less than the net minds is left."""
+    if abs(lean) < LEAST_LEAN:
+        return ink
+    height, width = ink.shape
+    side = math.ceil(math.hypot(height, width))
+    cosine, sine = math.cos(lean), math.sin(lean)
+    way = np.array([[cosine, -sine / aspect], [sine * aspect, cosine]])
+    start = np.array([width - 1, height - 1]) / 2 - way @ np.full(2, (side - 1) / 2)
+    turned = cv2.warpAffine(
+        ink, np.column_stack([way, start]), (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+    x, y, w, h = cv2.boundingRect((turned >= LEAST_INK * turned.max()).astype(np.uint8))
+    return np.asarray(turned[y : y + h, x : x + w], np.float32)
 
 
 def _ink(even: Pixels, dark: Pixels, group: Group) -> Floats:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.picture import Picture
 from camapp.records import Frame, Prediction
 from engine.model import ModelCard, ModelError
 
@@ -89,20 +90,29 @@ class Task(ABC):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
 
+    def prepare_stills(self, pictures: Sequence[Picture], batch: Floats) -> list[Prepared | None]:
+        """Write those of these pictures that can be done at once into `batch`, an item each, one after another.
+
+        Returns:
+            For each picture what `prepare` would; None where that is still to be asked.
+        """
+        return [None] * len(pictures)
+
     def decode_stills(
-        self, frames: Sequence[Frame], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+        self, pictures: Sequence[Picture], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
         """Predictions of pictures that have nothing to do with one another, the best label always taken.
 
         Args:
-            frames: the pictures.
+            pictures: each prepared as `Frame.still` of it.
             outputs: each (items, ...), the items of all pictures one after another.
             prepared: of each picture.
         """
         found, at = [], 0
-        for frame, mine in zip(frames, prepared, strict=True):
+        for picture, mine in zip(pictures, prepared, strict=True):
             self.reset()
-            found.append(self.decode(frame, [output[at : at + mine.count] for output in outputs], mine, 0))
+            mine_out = [output[at : at + mine.count] for output in outputs]
+            found.append(self.decode(Frame.still(picture), mine_out, mine, 0))
             at += mine.count
         return found
 

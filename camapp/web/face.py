@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from camapp.canvas import Pixels, SharedCanvas, Taken
+from camapp.children import start_child
 from camapp.models import model_choices
 from camapp.orders import Clerk, Refused
 from camapp.records import Frame, Prediction, Trace
@@ -172,7 +173,8 @@ class WebFace:
         ours, theirs = link.pair()
         with ours:
             with theirs:
-                self._child = child = _spawn(theirs, self._listener)
+                fds = [theirs.fileno(), self._listener.fileno()]
+                self._child = child = start_child("camapp.web.child", *map(str, fds), fds=fds)
             # A socket with a time limit would wait for it before it sends, and the run with it.
             ours.setblocking(False)
             self._peer = ours
@@ -360,20 +362,6 @@ def listen(address: Address) -> socket.socket:
         why = hints.get(error.errno or 0, error.strerror or str(error))
         raise SinkError(f"--web {address}: {why}", denied=denied) from error
     return listener
-
-
-def _spawn(theirs: socket.socket, listener: socket.socket) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        # -P: never import what happens to lie in the user's folder.
-        [sys.executable, "-P", "-m", "camapp.web.child", str(theirs.fileno()), str(listener.fileno())],
-        pass_fds=(theirs.fileno(), listener.fileno()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # the parent's may carry the log
-        process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
-        env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )
 
 
 def _hang_up(peer: socket.socket) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ import numpy as np
 
 from camapp.capture.images import read_image
 from camapp.capture.pixels import silence_opencv
-from camapp.records import Frame, Prediction, Shot
+from camapp.picture import Picture
+from camapp.records import Frame, Prediction
 from camapp.rows import FORMATS, Row, shown, truth_of
 from camapp.tasks.task import Floats, Prepared, TaskOptions, create_task
 from engine.model import Model
@@ -41,7 +44,7 @@ class FilesOptions:
     model: str
 
 
-_Found = tuple[str, Frame | str]  # a file, and its frame or why there is none
+_Found = tuple[str, Picture | str]  # a file, and its picture or why there is none
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,21 @@ class Read:
         files: how many.
         bad: (file, reason) of each that could not be read.
         said: (truth, label) -> how often, of pictures whose truth is known.
-        lines: text by format, a line a file, in order.
+        lines: text in UTF-8 by format, a line a file, in order.
     """
 
     files: int
     bad: tuple[tuple[str, str], ...]
     said: Counter[tuple[str, str]]
-    lines: dict[str, str]
+    lines: dict[str, bytes]
 
     @classmethod
     def of(cls, rows: Sequence[Row], formats: Iterable[str]) -> Read:
         """Of finished rows."""
         bad = tuple((row.file, row.error) for row in rows if row.error)
-        said = Counter((row.truth, row.prediction.label) for row in rows if row.prediction and row.truth)
-        return cls(len(rows), bad, said, {name: FORMATS[name].lines(rows) for name in formats})
+        said = Counter([(row.truth, row.prediction.label) for row in rows if row.prediction and row.truth])
+        lines = {name: FORMATS[name].lines(rows).encode("utf-8", "backslashreplace") for name in formats}
+        return cls(len(rows), bad, said, lines)
 
     @classmethod
     def given_up(cls, files: Iterable[str], reason: str, options: FilesOptions) -> Read:
@@ -73,16 +77,26 @@ class Read:
         return cls.of([Row(shown(file), options.model, error=reason) for file in files], options.formats)
 
     @classmethod
-    def from_json(cls, text: bytes) -> Read:
-        """What `to_json` wrote."""
-        found = json.loads(text)
-        said = Counter({(truth, label): count for truth, label, count in found["said"]})
-        return cls(found["files"], tuple((file, reason) for file, reason in found["bad"]), said, found["lines"])
+    def from_bytes(cls, data: bytes) -> Read:
+        """What `to_bytes` wrote."""
+        head, _, rest = data.partition(b"\n")
+        files, bad, said, sizes = json.loads(head)
+        lines = {}
+        for name, size in sizes.items():
+            lines[name], rest = rest[:size], rest[size:]
+        return cls(files, tuple(map(tuple, bad)), Counter({(true, label): count for true, label, count in said}), lines)
 
-    def to_json(self) -> bytes:
-        """One JSON object."""
-        said = [[truth, label, count] for (truth, label), count in self.said.items()]
-        return json.dumps({"files": self.files, "bad": self.bad, "said": said, "lines": self.lines}).encode()
+    def to_bytes(self) -> bytes:
+        """One line of JSON, then the lines as they are."""
+        said = [(*pair, count) for pair, count in self.said.items()]
+        sizes = {name: len(text) for name, text in self.lines.items()}
+        head = json.dumps((self.files, self.bad, said, sizes)).encode()
+        return b"\n".join((head, b"".join(self.lines.values())))
+
+
+def to_message(files: Iterable[str]) -> bytes:
+    """Names of files as a worker is told them; no name holds a zero."""
+    return os.fsencode("\0".join(files))
 
 
 def make(model: Model, options: dict[str, Any]) -> FilesJob:
@@ -115,14 +129,20 @@ class FilesJob:
         self._input = np.zeros((self._batch, *model.card.input_shape), np.float32)
         self._runs: dict[int, tuple[Callable[[], None], tuple[Floats, ...]]] = {}
 
-    def __call__(self, message: bytes) -> bytes:
-        """A JSON list of files in, `Read` as JSON out."""
-        return Read.of(list(self.rows(json.loads(message))), self._options.formats).to_json()
+    def __call__(self, message: bytes) -> Iterator[bytes]:
+        """What `to_message` made in, `Read` as bytes out; nothing once a second before, to show that all is well."""
+        rows: list[Row] = []
+        told = time.monotonic()
+        for group in self._read(os.fsdecode(message).split("\0")):
+            rows += self._classify(group)
+            if time.monotonic() > told + 1:
+                told = time.monotonic()
+                yield b""
+        yield Read.of(rows, self._options.formats).to_bytes()
 
-    def rows(self, files: Iterable[str]) -> Iterator[Row]:
+    def rows(self, files: Iterable[str]) -> list[Row]:
         """Classify files, batch by batch: a row each, in their order; those that cannot be read say why."""
-        for group in self._read(files):
-            yield from self._classify(group)
+        return [row for group in self._read(files) for row in self._classify(group)]
 
     # Each step is done for a whole group before the next: its code and tables stay in the processor's caches.
     # With small pictures, one after another through all steps takes a fifth longer.
@@ -140,40 +160,42 @@ class FilesJob:
             except (OSError, ValueError, MemoryError) as error:
                 group.append((file, _reason(error)))
                 continue
-            group.append((file, Frame(0, Shot(picture, picture))))
+            group.append((file, picture))
             held += picture.data.nbytes
         yield group
 
     def _classify(self, group: list[_Found]) -> Iterator[Row]:
         model, way = self._options.model, self._options.truth
-        for (file, found), result in zip(group, self._predict([found for _, found in group]), strict=True):
-            if isinstance(found, str) or isinstance(result, str):
-                yield Row(shown(file), model, error=str(result))
+        answers = iter(self._predict([found for _, found in group if isinstance(found, Picture)]))
+        for file, found in group:
+            answer = next(answers) if isinstance(found, Picture) else found
+            if isinstance(found, str) or isinstance(answer, str):
+                yield Row(shown(file), model, error=str(answer))
             else:
-                yield Row(shown(file), model, found.view.size, truth_of(file, way, self._labels), result)
+                yield Row(shown(file), model, found.size, truth_of(file, way, self._labels), answer)
 
-    def _predict(self, found: Iterable[Frame | str]) -> Iterator[Prediction | str]:
-        """A prediction for each frame, or why there is none; the plan runs each time that its batch may be full."""
-        waiting: list[Frame | str] = []
-        prepared: list[Prepared] = []
-        used = 0
-        for frame in found:
+    def _predict(self, pictures: Sequence[Picture]) -> list[Prediction | str]:
+        """A prediction for each picture, or why there is none; the plan runs each time that its batch may be full."""
+        at_once = self._task.prepare_stills(pictures, self._input)
+        ready = {place: prepared for place, prepared in enumerate(at_once) if prepared}
+        used = len(ready)
+        answers: dict[int, Prediction | str] = {}
+        for place in [place for place, prepared in enumerate(at_once) if not prepared]:
             if used + self._task.max_items > self._batch:
-                yield from self._decode(waiting, prepared, used)
-                waiting, prepared, used = [], [], 0
-            if isinstance(frame, Frame):
-                try:
-                    prepared.append(self._task.prepare(frame, self._input[used:]))
-                    used += prepared[-1].count
-                except (ValueError, MemoryError, cv2.error) as error:
-                    frame = _reason(error)
-            waiting.append(frame)
-        yield from self._decode(waiting, prepared, used)
+                answers |= self._decode(pictures, ready, used)
+                ready, used = {}, 0
+            try:
+                ready[place] = self._task.prepare(Frame.still(pictures[place]), self._input[used:])
+                used += ready[place].count
+            except (ValueError, MemoryError, cv2.error) as error:
+                answers[place] = _reason(error)
+        answers |= self._decode(pictures, ready, used)
+        return [answers[place] for place in range(len(pictures))]
 
-    def _decode(self, waiting: list[Frame | str], prepared: list[Prepared], used: int) -> list[Prediction | str]:
-        frames = [frame for frame in waiting if isinstance(frame, Frame)]
-        predictions = iter(self._task.decode_stills(frames, self._run(used), prepared))
-        return [frame if isinstance(frame, str) else next(predictions) for frame in waiting]
+    def _decode(self, pictures: Sequence[Picture], ready: dict[int, Prepared], used: int) -> dict[int, Prediction]:
+        """Predictions for those of the pictures whose items, `used` in all, lie in the input."""
+        chosen = [pictures[place] for place in ready]
+        return dict(zip(ready, self._task.decode_stills(chosen, self._run(used), list(ready.values())), strict=True))
 
     def _run(self, used: int) -> tuple[Floats, ...]:
         """The net's outputs for so many items, by a plan of that many or somewhat more."""

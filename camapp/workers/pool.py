@@ -8,16 +8,14 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from camapp.processes import blas_threads
+from camapp.children import start_child
 from camapp.stats import Quantiles
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -46,9 +44,10 @@ class OwnJob:
     """What workers do with messages, in place of running the net from slot to slot.
 
     Attributes:
-        make: 'module:function', called in each worker with the model and `options`; gives `message -> reply`, in bytes.
+        make: 'module:function', called in each worker with the model and `options`; gives `message -> pieces of the
+            reply`, in bytes.
         options: plain values.
-        stuck_after: seconds after which a worker that has not replied is taken for hung.
+        stuck_after: seconds without a piece, be it an empty one, after which a worker is taken for hung.
     """
 
     make: str
@@ -145,6 +144,8 @@ class WorkerPool:
         self._lost_in_row = 0
         self._infer_s = Quantiles(256)
         self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0)
+        self._selector.register(self._wake, selectors.EVENT_READ)
         self._busy_ns = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
@@ -216,6 +217,7 @@ class WorkerPool:
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
+        os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
             self._thread.join(timeout + 1)
         for worker in self._live:
@@ -230,6 +232,7 @@ class WorkerPool:
         self._abandon(STOPPED)
         self._live = []
         self._selector.close()
+        os.close(self._wake)
         self._slots.close()
         os.close(self._model_fd)
 
@@ -242,7 +245,8 @@ class WorkerPool:
                 self._spawn()
             while not self._stopping and self.error is None:
                 for key, _ in self._selector.select(_POLL):
-                    self._receive(key.data)
+                    if key.data is not None:  # else it is `stop` that wakes us
+                        self._receive(key.data)
                 self._check_stuck()
         except Exception as error:
             log.debug("pool failed", exc_info=True)
@@ -274,6 +278,7 @@ class WorkerPool:
         if status == STATUS_PART:
             if worker.job is not None:
                 worker.job.parts.append(packet[REPLY.size :])
+                worker.busy_since = time.monotonic()
             return
         error = "" if status == STATUS_DONE else packet[REPLY.size :].decode(errors="replace") or "unknown error"
         with self._lock:
@@ -372,27 +377,11 @@ class WorkerPool:
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen(
-                # -P: never import what happens to lie in the user's folder.
-                [sys.executable, "-P", "-m", "camapp.workers.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the parent's may carry the log
-                process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
-                env=_environment(self._threads),
-            )
+            fd = theirs.fileno()
+            process = start_child("camapp.workers.worker", str(fd), fds=[fd], threads=self._threads)
         socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])
         ours.setblocking(False)
         worker = _Worker(process, ours, time.monotonic())
         with self._lock:
             self._live.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """This process's environment with the BLAS threads set before a child imports NumPy, and our packages found."""
-    environment = os.environ | blas_threads(threads)
-    root = str(Path(__file__).parents[2])
-    paths = environment.get("PYTHONPATH", "")
-    environment["PYTHONPATH"] = f"{root}{os.pathsep}{paths}" if paths else root
-    return environment

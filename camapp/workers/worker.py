@@ -15,12 +15,13 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 # ruff: noqa: E402
 import ctypes
+import gc
 import json
 import mmap
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +39,8 @@ from camapp.workers.slots import SlotLayout, Slots
 from engine.model import Model
 from engine.plan import Plan
 from engine.share import attach_shared
+
+Job = Callable[[bytes], Iterable[bytes]]  # a message in, the reply in pieces out
 
 _PR_SET_PDEATHSIG = 1
 # A live frame has a few items at most, and must not wait for a plan; larger batches are planned when they come.
@@ -76,6 +79,9 @@ def main() -> int:
             plans[items] = model.plan((items, *item_shape))
         start = time.monotonic_ns()
         plans[1].run()
+        # What is here stays, and what comes seldom makes cycles: to look for them was a twentieth of a small picture.
+        gc.freeze()
+        gc.set_threshold(100_000)
         sock.send(REPLY.pack(0, STATUS_READY, start, time.monotonic_ns()))
         while packet := sock.recv(PACKET_BYTES):
             token, slot_index, items = TASK.unpack_from(packet)
@@ -84,10 +90,10 @@ def main() -> int:
                     start, end = run(slot_index, items)
                 else:
                     start = time.monotonic_ns()
-                    reply = job(packet[TASK.size :])
+                    for piece in job(packet[TASK.size :]):
+                        for at in range(0, max(1, len(piece)), MESSAGE_BYTES):
+                            sock.send(REPLY.pack(token, STATUS_PART, 0, 0) + piece[at : at + MESSAGE_BYTES])
                     end = time.monotonic_ns()
-                    for at in range(0, len(reply), MESSAGE_BYTES):
-                        sock.send(REPLY.pack(token, STATUS_PART, 0, 0) + reply[at : at + MESSAGE_BYTES])
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it was, the parent must hear of it
@@ -100,10 +106,10 @@ def main() -> int:
     return 0
 
 
-def _make_job(config: dict[str, Any], model: Model) -> Callable[[bytes], bytes]:
+def _make_job(config: dict[str, Any], model: Model) -> Job:
     """The job that the parent named ('module:function'), made for this model with the parent's options."""
     module, _, name = config["make"].partition(":")
-    job: Callable[[bytes], bytes] = getattr(import_module(module), name)(model, config["options"])
+    job: Job = getattr(import_module(module), name)(model, config["options"])
     return job
 
 

@@ -317,7 +317,7 @@ def _make(block: Block, matrix: Array, columns: Array, lines: Array, activated: 
     columns = columns.reshape(len(columns), -1)
     if block.first.activation == SWISH:
         made, room = activated
-        calls = [*product_by_columns(matrix, columns, made), *finish(made, own, (), SWISH, room)]
+        calls = [*product_by_columns(matrix, columns, made), *finish(made, own, (), SWISH, room=room)]
     else:
         calls = [*product_by_columns(matrix, columns, own), *finish(own, own, (), block.first.activation)]
     if tiles.above:

@@ -66,7 +66,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
             calls.append(partial(np.einsum, formula, part, arrays[1], out=found))
             also = None if residual is None else first(last(residual)[items, rows])
             beside = first(scratch[1][: target.size].reshape(target.shape)) if scratch[1].size else None
-            calls += finish_channels(first(result), first(target), bias, also, conv.activation, beside)
+            calls += finish_channels(first(result), first(target), bias, also, conv.activation, room=beside)
         return calls
 
     return Step(

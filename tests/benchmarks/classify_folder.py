@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.batch import classify_files, grouped
+from camapp.batch import classify_files
 from camapp.capture.images import walk_images
 from camapp.models import load_model
 from camapp.processes import cpu_seconds
@@ -37,6 +37,7 @@ from tests.benchmarks.common import ROOT, print_conditions
 from weights.datasets import MNIST_IMAGES, MNIST_LABELS, read_idx
 
 BATCH = 64
+REPEATS = 5  # times that all pictures are classified in a round: once all workers run, they are done in no time
 LOOPED = 60  # pictures for S0's loops, which take a tenth of a second each
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
 
@@ -63,10 +64,19 @@ def write_folder(folder: Path, count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Pace:
-    """Pictures a second by the clock, and microseconds of CPU a picture, which other programs disturb less."""
+    """Pictures a second by the clock, and microseconds of CPU a picture, which other programs disturb less.
+
+    Attributes:
+        rate: once all processes run.
+        cpu_us: of all processes together.
+        parent_us: of this one alone.
+        rate_with_start: from the start of the processes to their end.
+        right: share of right labels.
+    """
 
     rate: float
     cpu_us: float
+    parent_us: float = 0.0
     rate_with_start: float = 0.0
     right: float = 0.0
 
@@ -89,25 +99,28 @@ def all_cpu() -> float:
     return sum(cpu_seconds([os.getpid(), *(int(pid) for pids in children for pid in pids)]).values())
 
 
+def bare_of(name: str, files: list[str]) -> Pace:
+    """`bare` for a pool's process."""
+    return bare(load_model(load_settings({"model": name}, environment={})), files)
+
+
 def ours(model: Model, files: list[str], workers: int) -> Pace:
-    """Of the whole job once all workers run; its rate with their start too."""
+    """Of the whole job, and of its part from when all workers run to the last line."""
     options = FilesOptions(TaskOptions(smoothing=0), BATCH, "auto", ("csv",), "mnist")
     began = time.perf_counter()
     done = right = labelled = steady_from = 0
-    first = cpu_first = cpu_last = 0.0
-    for read in classify_files(model, options, grouped(files, BATCH), workers):
+    marks = []  # by the clock, of all processes, of this one
+    for read in classify_files(model, options, files, workers):
         done += read.files
         right += sum(count for (truth, label), count in read.said.items() if truth == label)
         labelled += sum(read.said.values())
-        if not steady_from and done >= len(files) // 5:  # by then every worker has started
-            steady_from, first, cpu_first = done, time.perf_counter(), all_cpu()
-        if done < len(files):
-            cpu_last = all_cpu() if done > len(files) - 2 * BATCH else cpu_last  # before the workers are gone
-    ended = time.perf_counter()
+        if (not marks and done >= len(files) // 5) or done == len(files):  # by a fifth every worker has started
+            marks.append((time.perf_counter(), all_cpu(), time.process_time()))
+            steady_from = steady_from or done
+    seconds, cpu, own = (last - first for first, last in zip(*marks, strict=True))
     steady = done - steady_from
-    return Pace(
-        steady / (ended - first), (cpu_last - cpu_first) / steady * 1e6, done / (ended - began), right / labelled
-    )
+    whole = done / (time.perf_counter() - began)
+    return Pace(steady / seconds, cpu / steady * 1e6, own / steady * 1e6, whole, right / labelled)
 
 
 def loops(path: str) -> int:
@@ -154,21 +167,27 @@ def main() -> None:
         files = write_folder(Path(name), options.pictures)
         looped(pool, files[: options.workers])
         few, many = rss_growth(model, files, options.workers)
-        shares, cpu_shares, factors = [], [], []
+        shares, machine_shares, cpu_shares, factors = [], [], [], []
         for _ in range(options.rounds):
             alone, other = bare(model, files[:3000]), bare(model, files[-3000:])
-            done = ours(model, files, options.workers)
+            at_once = pool.starmap(bare_of, [(options.model, files[:3000])] * options.workers, chunksize=1)
+            together = sum(pace.rate for pace in at_once)
+            done = ours(model, files * REPEATS, options.workers)
             slow = looped(pool, files[:LOOPED])
             shares.append(done.rate / (options.workers * (alone.rate + other.rate) / 2))
+            machine_shares.append(done.rate / together)
             cpu_shares.append((alone.cpu_us + other.cpu_us) / 2 / done.cpu_us)
             factors.append(done.rate / slow)
             print(
-                f"bare loop {alone.rate:.0f}/s, {alone.cpu_us:.0f} us of CPU a picture; "
+                f"bare loop {alone.rate:.0f}/s, {alone.cpu_us:.0f} us of CPU a picture, "
+                f"{options.workers} at once {together:.0f}/s; "
                 f"classify with {options.workers} workers {done.rate:.0f}/s ({done.rate_with_start:.0f}/s with its "
-                f"start), {done.cpu_us:.0f} us, {done.right:.2%} right; S0's loops {slow:.1f}/s"
+                f"start), {done.cpu_us:.0f} us, {done.parent_us:.0f} of them in this process, {done.right:.2%} right; "
+                f"S0's loops {slow:.1f}/s"
             )
     print(
         f"median: {statistics.median(shares):.2f} of workers x bare loop by the clock, "
+        f"{statistics.median(machine_shares):.2f} of as many bare loops at once, "
         f"{statistics.median(cpu_shares):.2f} by CPU time; {statistics.median(factors):.0f} times S0's"
     )
     print(

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -121,8 +122,9 @@ class InThread:
 
     pid = os.getpid()
 
-    def __init__(self, run, listener) -> None:
-        self._thread = threading.Thread(target=child.serve, args=(run.dup(), listener.dup()), daemon=True)
+    def __init__(self, module: str, *arguments: str, fds: list[int]) -> None:
+        run, listener = (socket.socket(fileno=os.dup(fd)) for fd in fds)
+        self._thread = threading.Thread(target=child.serve, args=(run, listener), daemon=True)
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -141,7 +143,7 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     with mock.patch("camapp.pipeline.build_source", return_value=source):
         pipeline = Pipeline(settings)
     face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
-    with mock.patch("camapp.web.face._spawn", InThread) if in_thread else nullcontext():
+    with mock.patch("camapp.web.face.start_child", InThread) if in_thread else nullcontext():
         if face is not None:
             face.start()
         run = threading.Thread(target=pipeline.run, daemon=True)

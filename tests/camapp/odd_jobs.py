@@ -5,7 +5,7 @@ import time
 
 
 def echo(model, options):
-    """Answers with the message, `options['times']` times over; some messages do worse."""
+    """Answers with the message, `options['times']` times over, in one piece; some messages do worse."""
 
     def job(message):
         if b"poison" in message:
@@ -15,6 +15,9 @@ def echo(model, options):
         if b"hang" in message:
             time.sleep(60)
         time.sleep(options.get("seconds", 0))
-        return message * options.get("times", 1)
+        for _ in range(options.get("signs", 0)):
+            time.sleep(0.2)
+            yield b""
+        yield message * options.get("times", 1)
 
     return job

@@ -1,6 +1,8 @@
 """`camapp classify` as a user runs it: folders, bad files, results files, interruption."""
 
 import csv
+import gzip
+import io
 import json
 import os
 import re
@@ -14,18 +16,20 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.batch import classify_files, grouped
-from camapp.capture.images import walk_images
+from camapp.batch import Stride, classify_files, grouped
+from camapp.capture.images import read_image, walk_images
 from camapp.models import load_model
-from camapp.rows import COLUMNS, truth_of
+from camapp.records import Box, Frame, Prediction
+from camapp.rows import COLUMNS, FORMATS, Row, truth_of
 from camapp.scenes.digits import DigitScene
 from camapp.scenes.scene import SceneOptions
 from camapp.settings import load_settings
 from camapp.tasks.task import TaskOptions
-from camapp.workers.files import FilesJob, FilesOptions
+from camapp.workers.files import FilesJob, FilesOptions, Read, to_message
 from camapp.workers.protocol import MESSAGE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
+MNIST = ROOT.parent / "shared" / "data" / "mnist"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
@@ -135,6 +139,49 @@ def test_results_are_those_of_one_picture_at_a_time(folder):
     for one, other in zip(together, alone, strict=True):
         assert one.prediction.label == other.prediction.label
         assert one.prediction.score == pytest.approx(other.prediction.score, abs=1e-5)
+
+
+def test_those_prepared_at_once_are_as_if_prepared_alone(tmp_path):
+    """MNIST's own, some of which touch their rim, among pictures of other kinds and sizes."""
+    if not MNIST.is_dir():
+        pytest.skip(f"no MNIST at {MNIST}")
+    with gzip.open(MNIST / "train-images-idx3-ubyte.gz") as images:
+        images.seek(16)
+        digits = np.frombuffer(images.read(400 * 784), np.uint8).reshape(-1, 28, 28)
+    odd = {
+        30: 255 - digits[30], 60: np.zeros((28, 28), np.uint8), 90: digits[90] // 8, 120: np.tile(digits[120], (2, 2)),
+        150: cv2.cvtColor(digits[150], cv2.COLOR_GRAY2BGR), 180: cv2.resize(digits[180], (20, 40)),
+        210: DigitScene(SceneOptions(size=(320, 240), seed=3, count=3)).render(0)[0], 240: None,
+    }  # fmt: skip
+    for index, digit in enumerate(digits):
+        if odd.get(index, digit) is not None:
+            cv2.imwrite(str(tmp_path / f"{index}_1.png"), odd.get(index, digit))
+    (tmp_path / "240_1.png").write_text("no picture")
+    files = list(walk_images(tmp_path))
+    together, alone = job(), job()
+    alone._task.prepare_stills = lambda pictures, batch: [None] * len(pictures)
+    rims = sum(digit[[0, -1]].any() or digit[:, [0, -1]].any() for digit in digits)
+    assert rims > 0
+    pictures = [read_image(file) for file in files if "240_" not in file]
+    batch = np.zeros((len(pictures), 1, 28, 28), np.float32)
+    found = together._task.prepare_stills(pictures, batch)
+    assert len(found) - found.count(None) == len(digits) - rims - (len(odd) - 1)
+    inputs = iter(batch)
+    for picture, prepared in zip(pictures, found, strict=True):
+        one = np.full((8, 1, 28, 28), np.nan, np.float32)
+        expected = together._task.prepare(Frame.still(picture), one)
+        if prepared is not None:
+            assert prepared == expected
+            assert np.array_equal(next(inputs), one[0])
+    rows, expected_rows = together.rows(files), alone.rows(files)
+    for row, expected in zip(rows, expected_rows, strict=True):
+        assert (row.file, row.size, row.truth, row.error) == (
+            expected.file, expected.size, expected.truth, expected.error
+        )  # fmt: skip
+        if row.prediction:
+            assert row.prediction.label == expected.prediction.label
+            assert row.prediction.score == pytest.approx(expected.prediction.score, abs=1e-5)
+            assert len(row.prediction.boxes) == len(expected.prediction.boxes)
 
 
 def test_large_pictures_of_paper_are_found_and_read_too(tmp_path):
@@ -252,7 +299,7 @@ def test_a_killed_worker_loses_no_picture(folder):
     model = load_model(load_settings({}, environment={}))
     options = FilesOptions(TaskOptions(smoothing=0), 4, "auto", ("jsonl",), "mnist")
     found = []
-    for number, read in enumerate(classify_files(model, options, grouped(files, 4), workers=2)):
+    for number, read in enumerate(classify_files(model, options, files, workers=2)):
         found += [json.loads(line) for line in read.lines["jsonl"].splitlines()]
         if number in (5, 60):
             # Each thread has its own: workers belong to the pool's.
@@ -328,7 +375,43 @@ def test_names_that_are_odd_survive_the_results_and_resuming(tmp_path):
 
 def test_groups_fit_a_message():
     names = ["ü" * 3000 + str(index) for index in range(50)] + ["short"] * 10
-    groups = list(grouped(names, 8))
+    groups = list(grouped(names, lambda: 8))
     assert [name for group in groups for name in group] == names
     assert max(map(len, groups)) == 8
-    assert all(len(json.dumps(group)) <= MESSAGE_BYTES for group in groups)
+    assert all(len(to_message(group)) <= MESSAGE_BYTES for group in groups)
+
+
+def test_workers_are_given_more_files_at_a_time_the_faster_they_are():
+    stride = Stride(16)
+    sizes = [stride.files()]
+    for rate in [20_000] * 5 + [100] * 2:
+        stride.learn(stride.files(), stride.files() / rate)
+        sizes.append(stride.files())
+    assert sizes == [16, 32, 64, 128, 128, 128, 16, 16]
+
+
+def test_what_came_of_files_survives_the_way_to_the_parent():
+    rows = [
+        Row('odd\n",\n"ü', "mnist", (28, 28), "3", Prediction(0, "digits", "7", 0.5, top=(("7", 0.5),))),
+        Row("gone", "mnist", error="no such file"),
+    ]
+    read = Read.of(rows, ("text", "csv", "jsonl"))
+    assert read.said == {("3", "7"): 1}
+    assert read.bad == (("gone", "no such file"),)
+    assert Read.from_bytes(read.to_bytes()) == read
+
+
+def test_labels_and_names_of_any_kind_are_written_as_they_are():
+    odd = ["\n", ',"\n",', '"', "[]", "ü", "\\n"]
+    found = [
+        Prediction(0, "digits", name, 0.5, top=((name, 0.25), ("b", 0.125)), boxes=(Box(0, 1, 2, 3, name, 0.5),) * 2)
+        for name in odd
+    ]
+    read = Read.of([Row(f"{name}.png", "any", (2, 3), "", one) for name, one in zip(odd, found, strict=True)], FORMATS)
+    objects = [json.loads(line) for line in read.lines["jsonl"].decode().split("\n")[:-1]]
+    cells = list(csv.DictReader(io.StringIO(FORMATS["csv"].header + read.lines["csv"].decode(), newline="")))
+    assert [line["file"] for line in objects] == [line["file"] for line in cells] == [f"{name}.png" for name in odd]
+    for name, line, row in zip(odd, objects, cells, strict=True):
+        assert line["top"] == json.loads(row["top"]) == [[name, 0.25], ["b", 0.125]]
+        assert line["boxes"] == json.loads(row["boxes"]) == [{"xyxy": [0, 1, 2, 3], "label": name, "score": 0.5}] * 2
+        assert (line["lines"], row["lines"]) == ([], "")

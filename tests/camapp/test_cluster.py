@@ -48,7 +48,7 @@ def test_a_killed_cluster_worker_loses_and_doubles_no_picture(model, files, monk
             pids = list(client.run(os.getpid).values())
         assert len(set(pids)) == 2
         found = []
-        reads = classify_on_cluster(model, OPTIONS, grouped(files, 8), local.scheduler_address, 60)
+        reads = classify_on_cluster(model, OPTIONS, grouped(files, lambda: 8), local.scheduler_address, 60)
         for number, read in enumerate(reads):
             found += [json.loads(line) for line in read.lines["jsonl"].splitlines()]
             if number == 40:

@@ -76,6 +76,14 @@ def test_killed_workers_lose_and_double_nothing(model):
     assert run.pool.restarts == 3
 
 
+def test_a_worker_that_shows_signs_of_life_is_not_taken_for_hung(model, monkeypatch):
+    monkeypatch.setattr(pool_module, "STUCK_AT_LEAST", 0.5)
+    monkeypatch.setattr(pool_module, "_POLL", 0.05)
+    run = words(model, workers=1, stuck_after=0.5, signs=5)
+    assert list(run.results(batches(1))) == batches(1)
+    assert run.pool.restarts == 0
+
+
 def test_what_kills_its_worker_is_given_up_alone(model):
     given = batches(8)
     given[3][2] = "poison"

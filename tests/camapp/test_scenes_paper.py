@@ -82,7 +82,7 @@ def test_a_marker_writes_more_broadly_than_a_pen():
 
 
 def test_ranges_tell_themselves():
-    assert "tilt 0 to 30, turn -15 to 15, light 1 to 4" in str(RANGES)
+    assert "tilt 0 to 30, turn -30 to 30, light 1 to 4" in str(RANGES)
 
 
 def test_digits_that_never_fit_are_refused(monkeypatch):

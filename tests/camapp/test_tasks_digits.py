@@ -161,6 +161,44 @@ def test_ink_is_sized_and_centred_as_in_mnist():
         assert mass > 55
 
 
+def turned(pixels, degrees, squeeze=1.0):
+    """The picture turned about its middle, then made `squeeze` times as wide."""
+    height, width = pixels.shape
+    way = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1.0)
+    whole = cv2.warpAffine(pixels, way, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(whole, None, fx=squeeze, fy=1.0, interpolation=cv2.INTER_AREA)
+
+
+def likeness(a, b):
+    """Correlation of the ink of two marks."""
+    return float(np.corrcoef(a.ink.ravel(), b.ink.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("squeeze", [1.0, 0.75])
+@pytest.mark.parametrize("degrees", [-30, -12, 20, 30])
+def test_a_row_that_leans_is_turned_upright(degrees, squeeze):
+    pixels = paper()
+    for i, digit in enumerate("4725"):
+        write(pixels, digit, 140 + 95 * i, 220, 70)
+    upright = find_marks(pixels, 8)
+    leaning = find_marks(turned(pixels, degrees, squeeze), 8, 1 / squeeze)
+    assert len(upright) == len(leaning) == 4
+    alike = list(map(likeness, leaning, upright))  # left as they are, those at 30 degrees have 0.3 to 0.6
+    assert min(alike) > 0.7
+    assert np.mean(alike) > 0.8
+
+
+def test_what_stands_alone_is_left_as_it_is():
+    alone, others = paper(), paper()
+    for pixels in (alone, others):
+        write(pixels, "4", 300, 220, 70)
+    write(others, "7", 80, 100, 70)  # too far away for a row
+    write(others, "5", 320, 120, 70)  # above it
+    marks = find_marks(others, 8)
+    assert len(marks) == 3
+    assert likeness(marks[1], find_marks(alone, 8)[0]) > 0.999
+
+
 def test_no_more_marks_than_asked_and_the_usual_height_wins():
     pixels = paper(1200, 300)
     for i in range(10):

@@ -172,7 +172,7 @@ def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
 def test_a_window_process_that_is_killed_or_hangs_is_replaced(
     desktop: Desktop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("camapp.sinks.window._ANSWER_S", 0.5)
+    monkeypatch.setattr("camapp.sinks.window._ANSWER_S", 3.0)
     with Show(striped()) as show:
         for blow in (signal.SIGKILL, signal.SIGSTOP):
             assert until(lambda: show.sink.alive)
@@ -193,16 +193,17 @@ sink = WindowSink({title!r})
 sink.start()
 while True:
     sink.show(np.full((90, 120, 3), 200, np.uint8), Trace(0))
+    if sink.alive:
+        print("up", flush=True)
     time.sleep(0.02)
 """
-    parent = subprocess.Popen([sys.executable, "-c", code])
     find = ["pgrep", "-f", f"window_child .* {title}"]
-    try:
-        assert until(lambda: subprocess.run(find, capture_output=True, timeout=10).stdout)
-    finally:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        assert subprocess.run(find, capture_output=True, timeout=10).stdout
         parent.kill()
-        parent.wait(10)
-    assert until(lambda: not subprocess.run(find, capture_output=True, timeout=10).stdout, 2.0)
+    assert until(lambda: not subprocess.run(find, capture_output=True, timeout=10).stdout, 10)
 
 
 def test_without_a_display_the_run_goes_on_with_one_warning_and_no_window_code(
