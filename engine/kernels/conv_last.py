@@ -55,6 +55,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
         Scratch((pixels * channels,)),
         Scratch((pixels * inner if not conv.is_pointwise else 0,)),
         Scratch((parts * pixels * channels if parts > 1 else 0,)),
+        Scratch((pixels * channels if conv.activation == SWISH else 0,)),
     )
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -85,8 +86,9 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
                 calls += [partial(np.add, partial_sums[0], partial_sums[1], result)]
                 calls += [partial(np.add, result, more, result) for more in partial_sums[2:]]
             also = None if residual is None else first(last(residual)[block])
+            room = first(scratch[3][: target.size].reshape(target.shape)) if scratch[3].size else None
             source = first(result.reshape(target.shape))
-            calls += finish_channels(source, first(target), bias, also, conv.activation, conv.late)
+            calls += finish_channels(source, first(target), bias, also, conv.activation, conv.late, room)
         return calls
 
     return Step(
