@@ -7,7 +7,8 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from camapp.records import Box, Polyline, Prediction
 
@@ -17,8 +18,7 @@ _LINE_END = "\n"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What came of one file.
 
     Attributes:
@@ -39,21 +39,12 @@ class Row:
 
     def values(self) -> tuple[Any, ...]:
         """Plain values, a column each."""
-        found = self.prediction
+        file, model, (width, height), truth, found, error = self
         if found is None:
-            return self.file, *self.size, self.model, self.truth, "", 0.0, [], [], [], self.error
-        return (
-            self.file,
-            *self.size,
-            self.model,
-            self.truth,
-            found.label,
-            round(found.score, 4),
-            [(label, round(score, 4)) for label, score in found.top],
-            [*map(box_record, found.boxes)],
-            [*map(line_record, found.lines)],
-            self.error,
-        )
+            return file, width, height, model, truth, "", 0.0, [], [], [], error
+        top = [(label, round(score, 4)) for label, score in found.top]
+        boxes, lines = [*map(box_record, found.boxes)], [*map(line_record, found.lines)]
+        return file, width, height, model, truth, found.label, round(found.score, 4), top, boxes, lines, error
 
 
 def shown(file: str) -> str:
@@ -150,8 +141,12 @@ FORMATS = {
 
 def box_record(box: Box) -> dict[str, Any]:
     """A box as plain values."""
-    corners = round(box.x0, 1), round(box.y0, 1), round(box.x1, 1), round(box.y1, 1)
-    return {"xyxy": corners, "label": box.label, "score": round(box.score, 4)}
+    return {"xyxy": _corners(box.x0, box.y0, box.x1, box.y1), "label": box.label, "score": round(box.score, 4)}
+
+
+@lru_cache(maxsize=1024, typed=True)  # in a folder of digits they are all alike
+def _corners(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
+    return round(x0, 1), round(y0, 1), round(x1, 1), round(y1, 1)
 
 
 def line_record(line: Polyline) -> dict[str, Any]:

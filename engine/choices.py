@@ -28,6 +28,7 @@ LEAST_MACS = 500_000  # below this a node takes less than what its choice could 
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
+SMALL_SWEEP = 2 << 20  # the same within a small net, whose weights stay in the last cache
 LEAST_WIDTH = 28  # of a picture that two or three convolutions, one of them depthwise, should take as one node
 MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
@@ -99,7 +100,8 @@ class TimedChoices(Choices):
         key = kind_of(node, inputs)
         known = self.times.get(key, {})
         if known.keys() != offers.keys():
-            known = {name: measure(inputs, step) for name, step in offers.items()}
+            sweep = SMALL_SWEEP if node.op_type == CONV_POOL else CACHE_SWEEP
+            known = {name: measure(inputs, step, sweep) for name, step in offers.items()}
             self.times[key] = known
             if self.file is not None:
                 write_times(self.file, self.times)
@@ -155,14 +157,14 @@ def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
         warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
 
 
-def measure(inputs: Sequence[Operand], step: Step) -> float:
-    """Microseconds of a step by itself, caches swept between runs.
+def measure(inputs: Sequence[Operand], step: Step, sweep_bytes: int = CACHE_SWEEP) -> float:
+    """Microseconds of a step by itself, caches swept between runs by writing so many bytes.
 
     With one BLAS thread it is the thread's own time that counts: what other processes take does not.
     """
     calls = alone(inputs, step)
     clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
-    sweep: Array = np.zeros(CACHE_SWEEP // 4, np.float32)
+    sweep: Array = np.zeros(sweep_bytes // 4, np.float32)
     found: list[float] = []
     end, late = clock() + SECONDS, time.perf_counter() + PATIENCE
     while len(found) < 3 or (len(found) < ROUNDS and clock() < end and time.perf_counter() < late):

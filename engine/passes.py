@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
 from engine.kernels.block import BLOCK, PAIR, read_block
+from engine.kernels.conv import LATE
 from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
 from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
@@ -144,9 +145,10 @@ def delay_epilogues(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
+def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape], *, late: bool = False) -> Graph:
     """An Add that alone follows a Conv becomes part of it: the other addend is the Conv's last input (`residual`).
 
+    With `late` after the Conv's activation; that must come after `defer_biases`, which does not know of it.
     It needs the values' shapes, because an Add that repeats an axis stays; so it runs in the planner.
     """
     nodes = list(graph.nodes)
@@ -154,17 +156,25 @@ def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
     for conv, add in [*_sole_followers(graph, ("Conv",), "Add", at=1), *_sole_followers(graph, ("Conv",), "Add")]:
         other = add.inputs[1] if add.inputs[0] == conv.outputs[0] else add.inputs[0]
         fits = shapes.get(other) == shapes[conv.outputs[0]] == shapes[add.outputs[0]]
-        if not fits or add.outputs[0] in fused or {"activation", "residual"} & conv.attributes.keys():
+        if not fits or add.outputs[0] in fused or _cannot_add(conv, add, late):
             continue
         fused.add(add.outputs[0])
         nodes[nodes.index(add)] = replace(
             conv,
             inputs=(*conv.inputs, other),
             outputs=add.outputs,
-            attributes={**conv.attributes, **add.attributes, "residual": 1},
+            attributes={**conv.attributes, **add.attributes, "residual": LATE if late else 1},
         )
         nodes.remove(conv)
     return replace(graph, nodes=tuple(nodes))
+
+
+def _cannot_add(conv: Node, add: Node, late: bool) -> bool:
+    has = conv.attributes
+    if late:
+        # Swish cannot work in place, and kernels of depthwise convolutions know no late residual.
+        return "residual" in has or bool(add.attributes) or has.get("activation") == SWISH or has.get("group", 1) > 1
+    return bool({"activation", "residual"} & has.keys())
 
 
 _PLAIN_POOL: Mapping[str, tuple[object, ...]] = {  # what a pool may say and need not

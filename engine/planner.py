@@ -101,6 +101,8 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
     if layout is Layout.LAST:
         graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
+    if layout is Layout.LAST:
+        graph = fuse_residuals(graph, shapes, late=True)
     items = tuple(tuple(shape[1:]) for shape in input_shapes)
     batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
     graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})

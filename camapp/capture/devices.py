@@ -32,9 +32,12 @@ class VideoNode:
     problem: SourceError | None
 
 
+_NUMBERS = re.compile(r"(\d+)")
+
+
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Sort key under which 'img2' comes before 'img10'."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(text) if part]
 
 
 def video_nodes() -> list[VideoNode]:

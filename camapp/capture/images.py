@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_FPS = 30.0
 _NO_ALPHA = (b"\xff\xd8", b"BM")  # JPEG has none, and what BMP files hold there is seldom meant
+_SUFFIXES = tuple(IMAGE_SUFFIXES)
 _EXIF = (b"eXIf", b"EXIF")
 _SMALL = 64 << 10  # bytes
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
@@ -124,8 +125,9 @@ def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
         return
     if in_order:
         names.sort(key=natural_key)
+    home = os.path.join(folder, "")
     for name in names:
-        path = os.path.join(folder, name)
+        path = home + name
         if name.endswith("/"):
             yield from _walk_folder(path, in_order)
         else:
@@ -133,7 +135,7 @@ def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return name.lower().endswith(_SUFFIXES)
 
 
 class ImagesSource(Source):

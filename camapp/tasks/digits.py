@@ -126,20 +126,12 @@ class DigitsTask(Task):
             end = at + mine.count
             boxes = self._read(geometry.places, best[at:end], scores[at:end])
             at = end
-            label, score = _number(boxes)
+            label, sure = _number(boxes)
+            score = sure if label else 0.0
+            top = ((label, score),) if label else ()
+            values = {"count": float(len(boxes))}
             found.append(
-                Prediction(
-                    seq=0,
-                    task=self.name,
-                    label=label,
-                    score=score if label else 0.0,
-                    raw_label=label,
-                    raw_score=score if label else 0.0,
-                    top=((label, score),) if label else (),
-                    boxes=boxes,
-                    values={"count": float(len(boxes))},
-                    region=geometry.region,
-                )
+                Prediction(0, self.name, label, score, label, score, top, boxes, values=values, region=geometry.region)
             )
         return found
 

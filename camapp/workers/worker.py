@@ -15,6 +15,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 # ruff: noqa: E402
 import ctypes
+import gc
 import json
 import mmap
 import socket
@@ -78,6 +79,9 @@ def main() -> int:
             plans[items] = model.plan((items, *item_shape))
         start = time.monotonic_ns()
         plans[1].run()
+        # What is here stays, and what comes seldom makes cycles: to look for them was a twentieth of a small picture.
+        gc.freeze()
+        gc.set_threshold(100_000)
         sock.send(REPLY.pack(0, STATUS_READY, start, time.monotonic_ns()))
         while packet := sock.recv(PACKET_BYTES):
             token, slot_index, items = TASK.unpack_from(packet)

@@ -90,6 +90,6 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
 FUSED: Mapping[str, tuple[Kernel, ...]] = {
     block.PAIR: block.KERNELS,
     block.BLOCK: block.KERNELS,
-    conv_pool.CONV_POOL: conv_pool.KERNELS,
+    conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd.POOLED),
 }
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

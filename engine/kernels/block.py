@@ -36,7 +36,7 @@ PAIR = "Conv+DepthwiseConv"
 BLOCK = "Conv+DepthwiseConv+Conv"
 GROUP_BYTES = 768 << 10  # of channels between the first two
 COLUMN_BYTES = 2 << 20  # of what the first multiplies, at most
-MOST_PLACES = 8  # rows of input that a band matrix moves on by, at most
+MOST_ROWS = 4  # of output that a band matrix makes
 LEAST_LINE = 200  # numbers
 
 
@@ -147,7 +147,7 @@ def tiles_for(windows: Windows) -> Tiles | None:
     """Few lines have few zeros in their bands, long ones keep BLAS busy; None if no tile covers its windows."""
     down, top = windows.strides[0], windows.begin[0]
     least = max(2, -(-top // down), -(-(windows.kernel[0] - down - top) // down))
-    offers = [Tiles(windows, rows) for rows in range(max(least, MOST_PLACES // down), least - 1, -1)]
+    offers = [Tiles(windows, rows) for rows in range(max(least, MOST_ROWS), least - 1, -1)]
     suits = top < windows.kernel[0] and windows.begin[1] < windows.kernel[1] and prod(windows.dilations) == 1
     return next((tiles for tiles in offers if tiles.line >= LEAST_LINE), offers[-1]) if suits else None
 
@@ -228,7 +228,7 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
         Scratch(block.columns),
         Scratch((first.weight[1], *block.sorted_size) if block.splits else (0,)),
         Scratch((group * tiles.lines * tiles.line + tiles.gap,)),  # a group of channels between the first two
-        Scratch((2, *own) if first.activation == SWISH else (0,)),  # their own rows before and after the activation
+        Scratch((2, *own) if first.activation == SWISH else (0,)),  # own rows before the activation, and room
         Scratch(sums),  # what the taps at a shift add
         Scratch(sums if second.activation == SWISH else (0,)),  # sums before the activation
         Scratch((channels + 1, *sums[1:]) if third else sums),  # sums after it; and the ones
@@ -316,9 +316,8 @@ def _make(block: Block, matrix: Array, columns: Array, lines: Array, activated: 
     own = as_strided(lines[:, begin:], (group, tiles.own * line), lines.strides[::2])
     columns = columns.reshape(len(columns), -1)
     if block.first.activation == SWISH:
-        made, result = activated
-        calls = [*product_by_columns(matrix, columns, made), *finish(flat(made), flat(result), (), SWISH)]
-        calls.append(copy(own, result))
+        made, room = activated
+        calls = [*product_by_columns(matrix, columns, made), *finish(made, own, (), SWISH, room=room)]
     else:
         calls = [*product_by_columns(matrix, columns, own), *finish(own, own, (), block.first.activation)]
     if tiles.above:

@@ -1,7 +1,7 @@
 """Conv, planar: a 1x1 convolution is one matrix product; any other copies its windows into columns first (im2col).
 
 A Conv here may carry what `engine.passes` fused into it: a last input to be added to its output (attribute
-`residual`) and an activation, as ONNX Runtime's FusedConv does.
+`residual`) and an activation, as ONNX Runtime's FusedConv does; a `residual` of LATE is added after the activation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from engine.kernels.products import product_by_columns
 from engine.kernels.step import SWISH, Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
+LATE = 2
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -27,6 +29,7 @@ class Convolution:
         shape: of the output.
         has_bias: input 2 is the bias.
         has_residual: the last input is added to the output.
+        late: that comes after the activation.
         activation: comes last; '' is none.
         fixed: weight and bias are parameters.
         padding: what lies around the input: 0, or a number for each channel (`engine.passes.defer_biases`).
@@ -38,6 +41,7 @@ class Convolution:
     shape: Shape
     has_bias: bool
     has_residual: bool
+    late: bool
     activation: str
     fixed: bool
     padding: float | tuple[float, ...]
@@ -82,9 +86,8 @@ def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
     if has_residual and inputs[-1].shape != shape:
         raise ModelError(f"{where}: its residual is {inputs[-1].shape}, its output {shape}")
     fixed = all(operand.is_parameter for operand in inputs[1 : 2 + has_bias])
-    return Convolution(
-        windows, weight, group, shape, has_bias, has_residual, found["activation"], fixed, found["padding"]
-    )
+    late, activation, padding = found["residual"] == LATE, found["activation"], found["padding"]
+    return Convolution(windows, weight, group, shape, has_bias, has_residual, late, activation, fixed, padding)
 
 
 def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -131,7 +134,7 @@ def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], produc
         multiply = product_by_columns(weight[0], columns[0, 0], stacked[0, 0])
     else:
         multiply = [gemm(weight, columns, stacked)]
-    return [*multiply, *finish_channels(products, out, *conv.added(arrays), conv.activation)]
+    return [*multiply, *finish_channels(products, out, *conv.added(arrays), conv.activation, conv.late)]
 
 
 KERNELS: tuple[Kernel, ...] = (pointwise, im2col)

@@ -28,7 +28,9 @@ from engine.kernels.step import (
     last,
 )
 
-SLAB_BYTES = 256 << 10  # of columns and output together: half of a small core's second-level cache
+# Of columns and output together: half of a small core's second-level cache; or as much as the weights, if these are
+# larger, since every slab reads all of them.
+SLAB_BYTES = 256 << 10
 
 Block = tuple[slice, slice]  # items, rows
 
@@ -47,12 +49,13 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
     width = panel_width(inner // parts, channels) if in_panels and blas.has_small_products() else None
     if in_panels and (width is None or prod(conv.shape[2:]) == 1):
         return None
-    slab = slab_rows(conv.shape, 4 * (inner + channels), SLAB_BYTES)
+    slab = slab_rows(conv.shape, 4 * (inner + channels), max(SLAB_BYTES, 4 * inner * channels))
     pixels = min(slab, conv.shape[2] * conv.shape[0]) * prod(conv.shape[3:])
     scratch = (
         Scratch((pixels * channels,)),
         Scratch((pixels * inner if not conv.is_pointwise else 0,)),
         Scratch((parts * pixels * channels if parts > 1 else 0,)),
+        Scratch((pixels * channels if conv.activation == SWISH else 0,)),
     )
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -83,7 +86,9 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
                 calls += [partial(np.add, partial_sums[0], partial_sums[1], result)]
                 calls += [partial(np.add, result, more, result) for more in partial_sums[2:]]
             also = None if residual is None else first(last(residual)[block])
-            calls += finish_channels(first(result.reshape(target.shape)), first(target), bias, also, conv.activation)
+            room = first(scratch[3][: target.size].reshape(target.shape)) if scratch[3].size else None
+            source = first(result.reshape(target.shape))
+            calls += finish_channels(source, first(target), bias, also, conv.activation, conv.late, room)
         return calls
 
     return Step(

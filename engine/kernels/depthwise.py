@@ -27,7 +27,7 @@ from engine.kernels.step import (
     last,
 )
 
-SLAB_BYTES = 128 << 10  # of output
+SLAB_BYTES = 512 << 10  # of output
 RUN = 1024  # numbers that the inner loop of einsum should find in a row; tiled weights of that length stay in L1
 
 
@@ -42,6 +42,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
     together = divisor(pixels, RUN // channels) if windows.strides[-1] == 1 else 1
     slab = slab_rows(conv.shape, 4 * channels, SLAB_BYTES)
     scratch = Scratch((min(slab, conv.shape[0] * conv.shape[2]) * prod(conv.shape[3:]) * channels,))
+    room = Scratch(scratch.shape if conv.activation == SWISH else (0,))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
@@ -64,13 +65,14 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
             part = runs[(items, *(slice(None),) * rank, rows)]
             calls.append(partial(np.einsum, formula, part, arrays[1], out=found))
             also = None if residual is None else first(last(residual)[items, rows])
-            calls += finish_channels(first(result), first(target), bias, also, conv.activation)
+            beside = first(scratch[1][: target.size].reshape(target.shape)) if scratch[1].size else None
+            calls += finish_channels(first(result), first(target), bias, also, conv.activation, room=beside)
         return calls
 
     return Step(
         conv.shape,
         bind,
-        (scratch,),
+        (scratch, room),
         conv.macs,
         layout=Layout.LAST,
         border=windows.border(conv.padding),

@@ -228,20 +228,31 @@ def blasable(array: Array) -> bool:
     return array.dtype == np.float32 and (fits(row, column, columns) or fits(column, row, rows))
 
 
-def finish(source: Array, out: Array, added: Sequence[Array], activation: str) -> list[Call]:
-    """out = activation(source + sum of added), terms broadcast; all passes but the last work within `source`.
+def finish(
+    source: Array,
+    out: Array,
+    added: Sequence[Array],
+    activation: str,
+    late: Sequence[Array] = (),
+    room: Array | None = None,
+) -> list[Call]:
+    """out = activation(source + sum of added) + sum of late, broadcast; all passes but the last work within `source`.
 
     With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
-    With SWISH `source` and `out` must not be the same.
+    With SWISH `source` and `out` must not be the same; where `out` lies in a frame, `room` like `source` saves a pass.
     """
-    if all(term.flags.c_contiguous and term.size == out.size for term in (source, out, *added)):
+    if all(term.flags.c_contiguous and term.size == out.size for term in (source, out, *added, *late)):
         # One axis and no broadcasting: ufuncs then start in half the time.
         source, out, *added = (flat(array) for array in (source, out, *added))
+        late, room = [flat(array) for array in late], None
     operations: list[Operation] = [partial(_add, term) for term in added]
     if activation == FLOOR:
         operations = [*operations[1:], partial(_floor, added[0])]
+    elif activation == SWISH:
+        operations.append(partial(_swish, room=room))
     elif activation:
         operations.append(ACTIVATIONS[activation])
+    operations += [partial(_add, term) for term in late]
     if not operations:
         return [] if _same(source, out) else [copy(out, source)]
     before = [call for operation in operations[:-1] for call in operation(source, source)]
@@ -263,23 +274,31 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def finish_channels(
-    source: Array, out: Array, bias: Array | None, residual: Array | None, activation: str
+    source: Array,
+    out: Array,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str,
+    late: bool = False,
+    room: Array | None = None,
 ) -> list[Call]:
     """`finish` for values (N, C, ...) in either layout: a bias for each channel, then a residual of the same shape.
 
-    Channels last, the bias is a parameter: it may be copied when binding.
+    With `late` the residual comes after the activation. Channels last, the bias is a parameter: it may be copied when
+    binding.
     """
     others = [] if residual is None else [residual]
     pixels, channels = out.shape[-1], out.shape[1]
     if out.strides[1] != out.itemsize or out.ndim < 3:
         added = [] if bias is None else [bias.reshape(-1, *(1,) * (out.ndim - 2))]
-        return finish(source, out, added + others, activation)
+        return finish(source, out, added + others[late:], activation, others[:late], room)
     # Channels last: ufuncs run over the last axis, so take several pixels together, with a bias as long.
     together = divisor(pixels, WIDE // channels)
     shape = (*out.shape[:1], *out.shape[2:-1], pixels // together, together * channels)
     source, out, *others = (last(array).reshape(shape) for array in (source, out, *others))
     added = [] if bias is None else [bias if together == 1 else np.tile(bias, together)]
-    return finish(source, out, added + others, activation)
+    room = None if room is None else last(room).reshape(shape)
+    return finish(source, out, added + others[late:], activation, others[:late], room)
 
 
 def divisor(number: int, most: int) -> int:
@@ -292,16 +311,17 @@ def clipped(low: float, high: float, source: Array, out: Array) -> list[Call]:
     return [partial(clip, source, scalar(low), scalar(high), out)]
 
 
-def _swish(source: Array, out: Array) -> list[Call]:
+def _swish(source: Array, out: Array, room: Array | None = None) -> list[Call]:
     """x * clip(x + 3, 0, 6) / 6 from source = (x + 3) * SWISH_SCALE, in three passes."""
     if _same(source, out):
         raise ValueError("Swish reads its source twice, it cannot work in place")
+    room = out if room is None else room
     passes: list[Call] = [
-        *clipped(0, 6 * SWISH_SCALE, source, out),
+        *clipped(0, 6 * SWISH_SCALE, source, room),
         partial(np.subtract, source, scalar(3 * SWISH_SCALE), source),
     ]
-    if out.flags.c_contiguous:
-        return [*passes, partial(np.multiply, source, out, out)]
+    if room.flags.c_contiguous:
+        return [*passes, partial(np.multiply, source, room, out)]
     # A ufunc that writes over an operand within a frame copies it first, to be safe.
     return [*passes, partial(np.multiply, source, out, source), copy(out, source)]
 

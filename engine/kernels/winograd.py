@@ -5,7 +5,9 @@ tiles d, weights g and output tiles y are transformed on both sides, y = A' [(G 
 of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308). The sums of m = 4 cancel:
 its largest error is about 1e-5 of the output's largest number, against 5e-7 for m = 2 and for plain products.
 
-With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
+A 2x2 MaxPool after it (see `engine.kernels.conv_pool`) works on the tiles: it compares long runs, and a quarter of the
+numbers is left to be put in order. With a dilation of d every d-th row and column make a picture of their own; tiles
+are taken from each of the d^2.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ MATRICES = {
     ),
 }
 LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
-SLAB_BYTES = 768 << 10  # of transformed input and output tiles
+# Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
+SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
 
 
@@ -82,7 +85,12 @@ def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return _winograd(node, inputs, 2)
 
 
-def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
+def winograd4_pool(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(4 x 4, 3 x 3) and a 2x2 MaxPool; the Conv's bias and activation come after the pool."""
+    return _winograd(node, inputs, 4, pool=2)
+
+
+def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> Step | None:
     conv = read(node, inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
     plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
@@ -91,14 +99,17 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     n, (batch, _, height, width) = m + 2, conv.shape
     (apart_y, apart_x) = apart = windows.dilations
     down, across = (-(-size // (m * step)) for size, step in zip((height, width), apart, strict=True))
-    row_tiles, line = apart_y * across * apart_x, m * apart_y  # tiles, and lines of pixels, of a row of tiles
-    if n * n * down * row_tiles > 9 * height * width:
+    row_tiles = apart_y * across * apart_x  # tiles in a row of them
+    if n * n * down * row_tiles > 9 * height * width or (pool > 1 and apart != (1, 1)):
         return None
+    kept, height, width = m // pool, height // pool, width // pool  # of a tile's side, and of the output
+    used = -(-height // (kept * apart_y))  # rows of tiles
     framed = (apart_y * (down * m + 2), apart_x * (across * m + 2))
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
     border = Border(windows.begin, end, conv.padding)
     panel = panel_width(channels, outputs) if blas.has_small_products() else None
-    slab = min(down, max(1, SLAB_BYTES // (4 * n * n * row_tiles * (channels + outputs))))
+    slab_bytes = max(SLAB_BYTES, 4 * n * n * channels * outputs)
+    slab = min(down, max(1, slab_bytes // (4 * n * n * row_tiles * (channels + outputs))))
     tiles = slab * row_tiles
     scratch = (
         Scratch((slab * apart_y, n, framed[1] * channels)),  # rows transformed
@@ -113,33 +124,37 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         data = last(arrays[0])
         calls: list[Call] = []
+        # The pool's comes first, which may be a floor.
+        biases = [*arrays[3:], *arrays[2:3]] if pool > 1 else [*arrays[2 : 2 + conv.has_bias]]
+        residual = conv.added(arrays)[1]
+        floors = [biases.pop(0)] if conv.activation == FLOOR else []
         for item in range(batch):
-            for top in range(0, down, slab):
-                rows = min(slab, down - top)
-                tiles = _tiles(data[item, top * line :], rows, arrays[1], scratch)
+            for top in range(0, used, slab):
+                rows = min(slab, used - top)
+                tiles = _tiles(data[item, top * m * apart_y :], rows, arrays[1], biases, scratch)
                 calls += tiles[0]
-                here = (slice(item, item + 1), slice(None), slice(top * line, min((top + rows) * line, height)))
-                bias, residual = conv.added(arrays)
-                calls += _finish(tiles[1], out[here], bias, None if residual is None else residual[here], scratch)
+                lines = slice(top * kept * apart_y, min((top + rows) * kept * apart_y, height))
+                here = (slice(item, item + 1), slice(None), lines)
+                calls += _finish(tiles[1], out[here], floors, None if residual is None else residual[here], scratch)
         return calls
 
     def _finish(
-        tiles: Array, out: Array, bias: Array | None, residual: Array | None, scratch: Sequence[Array]
+        tiles: Array, out: Array, floors: Sequence[Array], residual: Array | None, scratch: Sequence[Array]
     ) -> list[Call]:
-        """From tiles in a picture's order: what is added and the activation, in one pass if it can be."""
+        """From tiles in a picture's order: the activation and a residual, in one pass if it can be."""
         size = (prod(tiles.shape[:3]), prod(tiles.shape[3:6]))
-        passes = (bias is not None and conv.activation != FLOOR) + (residual is not None) + bool(conv.activation)
-        added = [] if bias is None else [bias]
-        if passes < 2 and residual is None and out.shape[2:] == size:
-            return finish(tiles, last(out)[0].reshape(tiles.shape), added, conv.activation)
+        if residual is None and out.shape[2:] == size:
+            return finish(tiles, last(out)[0].reshape(tiles.shape), floors, conv.activation)
         # Once summed up, products are not read again: the picture takes their place.
         picture = flat(scratch[3])[: tiles.size].reshape(tiles.shape)
-        floor = bias if conv.activation == FLOOR else None
-        calls = finish(tiles, picture, [] if floor is not None else added, "")
+        calls: list[Call] = [copy(picture, tiles)]
         picture = picture.reshape(1, *size, outputs)[:, : out.shape[2], :width]
-        return calls + finish_channels(first(picture), out, floor, residual, conv.activation)
+        floor = floors[0] if floors else None
+        return calls + finish_channels(first(picture), out, floor, residual, conv.activation, conv.late)
 
-    def _tiles(data: Array, rows: int, weight: Array, scratch: Sequence[Array]) -> tuple[list[Call], Array]:
+    def _tiles(
+        data: Array, rows: int, weight: Array, biases: Sequence[Array], scratch: Sequence[Array]
+    ) -> tuple[list[Call], Array]:
         """Calls that make some tile rows of the output from (rows, framed width, channels); and these tiles."""
         count = rows * row_tiles
         pixels = data.reshape(data.shape[0], -1)
@@ -147,7 +162,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         lines = as_strided(
             pixels,
             (rows, apart_y, n, pixels.shape[1]),
-            (line * row, row, apart_y * row, number),
+            (m * apart_y * row, row, apart_y * row, number),
             writeable=False,
         )
         one = flat(scratch[0])[: lines.size].reshape(lines.shape)
@@ -162,19 +177,28 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         gathered, turned = (_stack(buffer, n, n, count * channels) for buffer in scratch[1:3])
         products = _stack(scratch[3], n, n, count * outputs)
         half, done = _stack(scratch[4], m, n, count * outputs), _stack(scratch[5], m, m, count * outputs)
-        ordered = done.reshape(m, m, rows, apart_y, across, apart_x, outputs).transpose(2, 1, 3, 4, 0, 5, 6)
-        calls = [
+        ones = products[1, 1].reshape(count, outputs)  # every output of a tile has this product once: A' is 1 there
+        calls: list[Call] = [
             gemm(there, lines, one),
             copy(gathered.reshape(view.shape), view),
             gemm(there, gathered.transpose(1, 0, 2), turned.transpose(1, 0, 2)),
             *product(turned.reshape(n * n, count, channels), weight, products.reshape(n * n, count, outputs)),
+            *(partial(np.add, ones, bias, ones) for bias in biases),
             gemm(back, products.transpose(1, 0, 2), half.transpose(1, 0, 2)),
             gemm(back, half, done),
         ]
-        return calls, ordered
+        if pool > 1:
+            pairs, best = _stack(scratch[4], kept, m, count * outputs), _stack(scratch[5], kept, kept, count * outputs)
+            calls += [
+                partial(np.maximum, done[0::2], done[1::2], out=pairs),
+                partial(np.maximum, pairs[:, 0::2], pairs[:, 1::2], out=best),
+            ]
+            done = best
+        parts = done.reshape(kept, kept, rows, apart_y, across, apart_x, outputs)
+        return calls, parts.transpose(2, 1, 3, 4, 0, 5, 6)
 
     return Step(
-        conv.shape,
+        (batch, outputs, height, width),
         bind,
         scratch,
         conv.macs,
@@ -205,3 +229,4 @@ def _transform(m: int, panel: int | None, weight: Array) -> Array:
 
 
 KERNELS: tuple[Kernel, ...] = (winograd4, winograd2)
+POOLED: tuple[Kernel, ...] = (winograd4_pool,)

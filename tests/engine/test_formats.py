@@ -283,10 +283,10 @@ def laughs(key: bool) -> bytes:
 def test_strange_pickles_are_refused_at_once(
     tmp_path: Path, data: bytes, storages: dict[str, bytes], message: str
 ) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ModelError, match=message):
         read(checkpoint(tmp_path / "a.pth", data, storages))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_old_and_other_archives_are_refused_by_what_they_are(tmp_path: Path) -> None:

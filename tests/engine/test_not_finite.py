@@ -1,19 +1,25 @@
 """NaN and infinity go through every kernel as IEEE says, and are forgotten with the frame that brought them.
 
 Winograd is an exception, as everywhere: it sums up whole tiles, so that around a number that is not finite a few more
-outputs are NaN than must be; none that should be NaN or infinite ever becomes a number. (Of Resize, which sums up with
+outputs are NaN than must be; none that should be NaN or infinite ever becomes a number. So do band matrices, along a
+row. (Of Resize, which sums up with
 shares that may be 0, ONNX does not say whether these count.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from engine.choices import Choices
-from engine.graph import Array, Graph, Value
-from engine.kernels.step import Layout
+from engine.choices import Choices, Offered
+from engine.graph import Array, Graph, Node, Value
+from engine.kernels.step import Layout, Operand, Step
 from engine.model import Model
+from engine.nets.layers import NetBuilder
+from engine.passes import optimise
 from engine.planner import choose_steps, make_plan
 from engine.reference import run_graph, run_node
 from tests.engine import net_cases
@@ -70,7 +76,7 @@ def pinned(graph: Graph, kernel: str) -> Choices | None:
 def test_kernels_of_conv_keep_them_where_they_belong(kernel: str, number: float) -> None:
     taken = 0
     for x, weight, strides, pads, group in SHAPES:
-        graph = net(x, weight, strides, pads, group, residual=False, wraps=False)
+        graph = net(x, weight, strides, pads, group, residual=0, wraps=False)
         choices = pinned(graph, kernel)
         if choices is None:
             continue
@@ -89,6 +95,93 @@ def test_kernels_of_conv_keep_them_where_they_belong(kernel: str, number: float)
         else:
             assert_same(found, expected)
     assert taken >= 2
+
+
+@dataclass(frozen=True)
+class Fused(Choices):
+    """All that can be one node is one, and its kernel is the wanted one."""
+
+    wanted: str = ""
+
+    def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        return self.wanted if self.wanted in offers else next(iter(offers))
+
+    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+        return True
+
+
+def pooled(channels: int, kernel: int, activation: str) -> Graph:
+    """Some layers before, so that biases are deferred; then a Conv and its pool."""
+    net = NetBuilder("pooled", (channels, 12, 12))
+    x = net.conv(net.input, "first", channels, channels, 1)
+    x = net.conv(x, "conv", channels, 16, kernel, pad=kernel // 2)
+    x = net.max_pool(getattr(net, activation)(x) if activation else x, 2)
+    return seeded(net.graph(net.conv(x, "last", 16, 4, 1), (4, 1, 1)))
+
+
+def paired(activation: str) -> Graph:
+    net = NetBuilder("paired", (3, 12, 12))
+    x = getattr(net, activation)(net.conv(net.input, "first", 3, 8, 1))
+    x = getattr(net, activation)(net.conv(x, "second", 8, 8, 3, pad=1, groups=8))
+    return seeded(net.graph(x, (8, 12, 12)))
+
+
+def block(activation: str) -> Graph:
+    net = NetBuilder("block", (8, 12, 12))
+    x = getattr(net, activation)(net.conv(net.input, "expand", 8, 16, 1))
+    x = getattr(net, activation)(net.conv(x, "depthwise", 16, 16, 3, pad=1, groups=16))
+    return seeded(net.graph(net.add(net.input, net.conv(x, "project", 16, 8, 1)), (8, 12, 12)))
+
+
+def late(activation: str) -> Graph:
+    net = NetBuilder("late", (16, 12, 12))
+    x = net.relu(net.conv(net.input, "first", 16, 16, 1))
+    x = net.add(x, getattr(net, activation)(net.conv(x, "conv", 16, 16, 3, pad=2, dilation=2)))
+    return seeded(net.graph(net.conv(x, "last", 16, 4, 1), (4, 12, 12)))
+
+
+def seeded(graph: Graph) -> Graph:
+    state = np.random.RandomState(9)
+    return graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
+
+
+# graph, its layout, the kernel that it is about, and how far what is not finite may spread: rows, columns, in pixels
+FUSED_NETS = {
+    "planes": (pooled(3, 5, "relu"), Layout.PLANAR, "planes", 6, 6),
+    "planes, no activation": (pooled(3, 3, ""), Layout.PLANAR, "planes", 6, 6),
+    "bands": (pooled(6, 5, "relu6"), Layout.LAST, "bands", 6, 16),
+    "winograd with pool": (pooled(16, 3, "relu"), Layout.LAST, "winograd4_pool", 8, 8),
+    "winograd with pool, no activation": (pooled(16, 3, ""), Layout.LAST, "winograd4_pool", 8, 8),
+    "pair": (paired("relu"), Layout.LAST, "tiled", 12, 2),
+    "pair with swish": (paired("hard_swish"), Layout.LAST, "tiled", 12, 2),
+    "block": (block("relu6"), Layout.LAST, "tiled", 12, 2),
+    "late residual": (late("relu"), Layout.LAST, "rows_whole", 4, 4),
+    "late residual, winograd": (late("relu6"), Layout.LAST, "winograd4", 12, 12),
+    "late residual, winograd, deferred": (late("relu"), Layout.LAST, "winograd2", 8, 8),
+}
+
+
+@pytest.mark.parametrize("number", STRANGE)
+@pytest.mark.parametrize("name", FUSED_NETS)
+def test_fused_nodes_keep_them_where_they_belong_and_forget_them(name: str, number: float) -> None:
+    graph, layout, kernel, rows, columns = FUSED_NETS[name]
+    choices, x = Fused(layout=layout, wanted=kernel), (1, *graph.inputs[0].shape[1:])
+    assert kernel in [each.kernel for each in choose_steps(optimise(graph), [x], choices)]
+    clean = np.random.RandomState(1).uniform(-1, 1, x).astype(np.float32)
+    plan = make_plan(optimise(graph), [x], choices)
+    before = np.array(plan.run(clean))
+    for row, column in ((0, 0), (6, 7)):
+        strange = clean.copy()
+        strange[0, 0, row, column] = number
+        found, (expected,) = np.array(plan.run(strange)), run_graph(graph, strange)
+        near = np.zeros(x[2:], bool)
+        near[max(0, row - rows) : row + rows + 1, max(0, column - columns) : column + columns + 1] = True
+        half = x[2] // found.shape[2]
+        near = near.reshape(found.shape[2], half, found.shape[3], half).any((1, 3))
+        assert (~np.isfinite(expected)).any()
+        assert not np.isfinite(found[~np.isfinite(expected)]).any()
+        np.testing.assert_allclose(found[..., ~near], expected[..., ~near], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(plan.run(clean), before)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

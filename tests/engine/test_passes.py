@@ -13,7 +13,7 @@ from engine.graph import Array, Graph, Value
 from engine.kernels.step import FLOOR, Layout
 from engine.nets.layers import NetBuilder
 from engine.passes import MOST_OFFSET, defer_biases, fuse_residuals, optimise
-from engine.planner import make_plan
+from engine.planner import choose_steps, make_plan
 from engine.reference import run_graph
 from tests.engine import net_cases
 
@@ -168,6 +168,24 @@ def test_an_add_that_repeats_an_axis_is_not_fused() -> None:
     graph = seeded(net.graph(net.add(x, net.global_average_pool(net.input)), (4, 5, 5)))
     shapes = {node.outputs[0]: (1, 4, 5, 5) for node in graph.nodes} | {graph.nodes[1].outputs[0]: (1, 4, 1, 1)}
     assert operators(fuse_residuals(graph, shapes))["Add"] == 1
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "relu6", "hard_swish"])
+def test_an_add_after_an_activation_becomes_a_late_residual(activation: str) -> None:
+    net = NetBuilder("late", (16, 9, 9))
+    x = net.relu(net.conv(net.input, "first", 16, 16, 3, pad=1))
+    for index in range(3):
+        y = net.conv(x, f"conv{index}", 16, 16, 3, pad=1)
+        x = net.add(x, getattr(net, activation)(y) if activation else y)
+    graph = optimise(seeded(net.graph(net.conv(x, "head", 16, 3, 1), (3, 9, 9))))
+    chosen = choose_steps(graph, [(2, 16, 9, 9)], Choices(layout=Layout.LAST))
+    left = sum(each.node.op_type == "Add" for each in chosen)
+    assert left == (3 if activation == "hard_swish" else 0)
+    data = np.random.RandomState(3).uniform(-1, 1, (2, 16, 9, 9)).astype(np.float32)
+    (expected,) = run_graph(graph, data)
+    found = make_plan(graph, [data.shape], Choices(layout=Layout.LAST)).run(data)
+    assert isinstance(found, np.ndarray)
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_a_pool_takes_over_bias_and_relu_bit_by_bit() -> None:
