@@ -10,7 +10,8 @@ offers itself:
   be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
   multiply many narrow ones.
 
-As with Winograd, `bands` makes NaN of neighbours of a number that is not finite: those in the same window.
+For many channels `engine.kernels.winograd` has a third. As with that, `bands` makes NaN of neighbours of a number that
+is not finite: those in the same window.
 """
 
 from __future__ import annotations
