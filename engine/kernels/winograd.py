@@ -70,7 +70,8 @@ MATRICES = {
     ),
 }
 LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
-SLAB_BYTES = 768 << 10  # of transformed input and output tiles
+# Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
+SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
 
 
@@ -107,7 +108,8 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
     border = Border(windows.begin, end, conv.padding)
     panel = panel_width(channels, outputs) if blas.has_small_products() else None
-    slab = min(down, max(1, SLAB_BYTES // (4 * n * n * row_tiles * (channels + outputs))))
+    slab_bytes = max(SLAB_BYTES, 4 * n * n * channels * outputs)
+    slab = min(down, max(1, slab_bytes // (4 * n * n * row_tiles * (channels + outputs))))
     tiles = slab * row_tiles
     scratch = (
         Scratch((slab * apart_y, n, framed[1] * channels)),  # rows transformed
