@@ -50,13 +50,24 @@ class Choices:
 
     def pick(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         """Name of the kernel to run the node with, one of `offers`."""
-        for key in (node.name, node.op_type):
-            if self.pins.get(key) in offers:
-                return self.pins[key]
-        return self._prefer(node, inputs, offers)
+        return self._pin(node, offers) or self._prefer(node, inputs, offers)
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """Whether one node should stand for several that follow one another (see `engine.passes`)."""
+        """Whether one node should stand for several that follow one another (see `engine.passes`).
+
+        A pinned kernel that only the one node has joins them, one that only the others have keeps them apart.
+        """
+        if self._pin(together[0], together[2]):
+            return True
+        if any(self._pin(node, offers) for node, _, offers in apart):
+            return False
+        return self._prefer_together(together, apart)
+
+    def _pin(self, node: Node, offers: Mapping[str, Step]) -> str:
+        pins = (self.pins.get(key, "") for key in (node.name, node.op_type))
+        return next((pin for pin in pins if pin in offers), "")
+
+    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
         node, inputs, offers = together
         if node.op_type == CONV_POOL:
             return next(iter(offers.values())).macs <= MOST_POOLED_MACS * inputs[0].shape[0]
@@ -88,10 +99,9 @@ class TimedChoices(Choices):
             return super()._prefer(node, inputs, offers)
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """By the clock."""
+    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
         if together[0].op_type == CONV_POOL:
-            return super().prefers_together(together, apart)
+            return super()._prefer_together(together, apart)
         one, *others = (min(self._times(*each).values()) for each in (together, *apart))
         return one < sum(others)
 

@@ -126,6 +126,22 @@ def test_excitation_after_a_pair() -> None:
     check(seeded(net.graph(net.conv(x, "down", 16, 4, 1), (4, 14, 14))), pictures(2, 4, 14, 14))
 
 
+@pytest.mark.parametrize("size", [14, 40])  # by the rule apart, and together
+def test_pins_decide_what_is_together(size: int) -> None:
+    net = NetBuilder("pinned", (3, size, size))
+    x = net.relu(net.conv(net.conv(net.input, "up", 3, 8, 1), "wide", 8, 8, 3, pad=1, groups=8))
+    graph = optimise(seeded(net.graph(net.conv(x, "down", 8, 3, 1), (3, size, size))))
+
+    def kinds(pins: dict[str, str]) -> list[str]:
+        chosen = choose_steps(graph, [(1, 3, size, size)], Choices(pins, Layout.LAST))
+        return [each.node.op_type for each in chosen]
+
+    assert kinds({}) == ([BLOCK] if size == 40 else ["Conv"] * 3)
+    assert kinds({"wide": "tiled"}) == kinds({BLOCK: "tiled"}) == [BLOCK]
+    assert kinds({PAIR: "tiled", "down": "rows_whole"}) == [PAIR, "Conv"]
+    assert kinds({"wide": "depthwise"}) == ["Conv"] * 3
+
+
 def test_a_value_that_others_read_stays_apart() -> None:
     net = NetBuilder("read twice", (3, 14, 14))
     x = net.relu(net.conv(net.input, "first", 3, 8, 1))
