@@ -194,6 +194,8 @@ class FilesJob:
 
     def _decode(self, pictures: Sequence[Picture], ready: dict[int, Prepared], used: int) -> dict[int, Prediction]:
         """Predictions for those of the pictures whose items, `used` in all, lie in the input."""
+        if not ready:
+            return {}
         chosen = [pictures[place] for place in ready]
         return dict(zip(ready, self._task.decode_stills(chosen, self._run(used), list(ready.values())), strict=True))
 

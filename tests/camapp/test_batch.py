@@ -203,6 +203,14 @@ def test_a_classifying_model_gives_its_best_labels(tmp_path):
         assert row.prediction.label == row.prediction.top[0][0], "the best is taken, however unsure"
 
 
+@pytest.mark.parametrize("model", ["mnist", "objects", "track"])
+def test_bad_pictures_without_a_good_one_among_them_say_why(tmp_path, model):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no picture")
+    rows = job(model=model).rows([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
+    assert [row.error for row in rows] == ["it is damaged, or no image"] * 2
+
+
 @pytest.mark.parametrize(
     ("file", "way", "expected"),
     [
