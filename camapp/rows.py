@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from camapp.records import Box, Polyline, Prediction
 
@@ -102,10 +102,12 @@ def _as_csv(rows: Iterable[Row]) -> str:
     )
 
 
-def _csv(records: Iterable[Iterable[Any]]) -> str:
+def _csv(records: Sequence[Iterable[Any]], quoting: Literal[0, 1] = csv.QUOTE_MINIMAL) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(records)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(records)
+    written = text.getvalue()
+    # A carriage return alone is no reason for the writer to quote, yet no reader takes it unquoted.
+    return _csv(records, csv.QUOTE_ALL) if "\r" in written and quoting != csv.QUOTE_ALL else written
 
 
 def _encoded(values: Sequence[Any]) -> list[str]:

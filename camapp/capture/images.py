@@ -111,6 +111,20 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
 
 
 def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
+    """Its pictures and those of all folders below. Not by recursion: these may be deeper than Python's calls."""
+    way = [_look_into(folder, in_order)]
+    while way:
+        for path in way[-1]:
+            if path.endswith("/"):
+                way.append(_look_into(path, in_order))
+                break
+            yield path
+        else:
+            way.pop()
+
+
+def _look_into(folder: str, in_order: bool) -> Iterator[str]:
+    """Its pictures, and its folders, whose names end in '/'; none, with a warning, where it may not be read."""
     try:
         with os.scandir(folder) as entries:
             # A folder's name ends in '/' here, so that nothing more need be kept of it.
@@ -127,11 +141,7 @@ def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
         names.sort(key=natural_key)
     home = os.path.join(folder, "")
     for name in names:
-        path = home + name
-        if name.endswith("/"):
-            yield from _walk_folder(path, in_order)
-        else:
-            yield path
+        yield home + name
 
 
 def _is_image(name: str) -> bool:

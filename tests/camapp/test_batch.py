@@ -367,17 +367,18 @@ def test_results_of_another_model_are_not_continued(folder, tmp_path):
 def test_names_that_are_odd_survive_the_results_and_resuming(tmp_path):
     home = tmp_path / "odd"
     home.mkdir()
-    for name in (b'comma, quote" [bold]_1.png', b"line\nend_2.png", b"no-utf8-\xff_3.png", "größe_4.png".encode()):
+    names = b'comma, quote" [bold]_1.png', b"line\nend_2.png", b"no-utf8-\xff_3.png", b"carriage\rreturn_4.png"
+    for name in (*names, "größe_5.png".encode()):
         with open(os.fsencode(home) + b"/" + name, "wb") as file:
             file.write(cv2.imencode(".png", digit(1))[1].tobytes())
     out = tmp_path / "odd.csv"
     assert camapp(home, "--csv", out).returncode == 0
     rows = read_csv(out)
-    assert sorted(row["truth"] for row in rows) == ["1", "2", "3", "4"]
+    assert sorted(row["truth"] for row in rows) == ["1", "2", "3", "4", "5"]
     assert not any(row["error"] for row in rows)
     done = camapp(home, "--csv", out, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 pictures done, 4 of them earlier" in done.stderr
+    assert "5 of 5 pictures done, 5 of them earlier" in done.stderr
     assert read_csv(out) == rows
 
 

@@ -1,7 +1,9 @@
 """Every odd image file arrives as an 8-bit picture, or is skipped with its reason."""
 
+import inspect
 import os
 import struct
+import sys
 import time
 import zlib
 
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.capture.images import ImagesSource, read_image
+from camapp.capture.images import ImagesSource, read_image, walk_images
 from camapp.capture.source import EndOfStream, PermanentSourceError, SourceDenied, SourceOptions
 from camapp.picture import Layout
 
@@ -124,6 +126,19 @@ def test_a_folder_is_read_whole_in_natural_order_without_hidden_files(tmp_path):
     source = opened(tmp_path)
     assert names(source) == ["img1.png", "img1.PNG", "img2.png", "img10.png"]
     assert not source.skipped
+
+
+def test_folders_may_be_deeper_than_calls(tmp_path):
+    deepest = tmp_path.joinpath(*"d" * 200)
+    deepest.mkdir(parents=True)
+    write(deepest / "a.png", solid())
+    most = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 50)
+    try:
+        found = list(walk_images(tmp_path))
+    finally:
+        sys.setrecursionlimit(most)
+    assert found == [str(deepest / "a.png")]
 
 
 def test_a_glob_takes_what_it_matches(tmp_path):
