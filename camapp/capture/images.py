@@ -32,7 +32,7 @@ _DEFAULT_FPS = 30.0
 _NO_ALPHA = (b"\xff\xd8", b"BM")  # JPEG has none, and what BMP files hold there is seldom meant
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
 _EXIF = (b"eXIf", b"EXIF")
-_SMALL = 64 << 10  # bytes
+_SMALL, _LARGEST = 64 << 10, 512 << 20  # bytes
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -67,6 +67,8 @@ def _content(path: Path | str) -> bytes:
         more = os.read(descriptor, _SMALL)
         if not more:
             return data
+        if (size := os.fstat(descriptor).st_size) > _LARGEST:
+            raise ValueError(f"it has {size >> 20} MB, which is more than any picture has")
         with open(descriptor, "rb", closefd=False) as file:
             return data + more + file.read()
     finally:
@@ -132,7 +134,7 @@ def _look_into(folder: str, in_order: bool) -> Iterator[str]:
                 f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
                 for entry in entries
                 if not entry.name.startswith(".")
-                and (entry.is_dir(follow_symlinks=False) or (_is_image(entry.name) and entry.is_file()))
+                and (entry.is_dir(follow_symlinks=False) or (_is_image(entry.name) and _leads_to_file(entry)))
             ]
     except OSError as error:
         log.warning("left out folder %s: %s", folder, error.strerror)
@@ -142,6 +144,13 @@ def _look_into(folder: str, in_order: bool) -> Iterator[str]:
     home = os.path.join(folder, "")
     for name in names:
         yield home + name
+
+
+def _leads_to_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return True  # a link in circles, or through a folder that may not be read: reading it will say so
 
 
 def _is_image(name: str) -> bool:

@@ -141,6 +141,23 @@ def test_folders_may_be_deeper_than_calls(tmp_path):
     assert found == [str(deepest / "a.png")]
 
 
+def test_a_link_that_leads_nowhere_costs_only_itself(tmp_path):
+    write(tmp_path / "1.png", solid())
+    (tmp_path / "2.png").symlink_to("2.png")
+    (tmp_path / "3.png").symlink_to("gone.png")
+    source = opened(tmp_path)
+    assert names(source) == ["1.png"]
+    assert source.skipped == [(tmp_path / "2.png", "Too many levels of symbolic links")]
+
+
+def test_a_file_larger_than_any_picture_is_not_read_into_memory(tmp_path):
+    huge = tmp_path / "huge.png"
+    huge.touch()
+    os.truncate(huge, 1 << 42)
+    with pytest.raises(ValueError, match="it has 4194304 MB, which is more than any picture has"):
+        read_image(huge)
+
+
 def test_a_glob_takes_what_it_matches(tmp_path):
     for name in ("a1.png", "a2.png", "b1.png"):
         write(tmp_path / name, solid())
