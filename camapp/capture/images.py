@@ -97,6 +97,7 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
     folders that may not be read, with a warning. To put them in order takes longer than to find them.
 
     Raises:
+        PermanentSourceError: it is a pipe, which might never end, or a device.
         SourceDenied: the file or topmost folder may not be read.
     """
     if path.is_dir():
@@ -106,6 +107,8 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
     elif path.exists():
         if not os.access(path, os.R_OK):
             raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
+        if not path.is_file():
+            raise PermanentSourceError(f"{path} is no file but a pipe or a device; name a picture, or a folder of them")
         yield str(path)
     else:
         found = (name for name in glob.iglob(str(path), recursive=True) if _is_image(name) and os.path.isfile(name))

@@ -150,6 +150,14 @@ def test_a_link_that_leads_nowhere_costs_only_itself(tmp_path):
     assert source.skipped == [(tmp_path / "2.png", "Too many levels of symbolic links")]
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PermanentSourceError, match="no file but a pipe or a device"):
+        opened(tmp_path / "pipe.png")
+    with pytest.raises(PermanentSourceError, match="no images in folder"):
+        opened(tmp_path)
+
+
 def test_a_file_larger_than_any_picture_is_not_read_into_memory(tmp_path):
     huge = tmp_path / "huge.png"
     huge.touch()
