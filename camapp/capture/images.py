@@ -53,6 +53,8 @@ def read_image(path: Path | str) -> Picture:
         if image is not None and (image.ndim == 2 or image.shape[2] == 3) and (_EXIF[0] in data or _EXIF[1] in data):
             image = cv2.imdecode(encoded, _ORIENTED)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in error.err:
+            raise ValueError("it has more pixels than pictures that we read (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
         raise ValueError("it is damaged, or no image")

@@ -3,9 +3,11 @@
 import inspect
 import os
 import struct
+import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -164,6 +166,17 @@ def test_a_file_larger_than_any_picture_is_not_read_into_memory(tmp_path):
     os.truncate(huge, 1 << 42)
     with pytest.raises(ValueError, match="it has 4194304 MB, which is more than any picture has"):
         read_image(huge)
+
+
+def test_a_picture_that_would_fill_memory_is_refused_by_its_header(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, 2, 8, bytes(99)))
+    code = "import sys; from camapp.capture.images import read_image; read_image(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_IO_MAX_IMAGE_PIXELS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "bomb.png")],
+        cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1].startswith("ValueError: it has more pixels than pictures that we read")
 
 
 def test_a_glob_takes_what_it_matches(tmp_path):
