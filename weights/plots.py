@@ -43,9 +43,10 @@ def track_curves(history: Sequence[TrackEpoch], best: TrackEpoch, title: str, pa
         for field in fields:
             axes.plot(numbers, [getattr(epoch, field) for epoch in history], ".-", label=field.replace("_loss", ""))
         axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
-        axes.set(xlabel="epoch", ylabel=label)
+        # The first epochs' loss is a hundred times the last ones'.
+        axes.set(xlabel="epoch", ylabel=label, yscale="log" if label == "loss" else "linear")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
+        axes.grid(alpha=0.3, which="both")
         axes.legend()
     return _save(figure, path)
 

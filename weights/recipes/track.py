@@ -1,4 +1,4 @@
-"""The track net on generated scenes alone: no real photograph takes part. Two to three hours of one core."""
+"""The track net on generated scenes alone: no real photograph takes part. One and a half hours of a core."""
 
 from weights.recipe import TrackRecipe
 
