@@ -1,7 +1,7 @@
 """Choices: who picks among the kernels that offer to run a node: pins, then the clock, then a fixed rule.
 
 Times are kept in a file that can be read, edited and deleted: one JSON object, for each kind of node on this machine
-(operator, shapes, attributes, NumPy, BLAS core and threads) the microseconds of each kernel.
+(operator, shapes, attributes, NumPy, BLAS core and threads, state of the kernels) the microseconds of each kernel.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import alone
 
+KERNELS = 2  # counted up when kernels change so much that their old times mislead
 LEAST_MACS = 500_000  # below this a node takes less than what its choice could save
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
@@ -138,7 +139,7 @@ def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
     shapes = " ".join("x".join(map(str, operand.shape)) for operand in inputs)
     settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes) if name != "padding")
     library = blas.describe()
-    machine = f"numpy {np.__version__}, {library.library} {library.core} on {library.threads}"
+    machine = f"numpy {np.__version__}, {library.library} {library.core} on {library.threads}, kernels {KERNELS}"
     return f"{node.op_type} {shapes} [{settings}] ({machine})"
 
 
