@@ -140,7 +140,7 @@ def test_full_screen_fills_the_screen(desktop: Desktop) -> None:
             def closed() -> bool:
                 desktop.press(TITLE, "alt+F4")  # again and again: a window manager busy with full screen may miss one
                 time.sleep(0.1)
-                return show.keys == ["f", "q"]
+                return "q" in show.keys
 
             assert until(closed), "its close button counts as q"
             assert until(lambda: not show.sink.alive)
