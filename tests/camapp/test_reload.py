@@ -114,10 +114,17 @@ def test_another_model_takes_over_at_a_frame_boundary_and_no_frame_is_lost_by_it
 def test_swapping_leaks_no_process_descriptor_or_thread(start):
     run = start()
     run.pipeline.change(settings(model="lenet"))
+    run.wait(lambda: len(children()) == 3)  # two that work and one that stands by, which comes a little later
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for model in ("mnist", "lenet", "mnist"):
         run.pipeline.change(settings(model=model))
-    run.wait(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) <= before)
+    run.wait(lambda: len(children()) == 3)
+    run.wait(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) == before)
+
+
+def children():
+    """Numbers of this process's children."""
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 def test_a_model_that_no_worker_can_run_leaves_the_old_one(start, monkeypatch):
