@@ -111,7 +111,7 @@ def _change(rng: np.random.Generator) -> Line:
 
 
 def _taken_again(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """In other light, and some by a camera that moves or is out of focus."""
+    """In other light, and some by a camera that moves."""
     gamma = float(np.exp(rng.normal(0, GAMMA)))
     tones = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     pixels = np.asarray(cv2.LUT(pixels, tones), np.uint8)

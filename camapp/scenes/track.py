@@ -13,7 +13,7 @@ from camapp.ground import GroundCamera
 from camapp.picture import Pixels
 from camapp.records import Polyline, Truth
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Stripe, circuit
-from camapp.scenes.photograph import bumper_mask, photograph, runs
+from camapp.scenes.photograph import Look, bumper_mask, photograph, runs
 from camapp.scenes.scene import Scene, SceneOptions
 from camapp.scenes.trackside import KINDS, View, paint, random_look, random_view
 
@@ -112,10 +112,11 @@ def truth_of(view: View, picture: Pixels) -> Truth:
     lines: list[Polyline] = []
     told = np.zeros((0, 2))
     for number, part in enumerate(stretches):
-        clear = part.clear & ~_beside(part, told, APART + view.look.blur, view.look.motion)
+        room = _room(part, view.look)
+        clear = part.clear & ~_beside(part, told, room)
         middle = part.points
         for other in stretches[number + 1 :]:
-            middle = _between(middle, part, other, view)
+            middle = _between(middle, part, other, room)
         for start, stop, label in _spans(clear, part.along, part.dashed):
             lines.append(_polyline(middle[start:stop], label, view.camera.size))
             if label == "line":
@@ -178,13 +179,22 @@ def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
     return parts
 
 
-def _beside(part: _Stretch, told: Floats, gap: float, motion: tuple[float, float]) -> NDArray[np.bool_]:
+def _room(part: _Stretch, look: Look) -> Floats:
+    """How near another line must run to look like one with this, in the 4:3 picture's widths."""
+    ahead = np.gradient(part.even, axis=0)
+    across = np.abs(look.motion[0] * ahead[:, 1] - look.motion[1] * ahead[:, 0])
+    # The camera's motion fills the gap beside a line that it moves across.
+    smeared = SMEARED * (across / np.maximum(np.hypot(*ahead.T), 1e-9))
+    room: Floats = part.thick + (APART + look.blur) + smeared
+    return room
+
+
+def _beside(part: _Stretch, told: Floats, room: Floats) -> NDArray[np.bool_]:
     """Where a stretch runs so close to lines told of already that both look like one."""
     if not len(told):
         return np.zeros(len(part.even), bool)
-    some = np.unique(np.linspace(0, len(part.even) - 1, 100).astype(int))
+    some = _some(part)
     nearest = _apart(part.even[some], told).min(axis=1)
-    room = part.thick + gap + _smeared(part.even, motion)
     close: NDArray[np.bool_] = np.interp(np.arange(len(part.even)), some, nearest) < room
     return close
 
@@ -196,23 +206,19 @@ def _apart(points: Floats, others: Floats) -> Floats:
     return distances
 
 
-def _smeared(even: Floats, motion: tuple[float, float]) -> Floats:
-    """By how much the camera's motion fills the gap beside a line, in the 4:3 picture's widths."""
-    ahead = np.gradient(even, axis=0)
-    across = np.abs(motion[0] * ahead[:, 1] - motion[1] * ahead[:, 0]) / np.maximum(np.hypot(*ahead.T), 1e-9)
-    answer: Floats = SMEARED * across
-    return answer
+def _some(part: _Stretch) -> NDArray[np.intp]:
+    """Places of up to a hundred of its points, which tell where it runs."""
+    return np.unique(np.linspace(0, len(part.even) - 1, 100).astype(np.intp))
 
 
-def _between(points: Floats, part: _Stretch, other: _Stretch, view: View) -> Floats:
+def _between(points: Floats, part: _Stretch, other: _Stretch, room: Floats) -> Floats:
     """The points of a line, in the middle of it and another one where both look like one."""
-    room = part.thick + APART + view.look.blur + _smeared(part.even, view.look.motion)
     most = room.max()
     if (part.even.max(axis=0) + most < other.even.min(axis=0)).any():
         return points
     if (other.even.max(axis=0) + most < part.even.min(axis=0)).any():
         return points
-    some, others = (np.unique(np.linspace(0, len(one.even) - 1, 100).astype(int)) for one in (part, other))
+    some, others = _some(part), _some(other)
     away = _apart(part.even[some], other.even[others])
     nearest = away.argmin(axis=1)
     share = np.where((away.min(axis=1) < room[some]) & other.clear[others][nearest], 0.5, 0.0)
