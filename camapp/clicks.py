@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp import displays
-from camapp.lettering import plain
+from camapp.lettering import Font
 from camapp.picture import Pixels
 
 Floats = NDArray[np.float64]
@@ -17,7 +17,8 @@ Floats = NDArray[np.float64]
 TITLE = "camapp: click the ground points"
 LARGEST = (1280, 720)  # of the window; a larger picture is shown smaller
 ENTER, BACKSPACE, ESCAPE = (10, 13), (8, 127), 27
-ORANGE, WHITE, BLACK = (0, 140, 255), (255, 255, 255), (0, 0, 0)
+ORANGE, WHITE = (0, 140, 255), (255, 255, 255)
+LETTERS, MARGIN = Font(11), 8
 
 
 def ask_for(picture: Pixels, names: Sequence[str]) -> Floats:
@@ -72,6 +73,7 @@ def _drawn(picture: Pixels, places: Sequence[tuple[int, int]], names: Sequence[s
         text = f"Click {names[len(places)]} ({len(places) + 1} of {len(names)}). Backspace: back. Esc: give up."
     else:
         text = "Enter: done. Backspace: back. Esc: give up."
-    for colour, thick in ((BLACK, 4), (WHITE, 1)):
-        cv2.putText(canvas, plain(text), (10, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, thick, cv2.LINE_AA)
+    line = LETTERS.layer(text, WHITE)
+    canvas[: line.height + 2 * MARGIN] //= 4
+    line.lay_on(canvas, MARGIN, MARGIN)
     return canvas
