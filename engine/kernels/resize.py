@@ -60,6 +60,7 @@ class AxisResize:
 
     def matrix(self) -> Array:
         """(outputs, inputs), what each output takes of each input."""
+        assert self.shares is not None
         matrix = np.zeros((len(self.sources), self.length))
         np.add.at(matrix, (np.arange(len(matrix))[:, None], self.sources), self.shares)
         return matrix.astype(np.float32)
