@@ -60,7 +60,7 @@ class Prepared:
         """Whether it was made for inputs of these shapes."""
         batches = tuple(tuple(shape[:1]) for shape in input_shapes)
         items = tuple(tuple(shape[1:]) for shape in input_shapes)
-        return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
+        return self.graph is not None and self.items == items and self.batches in ((), batches)
 
     def pack(self, chosen: Sequence[Chosen]) -> None:
         """Keep the choices, and make the arrangements of parameters that they want.
