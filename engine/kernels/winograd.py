@@ -223,11 +223,12 @@ def _transform(m: int, panel: int | None, weight: Array) -> Array:
     both = np.kron(matrices(m)[2], matrices(m)[2])  # G g G' as one product; transposed, columns first
     outputs, channels = weight.shape[:2]
     width = panel or TRANSFORMED  # in float64, all at once would take 8 times what the weights do
-    found = np.empty((len(both), outputs // panel, channels, panel) if panel else (len(both), channels, outputs), "f4")
+    count = -(-outputs // width)
+    found = np.zeros((len(both), count, channels, width) if panel else (len(both), channels, outputs), np.float32)
     for start in range(0, outputs, width):
-        taps = weight[start : start + width].transpose(3, 2, 1, 0).reshape(9, -1).astype(np.float64)
-        target = found[:, start // width] if panel else found[:, :, start : start + width]
-        target[...] = (both @ taps).reshape(target.shape)
+        some = weight[start : start + width].transpose(3, 2, 1, 0).astype(np.float64)
+        target = found[:, start // width] if panel else found[:, :, start:]
+        target[..., : some.shape[-1]] = (both @ some.reshape(9, -1)).reshape(len(both), *some.shape[2:])
     return found
 
 
