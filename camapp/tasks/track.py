@@ -93,9 +93,9 @@ class TrackTask(Task):
 
     def reset(self) -> None:
         """Forget the lane."""
+        self._standstill: Standstill = Standstill()
+        self._way_up: WayUp = WayUp()
         self._filter = LaneFilter()
-        self._way_up = WayUp()
-        self._standstill = Standstill()
 
     def _in_view(self, chains: Sequence[linefield.Chain], frame: Frame) -> list[Polyline]:
         x0, y0, x1, y1 = roi_pixels((frame.view.width, frame.view.height), self.options.roi)
