@@ -15,6 +15,7 @@ from camapp.preprocess import Fit, Preprocessor, roi_pixels
 from camapp.records import Frame, Polyline, Prediction
 from camapp.tasks import linefield
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
+from camapp.tasks.standstill import Standstill
 from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
 from camapp.tasks.way_up import SURE, WayUp, likelihood
 from engine.model import ModelCard
@@ -30,7 +31,7 @@ UPSIDE_DOWN = "the picture seems upside down; turn the camera, or --rotate 180"
 class _Geometry:
     fit: Fit
     fault: str
-    print_: bytes
+    grey: Floats
 
 
 class TrackTask(Task):
@@ -63,21 +64,20 @@ class TrackTask(Task):
         item = batch[0]
         fit = self._preprocess(frame.model_view, item)
         grey = (item * self._std + self._mean).mean(axis=0)
-        return Prepared(1, _Geometry(fit, _fault(grey), grey.tobytes()))
+        return Prepared(1, _Geometry(fit, _fault(grey), grey))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """The net's field into lines and the filtered lane."""
         geometry: _Geometry = prepared.geometry
-        frozen = self._frozen(geometry.print_, now_ns)
-        fault = geometry.fault or frozen
+        shown = self._standstill.update(geometry.grey, now_ns)
+        fault = geometry.fault or ("the picture is frozen" if shown > FROZEN_S else "")
         chains = [] if fault else linefield.read(linefield.unpack(outputs[0][0]))
         lines = self._in_view(chains, frame)
         lane, reason = (None, fault) if fault else self._measure(lines, frame, now_ns)
         if fault or reason == UPSIDE_DOWN:
             self._filter = LaneFilter()  # what a camera saw last that sees nothing, or wrongly, is no guide
         filtered, age = self._filter.update(lane, now_ns)
-        # Of a picture shown again and again, that is as old as it is.
-        age += (now_ns - self._changed_ns) / 1e9
+        age += shown  # a lane seen in a picture that is shown again and again is as old as that
         label = "lane" if filtered else f"no lane: {reason}"
         return Prediction(
             seq=frame.seq,
@@ -93,15 +93,9 @@ class TrackTask(Task):
 
     def reset(self) -> None:
         """Forget the lane."""
+        self._standstill: Standstill = Standstill()
+        self._way_up: WayUp = WayUp()
         self._filter = LaneFilter()
-        self._way_up = WayUp()
-        self._last_print = b""
-        self._changed_ns = 0
-
-    def _frozen(self, print_: bytes, now_ns: int) -> str:
-        if print_ != self._last_print:
-            self._last_print, self._changed_ns = print_, now_ns
-        return "the picture is frozen" if now_ns - self._changed_ns > FROZEN_S * 1e9 else ""
 
     def _in_view(self, chains: Sequence[linefield.Chain], frame: Frame) -> list[Polyline]:
         x0, y0, x1, y1 = roi_pixels((frame.view.width, frame.view.height), self.options.roi)
