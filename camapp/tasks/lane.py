@@ -15,7 +15,7 @@ STEEPEST = math.radians(60)  # lines that lie more across than this are not take
 SAME_BORDER = 0.25  # of the lane's width: lines nearer to each other are a double tape
 WIDTHS = (0.4, 2.0)  # of the expected lane width: what two borders may be apart
 STEPS = 4  # of the fit; each starts from the last one's heading and curvature
-CALM_CURVATURE, CALM_CHANGE = 0.0007, 0.003  # how strongly a lane is believed to be straight, and evenly bent
+CALM_CURVATURE, CALM_CHANGE = 0.0007, 0.002  # how strongly a lane is believed to be straight, and evenly bent
 FITS = (0.02, 0.03)  # lane widths, and share of its distance, by which a point of a line may lie off it
 MOST_CURVED = 0.9  # of the lane's width times the curvature: no track bends more
 

@@ -20,7 +20,7 @@ from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
 from camapp.tasks.way_up import SURE, WayUp, likelihood
 from engine.model import ModelCard
 
-REACH = 14.0  # camera heights ahead from which on the ground tells too little of the lane
+REACH = 20.0  # camera heights ahead from which on the ground tells too little of the lane
 DARK, BRIGHT = 0.02, 0.985  # mean brightness, 0 to 1, of a covered and of a blinded camera
 FLAT = 0.008  # standard deviation under which a picture shows nothing
 FROZEN_S = 1.0  # a camera whose pictures do not differ at all for so long has stopped: sensors have noise

@@ -1,9 +1,10 @@
 """Conv 3x3 by Winograd's minimal filtering F(m x m, 3 x 3), channels last, all of it stacked matrix products.
 
-Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer for m = 2, 4 times for m = 4. Input
-tiles d, weights g and output tiles y are transformed on both sides, y = A' [(G g G') * (B' d B)] A, with the matrices
-of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308). The sums of m = 4 cancel:
-its largest error is about 1e-5 of the output's largest number, against 5e-7 for m = 2 and for plain products.
+Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer for m = 2, 4 times for m = 4, 4.6
+times for m = 5 (5.1 for m = 6 are eaten by the transforms). Input tiles d, weights g and output tiles y are transformed
+on both sides, y = A' [(G g G') * (B' d B)] A; see Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
+(arXiv 1509.09308). Their sums cancel: the largest error is about 1e-6 of the output's largest number for m = 4, 3e-6
+for m = 5, against 2e-7 for m = 2 and for plain products.
 
 A 2x2 MaxPool after it (see `engine.kernels.conv_pool`) works on the tiles: it compares long runs, and a quarter of the
 numbers is left to be put in order. With a dilation of d every d-th row and column make a picture of their own; tiles
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from engine import blas
-from engine.graph import Array, Node
+from engine.graph import Array, Node, Shape
 from engine.kernels.conv import read
 from engine.kernels.products import panel_width, product
 from engine.kernels.step import (
@@ -42,37 +43,18 @@ from engine.kernels.step import (
     last,
 )
 
-# m -> A', B', G
-MATRICES = {
-    2: (
-        ((1, 1, 1, 0), (0, 1, -1, -1)),
-        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-        ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    ),
-    4: (
-        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-        (
-            (4, 0, -5, 0, 1, 0),
-            (0, -4, -4, 1, 1, 0),
-            (0, 4, -4, -1, 1, 0),
-            (0, -2, -1, 2, 1, 0),
-            (0, 2, -1, -2, 1, 0),
-            (0, 4, 0, -5, 0, 1),
-        ),
-        (
-            (1 / 4, 0, 0),
-            (-1 / 6, -1 / 6, -1 / 6),
-            (-1 / 6, 1 / 6, -1 / 6),
-            (1 / 24, 1 / 12, 1 / 6),
-            (1 / 24, -1 / 12, 1 / 6),
-            (0, 0, 1),
-        ),
-    ),
-}
+# m -> where polynomials are taken, infinity besides. The second must be 1, and powers of two make exact matrices. Of
+# such sets these have the smallest errors: (0, 1, -1, 2, -2) has three times those of m = 4 here.
+POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 1 / 2, -2), 5: (0, 1, -1, 1 / 2, -1 / 2, 3)}
 LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
 # Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
 SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
+
+
+def winograd5(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(5 x 5, 3 x 3), where its tiles fit the output better than those of F(4 x 4, 3 x 3)."""
+    return _winograd(node, inputs, 5)
 
 
 def winograd4(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -100,7 +82,9 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     (apart_y, apart_x) = apart = windows.dilations
     down, across = (-(-size // (m * step)) for size, step in zip((height, width), apart, strict=True))
     row_tiles = apart_y * across * apart_x  # tiles in a row of them
-    if n * n * down * row_tiles > 9 * height * width or (pool > 1 and apart != (1, 1)):
+    count = _count(m, (height, width), apart)
+    worse = m == 5 and count > 0.9 * _count(4, (height, width), apart)
+    if worse or count > 9 * height * width or (pool > 1 and apart != (1, 1)):
         return None
     kept, height, width = m // pool, height // pool, width // pool  # of a tile's side, and of the output
     used = -(-height // (kept * apart_y))  # rows of tiles
@@ -119,7 +103,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
         Scratch((m, n, tiles * outputs)),  # columns of the output
         Scratch((m, m, tiles * outputs)),  # rows of it
     )
-    back, there, _ = (np.array(matrix, np.float32) for matrix in MATRICES[m])
+    back, there, _ = (matrix.astype(np.float32) for matrix in matrices(m))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         data = last(arrays[0])
@@ -210,6 +194,25 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     )
 
 
+def _count(m: int, size: Shape, apart: Shape) -> int:
+    """How many products an output of this size takes of each input channel with each output channel."""
+    return prod(step * -(-length // (m * step)) * (m + 2) for length, step in zip(size, apart, strict=True))
+
+
+def matrices(m: int) -> tuple[Array, Array, Array]:
+    """A' (m, m + 2), B' (m + 2, m + 2) and G (m + 2, 3), in float64: the algorithm of Toom and Cook at POINTS[m]."""
+    points, n = np.array(POINTS[m], np.float64), m + 2
+    back, there, weights = np.zeros((m, n)), np.zeros((n, n)), np.zeros((n, 3))
+    for row, point in enumerate(points):
+        others = np.delete(points, row)
+        back[:, row] = point ** np.arange(m)
+        there[row, :-1] = np.poly(others)[::-1]
+        weights[row] = point ** np.arange(3) / np.prod(point - others)
+    back[-1, -1] = weights[-1, -1] = 1
+    there[-1] = np.poly(points)[::-1]
+    return back, there, weights
+
+
 def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
     """The front of a scratch buffer as (a, b, length)."""
     return flat(buffer)[: a * b * length].reshape(a, b, length)
@@ -217,16 +220,17 @@ def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
 
 def _transform(m: int, panel: int | None, weight: Array) -> Array:
     """(O, I, 3, 3) -> (columns of the tile * rows of the tile, I, O), or that in panels; computed in float64."""
-    both = np.kron(MATRICES[m][2], MATRICES[m][2])  # G g G' as one product; transposed, columns first
+    both = np.kron(matrices(m)[2], matrices(m)[2])  # G g G' as one product; transposed, columns first
     outputs, channels = weight.shape[:2]
     width = panel or TRANSFORMED  # in float64, all at once would take 8 times what the weights do
-    found = np.empty((len(both), outputs // panel, channels, panel) if panel else (len(both), channels, outputs), "f4")
+    count = -(-outputs // width)
+    found = np.zeros((len(both), count, channels, width) if panel else (len(both), channels, outputs), np.float32)
     for start in range(0, outputs, width):
-        taps = weight[start : start + width].transpose(3, 2, 1, 0).reshape(9, -1).astype(np.float64)
-        target = found[:, start // width] if panel else found[:, :, start : start + width]
-        target[...] = (both @ taps).reshape(target.shape)
+        some = weight[start : start + width].transpose(3, 2, 1, 0).astype(np.float64)
+        target = found[:, start // width] if panel else found[:, :, start:]
+        target[..., : some.shape[-1]] = (both @ some.reshape(9, -1)).reshape(len(both), *some.shape[2:])
     return found
 
 
-KERNELS: tuple[Kernel, ...] = (winograd4, winograd2)
+KERNELS: tuple[Kernel, ...] = (winograd5, winograd4, winograd2)
 POOLED: tuple[Kernel, ...] = (winograd4_pool,)
