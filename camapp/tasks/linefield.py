@@ -96,14 +96,22 @@ def unpack(output: Floats) -> Floats:
     return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
-def read(field: Floats, weak: float = 0.5, low: float = 0.75, high: float = 0.75, shortest: float = 4.5) -> list[Chain]:
+def read(
+    field: Floats,
+    weak: float = 0.5,
+    low: float = 0.75,
+    high: float = 0.75,
+    clear: float = 0.85,
+    shortest: float = 4.5,
+) -> list[Chain]:
     """Lines in a field of raw numbers, the surest first.
 
     Args:
         field: (rows, columns, FIELDS); presence as a logit.
         weak: presence from which a cell may lengthen a line.
         low: presence from which a cell may begin one.
-        high: mean presence, before it is lengthened, from which a line counts.
+        high: mean presence, before it is lengthened, from which a line counts,
+        clear: beside one, or itself, from which there is a track at all: what is seen alone and unclear is no line.
         shortest: length from which a line counts, cells.
     """
     rows, columns = field.shape[:2]
@@ -131,7 +139,8 @@ def read(field: Floats, weak: float = 0.5, low: float = 0.75, high: float = 0.75
             path = path[::-1]
         sure = float(score[[point for point in chain if point < strong]].mean())
         lines.append(Chain((path / (columns, rows)).astype(np.float32), sure))
-    return sorted(lines, key=lambda line: -line.score)
+    lines.sort(key=lambda line: -line.score)
+    return lines if lines and lines[0].score >= clear else []
 
 
 def _grown(chains: list[list[int]], at: Floats, ahead: Floats) -> list[list[int]]:

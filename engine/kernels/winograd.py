@@ -9,6 +9,10 @@ for m = 5, against 2e-7 for m = 2 and for plain products.
 A 2x2 MaxPool after it (see `engine.kernels.conv_pool`) works on the tiles: it compares long runs, and a quarter of the
 numbers is left to be put in order. With a dilation of d every d-th row and column make a picture of their own; tiles
 are taken from each of the d^2.
+
+A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `engine.passes.fuse_beside` makes one
+node (BESIDE) of the two and the Concat that reads them. It multiplies the framed pixels straight into its channels of
+the slab, so that one last pass serves both and nothing is copied: 0.85 of the time of the three.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from numpy.lib.stride_tricks import as_strided
 from engine import blas
 from engine.graph import Array, Node, Shape
 from engine.kernels.conv import read
+from engine.kernels.conv_last import as_rows
 from engine.kernels.products import panel_width, product
 from engine.kernels.step import (
     FLOOR,
@@ -35,7 +40,6 @@ from engine.kernels.step import (
     Scratch,
     Step,
     copy,
-    finish,
     finish_channels,
     first,
     flat,
@@ -46,6 +50,7 @@ from engine.kernels.step import (
 # m -> where polynomials are taken, infinity besides. The second must be 1, and powers of two make exact matrices. Of
 # such sets these have the smallest errors: (0, 1, -1, 2, -2) has three times those of m = 4 here.
 POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 1 / 2, -2), 5: (0, 1, -1, 1 / 2, -1 / 2, 3)}
+BESIDE = "Conv|Conv"  # inputs: data, weight 3x3, weight 1x1 (whose outputs come first), bias or floor of all outputs
 LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
 # Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
 SLAB_BYTES = 768 << 10
@@ -72,9 +77,22 @@ def winograd4_pool(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return _winograd(node, inputs, 4, pool=2)
 
 
+def winograd5_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(5 x 5, 3 x 3) with a 1x1 Conv beside it."""
+    return _winograd(node, inputs, 5)
+
+
+def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(4 x 4, 3 x 3) with a 1x1 Conv beside it."""
+    return _winograd(node, inputs, 4)
+
+
 def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> Step | None:
-    conv = read(node, inputs)
+    beside = node.op_type == BESIDE
+    conv = read(node, inputs[:2] if beside else inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
+    narrow = inputs[2].shape[0] if beside else 0  # outputs of the 1x1 Conv
+    total = narrow + outputs
     plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
     if not plain or not conv.fixed or min(outputs, channels) < LEAST_CHANNELS:
         return None
@@ -84,7 +102,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     row_tiles = apart_y * across * apart_x  # tiles in a row of them
     count = _count(m, (height, width), apart)
     worse = m == 5 and count > 0.9 * _count(4, (height, width), apart)
-    if worse or count > 9 * height * width or (pool > 1 and apart != (1, 1)):
+    if worse or count > 9 * height * width or ((pool > 1 or beside) and apart != (1, 1)):
         return None
     kept, height, width = m // pool, height // pool, width // pool  # of a tile's side, and of the output
     used = -(-height // (kept * apart_y))  # rows of tiles
@@ -99,7 +117,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
         Scratch((slab * apart_y, n, framed[1] * channels)),  # rows transformed
         Scratch((n, n, tiles * channels)),  # and gathered: column of the tile, row of the tile
         Scratch((n, n, tiles * channels)),  # columns transformed
-        Scratch((n, n, tiles * outputs)),  # products
+        Scratch((tiles * max(n * n * outputs, m * m * total),)),  # products, then the picture
         Scratch((m, n, tiles * outputs)),  # columns of the output
         Scratch((m, m, tiles * outputs)),  # rows of it
     )
@@ -110,31 +128,27 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
         calls: list[Call] = []
         # The pool's comes first, which may be a floor.
         biases = [*arrays[3:], *arrays[2:3]] if pool > 1 else [*arrays[2 : 2 + conv.has_bias]]
+        if beside:
+            biases = [*arrays[3:]]
+        late = biases.pop(0) if biases and (beside or conv.activation == FLOOR) else None
         residual = conv.added(arrays)[1]
-        floors = [biases.pop(0)] if conv.activation == FLOOR else []
         for item in range(batch):
             for top in range(0, used, slab):
                 rows = min(slab, used - top)
                 tiles = _tiles(data[item, top * m * apart_y :], rows, arrays[1], biases, scratch)
                 calls += tiles[0]
                 lines = slice(top * kept * apart_y, min((top + rows) * kept * apart_y, height))
+                # Once summed up, products are not read again: the picture takes their place.
+                picture = scratch[3][: tiles[1].size // outputs * total].reshape(*tiles[1].shape[:-1], total)
+                calls.append(copy(picture[..., narrow:], tiles[1]))
+                picture = picture.reshape(prod(picture.shape[:3]), -1, total)[: lines.stop - lines.start, :width]
+                if beside:
+                    pixels = last(border.inside(arrays[0]))[item, lines]
+                    calls.append(gemm(pixels, arrays[2], picture[..., :narrow]))
                 here = (slice(item, item + 1), slice(None), lines)
-                calls += _finish(tiles[1], out[here], floors, None if residual is None else residual[here], scratch)
+                also = None if residual is None else residual[here]
+                calls += finish_channels(first(picture[None]), out[here], late, also, conv.activation, conv.late)
         return calls
-
-    def _finish(
-        tiles: Array, out: Array, floors: Sequence[Array], residual: Array | None, scratch: Sequence[Array]
-    ) -> list[Call]:
-        """From tiles in a picture's order: the activation and a residual, in one pass if it can be."""
-        size = (prod(tiles.shape[:3]), prod(tiles.shape[3:6]))
-        if residual is None and out.shape[2:] == size:
-            return finish(tiles, last(out)[0].reshape(tiles.shape), floors, conv.activation)
-        # Once summed up, products are not read again: the picture takes their place.
-        picture = flat(scratch[3])[: tiles.size].reshape(tiles.shape)
-        calls: list[Call] = [copy(picture, tiles)]
-        picture = picture.reshape(1, *size, outputs)[:, : out.shape[2], :width]
-        floor = floors[0] if floors else None
-        return calls + finish_channels(first(picture), out, floor, residual, conv.activation, conv.late)
 
     def _tiles(
         data: Array, rows: int, weight: Array, biases: Sequence[Array], scratch: Sequence[Array]
@@ -181,16 +195,17 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
         parts = done.reshape(kept, kept, rows, apart_y, across, apart_x, outputs)
         return calls, parts.transpose(2, 1, 3, 4, 0, 5, 6)
 
+    packs = {1: Pack(f"winograd{m}/{panel}", partial(_transform, m, panel))}
     return Step(
-        (batch, outputs, height, width),
+        (batch, total, height, width),
         bind,
         scratch,
-        conv.macs,
+        conv.macs + batch * height * width * channels * narrow,
         layout=Layout.LAST,
         border=border,
         strided=True,
         strided_out=True,
-        packs={1: Pack(f"winograd{m}/{panel}", partial(_transform, m, panel))},
+        packs=packs | {2: Pack("rows", as_rows)} if beside else packs,
     )
 
 
@@ -234,3 +249,4 @@ def _transform(m: int, panel: int | None, weight: Array) -> Array:
 
 KERNELS: tuple[Kernel, ...] = (winograd5, winograd4, winograd2)
 POOLED: tuple[Kernel, ...] = (winograd4_pool,)
+TOGETHER: tuple[Kernel, ...] = (winograd5_beside, winograd4_beside)
