@@ -160,7 +160,8 @@ def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Ch
     prepared.pack(chosen)
     steps = [each.step for each in chosen]
     memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
-    return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes, prepared.pixels)
+    shapes, large = (memory.input_shapes, memory.output_shapes), prepared.layout is Layout.LAST
+    return Plan(memory.bind, *shapes, memory.arena.nbytes, prepared.pixels, large)
 
 
 def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
