@@ -24,7 +24,7 @@ from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import alone
 
-KERNELS = 2  # counted up when kernels change so much that their old times mislead
+KERNELS = 3  # counted up when kernels change so much that their old times mislead
 LEAST_MACS = 500_000  # below this a node takes less than what its choice could save
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own

@@ -44,6 +44,7 @@ from engine.kernels import (
     resize,
     views,
     winograd,
+    winograd_rows,
 )
 from engine.kernels.step import Kernel
 
@@ -90,6 +91,6 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
 FUSED: Mapping[str, tuple[Kernel, ...]] = {
     block.PAIR: block.KERNELS,
     block.BLOCK: block.KERNELS,
-    conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd.POOLED),
+    conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd_rows.KERNELS),
 }
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

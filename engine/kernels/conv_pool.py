@@ -167,7 +167,7 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         columns, products, rows, best = scratch
         numbered = flat(products)
-        added = [np.repeat(array, down * across) for array in _added(arrays)]
+        added = [np.repeat(array, down * across) for array in added_after_pool(arrays)]
         number = arrays[0].itemsize
         calls: list[Call] = []
         for item, target in zip(arrays[0], out, strict=True):
@@ -192,7 +192,7 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return Step((batch, outputs, down, across), bind, scratch, conv.macs, border=border)
 
 
-def _added(arrays: Sequence[Array]) -> Sequence[Array]:
+def added_after_pool(arrays: Sequence[Array]) -> Sequence[Array]:
     """What comes after the pool, by channel: the pool's part first, which may be a floor, then the Conv's."""
     return (*arrays[3:], *arrays[2:3])
 
@@ -215,7 +215,7 @@ def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
         calls: list[Call] = []
         for start in range(0, batch, items):
             some = slice(start, start + items)
-            calls += _block(last(arrays[0])[some], arrays[1], _added(arrays), out[some], scratch)
+            calls += _block(last(arrays[0])[some], arrays[1], added_after_pool(arrays), out[some], scratch)
         return calls
 
     def _block(data: Array, matrix: Array, added: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:

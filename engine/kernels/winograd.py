@@ -5,9 +5,7 @@ tiles d, weights g and output tiles y are transformed on both sides, y = A' [(G 
 of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308). The sums of m = 4 cancel:
 its largest error is about 1e-5 of the output's largest number, against 5e-7 for m = 2 and for plain products.
 
-A 2x2 MaxPool after it (see `engine.kernels.conv_pool`) works on the tiles: it compares long runs, and a quarter of the
-numbers is left to be put in order. With a dilation of d every d-th row and column make a picture of their own; tiles
-are taken from each of the d^2.
+With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
 """
 
 from __future__ import annotations
@@ -85,12 +83,7 @@ def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return _winograd(node, inputs, 2)
 
 
-def winograd4_pool(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(4 x 4, 3 x 3) and a 2x2 MaxPool; the Conv's bias and activation come after the pool."""
-    return _winograd(node, inputs, 4, pool=2)
-
-
-def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> Step | None:
+def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     conv = read(node, inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
     plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
@@ -100,10 +93,8 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     (apart_y, apart_x) = apart = windows.dilations
     down, across = (-(-size // (m * step)) for size, step in zip((height, width), apart, strict=True))
     row_tiles = apart_y * across * apart_x  # tiles in a row of them
-    if n * n * down * row_tiles > 9 * height * width or (pool > 1 and apart != (1, 1)):
+    if n * n * down * row_tiles > 9 * height * width:
         return None
-    kept, height, width = m // pool, height // pool, width // pool  # of a tile's side, and of the output
-    used = -(-height // (kept * apart_y))  # rows of tiles
     framed = (apart_y * (down * m + 2), apart_x * (across * m + 2))
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
     border = Border(windows.begin, end, conv.padding)
@@ -124,16 +115,15 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         data = last(arrays[0])
         calls: list[Call] = []
-        # The pool's comes first, which may be a floor.
-        biases = [*arrays[3:], *arrays[2:3]] if pool > 1 else [*arrays[2 : 2 + conv.has_bias]]
-        residual = conv.added(arrays)[1]
-        floors = [biases.pop(0)] if conv.activation == FLOOR else []
+        bias, residual = conv.added(arrays)
+        biases = [] if bias is None else [bias]
+        floors = [biases.pop()] if conv.activation == FLOOR else []
         for item in range(batch):
-            for top in range(0, used, slab):
-                rows = min(slab, used - top)
+            for top in range(0, down, slab):
+                rows = min(slab, down - top)
                 tiles = _tiles(data[item, top * m * apart_y :], rows, arrays[1], biases, scratch)
                 calls += tiles[0]
-                lines = slice(top * kept * apart_y, min((top + rows) * kept * apart_y, height))
+                lines = slice(top * m * apart_y, min((top + rows) * m * apart_y, height))
                 here = (slice(item, item + 1), slice(None), lines)
                 calls += _finish(tiles[1], out[here], floors, None if residual is None else residual[here], scratch)
         return calls
@@ -187,14 +177,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
             gemm(back, products.transpose(1, 0, 2), half.transpose(1, 0, 2)),
             gemm(back, half, done),
         ]
-        if pool > 1:
-            pairs, best = _stack(scratch[4], kept, m, count * outputs), _stack(scratch[5], kept, kept, count * outputs)
-            calls += [
-                partial(np.maximum, done[0::2], done[1::2], out=pairs),
-                partial(np.maximum, pairs[:, 0::2], pairs[:, 1::2], out=best),
-            ]
-            done = best
-        parts = done.reshape(kept, kept, rows, apart_y, across, apart_x, outputs)
+        parts = done.reshape(m, m, rows, apart_y, across, apart_x, outputs)
         return calls, parts.transpose(2, 1, 3, 4, 0, 5, 6)
 
     return Step(
@@ -229,4 +212,3 @@ def _transform(m: int, panel: int | None, weight: Array) -> Array:
 
 
 KERNELS: tuple[Kernel, ...] = (winograd4, winograd2)
-POOLED: tuple[Kernel, ...] = (winograd4_pool,)
