@@ -7,7 +7,7 @@ import pytest
 
 from engine.choices import Choices
 from engine.graph import Array, Graph
-from engine.kernels.conv_pool import CONV_POOL, Bands, Planes
+from engine.kernels.conv_pool import CONV_POOL, Bands, Parities, Planes
 from engine.kernels.step import Layout
 from engine.nets.layers import NetBuilder
 from engine.passes import optimise
@@ -55,11 +55,36 @@ def test_pooled_layers_agree_with_plain_loops(side: int, activation: str, layout
     check(graph, x, layout)
 
 
-def test_both_kernels_are_used_where_they_are_cheap() -> None:
-    graph = layers((1, 6, 5, 0), (6, 16, 5, 0), side=32)
-    x = pictures(graph, 1)
-    assert [each.kernel for each in fused(graph, x, Layout.PLANAR)] == ["planes", "bands"]
+@pytest.mark.parametrize(("outputs", "kernels"), [(6, ["planes", "bands"]), (16, ["parities", "bands"])])
+def test_kernels_are_used_where_they_are_cheap(outputs: int, kernels: list[str]) -> None:
+    graph = layers((1, outputs, 5, 0), (outputs, 16, 5, 0), side=32)
+    x = pictures(graph, 2)
+    assert [each.kernel for each in fused(graph, x, Layout.PLANAR)] == kernels
     check(graph, x, Layout.PLANAR)
+    plan = make_plan(optimise(graph), [x.shape], Choices(layout=Layout.PLANAR))
+    assert not any(name.startswith("copy of maxpool_2") for name, _ in plan.sections)  # made as its reader wants it
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "relu6"])
+@pytest.mark.parametrize(("channels", "kernel", "pad"), [(1, 1, 0), (1, 2, 0), (4, 3, 1), (2, 4, 3), (3, 5, 2)])
+@pytest.mark.parametrize("side", [9, 12])
+def test_places_of_a_row_put_apart_give_the_same(
+    side: int, channels: int, kernel: int, pad: int, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Parities, "cost", property(lambda way: 0.0))
+    graph = layers((channels, 16, kernel, pad), (16, 8, 3, 1), side=side, activation=activation)
+    x = pictures(graph, 2)
+    assert fused(graph, x, Layout.LAST)[0].kernel == "parities"
+    check(graph, x, Layout.LAST)
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize("layout", [Layout.PLANAR, Layout.LAST])
+def test_planes_write_what_the_next_layer_wants(layout: Layout, pad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Planes, "cost", property(lambda way: way.conv.weight[1]))
+    graph = layers((1, 6, 3, 1), (6, 8, 3, pad), (8, 4, 2, pad), side=22)
+    x = pictures(graph, 2)
+    check(graph, x, layout)
 
 
 @pytest.mark.parametrize("places", [0, 1, 2, 3])
