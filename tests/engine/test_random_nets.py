@@ -142,5 +142,5 @@ def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], choices)
         kernels |= {each.kernel for each in steps}
     wanted = {"winograd2", "winograd4", "rows_whole", "rows_from_planes", "im2col", "pointwise", "planes", "bands"}
-    wanted |= {"concat", "slice_", "max_pool", "add", "winograd_rows"}
+    wanted |= {"concat", "slice_", "max_pool", "add", "winograd_rows", "winograd_rows_pool"}
     assert sorted(wanted - kernels) == []
