@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from camapp.capture.images import read_image
 from camapp.ground import GroundCamera
 from camapp.picture import Pixels
-from camapp.settings import SettingsError, parse_size
+from camapp.settings import SettingsError, load_cameras, parse_size
 
 Floats = NDArray[np.float64]
 
 FEWEST = 4
+DISTINCT = 0.01  # of 0 to about 0.3: how well the points tell one view of the ground from another
 WORST = 0.01  # of the picture's width: points that fit no better were measured wrongly
 STEPS = 60
 UNKNOWN = 7  # pitch, roll, log of height and of focal length; where the points' own axes lie: x, y, turn
@@ -117,6 +118,8 @@ def chessboard(picture: Pixels, columns: int, rows: int, square: float) -> tuple
     Raises:
         ValueError: it is not to be seen.
     """
+    if min(columns, rows) < 3:
+        raise ValueError(f"a chessboard of {columns} x {rows} inner corners is too small: 3 x 3 at least")
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     found, corners = cv2.findChessboardCorners(grey, (columns, rows))
     if not found:
@@ -169,6 +172,7 @@ def store(camera: GroundCamera, file: Path) -> None:
 
     Raises:
         OSError: it cannot be read or written.
+        SettingsError: it would be no settings file, or other values in it would outrank these.
     """
     values = {
         "camera_height": camera.height,
@@ -184,7 +188,22 @@ def store(camera: GroundCamera, file: Path) -> None:
     lines = [*kept, *(f"{name} = {round(value, 4)}" for name, value in values.items()), *old[tables:]]
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        _check_settings(partial, values)
+    except SettingsError as error:
+        partial.unlink()
+        raise SettingsError(str(error).replace(str(partial), str(file))) from None
     os.replace(partial, file)
+
+
+def _check_settings(file: Path, values: Mapping[str, float]) -> None:
+    """Refuse a file that `run` would not take, or in which it would not find these values."""
+    for camera in load_cameras({}, file, environment={}):
+        for name, value in values.items():
+            if not math.isclose(getattr(camera, name), value, abs_tol=1e-3):
+                raise SettingsError(
+                    f"{file}: [[camera]] {camera.name} has a {name} of its own, which outranks the one found; remove it"
+                )
 
 
 def _check_spread(pixels: Floats, ground: Floats) -> None:
@@ -198,6 +217,23 @@ def _check_spread(pixels: Floats, ground: Floats) -> None:
     turns = [_area(pixels[hull[[i, j, k]]]) * _area(ground[hull[[i, j, k]]]) for i, j, k in _triples(len(hull))]
     if max(turns) >= 0:
         raise ValueError("the points fold over themselves: are two of them swapped, or left and right mixed up?")
+    if _distinctness(pixels, ground) < DISTINCT:
+        raise ValueError("two of the points are the same, or three lie on one line: choose them as corners of an area")
+
+
+def _distinctness(pixels: Floats, ground: Floats) -> float:
+    """How far the equations of the plane's view are from singular: 0 if points on one line, or the same, leave it open.
+
+    Hartley and Zisserman, Multiple View Geometry, 4.1, with their normalisation.
+    """
+    (x, y), (right, ahead) = (((at - at.mean(axis=0)) / at.std()).T for at in (pixels, ground))
+    one, none = np.ones_like(x), np.zeros_like(x)
+    rows = [
+        np.stack([right, ahead, one, none, none, none, -x * right, -x * ahead, -x], axis=1),
+        np.stack([none, none, none, right, ahead, one, -y * right, -y * ahead, -y], axis=1),
+    ]
+    strength = np.linalg.svd(np.concatenate(rows), compute_uv=False)
+    return float(strength[7] / strength[0])
 
 
 def _triples(count: int) -> Sequence[tuple[int, int, int]]:

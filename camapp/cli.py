@@ -337,6 +337,22 @@ def calibrate_track(
         print(run_calibration(picture, point or [], chessboard, square, bend, into, rectangle))
 
 
+@app.command("film")
+def film(
+    source: Annotated[str, typer.Argument(metavar="SCENE", help="such as 'pattern://track?seed=1&size=640x480'")],
+    into: Annotated[Path, typer.Argument(metavar="FILM", help="the video to write, .mp4 or .avi")],
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.01, max=3600, metavar="S", help="how long (default: a lap of a track, else ten)"),
+    ] = None,
+) -> None:
+    """Film a generated scene, with the truth of each picture in a .truth.jsonl beside it."""
+    from camapp.film import run_film
+
+    with tidy_errors():
+        print(run_film(source, into, seconds))
+
+
 @app.command("sources")
 def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List what can be watched here."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from camapp.records import Box, Polyline, Prediction
+from camapp.records import Box, Polyline, Prediction, Truth
 
 COLUMNS = ("file", "width", "height", "model", "truth", "label", "score", "top", "boxes", "lines", "error")
 TRUTHS = ("auto", "name", "folder", "none")
@@ -149,6 +149,16 @@ def box_record(box: Box) -> dict[str, Any]:
 @lru_cache(maxsize=1024, typed=True)  # in a folder of digits they are all alike
 def _corners(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
     return round(x0, 1), round(y0, 1), round(x1, 1), round(y1, 1)
+
+
+def truth_record(truth: Truth) -> dict[str, Any]:
+    """What a picture really shows, as plain values."""
+    return {
+        "label": truth.label,
+        "boxes": [box_record(box) for box in truth.boxes],
+        "lines": [line_record(line) for line in truth.lines],
+        "values": truth.values,
+    }
 
 
 def line_record(line: Polyline) -> dict[str, Any]:

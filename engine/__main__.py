@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from engine.graph import ModelError  # here, so that --help does not wait for NumPy
 
     try:
-        return {"info": _info, "convert": _convert, "run": _run}[options.command](options)
+        code = {"info": _info, "convert": _convert, "run": _run}[options.command](options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read this has seen enough: `engine info FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere, without complaint
+        return 0
     except (ModelError, OSError, ValueError) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 78

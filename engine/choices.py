@@ -22,9 +22,10 @@ from engine import blas
 from engine.graph import Array, Node
 from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
+from engine.kernels.winograd import BESIDE
 from engine.layout import alone
 
-KERNELS = 4  # counted up when kernels change so much that their old times mislead
+KERNELS = 5  # counted up when kernels change so much that their old times mislead
 LEAST_MACS = 100_000  # below this a node takes less than what its choice could save
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
@@ -73,7 +74,7 @@ class Choices:
         node, inputs, offers = together
         if node.op_type == CONV_POOL:
             return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
-        return inputs[0].shape[-1] >= LEAST_WIDTH
+        return node.op_type == BESIDE or inputs[0].shape[-1] >= LEAST_WIDTH
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return next(iter(offers))

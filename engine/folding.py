@@ -49,6 +49,7 @@ class _Folder:
         self.constants: dict[str, Array] = dict(graph.initializers)
         self.shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
         self.nodes: list[Node] = []
+        self.left = MAX_NUMBERS  # that may be made of what is known
         self.wanted = {value.name for value in graph.outputs} | {name for node in graph.nodes for name in node.inputs}
 
     def run(self) -> Graph:
@@ -70,10 +71,16 @@ class _Folder:
         if rewrite is not None:
             for simpler in rewrite(self, node):
                 self.fold(simpler)
-        elif known and node.op_type in FUNCTIONS:
-            self.constants[node.outputs[0]] = evaluate(node, *(self.constants[name] for name in node.inputs))
         elif known:
-            self.constants[node.outputs[0]] = self._by_plan(node)
+            arrays = [self.constants[name] for name in node.inputs]
+            made = evaluate(node, *arrays) if node.op_type in FUNCTIONS else self._by_plan(node)
+            if made.base is None and not any(made is array for array in arrays):  # neither a view nor the input itself
+                self.left -= made.size
+            if self.left < 0:
+                raise ModelError(
+                    f"{node.op_type} '{node.name}': with {made.shape} the file's nodes make too many numbers"
+                )
+            self.constants[node.outputs[0]] = made
         else:
             self._keep(node)
 

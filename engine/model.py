@@ -20,6 +20,7 @@ from engine.passes import optimise
 from engine.pixels import INPUTS, takes_pixels
 from engine.plan import Plan
 from engine.planner import Chosen, Prepared, choose, plan_prepared, prepare
+from engine.settings import settings_of
 
 if TYPE_CHECKING:
     from engine.evaluation import Evaluation
@@ -191,7 +192,7 @@ def _read(path: Path, net: str | None) -> Model:
 def _assemble(content: Content, net: str | None) -> Model:
     from engine import nets
 
-    _check_finite(content.arrays)
+    _check_finite(content.arrays, settings_of(content.graph) if content.graph else set())
     if content.graph is not None:
         card = content.card or ModelCard(content.graph.name)
         if net not in (None, card.net):
@@ -209,9 +210,10 @@ def _assemble(content: Content, net: str | None) -> Model:
     return Model(card_inside or card, graph)
 
 
-def _check_finite(arrays: Mapping[str, Array]) -> None:
+def _check_finite(arrays: Mapping[str, Array], settings: set[str]) -> None:
+    """Weights are numbers; a setting such as a Clip's bound, or what a Pad puts around, may be infinite."""
     for key, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not (~np.isnan(array) if key in settings else np.isfinite(array)).all():
             raise ModelError(f"parameter '{key}' holds NaN or infinity; the file is damaged or its training diverged")
 
 

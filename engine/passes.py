@@ -11,10 +11,11 @@ import numpy as np
 
 from engine.graph import Array, Graph, Node, Shape
 from engine.kernels.block import BLOCK, PAIR, read_block
-from engine.kernels.conv import LATE
+from engine.kernels.conv import LATE, read
 from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
 from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
+from engine.kernels.winograd import BESIDE
 
 MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
 MOST_SUMS = 6  # deep, that hand offsets on: each may double them
@@ -260,6 +261,40 @@ def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask,
             nodes[nodes.index(pool)] = node
             nodes.remove(conv)
     return replace(graph, nodes=tuple(nodes))
+
+
+def fuse_beside(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+    """A 1x1 and a 3x3 Conv of one value and the Concat that alone reads both become one node; as for `fuse_blocks`.
+
+    It must come after `defer_biases`, which does not know such nodes.
+    """
+    arrays, nodes = dict(graph.initializers), list(graph.nodes)
+    second = {concat.outputs[0]: wide for wide, concat in _sole_followers(graph, ("Conv",), "Concat", at=1)}
+    for narrow, concat in _sole_followers(graph, ("Conv",), "Concat"):
+        wide = second.get(concat.outputs[0])
+        if wide is None or len(concat.inputs) > 2 or concat.attributes.get("axis") != 1 or not _alike(narrow, wide):
+            continue
+        apart = [(each, _operands(each, shapes, arrays)) for each in (narrow, wide, concat)]
+        fixed = all(name in arrays for name in (*narrow.inputs[1:], *wide.inputs[1:]))
+        first = read(*apart[0])
+        if not fixed or not first.is_pointwise or first.group > 1:
+            continue
+        name = f"{concat.outputs[0]}/bias"
+        biased = len(wide.inputs) > 2
+        ours = {name: np.concatenate([arrays[narrow.inputs[2]], arrays[wide.inputs[2]]])} if biased else {}
+        node = replace(wide, op_type=BESIDE, inputs=(*wide.inputs[:2], narrow.inputs[1], *ours), outputs=concat.outputs)
+        if wanted((node, _operands(node, shapes, {**arrays, **ours})), apart):
+            arrays |= ours
+            nodes[nodes.index(concat)] = node
+            nodes.remove(narrow)
+            nodes.remove(wide)
+    return drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays))
+
+
+def _alike(a: Node, b: Node) -> bool:
+    """Whether two Convs read the same and end alike, in what one pass can do."""
+    same = a.inputs[0] == b.inputs[0] and a.attributes.get("activation") == b.attributes.get("activation")
+    return same and len(a.inputs) == len(b.inputs) and not any(each.attributes.get("residual") for each in (a, b))
 
 
 def _operands(node: Node, shapes: Mapping[str, Shape], arrays: Mapping[str, Array]) -> list[Operand]:

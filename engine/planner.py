@@ -14,7 +14,7 @@ from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.layout import MemoryPlan
 from engine.originals import own
-from engine.passes import Ask, defer_biases, fuse_blocks, fuse_pools, fuse_residuals
+from engine.passes import Ask, defer_biases, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
@@ -102,7 +102,7 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
         graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
     if layout is Layout.LAST:
-        graph = fuse_residuals(graph, shapes, late=True)
+        graph = fuse_beside(fuse_residuals(graph, shapes, late=True), shapes, quicker)
     items = tuple(tuple(shape[1:]) for shape in input_shapes)
     batches = () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)  # see engine.folding.fold
     graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
@@ -110,9 +110,9 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
 
 
 def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
-    """Whether a node that stands for two others, channels last, takes less time than they do."""
+    """Whether a node that stands for others, channels last, can be run and takes less time than they do."""
     one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
-    return choices.prefers_together(one, others)
+    return bool(one[2]) and choices.prefers_together(one, others)
 
 
 def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:

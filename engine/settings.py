@@ -101,6 +101,13 @@ def settled(node: Node, constants: Mapping[str, Array]) -> Node:
     return replace(node, inputs=tuple(inputs), attributes=attributes)
 
 
+def settings_of(graph: Graph) -> set[str]:
+    """Names of values that are settings of nodes, as PARAMETERS lists them."""
+    return {
+        name for node in graph.nodes for at, name in enumerate(node.inputs) if at in PARAMETERS.get(node.op_type, {})
+    }
+
+
 def wanted_by_value(graph: Graph) -> set[str]:
     """Names of inputs that have to be known before planning: settings, parameters, and whatever is not float32."""
     names = {value.name for value in graph.inputs if value.dtype != "float32"}

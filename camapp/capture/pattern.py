@@ -70,6 +70,12 @@ class PatternSource(Source):
         """Stop its clock."""
         self._is_open = False
 
+    @property
+    def scene(self) -> Scene:
+        """What it shows, once it was opened."""
+        assert self._scene is not None
+        return self._scene
+
     def describe(self) -> str:
         """Such as 'pattern digits 1280x720 at 30 fps, seed 1'."""
         width, height = self._scene_options.size

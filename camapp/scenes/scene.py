@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
 
+from camapp.ground import GroundCamera
 from camapp.picture import Pixels
 from camapp.records import Truth
 
@@ -32,9 +33,13 @@ class Scene(ABC):
 
     Attributes:
         counts: the least and the most things that `SceneOptions.count` may ask for.
+        seconds: after which it has shown all that it has to show, and begins again.
+        camera: over the ground, where there is ground.
     """
 
     counts: tuple[int, int] = (1, 8)
+    seconds: float = 10.0
+    camera: GroundCamera | None = None
 
     def __init__(self, options: SceneOptions) -> None:
         self.options = options

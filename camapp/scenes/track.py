@@ -47,13 +47,14 @@ class TrackScene(Scene):
         kind = KINDS[int(rng.integers(len(KINDS)))]
         self.course: Course = circuit(rng.uniform(70, 110) + 12 * half, rng, borders)
         self.stripes = tuple(paint(kind, self.course, rng))
-        self.camera = GroundCamera.of(
+        self.camera: GroundCamera = GroundCamera.of(
             options.size, rng.uniform(0.25, 0.7), math.radians(rng.uniform(14, 22)), math.radians(rng.uniform(65, 85))
         )
         look = random_look(kind, self.camera, rng, stray=0.0)
         # What lies on the ground or dazzles would travel along with the car.
         self.look = replace(look, patches=(), glare=(), haze=min(look.haze, 0.2), reach=40.0, seed=options.seed)
         self._speed = rng.uniform(1.5, 3.0)
+        self.seconds = float(self.course.along[-1]) / self._speed
         self._lane = int(rng.integers(lanes))
         self._phase = rng.uniform(0, math.tau, 3)
 

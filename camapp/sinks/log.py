@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from camapp.records import Frame, Prediction, Trace
-from camapp.rows import box_record, line_record
+from camapp.rows import box_record, line_record, truth_record
 from camapp.sinks.sink import PredictionSink, SinkError
 
 log = logging.getLogger(__name__)
@@ -257,8 +257,7 @@ def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dic
     if frame.shot.name:
         record["file"] = frame.shot.name
     if frame.shot.truth is not None:
-        truth = frame.shot.truth
-        record["truth"] = {"label": truth.label, "boxes": [box_record(box) for box in truth.boxes]}
+        record["truth"] = truth_record(frame.shot.truth)
     return record
 
 

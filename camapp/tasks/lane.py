@@ -15,7 +15,8 @@ STEEPEST = math.radians(60)  # lines that lie more across than this are not take
 SAME_BORDER = 0.25  # of the lane's width: lines nearer to each other are a double tape
 WIDTHS = (0.4, 2.0)  # of the expected lane width: what two borders may be apart
 STEPS = 4  # of the fit; each starts from the last one's heading and curvature
-CALM_CURVATURE, CALM_CHANGE = 0.001, 0.005  # how strongly a lane is believed to be straight, and evenly bent
+CALM_CURVATURE, CALM_CHANGE = 0.0007, 0.002  # how strongly a lane is believed to be straight, and evenly bent
+FITS = (0.02, 0.03)  # lane widths, and share of its distance, by which a point of a line may lie off it
 MOST_CURVED = 0.9  # of the lane's width times the curvature: no track bends more
 
 
@@ -31,6 +32,7 @@ class Lane:
         confidence: 0 to 1; at most a half where one border alone is seen.
         left: index of the line that is the left border, or None.
         right: the same of the right one.
+        points: how many points of the lines lie where this lane would have them.
     """
 
     offset: float
@@ -40,6 +42,7 @@ class Lane:
     confidence: float
     left: int | None = None
     right: int | None = None
+    points: int = 0
 
 
 def find_lane(lines: Sequence[Floats], scores: Sequence[float], expected_width: float, reach: float) -> Lane | None:
@@ -51,21 +54,25 @@ def find_lane(lines: Sequence[Floats], scores: Sequence[float], expected_width: 
         expected_width: of the lane, metres; where two borders are seen, they tell.
         reach: metres from which on points are not looked at.
     """
-    near = [line[np.hypot(line[:, 0], line[:, 1]) < reach] for line in lines]
+    # Measured in lane widths, so that a course of tape and a stadium are fitted alike.
+    near = [line[np.hypot(line[:, 0], line[:, 1]) < reach] / expected_width for line in lines]
     usable = [i for i, line in enumerate(near) if len(line) > 3 and _lengthwise(line)]
     if not usable:
         return None
-    places = _near_first([near[i] for i in usable])
+    nearest = _near_first([near[i] for i in usable])
     # Lines beside the next lanes may bend elsewhere; the nearest two on either side decide.
-    chosen = [usable[i] for i in places]
+    chosen = [usable[i] for i in nearest]
     fit = _fit([near[i] for i in chosen])
     if fit is None:
         return None
-    heading, curvature, offsets = fit
-    if abs(curvature) * expected_width > MOST_CURVED or abs(heading) > STEEPEST:
+    heading, bend, places, fitting = fit
+    if abs(bend) > MOST_CURVED or abs(heading) > STEEPEST:
         return None
+    curvature, offsets = bend / expected_width, [place * expected_width for place in places]
     borders = _borders(offsets, [scores[i] for i in chosen], SAME_BORDER * expected_width)
-    return _lane(borders, chosen, heading, curvature, expected_width)
+    lane = _lane(borders, chosen, heading, curvature, expected_width)
+    # Lines that do not run side by side make a poor lane, however clear each of them is.
+    return replace(lane, confidence=lane.confidence * float(fitting.mean()), points=int(fitting.sum()))
 
 
 def _lengthwise(line: Floats) -> bool:
@@ -79,8 +86,8 @@ def _near_first(lines: Sequence[Floats], count: int = 4) -> list[int]:
     return sorted(np.argsort(distances, kind="stable")[:count].tolist())
 
 
-def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float]] | None:
-    """Heading of the car against the lines, their curvature beside it, and the offset of each to its right.
+def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np.bool_]] | None:
+    """Heading of the car against the lines, their curvature beside it, how far each is to its right; which points fit.
 
     Lines of one track are concentric: one at offset d bends with k / (1 - k d), and k changes along the way. Each step
     turns the points into the present heading, takes off what is not linear in the unknowns (offsets, slope, curvature
@@ -89,10 +96,12 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float]] | None:
     which = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points = np.concatenate(lines)
     # A pixel is worth more metres the farther off it lies.
-    weight = 1 / (0.3 + np.hypot(points[:, 0], points[:, 1])) ** 1.5
+    weight = 1 / (0.25 + np.hypot(points[:, 0], points[:, 1])) ** 1.5
     count = len(lines)
     heading, curvature, change, offsets = 0.0, 0.0, 0.0, np.zeros(count)
-    for step in range(STEPS):
+
+    def against() -> tuple[Floats, Floats, Floats]:
+        """How far the points lie along the lane and beside it, less its bend; and how much more each line is bent."""
         sine, cosine = math.sin(heading), math.cos(heading)
         # In the lane's frame: a car that points right of its lane sees the lane lead to the left.
         x = points[:, 0] * cosine + points[:, 1] * sine
@@ -100,12 +109,15 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float]] | None:
         spread = 1 / np.maximum(1 - curvature * offsets, 0.2)[which]
         bend = curvature * spread
         arc = bend * y * y / (1 + np.sqrt(1 - np.clip((bend * y) ** 2, 0, 0.9)))  # of a circle through the foot
+        return y, x - arc - change * y**3 / 6, spread
+
+    for step in range(STEPS):
+        y, rest, spread = against()
         matrix = np.zeros((len(points), count + 3))
         matrix[np.arange(len(points)), which] = 1
         matrix[:, count] = y
         matrix[:, count + 1] = y * y / 2 * spread**2
         matrix[:, count + 2] = y**3 / 6
-        rest = x - arc - change * matrix[:, count + 2]
         if step:
             # Points that fit badly belong to something else, or are wrong.
             off = np.abs(rest - offsets[which]) * weight
@@ -122,7 +134,9 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float]] | None:
         heading -= math.atan(solution[count])
         curvature += float(solution[count + 1])
         change += float(solution[count + 2])
-    return heading, curvature, [float(offset) for offset in offsets]
+    _, rest, _ = against()
+    fitting = np.abs(rest - offsets[which]) < FITS[0] + FITS[1] * np.hypot(points[:, 0], points[:, 1])
+    return heading, curvature, [float(offset) for offset in offsets], fitting
 
 
 @dataclass(frozen=True)

@@ -96,14 +96,22 @@ def unpack(output: Floats) -> Floats:
     return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
-def read(field: Floats, weak: float = 0.5, low: float = 0.75, high: float = 0.75, shortest: float = 4.5) -> list[Chain]:
+def read(
+    field: Floats,
+    weak: float = 0.5,
+    low: float = 0.75,
+    high: float = 0.75,
+    clear: float = 0.85,
+    shortest: float = 4.5,
+) -> list[Chain]:
     """Lines in a field of raw numbers, the surest first.
 
     Args:
         field: (rows, columns, FIELDS); presence as a logit.
         weak: presence from which a cell may lengthen a line.
         low: presence from which a cell may begin one.
-        high: mean presence, before it is lengthened, from which a line counts.
+        high: mean presence, before it is lengthened, from which a line counts,
+        clear: beside one, or itself, from which there is a track at all: what is seen alone and unclear is no line.
         shortest: length from which a line counts, cells.
     """
     rows, columns = field.shape[:2]
@@ -131,32 +139,21 @@ def read(field: Floats, weak: float = 0.5, low: float = 0.75, high: float = 0.75
             path = path[::-1]
         sure = float(score[[point for point in chain if point < strong]].mean())
         lines.append(Chain((path / (columns, rows)).astype(np.float32), sure))
-    return sorted(lines, key=lambda line: -line.score)
+    lines.sort(key=lambda line: -line.score)
+    return lines if lines and lines[0].score >= clear else []
 
 
 def _grown(chains: list[list[int]], at: Floats, ahead: Floats) -> list[list[int]]:
-    """Chains lengthened by weaker points that lie where their ends lead, and joined where that leads to another."""
+    """Chains lengthened by weaker points that lie where their ends lead."""
     free = np.ones(len(at), bool)
-    for chain in chains:
-        free[chain[1:-1]] = False
-    owner = {point: chain for chain in chains for point in (chain[0], chain[-1])}
+    free[[point for chain in chains for point in chain]] = False
     for chain in sorted(chains, key=len, reverse=True):
         for _ in (0, 1):
-            if not chain:  # another one has taken it in
-                break
             chain.reverse()
-            free[[chain[0], chain[-1]]] = False
             while (point := _next(chain[-1], chain[-2], at, ahead, free)) is not None:
-                other = owner.get(point, [point])
-                taken = other if other[0] == point else other[::-1]
-                if len(other) > 1 and (at[taken[1]] - at[point]) @ (at[point] - at[chain[-1]]) <= 0:
-                    break  # it leads back
-                owner.pop(point, None)
-                chain += taken
-                free[[point, chain[-1]]] = False
-                if len(other) > 1:
-                    other.clear()
-    return [chain for chain in chains if chain]
+                chain.append(point)
+                free[point] = False
+    return chains
 
 
 def _next(here: int, last: int, at: Floats, ahead: Floats, free: NDArray[np.bool_]) -> int | None:
@@ -229,19 +226,19 @@ def _chains(links: NDArray[np.intp]) -> list[list[int]]:
     return [chain for chain in chains if len(chain) > 1]
 
 
-def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float = 1.5) -> list[list[int]]:
+def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float = 6.0) -> list[list[int]]:
     """Chains whose ends point at each other over a small gap, or past each other a little, as one."""
     while len(chains) > 1:
         ends = [(i, side) for i in range(len(chains)) for side in (0, 1)]
         place = np.array([at[chains[i][-side]] for i, side in ends])
-        inner = np.array([at[chains[i][-side + (1 - 2 * side) * min(3, len(chains[i]) - 1)]] for i, side in ends])
+        inner = np.array([at[chains[i][-side + (1 - 2 * side) * min(5, len(chains[i]) - 1)]] for i, side in ends])
         out = place - inner
         out /= np.maximum(np.hypot(*out.T), 1e-9)[:, None]
         away = place[None] - place[:, None]
         along = (away * out[:, None]).sum(axis=2)
         across = np.abs(away[..., 0] * out[:, None, 1] - away[..., 1] * out[:, None, 0])
         owner = np.array([i for i, _ in ends])
-        fits = (along > -overlap) & (along < gap) & (across < 0.35 + 0.2 * np.abs(along)) & (out @ out.T < -0.8)
+        fits = (along > -overlap) & (along < gap) & (across < 0.6 + 0.35 * np.abs(along)) & (out @ out.T < -0.8)
         fits &= fits.T & (owner[None] != owner[:, None])
         if not fits.any():
             break

@@ -8,34 +8,38 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from camapp.ground import GroundCamera
 from camapp.preprocess import Fit, Preprocessor, roi_pixels
 from camapp.records import Frame, Polyline, Prediction
 from camapp.tasks import linefield
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
+from camapp.tasks.standstill import Standstill
 from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
+from camapp.tasks.way_up import SURE, WayUp, likelihood
 from engine.model import ModelCard
 
-REACH = 14.0  # camera heights ahead from which on the ground tells too little of the lane
+REACH = 20.0  # camera heights ahead from which on the ground tells too little of the lane
 DARK, BRIGHT = 0.02, 0.985  # mean brightness, 0 to 1, of a covered and of a blinded camera
 FLAT = 0.008  # standard deviation under which a picture shows nothing
 FROZEN_S = 1.0  # a camera whose pictures do not differ at all for so long has stopped: sensors have noise
+UPSIDE_DOWN = "the picture seems upside down; turn the camera, or --rotate 180"
 
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
     fit: Fit
     fault: str
-    print_: bytes
+    grey: Floats
 
 
 class TrackTask(Task):
     """Lines anywhere in the picture; the two beside the car are labelled 'left' and 'right'.
 
     `label` is 'lane', or 'no lane: ' and why. `values` always has `confidence` (0 without a lane) and `age_ms` (since a
-    lane was last measured); only with a lane it has `offset_m`, `offset_lanes`, `heading_deg`, `curvature_1_m` and
-    `lane_width_m`: a number that is not there cannot be steered by.
+    lane was last measured, in a picture unlike the one before it); only with a lane it has `offset_m`, `offset_lanes`,
+    `heading_deg`, `curvature_1_m` and `lane_width_m`: a number that is not there cannot be steered by.
     """
 
     name = "track"
@@ -60,18 +64,20 @@ class TrackTask(Task):
         item = batch[0]
         fit = self._preprocess(frame.model_view, item)
         grey = (item * self._std + self._mean).mean(axis=0)
-        return Prepared(1, _Geometry(fit, _fault(grey), grey.tobytes()))
+        return Prepared(1, _Geometry(fit, _fault(grey), grey))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """The net's field into lines and the filtered lane."""
         geometry: _Geometry = prepared.geometry
-        fault = geometry.fault or self._frozen(geometry.print_, now_ns)
+        shown = self._standstill.update(geometry.grey, now_ns)
+        fault = geometry.fault or ("the picture is frozen" if shown > FROZEN_S else "")
         chains = [] if fault else linefield.read(linefield.unpack(outputs[0][0]))
         lines = self._in_view(chains, frame)
-        lane, reason = (None, fault) if fault else self._measure(lines, frame)
-        if fault:
-            self._filter = LaneFilter()  # what a blind camera saw last is no guide
+        lane, reason = (None, fault) if fault else self._measure(lines, frame, now_ns)
+        if fault or reason == UPSIDE_DOWN:
+            self._filter = LaneFilter()  # what a camera saw last that sees nothing, or wrongly, is no guide
         filtered, age = self._filter.update(lane, now_ns)
+        age += shown  # a lane seen in a picture that is shown again and again is as old as that
         label = "lane" if filtered else f"no lane: {reason}"
         return Prediction(
             seq=frame.seq,
@@ -87,14 +93,9 @@ class TrackTask(Task):
 
     def reset(self) -> None:
         """Forget the lane."""
+        self._standstill: Standstill = Standstill()
+        self._way_up: WayUp = WayUp()
         self._filter = LaneFilter()
-        self._last_print = b""
-        self._changed_ns = 0
-
-    def _frozen(self, print_: bytes, now_ns: int) -> str:
-        if print_ != self._last_print:
-            self._last_print, self._changed_ns = print_, now_ns
-        return "the picture is frozen" if now_ns - self._changed_ns > FROZEN_S * 1e9 else ""
 
     def _in_view(self, chains: Sequence[linefield.Chain], frame: Frame) -> list[Polyline]:
         x0, y0, x1, y1 = roi_pixels((frame.view.width, frame.view.height), self.options.roi)
@@ -103,24 +104,34 @@ class TrackTask(Task):
             for chain in chains
         ]
 
-    def _measure(self, lines: Sequence[Polyline], frame: Frame) -> tuple[Lane | None, str]:
+    def _measure(self, lines: Sequence[Polyline], frame: Frame, now_ns: int) -> tuple[Lane | None, str]:
         """The lane that these lines make, or why there is none."""
         if not lines:
             return None, "no line in sight"
-        camera = self._camera((frame.view.width, frame.view.height))
-        grounds = []
-        for line in lines:
-            ground, seen = camera.unproject(np.array(line.points))
-            grounds.append(ground[seen])
-        if not any(len(ground) for ground in grounds):
-            return None, "all lines lie above the horizon; is the camera upside down, or its pitch wrong?"
-        reach = REACH * self.options.camera_height
-        lane = find_lane(grounds, [line.score for line in lines], self.options.lane_width, reach)
+        size = frame.view.width, frame.view.height
+        scores = [line.score for line in lines]
+        pixels = [np.array(line.points) for line in lines]
+        lane, below, upright = self._lane(pixels, scores, size)
+        turned = self._lane([size - line for line in pixels], scores, size)[2] if upright < SURE else 0.0
+        if self._way_up.update(upright, turned, len(lines), now_ns):
+            return None, UPSIDE_DOWN
+        if not below:
+            return None, "all lines lie above the horizon; is the camera's pitch wrong?"
         if lane is None:
             return None, "no line leads along the car's way"
-        if max(abs(lane.offset), 0.0) > 1.5 * lane.width:
+        if abs(lane.offset) > 1.5 * lane.width:
             return None, "the lines are too far off to be the car's lane"
         return lane, ""
+
+    def _lane(
+        self, pixels: Sequence[NDArray[np.float64]], scores: Sequence[float], size: tuple[int, int]
+    ) -> tuple[Lane | None, int, float]:
+        """The lane that lines make, how many of their points are on the ground, and how likely all that is."""
+        camera = self._camera(size)
+        grounds = [ground[seen] for ground, seen in map(camera.unproject, pixels)]
+        lane = find_lane(grounds, scores, self.options.lane_width, REACH * self.options.camera_height)
+        below = sum(map(len, grounds))
+        return lane, below, likelihood(lane, sum(map(len, pixels)), below)
 
     def _make_camera(self, size: tuple[int, int]) -> GroundCamera:
         options = self.options

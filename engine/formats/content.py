@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tempfile
@@ -23,6 +24,7 @@ from engine.graph import Array, Graph, ModelError
 MAX_BYTES = 1 << 30
 MAX_ARRAYS = 10_000
 MAX_AXES = 32
+MAX_DIRECTORY = 4 << 20  # of an archive: names and places of 10,000 entries take 1.3 MB
 
 # What zipfile (and NumPy, over a .npy header) raises over damaged bytes; RuntimeError is an encrypted entry.
 ZIP_DAMAGE = (
@@ -62,6 +64,34 @@ def reading(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ModelError(f"{path}: there is not enough memory to read it") from error
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, if its directory is no longer than MAX_DIRECTORY: zipfile makes an object of each entry at once.
+
+    Raises:
+        ModelError: a longer directory.
+        Those of ZIP_DAMAGE: no archive, or damaged.
+    """
+    with path.open("rb", buffering=0) as raw:
+        file = _Guarded(raw)
+        with zipfile.ZipFile(file) as archive:
+            file.limit = MAX_BYTES
+            yield archive
+
+
+class _Guarded(io.BufferedReader):
+    """A file of which nobody reads more than `limit` bytes at a time: zipfile reads the directory in one go."""
+
+    limit = MAX_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.limit:
+            raise ModelError(f"an archive with a directory or an entry of {size} bytes; allowed are {self.limit}")
+        return super().read(size)
 
 
 def check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:

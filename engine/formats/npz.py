@@ -14,11 +14,20 @@ import numpy as np
 from numpy.lib import format as npy
 
 from engine.card import ModelCard
-from engine.formats.content import MAX_ARRAYS, MAX_BYTES, ZIP_DAMAGE, Content, check_entries, reading, write_whole
+from engine.formats.content import (
+    MAX_ARRAYS,
+    MAX_BYTES,
+    ZIP_DAMAGE,
+    Content,
+    check_entries,
+    opened_archive,
+    reading,
+    write_whole,
+)
 from engine.graph import Array, ModelError
 
 CARD = "__card__"
-MAX_RATIO = 50  # weights deflate by about 1.1; more than this for a big file is a bomb
+MAX_RATIO = 16  # weights deflate by about 1.1, rounded ones by 8; more than this for a big file is a bomb
 SMALL = 16 << 20  # under this any ratio is harmless
 
 
@@ -31,7 +40,7 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
     path = Path(path)
     with reading(path):
         try:
-            with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+            with warnings.catch_warnings(), opened_archive(path) as archive:
                 warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2; they read well
                 entries = archive.infolist()
                 _check_size(path, entries)

@@ -5,7 +5,9 @@ Nodes of old operator sets become what today's would be (`engine.formats.opsets`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from engine.card import ModelCard
 from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, reading, write_whole
 from engine.formats.opsets import NEWEST, upgrade
 from engine.formats.protobuf import bytes_field, float_field, int_field, read_message
-from engine.graph import Array, Graph, ModelError, Node, UnsupportedOperator, Value
+from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator, Value
 from engine.settings import PARAMETERS
 
 CARD = "card"  # key of the card's JSON among the model's metadata
@@ -145,12 +147,22 @@ def _graph(found: Mapping[str, Any], opset: int, name: str) -> Graph:
     nodes = []
     for index, item in enumerate(found["node"]):
         nodes += upgrade(_node(item, index), opset, arrays)
+    nodes = _told_apart(nodes)
     # Files of IR version 3 list every initializer among the inputs as well.
     inputs = tuple(_value(item, needs_shape=True) for item in found["input"] if item.get("name") not in arrays)
     outputs = tuple(_value(item) for item in found["output"])
     graph = Graph(found.get("name") or name, inputs, outputs, tuple(nodes), initializers=arrays)
     _check_order(graph)
     return graph
+
+
+def _told_apart(nodes: list[Node]) -> list[Node]:
+    """Nodes of a file may share a name; what is said of one must not be taken for another's."""
+    used = Counter(node.name for node in nodes)
+    return [
+        replace(node, name=f"{node.name} ({node.outputs[0]})") if used[node.name] > 1 and node.outputs else node
+        for node in nodes
+    ]
 
 
 def _array(tensor: Mapping[str, Any], name: str) -> Array:
@@ -202,7 +214,9 @@ def _attribute(found: Mapping[str, Any], where: str) -> Any:
     if kind == "t":
         return _array(found.get("t", {"dims": [], "external_data": []}), where)
     if kind == "floats":
-        return tuple(np.frombuffer(found["floats"], "<f4").tolist()) if len(found["floats"]) % 4 == 0 else ()
+        if len(found["floats"]) % 4:
+            raise ModelError(f"{where}: {len(found['floats'])} bytes are no row of float32")
+        return tuple(np.frombuffer(found["floats"], "<f4").tolist())
     value = found.get(kind, {"f": 0.0, "i": 0, "s": b""}.get(kind))
     try:
         if kind == "s":
@@ -288,8 +302,8 @@ def serialise_onnx(graph: Graph, card: ModelCard) -> bytes:
         *nodes,
         bytes_field(2, graph.name),
         *(bytes_field(5, *_tensor_parts(name, array)) for name, array in arrays.items()),
-        *(bytes_field(11, _value_bytes(value)) for value in graph.inputs),
-        *(bytes_field(12, _value_bytes(value)) for value in graph.outputs),
+        *(bytes_field(11, _value_bytes(value, value.shape)) for value in graph.inputs),
+        *(bytes_field(12, _value_bytes(value, value.shape or None)) for value in graph.outputs),
     )
     opset = bytes_field(8, int_field(2, WRITTEN_OPSET))
     metadata = bytes_field(14, bytes_field(1, CARD), bytes_field(2, card.to_json()))
@@ -343,11 +357,14 @@ def _tensor_parts(name: str, array: Array) -> tuple[bytes, ...]:
     return (*dims, code, bytes_field(8, name), bytes_field(9, little.tobytes()))
 
 
-def _value_bytes(value: Value) -> bytes:
+def _value_bytes(value: Value, shape: Shape | None) -> bytes:
+    """An input or output; without a shape nothing is said of it, () is that of a single number."""
     codes = {np.dtype(kind).name: code for code, kind in KINDS.items() if kind != "bf16"}
-    shape = bytes_field(2, *(_dimension_bytes(size, axis) for axis, size in enumerate(value.shape)))
+    sizes = [_dimension_bytes(size, axis) for axis, size in enumerate(shape or ())]
     kind = int_field(1, codes[value.dtype])
-    return bytes_field(1, value.name) + bytes_field(2, bytes_field(1, kind, shape if value.shape else b""))
+    return bytes_field(1, value.name) + bytes_field(
+        2, bytes_field(1, kind, b"" if shape is None else bytes_field(2, *sizes))
+    )
 
 
 def _dimension_bytes(size: int, axis: int) -> bytes:

@@ -85,10 +85,14 @@ def _softmax(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 
 
 def _cast(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 6, `to` is a name."""
+    """Before 6, `to` is a name. Half precision is float32 here, as weights of it are."""
     names = {"FLOAT": 1, "INT32": 6, "INT64": 7, "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11}
     to = node.attributes.get("to")
-    return [_with(_without(node, "saturate", "round_mode"), to=names.get(to, 0) if isinstance(to, str) else to)]
+    to = names.get(to, 0) if isinstance(to, str) else to
+    return [_with(_without(node, "saturate", "round_mode"), to=_FLOAT if to in _HALVES else to)]
+
+
+_FLOAT, _HALVES = 1, (10, 16)
 
 
 def _upsample(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
@@ -130,6 +134,12 @@ def _concat(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
     return [_with(node, axis=node.attributes.get("axis", 1)) if opset < 4 else node]
 
 
+def _split(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Before 18, without sizes, the outputs said into how many parts."""
+    sized = "split" in node.attributes or any(node.inputs[1:])
+    return [node if sized or opset >= 18 else _with(node, num_outputs=len(node.outputs))]
+
+
 def _inference(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
     """`is_test` of sets before 7 tells training from inference, and only inference is run here."""
     return [_without(node, "is_test", "seed")]
@@ -159,6 +169,7 @@ _CHANGES: Mapping[str, Callable[[Node, int, dict[str, Array]], list[Node]]] = {
     "Pad": _pad,
     "Resize": _resize,
     "Softmax": _softmax,
+    "Split": _split,
     "Sub": _broadcast,
     "Upsample": _upsample,
 }

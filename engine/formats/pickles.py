@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.graph import ModelError
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20  # as text of four bytes a letter they take 64 MB
 MAX_OPCODES = 1_000_000
 
 Call = Callable[..., Any]
@@ -48,6 +48,13 @@ class Named:
     def __init__(self, name: str, call: Call) -> None:
         self.name = name
         self.call = call
+
+
+class Ignored:
+    """Stands for an object that is allowed and of no interest: whatever it is given, it keeps nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
 
 
 class _Machine:
@@ -110,11 +117,15 @@ class _Machine:
     def build(self) -> None:
         # State of an OrderedDict is what PyTorch hangs on it ('_metadata'), of no use here.
         state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Ignored):
+            return
         if not isinstance(target, dict) or not isinstance(state, dict):
             raise ModelError("its pickle sets the state of an object; refused")
 
     def set_items(self, items: Sequence[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Ignored):
+            return
         if not isinstance(target, dict) or len(items) % 2:
             raise ModelError("damaged pickle: items for what is no dict")
         # Only plain keys: to hash tuples of tuples of the same tuple takes time without end.
@@ -124,6 +135,8 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Ignored):
+            return
         if not isinstance(target, list):
             raise ModelError("damaged pickle: items for what is no list")
         target.extend(items)
@@ -188,6 +201,7 @@ _OPCODES: Mapping[bytes, Callable[[_Machine], object]] = {
     b"c": lambda m: m.name(m.line(), m.line()),  # GLOBAL
     b"\x93": _stack_global,
     b"R": lambda m: m.reduce(),
+    b"\x81": lambda m: m.reduce(),  # NEWOBJ: the same call, as far as we know of it
     b"b": lambda m: m.build(),
     b"Q": lambda m: m.push(m.find(m.stack.pop())),  # BINPERSID
 }

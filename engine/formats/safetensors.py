@@ -18,7 +18,7 @@ from engine.formats.content import MAX_ARRAYS, MAX_BYTES, Content, array_of, rea
 from engine.graph import Array, ModelError
 
 METADATA = "__metadata__"
-MAX_HEADER = 100_000_000  # the format's own limit
+MAX_HEADER = 10_000_000  # a tenth of the format's own limit, and ten times what MAX_ARRAYS names take
 KINDS = {
     "BOOL": "?",
     "U8": "u1",

@@ -17,8 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from engine.formats.content import MAX_ARRAYS, MAX_AXES, MAX_BYTES, ZIP_DAMAGE, Content, check_entries, reading, widened
-from engine.formats.pickles import Named, read_pickle, shown
+from engine.formats.content import (
+    MAX_ARRAYS,
+    MAX_AXES,
+    MAX_BYTES,
+    ZIP_DAMAGE,
+    Content,
+    check_entries,
+    opened_archive,
+    reading,
+    widened,
+)
+from engine.formats.pickles import Ignored, Named, read_pickle, shown
 from engine.graph import Array, ModelError
 
 STORAGES = {
@@ -34,6 +44,7 @@ STORAGES = {
     "BoolStorage": "?",
 }
 NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
+EXTRA_STATE = "_extra_state"  # what a module keeps beside its numbers, for training
 SMALL = 16 << 20
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number as protocol 2 pickles it
 
@@ -64,7 +75,7 @@ def read_checkpoint(path: Path) -> Content:
     """
     with reading(path):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with opened_archive(path) as archive:
                 return Content(_read(archive, path.stat().st_size))
         except zipfile.BadZipFile as error:
             raise ModelError(_what_else(path, error)) from error
@@ -86,15 +97,15 @@ def _what_else(path: Path, error: Exception) -> str:
 def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
     check_entries(archive.infolist(), size)
     entries = {entry.filename: entry for entry in archive.infolist()}
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise ModelError("a compressed entry; PyTorch stores them as they are")
-    if sum(entry.file_size for entry in entries.values()) > min(size, MAX_BYTES):
-        raise ModelError(f"entries of more bytes than the file's {size}, or than the {MAX_BYTES} allowed")
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise ModelError(f"not a PyTorch checkpoint: {len(roots)} entries 'data.pkl', expected one")
     if any(name.startswith(f"{roots[0]}code/") for name in entries):
         raise ModelError("a TorchScript archive, which is a program; save its state_dict() instead")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise ModelError("a compressed entry; PyTorch stores them as they are")
+    if sum(entry.file_size for entry in entries.values()) > min(size, MAX_BYTES):
+        raise ModelError(f"entries of more bytes than the file's {size}, or than the {MAX_BYTES} allowed")
     order = archive.read(f"{roots[0]}byteorder") if f"{roots[0]}byteorder" in entries else b"little"
     if order != b"little":
         raise ModelError(f"byte order {order!r:.20}; only b'little' is read")
@@ -137,8 +148,9 @@ def _state_dict(found: Any) -> dict[str, _Tensor]:
         raise ModelError("one tensor; expected a state_dict, tensors by name")
     for nested in (found, *(found.get(key) for key in NESTED if isinstance(found, dict))):
         if isinstance(nested, dict):
-            tensors = {key: value for key, value in nested.items() if isinstance(value, _Tensor)}
-            if tensors and len(tensors) == len(nested) and all(isinstance(key, str) for key in tensors):
+            own = {key: value for key, value in nested.items() if not str(key).endswith(EXTRA_STATE)}
+            tensors = {key: value for key, value in own.items() if isinstance(value, _Tensor)}
+            if tensors and len(tensors) == len(own) and all(isinstance(key, str) for key in tensors):
                 return tensors
     keys = ", ".join(map(shown, list(found)[:5])) if isinstance(found, dict) else shown(found)
     raise ModelError(f"no state_dict in it (found {keys}); save model.state_dict()")
@@ -174,9 +186,13 @@ def _ordered_dict() -> dict[Any, Any]:
     return {}  # its items follow
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any = None, hooks: Any = None, bits: Any = None
+) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise ModelError("damaged pickle: a tensor without storage")
+    if bits:  # a view of the numbers with another sign
+        raise ModelError(f"a tensor that is a lazy view ({', '.join(map(shown, bits))}); save tensor.resolve_neg()")
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -191,9 +207,30 @@ def _no_call(name: str) -> Callable[..., Any]:
     return refuse
 
 
+# What lies beside the weights in a checkpoint of a training run: read over, never made.
+_BESIDE = (
+    "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.frozenset",
+    "builtins.list",
+    "builtins.set",
+    "collections.Counter",
+    "collections.defaultdict",
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    "torch.Size",
+    "torch.device",
+)
+_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+
 _KNOWN: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(_BESIDE, Ignored),
+    **{name.replace("builtins", "__builtin__"): Ignored for name in _BESIDE},  # as protocols 0 to 2 call it
+    **{f"torch.{name}": _no_call(f"torch.{name}") for name in (*STORAGES, *_DTYPES)},
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
-    **{f"torch.{name}": _no_call(f"torch.{name}") for name in STORAGES},
 }

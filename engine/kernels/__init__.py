@@ -92,5 +92,6 @@ FUSED: Mapping[str, tuple[Kernel, ...]] = {
     block.PAIR: block.KERNELS,
     block.BLOCK: block.KERNELS,
     conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd_rows.POOLED),
+    winograd.BESIDE: winograd.TOGETHER,
 }
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

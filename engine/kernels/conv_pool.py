@@ -28,7 +28,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from engine.graph import Array, Node
 from engine.kernels.conv import Convolution, read
-from engine.kernels.products import product_by_rows
+from engine.kernels.products import VECTOR, product_by_rows
 from engine.kernels.step import (
     FEW_CHANNELS,
     SWISH,
@@ -55,7 +55,6 @@ COLUMN_BYTES = 512 << 10  # of copied windows, at most
 # Nanoseconds of a copied run, of a number in it, of a multiply-add, and of a run of comparisons between every second
 # number (x86); only their ratios matter.
 RUN_COST, COPY_COST, PRODUCT_COST, GAPS_COST = 5.0, 0.03, 0.02, 10.0
-VECTOR = 16  # columns that a product takes for the price of fewer
 
 
 def cost(runs: int, numbers: int, rows: int, inner: int, columns: int) -> float:

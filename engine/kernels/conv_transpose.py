@@ -12,6 +12,8 @@ import numpy as np
 from engine.graph import Array, ModelError, Node, Shape
 from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
 
+MOST_TAPS = 1 << 16  # each is a call
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -47,6 +49,8 @@ def conv_transpose(node: Node, inputs: Sequence[Operand]) -> Step:
         raise ModelError(f"ConvTranspose '{node.name}': bias {inputs[2].shape}; expected ({weight[1] * group},)")
     if found["kernel_shape"] not in (None, weight[2:]):
         raise ModelError(f"ConvTranspose '{node.name}': kernel_shape={found['kernel_shape']}, its weight is {weight}")
+    if prod(weight[2:]) > MOST_TAPS:
+        raise ModelError(f"ConvTranspose '{node.name}': weight {weight}; allowed are {MOST_TAPS} taps")
     spread = spread_of(node, data[2:], weight[2:])
     batch, size, taps, pixels = data[0], data[2:], prod(weight[2:]), prod(data[2:])
     channels = weight[1] * group

@@ -89,6 +89,9 @@ def global_average_pool_last(node: Node, inputs: Sequence[Operand]) -> Step:
     return replace(plain, bind=bind, layout=Layout.LAST)
 
 
+MOST_TAPS = 1 << 16  # each is a call
+
+
 MAX: tuple[Kernel, ...] = (max_pool,)
 AVERAGE: tuple[Kernel, ...] = (average_pool,)
 GLOBAL_AVERAGE: tuple[Kernel, ...] = (global_average_pool, global_average_pool_last)
@@ -98,6 +101,8 @@ def _windows(node: Node, inputs: Sequence[Operand], found: dict[str, object]) ->
     kernel = found["kernel_shape"]
     if not isinstance(kernel, tuple):
         raise ModelError(f"{node.op_type} '{node.name}': kernel_shape is missing")
+    if sum(kernel) > MOST_TAPS:
+        raise ModelError(f"{node.op_type} '{node.name}': a window of {kernel!r:.60}; allowed are {MOST_TAPS} taps")
     return windows_of(node, inputs[0].shape[2:], kernel, found, ceil=bool(found["ceil_mode"]))
 
 

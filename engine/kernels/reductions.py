@@ -76,12 +76,13 @@ def lrn(node: Node, inputs: Sequence[Operand]) -> Step:
     shape, size = inputs[0].shape, found["size"]
     if not isinstance(size, int) or size < 1 or len(shape) < 2:
         raise ModelError(f"LRN '{node.name}': size={size!r:.20} channels of an input {shape}")
-    before = (size - 1) // 2
-    squares = (shape[0], shape[1] + size - 1, *shape[2:])
+    most = shape[1] - 1  # neighbours that there are on a side
+    before, after = min((size - 1) // 2, most), min(size // 2, most)
+    squares = (shape[0], shape[1] + before + after, *shape[2:])
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         padded, channels = scratch[0], shape[1]
-        windows = [padded[:, start : start + channels] for start in range(size)]
+        windows = [padded[:, start : start + channels] for start in range(before + after + 1)]
         return [
             partial(padded.fill, 0),
             partial(np.square, arrays[0], out=windows[before]),

@@ -32,6 +32,8 @@ _ATTRIBUTES: dict[str, Any] = {
     "sizes": None,
 }
 
+MOST_OF_A_MATRIX = 1 << 22  # numbers: 2048 x 2048
+
 
 @dataclass(frozen=True)
 class AxisResize:
@@ -39,15 +41,29 @@ class AxisResize:
 
     Attributes:
         axis: which.
-        weights: (outputs, inputs): each output as a sum of inputs.
-        sources: where each output is a copy of one input: its place; else None.
+        length: of the input along it.
+        sources: (outputs, taps), the places of the inputs that each output is made of.
+        shares: (outputs, taps), how much of each; None: each output is a copy of one input.
         outside: places of outputs that lie beyond the region, which get a fixed number.
     """
 
     axis: int
-    weights: Array
-    sources: Array | None
+    length: int
+    sources: Array
+    shares: Array | None
     outside: Array
+
+    @property
+    def as_product(self) -> bool:
+        """Whether to multiply by a matrix, mostly of zeros; that of a long signal would fill the memory."""
+        return self.shares is not None and len(self.sources) * self.length <= MOST_OF_A_MATRIX
+
+    def matrix(self) -> Array:
+        """(outputs, inputs), what each output takes of each input."""
+        assert self.shares is not None
+        matrix = np.zeros((len(self.sources), self.length))
+        np.add.at(matrix, (np.arange(len(matrix))[:, None], self.sources), self.shares)
+        return matrix.astype(np.float32)
 
 
 def resize(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -56,34 +72,54 @@ def resize(node: Node, inputs: Sequence[Operand]) -> Step:
     steps = axis_resizes(node, shape)
     sizes = [shape]
     for step in steps:
-        sizes.append((*sizes[-1][: step.axis], len(step.weights), *sizes[-1][step.axis + 1 :]))
+        sizes.append((*sizes[-1][: step.axis], len(step.sources), *sizes[-1][step.axis + 1 :]))
     if not steps:
         return Step(shape, None)
     beyond = np.float32(node.attributes.get("extrapolation_value", 0.0))
+    taken = [step.length if step.as_product else step.sources.shape[1] for step in steps]
+    by_taps = [step.shares is not None and not step.as_product for step in steps]
+    rooms = [Scratch(size) if needed else Scratch((0,)) for size, needed in zip(sizes[1:], by_taps, strict=True)]
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
-        values = [arrays[0], *scratch, out]
-        for step, source, target in zip(steps, values[:-1], values[1:], strict=True):
-            calls += _apply(step, source, target)
+        values = [arrays[0], *scratch[len(steps) :], out]
+        for step, source, target, room in zip(steps, values[:-1], values[1:], scratch, strict=False):
+            calls += _apply(step, source, target, room)
         for step in steps:
             if len(step.outside):
                 calls.append(partial(out.__setitem__, (*(slice(None),) * step.axis, step.outside), beyond))
         return calls
 
-    macs = sum(prod(size) * step.weights.shape[1] for step, size in zip(steps, sizes[1:], strict=True))
-    return Step(sizes[-1], bind, tuple(Scratch(size) for size in sizes[1:-1]), macs=macs)
+    macs = sum(prod(size) * count for count, size in zip(taken, sizes[1:], strict=True))
+    return Step(sizes[-1], bind, (*rooms, *(Scratch(size) for size in sizes[1:-1])), macs=macs)
 
 
-def _apply(step: AxisResize, source: Array, target: Array) -> list[Call]:
-    if step.sources is not None:
-        return [partial(np.take, source, step.sources, axis=step.axis, out=target, mode="clip")]
+def _apply(step: AxisResize, source: Array, target: Array, room: Array) -> list[Call]:
+    if step.shares is None:
+        return [_take(step, 0, source, target)]
+    if not step.as_product:
+        return _apply_by_taps(step, step.shares, source, target, room)
     outer, inner = prod(source.shape[: step.axis]), prod(source.shape[step.axis + 1 :])
-    outputs, length = step.weights.shape
-    weights = step.weights.astype(np.float32)
+    outputs, length, weights = len(step.sources), step.length, step.matrix()
     if inner == 1:  # the last axis: rows times the matrix
         return [gemm(source.reshape(outer, length), weights.T, target.reshape(outer, outputs))]
     return [gemm(weights, source.reshape(outer, length, inner), target.reshape(outer, outputs, inner))]
+
+
+def _apply_by_taps(step: AxisResize, shares: Array, source: Array, target: Array, room: Array) -> list[Call]:
+    calls: list[Call] = []
+    for tap in range(shares.shape[1]):
+        place = room if tap else target
+        share = shares[:, tap].astype(np.float32).reshape(-1, *(1,) * (source.ndim - step.axis - 1))
+        calls += [_take(step, tap, source, place), partial(np.multiply, place, share, out=place)]
+        if tap:
+            calls.append(partial(np.add, target, room, out=target))
+    return calls
+
+
+def _take(step: AxisResize, tap: int, source: Array, out: Array) -> Call:
+    places = np.ascontiguousarray(step.sources[:, tap])
+    return partial(np.take, source, places, axis=step.axis, out=out, mode="clip")
 
 
 def axis_resizes(node: Node, shape: Shape) -> list[AxisResize]:
@@ -158,14 +194,12 @@ def _axis_resize(
         outside = outside[:0]
     if found["mode"] == "nearest":
         sources = np.clip(_NEAREST[found["nearest_mode"]](where), 0, length - 1).astype(np.int64)
-        return AxisResize(axis, np.eye(length, dtype=np.bool_)[sources], sources, outside)
+        return AxisResize(axis, length, sources[:, None], None, outside)
     taps, shares = _taps(found, where, min(scale, 1.0) if found["antialias"] else 1.0)
     if found["exclude_outside"]:
         shares = np.where((taps < 0) | (taps >= length), 0, shares)
     shares = shares / shares.sum(axis=1, keepdims=True)
-    weights = np.zeros((size, length))
-    np.add.at(weights, (np.arange(size)[:, None], np.clip(taps, 0, length - 1)), shares)
-    return AxisResize(axis, weights, None, outside)
+    return AxisResize(axis, length, np.clip(taps, 0, length - 1), shares, outside)
 
 
 def _coordinates(mode: str, length: int, size: int, scale: float, region: tuple[float, float]) -> Array:
@@ -179,8 +213,8 @@ def _coordinates(mode: str, length: int, size: int, scale: float, region: tuple[
         start, end = region
         steps = places * (end - start) * (length - 1) / (exact - 1) if exact != 1 else (end - start) * (length - 1) / 2
         return np.broadcast_to(start * (length - 1) + steps, (size,))
-    if mode == "pytorch_half_pixel" and exact == 1:
-        return places * 0 - 0.5
+    if mode == "pytorch_half_pixel" and size == 1:
+        return places * 0
     where = (places + 0.5) / scale - 0.5
     return where + length / 2 * (1 - size / exact) if mode == "half_pixel_symmetric" else where
 

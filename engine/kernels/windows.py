@@ -74,8 +74,11 @@ class Windows:
         total = np.ones((), np.float32)
         for size, kernel, stride, dilation, begin, end, out in self._axes():
             low, high = (0, begin + size + end) if include_pad else (begin, begin + size)
-            taps = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation
-            total = total[..., None] * ((taps >= low) & (taps < high)).sum(axis=1, dtype=np.float32)
+            starts = np.arange(out) * stride
+            before, within = (
+                (limit - starts + dilation - 1) // dilation for limit in (low, high)
+            )  # taps below each limit
+            total = total[..., None] * (np.clip(within, 0, kernel) - np.clip(before, 0, kernel)).astype(np.float32)
         return total
 
     def _axes(self) -> list[tuple[int, ...]]:

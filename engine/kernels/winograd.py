@@ -1,11 +1,16 @@
 """Conv 3x3 by Winograd's minimal filtering F(m x m, 3 x 3), channels last, all of it stacked matrix products.
 
-Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer for m = 2, 4 times for m = 4. Input
-tiles d, weights g and output tiles y are transformed on both sides, y = A' [(G g G') * (B' d B)] A, with the matrices
-of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308). The sums of m = 4 cancel:
-its largest error is about 1e-5 of the output's largest number, against 5e-7 for m = 2 and for plain products.
+Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer for m = 2, 4 times for m = 4, 4.6
+times for m = 5 (5.1 for m = 6 are eaten by the transforms). Input tiles d, weights g and output tiles y are transformed
+on both sides, y = A' [(G g G') * (B' d B)] A; see Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
+(arXiv 1509.09308). Their sums cancel: the largest error is about 1e-6 of the output's largest number for m = 4, 3e-6
+for m = 5, against 2e-7 for m = 2 and for plain products.
 
 With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
+
+A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `engine.passes.fuse_beside` makes one
+node (BESIDE) of the two and the Concat that reads them. It multiplies the framed pixels straight into its channels of
+the slab, so that one last pass serves both and nothing is copied: 0.85 of the time of the three.
 """
 
 from __future__ import annotations
@@ -18,8 +23,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from engine import blas
-from engine.graph import Array, Node
+from engine.graph import Array, Node, Shape
 from engine.kernels.conv import read
+from engine.kernels.conv_last import as_rows
 from engine.kernels.products import panel_width, product
 from engine.kernels.step import (
     FLOOR,
@@ -32,7 +38,6 @@ from engine.kernels.step import (
     Scratch,
     Step,
     copy,
-    finish,
     finish_channels,
     first,
     flat,
@@ -40,37 +45,19 @@ from engine.kernels.step import (
     last,
 )
 
-# m -> A', B', G
-MATRICES = {
-    2: (
-        ((1, 1, 1, 0), (0, 1, -1, -1)),
-        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-        ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    ),
-    4: (
-        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-        (
-            (4, 0, -5, 0, 1, 0),
-            (0, -4, -4, 1, 1, 0),
-            (0, 4, -4, -1, 1, 0),
-            (0, -2, -1, 2, 1, 0),
-            (0, 2, -1, -2, 1, 0),
-            (0, 4, 0, -5, 0, 1),
-        ),
-        (
-            (1 / 4, 0, 0),
-            (-1 / 6, -1 / 6, -1 / 6),
-            (-1 / 6, 1 / 6, -1 / 6),
-            (1 / 24, 1 / 12, 1 / 6),
-            (1 / 24, -1 / 12, 1 / 6),
-            (0, 0, 1),
-        ),
-    ),
-}
+# m -> where polynomials are taken, infinity besides. The second must be 1, and powers of two make exact matrices. Of
+# such sets these have the smallest errors: (0, 1, -1, 2, -2) has three times those of m = 4 here.
+POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 1 / 2, -2), 5: (0, 1, -1, 1 / 2, -1 / 2, 3)}
+BESIDE = "Conv|Conv"  # inputs: data, weight 3x3, weight 1x1 (whose outputs come first), bias or floor of all outputs
 LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
 # Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
 SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
+
+
+def winograd5(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(5 x 5, 3 x 3), where its tiles fit the output better than those of F(4 x 4, 3 x 3)."""
+    return _winograd(node, inputs, 5)
 
 
 def winograd4(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -83,9 +70,22 @@ def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return _winograd(node, inputs, 2)
 
 
+def winograd5_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(5 x 5, 3 x 3) with a 1x1 Conv beside it."""
+    return _winograd(node, inputs, 5)
+
+
+def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """F(4 x 4, 3 x 3) with a 1x1 Conv beside it."""
+    return _winograd(node, inputs, 4)
+
+
 def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
-    conv = read(node, inputs)
+    beside = node.op_type == BESIDE
+    conv = read(node, inputs[:2] if beside else inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
+    narrow = inputs[2].shape[0] if beside else 0  # outputs of the 1x1 Conv
+    total = narrow + outputs
     plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
     if not plain or not conv.fixed or min(outputs, channels) < LEAST_CHANNELS:
         return None
@@ -93,7 +93,9 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     (apart_y, apart_x) = apart = windows.dilations
     down, across = (-(-size // (m * step)) for size, step in zip((height, width), apart, strict=True))
     row_tiles = apart_y * across * apart_x  # tiles in a row of them
-    if n * n * down * row_tiles > 9 * height * width:
+    count = _count(m, (height, width), apart)
+    worse = m == 5 and count > 0.9 * _count(4, (height, width), apart)
+    if worse or count > 9 * height * width or (beside and apart != (1, 1)):
         return None
     framed = (apart_y * (down * m + 2), apart_x * (across * m + 2))
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
@@ -106,41 +108,35 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         Scratch((slab * apart_y, n, framed[1] * channels)),  # rows transformed
         Scratch((n, n, tiles * channels)),  # and gathered: column of the tile, row of the tile
         Scratch((n, n, tiles * channels)),  # columns transformed
-        Scratch((n, n, tiles * outputs)),  # products
+        Scratch((tiles * max(n * n * outputs, m * m * total),)),  # products, then the picture
         Scratch((m, n, tiles * outputs)),  # columns of the output
         Scratch((m, m, tiles * outputs)),  # rows of it
     )
-    back, there, _ = (np.array(matrix, np.float32) for matrix in MATRICES[m])
+    back, there, _ = (matrix.astype(np.float32) for matrix in matrices(m))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         data = last(arrays[0])
         calls: list[Call] = []
-        bias, residual = conv.added(arrays)
-        biases = [] if bias is None else [bias]
-        floors = [biases.pop()] if conv.activation == FLOOR else []
+        biases = [*arrays[3:]] if beside else [*arrays[2 : 2 + conv.has_bias]]
+        late = biases.pop(0) if biases and (beside or conv.activation == FLOOR) else None
+        residual = conv.added(arrays)[1]
         for item in range(batch):
             for top in range(0, down, slab):
                 rows = min(slab, down - top)
                 tiles = _tiles(data[item, top * m * apart_y :], rows, arrays[1], biases, scratch)
                 calls += tiles[0]
                 lines = slice(top * m * apart_y, min((top + rows) * m * apart_y, height))
+                # Once summed up, products are not read again: the picture takes their place.
+                picture = scratch[3][: tiles[1].size // outputs * total].reshape(*tiles[1].shape[:-1], total)
+                calls.append(copy(picture[..., narrow:], tiles[1]))
+                picture = picture.reshape(prod(picture.shape[:3]), -1, total)[: lines.stop - lines.start, :width]
+                if beside:
+                    pixels = last(border.inside(arrays[0]))[item, lines]
+                    calls.append(gemm(pixels, arrays[2], picture[..., :narrow]))
                 here = (slice(item, item + 1), slice(None), lines)
-                calls += _finish(tiles[1], out[here], floors, None if residual is None else residual[here], scratch)
+                also = None if residual is None else residual[here]
+                calls += finish_channels(first(picture[None]), out[here], late, also, conv.activation, conv.late)
         return calls
-
-    def _finish(
-        tiles: Array, out: Array, floors: Sequence[Array], residual: Array | None, scratch: Sequence[Array]
-    ) -> list[Call]:
-        """From tiles in a picture's order: the activation and a residual, in one pass if it can be."""
-        size = (prod(tiles.shape[:3]), prod(tiles.shape[3:6]))
-        if residual is None and out.shape[2:] == size:
-            return finish(tiles, last(out)[0].reshape(tiles.shape), floors, conv.activation)
-        # Once summed up, products are not read again: the picture takes their place.
-        picture = flat(scratch[3])[: tiles.size].reshape(tiles.shape)
-        calls: list[Call] = [copy(picture, tiles)]
-        picture = picture.reshape(1, *size, outputs)[:, : out.shape[2], :width]
-        floor = floors[0] if floors else None
-        return calls + finish_channels(first(picture), out, floor, residual, conv.activation, conv.late)
 
     def _tiles(
         data: Array, rows: int, weight: Array, biases: Sequence[Array], scratch: Sequence[Array]
@@ -180,17 +176,37 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         parts = done.reshape(m, m, rows, apart_y, across, apart_x, outputs)
         return calls, parts.transpose(2, 1, 3, 4, 0, 5, 6)
 
+    packs = {1: Pack(f"winograd{m}/{panel}", partial(_transform, m, panel))}
     return Step(
-        (batch, outputs, height, width),
+        (batch, total, height, width),
         bind,
         scratch,
-        conv.macs,
+        conv.macs + batch * height * width * channels * narrow,
         layout=Layout.LAST,
         border=border,
         strided=True,
         strided_out=True,
-        packs={1: Pack(f"winograd{m}/{panel}", partial(_transform, m, panel))},
+        packs=packs | {2: Pack("rows", as_rows)} if beside else packs,
     )
+
+
+def _count(m: int, size: Shape, apart: Shape) -> int:
+    """How many products an output of this size takes of each input channel with each output channel."""
+    return prod(step * -(-length // (m * step)) * (m + 2) for length, step in zip(size, apart, strict=True))
+
+
+def matrices(m: int) -> tuple[Array, Array, Array]:
+    """A' (m, m + 2), B' (m + 2, m + 2) and G (m + 2, 3), in float64: the algorithm of Toom and Cook at POINTS[m]."""
+    points, n = np.array(POINTS[m], np.float64), m + 2
+    back, there, weights = np.zeros((m, n)), np.zeros((n, n)), np.zeros((n, 3))
+    for row, point in enumerate(points):
+        others = np.delete(points, row)
+        back[:, row] = point ** np.arange(m)
+        there[row, :-1] = np.poly(others)[::-1]
+        weights[row] = point ** np.arange(3) / np.prod(point - others)
+    back[-1, -1] = weights[-1, -1] = 1
+    there[-1] = np.poly(points)[::-1]
+    return back, there, weights
 
 
 def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
@@ -200,15 +216,17 @@ def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
 
 def _transform(m: int, panel: int | None, weight: Array) -> Array:
     """(O, I, 3, 3) -> (columns of the tile * rows of the tile, I, O), or that in panels; computed in float64."""
-    both = np.kron(MATRICES[m][2], MATRICES[m][2])  # G g G' as one product; transposed, columns first
+    both = np.kron(matrices(m)[2], matrices(m)[2])  # G g G' as one product; transposed, columns first
     outputs, channels = weight.shape[:2]
     width = panel or TRANSFORMED  # in float64, all at once would take 8 times what the weights do
-    found = np.empty((len(both), outputs // panel, channels, panel) if panel else (len(both), channels, outputs), "f4")
+    count = -(-outputs // width)
+    found = np.zeros((len(both), count, channels, width) if panel else (len(both), channels, outputs), np.float32)
     for start in range(0, outputs, width):
-        taps = weight[start : start + width].transpose(3, 2, 1, 0).reshape(9, -1).astype(np.float64)
-        target = found[:, start // width] if panel else found[:, :, start : start + width]
-        target[...] = (both @ taps).reshape(target.shape)
+        some = weight[start : start + width].transpose(3, 2, 1, 0).astype(np.float64)
+        target = found[:, start // width] if panel else found[:, :, start:]
+        target[..., : some.shape[-1]] = (both @ some.reshape(9, -1)).reshape(len(both), *some.shape[2:])
     return found
 
 
-KERNELS: tuple[Kernel, ...] = (winograd4, winograd2)
+KERNELS: tuple[Kernel, ...] = (winograd5, winograd4, winograd2)
+TOGETHER: tuple[Kernel, ...] = (winograd5_beside, winograd4_beside)

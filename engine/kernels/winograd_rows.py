@@ -33,9 +33,9 @@ from engine.kernels.step import (
     gemm,
     last,
 )
-from engine.kernels.winograd import LEAST_CHANNELS, MATRICES
+from engine.kernels.winograd import LEAST_CHANNELS, matrices
 
-BACK, THERE, FILTER = (np.array(matrix, np.float32) for matrix in MATRICES[4])
+BACK, THERE, FILTER = (matrix.astype(np.float32) for matrix in matrices(4))
 ROWS, TAKEN = BACK.shape  # of outputs and inputs that a tile has
 HALVES = BACK[[0, 2, 1, 3]]  # first the upper rows of the pool's windows, then the lower ones
 

@@ -60,8 +60,8 @@ def _coordinate(has: Any, place: int, length: int, size: int, scale: float, regi
         if exact == 1:
             return float((start + end) * (length - 1) / 2)
         return float(start * (length - 1) + place * (end - start) * (length - 1) / (exact - 1))
-    if mode == "pytorch_half_pixel" and exact == 1:
-        return -0.5
+    if mode == "pytorch_half_pixel" and size == 1:
+        return 0.0
     moved = length / 2 * (1 - size / exact) if mode == "half_pixel_symmetric" else 0.0
     return moved + (place + 0.5) / scale - 0.5
 

@@ -48,6 +48,11 @@ def test_points_that_fold_or_lie_on_a_line_are_refused():
         fit_camera(SIZE, pixels, np.array([[0, 1], [0, 2], [0, 3], [0, 4.0]]))
     with pytest.raises(ValueError, match="at least 4"):
         fit_camera(SIZE, pixels[:3], SHEET[:3])
+    with pytest.raises(ValueError, match="two of the points are the same"):
+        fit_camera(SIZE, pixels[[0, 1, 2, 2]], SHEET[[0, 1, 2, 2]])
+    in_line = np.array([[-0.3, 0.5], [0.0, 0.5], [0.3, 0.5], [0.0, 1.1]])
+    with pytest.raises(ValueError, match="three lie on one line"):
+        fit_camera(SIZE, camera.project(in_line)[0], in_line)
     with pytest.raises(ValueError, match="finite"):
         fit_camera(SIZE, pixels * math.nan, SHEET)
 
@@ -76,6 +81,8 @@ def test_a_chessboard_on_the_ground_tells_the_same():
     assert math.degrees(found.pitch) == pytest.approx(math.degrees(0.6), abs=1)
     with pytest.raises(ValueError, match="no chessboard"):
         chessboard(np.full_like(picture, 90), columns, rows, square)
+    with pytest.raises(ValueError, match="too small"):
+        chessboard(picture, 2, 5, square)
 
 
 def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
@@ -102,6 +109,28 @@ def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
             run_calibration(picture, wrong, board, 0.025, 0.0, file)
     with pytest.raises(SettingsError, match="missing"):
         run_calibration(tmp_path / "missing.png", points, None, 0.025, 0.0, file)
+
+
+@pytest.mark.parametrize(
+    ("before", "scale", "reason"),
+    [
+        ("this is = = no TOML\n", 1, "not valid TOML"),
+        ('modle = "track"\n', 1, "unknown setting 'modle'; did you mean 'model'"),
+        ('[[camera]]\nname = "left"\ncamera_height = 9.0\n', 1, r"\[\[camera\]\] left has a camera_height of its own"),
+        ("", 1000, "camera_height = .* is not allowed"),  # places in millimetres
+    ],
+)
+def test_what_run_would_not_read_back_is_not_written(tmp_path, before, scale, reason):
+    picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
+    cv2.imwrite(str(picture), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    file.write_text(before)
+    pixels, _ = GroundCamera.of(SIZE, 0.3, 0.4, 1.2).project(SHEET)
+    points = [f"{x},{y}={right},{ahead}" for (x, y), (right, ahead) in zip(pixels, SHEET * scale, strict=True)]
+    with pytest.raises(SettingsError, match=f"^{file}: .*{reason}" if scale == 1 else reason) as caught:
+        run_calibration(picture, points, None, 0.025, 0.0, file)
+    assert "partial" not in str(caught.value)
+    assert file.read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"seen.png", "car.toml"}
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb and xdotool")

@@ -53,6 +53,13 @@ def test_lines_are_short_even_of_large_numbers():
     assert len(message((1 << 32) - 1, dict.fromkeys(LANE, -9999.0), 199.9)) <= 80
 
 
+def until(happens):
+    end = time.monotonic() + 5
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def receiver():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
@@ -91,6 +98,54 @@ def test_a_serial_port_gets_the_same_lines():
     sink.start()
     see(sink, LANE)
     assert fields(os.read(master, 200).strip())[3] == "-0.1234"
+    sink.stop()
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_serial_line_that_is_slower_than_the_camera_never_queues_old_lines(monkeypatch):
+    """9600 baud carry 20 lines a second: what waited would come seconds late and call itself new."""
+    master, slave = pty.openpty()
+    waiting = [0]
+    monkeypatch.setattr("camapp.sinks.drive._waiting", lambda handle: waiting[0])
+    sink = DriveSink(f"serial://{os.ttyname(slave)}?baud=9600")
+    sink.start()
+    see(sink, LANE)
+    until(lambda: sink.sent == 1)
+    waiting[0] = 44
+    for seq in range(1, 4):
+        see(sink, LANE | {"offset_m": seq / 10}, seq)
+        until(lambda seq=seq: sink.lost >= seq)
+    waiting[0] = 0
+    see(sink, LANE | {"offset_m": 0.5}, 4)
+    until(lambda: sink.sent == 2)
+    lines = os.read(master, 500).split()
+    assert [fields(line)[3] for line in lines] == ["-0.1234", "0.5000"]
+    sink.stop()
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_serial_port_that_is_pulled_and_plugged_in_again_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("camapp.sinks.drive._RETRY_S", 0.05)
+    port = tmp_path / "port"
+    master, slave = pty.openpty()
+    port.symlink_to(os.ttyname(slave))
+    sink = DriveSink(f"serial://{port}")
+    sink.start()
+    see(sink, LANE)
+    assert fields(os.read(master, 200).strip())[1] == "0"
+    os.close(master)
+    os.close(slave)
+    port.unlink()
+    see(sink, LANE)
+    until(lambda: sink.lost > 2)
+    master, slave = pty.openpty()
+    port.symlink_to(os.ttyname(slave))
+    before = sink.sent
+    until(lambda: sink.sent > before)
+    see(sink, LANE | {"offset_m": 0.5})
+    until(lambda: b",0.5000," in os.read(master, 500))
     sink.stop()
     os.close(master)
     os.close(slave)

@@ -56,6 +56,17 @@ def test_a_short_line_along_a_long_one_is_its_echo_and_one_that_leaves_it_is_non
         assert len(linefield.read(said(linefield.write([(line, False) for line in lines], GRID)))) == count
 
 
+def test_an_unclear_line_counts_beside_a_clear_one_alone():
+    unclear, clear = [(0.2, 0.95), (0.25, 0.3)], [(0.7, 0.95), (0.6, 0.3)]
+    field = said(linefield.write([(unclear, False)], GRID), sure=1.4)  # presence 0.8
+    assert linefield.read(field) == []
+    right = said(linefield.write([(clear, False)], GRID))
+    field[:, GRID[1] // 2 :] = right[:, GRID[1] // 2 :]
+    first, second = linefield.read(field)
+    assert gap(first.points, clear) < 0.2
+    assert gap(second.points, unclear) < 0.2
+
+
 def test_a_small_gap_is_bridged_and_a_large_one_is_not():
     field = linefield.write([([(0.5, 0.98), (0.5, 0.02)], False)], GRID)
     small, large = field.copy(), field.copy()

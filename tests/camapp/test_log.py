@@ -55,7 +55,7 @@ def read(path):
 
 def test_a_line_has_every_field_of_the_schema(tmp_path):
     sink = sink_for(tmp_path / "log.jsonl")
-    send(sink, 7, Truth("41", (Box(0, 0, 1, 1, "4"),)))
+    send(sink, 7, Truth("41", (Box(0, 0, 1, 1, "4"),), (Polyline(((5, 6), (7, 8))),), {"offset_m": 0.1}))
     sink.stop()
     (record,) = read(tmp_path / "log.jsonl")
     wanted = "schema seq time t_mono_ns clock_synced source model task label score raw_label raw_score top boxes lines"
@@ -69,6 +69,8 @@ def test_a_line_has_every_field_of_the_schema(tmp_path):
     assert record["fps"] == 29.97
     assert record["file"] == "12_7.png"
     assert record["truth"]["label"] == "41"
+    assert record["truth"]["lines"][0]["points"] == [[5, 6], [7, 8]]
+    assert record["truth"]["values"] == {"offset_m": 0.1}
     assert record["time"].endswith("+00:00")
 
 

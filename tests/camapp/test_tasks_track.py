@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from camapp.ground import GroundCamera
 from camapp.picture import Layout, Picture
-from camapp.records import Frame, Shot
+from camapp.records import Frame, Polyline, Shot
 from camapp.scenes.scene import SceneOptions
 from camapp.scenes.track import TrackScene
 from camapp.tasks import linefield
@@ -111,14 +113,71 @@ def test_a_picture_that_never_changes_is_frozen():
     for frame in range(30):
         assert run(task, noise(), lines, frame / 30).label == "lane"
     assert no_lane(run(task, noise(), lines, 1.5), "the picture is frozen")
-    assert run(task, noise(1), lines, 1.6).label == "lane"
+    assert [run(task, noise(1 + i), lines, 1.6 + i / 30).label for i in range(5)][-1] == "lane"
 
 
-def test_lines_above_the_horizon_ask_whether_the_camera_is_upside_down():
-    line = type("Line", (), {"points": ((60.0, 30.0), (100.0, 4.0)), "label": ""})
+def test_a_lane_is_as_old_as_the_picture_it_was_seen_in():
+    # A camera that stops and shows its last picture on: what drives by it must know at once, not after a second.
+    scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
+    lines = output_of(scene.render(0)[1].lines, (160, 120))
+    task = create_task("track", CARD, TaskOptions())
+    moving = [run(task, noise(frame), lines, frame / 30).values["age_ms"] for frame in range(5)]
+    assert moving == [0.0] * 5
+    still = [run(task, noise(4), lines, (4 + frame) / 30).values["age_ms"] for frame in range(1, 10)]
+    assert still == pytest.approx([1000 * frame / 30 for frame in range(1, 10)], abs=0.1)
+
+
+def test_lines_that_all_lie_above_the_horizon_are_no_lane():
+    # Level lines fit neither way round.
+    line = type("Line", (), {"points": ((10.0, 30.0), (150.0, 30.0)), "label": ""})
     task = create_task("track", CARD, TaskOptions(camera_pitch=0.0))
     found = run(task, noise(), output_of([line], (160, 120)))
-    assert no_lane(found, "all lines lie above the horizon; is the camera upside down")
+    assert no_lane(found, "all lines lie above the horizon; is the camera's pitch wrong?")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_camera_that_hangs_upside_down_is_told_and_one_that_does_not_is_not(seed, known):
+    size = (320, 240)
+    scene = TrackScene(SceneOptions(size=size, seed=seed))
+    at = scene.camera
+    options = (
+        TaskOptions(camera_height=at.height, camera_pitch=math.degrees(at.pitch), camera_view=math.degrees(at.across))
+        if known
+        else TaskOptions()
+    )
+    upright, hanging = create_task("track", CARD, options), create_task("track", CARD, options)
+    for frame in range(12):
+        pixels, truth = scene.render(30 * frame)
+        found = run(upright, pixels, output_of(truth.lines, size), frame)
+        assert found.label == "lane"
+        turned = [replace(line, points=tuple((320 - x, 240 - y) for x, y in line.points)) for line in truth.lines]
+        found = run(hanging, pixels[::-1, ::-1], output_of(turned, size), frame)
+        assert no_lane(found, "the picture seems upside down")
+
+
+def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_by_what_it_saw_before():
+    size = (320, 240)
+    scene = TrackScene(SceneOptions(size=size, seed=4))
+    _, truth = scene.render(0)
+    turned = [replace(line, points=tuple((320 - x, 240 - y) for x, y in line.points)) for line in truth.lines]
+    task = create_task("track", CARD, TaskOptions())
+    for frame in range(30):
+        assert run(task, noise(frame), output_of(truth.lines, size), frame / 30).label == "lane"
+    labels = [run(task, noise(frame), output_of(turned, size), frame / 30) for frame in range(30, 60)]
+    assert no_lane(labels[-1], "the picture seems upside down")
+
+
+def test_a_car_that_stands_across_its_lane_is_not_upside_down():
+    # One border alone, 35 degrees to the car: what an upside-down camera sees looks much the same.
+    camera = GroundCamera.of((640, 480), 0.3, math.radians(18), math.radians(66))
+    away = np.linspace(0.2, 3, 50)[:, None] * [-math.sin(0.6), math.cos(0.6)] + [0.4, 0.0]
+    pixels, _ = camera.project(away)
+    shown = pixels[(pixels >= 0).all(axis=1) & (pixels < (640, 480)).all(axis=1)]
+    line = Polyline(tuple(map(tuple, shown.tolist())))
+    found = run(create_task("track", CARD, TaskOptions()), noise(size=(640, 480)), output_of([line], (640, 480)))
+    assert found.label == "lane"
+    assert found.values["heading_deg"] == pytest.approx(math.degrees(0.6), abs=3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])

@@ -116,6 +116,13 @@ MORE_CASES = [
         mode="linear",
         coordinate_transformation_mode="pytorch_half_pixel",
     ),
+    resized(
+        "cubic_torch_one",
+        (1, 1, 2, 6),
+        sizes=(1, 1, 5, 1),
+        mode="cubic",
+        coordinate_transformation_mode="pytorch_half_pixel",
+    ),
     resized("linear_antialias", (1, 1, 6, 6), scales=DOWN, mode="linear", antialias=1),
     resized("cubic_up", (1, 1, 4, 5), scales=UP, mode="cubic"),
     resized("cubic_inside", (1, 1, 4, 5), scales=DOWN, mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1),

@@ -20,8 +20,8 @@ from engine.planner import choose_steps, make_plan
 from engine.reference import run_graph
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan
 
-# Of the output's largest number. F(4, 3) multiplies by up to 8 and cancels; all others only round.
-TOLERANCES = {"winograd4": 1e-4}
+# Of the output's largest number. Sums that cancel make the error of F(4, 3) and F(5, 3); all others only round.
+TOLERANCES = {"winograd4": 2e-5, "winograd5": 5e-5}
 PLAIN = 1e-5
 
 KERNEL_NAMES = [kernel.__name__ for kernel in KERNELS["Conv"]]
@@ -30,6 +30,8 @@ KERNEL_NAMES = [kernel.__name__ for kernel in KERNELS["Conv"]]
 SHAPES: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int]] = [
     ((1, 16, 8, 8), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
     ((2, 16, 7, 9), (32, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
+    ((1, 16, 10, 10), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
+    ((2, 24, 13, 15), (32, 24, 3, 3), (1, 1), (1, 0, 1, 2), 1),
     ((1, 17, 5, 6), (19, 17, 3, 3), (1, 1), (0, 0, 0, 0), 1),
     ((1, 24, 6, 6), (16, 24, 3, 3), (1, 1), (2, 0, 1, 3), 1),
     ((1, 16, 4, 4), (64, 16, 1, 1), (1, 1), (0, 0, 0, 0), 1),
@@ -54,6 +56,7 @@ DILATED: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int, tuple[i
     ((1, 17, 15, 20), (16, 17, 3, 3), (1, 1), (4, 4, 4, 4), 1, (4, 4)),
     ((1, 16, 24, 9), (16, 16, 3, 3), (1, 1), (3, 0, 1, 2), 1, (3, 1)),
     ((2, 16, 6, 30), (16, 16, 3, 3), (1, 1), (1, 5, 1, 0), 1, (1, 5)),
+    ((1, 16, 18, 20), (16, 16, 3, 3), (1, 1), (2, 2, 2, 2), 1, (2, 2)),
 ]
 
 
@@ -150,10 +153,11 @@ def test_kernel_agrees_in_many_slabs(kernel: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("slab", [3000, 768 << 10])
 @pytest.mark.parametrize("residual", [0, 1, LATE])
-@pytest.mark.parametrize("kernel", ["winograd2", "winograd4", "rows_in_panels"])
+@pytest.mark.parametrize("kernel", ["winograd2", "winograd4", "winograd5", "rows_in_panels"])
 def test_kernel_agrees_with_dilation(kernel: str, residual: int, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.kernels.winograd.SLAB_BYTES", slab)
-    assert all(check(kernel, shape, residual=residual, wraps=True) for shape in DILATED)
+    taken = [check(kernel, shape, residual=residual, wraps=True) for shape in DILATED]
+    assert all(taken) or (kernel == "winograd5" and any(taken))
 
 
 def test_winograd_declines_where_most_of_its_tiles_would_lie_outside() -> None:
@@ -181,13 +185,13 @@ def test_tiles_cover_every_row_once_and_stay_small(rows: int, most: int) -> None
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 6), st.integers(1, 3))
-def test_product_in_panels_is_the_product(rows: int, inner: int, eights: int, stack: int) -> None:
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 150), st.integers(1, 3))
+def test_product_in_panels_is_the_product(rows: int, inner: int, columns: int, stack: int) -> None:
     state = np.random.RandomState(rows)
     a = state.uniform(-1, 1, (stack, rows, inner)).astype(np.float32)
-    b = state.uniform(-1, 1, (stack, inner, 8 * eights)).astype(np.float32)
-    out = np.zeros((stack, rows, 8 * eights), np.float32)
-    width = panel_width(inner, 8 * eights)
+    b = state.uniform(-1, 1, (stack, inner, columns)).astype(np.float32)
+    out = np.zeros((stack, rows, columns), np.float32)
+    width = panel_width(inner, columns)
     assert width is not None
     for call in product(a, panels(b, width), out):
         call()

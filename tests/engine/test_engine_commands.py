@@ -11,6 +11,8 @@ import pytest
 
 import engine
 from engine.__main__ import main
+from engine.convert import save
+from engine.graph import Graph, Node, Value
 from tests.engine import net_cases
 from tests.engine.test_nets import model
 
@@ -113,3 +115,22 @@ def test_convert_to_what_cannot_be_written_gives_one_line(
 ) -> None:
     assert main(["convert", str(bare), str(tmp_path / "other.pth")]) == 78
     assert "cannot write '.pth' files; supported are .npz, .safetensors, .onnx" in capsys.readouterr().err
+
+
+def test_info_tells_nodes_of_one_name_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {"v": np.ones((4, 3, 3, 3), np.float32), "w": np.ones((2, 4, 3, 3), np.float32)}
+    nodes = (Node("Conv", ("x", "v"), ("a",), {}, "n"), Node("Conv", ("a", "w"), ("y",), {}, "n"))
+    graph = Graph("g", (Value("x", (1, 3, 8, 8)),), (Value("y", ()),), nodes, initializers=weights)
+    save(engine.Model(engine.ModelCard("g", "classify", (3, 8, 8)), graph), tmp_path / "g.onnx")
+    assert main(["info", str(tmp_path / "g.onnx")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("n (")]
+    assert [(row[1], row[4], row[5]) for row in rows] == [("(a)", "108", "3,888"), ("(y)", "72", "1,152")]
+
+
+def test_info_that_nobody_reads_to_the_end_is_no_error(bare: Path) -> None:
+    command = [sys.executable, "-m", "engine", "info", str(bare)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as process:  # type: ignore[call-overload]
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""

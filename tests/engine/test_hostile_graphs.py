@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from engine.evaluation import Evaluation
+from engine.folding import fold
 from engine.graph import Graph, ModelError, Node, Value
+from engine.planner import make_plan
+from engine.reference import run_graph
 from tests.engine.operator_cases import CASES
 
 NUMBERS = (-1, 0, 1, 2, 3, 7, -5, 100, 65_536, 2**31 - 1, 2**62, -(2**63))
@@ -72,3 +76,60 @@ def test_tampered_nodes_run_or_are_refused_by_name() -> None:
 @pytest.mark.timeout(600)
 def test_tampered_nodes_by_the_thousand() -> None:
     tamper(20_000, 2)
+
+
+def one_node(op_type: str, shape: tuple[int, ...], weight: tuple[int, ...] | None = None, **attributes: Any) -> Graph:
+    inputs, arrays = ("x",), {}
+    if weight is not None:
+        inputs, arrays = ("x", "w"), {"w": np.zeros(weight, np.float32)}  # type: ignore[assignment]
+    node = Node(op_type, inputs, ("y",), attributes, "n")
+    return Graph("g", (Value("x", shape),), (Value("y", ()),), (node,), initializers=arrays)
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (one_node("MaxPool", (1, 1, 1 << 24), kernel_shape=(1 << 23,)), "a window of .8388608,.; allowed are"),
+        (one_node("ConvTranspose", (1, 1, 4, 4), (1, 1, 700, 700)), "weight .1, 1, 700, 700.; allowed are"),
+    ],
+    ids=["pool", "deconvolution"],
+)
+def test_windows_of_too_many_taps_are_refused_by_name(graph: Graph, message: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ModelError, match=f"'n': {message}"):
+        fold(graph, [graph.inputs[0].shape])
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        one_node("AveragePool", (1, 1, 1 << 16), kernel_shape=(1 << 15,)),
+        one_node("LRN", (1, 3, 4, 4), size=3_000_001),
+    ],
+    ids=["average of half of a long signal", "more channels than there are"],
+)
+def test_wide_windows_take_no_more_memory_than_their_input_deserves(graph: Graph) -> None:
+    tracemalloc.start()
+    fold(graph, [graph.inputs[0].shape])
+    if graph.nodes[0].op_type == "LRN":
+        make_plan(graph, [graph.inputs[0].shape])
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+def test_lrn_over_more_channels_than_there_are_agrees_with_plain_loops() -> None:
+    x = np.random.RandomState(0).uniform(-1, 1, (2, 3, 2, 2)).astype(np.float32)
+    for size in (4, 5, 6, 9, 12):
+        graph = one_node("LRN", x.shape, size=size, alpha=0.5)
+        np.testing.assert_allclose(make_plan(graph, [x.shape]).run(x), run_graph(graph, x)[0], rtol=1e-5)
+
+
+def test_nodes_that_make_numbers_have_a_bound_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.folding.MAX_NUMBERS", 1000)
+    makers = [Node("ConstantOfShape", (), (f"c{at}",), {"shape": (400,)}, f"n{at}") for at in range(3)]
+    views = [Node("Reshape", ("c0",), (f"v{at}",), {"shape": (20, 20)}, f"v{at}") for at in range(3)]
+    graph = Graph("g", (), (Value("c0", ()),), (*makers[:2], *views))
+    fold(graph, [])
+    with pytest.raises(ModelError, match=r"ConstantOfShape 'n2': with \(400,\) the file's nodes make too many"):
+        fold(replace(graph, nodes=(*makers[:2], *views, makers[2])), [])

@@ -140,6 +140,12 @@ def late(activation: str, dilation: int = 2) -> Graph:
     return seeded(net.graph(net.conv(x, "last", 16, 4, 1), (4, 12, 12)))
 
 
+def fire() -> Graph:
+    net = NetBuilder("fire", (16, 12, 12))
+    parts = [net.relu(net.conv(net.input, f"{size}x{size}", 16, 16, size, pad=size // 2)) for size in (1, 3)]
+    return seeded(net.graph(net.concat(*parts), (32, 12, 12)))
+
+
 def seeded(graph: Graph) -> Graph:
     state = np.random.RandomState(9)
     return graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
@@ -157,6 +163,7 @@ FUSED_NETS = {
     "pair": (paired("relu"), Layout.LAST, "tiled", 12, 2),
     "pair with swish": (paired("hard_swish"), Layout.LAST, "tiled", 12, 2),
     "block": (block("relu6"), Layout.LAST, "tiled", 12, 2),
+    "fire": (fire(), Layout.LAST, "winograd4_beside", 6, 6),
     "late residual": (late("relu"), Layout.LAST, "rows_whole", 4, 4),
     "late residual, winograd down the rows": (late("relu", dilation=1), Layout.LAST, "winograd_rows", 8, 2),
     "late residual, winograd": (late("relu6"), Layout.LAST, "winograd4", 12, 12),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,18 @@ def test_conv_agrees_with_plain_loops_on_drawn_shapes(case: Case) -> None:
 @given(st.one_of(pool_cases("MaxPool"), pool_cases("AveragePool")))
 def test_pools_agree_with_plain_loops_on_drawn_shapes(case: Case) -> None:
     assert_close(run_in_plan(case.node(), case.inputs(), constants=True), run_node(case.node(), *case.inputs()))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("factor", [2.0, 0.75])
+def test_a_long_signal_is_resized_without_a_matrix_of_its_length_squared(mode: str, factor: float) -> None:
+    length = 40_000
+    case = Case("long", "Resize", ((1, 2, length),), {"scales": (1.0, 1.0, factor), "mode": mode})
+    tracemalloc.start()
+    found = run_in_plan(case.node(), case.inputs(), constants=True)
+    assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    tracemalloc.stop()
+    # The start of a signal is resized as a short one is, which is multiplied by a matrix.
+    short = Case("short", "Resize", ((1, 2, 400),), case.attributes)
+    expected = run_in_plan(short.node(), [case.inputs()[0][..., :400]], constants=True)
+    assert_close(found[..., :200], expected[..., :200])

@@ -49,7 +49,7 @@ class Grower:
     def grow(self) -> None:
         name, channels, side = self.values[self.state.randint(max(0, len(self.values) - 4), len(self.values))]
         alike = [each for each, more, size in self.values if size == side and (more == channels)]
-        kind = self.any_of("conv", "conv", "conv", "depthwise", "pool", "add", "concat", "slice", "conv pool")
+        kind = self.any_of("conv", "conv", "conv", "depthwise", "pool", "add", "concat", "slice", "conv pool", "fire")
         if kind in ("conv", "depthwise", "conv pool"):
             self.conv(name, channels, side, str(kind))
         elif kind == "pool" and side > 3:
@@ -63,12 +63,20 @@ class Grower:
             fitting = [(each, more) for each, more, size in self.values if size == side and more < 12]
             other, more = fitting[self.state.randint(len(fitting))]
             self.values.append((self.net.concat(name, other), channels + more, side))
+        elif kind == "fire" and channels < 12:
+            self.fire(name, channels, side)
         elif kind == "slice" and channels > 2:
             cut = int(self.state.randint(1, channels))
             ends = ((0, cut), (cut, channels))
             for start, end in ends if self.state.randint(2) else ends[:1]:  # both: what a Split becomes
                 part = self.net.node("Slice", (name,), {"starts": (start,), "ends": (end,), "axes": (1,)})
                 self.values.append((part, end - start, side))
+
+    def fire(self, x: str, channels: int, side: int) -> None:
+        activation, name = self.any_of("", "relu", "relu6"), f"fire{len(self.values)}"
+        parts = [self.net.conv(x, f"{name}.{size}", channels, 3, size, pad=size // 2) for size in (1, 3)]
+        parts = [getattr(self.net, str(activation))(part) for part in parts] if activation else parts
+        self.values.append((self.net.concat(*parts), 6, side))
 
     def conv(self, x: str, channels: int, side: int, kind: str) -> None:
         kernel, dilation = self.any_of((1, 1), (3, 1), (3, 1), (3, 2))  # type: ignore[misc]
@@ -143,4 +151,5 @@ def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels |= {each.kernel for each in steps}
     wanted = {"winograd2", "winograd4", "rows_whole", "rows_from_planes", "im2col", "pointwise", "planes", "bands"}
     wanted |= {"concat", "slice_", "max_pool", "add", "winograd_rows", "winograd_rows_pool"}
+    wanted |= {"winograd4_beside"}
     assert sorted(wanted - kernels) == []
