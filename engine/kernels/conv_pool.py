@@ -42,7 +42,6 @@ from engine.kernels.step import (
     Step,
     copy,
     finish,
-    finish_channels,
     first,
     flat,
     gemm,
@@ -199,7 +198,12 @@ def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | Pa
     conv = read(node, inputs)
     plain = len(conv.shape) == 4 and conv.group == 1 and conv.fixed and not conv.has_residual
     windows = conv.windows
-    if not plain or min(conv.shape[2:]) < 2 or prod(windows.strides) * prod(windows.dilations) > 1:
+    if (
+        not plain
+        or conv.activation == SWISH
+        or min(conv.shape[2:]) < 2
+        or prod(windows.strides) * prod(windows.dilations) > 1
+    ):
         return None
     across = conv.shape[3] // 2
     ways: list[Bands | Planes | Parities] = [Planes(conv)]
@@ -257,20 +261,17 @@ def added_after_pool(arrays: Sequence[Array]) -> Sequence[Array]:
 def _end(room: Array, out: Array, arrays: Sequence[Array], activation: str) -> tuple[Array, list[Call]]:
     """Where a pool leaves its (N, C, H, W), without gaps and in the order of `out`; and the calls from there to `out`.
 
-    If it can be, that is `out` itself; else it is in `room`, a scratch buffer.
+    If it can be, that is `out` itself; else it is in `room`, a scratch buffer: on the whole in one run and a copy take
+    half the time of one pass over short runs.
     """
-    final, added = is_last(out), added_after_pool(arrays)
+    final = is_last(out)
     memory = last(out) if final else out
-    plain = memory.flags.c_contiguous
-    best = flat(memory) if plain and activation != SWISH else room[: out.size]
-    by_pixel = (np.repeat(term, 1 if final else prod(out.shape[2:])) for term in added)
-    terms = [np.tile(term, best.size // term.size) for term in by_pixel]
+    whole = memory.flags.c_contiguous
+    best = flat(memory) if whole else room[: out.size]
+    by_pixel = (np.repeat(term, 1 if final else prod(out.shape[2:])) for term in added_after_pool(arrays))
+    calls = finish(best, best, [np.tile(term, best.size // term.size) for term in by_pixel], activation)
     shaped = best.reshape(memory.shape)
-    source = first(shaped) if final else shaped
-    if plain:
-        return source, finish(best, flat(memory), terms, activation)
-    bias = added[0] if added else None
-    return source, finish(best, best, terms[1:], "") + finish_channels(source, out, bias, None, activation)
+    return first(shaped) if final else shaped, calls if whole else [*calls, copy(memory, shaped)]
 
 
 def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -293,7 +294,7 @@ def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
         places, columns, products, best = scratch
         # Each row is compared with the next, from end to end; every second comparison is for nothing.
         rows = as_strided(best, (down, across * outputs), (2 * line * best.itemsize, best.itemsize))
-        added = [np.tile(term, across) for term in added_after_pool(arrays)]
+        added = [np.tile(term, best.size // outputs) for term in added_after_pool(arrays)]
         calls: list[Call] = []
         for item, target in zip(arrays[0], last(out), strict=True):
             calls += [
@@ -302,7 +303,8 @@ def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
                 gemm(columns.reshape(way.inner, -1).T, arrays[1], products.reshape(-1, outputs)),
                 partial(np.maximum, products[0], products[1], out=products[0]),
                 partial(np.maximum, products[0, :-line], products[0, line:], out=best),
-                *finish(rows, target.reshape(down, -1), added, conv.activation),
+                *finish(best, best, added, conv.activation),
+                copy(target.reshape(down, -1), rows),
             ]
         return calls
 
