@@ -51,6 +51,15 @@ def place(buffers: Sequence[Buffer]) -> int:
     return max((buffer.offset + buffer.nbytes for buffer in placed), default=0)
 
 
+def aligned(array: Array) -> Array:
+    """The array, or a copy if it begins within a cache line: then vectors read from it would each take two lines."""
+    if not array.ctypes.data % ALIGNMENT:
+        return array
+    copy = _aligned_bytes(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def _aligned_bytes(size: int) -> Array:
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT

@@ -26,14 +26,15 @@ from engine.kernels.winograd import BESIDE
 from engine.layout import alone
 from engine.plan import small_buffers
 
-KERNELS = 5  # counted up when kernels change so much that their old times mislead
-LEAST_MACS = 500_000  # below this a node takes less than what its choice could save
+KERNELS = 6  # counted up when kernels change so much that their old times mislead
+LEAST_MACS = 100_000  # below this a node takes less than what its choice could save
 ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
-SMALL_SWEEP = 2 << 20  # the same within a small net, whose weights stay in the last cache
+# Multiply-adds of a node for one item, at most, in a small net: there all numbers stay in the caches, nothing is swept
+# between runs; and a convolution takes the pool after it along.
+SMALL_MACS = 2_000_000
 LEAST_WIDTH = 28  # of a picture that two or three convolutions, one of them depthwise, should take as one node
-MOST_POOLED_MACS = 2_000_000  # of a convolution that should run together with the pool after it
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
 
 Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]  # a node and what kernels offer for it
@@ -73,7 +74,7 @@ class Choices:
     def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
         node, inputs, offers = together
         if node.op_type == CONV_POOL:
-            return next(iter(offers.values())).macs <= MOST_POOLED_MACS * inputs[0].shape[0]
+            return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
         return node.op_type == BESIDE or inputs[0].shape[-1] >= LEAST_WIDTH
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
@@ -113,7 +114,8 @@ class TimedChoices(Choices):
         key = kind_of(node, inputs)
         known = self.times.get(key, {})
         if known.keys() != offers.keys():
-            sweep = SMALL_SWEEP if node.op_type == CONV_POOL else CACHE_SWEEP
+            macs = max(step.macs for step in offers.values())
+            sweep = 0 if macs <= SMALL_MACS * inputs[0].shape[0] else CACHE_SWEEP
             known = {name: measure(inputs, step, sweep) for name, step in offers.items()}
             self.times[key] = known
             if self.file is not None:

@@ -127,7 +127,7 @@ class MemoryPlan:
                     source = self._constant_place(readings[0].parameter)
                 self._places[name] = [Place(step.shape, PLAIN, source.buffer, source.outside)]
                 continue
-            own = form(step.shape, step.layout)
+            own = _own_form(step, wanted.get(name, []), name in outputs)
             if name in outputs and own == PLAIN:  # computed in the caller's array
                 place = Place(step.shape, own, outside=("output", outputs[name]))
             else:
@@ -283,6 +283,13 @@ def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tupl
                 border = step.border if at == 0 else None
                 wanted.setdefault(name, []).append((form(shapes[name], step.layout_of(at), border), step.strided))
     return wanted
+
+
+def _own_form(step: Step, wanted: Sequence[tuple[Form, bool]], is_output: bool) -> Form:
+    """Without a frame: as the step's layout says, or as all readers want it where the step does not mind."""
+    layouts = {found.layout for found, _ in wanted}
+    free = step.either_out and not is_output and len(layouts) == 1
+    return form(step.shape, layouts.pop() if free else step.layout)
 
 
 def _output_form(step: Step, own: Form, wanted: Sequence[tuple[Form, bool]], is_output: bool) -> Form:

@@ -44,6 +44,7 @@ from engine.kernels import (
     resize,
     views,
     winograd,
+    winograd_rows,
 )
 from engine.kernels.step import Kernel
 
@@ -53,7 +54,7 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "BatchNormalization": elementwise.BATCH_NORMALIZATION,
     "Clip": activations.CLIP,
     "Concat": movement.CONCAT,
-    "Conv": (*depthwise.KERNELS, *winograd.KERNELS, *conv_last.KERNELS, *conv.KERNELS),
+    "Conv": (*depthwise.KERNELS, *winograd.KERNELS, *winograd_rows.KERNELS, *conv_last.KERNELS, *conv.KERNELS),
     "ConvTranspose": conv_transpose.KERNELS,
     "Div": binary.DIV,
     "Dropout": views.DROPOUT,
@@ -90,7 +91,7 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
 FUSED: Mapping[str, tuple[Kernel, ...]] = {
     block.PAIR: block.KERNELS,
     block.BLOCK: block.KERNELS,
-    conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd.POOLED),
+    conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd_rows.POOLED),
     winograd.BESIDE: winograd.TOGETHER,
 }
 """Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""

@@ -1,17 +1,19 @@
 """A Conv and the 2x2 MaxPool after it as one: for small nets, where each call counts.
 
 `engine.passes.fuse_pools` makes such nodes. Copied windows lie in the order of an output's place within its pool
-window, so that comparisons run over memory with few gaps or none. Two kernels, of which the cheaper one by an estimate
-offers itself:
+window, so that comparisons run over memory with few gaps or none. Of three kernels the cheapest by an estimate offers
+itself:
 
 - `planes` (planar) multiplies the weight with columns of windows, pixels one after another as they lie in the framed
-  input, those between rows too: they are for nothing, but a tap is one copy.
+  input, those between rows too: they are for nothing, but a tap is one copy. Only what they make may be channels last.
+- `parities` (from planar to channels last) has such columns for the even places of a row, then for the odd ones, out
+  of an input that was put apart likewise: for a picture, and so many outputs that they fill vector registers.
 - `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may be as wide as several outputs, to
   be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
   multiply many narrow ones.
 
-For many channels `engine.kernels.winograd` has a third. As with that, `bands` makes NaN of neighbours of a number that
-is not finite: those in the same window.
+For many channels `engine.kernels.winograd_rows` has a fourth. As with that, `bands` makes NaN of neighbours of a number
+that is not finite: those in the same window.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from engine.graph import Array, Node
 from engine.kernels.conv import Convolution, read
 from engine.kernels.products import VECTOR, product_by_rows
 from engine.kernels.step import (
+    FEW_CHANNELS,
     SWISH,
+    Border,
     Call,
     Kernel,
     Layout,
@@ -38,17 +42,18 @@ from engine.kernels.step import (
     Step,
     copy,
     finish,
-    finish_channels,
     first,
     flat,
     gemm,
+    is_last,
     last,
 )
 
 CONV_POOL = "Conv+MaxPool"
 COLUMN_BYTES = 512 << 10  # of copied windows, at most
-# Nanoseconds of a copied run, of a number in it, and of a multiply-add (x86); only their ratios matter.
-RUN_COST, COPY_COST, PRODUCT_COST = 5.0, 0.03, 0.02
+# Nanoseconds of a copied run, of a number in it, of a multiply-add, and of a run of comparisons between every second
+# number (x86); only their ratios matter.
+RUN_COST, COPY_COST, PRODUCT_COST, GAPS_COST = 5.0, 0.03, 0.02, 10.0
 
 
 def cost(runs: int, numbers: int, rows: int, inner: int, columns: int) -> float:
@@ -97,6 +102,11 @@ class Bands:
         return 2 if self.places else 4
 
     @property
+    def copied(self) -> int:
+        """Numbers in the windows of an item."""
+        return self.copies * self.rows * self.inner
+
+    @property
     def columns(self) -> int:
         """Products of a window."""
         return max(1, 2 * self.places) * self.conv.weight[0]
@@ -105,7 +115,7 @@ class Bands:
     def cost(self) -> float:
         """Of an item."""
         windows = self.copies * self.rows
-        return cost(windows * self.conv.weight[2], windows * self.inner, windows, self.inner, self.columns)
+        return cost(windows * self.conv.weight[2], self.copied, windows, self.inner, self.columns)
 
 
 @dataclass(frozen=True)
@@ -132,25 +142,76 @@ class Planes:
         return (2 * down - 1) * self.conv.windows.padded[1] + 2 * across
 
     @property
+    def copied(self) -> int:
+        """Numbers in the columns of an item."""
+        return self.inner * self.pixels
+
+    @property
     def cost(self) -> float:
         """Of an item."""
-        products = cost(self.inner, self.inner * self.pixels, self.conv.weight[0], self.inner, self.pixels)
-        return products + RUN_COST * self.conv.weight[0] * self.pooled[0]
+        products = cost(self.inner, self.copied, self.conv.weight[0], self.inner, self.pixels)
+        return products + GAPS_COST * self.conv.weight[0] * self.pooled[0]
 
 
-def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | None:
+@dataclass(frozen=True)
+class Parities:
+    """Columns of windows at even places of a row, then at odd ones, for the outputs that the pool reads."""
+
+    conv: Convolution
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = self.conv.shape[2:]
+        return height // 2, width // 2
+
+    @property
+    def framed(self) -> tuple[int, int]:
+        """Height and width of the framed input: each row has as many even places as odd ones."""
+        height, width = self.conv.windows.padded
+        return height, width + width % 2
+
+    @property
+    def inner(self) -> int:
+        """Rows of the columns."""
+        return prod(self.conv.weight[1:])
+
+    @property
+    def pixels(self) -> int:
+        """Columns of one parity, of an item: from the first output that the pool reads to the last."""
+        down, across = self.pooled
+        return (2 * down - 1) * self.framed[1] // 2 + across
+
+    @property
+    def copied(self) -> int:
+        """Numbers in the columns of an item."""
+        return 2 * self.inner * self.pixels
+
+    @property
+    def cost(self) -> float:
+        """Of an item."""
+        return cost(2 * self.inner, self.copied, 2 * self.pixels, self.inner, self.conv.weight[0])
+
+
+def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | Parities | None:
     """The cheapest way to run the node, for any batch, if it can be run; its attributes are those of the Conv."""
     conv = read(node, inputs)
     plain = len(conv.shape) == 4 and conv.group == 1 and conv.fixed and not conv.has_residual
     windows = conv.windows
-    if not plain or min(conv.shape[2:]) < 2 or prod(windows.strides) * prod(windows.dilations) > 1:
+    if (
+        not plain
+        or conv.activation == SWISH
+        or min(conv.shape[2:]) < 2
+        or prod(windows.strides) * prod(windows.dilations) > 1
+    ):
         return None
     across = conv.shape[3] // 2
-    ways: list[Bands | Planes] = [Planes(conv)]
+    ways: list[Bands | Planes | Parities] = [Planes(conv)]
+    if conv.weight[1] <= FEW_CHANNELS and conv.weight[0] % VECTOR == 0:
+        ways.append(Parities(conv))
     ways += [Bands(conv, places) for places in range(across + 1) if not places or across % places == 0]
     best = min(ways, key=lambda way: way.cost)
-    copied = best.copies * best.rows * best.inner if isinstance(best, Bands) else best.inner * best.pixels
-    return best if 4 * copied <= COLUMN_BYTES else None
+    return best if 4 * best.copied <= COLUMN_BYTES else None
 
 
 def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -161,39 +222,117 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
     conv, (batch, outputs), (down, across) = way.conv, way.conv.shape[:2], way.pooled
     inner, pixels, line = way.inner, way.pixels, conv.windows.padded[1]
     # The comparisons write elsewhere than they read: NumPy would take interleaved operands for overlapping ones.
-    sizes = ((inner, pixels), (outputs, pixels), (outputs, pixels), (outputs, down, across))
+    sizes = ((inner, pixels), (outputs, pixels), (outputs, pixels), (outputs * down * across,))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         columns, products, rows, best = scratch
         numbered = flat(products)
-        added = [np.repeat(array, down * across) for array in _added(arrays)]
         number = arrays[0].itemsize
         calls: list[Call] = []
-        for item, target in zip(arrays[0], out, strict=True):
+        for index, item in enumerate(arrays[0]):
             taps = as_strided(item, (*conv.weight[1:], pixels), (*item.strides, number), writeable=False)
             left, right = (
-                as_strided(rows[:, side:], best.shape, (rows.strides[0], 2 * line * number, 2 * number))
+                as_strided(rows[:, side:], out.shape[1:], (rows.strides[0], 2 * line * number, 2 * number))
                 for side in (0, 1)
             )
-            result = best if conv.activation == SWISH else target
+            result, end = _end(best, out[index : index + 1], arrays, conv.activation)
             calls += [
                 copy(columns.reshape(taps.shape), taps),
                 gemm(arrays[1].reshape(outputs, inner), columns, products),
                 # Without a gap, from one channel into the next: twice the numbers, in less time.
                 partial(np.maximum, numbered[:-line], numbered[line:], out=flat(rows)[:-line]),
-                partial(np.maximum, left, right, out=result),
-                *finish(flat(result), flat(target), added, conv.activation),
+                partial(np.maximum, left, right, out=result[0]),
+                *end,
             ]
         return calls
 
     border = conv.windows.border(conv.padding)
     scratch = tuple(Scratch(size) for size in sizes)
-    return Step((batch, outputs, down, across), bind, scratch, conv.macs, border=border)
+    return Step(
+        (batch, outputs, down, across), bind, scratch, conv.macs, border=border, either_out=True, strided_out=True
+    )
 
 
-def _added(arrays: Sequence[Array]) -> Sequence[Array]:
+def added_after_pool(arrays: Sequence[Array]) -> Sequence[Array]:
     """What comes after the pool, by channel: the pool's part first, which may be a floor, then the Conv's."""
     return (*arrays[3:], *arrays[2:3])
+
+
+def _end(room: Array, out: Array, arrays: Sequence[Array], activation: str) -> tuple[Array, list[Call]]:
+    """Where a pool leaves its (N, C, H, W), without gaps and in the order of `out`; and the calls from there to `out`.
+
+    If it can be, that is `out` itself; else it is in `room`, a scratch buffer: on the whole in one run and a copy take
+    half the time of one pass over short runs.
+    """
+    final = is_last(out)
+    memory = last(out) if final else out
+    whole = memory.flags.c_contiguous
+    best = flat(memory) if whole else room[: out.size]
+    by_pixel = (np.repeat(term, 1 if final else prod(out.shape[2:])) for term in added_after_pool(arrays))
+    calls = finish(best, best, [np.tile(term, best.size // term.size) for term in by_pixel], activation)
+    shaped = best.reshape(memory.shape)
+    return first(shaped) if final else shaped, calls if whole else [*calls, copy(memory, shaped)]
+
+
+def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """See above; the Conv's bias and activation come after the pool."""
+    way = read_conv_pool(node, inputs)
+    if not isinstance(way, Parities):
+        return None
+    conv, (batch, outputs), (down, across) = way.conv, way.conv.shape[:2], way.pooled
+    windows, (height, width), pixels = conv.windows, way.framed, way.pixels
+    end = tuple(total - b - size for total, b, size in zip(way.framed, windows.begin, windows.size, strict=True))
+    line = width // 2 * outputs  # products of a row
+    sizes = (
+        (2, conv.weight[1], height, width // 2),
+        (*conv.weight[1:], 2, pixels),
+        (2, pixels * outputs),
+        (pixels * outputs - line,),
+    )
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        places, columns, products, best = scratch
+        # Each row is compared with the next, from end to end; every second comparison is for nothing.
+        rows = as_strided(best, (down, across * outputs), (2 * line * best.itemsize, best.itemsize))
+        added = [np.tile(term, best.size // outputs) for term in added_after_pool(arrays)]
+        calls: list[Call] = []
+        for item, target in zip(arrays[0], last(out), strict=True):
+            calls += [
+                copy(places.reshape(2, -1), flat(item).reshape(-1, 2).T),
+                *_gather(places, columns),
+                gemm(columns.reshape(way.inner, -1).T, arrays[1], products.reshape(-1, outputs)),
+                partial(np.maximum, products[0], products[1], out=products[0]),
+                partial(np.maximum, products[0, :-line], products[0, line:], out=best),
+                *finish(best, best, added, conv.activation),
+                copy(target.reshape(down, -1), rows),
+            ]
+        return calls
+
+    return Step(
+        (batch, outputs, down, across),
+        bind,
+        tuple(Scratch(size) for size in sizes),
+        conv.macs,
+        layout=Layout.LAST,
+        input_layout=Layout.PLANAR,
+        border=Border(windows.begin, end, conv.padding) if way.framed != windows.size else None,
+        strided_out=True,
+        packs={1: Pack("columns", lambda weight: np.ascontiguousarray(weight.reshape(outputs, -1).T))},
+    )
+
+
+def _gather(places: Array, columns: Array) -> list[Call]:
+    """From (parity, C, height, width / 2) to columns (C, rows, taps, parity of the window, pixels).
+
+    An even tap lies at a place of its window's parity; an odd tap at one of the other parity, for odd windows one on.
+    """
+    parity, channel, row, place = places.strides
+    calls = []
+    for odd, following in enumerate((parity, place - parity)[: columns.shape[2]]):
+        target = columns[:, :, odd::2]
+        strides = (channel, row, place, following, place)
+        calls.append(copy(target, as_strided(places[odd:], target.shape, strides, writeable=False)))
+    return calls
 
 
 def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
@@ -214,31 +353,21 @@ def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
         calls: list[Call] = []
         for start in range(0, batch, items):
             some = slice(start, start + items)
-            calls += _block(last(arrays[0])[some], arrays[1], _added(arrays), out[some], scratch)
+            calls += _block(last(arrays[0])[some], arrays, out[some], scratch)
         return calls
 
-    def _block(data: Array, matrix: Array, added: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        count, target = len(data), last(out)
+    def _block(data: Array, arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         windows = _windows(way, data)
         rows = scratch[0][: windows.size].reshape(-1, way.inner)
-        products = scratch[1][: 4 * count * numbers].reshape(-1, way.columns)
+        products = scratch[1][: 4 * out.size].reshape(-1, way.columns)
         upper, lower = products.reshape(2, -1)
         pairs = upper.reshape(-1, 2, way.columns // 2) if way.places else upper.reshape(1, 2, -1)
-        plain = target.flags.c_contiguous
-        direct = plain and conv.activation != SWISH
-        best = flat(target) if direct else scratch[2][: count * numbers]
-        terms = [np.tile(array, best.size // outputs) for array in added]
-        if plain:
-            end = finish(best, flat(target), terms, conv.activation)
-        else:
-            end = finish(best, best, terms[1:], "")
-            bias = added[0] if added else None
-            end += finish_channels(first(best.reshape(target.shape)), out, bias, None, conv.activation)
+        best, end = _end(scratch[2], out, arrays, conv.activation)
         return [
             copy(rows.reshape(windows.shape), windows),
-            *product_by_rows(rows, matrix, products),
+            *product_by_rows(rows, arrays[1], products),
             partial(np.maximum, upper, lower, out=upper),
-            partial(np.maximum, pairs[:, 0], pairs[:, 1], out=best.reshape(len(pairs), -1)),
+            partial(np.maximum, pairs[:, 0], pairs[:, 1], out=last(best).reshape(len(pairs), -1)),
             *end,
         ]
 
@@ -282,4 +411,4 @@ def _matrix(places: int, weight: Array) -> Array:
     return found.reshape(rows * taken * channels, -1)
 
 
-KERNELS: tuple[Kernel, ...] = (planes, bands)
+KERNELS: tuple[Kernel, ...] = (planes, parities, bands)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 
 import numpy as np
 
+from engine.arena import aligned
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import SWISH, Call, Kernel, Operand, Scratch, Step, attributes, finish, gemm, scalar
+from engine.kernels.step import SWISH, Call, Kernel, Operand, Pack, Scratch, Step, attributes, finish, gemm, scalar
+
+MOST_ALIGNED = 4 << 20  # numbers of a weight; a larger one comes from memory, and only its speed counts
 
 
 def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -39,7 +43,9 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
 
     before_swish = Scratch((rows, columns) if found["activation"] == SWISH else (0,))
     scratch = (Scratch(inputs[2].shape if scales_c else (0,)), before_swish)
-    return Step((rows, columns), bind, scratch, macs=rows * inner * columns)
+    fits = inputs[1].is_parameter and prod(inputs[1].shape) <= MOST_ALIGNED
+    packs = {1: Pack("aligned", aligned)} if fits else {}
+    return Step((rows, columns), bind, scratch, macs=rows * inner * columns, packs=packs)
 
 
 def softmax(node: Node, inputs: Sequence[Operand]) -> Step:

@@ -121,6 +121,7 @@ class Step:
         border: a frame that the first input should have; `bind` then gets it with its frame.
         strided: `bind` takes inputs (but a first one with `border`) that are views within a frame.
         strided_out: `bind` takes an output that is a view within a frame.
+        either_out: `bind` takes an output in either layout, whatever `layout` says.
         packs: by index, parameters which `bind` gets in another arrangement.
     """
 
@@ -133,6 +134,7 @@ class Step:
     border: Border | None = None
     strided: bool = False
     strided_out: bool = False
+    either_out: bool = False
     packs: Mapping[int, Pack] = field(default_factory=dict)
 
     def layout_of(self, at: int) -> Layout:
@@ -178,6 +180,11 @@ def first(array: Array) -> Array:
     return np.moveaxis(array, -1, 1)
 
 
+def is_last(array: Array) -> bool:
+    """Whether (N, C, ...) lies pixel by pixel."""
+    return array.strides[1] < array.strides[-1]
+
+
 def copy(target: Array, source: Array) -> Call:
     """target[...] = source, prepared; half the call of np.copyto for small arrays."""
     return partial(target.__setitem__, Ellipsis, source)
@@ -185,8 +192,7 @@ def copy(target: Array, source: Array) -> Call:
 
 def turn(target: Array, source: Array) -> list[Call]:
     """`copy` between layouts, (N, C, ...): few channels one by one, else NumPy's inner loop has so many steps."""
-    alike = target.strides[1:2] == tuple(4 * stride // source.itemsize for stride in source.strides[1:2])
-    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or alike:
+    if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or is_last(target) == is_last(source):
         return [copy(target, source)]
     return [copy(target[:, channel], source[:, channel]) for channel in range(target.shape[1])]
 

@@ -6,9 +6,7 @@ on both sides, y = A' [(G g G') * (B' d B)] A; see Lavin and Gray, "Fast Algorit
 (arXiv 1509.09308). Their sums cancel: the largest error is about 1e-6 of the output's largest number for m = 4, 3e-6
 for m = 5, against 2e-7 for m = 2 and for plain products.
 
-A 2x2 MaxPool after it (see `engine.kernels.conv_pool`) works on the tiles: it compares long runs, and a quarter of the
-numbers is left to be put in order. With a dilation of d every d-th row and column make a picture of their own; tiles
-are taken from each of the d^2.
+With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
 
 A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `engine.passes.fuse_beside` makes one
 node (BESIDE) of the two and the Concat that reads them. It multiplies the framed pixels straight into its channels of
@@ -72,11 +70,6 @@ def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return _winograd(node, inputs, 2)
 
 
-def winograd4_pool(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(4 x 4, 3 x 3) and a 2x2 MaxPool; the Conv's bias and activation come after the pool."""
-    return _winograd(node, inputs, 4, pool=2)
-
-
 def winograd5_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
     """F(5 x 5, 3 x 3) with a 1x1 Conv beside it."""
     return _winograd(node, inputs, 5)
@@ -87,7 +80,7 @@ def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
     return _winograd(node, inputs, 4)
 
 
-def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> Step | None:
+def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     beside = node.op_type == BESIDE
     conv = read(node, inputs[:2] if beside else inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
@@ -102,10 +95,8 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     row_tiles = apart_y * across * apart_x  # tiles in a row of them
     count = _count(m, (height, width), apart)
     worse = m == 5 and count > 0.9 * _count(4, (height, width), apart)
-    if worse or count > 9 * height * width or ((pool > 1 or beside) and apart != (1, 1)):
+    if worse or count > 9 * height * width or (beside and apart != (1, 1)):
         return None
-    kept, height, width = m // pool, height // pool, width // pool  # of a tile's side, and of the output
-    used = -(-height // (kept * apart_y))  # rows of tiles
     framed = (apart_y * (down * m + 2), apart_x * (across * m + 2))
     end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
     border = Border(windows.begin, end, conv.padding)
@@ -126,18 +117,15 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         data = last(arrays[0])
         calls: list[Call] = []
-        # The pool's comes first, which may be a floor.
-        biases = [*arrays[3:], *arrays[2:3]] if pool > 1 else [*arrays[2 : 2 + conv.has_bias]]
-        if beside:
-            biases = [*arrays[3:]]
+        biases = [*arrays[3:]] if beside else [*arrays[2 : 2 + conv.has_bias]]
         late = biases.pop(0) if biases and (beside or conv.activation == FLOOR) else None
         residual = conv.added(arrays)[1]
         for item in range(batch):
-            for top in range(0, used, slab):
-                rows = min(slab, used - top)
+            for top in range(0, down, slab):
+                rows = min(slab, down - top)
                 tiles = _tiles(data[item, top * m * apart_y :], rows, arrays[1], biases, scratch)
                 calls += tiles[0]
-                lines = slice(top * kept * apart_y, min((top + rows) * kept * apart_y, height))
+                lines = slice(top * m * apart_y, min((top + rows) * m * apart_y, height))
                 # Once summed up, products are not read again: the picture takes their place.
                 picture = scratch[3][: tiles[1].size // outputs * total].reshape(*tiles[1].shape[:-1], total)
                 calls.append(copy(picture[..., narrow:], tiles[1]))
@@ -185,14 +173,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int, pool: int = 1) -> S
             gemm(back, products.transpose(1, 0, 2), half.transpose(1, 0, 2)),
             gemm(back, half, done),
         ]
-        if pool > 1:
-            pairs, best = _stack(scratch[4], kept, m, count * outputs), _stack(scratch[5], kept, kept, count * outputs)
-            calls += [
-                partial(np.maximum, done[0::2], done[1::2], out=pairs),
-                partial(np.maximum, pairs[:, 0::2], pairs[:, 1::2], out=best),
-            ]
-            done = best
-        parts = done.reshape(kept, kept, rows, apart_y, across, apart_x, outputs)
+        parts = done.reshape(m, m, rows, apart_y, across, apart_x, outputs)
         return calls, parts.transpose(2, 1, 3, 4, 0, 5, 6)
 
     packs = {1: Pack(f"winograd{m}/{panel}", partial(_transform, m, panel))}
@@ -248,5 +229,4 @@ def _transform(m: int, panel: int | None, weight: Array) -> Array:
 
 
 KERNELS: tuple[Kernel, ...] = (winograd5, winograd4, winograd2)
-POOLED: tuple[Kernel, ...] = (winograd4_pool,)
 TOGETHER: tuple[Kernel, ...] = (winograd5_beside, winograd4_beside)

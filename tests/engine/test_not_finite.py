@@ -110,13 +110,13 @@ class Fused(Choices):
         return True
 
 
-def pooled(channels: int, kernel: int, activation: str) -> Graph:
+def pooled(channels: int, kernel: int, activation: str, outputs: int = 16) -> Graph:
     """Some layers before, so that biases are deferred; then a Conv and its pool."""
     net = NetBuilder("pooled", (channels, 12, 12))
     x = net.conv(net.input, "first", channels, channels, 1)
-    x = net.conv(x, "conv", channels, 16, kernel, pad=kernel // 2)
+    x = net.conv(x, "conv", channels, outputs, kernel, pad=kernel // 2)
     x = net.max_pool(getattr(net, activation)(x) if activation else x, 2)
-    return seeded(net.graph(net.conv(x, "last", 16, 4, 1), (4, 1, 1)))
+    return seeded(net.graph(net.conv(x, "last", outputs, 4, 1), (4, 1, 1)))
 
 
 def paired(activation: str) -> Graph:
@@ -133,10 +133,10 @@ def block(activation: str) -> Graph:
     return seeded(net.graph(net.add(net.input, net.conv(x, "project", 16, 8, 1)), (8, 12, 12)))
 
 
-def late(activation: str) -> Graph:
+def late(activation: str, dilation: int = 2) -> Graph:
     net = NetBuilder("late", (16, 12, 12))
     x = net.relu(net.conv(net.input, "first", 16, 16, 1))
-    x = net.add(x, getattr(net, activation)(net.conv(x, "conv", 16, 16, 3, pad=2, dilation=2)))
+    x = net.add(x, getattr(net, activation)(net.conv(x, "conv", 16, 16, 3, pad=dilation, dilation=dilation)))
     return seeded(net.graph(net.conv(x, "last", 16, 4, 1), (4, 12, 12)))
 
 
@@ -153,16 +153,19 @@ def seeded(graph: Graph) -> Graph:
 
 # graph, its layout, the kernel that it is about, and how far what is not finite may spread: rows, columns, in pixels
 FUSED_NETS = {
-    "planes": (pooled(3, 5, "relu"), Layout.PLANAR, "planes", 6, 6),
-    "planes, no activation": (pooled(3, 3, ""), Layout.PLANAR, "planes", 6, 6),
+    "planes": (pooled(3, 5, "relu", 10), Layout.PLANAR, "planes", 6, 6),
+    "planes, no activation": (pooled(3, 3, "", 10), Layout.PLANAR, "planes", 6, 6),
+    "parities": (pooled(3, 5, "relu"), Layout.LAST, "parities", 6, 6),
+    "parities, no activation": (pooled(3, 3, ""), Layout.PLANAR, "parities", 6, 6),
     "bands": (pooled(6, 5, "relu6"), Layout.LAST, "bands", 6, 16),
-    "winograd with pool": (pooled(16, 3, "relu"), Layout.LAST, "winograd4_pool", 8, 8),
-    "winograd with pool, no activation": (pooled(16, 3, ""), Layout.LAST, "winograd4_pool", 8, 8),
+    "winograd with pool": (pooled(16, 3, "relu"), Layout.LAST, "winograd_rows_pool", 8, 6),
+    "winograd with pool, no activation": (pooled(16, 3, ""), Layout.LAST, "winograd_rows_pool", 8, 6),
     "pair": (paired("relu"), Layout.LAST, "tiled", 12, 2),
     "pair with swish": (paired("hard_swish"), Layout.LAST, "tiled", 12, 2),
     "block": (block("relu6"), Layout.LAST, "tiled", 12, 2),
     "fire": (fire(), Layout.LAST, "winograd4_beside", 6, 6),
     "late residual": (late("relu"), Layout.LAST, "rows_whole", 4, 4),
+    "late residual, winograd down the rows": (late("relu", dilation=1), Layout.LAST, "winograd_rows", 8, 2),
     "late residual, winograd": (late("relu6"), Layout.LAST, "winograd4", 12, 12),
     "late residual, winograd, deferred": (late("relu"), Layout.LAST, "winograd2", 8, 8),
 }

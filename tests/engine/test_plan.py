@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.arena import Buffer, place
+from engine.arena import ALIGNMENT, Buffer, aligned, place
 from engine.graph import Graph, ModelError, Node, UnsupportedOperator, Value
 from engine.kernels.step import blasable, gemm
 from engine.model import Model, described
@@ -114,6 +114,15 @@ def test_memory_is_shared_by_values_that_never_live_together() -> None:
     relus = [Node("Relu", (f"v{index}",), (f"v{index + 1}",), {}, f"relu{index}") for index in range(20)]
     graph = Graph("long", (Value("v0", (1, 1000)),), (Value("v20", ()),), tuple(relus))
     assert make_plan(graph, [(1, 1000)]).arena_bytes <= 3 * 4096
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_an_aligned_copy_begins_with_a_cache_line(start: int) -> None:
+    numbers = np.arange(40, dtype=np.float32)[start : start + 30].reshape(5, 6)
+    found = aligned(numbers)
+    assert found.ctypes.data % ALIGNMENT == 0
+    np.testing.assert_array_equal(found, numbers)
+    assert aligned(found) is found
 
 
 def test_a_value_read_late_is_not_overwritten() -> None:

@@ -128,7 +128,8 @@ def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
 ) -> None:
     for module in ("conv_last", "winograd"):
         monkeypatch.setattr(f"engine.kernels.{module}.SLAB_BYTES", 1500)
-    monkeypatch.setattr("engine.kernels.winograd.LEAST_CHANNELS", 3)
+    for module in ("winograd", "winograd_rows"):
+        monkeypatch.setattr(f"engine.kernels.{module}.LEAST_CHANNELS", 3)
     graph, state = grown(seed), np.random.RandomState(seed)
     batches = [state.uniform(-1, 1, (3, 3, SIDE, SIDE)).astype(np.float32) for _ in range(2)]
     expected = [run_graph(graph, batch) for batch in batches]
@@ -141,12 +142,14 @@ def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
 
 
 def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.kernels.winograd.LEAST_CHANNELS", 3)
+    for module in ("winograd", "winograd_rows"):
+        monkeypatch.setattr(f"engine.kernels.{module}.LEAST_CHANNELS", 3)
     kernels = set()
     for seed in SEEDS:
         choices = Whims(layout=layout_of(seed), state=np.random.RandomState(seed))
         steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], choices)
         kernels |= {each.kernel for each in steps}
     wanted = {"winograd2", "winograd4", "rows_whole", "rows_from_planes", "im2col", "pointwise", "planes", "bands"}
-    wanted |= {"concat", "slice_", "max_pool", "add", "winograd4_pool", "winograd4_beside"}
+    wanted |= {"concat", "slice_", "max_pool", "add", "winograd_rows", "winograd_rows_pool"}
+    wanted |= {"winograd4_beside"}
     assert sorted(wanted - kernels) == []

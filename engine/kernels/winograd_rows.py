@@ -1,0 +1,152 @@
+"""Conv with three rows of taps, and a 2x2 MaxPool after it, by Winograd's F(4, 3) down the rows alone; channels last.
+
+Four rows of outputs take six products instead of twelve. Across a row, whole windows are multiplied as they are: so
+there are few passes, all over long runs. For small pictures that is quicker than to filter both ways
+(`engine.kernels.winograd`), and its largest error is no more than 2e-6 of the output's largest number. What a pool
+compares (`engine.kernels.conv_pool`) are the halves of one run, columns first, then rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from engine.graph import Array, Node
+from engine.kernels.conv import read
+from engine.kernels.conv_pool import COLUMN_BYTES, added_after_pool
+from engine.kernels.step import (
+    SWISH,
+    Border,
+    Call,
+    Kernel,
+    Layout,
+    Operand,
+    Pack,
+    Scratch,
+    Step,
+    copy,
+    finish,
+    flat,
+    gemm,
+    last,
+)
+from engine.kernels.winograd import LEAST_CHANNELS, matrices
+
+BACK, THERE, FILTER = (matrix.astype(np.float32) for matrix in matrices(4))
+ROWS, TAKEN = BACK.shape  # of outputs and inputs that a tile has
+HALVES = BACK[[0, 2, 1, 3]]  # first the upper rows of the pool's windows, then the lower ones
+
+
+def winograd_rows(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """See above."""
+    return _winograd_rows(node, inputs, 1)
+
+
+def winograd_rows_pool(node: Node, inputs: Sequence[Operand]) -> Step | None:
+    """See above; the Conv's bias and activation come after the pool."""
+    return _winograd_rows(node, inputs, 2)
+
+
+def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | None:
+    conv = read(node, inputs)
+    windows, (outputs, channels) = conv.windows, conv.weight[:2]
+    plain = len(conv.shape) == 4 and conv.group == 1 and conv.fixed
+    if not plain or prod(windows.strides) * prod(windows.dilations) > 1 or min(outputs, channels) < LEAST_CHANNELS:
+        return None
+    batch, (height, width), kept = conv.shape[0], (size // pool for size in conv.shape[2:]), ROWS // pool
+    down = -(-height // kept)  # tiles, of which so many rows are kept
+    if windows.kernel[0] != FILTER.shape[1] or TAKEN * down >= FILTER.shape[1] * pool * height:
+        return None
+    framed = (max(windows.padded[0], ROWS * down + TAKEN - ROWS), windows.padded[1])
+    end = tuple(total - b - size for total, b, size in zip(framed, windows.begin, windows.size, strict=True))
+    line, inner, places = framed[1] * channels, windows.kernel[1] * channels, pool * down * width
+    items = min(batch, COLUMN_BYTES // (4 * TAKEN * places * inner))
+    if not items:
+        return None
+    scratch = (
+        Scratch((items, down * TAKEN * line)),  # rows transformed
+        Scratch((items, TAKEN * places * inner)),  # windows of them
+        Scratch((items, TAKEN * places * outputs)),  # products
+        Scratch((items, ROWS * places * outputs)),  # outputs
+    )
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        calls: list[Call] = []
+        bias, residual = conv.added(arrays)
+        added = added_after_pool(arrays) if pool > 1 else () if bias is None else (bias,)
+        for start in range(0, batch, items):
+            some = slice(start, start + items)
+            others = [] if residual is None else [last(residual)[some]]
+            made, tiles = _tiles(last(arrays[0])[some], arrays[1], scratch)
+            calls += [*made, *_finish(tiles, added, others, last(out)[some])]
+        return calls
+
+    def _tiles(data: Array, weight: Array, scratch: Sequence[Array]) -> tuple[list[Call], Array]:
+        """Calls from (N, framed height, framed width, C) to (row of a tile, N, tile, a line), and the latter."""
+        count = len(data)
+        item, row, _, number = data.strides
+        lines = as_strided(data, (count, down, TAKEN, line), (item, ROWS * row, row, number), writeable=False)
+        turned, columns, products, tiles = (flat(buffer[:count]) for buffer in scratch)
+        pixel, row, tile = (number * length for length in (channels, line, TAKEN * line))
+        shape, strides = (TAKEN, pool, count * down, width, inner), (row, pixel, tile, pool * pixel, number)
+        calls = [
+            gemm(THERE, lines, turned.reshape(lines.shape)),
+            copy(columns.reshape(shape), as_strided(turned, shape, strides, writeable=False)),
+            gemm(columns.reshape(TAKEN, -1, inner), weight, products.reshape(TAKEN, -1, outputs)),
+        ]
+        if pool == 1:
+            calls.append(gemm(BACK, products.reshape(TAKEN, -1), tiles.reshape(ROWS, -1)))
+            return calls, tiles.reshape(ROWS, count, down, -1)
+        calls.append(gemm(HALVES, products.reshape(TAKEN, 2, -1).transpose(1, 0, 2), tiles.reshape(2, ROWS, -1)))
+        for _ in range(2):
+            tiles, other = tiles.reshape(2, -1)
+            calls.append(partial(np.maximum, tiles, other, out=tiles))
+        return calls, tiles.reshape(kept, count, down, -1)
+
+    def _finish(tiles: Array, added: Sequence[Array], others: Sequence[Array], out: Array) -> list[Call]:
+        """What is added, and the activation, from there to (N, H, W, C); the last tile may have rows too many."""
+        numbers, whole, late = flat(tiles), height // kept, int(conv.late)
+        calls: list[Call] = []
+        at_once = not others and conv.activation != SWISH  # in one run, and then a copy: half the time of short runs
+        if at_once:
+            terms = [np.tile(term, numbers.size // outputs) for term in added]
+            calls += finish(numbers, numbers, terms, conv.activation)
+        for start, count, rows in ((0, whole, kept), (whole, 1, height % kept)):
+            if count * rows:
+                some = slice(start * kept, start * kept + count * rows)
+                target, *more = (
+                    array[:, some].reshape(len(out), count, rows, -1).transpose(2, 0, 1, 3) for array in (out, *others)
+                )
+                source = tiles[:rows, :, start : start + count]
+                if at_once:
+                    calls.append(copy(target, source))
+                else:
+                    terms = [np.tile(term, width) for term in added]
+                    calls += finish(source, target, terms + more[late:], conv.activation, more[:late])
+        return calls
+
+    return Step(
+        (batch, outputs, height, width),
+        bind,
+        scratch,
+        conv.macs,
+        layout=Layout.LAST,
+        border=Border(windows.begin, end, conv.padding),
+        strided=True,
+        strided_out=True,
+        packs={1: Pack("winograd rows", _transform)},
+    )
+
+
+def _transform(weight: Array) -> Array:
+    """(O, C, 3, taps) -> (TAKEN, taps * C, O)."""
+    taps = weight.transpose(2, 3, 1, 0)
+    return np.ascontiguousarray(np.tensordot(FILTER, taps, 1).reshape(TAKEN, -1, len(weight)))
+
+
+KERNELS: tuple[Kernel, ...] = (winograd_rows,)
+POOLED: tuple[Kernel, ...] = (winograd_rows_pool,)
