@@ -13,7 +13,7 @@ from engine.kernels.step import Call
 
 # Numbers in NumPy's buffers. Nothing is cast here, and yet a ufunc copies operands that repeat, or lie in a frame, into
 # its buffers wherever these hold more than one row: 8192 by default. Half of the time of a pass over 20 rows of 1280.
-BUFFER = 256
+BUFFER = 1024
 
 Binder = Callable[[Sequence[Array], Sequence[Array]], list[tuple[str, list[Call]]]]
 
