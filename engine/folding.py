@@ -37,6 +37,35 @@ def fold(graph: Graph, input_shapes: Sequence[Shape]) -> Graph:
     return graph if graph.parameters else _Folder(graph, input_shapes).run()
 
 
+def holds_for_any_batch(graph: Graph, folded: Graph, input_shapes: Sequence[Shape]) -> bool:
+    """Whether the graph, folded for these shapes, is what it would be for any other batch.
+
+    It is folded again, for one item more: a number that came from the batch (a size, a row of zeros) shows as another.
+    """
+    if graph.parameters:
+        return True
+    if any(value.shape[:1] != (0,) for value in graph.inputs):
+        return False
+    try:
+        other = fold(graph, [(shape[0] + 1, *shape[1:]) for shape in input_shapes])
+    except ModelError:
+        return False
+    used = {name for node in folded.nodes for name in node.inputs} | {value.name for value in folded.outputs}
+    mine, theirs = folded.initializers, other.initializers
+    return (
+        len(folded.nodes) == len(other.nodes)
+        and all(_alike(*pair) for pair in zip(folded.nodes, other.nodes, strict=True))
+        and (used & mine.keys()) == (used & theirs.keys())
+        and all(mine[name] is theirs[name] or np.array_equal(mine[name], theirs[name]) for name in used & mine.keys())
+    )
+
+
+def _alike(one: Node, other: Node) -> bool:
+    plain = (one.op_type, one.inputs, one.outputs) == (other.op_type, other.inputs, other.outputs)
+    mine, theirs = one.attributes, other.attributes
+    return plain and mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
 # What attributes of the wrong kind, or inputs that are missing, raise in a kernel that expects them.
 _SENSELESS = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
@@ -102,12 +131,21 @@ class _Folder:
         self.nodes.append(self._for_any_batch(replace(node, outputs=node.outputs[:1])))
 
     def _for_any_batch(self, node: Node) -> Node:
-        """A Reshape that keeps the first axis says so, instead of how long it is: workers may plan other batches."""
+        """What keeps the first axis says so, instead of how long it is: workers may plan other batches."""
+        if node.op_type == "Resize":
+            return self._resize_for_any_batch(node)
         wanted, found = node.attributes.get("shape", ()), self.shapes.get(node.inputs[0], ()) if node.inputs else ()
         keeps = wanted and found and wanted[0] == found[0] and 0 not in found and not node.attributes.get("allowzero")
         if node.op_type != "Reshape" or not keeps:
             return node
         return replace(node, attributes={**node.attributes, "shape": (0, *wanted[1:])})
+
+    def _resize_for_any_batch(self, node: Node) -> Node:
+        has, shape = node.attributes, self.shapes[node.inputs[0]]
+        sizes, plain = has.get("sizes", ()), has.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+        if not sizes or sizes[0] != shape[0] or not plain or "axes" in has or "roi" in has:
+            return node
+        return replace(node, attributes={**has, "sizes": sizes[1:], "axes": tuple(range(1, len(shape)))})
 
     def _check(self, node: Node) -> Shape:
         """The shape of the node's output, once a kernel has said that it will run it."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.card import ModelCard as ModelCard
 from engine.choices import Choices, standard
-from engine.folding import fold
+from engine.folding import fold, holds_for_any_batch
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
@@ -117,10 +117,17 @@ class Model:
             return before
         if before is not None and before.final:
             raise ModelError(
-                f"net '{self.graph.name}' was shared with its kernels chosen, for items of {before.items}: "
-                f"it takes no others; found {tuple(shapes)}"
+                f"net '{self.graph.name}' was shared with its kernels chosen, for items of {before.items}"
+                f"{f' in batches of {before.batches}' if before.batches else ''}: it takes no others; "
+                f"found {tuple(shapes)}"
             )
-        self.prepared[:] = [prepare(optimise(fold(self.graph, shapes)), shapes, choices or standard())]
+        folded = fold(self.graph, shapes)
+        any_batch = holds_for_any_batch(self.graph, folded, shapes)
+        prepared = prepare(optimise(folded), shapes, choices or standard())
+        if any_batch:
+            prepared.batches = ()
+        self.prepared[:] = [prepared]
+        del folded
         release(self.graph)
         return self.prepared[0]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 
 from engine.graph import Array, Shape
 from engine.kernels.step import Call
+
+# Numbers in NumPy's buffers. Nothing is cast here, and yet a ufunc copies operands that repeat, or lie in a frame, into
+# its buffers wherever these hold more than one row: 8192 by default. Half of the time of a pass over 20 rows of 1280.
+BUFFER = 256
 
 Binder = Callable[[Sequence[Array], Sequence[Array]], list[tuple[str, list[Call]]]]
 
@@ -23,6 +28,7 @@ class Plan:
         arena_bytes: memory for everything between inputs and outputs.
         sections: what a run executes, in order, by the name of the node; 'copy of ...' between nodes.
         calls: the same without names.
+        large: they run with `small_buffers`; switching takes 3 us, which a small net would miss.
     """
 
     def __init__(
@@ -32,9 +38,11 @@ class Plan:
         output_shapes: Sequence[Shape],
         arena_bytes: int,
         pixels: bool = False,
+        large: bool = False,
     ) -> None:
         """Args: with `pixels` the first input is uint8 (N, H, W, C), though its shape is given as (N, C, H, W)."""
         self._binder = binder
+        self.large = large
         inputs = [np.zeros(shape, np.float32) for shape in input_shapes]
         if pixels:
             count, channels, *sides = input_shapes[0]
@@ -70,8 +78,11 @@ class Plan:
             _check("input", inputs, self.inputs)
             for store, given in zip(self._stores, inputs, strict=True):
                 store(..., given)
-        for call in self.calls:
-            call()
+        if self.large:
+            _execute_large(self.calls)
+        else:
+            for call in self.calls:
+                call()
         if out is not None:
             targets = (out,) if isinstance(out, np.ndarray) else tuple(out)
             _check("output", targets, self.outputs)
@@ -94,7 +105,7 @@ class Plan:
         _check("input", inputs, self.inputs, contiguous=True)
         _check("output", outputs, self.outputs, contiguous=True)
         sections = self._binder([_plain(array) for array in inputs], [_plain(array) for array in outputs])
-        return partial(_execute, _flat(sections))
+        return partial(_execute_large if self.large else _execute, _flat(sections))
 
 
 def _flat(sections: Sequence[tuple[str, Sequence[Call]]]) -> list[Call]:
@@ -104,6 +115,22 @@ def _flat(sections: Sequence[tuple[str, Sequence[Call]]]) -> list[Call]:
 def _execute(calls: Sequence[Call]) -> None:
     for call in calls:
         call()
+
+
+def _execute_large(calls: Sequence[Call]) -> None:
+    with small_buffers():
+        for call in calls:
+            call()
+
+
+@contextmanager
+def small_buffers() -> Iterator[None]:
+    """Within, this thread's ufuncs have buffers of BUFFER numbers."""
+    before = np.setbufsize(BUFFER)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
 
 
 def _plain(array: Array) -> Array:

@@ -60,7 +60,7 @@ class Prepared:
         """Whether it was made for inputs of these shapes."""
         batches = tuple(tuple(shape[:1]) for shape in input_shapes)
         items = tuple(tuple(shape[1:]) for shape in input_shapes)
-        return self.graph is not None and self.items == items and (self.final or self.batches in ((), batches))
+        return self.graph is not None and self.items == items and self.batches in ((), batches)
 
     def pack(self, chosen: Sequence[Chosen]) -> None:
         """Keep the choices, and make the arrangements of parameters that they want.
@@ -160,7 +160,8 @@ def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Ch
     prepared.pack(chosen)
     steps = [each.step for each in chosen]
     memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
-    return Plan(memory.bind, memory.input_shapes, memory.output_shapes, memory.arena.nbytes, prepared.pixels)
+    shapes, large = (memory.input_shapes, memory.output_shapes), prepared.layout is Layout.LAST
+    return Plan(memory.bind, *shapes, memory.arena.nbytes, prepared.pixels, large)
 
 
 def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 
 from engine.graph import Shape
 from engine.kernels.step import Call
 from engine.model import Model
+from engine.plan import small_buffers
 from engine.planner import Chosen
 
 _NOW = time.perf_counter_ns
@@ -90,10 +92,11 @@ def profile(model: Model, *input_shapes: Shape, rounds: int = 20) -> Profile:
     plan.run()
     whole: list[int] = []
     times: list[list[int]] = [[] for _ in plan.sections]
-    for _ in range(rounds):
-        whole.append(_nanoseconds(plan.calls))
-        for (_, calls), found in zip(plan.sections, times, strict=True):
-            found.append(_nanoseconds(calls))
+    with small_buffers() if plan.large else nullcontext():
+        for _ in range(rounds):
+            whole.append(_nanoseconds(plan.calls))
+            for (_, calls), found in zip(plan.sections, times, strict=True):
+                found.append(_nanoseconds(calls))
     medians = [median(found) / 1e3 for found in times]
     total = sum(medians) or 1.0
     chosen = _by_name(model.chosen(*input_shapes))

@@ -84,6 +84,7 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         graph = _graph(found["graph"], {name: arrays[name] for name in arrays.keys() - packed.keys()})
         prepared = Prepared(
             items=tuple(_shape(shape) for shape in found["items"]),
+            batches=tuple(_shape(shape) for shape in found["batches"]),
             graph=graph,
             layout=Layout(found["layout"]),
             packed=packed,
@@ -109,6 +110,7 @@ def _header(card: ModelCard, prepared: Prepared, places: Mapping[str, Any], size
         "card": card.to_json(),
         "graph": described,
         "items": prepared.items,
+        "batches": prepared.batches,
         "layout": prepared.layout.value,
         "pins": prepared.pins,
         "shapes": prepared.shapes,

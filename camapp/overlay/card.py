@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from camapp.lettering import Layer
+from camapp.lettering import Font, Layer
 from camapp.overlay.board import Board
 from camapp.overlay.style import ACCENT, AMBER, DIM, FAINT, GREEN, SOFT, WHITE, Style, share
 from camapp.records import Prediction
+
+MOST_LINES = 4  # of a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,16 @@ def card_layer(style: Style, shown: Shown) -> Layer:
 
     score = f"{shown.score} %" if shown.label else ""
     room = inner - (body.width(score) + style.unit if score else 0)
+    head, _, reason = shown.label.partition(": ")  # such as "no lane: the picture is black"
     if shown.label:
-        board.caption(0, title.fit(shown.label, room), title, ink)
+        board.caption(0, title.fit(head, room), title, ink)
         board.text(inner, score, body, soft, right=True, drop=title.cap - body.cap)
         board.advance(title.cap + style.unit)
         board.bar(0, inner, max(3, style.unit // 2), shown.score / 100, accent)
+        for line in _wrapped(reason, body, inner)[:MOST_LINES]:
+            board.advance(style.unit)
+            board.caption(0, line, body, soft)
+            board.advance(body.cap)
     elif not shown.values:
         board.caption(0, "nothing sure", body, soft)
         board.advance(body.cap + style.unit // 2)
@@ -90,3 +97,14 @@ def card_layer(style: Style, shown: Shown) -> Layer:
             board.text(inner, value, body, ink, right=True)
             board.advance(body.cap)
     return board.layer()
+
+
+def _wrapped(text: str, font: Font, room: int) -> list[str]:
+    """Lines of whole words, none wider than `room` where it can be helped."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.width(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [font.fit(line, room) for line in lines]

@@ -37,7 +37,7 @@ def _sigmoid(node: Node) -> Callable[[Array, Array], list[Call]]:
     attributes(node)
     return lambda x, out: [
         partial(np.maximum, x, scalar(MOST_NEGATIVE), out=out),
-        partial(np.negative, out, out=out),
+        partial(np.multiply, out, scalar(-1), out=out),  # np.negative is wrong in strides of 16 bytes (NumPy 2.4.6)
         partial(np.exp, out, out=out),
         partial(np.add, out, scalar(1), out=out),
         partial(np.reciprocal, out, out=out),

@@ -298,8 +298,9 @@ def finish_channels(
     if out.strides[1] != out.itemsize or out.ndim < 3:
         added = [] if bias is None else [bias.reshape(-1, *(1,) * (out.ndim - 2))]
         return finish(source, out, added + others[late:], activation, others[:late], room)
-    # Channels last: ufuncs run over the last axis, so take several pixels together, with a bias as long.
-    together = divisor(pixels, WIDE // channels)
+    # Channels last: ufuncs run over the last axis, so take several pixels together, with a bias as long. Within a frame
+    # a whole row: of two axes NumPy sees that their numbers lie apart, of three it copies all before it works in place.
+    together = divisor(pixels, WIDE // channels) if last(source).flags.c_contiguous else pixels
     shape = (*out.shape[:1], *out.shape[2:-1], pixels // together, together * channels)
     source, out, *others = (last(array).reshape(shape) for array in (source, out, *others))
     added = [] if bias is None else [bias if together == 1 else np.tile(bias, together)]

@@ -140,6 +140,17 @@ def test_text_becomes_what_opencv_can_draw(text: str, expected: str) -> None:
     assert plain(text) == expected
 
 
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (640, 480), (720, 1280), (1280, 720)])
+def test_the_reason_why_there_is_none_is_shown_to_its_end(width: int, height: int) -> None:
+    reason = "no lane: the picture seems upside down; turn the camera, or --rotate "
+    one, other = (
+        drawn(Prediction(0, "track", label=reason + end, values={"confidence": 0.0}), width=width, height=height)
+        for end in ("180", "999")
+    )
+    assert (one != other).any()
+    assert not (one[:, -width // 40 :] != picture(width, height)[:, -width // 40 :]).any()
+
+
 def test_fitted_text_fits() -> None:
     font = Font(11)
     for width in range(0, 200, 7):

@@ -231,6 +231,7 @@ def test_a_folded_graph_travels_to_workers_through_shared_memory() -> None:
                 Node("Gather", ("x", "order"), ("g",), {"axis": 1}),
                 Node("Reshape", ("g", "wanted"), ("y",)),
             ),
+            inputs=(Value("x", (0, 4, 3, 5)),),
             initializers={**FLATTENED.initializers, "order": np.array([3, -4, 1])},
         ),
     )
@@ -238,8 +239,7 @@ def test_a_folded_graph_travels_to_workers_through_shared_memory() -> None:
     write_shared(model, file)
     attached = attach_shared(file.getvalue())
     np.testing.assert_array_equal(attached.run(X), model.run(X))
-    free = attach_shared(file.getvalue().replace(b'"shape": [2, 4, 3, 5]', b'"shape": [0, 4, 3, 5]'))
-    np.testing.assert_array_equal(free.plan((1, 4, 3, 5)).run(X[:1]), np.asarray(model.run(X))[:1])
+    np.testing.assert_array_equal(attached.plan((1, 4, 3, 5)).run(X[:1]), np.asarray(model.run(X))[:1])
 
 
 def test_a_net_from_an_onnx_file_travels_with_its_packed_weights(tmp_path: Any) -> None:

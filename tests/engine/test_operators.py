@@ -14,6 +14,7 @@ from engine.card import ModelCard
 from engine.formats.onnx import serialise_onnx
 from engine.graph import Array, Graph, Node, Value
 from engine.kernels import KERNELS
+from engine.kernels.step import Operand
 from engine.reference import FUNCTIONS, run_node
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan, run_in_torch
 
@@ -138,3 +139,19 @@ def test_a_long_signal_is_resized_without_a_matrix_of_its_length_squared(mode: s
     short = Case("short", "Resize", ((1, 2, 400),), case.attributes)
     expected = run_in_plan(short.node(), [case.inputs()[0][..., :400]], constants=True)
     assert_close(found[..., :200], expected[..., :200])
+
+
+@pytest.mark.parametrize("op_type", ["Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "LeakyRelu", "Clip", "Relu"])
+def test_numbers_that_lie_apart_are_what_they_are_in_a_row(op_type: str) -> None:
+    node = Node(op_type, ("in0",), ("out",), {"min": -0.5, "max": 0.5} if op_type == "Clip" else {}, "apart")
+    step = KERNELS[op_type][0](node, [Operand((1, 11, 1, 1))])
+    assert step is not None
+    assert step.bind is not None
+    x = np.random.RandomState(0).uniform(-4, 4, (1, 11, 1, 1)).astype(np.float32)
+    for side in range(1, 6):  # of a frame: the numbers are 1, 4, 9, 16 and 25 apart
+        memory = np.zeros((2, 1, 11, side, side), np.float32)
+        source, out = memory[0, ..., :1, :1], memory[1, ..., :1, :1]
+        source[...] = x
+        for call in step.bind([source], out, [np.zeros(scratch.shape, np.float32) for scratch in step.scratch]):
+            call()
+        assert_close(out, run_node(node, x))

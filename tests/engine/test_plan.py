@@ -18,6 +18,7 @@ from engine.graph import Graph, ModelError, Node, UnsupportedOperator, Value
 from engine.kernels.step import blasable, gemm
 from engine.model import Model, described
 from engine.nets.layers import NetBuilder
+from engine.plan import BUFFER
 from engine.planner import make_plan
 from tests.engine import net_cases
 from tests.engine.test_nets import model
@@ -32,7 +33,8 @@ def chain(*nodes: Node, shape: tuple[int, ...] = (1, 4), outputs: tuple[str, ...
 def test_a_run_allocates_no_array(name: str, count: int) -> None:
     plan, pictures = model(name).plan((count, *net_cases.pictures(name).shape[1:])), net_cases.pictures(name, count)
     gc.collect()
-    # NumPy's own ufunc buffers, of a fixed size, are made as small as they get, so as to see anything else.
+    # NumPy's own ufunc buffers, of a fixed size, are made as small as they get, so as to see anything else; some plans
+    # choose their size.
     size = np.setbufsize(16)
     tracemalloc.start()
     try:
@@ -46,7 +48,27 @@ def test_a_run_allocates_no_array(name: str, count: int) -> None:
     finally:
         tracemalloc.stop()
         np.setbufsize(size)
-    assert peak - before < 2500  # iterators and argument tuples; the nets' layers have up to 65536 bytes an item
+    # Iterators, argument tuples and these buffers; the nets' layers have up to 65536 bytes an item.
+    assert peak - before < 2500 + 20 * BUFFER
+
+
+def test_a_run_leaves_numpys_buffers_as_they_were() -> None:
+    net = NetBuilder("one", (3, 64, 64))
+    graph = net.graph(net.relu(net.conv(net.input, "conv", 3, 32, 3)), (32, 62, 62))
+    plan = make_plan(graph.bind({key: np.ones(shape) for key, shape in graph.parameters.items()}), [(1, 3, 64, 64)])
+    assert plan.large
+    size, seen = np.setbufsize(4096), []
+    try:
+        plan.calls[:] = [lambda: seen.append(np.getbufsize())]
+        plan.run()
+        assert seen == [BUFFER]
+        assert np.getbufsize() == 4096
+        plan.calls[:] = [partial(np.add, np.ones(2), np.ones(3))]
+        with pytest.raises(ValueError, match="broadcast"):
+            plan.run()
+        assert np.getbufsize() == 4096
+    finally:
+        np.setbufsize(size)
 
 
 def test_tracemalloc_would_see_an_allocated_array() -> None:

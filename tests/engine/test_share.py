@@ -139,3 +139,45 @@ def test_an_attribute_that_cannot_travel_is_named() -> None:
     net.prepared[0].graph = replace(graph, nodes=(replace(node, attributes={"value": np.ones(3)}),))
     with pytest.raises(ModelError, match="net 'odd' cannot be shared"):
         write_shared(net, io.BytesIO())
+
+
+def with_free_batch(*nodes: Node, **constants: np.ndarray) -> Model:
+    values = Value("x", (0, 2, 4, 4)), Value("y", ())
+    graph = Graph("free", (values[0],), (values[1],), nodes, initializers=constants)
+    return Model(ModelCard("free", "other", (2, 4, 4), colour=""), graph)
+
+
+def attached(net: Model) -> Model:
+    net.plan()
+    return attach_shared(bytes(shared(net)))
+
+
+SHAPE = Node("Shape", ("x",), ("shape",))
+
+
+def test_a_resize_to_a_size_serves_every_batch() -> None:
+    batch = Node("Slice", ("shape",), ("batch",), {"starts": (0,), "ends": (2,)})
+    sizes = Node("Concat", ("batch", "wanted"), ("sizes",), {"axis": 0})
+    resize = Node("Resize", ("x", "", "", "sizes"), ("y",), {"mode": "linear"})
+    net = with_free_batch(SHAPE, batch, sizes, resize, wanted=np.array([6, 5]))
+    x = np.random.RandomState(1).uniform(-1, 1, (3, 2, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(attached(net).plan(x.shape).run(x), net.run(x))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        Node("Mul", ("x", "rows"), ("y",)),
+        Node("Resize", ("x", "", "", "shape"), ("y",), {"keep_aspect_ratio_policy": "not_larger"}),
+    ],
+    ids=["a number that counts the batch", "sizes that do"],
+)
+def test_a_net_that_computes_with_its_batch_is_shared_for_that_batch_alone(last: Node) -> None:
+    rows = Node("Gather", ("shape", "zero"), ("count",)), Node("Cast", ("count",), ("rows",), {"to": 1})
+    net = with_free_batch(SHAPE, *rows, last, zero=np.array([0]))
+    x = np.ones((3, 2, 4, 4), np.float32)
+    other = attached(net)
+    np.testing.assert_array_equal(other.plan().run(x[:1]), net.run(x[:1]))
+    with pytest.raises(ModelError, match=r"in batches of \(\(1,\),\): it takes no others"):
+        other.plan(x.shape)
+    assert np.asarray(net.run(x)).shape == x.shape
