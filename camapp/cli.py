@@ -228,6 +228,9 @@ def profile(
     batch: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="items a run")] = 1,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="runs to take the median of")] = 20,
     threads: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="BLAS threads")] = 1,
+    kernel: Annotated[
+        str, typer.Option(metavar="LAYER=KERNEL", help="pin a layer's or an operator's; commas between")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     chart: Annotated[
         Optional[Path],  # noqa: UP045
@@ -239,6 +242,8 @@ def profile(
     from camapp.processes import blas_threads
 
     os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
+    if kernel:
+        os.environ["ENGINE_KERNELS"] = kernel
     with tidy_errors(debug):
         from camapp.profiling import ProfileOptions, run_profile
 

@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from engine.graph import ModelError  # here, so that --help does not wait for NumPy
 
+    if getattr(options, "kernel", None):
+        os.environ["ENGINE_KERNELS"] = options.kernel
     try:
         code = {"info": _info, "convert": _convert, "run": _run}[options.command](options)
         sys.stdout.flush()
@@ -40,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (info, run, convert):
         command.add_argument("file", type=Path, help=".npz, .pth, .pt, .safetensors, .onnx, or a folder of text dumps")
         command.add_argument("--net", help="name of the net, for a file without a card")
+    for command in (info, run):
+        command.add_argument("--kernel", metavar="LAYER=KERNEL", help="pin a layer's or an operator's; commas between")
     convert.add_argument("target", type=Path, help="file to write; its suffix says the format, none: a folder")
     run.add_argument("input", type=Path, help="array to read (.npy)")
     run.add_argument("output", type=Path, help="array to write (.npy)")

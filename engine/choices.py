@@ -12,14 +12,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from engine import blas
-from engine.graph import Array, Node
+from engine.graph import Array, ModelError, Node
 from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
 from engine.kernels.winograd import BESIDE
@@ -124,8 +124,31 @@ class TimedChoices(Choices):
 
 
 def standard() -> Choices:
-    """By the clock, remembered in `default_file()`; by the fixed rule if the environment has ENGINE_CHOICES=rule."""
-    return Choices() if os.environ.get("ENGINE_CHOICES") == "rule" else _timed(default_file())
+    """By the clock, remembered in `default_file()`; by the fixed rule if the environment has ENGINE_CHOICES=rule.
+
+    ENGINE_KERNELS there pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, with commas between.
+
+    Raises:
+        ModelError: ENGINE_KERNELS is no such list.
+    """
+    pins = parse_pins(os.environ.get("ENGINE_KERNELS", ""))
+    if os.environ.get("ENGINE_CHOICES") == "rule":
+        return Choices(pins)
+    timed = _timed(default_file())
+    return replace(timed, pins=pins) if pins else timed
+
+
+def parse_pins(text: str) -> dict[str, str]:
+    """The pins of `LAYER=KERNEL,...`.
+
+    Raises:
+        ModelError: it is no such list.
+    """
+    pairs = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
+    for key, _, kernel in pairs:
+        if not key or not kernel:
+            raise ModelError(f"'{text}' pins no kernels: expected LAYER=KERNEL or OPERATOR=KERNEL, with commas between")
+    return {key: kernel for key, _, kernel in pairs}
 
 
 @cache

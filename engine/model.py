@@ -100,11 +100,20 @@ class Model:
         return plan_prepared(prepared, shapes, choices or standard())
 
     def chosen(self, *input_shapes: Shape) -> list[Chosen]:
-        """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`."""
+        """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`.
+
+        Raises:
+            ModelError: a kernel is pinned that none of the nodes it was pinned for has.
+        """
         shapes = input_shapes or self.default_shapes
         prepared = self.prepare(shapes)
         assert prepared.graph is not None
-        return choose(prepared.graph, shapes, standard(), prepared)
+        choices = standard()
+        found = choose(prepared.graph, shapes, choices, prepared)
+        for pin in choices.pins.items():
+            if not any(pin in ((each.node.name, each.kernel), (each.node.op_type, each.kernel)) for each in found):
+                raise ModelError(f"{'='.join(pin)}: no layer or operator '{pin[0]}' has such a kernel here")
+        return found
 
     def prepare(self, shapes: Sequence[Shape], choices: Choices | None = None) -> Prepared:
         """What plans for these shapes share: of the plans before, unless that was for other shapes or choices.

@@ -13,7 +13,7 @@ from engine import choices as choices_module
 from engine.choices import Choices, TimedChoices, default_file, read_times, standard, write_times
 from engine.graph import Graph, ModelError
 from engine.kernels.step import Layout
-from engine.model import Model, ModelCard
+from engine.model import Model, ModelCard, load
 from engine.nets.layers import NetBuilder
 from engine.share import attach_shared
 from tests.engine.test_share import shared
@@ -102,6 +102,31 @@ def test_standard_choices_are_by_the_clock_unless_the_environment_says_rule(monk
     assert default_file() == Path("/nowhere/camapp/kernels.json")
     monkeypatch.delenv("ENGINE_CHOICES")
     assert standard().__dict__["file"] == Path("/nowhere/camapp/kernels.json")
+
+
+@pytest.mark.parametrize("rule", ["rule", ""])
+def test_environment_pins_kernels_by_layer_or_operator(
+    rule: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ENGINE_CHOICES", rule)
+
+    def kernels(pins: str) -> dict[str, str]:
+        monkeypatch.setenv("ENGINE_KERNELS", pins)
+        return {
+            each.node.name: each.kernel for each in load(Path(__file__).parents[2] / "weights" / "track.npz").chosen()
+        }
+
+    first = kernels("wide1=winograd2")
+    assert first["wide1"] == "winograd2"
+    assert first["wide2"] != "winograd2"
+    second = kernels("Conv=winograd2, wide2=rows_whole")
+    assert second["wide2"] == "rows_whole"
+    assert second["wide1"] == second["wide4"] == "winograd2"
+    with pytest.raises(ModelError, match="wide9=winograd2: no layer or operator 'wide9' has such a kernel here"):
+        kernels("wide9=winograd2")
+    with pytest.raises(ModelError, match="'winograd2' pins no kernels: expected LAYER=KERNEL"):
+        kernels("winograd2")
 
 
 def test_attached_model_runs_the_kernels_that_were_chosen_and_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
