@@ -19,6 +19,8 @@ from engine.plan import Plan
 
 # A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
 PLANAR_MACS = 2_000_000
+# A run of fewer, which takes 100 us, gains less by small buffers than the switch costs: cifar10 0.97 without.
+LARGE_MACS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Ch
     prepared.pack(chosen)
     steps = [each.step for each in chosen]
     memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
-    shapes, large = (memory.input_shapes, memory.output_shapes), prepared.layout is Layout.LAST
+    shapes, large = (memory.input_shapes, memory.output_shapes), sum(step.macs for step in steps) >= LARGE_MACS
     return Plan(memory.bind, *shapes, memory.arena.nbytes, prepared.pixels, large)
 
 
