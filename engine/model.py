@@ -70,6 +70,12 @@ class Model:
             shapes[0] = (shapes[0][0], *self.card.input_shape)
         return tuple(shapes)
 
+    @property
+    def only_batch(self) -> int | None:
+        """The number of items that each plan must be for, where the net was made for just so many; None: any."""
+        batches = self.prepare(self.default_shapes).batches
+        return batches[0][0] if batches else None
+
     def plan(self, *input_shapes: Shape, choices: Choices | None = None, input: str = "float32") -> Plan:
         """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
 

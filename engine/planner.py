@@ -224,7 +224,8 @@ def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: Prepared) -
         )
         if not fits:
             expected = ", ".join(str(size or "N") for size in value.shape)
-            raise ModelError(f"net '{graph.name}': input '{value.name}' is ({expected}), found {tuple(shape)}")
+            hint = "; export it with a free batch" if tuple(shape[1:]) == tuple(value.shape[1:]) else ""
+            raise ModelError(f"net '{graph.name}': input '{value.name}' is ({expected}), found {tuple(shape)}{hint}")
     operands = {name: Operand(tuple(shape), None, True) for name, shape in prepared.shapes.items()}
     operands |= {name: Operand(array.shape, array, True) for name, array in graph.initializers.items()}
     return operands | {value.name: Operand(tuple(shape)) for value, shape in zip(graph.inputs, shapes, strict=True)}

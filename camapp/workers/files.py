@@ -201,6 +201,8 @@ class FilesJob:
 
     def _run(self, used: int) -> tuple[Floats, ...]:
         """The net's outputs for so many items, by a plan of that many or somewhat more."""
+        if self._model.only_batch:
+            return self._run_by(self._model.only_batch, used)
         size = min(self._batch, 1 << max(0, used - 1).bit_length())
         if size not in self._runs:
             plan = self._model.plan((size, *self._model.card.input_shape))
@@ -209,6 +211,17 @@ class FilesJob:
         if used:
             run()
         return tuple(output[:used] for output in outputs)
+
+    def _run_by(self, size: int, used: int) -> tuple[Floats, ...]:
+        """The same by a net that was made for batches of just that size."""
+        shape = (size, *self._model.card.input_shape)
+        found = []
+        for start in range(0, max(used, 1), size):
+            items = np.zeros(shape, np.float32)
+            items[: max(0, used - start)] = self._input[start : min(start + size, used)]
+            outputs = self._model.run(items)
+            found.append(outputs if isinstance(outputs, tuple) else (outputs,))
+        return tuple(np.concatenate(each)[:used] for each in zip(*found, strict=True))
 
 
 def _reason(error: Exception) -> str:

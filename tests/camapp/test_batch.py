@@ -18,7 +18,7 @@ import pytest
 
 from camapp.batch import Stride, classify_files, grouped
 from camapp.capture.images import read_image, walk_images
-from camapp.models import load_model
+from camapp.models import load_model, model_path
 from camapp.records import Box, Frame, Prediction
 from camapp.rows import COLUMNS, FORMATS, Row, truth_of
 from camapp.scenes.digits import DigitScene
@@ -27,6 +27,7 @@ from camapp.settings import load_settings
 from camapp.tasks.task import TaskOptions
 from camapp.workers.files import FilesJob, FilesOptions, Read, to_message
 from camapp.workers.protocol import MESSAGE_BYTES
+from engine.convert import convert
 
 ROOT = Path(__file__).resolve().parents[2]
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -424,3 +425,20 @@ def test_labels_and_names_of_any_kind_are_written_as_they_are():
         assert line["top"] == json.loads(row["top"]) == [[name, 0.25], ["b", 0.125]]
         assert line["boxes"] == json.loads(row["boxes"]) == [{"xyxy": [0, 1, 2, 3], "label": name, "score": 0.5}] * 2
         assert (line["lines"], row["lines"]) == ([], "")
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_net_made_for_one_size_of_batch_says_the_same_as_one_for_any(size, folder, tmp_path):
+    """By an ONNX file whose first axis is fixed, as exporters leave it unless told otherwise."""
+    onnx = pytest.importorskip("onnx")
+    free, fixed = tmp_path / "free.onnx", tmp_path / "fixed.onnx"
+    convert(model_path("mnist"), free)
+    proto = onnx.load(free)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(proto, fixed)
+    files = [str(folder / f"{index}_{index % 10}.png") for index in range(1, 5)]  # neither 1 nor 3 divides their number
+    said = [[row.prediction for row in job(model=str(file)).rows(files)] for file in (free, fixed)]
+    for any_, only in zip(*said, strict=True):
+        assert any_.label == only.label
+        assert any_.score == pytest.approx(only.score, abs=1e-5)
