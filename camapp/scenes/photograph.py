@@ -20,6 +20,8 @@ Mask = NDArray[np.uint8]
 TILE = 256  # pixels a side of a texture tile, which repeats
 FINE = 2  # paint is drawn this much larger and averaged, in pictures narrower than `COARSE_WIDTH`
 COARSE_WIDTH = 400
+METERED = (0.35, 3.0)  # gains between which a camera's exposure can choose
+SHARPENED = 0.004  # of the picture's width: the blur by which a camera tells what to sharpen
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class Look:
         light: coarse brightness (rows, columns), 1 is even.
         cast: RGB gains.
         haze: 0 to 1, how much light is added over all.
-        glare: (x, y, radius, strength), fractions of the picture.
+        glare: (x, y, radius, strength, tall), fractions of the picture; so many times as high as wide.
+        exposure: mean level, 0 to 255, that the camera strives for within `METERED`; 0 takes the light as it is.
         gamma: of the tones.
         blur: standard deviation, as a fraction of the picture's width.
         motion: (x, y) length of the motion blur, as a fraction of the width.
+        sharpened: how much of what a blur would take away is added, as a small camera's own processing does.
         noise: standard deviation, 0 to 255.
         jpeg: quality, 0 for none.
         seed: of textures, wear and noise.
@@ -60,10 +64,12 @@ class Look:
     light: Floats = field(default_factory=lambda: np.ones((2, 2)))
     cast: Rgb = (1.0, 1.0, 1.0)
     haze: float = 0.0
-    glare: Sequence[tuple[float, float, float, float]] = ()
+    glare: Sequence[tuple[float, float, float, float, float]] = ()
+    exposure: float = 0.0
     gamma: float = 1.0
     blur: float = 0.0
     motion: tuple[float, float] = (0.0, 0.0)
+    sharpened: float = 0.0
     noise: float = 0.0
     jpeg: int = 0
     seed: int = 0
@@ -194,7 +200,7 @@ class _Eye:
         picture[part] += (np.array(colour, np.float32) - picture[part]) * cover[part][..., None].astype(np.float32)
 
     def stand(self, picture: Floats, look: Look, rng: np.random.Generator) -> None:
-        """What stands beyond the ground, and the feet of it before it."""
+        """What stands beyond the ground, and people's feet before it."""
         height, width = picture.shape[:2]
         rows = np.asarray(self.beyond.any(axis=1))
         foot = int(height - np.argmax(rows[::-1])) if rows.any() else 0
@@ -202,13 +208,16 @@ class _Eye:
             scenery = _scenery(look.backdrop, width, foot, rng)
             beyond = self.beyond[:foot]
             picture[:foot][beyond] = scenery[beyond]
-        for _ in range(rng.poisson(0.35)):
+        for _ in range(rng.poisson(0.6 if look.backdrop == 1 else 0.3)):
             x, wide = rng.uniform(0, width), rng.uniform(0.01, 0.05) * width
             bottom = foot + rng.uniform(0, 0.12) * height
             tone = rng.uniform(10, 90) * rng.uniform(0.6, 1.2, 3)
+            shoe, sole = rng.choice([tone[0], rng.uniform(90, 250)]), rng.uniform(0.5, 1.2) * wide
             for leg in (x, x + wide * rng.uniform(1.2, 2.5)):
                 top = max(0, int(rng.uniform(-0.5, 0.6) * foot))
                 picture[top : int(bottom), max(0, int(leg)) : max(0, int(leg + wide))] = tone
+                toe = leg + rng.choice([-0.4, 0.4]) * wide
+                picture[max(0, int(bottom - sole)) : int(bottom), max(0, int(toe)) : max(0, int(toe + wide))] = shoe
 
 
 def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -309,14 +318,19 @@ def _develop(picture: Floats, look: Look, noise: np.random.Generator, rng: np.ra
         picture = picture * np.float32(1 - look.haze) + np.float32(255 * look.haze)
     if look.glare:
         x, y = np.arange(width, dtype=np.float32)[None] / width, np.arange(height, dtype=np.float32)[:, None] / width
-        for at_x, at_y, radius, strength in look.glare:
-            blob = np.exp(-((x - at_x) ** 2 + ((y - at_y * height / width) * 0.7) ** 2) / (2 * radius**2))
+        for at_x, at_y, radius, strength, tall in look.glare:
+            blob = np.exp(-((x - at_x) ** 2 + ((y - at_y * height / width) / tall) ** 2) / (2 * radius**2))
             picture += (np.float32(strength) * blob)[..., None]
+    if look.exposure:
+        picture = picture * np.float32(np.clip(look.exposure / max(float(picture.mean()), 1.0), *METERED))
     if look.blur * width > 0.25:
         picture = cv2.GaussianBlur(picture, (0, 0), look.blur * width)
     moved = np.hypot(*look.motion) * width
     if moved > 1:
         picture = cv2.filter2D(picture, -1, smear(look.motion[0] * width, look.motion[1] * width))
+    if look.sharpened:
+        soft = cv2.GaussianBlur(picture, (0, 0), max(0.6, SHARPENED * width))
+        picture = picture + (picture - soft) * np.float32(look.sharpened)
     picture = np.clip(picture * np.float32(1 / 255), 0, 1)
     if look.gamma != 1:
         picture = cv2.pow(picture, look.gamma)

@@ -15,7 +15,7 @@ from camapp.records import Polyline, Truth
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Stripe, circuit
 from camapp.scenes.photograph import Look, bumper_mask, photograph, runs
 from camapp.scenes.scene import Scene, SceneOptions
-from camapp.scenes.trackside import KINDS, View, paint, random_look, random_view
+from camapp.scenes.trackside import KINDS, View, marks, paint, random_look, random_view
 
 Floats = NDArray[np.floating]
 
@@ -30,6 +30,7 @@ APART = 0.005  # gap between two lines under which they look like one
 GAP = 0.15  # bare ground over which a line is drawn on; between dashes it may be any length
 SHORTEST = 0.1  # shorter lines are no truth
 SEEN_SHARE = 0.5  # of a line must be clear
+MARKED = 4  # places of a lap with marks that are no lines
 GLANCE = (240, 180)  # pixels of the picture in which lines must stand out: what is lost in a thumbnail is no truth
 
 
@@ -46,7 +47,7 @@ class TrackScene(Scene):
         borders = tuple(float(edge) for edge in np.linspace(-half, half, lanes + 1))
         kind = KINDS[int(rng.integers(len(KINDS)))]
         self.course: Course = circuit(rng.uniform(70, 110) + 12 * half, rng, borders)
-        self.stripes = tuple(paint(kind, self.course, rng))
+        lines = paint(kind, self.course, rng)
         self.camera: GroundCamera = GroundCamera.of(
             options.size, rng.uniform(0.25, 0.7), math.radians(rng.uniform(14, 22)), math.radians(rng.uniform(65, 85))
         )
@@ -57,6 +58,9 @@ class TrackScene(Scene):
         self.seconds = float(self.course.along[-1]) / self._speed
         self._lane = int(rng.integers(lanes))
         self._phase = rng.uniform(0, math.tau, 3)
+        places = np.linspace(0, self.course.along[-1], MARKED, endpoint=False)
+        others = [stripe for place in places for stripe in marks(kind, self.course, rng, start=float(place))]
+        self.stripes = (*others, *lines)
 
     def render(self, index: int) -> tuple[Pixels, Truth]:
         """The picture of that index, its lines and where the car is: RGB uint8, new memory."""

@@ -54,7 +54,7 @@ def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> Vie
     stripes = [] if empty else paint(kind, course, rng)
     if not empty and rng.random() < (0.6 if kind == "floor" else 0.1):
         stripes += _elsewhere(kind, course, rng)
-    stripes = [*_marks(kind, course, rng, empty), *stripes]
+    stripes = [*marks(kind, course, rng, empty), *stripes]
     look = random_look(kind, camera, rng, stray=0.7 if empty else 0.15)
     return View(camera, tuple(stripe.seen_from(pose) for stripe in stripes), look, {} if empty else course.values(pose))
 
@@ -117,10 +117,10 @@ def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
     width = lane * (rng.uniform(0.05, 0.16) if kind == "floor" else rng.uniform(0.025, 0.09))
     white = rng.uniform(205, 255) * np.array([1, rng.uniform(0.96, 1), rng.uniform(0.88, 1)])
     colour = (float(white[0]), float(white[1]), float(white[2]))
-    wear = rng.uniform(0, 0.6) if rng.random() < 0.35 else 0.0
+    wear = rng.uniform(0, 0.6) if rng.random() < (0.15 if kind == "floor" else 0.35) else 0.0
     cover = rng.uniform(0.55, 0.95) if kind in ("grass", "asphalt") else rng.uniform(0.85, 1)
     inner = None
-    if rng.random() < (0.3 if kind in ("floor", "asphalt") else 0.06):
+    if rng.random() < {"floor": 0.2, "asphalt": 0.3}.get(kind, 0.06):
         on = lane * rng.uniform(0.3, 1.5)
         inner = (on, on * rng.uniform(0.4, 1.2))
     double = kind == "floor" and rng.random() < 0.55
@@ -157,13 +157,21 @@ def _elsewhere(kind: str, course: Course, rng: Rng) -> list[Stripe]:
     ]
 
 
-def _marks(kind: str, course: Course, rng: Rng, empty: bool) -> list[Stripe]:
-    """Paint that is no lane line: stop lines, crossing marks, numbers, seams and cracks."""
+def marks(kind: str, course: Course, rng: Rng, empty: bool = False, start: float = 0.0) -> list[Stripe]:
+    """What is no lane line over a dozen lane widths: stop lines, crossing marks, numbers, kerbs, seams and cracks.
+
+    Args:
+        kind: one of `KINDS`.
+        course: that it lies on.
+        rng: everything follows from it.
+        empty: there are no lines on the course.
+        start: metres along the course from which on it lies.
+    """
     lane = course.borders[1] - course.borders[0]
     stripes: list[Stripe] = []
 
     def across(along: float, low: float, high: float, width: float, colour: Rgb) -> Stripe:
-        ends = np.array([course.beside(offset)[_at(course, along)] for offset in np.linspace(low, high, 12)])
+        ends = np.array([course.beside(offset)[_at(course, start + along)] for offset in np.linspace(low, high, 12)])
         return Stripe(ends, width, colour, is_line=False, cover=0.95)
 
     if rng.random() < (0.3 if kind == "floor" else 0.08):
@@ -191,13 +199,14 @@ def _marks(kind: str, course: Course, rng: Rng, empty: bool) -> list[Stripe]:
         stripes.append(
             across(rng.uniform(0.8, 12) * lane, low, high, rng.uniform(0.03, 0.09) * lane, (235.0, 235.0, 232.0))
         )
-    if kind != "floor" and rng.random() < (0.45 if empty else 0.12):
+    if not start and kind != "floor" and rng.random() < (0.45 if empty else 0.12):  # it goes all along
         stripes += _edging(course, lane, rng)
     if not empty and rng.random() < (0.12 if kind == "floor" else 0.25):
-        stripes += _number(course, lane, rng)
+        stripes += _number(course, lane, rng, start)
     for _ in range(rng.poisson(0.8)):
         heading, length = rng.uniform(0, math.pi), 12 * lane
-        middle = rng.uniform(-3, 3) * lane, rng.uniform(0, 8) * lane
+        aside, along = rng.uniform(-3, 3) * lane, rng.uniform(0, 8) * lane
+        middle = course.beside(aside)[_at(course, start + along)]
         reach = np.linspace(-length, length, 40)[:, None] * [math.sin(heading), math.cos(heading)]
         wobble = np.cumsum(rng.normal(0, 0.01 * lane, (40, 2)), axis=0) * (kind != "floor")
         dark = rng.uniform(0, 50)
@@ -237,9 +246,9 @@ _SEGMENTS = np.array([[[0, 4], [2, 4]], [[2, 4], [2, 2]], [[2, 2], [2, 0]], [[2,
 _DIGITS = ("012345", "12", "01643", "01236", "5612", "05623", "056234", "012", "0123456", "012356")
 
 
-def _number(course: Course, lane: float, rng: Rng) -> list[Stripe]:
+def _number(course: Course, lane: float, rng: Rng, start: float) -> list[Stripe]:
     """The lane's number, painted in its middle."""
-    place = course.pose(rng.uniform(0.8, 6) * lane, course.borders[0] + lane / 2)
+    place = course.pose(start + rng.uniform(0.8, 6) * lane, course.borders[0] + lane / 2)
     size = lane * rng.uniform(0.06, 0.13)
     frame = np.array(
         [[math.cos(place.heading), -math.sin(place.heading)], [math.sin(place.heading), math.cos(place.heading)]]
@@ -265,7 +274,7 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
     smear = rng.exponential(0.018) if fast else 0.0
     rows, columns = (int(side) for side in rng.integers(2, 6, 2))
     uneven = rng.uniform(0.0, 0.3)
-    cast = 1 + rng.normal(0, 0.05, 3) + (rng.normal(0, 0.1, 3) if rng.random() < 0.25 else 0)
+    cast = 1 + rng.normal(0, 0.05, 3) + (rng.normal(0, 0.1, 3) if rng.random() < 0.12 else 0)
     return Look(
         **_SURFACES[kind](high, rng),
         reach=reach,
@@ -278,12 +287,14 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
         cast=(float(cast[0]), float(cast[1]), float(cast[2])),
         haze=float(rng.uniform(0.05, 0.5)) if rng.random() < (0.45 if kind == "grass" else 0.12) else 0.0,
         glare=[
-            (rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.15), rng.uniform(30, 190))
+            (rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.15), rng.uniform(30, 190), rng.uniform(0.4, 3))
             for _ in range(rng.poisson(0.7))
         ],
+        exposure=float(rng.uniform(75, 150)) if rng.random() < 0.85 else 0.0,
         gamma=float(rng.uniform(0.7, 1.35)),
-        blur=float(rng.exponential(0.003)) + (0.002 if kind == "floor" else 0.0),
+        blur=float(rng.exponential(0.0025)) + (0.001 if kind == "floor" else 0.0),
         motion=(math.cos(angle) * smear, math.sin(angle) * smear),
+        sharpened=float(rng.uniform(0.3, 1.8)) if rng.random() < 0.4 else 0.0,
         noise=float(rng.exponential(3.0)),
         jpeg=int(rng.integers(35, 95)) if rng.random() < 0.35 else 0,
         seed=int(rng.integers(1 << 31)),
@@ -292,8 +303,8 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
 
 def _floor(high: float, rng: Rng) -> dict[str, Any]:
     tone = rng.uniform(30, 120) if rng.random() < 0.75 else rng.uniform(120, 185)
-    ground = tone * (1 + rng.normal(0, 0.06, 3))
-    return {"ground": _rgb(ground), "grain": rng.uniform(0.5, 7), "grain_size": high * rng.uniform(0.02, 0.1)}
+    ground = tone * (1 + rng.normal(0, 0.06 if rng.random() < 0.4 else 0.02, 3))
+    return {"ground": _rgb(ground), "grain": float(rng.exponential(2.5)), "grain_size": high * rng.uniform(0.02, 0.1)}
 
 
 def _grass(high: float, rng: Rng) -> dict[str, Any]:
@@ -346,7 +357,7 @@ def _patches(high: float, rng: Rng, stray: float) -> list[tuple[Floats, Rgb, flo
                 np.array([math.sin(heading), math.cos(heading)]),
                 np.array([math.cos(heading), -math.sin(heading)]),
             )
-            wide = high * rng.uniform(0.6, 6)
+            wide = high * rng.uniform(1.4, 6)  # a narrower one might pass for a line
             bow = rng.normal(0, 0.3) * high
             outline = [at * right + t * 40 * high * ahead + bow * (3 * t) ** 2 * right for t in np.linspace(-0.2, 1, 6)]
             outline += [point + wide * right * rng.uniform(0.8, 1.2) for point in outline[::-1]]
