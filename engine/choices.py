@@ -28,7 +28,8 @@ from engine.plan import small_buffers
 
 KERNELS = 6  # counted up when kernels change so much that their old times mislead
 LEAST_MACS = 100_000  # below this a node takes less than what its choice could save
-ROUNDS, SECONDS = 7, 0.25  # for each kernel of a node: so many times, but no longer
+TURNS = 2  # of all kernels of a node, one after another: a moment in which the machine is slow decides nothing
+ROUNDS, SECONDS = 4, 0.15  # for each kernel in a turn: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
 CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
 # Multiply-adds of a node for one item, at most, in a small net: there all numbers stay in the caches, nothing is swept
@@ -116,7 +117,8 @@ class TimedChoices(Choices):
         if known.keys() != offers.keys():
             macs = max(step.macs for step in offers.values())
             sweep = 0 if macs <= SMALL_MACS * inputs[0].shape[0] else CACHE_SWEEP
-            known = {name: measure(inputs, step, sweep) for name, step in offers.items()}
+            turns = [{name: measure(inputs, step, sweep) for name, step in offers.items()} for _ in range(TURNS)]
+            known = {name: min(turn[name] for turn in turns) for name in offers}
             self.times[key] = known
             if self.file is not None:
                 write_times(self.file, self.times)
