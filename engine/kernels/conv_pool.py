@@ -119,8 +119,8 @@ class Bands:
 
 
 @dataclass(frozen=True)
-class Planes:
-    """Columns of windows, for the outputs that the pool reads and what lies between them."""
+class Columns:
+    """Columns of windows of a convolution whose output a 2x2 pool reads."""
 
     conv: Convolution
 
@@ -134,6 +134,11 @@ class Planes:
     def inner(self) -> int:
         """Rows of the columns."""
         return prod(self.conv.weight[1:])
+
+
+@dataclass(frozen=True)
+class Planes(Columns):
+    """Columns of windows, for the outputs that the pool reads and what lies between them."""
 
     @property
     def pixels(self) -> int:
@@ -154,27 +159,14 @@ class Planes:
 
 
 @dataclass(frozen=True)
-class Parities:
+class Parities(Columns):
     """Columns of windows at even places of a row, then at odd ones, for the outputs that the pool reads."""
-
-    conv: Convolution
-
-    @property
-    def pooled(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        height, width = self.conv.shape[2:]
-        return height // 2, width // 2
 
     @property
     def framed(self) -> tuple[int, int]:
         """Height and width of the framed input: each row has as many even places as odd ones."""
         height, width = self.conv.windows.padded
         return height, width + width % 2
-
-    @property
-    def inner(self) -> int:
-        """Rows of the columns."""
-        return prod(self.conv.weight[1:])
 
     @property
     def pixels(self) -> int:
