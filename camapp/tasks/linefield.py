@@ -97,21 +97,15 @@ def unpack(output: Floats) -> Floats:
 
 
 def read(
-    field: Floats,
-    weak: float = 0.5,
-    low: float = 0.75,
-    high: float = 0.75,
-    clear: float = 0.85,
-    shortest: float = 4.5,
+    field: Floats, weak: float = 0.5, sure: float = 0.85, clear: float = 0.91, shortest: float = 4.5
 ) -> list[Chain]:
     """Lines in a field of raw numbers, the surest first.
 
     Args:
         field: (rows, columns, FIELDS); presence as a logit.
         weak: presence from which a cell may lengthen a line.
-        low: presence from which a cell may begin one.
-        high: mean presence, before it is lengthened, from which a line counts,
-        clear: beside one, or itself, from which there is a track at all: what is seen alone and unclear is no line.
+        sure: presence from which it may begin one.
+        clear: mean presence of the surest line, before it is lengthened, from which there is any at all.
         shortest: length from which a line counts, cells.
     """
     rows, columns = field.shape[:2]
@@ -120,7 +114,7 @@ def read(
     # The surest first: they decide which points are only their echoes.
     chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MOST_POINTS]]
     score = 1 / (1 + np.exp(-np.clip(logits[chosen], -50, 50)))
-    if (score > low).sum() < 2:
+    if (score > sure).sum() < 2:
         return []
     values = np.nan_to_num(field.reshape(-1, FIELDS)[chosen])
     at = np.stack([chosen % columns, chosen // columns], axis=1) + 0.5 + np.clip(values[:, 1:3], -1.5, 1.5)
@@ -128,17 +122,16 @@ def read(
     ahead = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     keep = _thinned(at, ahead)
     at, ahead, score = at[keep], ahead[keep], score[keep]
-    strong = int((score > low).sum())
+    strong = int((score > sure).sum())
     chains = _joined(_chains(_links(at[:strong], ahead[:strong])), at)
-    chains = [chain for chain in chains if score[chain].mean() > high]
     chains = _joined(_grown(chains, at, ahead), at)
     lines = []
     for chain in _without_echoes(chains, at, shortest):
         path = _smooth(at[chain])
         if path[0, 1] < path[-1, 1]:
             path = path[::-1]
-        sure = float(score[[point for point in chain if point < strong]].mean())
-        lines.append(Chain((path / (columns, rows)).astype(np.float32), sure))
+        presence = float(score[[point for point in chain if point < strong]].mean())
+        lines.append(Chain((path / (columns, rows)).astype(np.float32), presence))
     lines.sort(key=lambda line: -line.score)
     return lines if lines and lines[0].score >= clear else []
 

@@ -58,7 +58,7 @@ def test_a_short_line_along_a_long_one_is_its_echo_and_one_that_leaves_it_is_non
 
 def test_an_unclear_line_counts_beside_a_clear_one_alone():
     unclear, clear = [(0.2, 0.95), (0.25, 0.3)], [(0.7, 0.95), (0.6, 0.3)]
-    field = said(linefield.write([(unclear, False)], GRID), sure=1.4)  # presence 0.8
+    field = said(linefield.write([(unclear, False)], GRID), sure=2.0)  # presence 0.88
     assert linefield.read(field) == []
     right = said(linefield.write([(clear, False)], GRID))
     field[:, GRID[1] // 2 :] = right[:, GRID[1] // 2 :]
