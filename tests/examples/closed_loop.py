@@ -33,7 +33,13 @@ SIZE = (320, 240)
 WHEELBASE = 0.26  # metres
 STEEPEST = math.radians(32)  # of the front wheels
 DEAF_S = 0.3
-PORT = 50505
+
+
+def free_port() -> int:
+    """A port that nobody listens on, so that several cars can drive at once."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -62,7 +68,7 @@ def steering_for(offset: float, heading: float, curvature: float, speed: float) 
 
 
 class SimulatedCamera(Source):
-    """`sim://track?seed=1&speed=1.5&laps=1`: pictures from a car that drives by the messages it gets.
+    """`sim://track?seed=1&speed=1.5&laps=1&port=50505`: pictures from a car that drives by the messages it gets.
 
     Attributes:
         worst: largest distance from the lane's middle so far, in lane widths; a half is its border.
@@ -83,7 +89,7 @@ class SimulatedCamera(Source):
         self._along = 0.0
         self._steering, self._heard = 0.0, time.monotonic()
         self._ears = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._ears.bind(("127.0.0.1", PORT))
+        self._ears.bind(("127.0.0.1", int(query["port"])))
         self._ears.setblocking(False)
         self._due = self._last = time.monotonic()
         self._frame = 0
@@ -147,10 +153,11 @@ def main() -> int:
     REGISTRY["sim"] = f"{__name__}:SimulatedCamera"
     scene = TrackScene(SceneOptions(size=SIZE, seed=options.seed, count=1))
     began = time.monotonic()
+    port = free_port()
     settings = Settings(
-        source=f"sim://track?seed={options.seed}&speed={options.speed}&laps={options.laps}",
+        source=f"sim://track?seed={options.seed}&speed={options.speed}&laps={options.laps}&port={port}",
         model=options.model,
-        drive=f"udp://127.0.0.1:{PORT}",
+        drive=f"udp://127.0.0.1:{port}",
         display="none",
         log="/dev/null",
         camera_height=scene.camera.height,
