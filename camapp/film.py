@@ -58,11 +58,11 @@ def run_film(uri: str, film: Path, seconds: float | None) -> str:
 def _write(source: PatternSource, pictures: int, film: Path, truth: Path) -> None:
     film.touch()  # OpenCV does not say why it cannot write
     writer: cv2.VideoWriter | None = None
+    code = cv2.VideoWriter.fourcc(*CODECS[film.suffix.lower()])
     try:
         with truth.open("w", encoding="utf-8") as lines:
             for number in range(pictures):
                 shot = source.read(1.0)
-                code = cv2.VideoWriter.fourcc(*CODECS[film.suffix.lower()])
                 writer = writer or cv2.VideoWriter(str(film), code, source.fps, shot.view.size)
                 writer.write(shot.view.bgr())
                 assert shot.truth is not None  # scenes know theirs

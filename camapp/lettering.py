@@ -126,6 +126,16 @@ class Font:
                 return text[:length].rstrip() + ".." if length else ""
         return text
 
+    def wrap(self, text: str, width: int, most: int) -> list[str]:
+        """Words on at most `most` lines of at most `width` pixels; what does not fit ends in '..'."""
+        lines: list[str] = []
+        for word in text.split():
+            if lines and (len(lines) == most or self.width(f"{lines[-1]} {word}") <= width):
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
+        return [self.fit(line, width) for line in lines]
+
     def layer(self, text: str, colour: Colour) -> Layer:
         """The text as a layer of height `line`; its capitals start one pixel below the top."""
         return _text_layer(self, plain(text), colour)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from camapp.lettering import Font, Layer
+from camapp.lettering import Layer
 from camapp.overlay.board import Board
 from camapp.overlay.style import ACCENT, AMBER, DIM, FAINT, GREEN, SOFT, WHITE, Style, share
 from camapp.records import Prediction
@@ -53,7 +53,7 @@ def card_layer(style: Style, shown: Shown) -> Layer:
         board.text(inner, score, body, soft, right=True, drop=title.cap - body.cap)
         board.advance(title.cap + style.unit)
         board.bar(0, inner, max(3, style.unit // 2), shown.score / 100, accent)
-        for line in _wrapped(reason, body, inner)[:MOST_LINES]:
+        for line in body.wrap(reason, inner, MOST_LINES):
             board.advance(style.unit)
             board.caption(0, line, body, soft)
             board.advance(body.cap)
@@ -97,14 +97,3 @@ def card_layer(style: Style, shown: Shown) -> Layer:
             board.text(inner, value, body, ink, right=True)
             board.advance(body.cap)
     return board.layer()
-
-
-def _wrapped(text: str, font: Font, room: int) -> list[str]:
-    """Lines of whole words, none wider than `room` where it can be helped."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.width(f"{lines[-1]} {word}") <= room:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return [font.fit(line, room) for line in lines]

@@ -25,7 +25,7 @@ def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None)
     title, body = style.title, Font(round(style.unit * (1.0, 1.1, 1.3)[style.detail]))
     heading = title.fit("NO SIGNAL", width - 2 * style.margin)
     rows = [(heading, title, AMBER)]
-    rows += [(line, body, WHITE) for line in _wrap(plain(reason), body, width - 6 * style.margin, 4)]
+    rows += [(line, body, WHITE) for line in body.wrap(plain(reason), width - 6 * style.margin, 4)]
     if waited_s is not None:
         rows.append((body.fit(f"for {waited_s:.0f} s", width), body, FAINT))
     y = (height - sum(font.cap * 2 for _, font, _ in rows)) // 2
@@ -34,14 +34,3 @@ def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None)
         layer.lay_on(picture, (width - layer.width) // 2, y)
         y += font.cap * 2
     return picture
-
-
-def _wrap(text: str, font: Font, width: int, most: int) -> list[str]:
-    """Words on at most `most` lines of at most `width` pixels; what does not fit ends in '..'."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and (len(lines) == most or font.width(f"{lines[-1]} {word}") <= width):
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return [font.fit(line, width) for line in lines]

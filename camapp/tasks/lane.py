@@ -96,7 +96,8 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np
     which = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points = np.concatenate(lines)
     # A pixel is worth more metres the farther off it lies.
-    weight = 1 / (0.25 + np.hypot(points[:, 0], points[:, 1])) ** 1.5
+    away = np.hypot(points[:, 0], points[:, 1])
+    weight = 1 / (0.25 + away) ** 1.5
     count = len(lines)
     heading, curvature, change, offsets = 0.0, 0.0, 0.0, np.zeros(count)
 
@@ -135,7 +136,7 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np
         curvature += float(solution[count + 1])
         change += float(solution[count + 2])
     _, rest, _ = against()
-    fitting = np.abs(rest - offsets[which]) < FITS[0] + FITS[1] * np.hypot(points[:, 0], points[:, 1])
+    fitting = np.abs(rest - offsets[which]) < FITS[0] + FITS[1] * away
     return heading, curvature, [float(offset) for offset in offsets], fitting
 
 

@@ -126,6 +126,7 @@ class FilesJob:
         self._group = max(1, options.batch)
         self._batch = self._group + self._task.max_items - 1
         self._model = model
+        self._only = model.only_batch
         self._input = np.zeros((self._batch, *model.card.input_shape), np.float32)
         self._runs: dict[int, tuple[Callable[[], None], tuple[Floats, ...]]] = {}
 
@@ -201,8 +202,8 @@ class FilesJob:
 
     def _run(self, used: int) -> tuple[Floats, ...]:
         """The net's outputs for so many items, by a plan of that many or somewhat more."""
-        if self._model.only_batch:
-            return self._run_by(self._model.only_batch, used)
+        if self._only:
+            return self._run_by(self._only, used)
         size = min(self._batch, 1 << max(0, used - 1).bit_length())
         if size not in self._runs:
             plan = self._model.plan((size, *self._model.card.input_shape))

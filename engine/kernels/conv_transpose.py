@@ -10,9 +10,7 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
-
-MOST_TAPS = 1 << 16  # each is a call
+from engine.kernels.step import MOST_TAPS, Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.graph import Array, ModelError, Node
 from engine.kernels.step import (
+    MOST_TAPS,
     Bind,
     Call,
     Kernel,
@@ -87,9 +88,6 @@ def global_average_pool_last(node: Node, inputs: Sequence[Operand]) -> Step:
         return [partial(np.add.reduce, pixels, 1, None, means), partial(np.multiply, means, share, means)]
 
     return replace(plain, bind=bind, layout=Layout.LAST)
-
-
-MOST_TAPS = 1 << 16  # each is a call
 
 
 MAX: tuple[Kernel, ...] = (max_pool,)
