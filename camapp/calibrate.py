@@ -187,13 +187,14 @@ def store(camera: GroundCamera, file: Path) -> None:
     kept = [line for line in old[:tables] if line.partition("=")[0].strip() not in values]
     lines = [*kept, *(f"{name} = {round(value, 4)}" for name, value in values.items()), *old[tables:]]
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
         _check_settings(partial, values)
+        os.replace(partial, file)
     except SettingsError as error:
-        partial.unlink()
         raise SettingsError(str(error).replace(str(partial), str(file))) from None
-    os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check_settings(file: Path, values: Mapping[str, float]) -> None:

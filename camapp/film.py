@@ -10,6 +10,7 @@ import cv2
 
 from camapp.calibrate import store
 from camapp.capture.pattern import PatternSource
+from camapp.capture.pixels import silence_opencv
 from camapp.capture.source import SourceOptions, create_source
 from camapp.rows import truth_record
 from camapp.settings import SettingsError
@@ -32,6 +33,7 @@ def run_film(uri: str, film: Path, seconds: float | None) -> str:
         raise SettingsError(f"{film}: the name of a film ends in {' or '.join(CODECS)}")
     if not uri.startswith("pattern://"):
         raise SettingsError(f"'{uri}': only generated scenes, such as pattern://track?seed=1, know their truth")
+    silence_opencv()
     source = create_source(uri, SourceOptions(realtime=False))
     assert isinstance(source, PatternSource)
     source.open()
@@ -41,6 +43,7 @@ def run_film(uri: str, film: Path, seconds: float | None) -> str:
     partial = [path.with_name(f".{path.stem}.partial{path.suffix}") for path in (film, truth)]
     try:
         _write(source, pictures, *partial)
+        _check_whole(partial[0], pictures)
         for written, path in zip(partial, (film, truth), strict=True):
             os.replace(written, path)
         if scene.camera is not None:
@@ -53,6 +56,15 @@ def run_film(uri: str, film: Path, seconds: float | None) -> str:
             path.unlink(missing_ok=True)
     camera = f", {film.with_suffix('.toml')}: the camera's settings, for --config" if scene.camera is not None else ""
     return f"{film}: {pictures} pictures at {rate:g} a second; {truth}: their truth{camera}"
+
+
+def _check_whole(film: Path, pictures: int) -> None:
+    """OpenCV says nothing of what it could not write: a film on a full disk has no end, or fewer pictures."""
+    reader = cv2.VideoCapture(str(film))
+    found = sum(1 for _ in iter(reader.grab, False))
+    reader.release()
+    if found != pictures:
+        raise OSError(f"only {found} of {pictures} pictures could be written; is the disk full?")
 
 
 def _write(source: PatternSource, pictures: int, film: Path, truth: Path) -> None:

@@ -77,7 +77,6 @@ class _OpenCVSource(Source):
     def _opened(self, target: str, backend: int, parameters: tuple[int, ...] = ()) -> bool:
         """Whether OpenCV took the target."""
         self.close()
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         # OpenCV reads this once, before the first frame; its own limit is 10 s.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
         silence_opencv()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import cv2
@@ -12,7 +13,8 @@ from camapp.picture import Layout, Picture, Pixels
 
 
 def silence_opencv() -> None:
-    """Keep OpenCV's own lines off stderr: our errors say it better."""
+    """Keep OpenCV's own lines, and those of its FFmpeg, off stderr: our errors say it better."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import resource
 
 import cv2
 import numpy as np
@@ -66,3 +67,16 @@ def test_what_cannot_be_filmed_is_said(tmp_path):
         run_film("pattern://track?lanes=3", tmp_path / "lap.avi", 1.0)
     with pytest.raises(SettingsError, match="No such file"):
         run_film(SMALL, tmp_path / "none" / "lap.avi", 1.0)
+
+
+@pytest.mark.parametrize("name", ["digits.mp4", "digits.avi"])
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, name):
+    """By a limit on the size of files, which fails as a full disk does: OpenCV hears of it and says nothing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, before[1]))
+    try:
+        with pytest.raises(SettingsError, match="pictures could be written; is the disk full"):
+            run_film("pattern://digits?size=320x240&fps=5", tmp_path / name, 2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
