@@ -208,8 +208,8 @@ class WindowSink(PictureSink):
                         continue
                     try:
                         packet = peer.recv(PACKET_BYTES)
-                    except ConnectionError:
-                        return trouble
+                    except ConnectionResetError:
+                        continue  # it left a frame unread, which the kernel tells before the child's last words
                     if not packet:
                         return trouble
                     trouble = self._hear(packet) or trouble

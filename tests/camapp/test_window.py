@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,8 +17,9 @@ import pytest
 
 from camapp import displays
 from camapp.records import Trace
+from camapp.sinks import window
 from camapp.sinks.window import WindowSink, _explained
-from camapp.sinks.window_child import letterboxed, next_area
+from camapp.sinks.window_child import CLOSED, FRAME, KEY, ORDER, REPORT, letterboxed, next_area
 from tests.camapp.desktop import Desktop
 
 TITLE = "camapp-window-test"
@@ -32,6 +34,19 @@ def desktop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
     monkeypatch.setenv("DISPLAY", desktop.name)
     yield desktop
     desktop.kill()
+
+
+@pytest.fixture
+def managed(desktop: Desktop) -> Iterator[Desktop]:
+    """A desktop with a window manager."""
+    if shutil.which("openbox") is None:
+        pytest.skip("needs openbox, a window manager")
+    environment = {**os.environ, "DISPLAY": desktop.name}
+    with subprocess.Popen(["openbox"], env=environment, stderr=subprocess.DEVNULL) as manager:
+        ready = ["xdotool", "get_desktop"]  # which only a window manager can tell
+        assert until(lambda: not subprocess.run(ready, env=environment, capture_output=True, timeout=10).returncode)
+        yield desktop
+        manager.terminate()
 
 
 class Show:
@@ -88,6 +103,27 @@ def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((np.abs(screen.astype(int) - colour) < 12).all(axis=2).sum())
 
 
+def fills_the_screen(desktop: Desktop) -> bool:
+    """Press f once the window manager has taken the window in and the picture is to be seen."""
+    active = ["xdotool", "getactivewindow", "getwindowname"]
+    if not until(lambda: desktop.run(*active).decode().strip() == TITLE, 10):
+        return False
+    if not until(lambda: 30_000 < area(desktop.picture(), (0, 0, 250)) < 100_000, 10):
+        return False
+    desktop.press(TITLE, "f")
+    return until(lambda: area(desktop.picture(), (0, 0, 250)) > 0.95 * 800 * 600 / 2, 10)
+
+
+def windows_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let a window's process run this code in the place of its module; its arguments stay."""
+    spawn = subprocess.Popen
+
+    def with_code(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        return spawn([command[0], "-c", code, *command[4:]], **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(window.subprocess, "Popen", with_code)
+
+
 def children() -> list[str]:
     pids: list[str] = []
     for task in Path("/proc/self/task").iterdir():
@@ -122,32 +158,41 @@ def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> No
 
 
 @needs_x
-def test_full_screen_fills_the_screen(desktop: Desktop) -> None:
-    if shutil.which("openbox") is None:
-        pytest.skip("needs openbox: full screen takes a window manager")
-    environment = {**os.environ, "DISPLAY": desktop.name}
-    manager = subprocess.Popen(["openbox"], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        ready = ["xdotool", "get_desktop"]  # which only a window manager can tell
-        assert until(lambda: not subprocess.run(ready, env=environment, capture_output=True, timeout=10).returncode)
+def test_full_screen_fills_the_screen(managed: Desktop) -> None:
+    # On an overloaded machine Qt leaves one window in thirty black here, bare OpenCV's too, and says nothing of it.
+    for _ in range(3):
         with Show(striped()) as show:
-            assert until(lambda: len(show.shown) > 3)
-            assert area(desktop.picture(), (0, 0, 250)) < 100_000
-            desktop.press(TITLE, "f")
-            assert until(lambda: area(desktop.picture(), (0, 0, 250)) > 0.95 * 800 * 600 / 2)
-            assert until(lambda: show.keys == ["f"])
+            if fills_the_screen(managed):
+                assert until(lambda: show.keys == ["f"])
+                return
+    pytest.fail("three windows did not fill the screen")
 
-            def closed() -> bool:
-                desktop.press(TITLE, "alt+F4")  # again and again: a window manager busy with full screen may miss one
-                time.sleep(0.1)
-                return "q" in show.keys
 
-            assert until(closed), "its close button counts as q"
-            assert until(lambda: not show.sink.alive)
-            assert not children()
-    finally:
-        manager.terminate()
-        manager.wait(10)
+@needs_x
+def test_the_close_button_counts_as_q(managed: Desktop) -> None:
+    with Show(striped()) as show:
+        assert until(lambda: show.sink.alive)
+
+        def closed() -> bool:
+            managed.press(TITLE, "alt+F4")  # again and again: the window manager may not have the window yet
+            time.sleep(0.1)
+            return "q" in show.keys
+
+        assert until(closed)
+        assert until(lambda: not show.sink.alive)
+        assert not children()
+
+
+def test_last_words_are_heard_over_a_frame_left_unread() -> None:
+    """The kernel tells of the frame, by ECONNRESET, before it hands over what the window said."""
+    keys: list[str] = []
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.send(ORDER.pack(FRAME, 0, 0, 0))
+    theirs.send(REPORT.pack(KEY, ord(CLOSED), 0))
+    theirs.close()
+    with ours, subprocess.Popen(["true"], stderr=subprocess.PIPE) as child:
+        assert WindowSink(TITLE, on_key=keys.append)._listen(ours, child, bytearray()) == ""
+    assert keys == ["q"]
 
 
 @needs_x
@@ -229,16 +274,8 @@ def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
         "def namedWindow(*a): raise error('The function is not implemented. Rebuild the library with GTK')\n"
     )
     monkeypatch.setattr(displays, "probe", lambda: displays.Display(displays.Kind.X11, ":0"))
-    from camapp.sinks import window
-
-    spawn = subprocess.Popen
-
-    def with_headless(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from camapp.sinks.window_child import main; "
-        headless = [command[0], "-c", code + "sys.exit(main(sys.argv[1:]))", *command[4:]]
-        return spawn(headless, **options)  # type: ignore[call-overload, no-any-return]
-
-    monkeypatch.setattr(window.subprocess, "Popen", with_headless)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from camapp.sinks.window_child import main; "
+    windows_run(monkeypatch, code + "sys.exit(main(sys.argv[1:]))")
     with Show(striped()) as show:
         assert until(lambda: not show.sink._thread.is_alive())
         show.sink.show(striped(), None)
@@ -272,9 +309,9 @@ def test_pictures_keep_their_shape_in_any_window(size: tuple[int, int]) -> None:
 def test_area_follows_the_window_both_ways_whatever_opencv_reports() -> None:
     for honest in (True, False):
         area = (640, 480)
-        for window in ((1920, 1080), (300, 1000), (640, 480)):
+        for size in ((1920, 1080), (300, 1000), (640, 480)):
             for _ in range(8):
                 handed = area[0] + 1, area[1] + 1
-                reported = window if honest else (min(window[0], handed[0]), min(window[1], handed[1]))
+                reported = size if honest else (min(size[0], handed[0]), min(size[1], handed[1]))
                 area = next_area(reported, handed)
-            assert area == window
+            assert area == size
