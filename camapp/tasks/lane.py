@@ -112,13 +112,14 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np
         arc = bend * y * y / (1 + np.sqrt(1 - np.clip((bend * y) ** 2, 0, 0.9)))  # of a circle through the foot
         return y, x - arc - change * y**3 / 6, spread
 
+    matrix = np.zeros((len(points), count + 3))
+    matrix[np.arange(len(points)), which] = 1
     for step in range(STEPS):
         y, rest, spread = against()
-        matrix = np.zeros((len(points), count + 3))
-        matrix[np.arange(len(points)), which] = 1
+        square = y * y / 2
         matrix[:, count] = y
-        matrix[:, count + 1] = y * y / 2 * spread**2
-        matrix[:, count + 2] = y**3 / 6
+        matrix[:, count + 1] = square * spread**2
+        matrix[:, count + 2] = square * y / 3
         if step:
             # Points that fit badly belong to something else, or are wrong.
             off = np.abs(rest - offsets[which]) * weight

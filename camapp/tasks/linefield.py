@@ -123,8 +123,10 @@ def read(
     keep = _thinned(at, ahead)
     at, ahead, score = at[keep], ahead[keep], score[keep]
     strong = int((score > sure).sum())
-    chains = _joined(_chains(_links(at[:strong], ahead[:strong])), at)
-    chains = _joined(_grown(chains, at, ahead), at)
+    along, across, agree = _between(at, ahead)
+    links = _links(along[:strong, :strong], _price(along, across, agree, 0.7)[:strong, :strong])
+    chains = _joined(_chains(links), at)
+    chains = _joined(_grown(chains, along, _price(along, across, agree, 0.5)), at)
     lines = []
     for chain in _without_echoes(chains, at, shortest):
         path = _smooth(at[chain])
@@ -136,32 +138,25 @@ def read(
     return lines if lines and lines[0].score >= clear else []
 
 
-def _grown(chains: list[list[int]], at: Floats, ahead: Floats) -> list[list[int]]:
+def _grown(chains: list[list[int]], along: Floats, price: Floats) -> list[list[int]]:
     """Chains lengthened by weaker points that lie where their ends lead."""
-    free = np.ones(len(at), bool)
+    free = np.ones(len(along), bool)
     free[[point for chain in chains for point in chain]] = False
     for chain in sorted(chains, key=len, reverse=True):
         for _ in (0, 1):
             chain.reverse()
-            while (point := _next(chain[-1], chain[-2], at, ahead, free)) is not None:
+            while (point := _next(chain[-1], chain[-2], along, price, free)) is not None:
                 chain.append(point)
                 free[point] = False
     return chains
 
 
-def _next(here: int, last: int, at: Floats, ahead: Floats, free: NDArray[np.bool_]) -> int | None:
+def _next(here: int, last: int, along: Floats, price: Floats, free: NDArray[np.bool_]) -> int | None:
     """The free point that a line leads to which comes from `last`."""
-    out = ahead[here] if ahead[here] @ (at[here] - at[last]) > 0 else -ahead[here]
-    away = at - at[here]
-    along = away @ out
-    off = np.abs(away[:, 0] * out[1] - away[:, 1] * out[0]) + np.abs(
-        away[:, 0] * ahead[:, 1] - away[:, 1] * ahead[:, 0]
-    )
-    agree = np.abs(ahead @ out)
-    fits = free & (along > 0.2) & (along < REACH) & (off < 0.3 + 0.5 * along) & (agree > 0.6)
-    if not fits.any():
-        return None
-    return int(np.where(fits, along + 2 * off + 2 * (1 - agree), np.inf).argmin())
+    onward = along[here] > 0 if along[here, last] < 0 else along[here] < 0
+    prices = np.where(free & onward, price[here], np.inf)
+    point = int(prices.argmin())
+    return point if prices[point] < np.inf else None
 
 
 def _thinned(at: Floats, ahead: Floats) -> NDArray[np.intp]:
@@ -173,39 +168,41 @@ def _thinned(at: Floats, ahead: Floats) -> NDArray[np.intp]:
 
 def _between(at: Floats, ahead: Floats) -> tuple[Floats, Floats, Floats]:
     """For points i (rows) and j: how far j lies along i's direction and to its side, and how well directions agree."""
-    away = at[None] - at[:, None]
-    along = (away * ahead[:, None]).sum(axis=2)
-    across = away[..., 0] * ahead[:, None, 1] - away[..., 1] * ahead[:, None, 0]
+    aside = ahead[:, ::-1] * (1, -1)
+    along = ahead @ at.T - (ahead * at).sum(axis=1)[:, None]
+    across = aside @ at.T - (aside * at).sum(axis=1)[:, None]
     return along, across, np.abs(ahead @ ahead.T)
 
 
-def _links(at: Floats, ahead: Floats) -> NDArray[np.intp]:
-    """(n, 2): the neighbour of each point against and along its direction, -1 for none; all links are mutual."""
-    along, across, agree = _between(at, ahead)
+def _price(along: Floats, across: Floats, agree: Floats, bend: float) -> Floats:
+    """What it costs a line to go from one point to another; infinite where it cannot."""
     # Off the tangent of either end: a line bends, but both its ends tell how.
     off = np.abs(across) + np.abs(across.T)
     reach = np.abs(along)
-    cost = reach + 2 * off + 2 * (1 - agree)
-    fits = (reach > 0.2) & (reach < REACH) & (off < 0.3 + 0.7 * reach) & (agree > 0.6)
-    best = np.full((len(at), 2), -1, np.intp)
+    fits = (reach > 0.2) & (reach < REACH) & (off < 0.3 + bend * reach) & (agree > 0.6)
+    return np.where(fits, reach + 2 * off + 2 * (1 - agree), np.inf)
+
+
+def _links(along: Floats, price: Floats) -> NDArray[np.intp]:
+    """(n, 2): the neighbour of each point against and along its direction, -1 for none; all links are mutual."""
+    here = np.arange(len(along))
+    best = np.full((len(along), 2), -1, np.intp)
     for side, there in enumerate((along < 0, along > 0)):
-        price = np.where(fits & there, cost, np.inf)
-        nearest = price.argmin(axis=1)
-        best[:, side] = np.where(np.isfinite(price[np.arange(len(at)), nearest]), nearest, -1)
-    links = np.full_like(best, -1)
-    for side in (0, 1):
-        for i, j in enumerate(best[:, side]):
-            # i must be the choice of j on the side where i lies.
-            if j >= 0 and best[j, int(along[j, i] > 0)] == i:
-                links[i, side] = j
-    return links
+        prices = np.where(there, price, np.inf)
+        nearest = prices.argmin(axis=1)
+        best[:, side] = np.where(prices[here, nearest] < np.inf, nearest, -1)
+    # Each must be the other's choice, on the side where it lies.
+    chooser = here[:, None]
+    mutual = (best >= 0) & (best[best, (along[best, chooser] > 0).astype(int)] == chooser)
+    return np.where(mutual, best, -1)
 
 
-def _chains(links: NDArray[np.intp]) -> list[list[int]]:
+def _chains(pairs: NDArray[np.intp]) -> list[list[int]]:
     """Each unbroken path of links once."""
+    links = pairs.tolist()
     seen: set[int] = set()
     chains = []
-    ends = [i for i, pair in enumerate(links) if (pair < 0).any()]
+    ends = [i for i, pair in enumerate(links) if min(pair) < 0]
     for start in [*ends, *range(len(links))]:  # what is left after the ends are rings
         if start in seen:
             continue
@@ -213,7 +210,7 @@ def _chains(links: NDArray[np.intp]) -> list[list[int]]:
         while here >= 0 and here not in seen:
             seen.add(here)
             chain.append(here)
-            ahead = [int(j) for j in links[here] if j >= 0 and j != last]
+            ahead = [j for j in links[here] if j >= 0 and j != last]
             last, here = here, ahead[0] if ahead else -1
         chains.append(chain)
     return [chain for chain in chains if len(chain) > 1]

@@ -112,8 +112,10 @@ class TrackTask(Task):
         scores = [line.score for line in lines]
         pixels = [np.array(line.points) for line in lines]
         lane, below, upright = self._lane(pixels, scores, size)
-        turned = self._lane([size - line for line in pixels], scores, size)[2] if upright < SURE else 0.0
-        if self._way_up.update(upright, turned, len(lines), now_ns):
+        if self._way_up.due(now_ns):
+            turned = self._lane([size - line for line in pixels], scores, size)[2] if upright < SURE else 0.0
+            self._way_up.update(upright, turned, len(lines), now_ns)
+        if self._way_up.upside_down:
             return None, UPSIDE_DOWN
         if not below:
             return None, "all lines lie above the horizon; is the camera's pitch wrong?"

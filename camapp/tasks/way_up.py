@@ -7,6 +7,7 @@ import math
 from camapp.tasks.lane import Lane
 
 SETTLES_S = 0.5  # in which clear evidence replaces most of what was seen before
+COMPARED_S = 0.1  # at most so often
 DOUBT = -0.2  # evidence, -1 to 1, from which on it is believed
 SURE = 0.8  # a lane so likely need not be compared with one seen upside down
 
@@ -32,8 +33,17 @@ class WayUp:
         self._evidence: float | None = None
         self._now = 0
 
-    def update(self, upright: float, turned: float, lines: int, now_ns: int) -> bool:
-        """Whether the camera hangs upside down.
+    @property
+    def upside_down(self) -> bool:
+        """Whether the camera hangs so."""
+        return self._evidence is not None and self._evidence < DOUBT
+
+    def due(self, now_ns: int) -> bool:
+        """Whether to compare again, which costs the search for a lane: cameras do not turn over by themselves."""
+        return self._evidence is None or not 0 <= now_ns - self._now < COMPARED_S * 1e9
+
+    def update(self, upright: float, turned: float, lines: int, now_ns: int) -> None:
+        """Take up a comparison.
 
         Args:
             upright: likelihood of the lane as the camera is said to sit.
@@ -45,6 +55,5 @@ class WayUp:
         passed, self._now = max(0, now_ns - self._now) / 1e9, now_ns
         if self._evidence is None:
             self._evidence = seen
-        # What tells little weighs little: cameras do not turn over by themselves.
+        # What tells little weighs little.
         self._evidence -= math.expm1(-passed * abs(seen) / SETTLES_S) * (seen - self._evidence)
-        return self._evidence < DOUBT

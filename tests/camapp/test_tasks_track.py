@@ -10,6 +10,7 @@ from camapp.records import Frame, Polyline, Shot
 from camapp.scenes.scene import SceneOptions
 from camapp.scenes.track import TrackScene
 from camapp.tasks import linefield
+from camapp.tasks.lane import find_lane
 from camapp.tasks.task import TaskOptions, create_task
 from camapp.tasks.track import TrackTask
 from engine import nets
@@ -166,6 +167,17 @@ def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_
         assert run(task, noise(frame), output_of(truth.lines, size), frame / 30).label == "lane"
     labels = [run(task, noise(frame), output_of(turned, size), frame / 30) for frame in range(30, 60)]
     assert no_lane(labels[-1], "the picture seems upside down")
+
+
+def test_the_way_up_is_compared_ten_times_a_second_at_most(monkeypatch):
+    lanes = []
+    monkeypatch.setattr("camapp.tasks.track.find_lane", lambda *given: lanes.append(find_lane(*given)) or lanes[-1])
+    size = (320, 240)
+    _, truth = TrackScene(SceneOptions(size=size, seed=4)).render(0)
+    task = create_task("track", CARD, TaskOptions())
+    for frame in range(60):
+        run(task, noise(frame), output_of(truth.lines, size), frame / 60)
+    assert 60 < len(lanes) <= 60 + 10
 
 
 def test_a_car_that_stands_across_its_lane_is_not_upside_down():
