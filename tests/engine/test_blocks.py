@@ -180,4 +180,6 @@ def test_a_hard_swish_before_a_framed_layer_allocates_nothing() -> None:
     finally:
         tracemalloc.stop()
         np.setbufsize(size)
-    assert peak - before < 2500 + 20 * BUFFER
+    # NumPy 1.24's einsum makes its three buffers whether it needs them or not.
+    einsum = 0 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 3 * 8192 * 4
+    assert peak - before < 2500 + 20 * BUFFER + einsum
