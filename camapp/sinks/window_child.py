@@ -19,6 +19,7 @@ import time
 import numpy as np
 
 from camapp.canvas import Pixels, map_slots
+from camapp.sinks.qt_exposure import is_unpainted
 
 # Parent to child. With CANVAS comes the descriptor of the memory that the next frames are in.
 CANVAS, FRAME = 1, 2
@@ -32,6 +33,8 @@ KEYS = "qshfp "
 CLOSED = "c"  # in the place of a key: the window was closed
 _ESCAPE = 27
 _KEY_WAIT_S = 0.01
+_PAINTED_S = 1.0  # a window is looked at so long after it was opened,
+_OPENINGS = 5  # and opened anew if it stays black, so often
 _LARGEST_START = (1280, 720)
 _LARGEST_SIDE = 8192
 _PR_SET_PDEATHSIG = 1
@@ -97,6 +100,8 @@ class _Window:
         self._pictures: Pixels | None = None
         self._open = False
         self._handed = (0, 0)
+        self._openings = _OPENINGS
+        self._opened = 0.0
 
     def run(self) -> None:
         while True:
@@ -124,6 +129,10 @@ class _Window:
     def _show(self, picture: Pixels) -> None:
         import cv2
 
+        if self._stays_black():
+            cv2.destroyWindow(self._title)
+            cv2.waitKey(1)
+            self._open = False
         if not self._open:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
             height, width = picture.shape[:2]
@@ -131,7 +140,7 @@ class _Window:
             area = max(1, round(width * scale)), max(1, round(height * scale))
             cv2.resizeWindow(self._title, *area)
             self._fill_screen(self._full_screen)
-            self._open = True
+            self._open, self._opened = True, time.monotonic()
         else:
             _, _, columns, rows = cv2.getWindowImageRect(self._title)
             area = next_area((columns, rows), self._handed)
@@ -142,6 +151,14 @@ class _Window:
         cv2.imshow(self._title, fitted)  # copies: the slot may go back
         self._press(cv2.waitKey(1))  # paints
         self._parent.send(REPORT.pack(SHOWN, 0, time.monotonic_ns()))
+
+    def _stays_black(self) -> bool:
+        """Whether the window was opened a while ago and Qt will never paint it; told once an opening."""
+        if not (self._open and self._openings and time.monotonic() > self._opened + _PAINTED_S):
+            return False
+        black = is_unpainted()
+        self._openings = self._openings - 1 if black else 0
+        return black
 
     def _look_after(self) -> bool:
         """Take keys; False when the user has closed the window."""
