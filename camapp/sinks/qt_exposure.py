@@ -24,7 +24,10 @@ def is_unpainted() -> bool:
     library = next((path for path in _mapped() if "libQt5Gui" in path), None)
     if library is None:
         return False
-    qt = ctypes.CDLL(library)
+    try:
+        qt = ctypes.CDLL(library)
+    except OSError:  # the package was replaced since
+        return False
     for space in _NAMESPACES:
         try:
             data = ctypes.c_void_p.in_dll(qt, f"_ZN{space}22QGuiApplicationPrivate11window_listE").value
