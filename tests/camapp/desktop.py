@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
 import cv2
 import numpy as np
@@ -20,7 +21,8 @@ class Desktop:
     def start(self) -> None:
         reading, writing = os.pipe()
         number = [self.name] if self.name else []
-        command = ["Xvfb", *number, "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+        options = ["-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset"]
+        command = ["Xvfb", *number, "-displayfd", str(writing), *options]
         self._server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
         os.close(writing)
         with os.fdopen(reading) as told:
@@ -36,7 +38,10 @@ class Desktop:
         return subprocess.run(command, env={**os.environ, "DISPLAY": self.name}, capture_output=True, timeout=10).stdout
 
     def picture(self) -> np.ndarray:
-        encoded = self.run("import", "-window", "root", "png:-")
+        for _ in range(20):
+            if encoded := self.run("import", "-window", "root", "png:-"):
+                break
+            time.sleep(0.2)  # it gives up if a window goes while it looks
         return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
 
     def press(self, title: str, key: str) -> None:
