@@ -14,13 +14,13 @@ class Desktop:
     """An X server of our own, which can be killed and started again under the same name."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.name = f":{100 + os.getpid() % 50000}"  # nobody takes it while the server is down
         self._server: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
         reading, writing = os.pipe()
-        number = [self.name] if self.name else []
+        number = [self.name]
         options = ["-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset"]
         command = ["Xvfb", *number, "-displayfd", str(writing), *options]
         self._server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
