@@ -16,8 +16,9 @@ from typing import Annotated, Any, NoReturn, Optional, get_args
 import typer
 
 from camapp import __version__
-from camapp.service import ExitCode, JournalFormatter, is_journal
-from camapp.settings import Settings, SettingsError, load_cameras, load_settings, to_toml, type_of
+from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.settings import Settings, load_cameras, load_settings, to_toml, type_of
+from camapp.system.systemd import JournalFormatter, is_journal
 
 app = typer.Typer(
     name="camapp",
@@ -196,7 +197,7 @@ def run(
             raise SettingsError("--print-config prints one camera's settings, and --config has several", usage=True)
         print(to_toml(cameras[0]), end="")
         return
-    from camapp.live import run_live
+    from camapp.app import run_live
 
     for summary in run_live(cameras, reread):
         if summary.code is not ExitCode.OK:
@@ -216,7 +217,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Measure a source and model: rates, drops, latency per stage, CPU and memory. Output options are left out."""
-    from camapp.bench import run_bench
+    from camapp.commands.bench import run_bench
 
     run_bench(settings, seconds, draw, as_json)
 
@@ -239,13 +240,13 @@ def profile(
     debug: Annotated[bool, typer.Option("--debug", help="show where errors come from")] = False,
 ) -> None:
     """Where a model's time goes, layer by layer; and an estimate of what Raspberry Pis would make of it."""
-    from camapp.processes import blas_threads
+    from camapp.system.process import blas_threads
 
     os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
     if kernel:
         os.environ["ENGINE_KERNELS"] = kernel
     with tidy_errors(debug):
-        from camapp.profiling import ProfileOptions, run_profile
+        from camapp.commands.profile import ProfileOptions, run_profile
 
         run_profile(file, ProfileOptions(net, batch, rounds, as_json, chart))
 
@@ -275,9 +276,9 @@ def classify(
     scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="the cluster's, such as tcp://pi:8786")] = "",
 ) -> None:
     """Classify pictures and folders as fast as the machine can."""
-    from camapp.batch import BatchOptions, run_classify
-    from camapp.results import Target
-    from camapp.rows import TRUTHS
+    from camapp.commands.classify.command import BatchOptions, run_classify
+    from camapp.commands.classify.files import Target
+    from camapp.commands.classify.formats import TRUTHS
 
     if truth not in TRUTHS:
         fail(f"--truth {truth} is not one of {', '.join(TRUTHS)}", ExitCode.USAGE)
@@ -307,7 +308,7 @@ def collect(
     ] = None,
 ) -> None:
     """Store labelled pictures from a source, to teach the app with."""
-    from camapp.collect import CollectOptions, run_collect
+    from camapp.commands.collect import CollectOptions, run_collect
 
     code, message = run_collect(settings, CollectOptions(label, into, every, count))
     if code is not ExitCode.OK:
@@ -336,7 +337,7 @@ def calibrate_track(
     ),
 ) -> None:
     """Find out how the camera sits over the ground, so that offsets come in metres."""
-    from camapp.calibrate import run_calibration
+    from camapp.commands.calibrate_track import run_calibration
 
     with tidy_errors():
         print(run_calibration(picture, point or [], chessboard, square, bend, into, rectangle))
@@ -352,7 +353,7 @@ def film(
     ] = None,
 ) -> None:
     """Film a generated scene, with the truth of each picture in a .truth.jsonl beside it."""
-    from camapp.film import run_film
+    from camapp.commands.render import run_film
 
     with tidy_errors():
         print(run_film(source, into, seconds))
@@ -361,7 +362,7 @@ def film(
 @app.command("sources")
 def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List what can be watched here."""
-    from camapp.listing import print_sources
+    from camapp.commands.list import print_sources
 
     with tidy_errors():
         print_sources(as_json)
@@ -370,7 +371,7 @@ def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
 @app.command("models")
 def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List the models that ship."""
-    from camapp.listing import print_models
+    from camapp.commands.list import print_models
 
     with tidy_errors():
         print_models(as_json)
@@ -381,7 +382,7 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=F
     """Check a configuration file and all it names, without starting anything."""
     with tidy_errors():
         cameras = load_cameras({}, file)
-        from camapp.live import check
+        from camapp.app import check
 
         print(f"{file}: good; {check(cameras)}")
 
@@ -389,7 +390,7 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=F
 @app.command("doctor")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Look this machine over: what is well, what is not and how to mend it. Ends with 1 if something will not work."""
-    from camapp.doctor import Verdict, examine, print_report
+    from camapp.commands.doctor import Verdict, examine, print_report
 
     with tidy_errors():
         findings = examine()
@@ -409,7 +410,7 @@ def selftest(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Try all of this machine and print a report to paste into an issue. Ends with 1 if something fails."""
-    from camapp.selftest import run_selftest
+    from camapp.commands.selftest import run_selftest
 
     if not run_selftest(settings, seconds, as_json):
         raise SystemExit(1)
@@ -435,7 +436,7 @@ def fleet(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON and end")] = False,
 ) -> None:
     """Watch all devices that run with --mqtt on a broker."""
-    from camapp.fleet import run_fleet
+    from camapp.commands.fleet import run_fleet
 
     with tidy_errors():
         run_fleet(broker, mqtt_password_file, mqtt_ca, once, as_json)
@@ -451,7 +452,7 @@ def install_service(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
 ) -> None:
     """Start on boot under systemd, with the settings given here (kept in /etc/camapp/config.toml)."""
-    from camapp.install import Installer, Kind, install
+    from camapp.commands.install import Installer, Kind, install
 
     if headless + kiosk + desktop > 1:
         raise SettingsError("choose one of --headless, --kiosk and --desktop", usage=True)
@@ -465,7 +466,7 @@ def uninstall_service(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
 ) -> None:
     """Take the service away again, with its settings and logs."""
-    from camapp.install import Installer, uninstall
+    from camapp.commands.install import Installer, uninstall
 
     with tidy_errors():
         uninstall(Installer(), dry_run, keep_data)
@@ -473,7 +474,7 @@ def uninstall_service(
 
 def _end_for_sure(end: SystemExit) -> None:
     """End at once if a call into a driver hangs: libcamera's would hold up Python's own way out for ever."""
-    bounded = sys.modules.get("camapp.capture.bounded")
+    bounded = sys.modules.get("camapp.core.timeouts")
     if bounded is not None and (names := bounded.left_behind()):
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
         logging.getLogger(__name__).warning("ending although %s hangs", ", ".join(names))

@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.card import ModelCard
     from engine.graph import ModelError, UnsupportedOperator
     from engine.model import Model, load
+    from engine.model_card import ModelCard
     from engine.plan import Plan
 
 __all__ = ["Model", "ModelCard", "ModelError", "Plan", "UnsupportedOperator", "load"]
@@ -14,7 +14,7 @@ __all__ = ["Model", "ModelCard", "ModelError", "Plan", "UnsupportedOperator", "l
 
 def __getattr__(name: str) -> object:
     # Found when first asked for: `import engine` and `python -m engine --help` do not wait for NumPy.
-    homes = {"ModelCard": "card", "ModelError": "graph", "UnsupportedOperator": "graph", "Plan": "plan"}
+    homes = {"ModelCard": "model_card", "ModelError": "graph", "UnsupportedOperator": "graph", "Plan": "plan"}
     if name not in __all__:
         raise AttributeError(f"module 'engine' has no attribute '{name}'")
     return getattr(import_module(f"engine.{homes.get(name, 'model')}"), name)

@@ -76,8 +76,8 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
 
     The kernel is the one that the model's plan chose; a layer without one has become part of another.
     """
-    from engine.folding import fold
-    from engine.planner import choose_steps
+    from engine.compiler.constant_folding import fold
+    from engine.compiler.planner import choose_steps
 
     graph = fold(model.graph, model.default_shapes)
     sizes = {name: array.size for name, array in graph.initializers.items()}
@@ -99,7 +99,7 @@ def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from engine.convert import convert
+    from engine.runtime.convert import convert
 
     model = convert(options.file, options.target, options.net)
     files = [options.target] if options.target.is_file() else [*options.target.iterdir()]

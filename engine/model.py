@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.card import ModelCard as ModelCard
-from engine.choices import Choices, standard
-from engine.folding import fold, holds_for_any_batch
+from engine.attributes import settings_of
+from engine.compiler.constant_folding import fold, holds_for_any_batch
+from engine.compiler.kernel_selection import Choices, standard
+from engine.compiler.passes import optimise
+from engine.compiler.planner import Chosen, Prepared, choose, plan_prepared, prepare
+from engine.compiler.uint8_input import INPUTS, takes_pixels
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
-from engine.originals import Originals, release
-from engine.passes import optimise
-from engine.pixels import INPUTS, takes_pixels
+from engine.lazy_weights import Originals, release
+from engine.model_card import ModelCard as ModelCard
 from engine.plan import Plan
-from engine.planner import Chosen, Prepared, choose, plan_prepared, prepare
-from engine.settings import settings_of
 
 if TYPE_CHECKING:
-    from engine.evaluation import Evaluation
     from engine.formats.content import Content
+    from engine.interpreter import Evaluation
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -81,7 +81,7 @@ class Model:
 
         Args:
             input_shapes: one a graph's input.
-            choices: who picks kernels from now on; by default as before, and at first `engine.choices.standard()`.
+            choices: who picks kernels from now on; by default as before, and at first `kernel_selection.standard()`.
             input: 'float32', numbers as the network wants them; or 'uint8_nhwc': the plan takes pictures (N, H, W, C)
                 of bytes in the card's colour, and the card's mean and std are part of the first layer. Such a plan
                 shares nothing with others.
@@ -167,7 +167,7 @@ class Model:
         if not self.graph.parameters and not (
             self.prepared and self.prepared[0].final
         ):  # a graph from a file: it may take anything
-            from engine.evaluation import Evaluation  # workers, whose plans are all that they run, do without
+            from engine.interpreter import Evaluation  # workers, whose plans are all that they run, do without
 
             if not self._evaluations or not self._evaluations[0].fits(inputs):
                 self._evaluations[:] = [Evaluation(self.graph, inputs)]

@@ -19,8 +19,8 @@ from weights.recipes import RECIPES, TRACKS
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from engine.card import ModelCard
     from engine.model import Model
+    from engine.model_card import ModelCard
     from weights.datasets import Dataset, Pictures
     from weights.evaluate import Evaluation
     from weights.recipe import Recipe, TrackRecipe
@@ -156,7 +156,7 @@ def main() -> None:
 @contextmanager
 def _errors(interrupted: str = "interrupted") -> Iterator[None]:
     """One line and an exit code for what a user can cause."""
-    from camapp.capture.source import SourceError
+    from camapp.core.errors import SourceError
     from engine.graph import ModelError
 
     try:
@@ -343,7 +343,7 @@ def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resu
 def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool = False) -> None:
     from rich.console import Console
 
-    from camapp.verdict import print_verdict
+    from camapp.commands.classify.report import print_verdict
 
     print(title)
     print_verdict(Console(highlight=False), result.names(card), result.confusion, detail)
@@ -355,8 +355,8 @@ def _evaluate_scenes(
 ) -> None:
     from rich.console import Console
 
+    from camapp.commands.classify.report import confusion_of, print_verdict
     from camapp.scenes.paper import RANGES
-    from camapp.verdict import confusion_of, print_verdict
     from weights.written import read_scenes, report
 
     pictures = _load("mnist", data).test[slice(limit)]

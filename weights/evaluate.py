@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.batch import suitable_batch
-from camapp.verdict import markdown
+from camapp.commands.classify.command import suitable_batch
+from camapp.commands.classify.report import markdown
+from camapp.core.errors import PoolError
 from camapp.workers.ordered import OrderedRun, Work
-from camapp.workers.pool import Outcome, PoolError
+from camapp.workers.pool import Outcome
 from camapp.workers.slots import Slot
-from engine.card import ModelCard
 from engine.model import Model
+from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Pictures
 
@@ -124,7 +125,7 @@ def normalised(images: Array, card: ModelCard) -> Array:
 
 def report(model: Model, result: Evaluation, title: str, command: str) -> str:
     """The evaluation in Markdown: what was measured, where and how, accuracy by class, confusion."""
-    from camapp.bench import machine
+    from camapp.system.machine import machine
 
     card, host = model.card, machine()
     lines = [

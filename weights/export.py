@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from engine import nets
-from engine.card import ModelCard
 from engine.formats import npz
 from engine.model import Model
+from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Dataset
 from weights.evaluate import Evaluation, evaluate, normalised

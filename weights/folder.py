@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp.capture.devices import natural_key
 from camapp.capture.images import read_image, walk_images
-from camapp.picture import Picture
-from camapp.preprocess import cut, make_fit
-from engine.card import ModelCard
+from camapp.core.files import natural_key
+from camapp.core.image import Picture
+from camapp.core.image_ops import cut, make_fit
+from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Array, Dataset, Pictures, digest, joined
 from weights.recipe import Augment, FineTuning

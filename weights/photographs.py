@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.picture import Pixels
+from camapp.core.image import Pixels
 from camapp.scenes.photograph import smear
-from camapp.tasks import linefield
+from camapp.tasks import line_decoder
 from engine.nets.track import FIELDS
 from weights import WeightsError
 from weights.tracks import Shard, grid, input_size
@@ -95,7 +95,7 @@ class Photographs:
             seen = cv2.warpPerspective(source, scaled, size, flags=cv2.INTER_LINEAR, borderValue=shade)
             pictures[i] = _taken_again(np.asarray(seen, np.uint8), rng)
             moved = [(part, faint) for faint, group in enumerate((lines, doubtful)) for part in _moved(group, change)]
-            fields[i] = linefield.write([(part.tolist(), bool(faint)) for part, faint in moved], cells)
+            fields[i] = line_decoder.write([(part.tolist(), bool(faint)) for part, faint in moved], cells)
         return Shard(pictures, fields)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.scenes.track import random_picture
-from camapp.tasks import linefield
+from camapp.tasks import line_decoder
 from engine.nets.track import FIELDS, SUBCELLS, track
 
 # Shapes a camera's picture may have, and how often: the net sees all of them stretched to its input.
@@ -54,7 +54,7 @@ def render(seeds: Sequence[int]) -> Shard:
         picture, truth, _ = random_picture(seed, size, shape=shape)
         pictures[i] = picture
         lines = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in truth.lines]
-        fields[i] = linefield.write(lines, cells)
+        fields[i] = line_decoder.write(lines, cells)
     return Shard(pictures, fields)
 
 

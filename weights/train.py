@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from camapp.models import model_path
+from camapp.core.models import model_path
 from engine import nets
-from engine.card import ModelCard
 from engine.model import load as load_model
+from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.augment import apply
 from weights.datasets import Dataset, Pictures

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from camapp.models import model_path
+from camapp.core.models import model_path
 from engine import nets
 from engine.model import load
 from engine.nets.track import FIELDS, SUBCELLS

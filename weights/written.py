@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from camapp.picture import Layout, Picture, Pixels
-from camapp.records import Box, Frame, Truth
+from camapp.commands.classify.report import confusion_of, markdown
+from camapp.core.frames import Frame, Truth
+from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.predictions import Box
 from camapp.scenes.digits import DigitScene
 from camapp.scenes.paper import RANGES, PaperRanges, photograph
 from camapp.scenes.scene import SceneOptions
+from camapp.tasks.digit_segmentation import find_marks
 from camapp.tasks.digits import DigitsTask
-from camapp.tasks.ink import find_marks
 from camapp.tasks.task import TaskOptions
-from camapp.verdict import confusion_of, markdown
 from engine.model import Model
 from weights import WeightsError
 from weights.datasets import Dataset, Pictures, digest, joined

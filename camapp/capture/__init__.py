@@ -1,1 +1,1 @@
-"""Where frames come from: one file a device, and the thread that reads them."""
+"""Sources of frames, one file for each device, and the thread that reads them."""

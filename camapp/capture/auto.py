@@ -7,11 +7,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from camapp.capture.devices import video_nodes
-from camapp.capture.native import NativePreview
-from camapp.capture.picamera import pi_cameras
-from camapp.capture.source import Source, SourceError, SourceLost, SourceOptions, create_source
-from camapp.records import Shot
+from camapp.capture.drm_preview import NativePreview
+from camapp.capture.picamera2 import pi_cameras
+from camapp.capture.source import Source, SourceOptions, create_source
+from camapp.core.errors import SourceError, SourceLost
+from camapp.core.frames import Shot
+from camapp.system.video_devices import video_nodes
 
 log = logging.getLogger(__name__)
 

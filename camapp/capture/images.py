@@ -12,19 +12,11 @@ import cv2
 import numpy as np
 
 from camapp.capture.clock import Pace
-from camapp.capture.devices import natural_key
-from camapp.capture.pixels import as_picture, fit_within, silence_opencv
-from camapp.capture.source import (
-    IMAGE_SUFFIXES,
-    EndOfStream,
-    PermanentSourceError,
-    Source,
-    SourceDenied,
-    SourceOptions,
-    local_path,
-)
-from camapp.picture import Picture
-from camapp.records import Shot, Truth
+from camapp.capture.source import IMAGE_SUFFIXES, EndOfStream, Source, SourceOptions, local_path
+from camapp.core.errors import PermanentSourceError, SourceDenied
+from camapp.core.files import natural_key
+from camapp.core.frames import Shot, Truth
+from camapp.core.image import Picture, as_picture, fit_within, silence_opencv
 
 log = logging.getLogger(__name__)
 

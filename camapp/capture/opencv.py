@@ -13,20 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.capture.clock import Pace, SensorClock
-from camapp.capture.devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
-from camapp.capture.pixels import as_picture, fit_within, silence_opencv
-from camapp.capture.slow import RateWatch
-from camapp.capture.source import (
-    EndOfStream,
-    PermanentSourceError,
-    Source,
-    SourceDenied,
-    SourceLost,
-    SourceOptions,
-    local_path,
-    redacted,
-)
-from camapp.records import Shot
+from camapp.capture.rate_monitor import RateWatch
+from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path, redacted
+from camapp.core.errors import PermanentSourceError, SourceDenied, SourceLost
+from camapp.core.frames import Shot
+from camapp.core.image import as_picture, fit_within, silence_opencv
+from camapp.system.video_devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 
-from camapp.picture import Layout, Picture
-from camapp.records import Box, Point, Polyline, Shot, Truth
+from camapp.core.frames import Shot, Truth
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Box, Point, Polyline
 
 _ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 

@@ -6,9 +6,10 @@ import re
 import time
 from urllib.parse import urlsplit
 
-from camapp.capture.source import PermanentSourceError, Source, SourceLost, SourceOptions, query_of
-from camapp.picture import Layout, Picture
-from camapp.records import Shot
+from camapp.capture.source import Source, SourceOptions, query_of
+from camapp.core.errors import PermanentSourceError, SourceLost
+from camapp.core.frames import Shot
+from camapp.core.image import Layout, Picture
 from camapp.scenes.scene import Scene, SceneOptions, scene_class
 
 SIDES = (64, 4096)  # pixels

@@ -8,30 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from camapp.capture.native import NativePreview
-from camapp.records import Shot
+from camapp.capture.drm_preview import NativePreview
+from camapp.core.errors import PermanentSourceError
+from camapp.core.frames import Shot
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
-
-
-class SourceError(Exception):
-    """No pictures from here; the message says what to do. `PermanentSourceError` and `SourceLost` say if to retry."""
-
-
-class PermanentSourceError(SourceError):
-    """Trying again cannot help: no such file, a bad URI, a missing package."""
-
-
-class BadSource(PermanentSourceError):
-    """The URI or its options are wrong, whatever is plugged in."""
-
-
-class SourceDenied(PermanentSourceError):
-    """The device or file exists, but this user may not read it."""
-
-
-class SourceLost(SourceError):
-    """The device is busy, absent or silent now; it may come back."""
 
 
 class EndOfStream(Exception):
@@ -125,7 +106,7 @@ class Source(ABC):
 # scheme -> module:class, imported when first used: picamera2 and OpenCV are heavy.
 REGISTRY = {
     "auto": "camapp.capture.auto:AutoSource",
-    "picamera": "camapp.capture.picamera:PicameraSource",
+    "picamera": "camapp.capture.picamera2:PicameraSource",
     "v4l2": "camapp.capture.opencv:CameraSource",
     "rtsp": "camapp.capture.opencv:StreamSource",
     "rtsps": "camapp.capture.opencv:StreamSource",

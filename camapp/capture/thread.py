@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from camapp.capture.orientation import Orientation
-from camapp.capture.source import EndOfStream, PermanentSourceError, Source, SourceError, SourceLost, redacted
-from camapp.records import Frame, Shot, Trace
-from camapp.stats import Stats
+from camapp.capture.source import EndOfStream, Source, redacted
+from camapp.core.errors import PermanentSourceError, SourceError, SourceLost
+from camapp.core.frames import Frame, Shot, Trace
+from camapp.core.stats import Stats
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Draws on pictures what was seen in them, and how the run is doing."""
+"""Draws a Prediction and the statistics on an image."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from camapp.lettering import Font, Pixels, plain
 from camapp.overlay.style import AMBER, FAINT, INK, WHITE, style_of
+from camapp.overlay.text import Font, Pixels, plain
 
 
 def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None) -> Pixels:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 
-from camapp.hud import Hud
-from camapp.lettering import Layer, Pixels
-from camapp.overlay.card import Shown, card_layer
-from camapp.overlay.findings import draw_findings
-from camapp.overlay.panel import digest, draw_badges, panel_layer
+from camapp.core.predictions import Prediction
+from camapp.core.status import Hud
+from camapp.overlay.annotations import draw_findings
+from camapp.overlay.hud_panel import digest, draw_badges, panel_layer
+from camapp.overlay.prediction_card import Shown, card_layer
 from camapp.overlay.style import style_of
-from camapp.records import Prediction
+from camapp.overlay.text import Layer, Pixels
 
 HUD_INTERVAL_NS = 333_000_000  # figures that change faster cannot be read
 CARD_INTERVAL_NS = 150_000_000

@@ -1,156 +1,126 @@
-"""The panel of figures, and the badges: how the run is doing."""
+"""What panels are made of: rows of text and bars, collected on a dark plate; and tags, text on a coloured one."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Iterable
+from functools import lru_cache
 
-from camapp.hud import Hud, rate
-from camapp.lettering import Layer, Pixels
-from camapp.overlay.board import Board, tag
-from camapp.overlay.style import (
-    AMBER,
-    FAINT,
-    INK,
-    RATING_COLOURS,
-    RED,
-    SOFT,
-    STAGE_COLOURS,
-    WHITE,
-    Style,
-    percent,
-    share,
-)
+import cv2
+import numpy as np
+
+from camapp.overlay.style import INK, SOFT, TRACK
+from camapp.overlay.text import Colour, Font, Layer
+
+PANEL_OPACITY = 190  # of 255: white letters stay readable over a white picture, and the picture stays visible
+
+Placed = tuple[Layer, int, int]
 
 
-def digest(hud: Hud) -> Hashable:
-    """The figures rounded as they are shown."""
-    return (
-        round(hud.camera_fps, 1), round(hud.infer_fps, 1), round(hud.display_fps, 1), hud.target_fps,
-        tuple((name, round(value, 1)) for name, value in hud.latency_ms.items()),
-        tuple(hud.drops.items()), share(hud.workers_busy), hud.workers, hud.restarts, hud.source, hud.model,
-        _health_text(hud), hud.idle,
-    )  # fmt: skip
+class Board:
+    """Collects rows of text and bars on a panel, from the top down; `layer` gives the panel.
+
+    Args:
+        inner: width of the content, in pixels.
+        pad: pixels around the content.
+    """
+
+    def __init__(self, inner: int, pad: int) -> None:
+        self._inner = max(1, inner)
+        self._pad = pad
+        self._y = 0
+        self._ground: list[Placed] = []
+        self._items: list[Placed] = []
+
+    def advance(self, pixels: int) -> None:
+        """Go on that much further down."""
+        self._y += pixels
+
+    def put(self, layer: Layer, x: int, drop: int = 0) -> None:
+        """Anything, `drop` pixels below the row's top."""
+        self._items.append((layer, x + self._pad, self._y + self._pad + drop))
+
+    def caption(self, x: int, text: str, font: Font, colour: Colour = SOFT) -> None:
+        """Text that stays the same from one drawing to the next: it becomes part of the ground, drawn once."""
+        self._ground.append((font.layer(text, colour), x + self._pad, self._y + self._pad - 1))
+
+    def text(self, x: int, text: str, font: Font, colour: Colour, *, right: bool = False, drop: int = 0) -> None:
+        """Capitals start `drop` pixels below the row's top; `right`: x is where the text ends."""
+        layer = font.layer(text, colour)
+        self.put(layer, x - layer.width if right else x, drop - 1)
+
+    def bar(
+        self, x0: int, x1: int, height: int, share: float, colour: Colour, *, drop: int = 0, flow: bool = True
+    ) -> None:
+        """A track from x0 to x1 filled up to `share`; `flow` moves on to below it."""
+        width = max(1, x1 - x0)
+        drop = drop - height // 2 if drop else 0
+        self.put(_solid(width, height, TRACK), x0, drop)
+        filled = round(width * min(max(share, 0.0), 1.0))
+        if filled:
+            self.put(_solid(filled, height, colour), x0, drop)
+        if flow:
+            self.advance(height)
+
+    def stack(self, width: int, height: int, parts: list[tuple[float, Colour]]) -> None:
+        """A bar divided in proportion to its parts."""
+        self.put(_solid(width, height, TRACK), 0)
+        total, done = sum(size for size, _ in parts) or 1.0, 0.0
+        for size, colour in parts:
+            x0, x1 = round(width * done / total), round(width * (done + size) / total)
+            if x1 > x0:
+                self.put(_solid(x1 - x0, height, colour), x0)
+            done += size
+        self.advance(height)
+
+    def dot(self, x: int, size: int, colour: Colour) -> None:
+        """A small square, part of the ground like a caption."""
+        side = max(3, round(size * 0.8))
+        self._ground.append((_solid(side, side, colour), x + self._pad, self._y + self._pad + (size - side) // 2))
+
+    def layer(self) -> Layer:
+        """The panel, as far down as was gone."""
+        width, height = self._inner + 2 * self._pad, self._y + 2 * self._pad
+        ground = _ground(width, height, max(2, self._pad // 2), tuple(self._ground))
+        return _stacked(ground, self._items)
 
 
-def _health_text(hud: Hud) -> str:
-    """Such as '54 C, CPU 63 %': whole figures, which do not change with every sample."""
-    temperature, cpu = hud.health.temperature_c, hud.health.cpu
-    parts = [f"{temperature:.0f} C"] if temperature is not None else []
-    return ", ".join(parts + ([f"CPU {percent(cpu)}"] if cpu is not None else []))
+def _stacked(ground: Layer, items: Iterable[Placed]) -> Layer:
+    out = Layer(ground.colour.copy(), ground.keep.copy())
+    for layer, x, y in items:
+        layer.lay_over(out, x, y)
+    return out
 
 
-def panel_layer(style: Style, hud: Hud) -> Layer:
-    """Rates, latency by stage, drops, workers and health, as far as there is room."""
-    judged = hud.target_fps
-    rates = (
-        ("camera", hud.camera_fps, judged), ("infer", hud.infer_fps, 0 if hud.idle else judged),
-        ("display", hud.display_fps, judged),
-    )  # fmt: skip
-    if style.detail == 0:
-        return _rates_strip(style, rates)
-    inner = min(style.width - 2 * style.margin - 2 * style.pad, (23 if style.detail > 1 else 20) * style.unit)
-    board = Board(inner, style.pad)
-    small = style.small
-    for column, (name, fps, target) in enumerate(rates):
-        x = inner * column * 36 // 100
-        board.caption(x, name.upper(), small)
-        board.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rate(fps, target)], drop=round(small.cap * 2))
-    board.advance(small.cap * 2 + style.figure.cap + style.unit)
-    if hud.target_fps > 0 and style.detail > 1:
-        board.caption(0, f"target {hud.target_fps:g} fps", small, FAINT)
-        board.advance(small.cap)
-    _put_latency(board, inner, style, hud)
-    if style.detail == 1:
-        dropped = sum(hud.drops.values())
-        board.advance(style.unit)
-        board.text(0, f"drops {dropped}", small, AMBER if dropped else SOFT)
-        board.text(inner, f"{hud.workers} x {percent(hud.workers_busy)}", small, SOFT, right=True)
-        board.advance(small.cap)
-        return board.layer()
-    _put_stages(board, inner, style, hud)
-    _put_drops(board, inner, style, hud)
-    _put_workers(board, inner, style, hud)
-    for text in (_health_text(hud), hud.model, hud.source):
-        if text:
-            board.advance(style.unit)
-            board.caption(0, small.fit(text, inner), small, FAINT)
-            board.advance(small.cap)
-    return board.layer()
+@lru_cache(maxsize=16)
+def _ground(width: int, height: int, radius: int, captions: tuple[Placed, ...]) -> Layer:
+    return _stacked(_plate(width, height, radius), captions)
 
 
-def _put_latency(board: Board, inner: int, style: Style, hud: Hud) -> None:
-    """The total, and a bar of the stages' shares in it."""
-    body = style.body
-    board.advance(style.unit)
-    board.caption(0, "latency", body)
-    board.text(inner, f"{hud.latency_ms.get('total', 0.0):.1f} ms", body, WHITE, right=True)
-    board.advance(body.cap + style.unit // 2 + 2)
-    parts = [(max(hud.latency_ms.get(name, 0.0), 0.0), colour) for name, colour in STAGE_COLOURS.items()]
-    board.stack(inner, max(3, style.unit // 2), parts)
+@lru_cache(maxsize=256)
+def _solid(width: int, height: int, colour: Colour) -> Layer:
+    return Layer.of(np.full((height, width), 255, np.uint8), colour)
 
 
-def _put_stages(board: Board, inner: int, style: Style, hud: Hud) -> None:
-    """Each stage's milliseconds, in two columns."""
-    small = style.small
-    for index, (name, colour) in enumerate(STAGE_COLOURS.items()):
-        column = index % 2
-        if column == 0:
-            board.advance(round(style.unit * 0.9))
-        x, width = (0, inner * 47 // 100) if column == 0 else (inner * 53 // 100, inner - inner * 53 // 100)
-        board.dot(x, small.cap, colour)
-        board.caption(x + round(small.cap * 1.6), name, small)
-        board.text(x + width, f"{hud.latency_ms.get(name, 0.0):.1f}", small, WHITE, right=True)
-        if column == 1:
-            board.advance(small.cap)
-    board.advance(small.cap + round(style.unit * 1.4))
+@lru_cache(maxsize=16)
+def _plate(width: int, height: int, radius: int) -> Layer:
+    """The dark ground of a panel, with round corners."""
+    shape = np.zeros((height * 4, width * 4), np.uint8)
+    r, right, bottom = radius * 4, width * 4 - 1, height * 4 - 1
+    cv2.rectangle(shape, (r, 0), (right - r, bottom), (PANEL_OPACITY,), -1)
+    cv2.rectangle(shape, (0, r), (right, bottom - r), (PANEL_OPACITY,), -1)
+    for x in (r, right - r):
+        for y in (r, bottom - r):
+            cv2.circle(shape, (x, y), r, (PANEL_OPACITY,), -1)
+    return Layer.of(np.asarray(cv2.resize(shape, (width, height), interpolation=cv2.INTER_AREA), np.uint8), INK)
 
 
-def _put_drops(board: Board, inner: int, style: Style, hud: Hud) -> None:
-    body, small = style.body, style.small
-    board.caption(0, "drops", body)
-    board.text(inner, str(sum(hud.drops.values())), body, WHITE, right=True)
-    board.advance(body.cap)
-    reasons = ", ".join(f"{reason} {count}" for reason, count in hud.drops.items() if count)
-    if reasons:
-        board.advance(round(style.unit * 0.8))
-        board.text(0, small.fit(reasons, inner), small, FAINT)
-        board.advance(small.cap)
-
-
-def _put_workers(board: Board, inner: int, style: Style, hud: Hud) -> None:
-    body, small = style.body, style.small
-    board.advance(style.unit)
-    board.caption(0, f"{hud.workers} worker{'' if hud.workers == 1 else 's'} busy", body)
-    board.text(inner, percent(hud.workers_busy), body, WHITE, right=True)
-    board.advance(body.cap + style.unit // 2 + 2)
-    board.bar(0, inner, max(3, style.unit // 3), hud.workers_busy, SOFT)
-    if hud.restarts:
-        board.advance(style.unit)
-        board.text(0, f"{hud.restarts} restart{'' if hud.restarts == 1 else 's'}", small, AMBER)
-        board.advance(small.cap)
-
-
-def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> Layer:
-    """The three rates as bare numbers, for frames where nothing else fits."""
-    words = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rate(fps, target)]) for _, fps, target in rates]
-    inner = min(sum(word.width for word in words) + 2 * style.unit, style.width - 2 * style.margin)
-    board = Board(inner, style.pad // 2)
-    x = 0
-    for word in words:
-        board.put(word, x, -1)
-        x += word.width + style.unit
-    board.advance(style.small.cap)
-    return board.layer()
-
-
-def draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
-    """What needs attention now, in the upper right corner."""
-    badges = [("PAUSED", AMBER)] if hud.paused else [("IDLE", SOFT)] if hud.idle else []
-    badges += [("LOW LIGHT" if hud.slowness.startswith("low light") else "SLOW CAMERA", AMBER)] if hud.slowness else []
-    badges += [(alert.upper(), RED) for alert in hud.health.alerts]
-    font = style.body if style.detail else style.small
-    y = style.margin
-    for text, colour in badges:
-        badge = tag(text, font, INK, colour)
-        badge.lay_on(canvas, max(0, style.width - style.margin - badge.width), y)
-        y += badge.height + style.margin // 2
+@lru_cache(maxsize=512)
+def tag(text: str, font: Font, colour: Colour, fill: Colour) -> Layer:
+    """Text on a filled plate."""
+    words = font.layer(text, colour)
+    pad = max(2, font.cap // 3)
+    plate = Layer.clear(words.width + 2 * pad, font.cap + 2 * pad + 1)
+    plate.colour[:] = fill
+    plate.keep[:] = 0
+    words.lay_over(plate, pad, pad - 1)
+    return plate

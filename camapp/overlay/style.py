@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from camapp.hud import Rating
-from camapp.lettering import Colour, Font
+from camapp.core.status import Rating
+from camapp.overlay.text import Colour, Font
 
 # BGR throughout.
 WHITE: Colour = (245, 245, 245)

@@ -1,1 +1,1 @@
-"""Pure generators of pictures with their exact truth: the same seed and index give the same picture."""
+"""Synthetic scenes with exact ground truth."""

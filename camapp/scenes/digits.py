@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.picture import Pixels
-from camapp.records import Box, Truth
+from camapp.core.frames import Truth
+from camapp.core.image import Pixels
+from camapp.core.predictions import Box
 from camapp.scenes.handwriting import Hand, write_digit
 from camapp.scenes.scene import Scene, SceneOptions
 

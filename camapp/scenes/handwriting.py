@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.picture import Pixels
+from camapp.core.image import Pixels
 
 Points = NDArray[np.float64]
 

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.picture import Pixels
-from camapp.records import Box, Truth
+from camapp.core.frames import Truth
+from camapp.core.image import Pixels
+from camapp.core.predictions import Box
 
 SIZE = (640, 480)
 MNIST_DIGIT = 20  # an MNIST digit's own height, in its pixels

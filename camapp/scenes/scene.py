@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
 
-from camapp.ground import GroundCamera
-from camapp.picture import Pixels
-from camapp.records import Truth
+from camapp.core.frames import Truth
+from camapp.core.ground_camera import GroundCamera
+from camapp.core.image import Pixels
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.ground import GroundCamera
-from camapp.picture import Pixels
-from camapp.records import Polyline, Truth
+from camapp.core.frames import Truth
+from camapp.core.ground_camera import GroundCamera
+from camapp.core.image import Pixels
+from camapp.core.predictions import Polyline
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Stripe, circuit
 from camapp.scenes.photograph import Look, bumper_mask, photograph, runs
 from camapp.scenes.scene import Scene, SceneOptions

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.ground import GroundCamera
+from camapp.core.ground_camera import GroundCamera
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Rgb, Stripe, bending
 from camapp.scenes.photograph import Look
 

@@ -1,1 +1,1 @@
-"""Where results go, one file each."""
+"""Where predictions and drawn images go; none of them ever blocks the pipeline."""

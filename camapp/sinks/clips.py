@@ -17,10 +17,12 @@ from pathlib import Path
 
 import cv2
 
-from camapp.picture import Picture
-from camapp.records import Frame, Prediction, Trace
+from camapp.core.errors import SinkError
+from camapp.core.frames import Frame, Trace
+from camapp.core.image import Picture
+from camapp.core.predictions import Prediction
 from camapp.sinks.avi import MOST_BYTES, AviWriter
-from camapp.sinks.sink import PredictionSink, SinkError
+from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from camapp.records import Frame, Prediction, Trace
+from camapp.core.frames import Frame, Trace
+from camapp.core.predictions import Prediction
 from camapp.sinks.sink import PredictionSink
 
 STATUS_EVERY = 10.0

@@ -29,8 +29,10 @@ from collections.abc import Callable
 from functools import reduce
 from urllib.parse import urlsplit
 
-from camapp.records import Frame, Prediction, Trace
-from camapp.sinks.sink import PredictionSink, SinkError
+from camapp.core.errors import SinkError
+from camapp.core.frames import Frame, Trace
+from camapp.core.predictions import Prediction
+from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 

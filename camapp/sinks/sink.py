@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from camapp.picture import Pixels
-from camapp.records import Frame, Prediction, Trace
-
-
-class SinkError(Exception):
-    """A sink cannot be used as asked: the message says what to do. `denied` means a lack of permission."""
-
-    def __init__(self, message: str, *, denied: bool = False) -> None:
-        super().__init__(message)
-        self.denied = denied
+from camapp.core.frames import Frame, Trace
+from camapp.core.image import Pixels
+from camapp.core.predictions import Prediction
 
 
 class Sink(ABC):

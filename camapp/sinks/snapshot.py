@@ -13,9 +13,10 @@ from pathlib import Path
 
 import cv2
 
-from camapp.picture import Pixels
-from camapp.preprocess import Roi, roi_pixels
-from camapp.records import Frame, Prediction, Trace
+from camapp.core.frames import Frame, Trace
+from camapp.core.image import Pixels
+from camapp.core.image_ops import Roi, roi_pixels
+from camapp.core.predictions import Prediction
 from camapp.sinks.sink import PictureSink, PredictionSink
 
 log = logging.getLogger(__name__)

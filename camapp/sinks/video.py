@@ -14,9 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from camapp.picture import Pixels
-from camapp.records import Trace
-from camapp.sinks.sink import PictureSink, SinkError
+from camapp.core.errors import SinkError
+from camapp.core.frames import Trace
+from camapp.core.image import Pixels
+from camapp.sinks.sink import PictureSink
 
 log = logging.getLogger(__name__)
 

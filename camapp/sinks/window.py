@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from camapp import displays
-from camapp.canvas import Pixels, SharedCanvas, Taken
-from camapp.children import start_child
-from camapp.records import Trace
+from camapp.core.frames import Trace
 from camapp.sinks.sink import PictureSink
-from camapp.sinks.window_child import BROKEN, CANVAS, CLOSED, FRAME, KEY, ORDER, PACKET_BYTES, REPORT, SHOWN
+from camapp.sinks.window_process import BROKEN, CANVAS, CLOSED, FRAME, KEY, ORDER, PACKET_BYTES, REPORT, SHOWN
+from camapp.system import displays
+from camapp.system.process import start_child
+from camapp.system.shared_frames import Pixels, SharedCanvas, Taken
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class WindowSink(PictureSink):
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         return start_child(
-            "camapp.sinks.window_child",
+            "camapp.sinks.window_process",
             *(str(theirs.fileno()), self._title, "1" if self._full_screen else "0"),
             fds=[theirs.fileno()],
             before=self._shell,

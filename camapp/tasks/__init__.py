@@ -1,1 +1,1 @@
-"""What a model's numbers mean, both ends of it: a frame into model input, outputs into a Prediction."""
+"""What the numbers of a model mean: image to model input, outputs to a Prediction."""

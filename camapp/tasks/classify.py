@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from camapp.picture import Picture
-from camapp.preprocess import Fit, Preprocessor
-from camapp.records import Frame, Prediction
+from camapp.core.frames import Frame
+from camapp.core.image import Picture
+from camapp.core.image_ops import Fit, Preprocessor
+from camapp.core.predictions import Prediction
 from camapp.tasks.smoothing import ArrayAverage, Latch, softmax
 from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
 from engine.model import ModelCard

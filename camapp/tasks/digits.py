@@ -9,10 +9,11 @@ from operator import attrgetter
 
 import numpy as np
 
-from camapp.picture import Picture
-from camapp.preprocess import roi_pixels
-from camapp.records import Box, Frame, Prediction
-from camapp.tasks.ink import FIELD, are_whole, as_ink, find_marks
+from camapp.core.frames import Frame
+from camapp.core.image import Picture
+from camapp.core.image_ops import roi_pixels
+from camapp.core.predictions import Box, Prediction
+from camapp.tasks.digit_segmentation import FIELD, are_whole, as_ink, find_marks
 from camapp.tasks.smoothing import Latch, NamedAverage, softmax
 from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
 from engine.model import ModelCard

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.picture import Picture
-from camapp.records import Frame, Prediction
+from camapp.core.frames import Frame
+from camapp.core.image import Picture
+from camapp.core.predictions import Prediction
 from engine.model import ModelCard, ModelError
 
 if TYPE_CHECKING:
-    from camapp.settings import Settings
+    from camapp.core.settings import Settings
 
 Floats = NDArray[np.float32]
 
@@ -36,7 +37,7 @@ class TaskOptions:
         camera_pitch: degrees by which it looks down.
         camera_roll: degrees by which it leans to the right.
         camera_view: degrees that it sees along the longer side of its picture.
-        camera_bend: barrel distortion of its lens, degrees; see `camapp.ground.GroundCamera`.
+        camera_bend: barrel distortion of its lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
         lane_width: expected, metres.
     """
 

@@ -10,14 +10,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.ground import GroundCamera
-from camapp.preprocess import Fit, Preprocessor, roi_pixels
-from camapp.records import Frame, Polyline, Prediction
-from camapp.tasks import linefield
+from camapp.core.frames import Frame
+from camapp.core.ground_camera import GroundCamera
+from camapp.core.image_ops import Fit, Preprocessor, roi_pixels
+from camapp.core.predictions import Polyline, Prediction
+from camapp.tasks import line_decoder
+from camapp.tasks.freeze_detector import Standstill
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
-from camapp.tasks.standstill import Standstill
 from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
-from camapp.tasks.way_up import SURE, WayUp, likelihood
+from camapp.tasks.upside_down import SURE, WayUp, likelihood
 from engine.model import ModelCard
 
 REACH = 20.0  # camera heights ahead from which on the ground tells too little of the lane
@@ -71,7 +72,7 @@ class TrackTask(Task):
         geometry: _Geometry = prepared.geometry
         shown = self._standstill.update(geometry.grey, now_ns)
         fault = geometry.fault or ("the picture is frozen" if shown > FROZEN_S else "")
-        chains = [] if fault else linefield.read(linefield.unpack(outputs[0][0]))
+        chains = [] if fault else line_decoder.read(line_decoder.unpack(outputs[0][0]))
         lines = self._in_view(chains, frame)
         lane, reason = (None, fault) if fault else self._measure(lines, frame, now_ns)
         if fault or reason == UPSIDE_DOWN:
@@ -97,7 +98,7 @@ class TrackTask(Task):
         self._way_up: WayUp = WayUp()
         self._filter = LaneFilter()
 
-    def _in_view(self, chains: Sequence[linefield.Chain], frame: Frame) -> list[Polyline]:
+    def _in_view(self, chains: Sequence[line_decoder.Chain], frame: Frame) -> list[Polyline]:
         x0, y0, x1, y1 = roi_pixels((frame.view.width, frame.view.height), self.options.roi)
         return [
             Polyline(tuple(map(tuple, (chain.points * (x1 - x0, y1 - y0) + (x0, y0)).tolist())), score=chain.score)

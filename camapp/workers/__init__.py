@@ -1,1 +1,1 @@
-"""Worker processes that run the CNN over shared memory."""
+"""A pool of processes that run the net over shared memory."""

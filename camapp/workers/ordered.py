@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, OwnJob, PoolError, WorkerPool
+from camapp.core.errors import PoolError
+from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome, OwnJob, WorkerPool
 from camapp.workers.slots import Slot
 from engine.model import Model
 

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from camapp.children import start_child
-from camapp.stats import Quantiles
+from camapp.core.errors import PoolError
+from camapp.core.stats import Quantiles
+from camapp.system.process import start_child
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
 from engine.model import Model
-from engine.share import write_shared
+from engine.runtime.shared_model import write_shared
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,6 @@ LOST_IN_ROW = 3
 _POLL = 0.25
 # The error of jobs that were not done when the pool was stopped.
 STOPPED = "stopped"
-
-
-class PoolError(Exception):
-    """The workers cannot go on: they would not start, or the restart budget is spent."""
 
 
 @dataclass(frozen=True)

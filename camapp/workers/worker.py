@@ -38,7 +38,7 @@ from camapp.workers.protocol import (
 from camapp.workers.slots import SlotLayout, Slots
 from engine.model import Model
 from engine.plan import Plan
-from engine.share import attach_shared
+from engine.runtime.shared_model import attach_shared
 
 Job = Callable[[bytes], Iterable[bytes]]  # a message in, the reply in pieces out
 

@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from engine.card import ModelCard
 from engine.graph import Array, Graph, ModelError
+from engine.model_card import ModelCard
 
 MAX_BYTES = 1 << 30
 MAX_ARRAYS = 10_000

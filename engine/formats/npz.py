@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from engine.card import ModelCard
 from engine.formats.content import (
     MAX_ARRAYS,
     MAX_BYTES,
@@ -25,6 +24,7 @@ from engine.formats.content import (
     write_whole,
 )
 from engine.graph import Array, ModelError
+from engine.model_card import ModelCard
 
 CARD = "__card__"
 MAX_RATIO = 16  # weights deflate by about 1.1, rounded ones by 8; more than this for a big file is a bomb

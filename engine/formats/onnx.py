@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.card import ModelCard
+from engine.attributes import PARAMETERS
 from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, reading, write_whole
 from engine.formats.opsets import NEWEST, upgrade
 from engine.formats.protobuf import bytes_field, float_field, int_field, read_message
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator, Value
-from engine.settings import PARAMETERS
+from engine.model_card import ModelCard
 
 CARD = "card"  # key of the card's JSON among the model's metadata
 DEFAULT_SIDE = 224  # where a picture's size is left free

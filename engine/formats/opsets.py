@@ -1,7 +1,7 @@
 """ONNX operators of old operator sets, said in today's terms: what changed, by operator, after Changelog.md of ONNX.
 
 The engine keeps one form of each node: settings that newer sets pass as inputs may stand as attributes as they once
-did (`engine.settings` lists them), since a plan needs to know them beforehand in any case.
+did (`engine.attributes` lists them), since a plan needs to know them beforehand in any case.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from engine.card import ModelCard
 from engine.formats.content import MAX_ARRAYS, MAX_BYTES, Content, array_of, reading, write_whole
 from engine.graph import Array, ModelError
+from engine.model_card import ModelCard
 
 METADATA = "__metadata__"
 MAX_HEADER = 10_000_000  # a tenth of the format's own limit, and ten times what MAX_ARRAYS names take

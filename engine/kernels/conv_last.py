@@ -8,8 +8,8 @@ from math import prod
 
 import numpy as np
 
-from engine import blas
 from engine.graph import Array, Node, Shape
+from engine.kernels import blas
 from engine.kernels.conv import read
 from engine.kernels.products import inner_parts, panel_width, panels, product
 from engine.kernels.step import (

@@ -8,9 +8,21 @@ from math import prod
 
 import numpy as np
 
-from engine.arena import aligned
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import SWISH, Call, Kernel, Operand, Pack, Scratch, Step, attributes, finish, gemm, scalar
+from engine.kernels.step import (
+    SWISH,
+    Call,
+    Kernel,
+    Operand,
+    Pack,
+    Scratch,
+    Step,
+    aligned,
+    attributes,
+    finish,
+    gemm,
+    scalar,
+)
 
 MOST_ALIGNED = 4 << 20  # numbers of a weight; a larger one comes from memory, and only its speed counts
 

@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from engine.arithmetic import positive, reshaped, slices
 from engine.graph import Array, ModelError, Node, Shape
 from engine.kernels.step import Call, Kernel, Layout, Operand, Step, attributes, unsupported
+from engine.shapes import positive, reshaped, slices
 
 
 def reshape(node: Node, inputs: Sequence[Operand]) -> Step:

@@ -13,8 +13,8 @@ from math import prod
 
 import numpy as np
 
-from engine import blas
 from engine.graph import Array
+from engine.kernels import blas
 from engine.kernels.step import Call, gemm
 
 SMALL_PRODUCT = 1_000_000

@@ -8,9 +8,9 @@ from math import prod
 
 import numpy as np
 
-from engine.arithmetic import positive
 from engine.graph import Array, ModelError, Node
 from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, scalar
+from engine.shapes import positive
 
 
 def reduce_mean(node: Node, inputs: Sequence[Operand]) -> Step:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.arithmetic import positive
 from engine.graph import Array, ModelError, Node, Shape
 from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
+from engine.shapes import positive
 
 _ATTRIBUTES: dict[str, Any] = {
     "antialias": 0,

@@ -23,8 +23,8 @@ Call = Callable[[], object]
 # number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
 clip: np.ufunc = vars(umath)["clip"]
 
-FLOOR = "Floor"  # an activation that `engine.passes.defer_biases` makes: see `finish`
-SWISH = "Swish"  # HardSwish of what `engine.passes.fuse_activations` has scaled and shifted: see `_swish`
+FLOOR = "Floor"  # an activation that `compiler.passes.defer_biases` makes: see `finish`
+SWISH = "Swish"  # HardSwish of what `compiler.passes.fuse_activations` has scaled and shifted: see `_swish`
 SWISH_SCALE = 6**-0.5
 FEW_CHANNELS = 4  # that are worth a call each when a value changes its layout
 MOST_TAPS = 1 << 16  # of a window or a kernel whose taps are a call each
@@ -340,4 +340,23 @@ ACTIVATIONS: Mapping[str, Operation] = {
     "Unit": partial(clipped, 0, 1),
     SWISH: _swish,
 }
-"""What `engine.passes` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips of ONNX."""
+"""What `compiler.passes` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips of ONNX."""
+
+
+ALIGNMENT = 64  # bytes: a cache line, and more than any vector register
+
+
+def aligned(array: Array) -> Array:
+    """The array, or a copy if it begins within a cache line: then vectors read from it would each take two lines."""
+    if not array.ctypes.data % ALIGNMENT:
+        return array
+    copy = aligned_bytes(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def aligned_bytes(size: int) -> Array:
+    """Return `size` uninitialised bytes that begin on a cache line."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]

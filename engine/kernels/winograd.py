@@ -8,7 +8,7 @@ for m = 5, against 2e-7 for m = 2 and for plain products.
 
 With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
 
-A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `engine.passes.fuse_beside` makes one
+A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `compiler.passes.fuse_beside` makes one
 node (BESIDE) of the two and the Concat that reads them. It multiplies the framed pixels straight into its channels of
 the slab, so that one last pass serves both and nothing is copied: 0.85 of the time of the three.
 """
@@ -22,8 +22,8 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from engine import blas
 from engine.graph import Array, Node, Shape
+from engine.kernels import blas
 from engine.kernels.conv import read
 from engine.kernels.conv_last import as_rows
 from engine.kernels.products import panel_width, product

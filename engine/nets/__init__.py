@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from engine.card import ModelCard
 from engine.graph import Array, Graph, ModelError, Shape
+from engine.model_card import ModelCard
 from engine.nets import mobilenet_v3, resnet, vgg
 from engine.nets.cifar import cifar10, cifar_small
 from engine.nets.digits import digits

@@ -18,9 +18,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from camapp.bench import measure
-from camapp.models import load_model
-from camapp.settings import load_settings
+from camapp.commands.bench import measure
+from camapp.core.models import load_model
+from camapp.core.settings import load_settings
 from tests.benchmarks.common import clip, onnx_bytes, print_conditions, run_child
 
 SECONDS = 20.0

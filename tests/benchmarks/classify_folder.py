@@ -25,13 +25,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.batch import classify_files
 from camapp.capture.images import walk_images
-from camapp.models import load_model
-from camapp.processes import cpu_seconds
-from camapp.settings import load_settings
+from camapp.commands.classify.command import classify_files
+from camapp.commands.classify.job import FilesOptions
+from camapp.core.models import load_model
+from camapp.core.settings import load_settings
+from camapp.system.process import cpu_seconds
 from camapp.tasks.task import TaskOptions
-from camapp.workers.files import FilesOptions
 from engine.model import Model
 from tests.benchmarks.common import ROOT, print_conditions
 from weights.datasets import MNIST_IMAGES, MNIST_LABELS, read_idx

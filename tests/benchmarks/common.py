@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from camapp.bench import machine
 from camapp.scenes.scene import SceneOptions, scene_class
-from engine.card import ModelCard
+from camapp.system.machine import machine
 from engine.graph import Graph
 from engine.model import Model
+from engine.model_card import ModelCard
 from engine.nets.layers import NetBuilder
 
 ROOT = Path(__file__).parents[2]

@@ -21,9 +21,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from camapp.bench import machine
-from engine import blas, nets
+from camapp.system.machine import machine
+from engine import nets
 from engine.graph import Array, Graph
+from engine.kernels import blas
 from engine.model import Model
 from tests.benchmarks.common import print_conditions
 from tests.benchmarks.peers import PEERS, USUAL

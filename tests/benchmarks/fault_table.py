@@ -29,11 +29,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from camapp.processes import cpu_seconds
 from camapp.scenes.scene import SceneOptions, scene_class
+from camapp.system.process import cpu_seconds
 from engine import nets
-from engine.convert import save
 from engine.model import Model
+from engine.runtime.convert import save
 from tests.benchmarks.common import ROOT, print_conditions
 from tests.camapp.desktop import Desktop
 
@@ -483,7 +483,7 @@ def stop_window(folder: Path) -> Measured:
     with screen() as desktop, Run("--source", PATTERN, environ={"DISPLAY": desktop.name}) as run:
         run.steady(2)
         began = time.monotonic()
-        os.kill(run.children("window_child")[0], signal.SIGSTOP)
+        os.kill(run.children("window_process")[0], signal.SIGSTOP)
         time.sleep(3)
         return Measured(None, run.gap(began), "longest gap in predictions")
 

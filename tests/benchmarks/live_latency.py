@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from camapp.bench import measure
-from camapp.settings import load_settings
+from camapp.commands.bench import measure
+from camapp.core.settings import load_settings
 from tests.benchmarks.common import clip, print_conditions
 
 

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import paho.mqtt.client as paho
 
-from camapp.mqtt import face as face_module
-from camapp.mqtt.face import MqttFace
-from camapp.mqtt.link import access
-from camapp.pipeline import Pipeline
-from camapp.settings import load_settings
+from camapp.core.settings import load_settings
+from camapp.pipeline.pipeline import Pipeline
+from camapp.remote.mqtt import interface as face_module
+from camapp.remote.mqtt.client import access
+from camapp.remote.mqtt.interface import MqttFace
 from tests.benchmarks.common import ROOT, print_conditions
-from tests.camapp.mosquitto import Mosquitto
+from tests.camapp.remote.mqtt.mosquitto import Mosquitto
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from camapp.canvas import SharedCanvas
-from camapp.hud import Hud
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Box, Prediction
+from camapp.core.status import Hud
+from camapp.overlay.alpha import see_through
 from camapp.overlay.overlay import Overlay
-from camapp.overlay.see_through import see_through
-from camapp.picture import Layout, Picture
-from camapp.records import Box, Prediction
+from camapp.system.shared_frames import SharedCanvas
 from tests.benchmarks.common import print_conditions
 
 SIZE = 1280, 720

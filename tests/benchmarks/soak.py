@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from camapp.capture.pattern import PatternSource
-from camapp.capture.source import SourceLost
-from camapp.pipeline import Pipeline
-from camapp.processes import rss_bytes
-from camapp.records import Shot
-from camapp.settings import load_settings
-from camapp.sinks.log import LogSink
+from camapp.core.errors import SourceLost
+from camapp.core.frames import Shot
+from camapp.core.settings import load_settings
+from camapp.pipeline.pipeline import Pipeline
+from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.window import WindowSink
+from camapp.system.process import rss_bytes
 from tests.benchmarks.common import print_conditions
 from tests.camapp.desktop import Desktop
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.ground import GroundCamera
-from camapp.picture import Pixels
+from camapp.core.ground_camera import GroundCamera
+from camapp.core.image import Pixels
 
 Line = NDArray[np.float64]
 

@@ -23,9 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.models import model_path
-from camapp.picture import Layout, Picture, Pixels
-from camapp.records import Frame, Prediction, Shot
+from camapp.core.frames import Frame, Shot
+from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.models import model_path
+from camapp.core.predictions import Prediction
 from camapp.scenes.track import random_picture
 from camapp.tasks.task import TaskOptions, create_task
 from engine.model import Model, load

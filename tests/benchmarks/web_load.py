@@ -27,14 +27,14 @@ import cv2
 import numpy as np
 
 from camapp.capture.source import Source, SourceOptions
-from camapp.picture import Layout, Picture
-from camapp.pipeline import Pipeline
-from camapp.processes import cpu_seconds
-from camapp.records import Shot
+from camapp.core.frames import Shot
+from camapp.core.image import Layout, Picture
+from camapp.core.settings import load_settings
+from camapp.pipeline.pipeline import Pipeline
+from camapp.remote.web import server
+from camapp.remote.web.interface import WebFace
 from camapp.scenes.scene import SceneOptions, scene_class
-from camapp.settings import load_settings
-from camapp.web import child
-from camapp.web.face import WebFace
+from camapp.system.process import cpu_seconds
 from tests.benchmarks.common import print_conditions
 
 SIZE = (1280, 720)
@@ -124,7 +124,7 @@ class InThread:
 
     def __init__(self, module: str, *arguments: str, fds: list[int]) -> None:
         run, listener = (socket.socket(fileno=os.dup(fd)) for fd in fds)
-        self._thread = threading.Thread(target=child.serve, args=(run, listener), daemon=True)
+        self._thread = threading.Thread(target=server.serve, args=(run, listener), daemon=True)
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -140,10 +140,10 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     given = {"source": "pattern://digits", "workers": 1, "display": "none"}
     settings = load_settings(given, environment={})
     source = ClockSource(fps)
-    with mock.patch("camapp.pipeline.build_source", return_value=source):
+    with mock.patch("camapp.pipeline.pipeline.build_source", return_value=source):
         pipeline = Pipeline(settings)
     face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
-    with mock.patch("camapp.web.face.start_child", InThread) if in_thread else nullcontext():
+    with mock.patch("camapp.remote.web.interface.start_child", InThread) if in_thread else nullcontext():
         if face is not None:
             face.start()
         run = threading.Thread(target=pipeline.run, daemon=True)
@@ -212,7 +212,7 @@ def measure_browser(seconds: float, fps: float) -> None:
     from playwright.sync_api import sync_playwright
 
     settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
-    with mock.patch("camapp.pipeline.build_source", return_value=ClockSource(fps)):
+    with mock.patch("camapp.pipeline.pipeline.build_source", return_value=ClockSource(fps)):
         pipeline = Pipeline(settings)
     face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
     face.start()

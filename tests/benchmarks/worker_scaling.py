@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp import pipeline as pipeline_module
-from camapp.bench import Discard, Meter
 from camapp.capture.source import EndOfStream, Source, SourceOptions
-from camapp.picture import Layout, Picture
-from camapp.pipeline import Pipeline
-from camapp.records import Shot
-from camapp.settings import load_settings
+from camapp.commands.bench import Discard, Meter
+from camapp.core.frames import Shot
+from camapp.core.image import Layout, Picture
+from camapp.core.settings import load_settings
+from camapp.pipeline import pipeline as pipeline_module
+from camapp.pipeline.pipeline import Pipeline
 from engine.model import Model
 from tests.benchmarks.common import heavy_model, print_conditions
 

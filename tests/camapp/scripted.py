@@ -5,8 +5,8 @@ import time
 import numpy as np
 
 from camapp.capture.source import EndOfStream, Source, SourceOptions
-from camapp.picture import Layout, Picture
-from camapp.records import Shot
+from camapp.core.frames import Shot
+from camapp.core.image import Layout, Picture
 
 
 class ScriptedSource(Source):

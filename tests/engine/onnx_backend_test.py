@@ -27,7 +27,7 @@ from onnx.backend.base import Backend, BackendRep  # noqa: E402
 from onnx.backend.test import BackendTest  # noqa: E402
 from onnx.backend.test.loader import load_model_tests  # noqa: E402
 
-from engine.choices import Choices  # noqa: E402
+from engine.compiler.kernel_selection import Choices  # noqa: E402
 from engine.formats.onnx import parse_onnx  # noqa: E402
 from engine.kernels.step import Layout  # noqa: E402
 from engine.model import Model  # noqa: E402

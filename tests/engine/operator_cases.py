@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.choices import Choices
+from engine.compiler.kernel_selection import Choices
+from engine.compiler.planner import make_plan
 from engine.graph import Array, Graph, Node, Shape, Value
-from engine.planner import make_plan
 from tests.engine.case import Case
 from tests.engine.more_operator_cases import MORE_CASES
 

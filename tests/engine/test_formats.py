@@ -26,15 +26,15 @@ import pytest
 
 import engine
 from engine import ModelCard, ModelError, UnsupportedOperator, nets
-from engine.convert import convert, save
 from engine.formats import read
 from engine.formats.onnx import serialise_onnx
 from engine.formats.protobuf import bytes_field, int_field
 from engine.formats.safetensors import write_safetensors
 from engine.formats.text_dump import write_text_dump
 from engine.graph import Array
+from engine.runtime.convert import convert, save
 from tests.engine import fuzzing, net_cases
-from tests.engine.test_nets import model
+from tests.engine.nets.test_nets import model
 
 
 def assert_same(found: Any, expected: dict[str, Array]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.evaluation import Evaluation
-from engine.folding import fold
+from engine.compiler.constant_folding import fold
+from engine.compiler.planner import make_plan
 from engine.graph import Graph, ModelError, Node, Value
-from engine.planner import make_plan
+from engine.interpreter import Evaluation
 from engine.reference import run_graph
 from tests.engine.operator_cases import CASES
 
@@ -126,7 +126,7 @@ def test_lrn_over_more_channels_than_there_are_agrees_with_plain_loops() -> None
 
 
 def test_nodes_that_make_numbers_have_a_bound_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.folding.MAX_NUMBERS", 1000)
+    monkeypatch.setattr("engine.compiler.constant_folding.MAX_NUMBERS", 1000)
     makers = [Node("ConstantOfShape", (), (f"c{at}",), {"shape": (400,)}, f"n{at}") for at in range(3)]
     views = [Node("Reshape", ("c0",), (f"v{at}",), {"shape": (20, 20)}, f"v{at}") for at in range(3)]
     graph = Graph("g", (), (Value("c0", ()),), (*makers[:2], *views))

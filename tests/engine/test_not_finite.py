@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from engine.choices import Choices, Offered
+from engine.compiler.kernel_selection import Choices, Offered
+from engine.compiler.passes import optimise
+from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Value
 from engine.kernels.step import Layout, Operand, Step
 from engine.model import Model
 from engine.nets.layers import NetBuilder
-from engine.passes import optimise
-from engine.planner import choose_steps, make_plan
 from engine.reference import run_graph, run_node
 from tests.engine import net_cases
+from tests.engine.kernels.test_conv import KERNEL_NAMES, SHAPES, net
+from tests.engine.nets.test_nets import model
 from tests.engine.operator_cases import CASES, Case
-from tests.engine.test_conv_kernels import KERNEL_NAMES, SHAPES, net
-from tests.engine.test_nets import model
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 

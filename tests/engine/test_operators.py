@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.card import ModelCard
 from engine.formats.onnx import serialise_onnx
 from engine.graph import Array, Graph, Node, Value
 from engine.kernels import KERNELS
 from engine.kernels.step import Operand
+from engine.model_card import ModelCard
 from engine.reference import FUNCTIONS, run_node
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan, run_in_torch
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.arena import ALIGNMENT, Buffer, aligned, place
+from engine.compiler.arena import ALIGNMENT, Buffer, place
+from engine.compiler.planner import make_plan
 from engine.graph import Graph, ModelError, Node, UnsupportedOperator, Value
-from engine.kernels.step import blasable, gemm
+from engine.kernels.step import aligned, blasable, gemm
 from engine.model import Model, described
 from engine.nets.layers import NetBuilder
 from engine.plan import BUFFER
-from engine.planner import make_plan
 from tests.engine import net_cases
-from tests.engine.test_nets import model
+from tests.engine.nets.test_nets import model
 
 
 def chain(*nodes: Node, shape: tuple[int, ...] = (1, 4), outputs: tuple[str, ...] = ("out",)) -> Graph:

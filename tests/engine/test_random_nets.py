@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from engine.choices import Choices, Offered
+from engine.compiler.kernel_selection import Choices, Offered
+from engine.compiler.passes import optimise
+from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Value
 from engine.kernels.step import Layout, Operand, Step
 from engine.nets.layers import NetBuilder
-from engine.passes import optimise
-from engine.planner import choose_steps, make_plan
 from engine.reference import run_graph
 
 SEEDS = range(24)

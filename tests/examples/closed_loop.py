@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from camapp.app import run_live
 from camapp.capture.source import REGISTRY, EndOfStream, Source, query_of
-from camapp.live import run_live
-from camapp.picture import Layout, Picture
-from camapp.records import Shot
+from camapp.core.errors import ExitCode
+from camapp.core.frames import Shot
+from camapp.core.image import Layout, Picture
+from camapp.core.settings import Settings
 from camapp.scenes.course import Pose
 from camapp.scenes.scene import SceneOptions
 from camapp.scenes.track import TrackScene
-from camapp.service import ExitCode
-from camapp.settings import Settings
 
 FPS = 30.0
 SIZE = (320, 240)

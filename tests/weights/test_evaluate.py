@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from engine import nets
-from engine.card import ModelCard
 from engine.model import Model
+from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Pictures
 from weights.evaluate import Evaluation, evaluate, normalised

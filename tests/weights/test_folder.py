@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from camapp.capture.images import read_image
-from camapp.preprocess import Preprocessor
+from camapp.core.image_ops import Preprocessor
 from engine import nets
 from weights import WeightsError
 from weights.evaluate import normalised
@@ -74,7 +74,7 @@ def test_first_only_the_new_layer_learns(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     from dataclasses import replace
 
-    from camapp.models import model_path
+    from camapp.core.models import model_path
     from engine.model import load as load_model
     from weights.train import train
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import engine.model
-from engine.profile import profile
+from engine.runtime.profile import profile
 from tests.weights.made_data import SHARED
 from weights.datasets import load
 from weights.evaluate import evaluate

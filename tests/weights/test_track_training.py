@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.tasks import linefield
+from camapp.tasks import line_decoder
 from engine import nets
 from engine.nets.track import FIELDS
 from weights import WeightsError
@@ -40,7 +40,7 @@ def test_torch_and_the_task_unpack_the_output_alike():
     output = np.random.default_rng(0).normal(size=(2, *nets.build("track").outputs[0].shape[1:])).astype(np.float32)
     fields = fields_of(torch.from_numpy(output)).numpy()
     for one, field in zip(output, fields, strict=True):
-        assert np.array_equal(linefield.unpack(one), field)
+        assert np.array_equal(line_decoder.unpack(one), field)
 
 
 def test_the_loss_is_least_where_the_output_says_the_truth():
@@ -58,7 +58,7 @@ def test_the_loss_is_least_where_the_output_says_the_truth():
 def test_mirrored_pictures_have_mirrored_fields():
     line = [(0.2, 0.9), (0.4, 0.3)]
     mirrored = [(1 - x, y) for x, y in line]
-    there, back = (linefield.write([(points, False)], grid()) for points in (line, mirrored))
+    there, back = (line_decoder.write([(points, False)], grid()) for points in (line, mirrored))
     shard = render([21])
     fields = np.stack([there, there]).astype(np.float16)
     pictures = np.concatenate([shard.pictures] * 2)

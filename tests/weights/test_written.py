@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import engine
-from camapp.records import Box, Truth
+from camapp.core.frames import Truth
+from camapp.core.predictions import Box
 from engine import nets
 from engine.model import Model
 from tests.weights.made_data import SHARED

@@ -1,0 +1,160 @@
+"""`camapp bench`: a run that is measured; what it prints is enough to repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from camapp.capture.source import redacted
+from camapp.core.errors import ExitCode
+from camapp.core.frames import Frame, Trace
+from camapp.core.image import Pixels
+from camapp.core.predictions import Prediction
+from camapp.core.settings import Settings
+from camapp.core.stats import STAGES
+from camapp.pipeline.pipeline import Pipeline, Summary
+from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.system.machine import machine
+from camapp.system.process import cpu_seconds, peak_rss_bytes
+from camapp.system.systemd import on_stop_signals
+
+PERCENTS = (50, 95, 99)
+
+
+class Discard(PictureSink):
+    """Takes drawn pictures and shows them to nobody."""
+
+    def show(self, canvas: Pixels, trace: Trace | None) -> None:
+        """Nothing: the drawing was the point."""
+
+
+@dataclass
+class _Mark:
+    """Counters at one moment."""
+
+    time: float
+    cpu: dict[int, float]
+    captured: int
+    predicted: int
+
+    @classmethod
+    def now(cls, pipeline: Pipeline) -> _Mark:
+        balance = pipeline.stats.balance()
+        pids = (os.getpid(), *pipeline.inference.pool.processes())
+        return cls(time.monotonic(), cpu_seconds(pids), balance.captured, balance.predicted)
+
+
+class Meter(PredictionSink):
+    """Marks the first prediction, so that starting up is not measured."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.first: _Mark | None = None
+        self.last: _Mark | None = None
+        self.peak_rss = 0
+        self._pipeline = pipeline
+
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Note the first one."""
+        if self.first is None:
+            self.first = _Mark.now(self._pipeline)
+
+    def finish(self) -> None:
+        """Take the closing figures while the workers still live."""
+        pool = self._pipeline.inference.pool
+        self.last = _Mark.now(self._pipeline)
+        self.peak_rss = peak_rss_bytes((os.getpid(), *pool.processes()))
+
+
+def measure(settings: Settings, seconds: float, draw: bool) -> dict[str, Any]:
+    """Run for so many seconds (or to the source's end) and return the figures.
+
+    Args:
+        settings: source, model, workers and so on; display and log are left out.
+        seconds: counted from the first captured frame.
+        draw: draw the preview too.
+    """
+    pipeline = Pipeline(replace(settings, duration=seconds))
+    meter = Meter(pipeline)
+    pipeline.prediction_sinks.append(meter)
+    if draw:
+        pipeline.picture_sinks.append(Discard())
+    on_stop_signals(pipeline.request_stop)
+    summary = pipeline.run(before_stop=meter.finish)
+    return _figures(pipeline, meter, summary, draw)
+
+
+def _figures(pipeline: Pipeline, meter: Meter, summary: Summary, draw: bool) -> dict[str, Any]:
+    stats = pipeline.stats
+    first, last = meter.first, meter.last
+    figures: dict[str, Any] = {
+        "command": " ".join(["camapp", *map(redacted, sys.argv[1:])]),
+        "machine": machine(),
+        "source": pipeline.source.describe(),
+        "model": pipeline.model.card.net,
+        "workers": pipeline.workers,
+        "draw": draw,
+        "exit": int(summary.code),
+        "reason": summary.reason,
+        "balance": str(summary.balance),
+        "dropped": summary.balance.dropped,
+        "failed": summary.balance.failed,
+        "latency_ms": {
+            stage: dict(zip(("p50", "p95", "p99"), stats.latency[stage].at(*PERCENTS), strict=True)) for stage in STAGES
+        },
+        "peak_rss_mb": meter.peak_rss / 1e6,
+    }
+    if draw:
+        figures["latency_ms"]["shown"] = dict(zip(("p50", "p95", "p99"), stats.shown_ms.at(*PERCENTS), strict=True))
+    if first is not None and last is not None and last.predicted > first.predicted:
+        span = last.time - first.time
+        cpu = sum(last.cpu.get(pid, used) - used for pid, used in first.cpu.items())
+        figures |= {
+            "seconds": span,
+            "camera_fps": (last.captured - first.captured) / span,
+            "inference_fps": (last.predicted - first.predicted) / span,
+            "display_fps": stats.display.rate() if draw else 0.0,
+            "cpu_ms_per_frame": 1000 * cpu / max(1, last.captured - first.captured),
+        }
+    return figures
+
+
+def run_bench(settings: Settings, seconds: float, draw: bool, as_json: bool) -> None:
+    """Measure and print; raises SystemExit when the run failed."""
+    figures = measure(settings, seconds, draw)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _print_table(figures)
+    if figures["exit"]:
+        raise SystemExit(figures["exit"])
+
+
+def _print_table(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    host = figures["machine"]
+    console.print(f"[bold]{figures['model']}[/bold] on {figures['source']}, {figures['workers']} workers")
+    versions = f"Python {host['python']}, NumPy {host['numpy']}, OpenCV {host['opencv']}"
+    console.print(f"{host['cpu']}, {host['cores']} cores, {versions}")
+    if "seconds" in figures:
+        console.print(
+            f"over {figures['seconds']:.1f} s: camera {figures['camera_fps']:.1f} fps, inference "
+            f"{figures['inference_fps']:.1f} fps, display {figures['display_fps']:.1f} fps"
+        )
+        console.print(
+            f"CPU {figures['cpu_ms_per_frame']:.2f} ms a frame over all processes, "
+            f"peak RSS {figures['peak_rss_mb']:.0f} MB"
+        )
+    table = Table("latency, ms", *(f"p{percent}" for percent in PERCENTS))
+    for stage, values in figures["latency_ms"].items():
+        table.add_row(stage, *(f"{value:.2f}" for value in values.values()))
+    console.print(table)
+    console.print(figures["balance"])
+    if figures["exit"] != ExitCode.OK:
+        console.print(f"[red]{figures['reason']}[/red]")

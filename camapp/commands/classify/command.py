@@ -1,0 +1,276 @@
+"""`camapp classify`: pictures and folders at full machine speed, a line each in order, accuracy at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from camapp.capture.images import walk_images
+from camapp.capture.source import IMAGE_SUFFIXES
+from camapp.commands.classify.files import Results, Target
+from camapp.commands.classify.formats import shown
+from camapp.commands.classify.job import FilesJob, FilesOptions, Read, to_message
+from camapp.commands.classify.report import confusion_of, print_verdict
+from camapp.commands.cluster import classify_on_cluster
+from camapp.core.errors import ExitCode, PermanentSourceError
+from camapp.core.models import load_model
+from camapp.core.settings import Settings
+from camapp.system.systemd import on_stop_signals
+from camapp.tasks.task import TaskOptions, task_for
+from camapp.workers.ordered import OrderedRun, Work
+from camapp.workers.pool import Outcome, OwnJob
+from camapp.workers.protocol import MESSAGE_BYTES
+from engine.model import Model
+
+# What a plan's buffers may take in each worker; as many pictures are run at once as fit, up to MOST.
+_PLAN_BYTES, _MOST = 8 << 20, 64
+# A batch that takes longer has hung: the slowest card in the slowest Pi reads 64 photos in less.
+_STUCK_AFTER = 120.0
+# A worker is given files for about so long, up to so many batches.
+_GIVEN_SECONDS, _MOST_GIVEN = 0.03, 8
+_BAD_SHOWN = 20
+_TOP_OF_ONE = 5
+_MAKE = "camapp.commands.classify.job:make"
+
+
+@dataclass
+class Tally:
+    """What has been done so far.
+
+    Attributes:
+        files: pictures with their line.
+        bad: how many of them could not be read.
+        first_bad: the first of these, with the reason.
+        said: (truth, label) -> how often, where the truth is known.
+    """
+
+    files: int = 0
+    bad: int = 0
+    first_bad: list[tuple[str, str]] = field(default_factory=list)
+    said: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, read: Read) -> None:
+        """Count what came of some files."""
+        self.files += read.files
+        self.bad += len(read.bad)
+        self.first_bad += read.bad[: _BAD_SHOWN - len(self.first_bad)]
+        self.said.update(read.said)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What the user asked of `classify`, beside the settings.
+
+    Attributes:
+        targets: where lines go.
+        resume: go on with what is there.
+        truth: where true labels come from, see `camapp.commands.classify.formats.truth_of`.
+        batch: pictures a plan runs at once; 0 takes what suits the model.
+        scheduler: address of a Dask cluster to run on; "" runs on processes of our own.
+    """
+
+    targets: Sequence[Target] = ()
+    resume: bool = False
+    truth: str = "auto"
+    batch: int = 0
+    scheduler: str = ""
+
+
+def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOptions) -> tuple[ExitCode, str]:
+    """Classify everything that the paths name; the exit code, and why in words."""
+    model = load_model(settings)
+    task_for(settings, model.card)  # says now what would fail in every worker
+    if len(paths) == 1 and paths[0].is_file() and not options.targets:
+        return _classify_one(settings, model, paths[0], options.truth)
+    total = _count(paths)
+    stopping = threading.Event()
+    on_stop_signals(lambda name: stopping.set())
+    targets = options.targets or [Target(None, "text")]
+    name = Path(settings.model).name
+    batch = options.batch or suitable_batch(model)
+    files = FilesOptions(_still(settings), batch, options.truth, tuple(target.format for target in targets), name)
+    results = Results(targets, name, options.resume)
+    done = results.open()
+    tally = Tally(len(done.files), done.bad, said=done.said)
+    before, began = tally.files, time.monotonic()
+    left = (file for file in _walk(paths) if shown(file) not in done.files)
+    if options.scheduler:
+        groups = grouped(left, lambda: batch)
+        reads = classify_on_cluster(model, files, groups, options.scheduler, _STUCK_AFTER, stopping.is_set)
+    else:
+        workers = settings.workers or len(os.sched_getaffinity(0))
+        reads = classify_files(model, files, left, workers, settings.threads, stopping.is_set)
+    try:
+        with _progress(total, before, shows=_has_bar(targets)) as advance:
+            for read in reads:
+                results.write(read.lines)
+                tally.add(read)
+                advance(read.files)
+    except BrokenPipeError:
+        stopping.set()  # the reader, such as `head`, has seen enough
+    finally:
+        results.close()
+    _report(tally, total, tally.files - before, time.monotonic() - began)
+    if stopping.is_set():
+        return ExitCode.INTERRUPTED, f"interrupted: {tally.files} of {total} pictures are done; --resume goes on"
+    if tally.bad == tally.files:
+        return ExitCode.SOURCE_GONE, "none of the pictures could be read"
+    return ExitCode.OK, ""
+
+
+def classify_files(
+    model: Model,
+    options: FilesOptions,
+    files: Iterable[str],
+    workers: int,
+    threads: int = 1,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Read]:
+    """Read and classify files in processes of our own; results of some at a time, in order.
+
+    A file whose worker dies again and again is listed as bad.
+
+    Raises:
+        PoolError: the workers would not start or stay alive.
+    """
+    stride = Stride(options.batch)
+
+    def read(files: list[str], outcome: Outcome) -> Read:
+        stride.learn(len(files), (outcome.infer_end - outcome.infer_start) / 1e9)
+        return Read.from_bytes(outcome.reply)
+
+    work: Work[list[str], Read] = Work(
+        write=lambda files, slot: (len(files), to_message(files)),
+        read=read,
+        give_up=lambda files, error: Read.given_up(files, f"the process that read it failed: {error}", options),
+        split=lambda files: [[file] for file in files],
+    )
+    own_job = OwnJob(_MAKE, asdict(options), _STUCK_AFTER)
+    yield from OrderedRun(model, work, 1, workers, threads, own_job).results(grouped(files, stride.files), stop)
+
+
+class Stride:
+    """How many files a worker is given at a time: many if they take little time, since each time has its price.
+
+    With 64 tiny pictures a worker waits for the next as long as they take, where others want the processor too.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._files = batch
+
+    def files(self) -> int:
+        """At present: some whole batches."""
+        return self._files
+
+    def learn(self, files: int, seconds: float) -> None:
+        """That so many took so long."""
+        batches = int(min(files * _GIVEN_SECONDS / max(seconds, 1e-6), 2 * files) / self._batch)
+        self._files = self._batch * min(max(batches, 1), _MOST_GIVEN)
+
+
+def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]]:
+    """Lists of so many files, fewer where names are so long that they would not fit a message."""
+    group: list[str] = []
+    used = 0
+    for file in files:
+        most = (1 if file.isascii() else 4) * len(file) + 1
+        if group and (len(group) >= size() or used + most > MESSAGE_BYTES):
+            yield group
+            group, used = [], 0
+        group.append(file)
+        used += most
+    if group:
+        yield group
+
+
+def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> tuple[ExitCode, str]:
+    """One picture, in this process, as people want to read it."""
+    task = replace(_still(settings), top=max(_TOP_OF_ONE, settings.top))
+    job = FilesJob(model, FilesOptions(task, 1, truth, (), Path(settings.model).name))
+    (row,) = job.rows([str(path)])
+    if row.prediction is None:
+        return ExitCode.SOURCE_GONE, f"cannot read {path}: {row.error}"
+    found = row.prediction
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{row.file} ({row.size[0]}x{row.size[1]}): {found.label or 'nothing found'}")
+    for label, score in found.top if not found.boxes else [(box.label, box.score) for box in found.boxes]:
+        console.print(f"  {score:6.1%}  {label}")
+    if row.truth:
+        console.print(f"  it is {row.truth}: {'right' if row.truth == found.label else 'wrong'}")
+    return ExitCode.OK, ""
+
+
+def _still(settings: Settings) -> TaskOptions:
+    return replace(TaskOptions.of(settings), smoothing=0.0)
+
+
+def suitable_batch(model: Model) -> int:
+    """How many pictures a worker runs at once: as many as its memory's share holds, up to 64."""
+    plan = model.plan((1, *model.card.input_shape))
+    each = plan.arena_bytes + sum(array.nbytes for array in plan.inputs)
+    return max(1, min(_MOST, _PLAN_BYTES // each))
+
+
+def _walk(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        yield from walk_images(path)
+
+
+def _count(paths: Iterable[Path]) -> int:
+    """How many pictures there are; names are not kept."""
+    total = 0
+    for path in paths:
+        found = sum(1 for _ in walk_images(path, in_order=False))
+        if not found:
+            raise PermanentSourceError(f"no images at {path}; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        total += found
+    return total
+
+
+def _has_bar(targets: Sequence[Target]) -> bool:
+    """A bar between lines on the same terminal would spoil both."""
+    mixed = sys.stdout.isatty() and any(target.path is None for target in targets)
+    return sys.stderr.isatty() and not mixed
+
+
+@contextmanager
+def _progress(total: int, done: int, shows: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with images/s and the time left; gives what to call with each number of pictures done."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=4, transient=True, disable=not shows)
+    with bar:
+        task = bar.add_task("", total=total, completed=done, rate="")
+        began, count = time.monotonic(), 0
+
+        def advance(files: int) -> None:
+            nonlocal count
+            count += files
+            bar.update(task, advance=files, rate=f"{count / (time.monotonic() - began):.0f} images/s")
+
+        yield advance
+
+
+def _report(tally: Tally, total: int, now: int, seconds: float) -> None:
+    console = Console(stderr=True, highlight=False)
+    earlier = f", {tally.files - now} of them earlier" if tally.files > now else ""
+    rate = f": {now} in {seconds:.1f} s, {now / seconds:.0f} images/s" if now else ""
+    console.print(f"{tally.files} of {total} pictures done{earlier}{rate}")
+    if tally.bad:
+        console.print(f"{tally.bad} could not be read:")
+        for file, reason in tally.first_bad:
+            console.print(f"  {file}: {reason}", markup=False, soft_wrap=True)
+        if tally.bad > len(tally.first_bad) > 0:
+            console.print(f"  and {tally.bad - len(tally.first_bad)} more")
+    if tally.said:
+        print_verdict(console, *confusion_of(tally.said))

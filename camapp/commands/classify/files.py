@@ -1,0 +1,196 @@
+"""The files that a batch writes: one line a picture in order, never overwritten, continued where they end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from camapp.commands.classify.formats import COLUMNS, FORMATS
+
+
+class ResultsError(Exception):
+    """A results file that cannot be written or continued; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file to write (None is stdout) and its format."""
+
+    path: Path | None
+    format: str
+
+
+@dataclass
+class Done:
+    """What an earlier run left.
+
+    Attributes:
+        files: names of the pictures that have their line.
+        bad: how many of them could not be read.
+        said: (truth, label) -> how often.
+    """
+
+    files: set[str] = field(default_factory=set)
+    bad: int = 0
+    said: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Results:
+    """All targets of a run, written side by side.
+
+    Args:
+        targets: where to.
+        model: name of the model; lines of another are not continued.
+        resume: go on with files that exist.
+    """
+
+    def __init__(self, targets: Sequence[Target], model: str, resume: bool) -> None:
+        self._targets = targets
+        self._model = model
+        self._resume = resume
+        self._files: list[IO[bytes]] = []
+
+    def open(self) -> Done:
+        """Open the files; with `resume`, cut them to the pictures that all have.
+
+        Raises:
+            ResultsError: one exists (without `resume`), cannot be written, or holds something else.
+        """
+        done = Done()
+        paths = [target.path for target in self._targets if target.path]
+        if self._resume and len(paths) < len(self._targets):
+            raise ResultsError("--resume needs a file to go on with: give --csv or --jsonl a name")
+        if self._resume and any(path.exists() for path in paths):
+            self._take_up(done)
+        for target in self._targets:
+            try:
+                self._files.append(self._opened(target, fresh=not done.files))
+            except FileExistsError as error:
+                raise ResultsError(
+                    f"{target.path} exists: add --resume to go on with it, or remove it to start again"
+                ) from error
+            except OSError as error:
+                raise ResultsError(f"cannot write {target.path}: {error.strerror}; choose another place") from error
+        return done
+
+    def write(self, lines: dict[str, bytes]) -> None:
+        """Append to each file the text of its format.
+
+        Raises:
+            BrokenPipeError: the reader of stdout went away.
+            ResultsError: a disk is full, or gone.
+        """
+        for target, file in zip(self._targets, self._files, strict=True):
+            try:
+                _write_all(file, lines[target.format])
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                where = target.path or "stdout"
+                raise ResultsError(
+                    f"cannot write {where}: {error.strerror}; free some space, then go on with --resume"
+                ) from error
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+        self._files = []
+
+    def _opened(self, target: Target, fresh: bool) -> IO[bytes]:
+        if target.path is None:
+            file: IO[bytes] = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+        else:
+            target.path.parent.mkdir(parents=True, exist_ok=True)
+            if fresh and not self._resume and target.path.is_file():
+                raise FileExistsError
+            # A device or a pipe is no file to be lost: it is written to, whatever it is.
+            file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        if fresh:
+            _write_all(file, FORMATS[target.format].header.encode())
+        return file
+
+    def _take_up(self, done: Done) -> None:
+        ends = [0] * len(self._targets)
+        columns = [_records(target) for target in self._targets]
+        for records in zip(*columns, strict=False):
+            rows = [row for _, row in records]
+            first = rows[0]
+            if any(row["file"] != first["file"] for row in rows):
+                raise ResultsError(f"{self._names()} do not belong together: remove them to start again")
+            if any(row["model"] != self._model for row in rows):
+                raise ResultsError(
+                    f"{self._names()} has results of model '{first['model']}', not '{self._model}': "
+                    "remove it to start again, or name that model"
+                )
+            done.files.add(first["file"])
+            done.bad += bool(first["error"])
+            if first["truth"] and not first["error"]:
+                done.said[first["truth"], first["label"]] += 1
+            ends = [end for end, _ in records]
+        for target, end in zip(self._targets, ends, strict=True):
+            if target.path and target.path.exists():
+                os.truncate(target.path, end)
+
+    def _names(self) -> str:
+        return " and ".join(str(target.path) for target in self._targets)
+
+
+def _records(target: Target) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(where it ends, its values) of each whole record of a file."""
+    assert target.path is not None
+    try:
+        with target.path.open("rb") as file:
+            lines = _Lines(file)
+            if target.path.stat().st_size and not file.readline().endswith(b"\n"):
+                raise ValueError("not one whole line")
+            file.seek(0)
+            yield from (_csv_records if target.format == "csv" else _jsonl_records)(lines)
+    except OSError as error:
+        raise ResultsError(f"cannot read {target.path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ResultsError(f"{target.path} holds something else than results: remove it to start again") from error
+
+
+class _Lines:
+    """The whole lines of a file as text, and how far they were read."""
+
+    def __init__(self, file: Iterable[bytes]) -> None:
+        self._file = iter(file)
+        self.end = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                return  # the run was killed while it wrote this
+            self.end += len(line)
+            yield line.decode()
+
+
+def _csv_records(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(lines)
+    if (header := next(reader, None)) is not None and tuple(header) != COLUMNS:
+        raise ValueError("not our columns")
+    for values in reader:
+        if len(values) < len(COLUMNS):
+            return  # likewise, where a name holds a line end
+        yield lines.end, dict(zip(COLUMNS, values, strict=True))
+
+
+def _jsonl_records(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line in lines:
+        found = json.loads(line)
+        yield lines.end, {name: found[name] for name in COLUMNS}
+
+
+def _write_all(file: IO[bytes], text: bytes) -> None:
+    left = memoryview(text)
+    while left:
+        left = left[file.write(left) or 0 :]

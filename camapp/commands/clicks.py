@@ -1,0 +1,79 @@
+"""Asks a person to click places in a picture, in a window of its own that ends with the question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.core.image import Pixels
+from camapp.overlay.text import Font
+from camapp.system import displays
+
+Floats = NDArray[np.float64]
+
+TITLE = "camapp: click the ground points"
+LARGEST = (1280, 720)  # of the window; a larger picture is shown smaller
+ENTER, BACKSPACE, ESCAPE = (10, 13), (8, 127), 27
+ORANGE, WHITE = (0, 140, 255), (255, 255, 255)
+LETTERS, MARGIN = Font(11), 8
+
+
+def ask_for(picture: Pixels, names: Sequence[str]) -> Floats:
+    """The pixels that somebody clicks, one for each name and in that order: (n, 2).
+
+    Enter ends, once all are there; Backspace takes the last one back; Escape or closing the window gives up.
+
+    Args:
+        picture: RGB.
+        names: what to click, for people.
+
+    Raises:
+        ValueError: there is no display, or whoever was asked gave up.
+    """
+    display = displays.probe()
+    if not display:
+        raise ValueError(f"{display.reason}; or name the points with --point")
+    height, width = picture.shape[:2]
+    scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
+    shown = cv2.resize(picture[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    places: list[tuple[int, int]] = []
+
+    def clicked(event: int, x: int, y: int, flags: int, parameter: object) -> None:
+        if event == cv2.EVENT_LBUTTONDOWN and len(places) < len(names):
+            places.append((x, y))
+
+    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+    try:
+        cv2.setMouseCallback(TITLE, clicked)
+        while True:
+            cv2.imshow(TITLE, _drawn(shown, places, names))
+            key = cv2.waitKey(30) & 0xFF
+            if key == ESCAPE or cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
+                raise ValueError("nothing was changed: the window was closed before all points were clicked")
+            if key in BACKSPACE and places:
+                places.pop()
+            elif key in ENTER and len(places) == len(names):
+                answer: Floats = (np.array(places, np.float64) + 0.5) / scale
+                return answer
+    finally:
+        cv2.destroyAllWindows()
+
+
+def _drawn(picture: Pixels, places: Sequence[tuple[int, int]], names: Sequence[str]) -> Pixels:
+    canvas = picture.copy()
+    if len(places) > 1:
+        outline = np.array(places, np.int32).reshape(-1, 1, 2)
+        cv2.polylines(canvas, [outline], len(places) == len(names), ORANGE, 1, cv2.LINE_AA)
+    for place in places:
+        cv2.drawMarker(canvas, place, ORANGE, cv2.MARKER_CROSS, 17, 2, cv2.LINE_AA)
+    if len(places) < len(names):
+        text = f"Click {names[len(places)]} ({len(places) + 1} of {len(names)}). Backspace: back. Esc: give up."
+    else:
+        text = "Enter: done. Backspace: back. Esc: give up."
+    line = LETTERS.layer(text, WHITE)
+    canvas[: line.height + 2 * MARGIN] //= 4
+    line.lay_on(canvas, MARGIN, MARGIN)
+    return canvas

@@ -1,0 +1,100 @@
+"""`camapp collect`: labelled frames from any source, a folder a label, for `python -m weights train folder`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from camapp.capture.source import IMAGE_SUFFIXES
+from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.settings import Settings
+from camapp.pipeline.pipeline import Pipeline
+from camapp.sinks.snapshot import CollectSink
+from camapp.system import displays
+from camapp.system.systemd import on_stop_signals
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """What the user asked of `collect`, beside the settings.
+
+    Attributes:
+        label: what the pictures show.
+        folder: of all labels.
+        every: seconds between two pictures; None waits for the space bar.
+        count: end after so many; None goes on.
+    """
+
+    label: str
+    folder: Path
+    every: float | None = None
+    count: int | None = None
+
+
+def run_collect(settings: Settings, options: CollectOptions) -> tuple[ExitCode, str]:
+    """Run to the end; the exit code, and why in words."""
+    home = options.folder / _checked(options.label, options.folder)
+    pipeline = Pipeline(settings)
+    on_stop_signals(pipeline.request_stop)
+
+    def saved(count: int) -> None:
+        log.info("%s: %d", options.label, count)
+        if options.count is not None and count >= options.count:
+            pipeline.request_stop(f"--count {count} is reached")
+
+    def fps() -> float | None:
+        return None if pipeline.source.live else pipeline.source.fps
+
+    sink = CollectSink(home, options.every, fps, settings.roi, options.count, saved)
+    pipeline.prediction_sinks.append(sink)
+    if _has_window(settings):
+        _add_window(pipeline, sink, options.label)
+    elif pipeline.source.live and options.every is None:
+        raise SettingsError("there is no window for the space bar: give --every SECONDS", usage=True)
+    summary = pipeline.run()
+    there = sum(1 for file in home.iterdir() if file.suffix in IMAGE_SUFFIXES) if home.exists() else 0
+    log.info("%d pictures of '%s' saved, %d are in %s now", sink.writer.saved, options.label, there, home)
+    if summary.code is ExitCode.OK and sink.writer.lost:
+        return ExitCode.CONFIG, f"{sink.writer.lost} pictures could not be saved: {sink.writer.reason}"
+    return summary.code, summary.reason
+
+
+def _checked(label: str, folder: Path) -> str:
+    """The label, if it can be a folder's name and is no other spelling of one that is there.
+
+    Raises:
+        SettingsError: it cannot, or is.
+    """
+    if not label.strip() or label != label.strip() or label.startswith(".") or "/" in label or not label.isprintable():
+        raise SettingsError(f"--label {label!r}: a label is the name of a folder, such as cup", usage=True)
+    others = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    for other in others:
+        if other != label and other.casefold() == label.casefold():
+            raise SettingsError(f"--label {label}: {folder} has '{other}', which differs only in case", usage=True)
+    return label
+
+
+def _has_window(settings: Settings) -> bool:
+    return settings.display in ("window", "kiosk") or (settings.display == "auto" and bool(displays.probe()))
+
+
+def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
+    from camapp.sinks.window import WindowSink  # only here: --display none loads no window code
+
+    def on_key(key: str) -> None:
+        if key == " ":
+            sink.request()
+        elif key == "q":
+            pipeline.request_stop("closed by the user")
+        elif key == "h":
+            pipeline.renderer.show_hud = not pipeline.renderer.show_hud
+        elif key == "p":
+            pipeline.toggle_pause()
+
+    title = f"camapp: {label} - the space bar saves a picture"
+    kiosk = pipeline.settings.display == "kiosk"
+    full_screen = pipeline.settings.full_screen or kiosk
+    pipeline.picture_sinks.append(WindowSink(title, full_screen, on_key, pipeline.renderer.shown, kiosk=kiosk))

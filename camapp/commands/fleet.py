@@ -1,0 +1,325 @@
+"""`camapp fleet`: all devices that tell a broker of themselves, in one table that lives."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.status import Rating, rate
+from camapp.remote.mqtt.client import Access, Link, access
+from camapp.system.systemd import on_stop_signals
+
+_REFRESH_S = 0.5
+# What is retained comes at once after subscribing: this long without another message, and all has come.
+_QUIET_S = 0.7
+_PATIENCE_S = 10.0
+# A device tells its status every five seconds.
+_SILENT_S = 20.0
+_MOST_TOPICS = 10_000
+_LONGEST_TEXT = 60
+_RATING_STYLE = {Rating.GOOD: "green", Rating.FAIR: "yellow", Rating.POOR: "red", Rating.UNRATED: ""}
+
+
+class FleetError(Exception):
+    """The broker cannot be asked; the message says why."""
+
+    code = ExitCode.SOURCE_GONE
+
+
+@dataclass(frozen=True)
+class Row:
+    """One camera of a device, as far as it has told; None for what it has not.
+
+    Attributes:
+        device: its id.
+        camera: its name; "" of a device that has told of none.
+        online: whether the broker knows it to be there.
+        state: what its run is at.
+        reason: why there is no signal.
+        label: what it sees.
+        score: how surely, 0 to 1.
+        model: what it runs.
+        fps: predictions a second.
+        target_fps: what it is judged against.
+        latency_p95_ms: from exposure to prediction.
+        dropped: frames, so far.
+        failed: frames, so far.
+        restarts: workers replaced so far.
+        temperature_c: of the machine.
+        alerts: what slows the machine.
+        messages_lost: that the broker never got.
+        age_s: since it was last heard, by its own clock where that was before we listened.
+    """
+
+    device: str
+    camera: str
+    online: bool
+    state: str
+    reason: str
+    label: str
+    score: float | None
+    model: str
+    fps: float | None
+    target_fps: float | None
+    latency_p95_ms: float | None
+    dropped: int | None
+    failed: int | None
+    restarts: int | None
+    temperature_c: float | None
+    alerts: tuple[str, ...]
+    messages_lost: int | None
+    age_s: float | None
+
+
+class Fleet:
+    """What was heard, by topic; whatever it holds, rows can be made of it.
+
+    Args:
+        prefix: of all topics.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, prefix: str, clock: Callable[[], float] = time.time) -> None:
+        self.topics = [f"{prefix}/{rest}" for rest in ("+/availability", "+/health", "+/+/status", "+/+/prediction")]
+        self.heard_at = 0.0
+        self._prefix = prefix
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._online: dict[str, bool] = {}
+        self._records: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._seen: dict[str, float] = {}
+
+    def hear(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Take a message in; an empty one takes back what was said before."""
+        device, *rest = topic.removeprefix(f"{self._prefix}/").split("/")
+        record = _record(payload)
+        said_at = _moment(record.get("time")) if retained else self._clock()
+        with self._lock:
+            self.heard_at = time.monotonic()
+            if len(self._records) + len(self._online) > _MOST_TOPICS:
+                return
+            if rest == ["availability"]:
+                self._online[device] = payload == b"online"
+                if not payload:
+                    del self._online[device]
+            elif not payload:
+                self._records.pop((device, *rest), None)
+            else:
+                self._records[(device, *rest)] = record
+            if said_at is not None:
+                self._seen[device] = max(said_at, self._seen.get(device, 0.0))
+
+    def rows(self) -> list[Row]:
+        """One a camera, by device and camera."""
+        with self._lock:
+            cameras = {key[:2] for key in self._records if len(key) == 3 and self._is_there(key[0], key[1])}
+            devices = {*self._online, *(key[0] for key in self._records)}
+            bare = {(device, "") for device in devices - {device for device, _ in cameras}}
+            return [self._row(*key) for key in sorted(cameras | bare)]
+
+    def _is_there(self, device: str, camera: str) -> bool:
+        """What is retained of a camera outlives its being taken away, or given another name."""
+        present = self._records.get((device, "health"), {}).get("cameras")
+        return camera in present if isinstance(present, list) else True
+
+    def _row(self, device: str, camera: str) -> Row:
+        health = self._records.get((device, "health"), {})
+        status = self._records.get((device, camera, "status"), {})
+        prediction = self._records.get((device, camera, "prediction"), {})
+        fps, frames = _mapping(status.get("fps")), _mapping(status.get("frames"))
+        online = self._online.get(device, False)
+        alerts = health.get("alerts")
+        seen = self._seen.get(device)
+        return Row(
+            device=_text(device),
+            camera=_text(camera),
+            online=online,
+            state=(_text(status.get("state")) or "?") if online else "offline",
+            reason=_text(status.get("reason")),
+            label=_text(prediction.get("label")),
+            score=_number(prediction.get("score")),
+            model=_text(status.get("model")),
+            fps=_number(fps.get("inference")),
+            target_fps=_number(fps.get("target")),
+            latency_p95_ms=_number(_mapping(status.get("latency_ms")).get("p95")),
+            dropped=_count(frames.get("dropped_total")),
+            failed=_count(frames.get("failed_total")),
+            restarts=_count(status.get("restarts")),
+            temperature_c=_number(health.get("temperature_c")),
+            alerts=tuple(_text(alert) for alert in alerts[:9]) if isinstance(alerts, list) else (),
+            messages_lost=_count(health.get("messages_lost")),
+            age_s=None if seen is None else max(0.0, self._clock() - seen),
+        )
+
+
+def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bool, as_json: bool) -> None:
+    """Show the table until interrupted; print it once if asked to, or where there is no terminal.
+
+    Raises:
+        SettingsError: no such address.
+        SinkError: a file cannot be used.
+        FleetError: the broker cannot be asked.
+    """
+    try:
+        broker_access = access(broker, password_file, ca)
+    except ValueError as error:
+        raise SettingsError(f"--broker is not allowed: {error}", usage=True) from None
+    # What is wrong stands over the table, or is the error.
+    logging.getLogger("camapp.remote.mqtt").setLevel(logging.CRITICAL)
+    fleet = Fleet(broker_access.address.prefix)
+    link = Link(broker_access, "camapp-fleet", topics=fleet.topics, on_message=fleet.hear, with_retained=True, flood=0)
+    link.start()
+    try:
+        if once or as_json or not sys.stdout.isatty():
+            _wait_for_all(link, fleet, broker_access)
+            _print(fleet.rows(), as_json)
+        else:
+            _live(link, fleet, broker_access)
+    finally:
+        link.stop()
+
+
+def _wait_for_all(link: Link, fleet: Fleet, broker: Access) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    connected_at = 0.0
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        now = time.monotonic()
+        if not link.connected:
+            if link.reason:
+                break
+            continue
+        connected_at = connected_at or now
+        if now - max(connected_at, fleet.heard_at) > _QUIET_S:
+            return
+    if not link.connected:
+        raise FleetError(f"MQTT broker {broker.address}: {link.reason or 'no answer'}")
+
+
+def _print(rows: Sequence[Row], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        Console().print(table_of(rows))
+
+
+def _live(link: Link, fleet: Fleet, broker: Access) -> None:
+    # The terminal's cursor, which a live table hides, has to come back.
+    asked_to_stop: list[str] = []
+    on_stop_signals(asked_to_stop.append)
+    with Live(console=Console(), auto_refresh=False) as live:
+        while not asked_to_stop:
+            table = table_of(fleet.rows())
+            table.title = f"MQTT broker {broker.address}" + (
+                "" if link.connected else f": {link.reason or 'connecting'}"
+            )
+            live.update(table, refresh=True)
+            time.sleep(_REFRESH_S)
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """The rows for people."""
+    table = Table("device", "camera", "state", "sees", "model")
+    for name in ("fps", "p95 ms", "dropped", "failed", "restarts", "machine", "seen"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        machine = [f"{row.temperature_c:.0f} °C"] if row.temperature_c is not None else []
+        table.add_row(
+            Text(row.device),
+            Text(row.camera),
+            Text(row.state + (f": {row.reason}" if row.reason and row.online else ""), _state_style(row)),
+            Text(row.label + (f" {row.score:.0%}" if row.label and row.score is not None else "")),
+            Text(row.model),
+            _fps(row),
+            _shown(row.latency_p95_ms, ".1f"),
+            _shown(row.dropped),
+            Text(_shown(row.failed), "red" if row.failed else ""),
+            Text(_shown(row.restarts), "yellow" if row.restarts else ""),
+            Text(", ".join([*machine, *row.alerts]), "red" if row.alerts else ""),
+            Text(_ago(row.age_s), "red" if row.online and (row.age_s or 0) > _SILENT_S else ""),
+            style="" if row.online else "dim",
+        )
+    if not rows:
+        table.add_row(Text("nobody has said anything yet", "dim"))
+    return table
+
+
+def _state_style(row: Row) -> str:
+    if not row.online or row.state == "no signal":
+        return "red"
+    return "green" if row.state == "running" else "yellow"
+
+
+def _fps(row: Row) -> Text:
+    if row.fps is None:
+        return Text("")
+    target = row.target_fps or 0.0
+    style = _RATING_STYLE[rate(row.fps, target)] if row.online and row.state == "running" else ""
+    return Text(f"{row.fps:.1f} of {target:g}", style)
+
+
+def _shown(value: float | None, form: str = "") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+# -- what came over the network may be anything
+
+
+def _record(payload: bytes) -> dict[str, Any]:
+    try:
+        return _mapping(json.loads(payload))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    """Fit for a terminal: one line, nothing that steers it."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(letter if letter.isprintable() else "?" for letter in value[:_LONGEST_TEXT])
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e15:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _moment(value: object) -> float | None:
+    try:
+        return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,426 @@
+"""`camapp install-service` and `uninstall-service`: start on boot, and back to a machine as it was.
+
+The application goes into a virtual environment in /opt/camapp, where a service's user can run it (a home directory
+is closed to it), its settings into /etc/camapp/config.toml, its unit into /etc/systemd/system.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from pathlib import Path
+
+from camapp.capture.source import local_path
+from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.models import SHIPPED
+from camapp.core.settings import Settings, load_cameras, to_toml
+
+PROJECT = Path(__file__).parents[2]
+UNITS = Path(__file__).parents[1] / "data" / "systemd"
+# What pip needs of a clone; tests, data and the clone's own environment stay behind.
+_PARTS = ("camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
+# Settings that need packages of their own: extras of the same names.
+_EXTRAS = ("mqtt", "web")
+_PREDICTIONS = "/var/log/camapp/predictions.jsonl"
+# What the units let the service write to, and what they close to it.
+_WRITABLE = ("/var/lib/camapp", "/var/log/camapp", "/var/cache/camapp")
+_HOMES = ("/home", "/root")
+_USER = "camapp"
+
+
+class Kind(Enum):
+    """How the application is started."""
+
+    HEADLESS = "headless"
+    KIOSK = "kiosk"
+    DESKTOP = "desktop"
+
+    @property
+    def file(self) -> str:
+        """The name of what is installed for it."""
+        return {"headless": "camapp.service", "kiosk": "camapp-kiosk.service", "desktop": "camapp.desktop"}[self.value]
+
+
+class InstallError(Exception):
+    """Installing cannot go on; the message says what to do."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.INTERNAL) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, ten minutes at most, and keep what it says."""
+    return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that installing does, in words and as a call."""
+
+    what: str
+    do: Callable[[], None]
+
+
+class Installer:
+    """The steps of installing and of removing, for a machine whose files begin at `root`.
+
+    Args:
+        kind: how the application is to be started.
+        settings: for a new configuration; one that exists is kept.
+        root: '/' but in tests.
+        run: runs a command.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = Kind.HEADLESS,
+        settings: Settings | None = None,
+        root: Path = Path("/"),
+        run: Run = run_command,
+    ) -> None:
+        self.kind = kind
+        self.settings = settings or Settings()
+        self._root = root
+        self._run = run
+        self.app = root / "opt/camapp"
+        self.config = root / "etc/camapp/config.toml"
+
+    @property
+    def _shows_itself(self) -> bool:
+        """The screen is a Pi camera's own (`--display drm`), and no shell for windows is needed."""
+        return self.kind is Kind.KIOSK and self.settings.display == "drm"
+
+    def path_of(self, kind: Kind) -> Path:
+        """Where the unit or the autostart file of a kind belongs."""
+        return self._root / ("etc/xdg/autostart" if kind is Kind.DESKTOP else "etc/systemd/system") / kind.file
+
+    # -- what is looked at before anything is changed
+
+    def check(self) -> list[str]:
+        """Notes for the user. Raises InstallError or SettingsError for what stands in the way."""
+        notes = []
+        if os.geteuid() != 0:
+            raise InstallError(
+                "installing a service needs root: put 'sudo' before the command (with the full path of python)",
+                ExitCode.DENIED,
+            )
+        if self.kind is not Kind.DESKTOP and not shutil.which("systemctl"):
+            raise InstallError("this machine has no systemd (no systemctl): start 'camapp run' by its own means")
+        if self.kind is Kind.KIOSK and not self._shows_itself:
+            for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
+                if not shutil.which(program):
+                    raise InstallError(
+                        f"the kiosk needs {program}: sudo apt install -y {package} (or --display drm, for a Pi camera)"
+                    )
+        if not self._is_installed_copy() and not (PROJECT / "pyproject.toml").is_file():
+            raise InstallError("run install-service from a clone of the project: its pyproject.toml is not here")
+        if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
+            raise InstallError(f"{self.app} exists and is not ours: move it away first (a clone belongs elsewhere)")
+        cameras = self._cameras()
+        if self.config.exists():
+            notes.append(f"{self.config} is kept as it is")
+            if self.config.stat().st_uid != 0 or self.config.stat().st_mode & 0o022:
+                notes.append(
+                    f"others than root may write {self.config}, and so say what it runs: "
+                    f"sudo chown root:root {self.config} && sudo chmod 644 {self.config}"
+                )
+        for camera in cameras:
+            if self.kind is not Kind.DESKTOP:
+                _refuse_what_is_closed(camera)
+            notes += self._device_notes(camera.source)
+        missing = [group for group in self._wanted_groups() if not self._has_group(group)]
+        if missing:
+            notes.append(f"this machine has no group {', '.join(missing)}: left out of the unit")
+        return notes
+
+    def _cameras(self) -> list[Settings]:
+        """What will run: the configuration that is here, else what was asked for. Raises SettingsError."""
+        return load_cameras({}, self.config, environment={}) if self.config.exists() else [self.settings]
+
+    def _device_notes(self, source: str) -> list[str]:
+        """What a camera of this source would need and this machine lacks now; none of it stands in the way."""
+        scheme = source.partition("://")[0]
+        dev = self._root / "dev"
+        if scheme == "picamera" and not list(dev.glob("media*")):
+            return [f"no {dev}/media*: is the camera's ribbon cable in place? The service will look for it again"]
+        if scheme == "v4l2" and not list(dev.glob("video*")):
+            return [f"no {dev}/video*: plug the webcam in; the service will look for it again"]
+        return []
+
+    # -- installing
+
+    def steps(self) -> list[Step]:
+        """Everything that installing does, in order."""
+        steps = []
+        if not self._is_installed_copy():
+            steps.append(Step(f"put the application into {self.app}", self._install_application))
+        if not self.config.exists():
+            steps.append(Step(f"write {self.config}", self._write_config))
+        steps.append(Step(f"check {self.config} and its model with the installed application", self._check_config))
+        for other in Kind:
+            if other is not self.kind and self.path_of(other).exists():
+                steps.append(Step(f"remove {self.path_of(other)}", lambda other=other: self._remove_unit(other)))  # type: ignore[misc]
+        if self.kind is Kind.KIOSK and not self._has_user():
+            steps.append(Step(f"make the system user '{_USER}'", self._add_user))
+        steps.append(Step(f"write {self.path_of(self.kind)}", self._write_unit))
+        if self.kind is not Kind.DESKTOP:
+            steps.append(Step(f"systemd-analyze verify {self.kind.file}", self._verify))
+            if self._systemd_runs():
+                steps.append(Step(f"enable {self.kind.file} and start it", self._start))
+            else:
+                steps.append(Step(f"enable {self.kind.file}; it starts with the next boot", self._enable))
+        return steps
+
+    def _install_application(self) -> None:
+        if not (self.app / "bin/python").exists():
+            options = ["--system-site-packages"] if self._is_pi() else []  # picamera2 and its NumPy are apt's
+            self._must([_system_python(), "-I", "-m", "venv", *options, str(self.app)], "python3 -m venv")
+        # From a copy: pip would leave a build folder that belongs to root in the user's clone.
+        with tempfile.TemporaryDirectory() as folder:
+            for part in (PROJECT / name for name in _PARTS):
+                if part.is_dir():
+                    shutil.copytree(part, Path(folder, part.name), ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy2(part, folder)
+            # -I: root must not import what happens to lie in the folder that this is started from.
+            pip = [str(self.app / "bin/python"), "-I", "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+            extras = ",".join(name for name in _EXTRAS if getattr(self._cameras()[0], name) is not None)
+            self._must([*pip, f"{folder}[{extras}]" if extras else folder], "pip")
+
+    def _write_config(self) -> None:
+        self.config.parent.mkdir(parents=True, exist_ok=True)
+        settings = self.settings
+        if self.kind is not Kind.DESKTOP and settings.log is None:
+            # Every prediction would be a gigabyte a day, on a card that is to last for years.
+            settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
+        if not (SHIPPED / f"{settings.model}.npz").exists():
+            settings = replace(settings, model=self._adopted(settings.model))
+        if settings.labels and Path(settings.labels).expanduser().exists():
+            settings = replace(settings, labels=self._adopted(settings.labels))
+        text = f"# Settings of the camapp service. After a change: sudo systemctl reload {self.kind.file}\n"
+        partial = self.config.with_suffix(".partial")
+        partial.write_text(text + to_toml(settings), encoding="utf-8")
+        if self.kind is not Kind.DESKTOP and _has_password(settings) and self._has_group("video"):
+            partial.chmod(0o640)  # the service is in that group
+            self._must(["chgrp", "video", str(partial)], "chgrp")
+        else:
+            partial.chmod(0o644)
+        partial.replace(self.config)
+
+    def _adopted(self, file: str) -> str:
+        """Copy a file of the user's to where the service can read it."""
+        source = Path(file).expanduser()
+        try:
+            copy = Path(shutil.copyfile(source, self.config.parent / source.name))
+        except OSError as error:
+            raise InstallError(f"cannot copy '{file}' into {self.config.parent}: {error}", ExitCode.CONFIG) from error
+        copy.chmod(0o644)
+        return str(copy)
+
+    def _check_config(self) -> None:
+        done = self._run([str(self.app / "bin/camapp"), "check-config", str(self.config)])
+        if done.returncode:
+            raise InstallError(_last_line(done.stdout).removeprefix("camapp: "), ExitCode.CONFIG)
+
+    def _add_user(self) -> None:
+        options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/camapp"]
+        self._must(["useradd", *options, _USER], "useradd")
+
+    def _write_unit(self) -> None:
+        path = self.path_of(self.kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = (UNITS / self.kind.file).read_text(encoding="utf-8")
+        # systemd does not start a unit with a group that does not exist.
+        wanted = self._wanted_groups()
+        groups = " ".join(group for group in wanted if self._has_group(group))
+        text = text.replace(f"SupplementaryGroups={' '.join(wanted)}", f"SupplementaryGroups={groups}")
+        path.write_text(text.replace("--display kiosk", "--display drm") if self._shows_itself else text)
+        path.chmod(0o644)
+
+    def _verify(self) -> None:
+        if shutil.which("systemd-analyze"):
+            self._must(["systemd-analyze", "verify", str(self.path_of(self.kind))], "systemd-analyze verify")
+
+    def _enable(self) -> None:
+        self._must(["systemctl", "enable", "--quiet", self.kind.file], "systemctl enable")
+
+    def _start(self) -> None:
+        self._must(["systemctl", "daemon-reload"], "systemctl daemon-reload")
+        self._enable()
+        done = self._run(["systemctl", "restart", self.kind.file])
+        if done.returncode:
+            raise InstallError(f"{self.kind.file} does not start: see 'journalctl -eu {self.kind.file}'")
+
+    # -- removing
+
+    def removal(self, keep_data: bool = False) -> list[Step]:
+        """Everything that uninstalling does, in order: what is not there is left out."""
+        steps = [
+            Step(f"stop, disable and remove {self.path_of(kind)}", lambda kind=kind: self._remove_unit(kind))  # type: ignore[misc]
+            for kind in Kind
+            if self.path_of(kind).exists()
+        ]
+        folders = [] if keep_data else ["etc/camapp", "var/log/camapp", "var/lib/camapp"]
+        folders += ["var/cache/camapp"]
+        # A dynamic user's folders lie in `private`, and links stand in their places.
+        for name in folders:
+            parent, _, leaf = name.rpartition("/")
+            for path in (self._root / name, self._root / parent / "private" / leaf):
+                if path.exists() or path.is_symlink():
+                    steps.append(Step(f"delete {path}", lambda path=path: _delete(path)))  # type: ignore[misc]
+        if self._has_user():
+            steps.append(Step(f"remove the system user '{_USER}'", lambda: self._must(["userdel", _USER], "userdel")))
+        if (self.app / "pyvenv.cfg").is_file():
+            steps.append(Step(f"delete {self.app}", lambda: _delete(self.app)))
+        return steps
+
+    def _remove_unit(self, kind: Kind) -> None:
+        if kind is not Kind.DESKTOP:
+            self._run(["systemctl", "disable", *(["--now"] if self._systemd_runs() else []), kind.file])
+        self.path_of(kind).unlink()
+        if kind is not Kind.DESKTOP and self._systemd_runs():
+            self._run(["systemctl", "daemon-reload"])
+            self._run(["systemctl", "reset-failed", kind.file])
+
+    # -- the machine
+
+    def _must(self, command: Sequence[str], name: str) -> None:
+        done = self._run(command)
+        if done.returncode:
+            raise InstallError(f"{name} failed: {_last_line(done.stdout) or f'exit status {done.returncode}'}")
+
+    def _is_installed_copy(self) -> bool:
+        return PROJECT.is_relative_to(self.app)
+
+    def _is_pi(self) -> bool:
+        model = self._root / "proc/device-tree/model"
+        return model.exists() and "Raspberry" in model.read_text(errors="replace")
+
+    def _systemd_runs(self) -> bool:
+        return (self._root / "run/systemd/system").is_dir()
+
+    def _wanted_groups(self) -> list[str]:
+        if self.kind is Kind.DESKTOP:
+            return []
+        lines = (UNITS / self.kind.file).read_text(encoding="utf-8").splitlines()
+        return next(line.partition("=")[2].split() for line in lines if line.startswith("SupplementaryGroups="))
+
+    def _has_group(self, name: str) -> bool:
+        return bool(_named(self._root / "etc/group", name))
+
+    def _has_user(self) -> bool:
+        """Whether there is the user that we made; one of that name with another home is a person's."""
+        return any(line.split(":")[5:6] == ["/var/lib/camapp"] for line in _named(self._root / "etc/passwd", _USER))
+
+
+def _named(table: Path, name: str) -> list[str]:
+    lines = table.read_text().splitlines() if table.exists() else []
+    return [line for line in lines if line.startswith(f"{name}:")]
+
+
+def _has_password(settings: Settings) -> bool:
+    values = (getattr(settings, item.name) for item in fields(settings))
+    return any(isinstance(value, str) and "://" in value and "@" in value for value in values)
+
+
+def _refuse_what_is_closed(settings: Settings) -> None:
+    """The service starts in a folder of its own, sees no home directory and writes to its own folders only."""
+    source = settings.source
+    scheme, sep, _ = source.partition("://")
+    if source != "auto" and (not sep or scheme in ("file", "images", "video")):
+        _refuse_unseen("source", local_path(source))
+    for name, file in {"mqtt-ca": settings.mqtt_ca, "mqtt-password-file": settings.mqtt_password_file}.items():
+        if file is not None:
+            _refuse_unseen(name, file.expanduser())
+    outputs = {"record": settings.record, "clips": settings.clips, "snapshots": settings.snapshots}
+    if settings.log not in (None, "-"):
+        outputs["log"] = Path(settings.log)
+    for name, output in outputs.items():
+        if output is not None and output.expanduser().is_absolute() and not _is_below(output.expanduser(), _WRITABLE):
+            raise InstallError(
+                f"--{name} {output}: the service may write below {' and '.join(_WRITABLE[:2])} only "
+                "(a relative path begins in the first)",
+                ExitCode.CONFIG,
+            )
+
+
+def _refuse_unseen(name: str, path: Path) -> None:
+    if not path.is_absolute() or _is_below(path, _HOMES):
+        raise InstallError(
+            f"--{name} {path}: the service cannot see it there; move it to /srv, say, and give its full path",
+            ExitCode.CONFIG,
+        )
+
+
+def _is_below(path: Path, folders: Sequence[str]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _system_python() -> str:
+    """The system's Python: one in a home directory would be closed to the service."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin:/bin")
+    if python is None:
+        raise InstallError("no python3 in /usr/bin: sudo apt install -y python3-venv")
+    return python
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR", "camapp:"))]
+    return (errors or lines or [""])[-1]
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def install(installer: Installer, dry_run: bool, say: Callable[[str], None] = print) -> None:
+    """Check, then go through the steps, or only print them.
+
+    Raises:
+        InstallError, SettingsError: what stands in the way; nothing after that step was done.
+    """
+    try:
+        for note in installer.check():
+            say(f"note: {note}")
+    except (InstallError, SettingsError) as error:
+        if not dry_run:
+            raise
+        say(f"would fail: {error}")
+    usual = os.umask(0o022)  # a service's user must be able to read what a root with a closed umask installs
+    try:
+        _go(installer.steps(), dry_run, say)
+    finally:
+        os.umask(usual)
+    if not dry_run and installer.kind is not Kind.DESKTOP:
+        say(f"done. Watch it: journalctl -fu {installer.kind.file}; change {installer.config}, then")
+        say(f"sudo systemctl reload {installer.kind.file} (or restart, where the log says so)")
+
+
+def uninstall(installer: Installer, dry_run: bool, keep_data: bool, say: Callable[[str], None] = print) -> None:
+    """Remove what `install` made, and what the service wrote."""
+    if os.geteuid() != 0 and not dry_run:
+        raise InstallError("removing a service needs root: put 'sudo' before the command", ExitCode.DENIED)
+    steps = installer.removal(keep_data)
+    if not steps:
+        say("nothing is installed")
+    _go(steps, dry_run, say)
+
+
+def _go(steps: list[Step], dry_run: bool, say: Callable[[str], None]) -> None:
+    for step in steps:
+        say(f"{'would ' if dry_run else ''}{step.what}")
+        if not dry_run:
+            step.do()

@@ -1,0 +1,157 @@
+"""One picture in the layout its device delivered, converted only if someone looks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+class Layout(Enum):
+    """Order of the bytes in memory, not libcamera's little-endian format names."""
+
+    GRAY = "GRAY"
+    RGB = "RGB"
+    BGR = "BGR"
+    RGBX = "RGBX"
+    BGRX = "BGRX"
+    I420 = "I420"
+
+
+_TO_RGB = {
+    Layout.GRAY: cv2.COLOR_GRAY2RGB,
+    Layout.BGR: cv2.COLOR_BGR2RGB,
+    Layout.RGBX: cv2.COLOR_RGBA2RGB,
+    Layout.BGRX: cv2.COLOR_BGRA2RGB,
+    Layout.I420: cv2.COLOR_YUV2RGB_I420,
+}
+_TO_BGR = {
+    Layout.GRAY: cv2.COLOR_GRAY2BGR,
+    Layout.RGB: cv2.COLOR_RGB2BGR,
+    Layout.RGBX: cv2.COLOR_RGBA2BGR,
+    Layout.BGRX: cv2.COLOR_BGRA2BGR,
+    Layout.I420: cv2.COLOR_YUV2BGR_I420,
+}
+_TO_GRAY = {
+    Layout.RGB: cv2.COLOR_RGB2GRAY,
+    Layout.BGR: cv2.COLOR_BGR2GRAY,
+    Layout.RGBX: cv2.COLOR_RGBA2GRAY,
+    Layout.BGRX: cv2.COLOR_BGRA2GRAY,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Pixels as they came.
+
+    Attributes:
+        data: uint8. GRAY (h, w); RGB/BGR (h, w, 3); RGBX/BGRX (h, w, 4); I420 (h * 3 // 2, stride), whose
+            stride may exceed the width (libcamera pads rows).
+        layout: order of the bytes in `data`.
+        width: pixels that hold picture.
+        height: likewise.
+    """
+
+    data: Pixels
+    layout: Layout
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, data: Pixels, layout: Layout) -> Picture:
+        """Wrap an unpadded array, whose shape gives width and height."""
+        height = data.shape[0] * 2 // 3 if layout is Layout.I420 else data.shape[0]
+        return cls(data, layout, data.shape[1], height)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
+
+    def rgb(self) -> Pixels:
+        """(h, w, 3) uint8, R first. Read only: it may be the device's own buffer."""
+        return self.data if self.layout is Layout.RGB else self._rgb
+
+    def bgr(self) -> Pixels:
+        """(h, w, 3) uint8, B first, as OpenCV draws and shows. Read only."""
+        return self.data if self.layout is Layout.BGR else self._bgr
+
+    def gray(self) -> Pixels:
+        """(h, w) uint8 luma. Read only. Costs nothing from I420: it is the Y plane."""
+        if self.layout is Layout.GRAY:
+            return self.data
+        if self.layout is Layout.I420:
+            return self.data[: self.height, : self.width]
+        return self._gray
+
+    @cached_property
+    def _rgb(self) -> Pixels:
+        return self._cropped(cv2.cvtColor(self.data, _TO_RGB[self.layout]))
+
+    @cached_property
+    def _bgr(self) -> Pixels:
+        return self._cropped(cv2.cvtColor(self.data, _TO_BGR[self.layout]))
+
+    @cached_property
+    def _gray(self) -> Pixels:
+        return self._cropped(cv2.cvtColor(self.data, _TO_GRAY[self.layout]))
+
+    def _cropped(self, pixels: object) -> Pixels:
+        # OpenCV needs width == stride for I420, so the whole stride is decoded and cut afterwards.
+        out = np.asarray(pixels, dtype=np.uint8)
+        return out[: self.height, : self.width]
+
+
+def silence_opencv() -> None:
+    """Keep OpenCV's own lines, and those of its FFmpeg, off stderr: our errors say it better."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
+
+
+def as_picture(array: NDArray[Any]) -> Picture:
+    """(h, w[, 1 to 4]) uint8 or uint16, grey or B first; alpha is laid over white.
+
+    Raises:
+        ValueError: pixels of another kind.
+    """
+    if array.ndim == 2 and array.dtype == np.uint8:
+        return Picture(array, Layout.GRAY, array.shape[1], array.shape[0])
+    if array.dtype == np.uint16:
+        # 65535 / 255 = 257, so that white stays white.
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"its pixels are {array.dtype}; 8 and 16 bit can be read")
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if channels in (2, 4):
+        array = _over_white(array)
+        channels -= 1
+    if channels == 1:
+        return Picture.of(array.reshape(array.shape[:2]), Layout.GRAY)
+    if channels == 3:
+        return Picture.of(array, Layout.BGR)
+    raise ValueError(f"it has {channels} channels; 1 to 4 can be read")
+
+
+def fit_within(picture: Picture, size: tuple[int, int] | None) -> Picture:
+    """The picture made no larger than `size` (width, height), aspect kept; smaller ones stay as they are."""
+    if size is None or (picture.width <= size[0] and picture.height <= size[1]):
+        return picture
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    fitted = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return Picture.of(
+        np.asarray(cv2.resize(picture.data, fitted, interpolation=cv2.INTER_AREA), np.uint8), picture.layout
+    )
+
+
+def _over_white(array: Pixels) -> Pixels:
+    alpha = array[..., -1:].astype(np.uint32)
+    mixed = (array[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255
+    return mixed.astype(np.uint8)

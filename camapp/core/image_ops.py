@@ -1,0 +1,181 @@
+"""From a picture to a model's input, and the geometry back: the tools that tasks use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.predictions import Box, Point
+
+if TYPE_CHECKING:
+    from engine.model import ModelCard
+
+Floats = NDArray[np.float32]
+Roi = tuple[float, float, float, float]
+
+FITS = ("crop", "letterbox", "stretch")
+_DIRECT = {
+    ("RGB", Layout.RGB): None,
+    ("RGB", Layout.BGR): cv2.COLOR_BGR2RGB,
+    ("RGB", Layout.RGBX): cv2.COLOR_RGBA2RGB,
+    ("RGB", Layout.BGRX): cv2.COLOR_BGRA2RGB,
+    ("RGB", Layout.GRAY): cv2.COLOR_GRAY2RGB,
+    ("BGR", Layout.RGB): cv2.COLOR_RGB2BGR,
+    ("BGR", Layout.BGR): None,
+    ("BGR", Layout.RGBX): cv2.COLOR_RGBA2BGR,
+    ("BGR", Layout.BGRX): cv2.COLOR_BGRA2BGR,
+    ("BGR", Layout.GRAY): cv2.COLOR_GRAY2BGR,
+    ("GRAY", Layout.RGB): cv2.COLOR_RGB2GRAY,
+    ("GRAY", Layout.BGR): cv2.COLOR_BGR2GRAY,
+    ("GRAY", Layout.RGBX): cv2.COLOR_RGBA2GRAY,
+    ("GRAY", Layout.BGRX): cv2.COLOR_BGRA2GRAY,
+    ("GRAY", Layout.GRAY): None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a part of a picture lies in a model's input. Whole pixels, edges exclusive at right and bottom.
+
+    Attributes:
+        source: (x0, y0, x1, y1) of the part, in the picture.
+        target: (x0, y0, x1, y1) where it comes to lie, in the model's input.
+    """
+
+    source: tuple[int, int, int, int]
+    target: tuple[int, int, int, int]
+
+    def to_picture(self, point: Point) -> Point:
+        """A point of the model's input, in the picture."""
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = self.source, self.target
+        return x0 + (point[0] - u0) * (x1 - x0) / (u1 - u0), y0 + (point[1] - v0) * (y1 - y0) / (v1 - v0)
+
+    def region(self, scale: Point) -> Box:
+        """The part, in the view whose pixels are `scale` times the picture's."""
+        x0, y0, x1, y1 = self.source
+        return Box(x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
+
+
+def roi_pixels(size: tuple[int, int], roi: Roi | None) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1) in whole pixels of a region given as fractions; at least one pixel, None is all.
+
+    Raises:
+        ValueError: the region leaves the picture or has no area.
+    """
+    width, height = size
+    if roi is None:
+        return 0, 0, width, height
+    x, y, w, h = roi
+    if not (0 <= x < 1 and 0 <= y < 1 and 0 < w <= 1 - x + 1e-6 and 0 < h <= 1 - y + 1e-6):
+        raise ValueError(f"roi {roi} must lie in the picture: x, y, width, height as fractions from 0 to 1")
+    x0, y0 = min(int(x * width), width - 1), min(int(y * height), height - 1)
+    x1, y1 = min(width, round((x + w) * width)), min(height, round((y + h) * height))
+    return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
+
+
+@lru_cache(maxsize=64)
+def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi | None = None) -> Fit:
+    """How a picture's region meets a model's input.
+
+    Args:
+        size: (width, height) of the picture.
+        model: (width, height) of the model's input.
+        fit: 'crop' takes the largest middle part of the model's aspect, 'letterbox' shows all between bars,
+            'stretch' changes the aspect.
+        roi: (x, y, width, height) of the region as fractions of the picture; None is all.
+
+    Raises:
+        ValueError: unknown fit, or a region that leaves the picture.
+    """
+    if fit not in FITS:
+        raise ValueError(f"unknown fit '{fit}'; allowed are {', '.join(FITS)}")
+    x0, y0, x1, y1 = roi_pixels(size, roi)
+    width, height = x1 - x0, y1 - y0
+    model_width, model_height = model
+    if fit == "crop":
+        scale = min(width / model_width, height / model_height)
+        crop_width, crop_height = max(1, round(model_width * scale)), max(1, round(model_height * scale))
+        x0, y0 = x0 + (width - crop_width) // 2, y0 + (height - crop_height) // 2
+        return Fit((x0, y0, x0 + crop_width, y0 + crop_height), (0, 0, model_width, model_height))
+    if fit == "stretch":
+        return Fit((x0, y0, x1, y1), (0, 0, model_width, model_height))
+    scale = min(model_width / width, model_height / height)
+    shown_width, shown_height = max(1, round(width * scale)), max(1, round(height * scale))
+    u0, v0 = (model_width - shown_width) // 2, (model_height - shown_height) // 2
+    return Fit((x0, y0, x1, y1), (u0, v0, u0 + shown_width, v0 + shown_height))
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """To (width, height): every source pixel counts when it gets smaller, linear between them when larger."""
+    height, width = pixels.shape[:2]
+    # Averaging by any other factor costs OpenCV 3 to 8 times what halving does, so most of the way is halved.
+    while min(width // size[0], height // size[1]) >= 4:
+        width, height = width // 2, height // 2
+        pixels = _resized(pixels[: 2 * height, : 2 * width], (width, height), cv2.INTER_AREA)
+    if (width, height) == size:
+        return pixels
+    smaller = size[0] * size[1] < width * height
+    return _resized(pixels, size, cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int], way: int) -> Pixels:
+    return np.asarray(cv2.resize(pixels, size, interpolation=way), dtype=np.uint8)
+
+
+def cut(picture: Picture, source: tuple[int, int, int, int], size: tuple[int, int], colour: str) -> Pixels:
+    """A part of a picture at another size: uint8 (h, w, 3), or (h, w) for colour 'GRAY'.
+
+    Colours are converted after the resize, where there are fewer pixels (I420 apart, whose planes differ in size).
+    """
+    x0, y0, x1, y1 = source
+    if picture.layout is Layout.I420:
+        whole = {"RGB": picture.rgb, "BGR": picture.bgr, "GRAY": picture.gray}[colour]()
+        return resize(whole[y0:y1, x0:x1], size)
+    part = resize(picture.data[y0:y1, x0:x1], size)
+    code = _DIRECT[colour, picture.layout]
+    return part if code is None else np.asarray(cv2.cvtColor(part, code), dtype=np.uint8)
+
+
+class Preprocessor:
+    """Writes pictures as one model wants them; pictures may change size and layout at any time."""
+
+    def __init__(self, card: ModelCard, fit: str = "crop", roi: Roi | None = None) -> None:
+        """Prepare for a model.
+
+        Args:
+            card: gives input shape, mean, std and colour.
+            fit: 'crop', 'letterbox' or 'stretch'.
+            roi: (x, y, width, height) of the part to look at, as fractions of the picture.
+
+        Raises:
+            ValueError: unknown fit, or a region that leaves the picture.
+        """
+        _, height, width = card.input_shape
+        self._size = (width, height)
+        self._fit = fit
+        self._roi = roi
+        self._colour = card.colour
+        # (pixel / 255 - mean) / std as one multiplication and one addition.
+        self._scale = [np.float32(1 / (255 * std)) for std in card.std]
+        self._offset = [np.float32(-mean / std) for mean, std in zip(card.mean, card.std, strict=True)]
+        make_fit((width, height), self._size, fit, roi)
+
+    def __call__(self, picture: Picture, out: Floats) -> Fit:
+        """Write the picture into `out`, float32 (C, H, W); bars of a letterbox have the card's mean."""
+        fit = make_fit(picture.size, self._size, self._fit, self._roi)
+        u0, v0, u1, v1 = fit.target
+        pixels = cut(picture, fit.source, (u1 - u0, v1 - v0), self._colour)
+        if (u1 - u0, v1 - v0) != self._size:
+            out[...] = 0.0
+        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        for plane, scale, offset, place in zip(planes, self._scale, self._offset, out[:, v0:v1, u0:u1], strict=True):
+            np.multiply(plane, scale, out=place, dtype=np.float32)
+            if offset:
+                place += offset
+        return fit

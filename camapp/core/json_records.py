@@ -1,0 +1,75 @@
+"""Predictions and ground truth as plain values that JSON can hold."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from camapp.core.frames import Frame, Trace, Truth
+from camapp.core.predictions import Box, Polyline, Prediction
+
+SCHEMA = 1
+
+
+def box_record(box: Box) -> dict[str, Any]:
+    """A box as plain values."""
+    return {"xyxy": _corners(box.x0, box.y0, box.x1, box.y1), "label": box.label, "score": round(box.score, 4)}
+
+
+def truth_record(truth: Truth) -> dict[str, Any]:
+    """What a picture really shows, as plain values."""
+    return {
+        "label": truth.label,
+        "boxes": [box_record(box) for box in truth.boxes],
+        "lines": [line_record(line) for line in truth.lines],
+        "values": truth.values,
+    }
+
+
+def line_record(line: Polyline) -> dict[str, Any]:
+    """A line as plain values."""
+    points = [[round(x, 1), round(y, 1)] for x, y in line.points]
+    return {"points": points, "label": line.label, "score": round(line.score, 4)}
+
+
+def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
+    """A prediction as plain values that JSON can hold."""
+    latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
+    age = time.monotonic_ns() - (trace.sensor or trace.captured)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seq": prediction.seq,
+        "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "t_mono_ns": trace.sensor or trace.captured,
+        "clock_synced": _clock_synced(int(time.monotonic() // 10)),
+        "model": prediction.model,
+        "task": prediction.task,
+        "label": prediction.label,
+        "score": round(prediction.score, 4),
+        "raw_label": prediction.raw_label,
+        "raw_score": round(prediction.raw_score, 4),
+        "top": [[label, round(score, 4)] for label, score in prediction.top],
+        "boxes": [box_record(box) for box in prediction.boxes],
+        "lines": [line_record(line) for line in prediction.lines],
+        "values": prediction.values,
+        "latency_ms": latency,
+    }
+    if frame.shot.name:
+        record["file"] = frame.shot.name
+    if frame.shot.truth is not None:
+        record["truth"] = truth_record(frame.shot.truth)
+    return record
+
+
+@lru_cache(maxsize=1024, typed=True)  # in a folder of digits they are all alike
+def _corners(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
+    return round(x0, 1), round(y0, 1), round(x1, 1), round(y1, 1)
+
+
+@lru_cache(maxsize=1)
+def _clock_synced(_window: int) -> bool:
+    """Whether systemd-timesyncd has set the wall clock since boot; asked once a `_window`."""
+    return Path("/run/systemd/timesync/synchronized").exists()

@@ -1,0 +1,125 @@
+"""Which model to run: a shipped name or a file, with what the user says of it in place of what its card says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from camapp.core.settings import Settings
+from engine.model import Model, ModelCard, ModelError, described, load
+
+SHIPPED = Path(__file__).parents[2] / "weights"
+# Settings that belong to one model file and to no other.
+_OF_A_MODEL = ("model", "net", "task", "labels", "mean", "std")
+
+
+def model_path(name: str) -> Path:
+    """The file of a shipped model's name (`digits`), or the path itself.
+
+    Raises:
+        ModelError: neither exists.
+    """
+    # A plain word is a shipped name, whatever lies in the user's folder: ./mnist is the way to that.
+    shipped = SHIPPED / f"{name}.npz"
+    if "/" not in name and shipped.exists():
+        return shipped
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
+    raise ModelError(f"no model '{name}': not a file, and not one of those that ship ({known})")
+
+
+def model_choices(first: Settings) -> dict[str, str]:
+    """What somebody far away may choose to run, by the name shown: the model that the run began with, and those that
+    ship; never a path of theirs."""
+    shipped = {path.stem: path.stem for path in sorted(SHIPPED.glob("*.npz"))}
+    return shipped if first.model in shipped else {Path(first.model).name: first.model} | shipped
+
+
+def with_model(settings: Settings, first: Settings, model: str) -> Settings:
+    """The settings with another model, and what belongs to it alone.
+
+    Args:
+        settings: of now.
+        first: that the run began with.
+        model: one of `model_choices`' values.
+    """
+    its_own: dict[str, Any] = dict.fromkeys(_OF_A_MODEL) | {"model": model}
+    if model == first.model:
+        its_own = {name: getattr(first, name) for name in _OF_A_MODEL}
+    return replace(settings, **its_own)
+
+
+def load_model(settings: Settings) -> Model:
+    """The model that the settings name, its card corrected by --labels, --mean, --std and --task.
+
+    Raises:
+        ModelError: the file is missing, damaged or does not fit, takes no pictures, or a correction does not fit.
+    """
+    model = load(model_path(settings.model), net=settings.net)
+    if not model.card.colour:
+        raise ModelError(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not pictures")
+    channels = model.card.input_shape[0]
+    changes: dict[str, object] = {}
+    for name in ("mean", "std"):
+        values = getattr(settings, name)
+        if values is not None:
+            if len(values) not in (1, channels):
+                raise ModelError(f"--{name} has {len(values)} values, the model has {channels} input channels")
+            changes[name] = tuple(values) * (channels // len(values))
+    if settings.labels is not None:
+        changes["labels"] = read_labels(settings.labels)
+    if settings.task is not None:
+        changes["task"] = settings.task
+    return described(model, **changes) if changes else model
+
+
+def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
+    """What the net and its parameters depend on: the same for two settings that name the same model, while its file
+    stays as it is; None where there is no such file."""
+    try:
+        status = model_path(settings.model).stat()
+    except (ModelError, OSError):
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, settings.net
+
+
+def read_labels(text: str) -> tuple[str, ...]:
+    """Class names from a file (a name a line, or a JSON list) or from the text itself ('cat,dog').
+
+    Raises:
+        ModelError: the file cannot be read or holds something else.
+    """
+    path = Path(text).expanduser()
+    if not path.exists():
+        if "," in text:
+            return _names(text.split(","), "--labels")
+        raise ModelError(f"no label file '{text}' (or give names separated by commas)")
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            values = json.loads(content)
+            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                raise ModelError(f"{path}: expected a JSON list of names")
+            return _names(values, str(path))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the labels: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not a list of names: {error}") from error
+    return _names(content.splitlines(), str(path))
+
+
+def _names(lines: Sequence[str], where: str) -> tuple[str, ...]:
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ModelError(f"{where}: no class names in it")
+    return names
+
+
+def shipped_models() -> list[tuple[Path, ModelCard]]:
+    """The files that ship, with their cards."""
+    return [(path, load(path).card) for path in sorted(SHIPPED.glob("*.npz"))]

@@ -1,0 +1,1 @@
+"""The stages of a run, started in order and stopped in reverse."""

@@ -1,0 +1,171 @@
+"""Draws the newest prediction over each camera frame, at camera rate, for every sink that shows pictures."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+
+from camapp.core.frames import Frame, Trace
+from camapp.core.image import Pixels
+from camapp.core.mailbox import Mailbox
+from camapp.core.predictions import Prediction
+from camapp.core.stats import Stats
+from camapp.core.status import Hud
+from camapp.overlay.no_signal import no_signal
+from camapp.overlay.overlay import Overlay
+from camapp.pipeline.inference import Result
+from camapp.sinks.sink import PictureSink
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.05
+# Without new frames: how often NO SIGNAL, or the picture that a pause holds, is drawn again.
+_IDLE_EVERY = 0.4
+_REFRESH_EVERY_NS = 200_000_000
+_RECENT = 32
+
+
+class Renderer:
+    """One thread between the frames and the picture sinks.
+
+    Live frames come from the capture thread and get the newest prediction there is, dimmed when it is old; frames of
+    a file come with their own result.
+
+    Args:
+        stats: rates and latencies.
+        sinks: where drawn pictures go.
+        hud: builds the head-up display's figures.
+        lost: gives the reason while the source is lost, else "".
+        paused: set while the picture is held.
+        default_size: of the NO SIGNAL picture before the first frame.
+    """
+
+    def __init__(
+        self,
+        stats: Stats,
+        sinks: list[PictureSink],
+        hud: Callable[[], Hud],
+        lost: Callable[[], str],
+        paused: threading.Event,
+        default_size: tuple[int, int] = (1280, 720),
+    ) -> None:
+        self.show_hud = True
+        self._stats = stats
+        self._sinks = sinks
+        self._make_hud = hud
+        self._lost = lost
+        self._paused = paused
+        self._size = default_size
+        self._overlay = Overlay()
+        self._mailbox: Mailbox[tuple[Frame, Trace, Prediction | None]] = Mailbox()
+        self._newest: tuple[Prediction, Trace] | None = None
+        self._recent: OrderedDict[int, Trace] = OrderedDict()
+        self._hud: Hud | None = None
+        self._stale_after_ms = 0.0
+        self._refreshed_at = 0
+        self._complained = False
+        self._stop_event = threading.Event()
+        self._thread = threading.Thread(target=self._draw_all, name="render", daemon=True)
+
+    def start(self) -> None:
+        """Start drawing."""
+        self._thread.start()
+
+    def offer(self, frame: Frame, trace: Trace) -> None:
+        """A live frame to show; pushes out one not yet drawn."""
+        self._mailbox.replace((frame, trace, None))
+
+    def predicted(self, result: Result) -> None:
+        """The newest prediction for live frames."""
+        self._newest = (result.prediction, result.trace)
+
+    def put(self, result: Result) -> None:
+        """A file's frame with its own prediction; waits until it is drawn's turn."""
+        item = (result.frame, result.trace, result.prediction)
+        while not self._mailbox.put(item, _TICK) and not self._stop_event.is_set():
+            pass
+
+    def shown(self, seq: int, t_ns: int) -> None:
+        """A sink says that this frame is on the screen."""
+        trace = self._recent.get(seq)
+        if trace is not None and not trace.shown:
+            self._stats.shown(trace, t_ns)
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Draw what is waiting, then end."""
+        self._stop_event.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _draw_all(self) -> None:
+        item = None
+        drawn_at = time.monotonic()
+        lost_since = 0.0
+        while True:
+            fresh = self._mailbox.get(0.0 if self._stop_event.is_set() else _TICK)
+            now = time.monotonic()
+            if fresh is None and self._stop_event.is_set():
+                return
+            try:
+                if fresh is not None:
+                    item, drawn_at, lost_since = fresh, now, 0.0
+                    self._draw(*item)
+                elif now - drawn_at > _IDLE_EVERY:
+                    drawn_at = now
+                    reason = self._lost()
+                    if reason:
+                        lost_since = lost_since or now
+                        self._show(no_signal(self._size, reason, now - lost_since), None)
+                    elif item is not None and self._paused.is_set():
+                        self._draw(*item)
+            except Exception as error:  # noqa: BLE001 - a preview that fails must not end predictions
+                self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            log.error("drawing the preview failed: %s: %s (said once)", type(error).__name__, error)
+            log.debug("traceback", exc_info=error)
+
+    def _draw(self, frame: Frame, trace: Trace, prediction: Prediction | None) -> None:
+        if not any(sink.wanted() for sink in self._sinks):
+            return
+        # A copy: the model may still be cropping from these pixels, and a device may own them.
+        canvas = frame.view.bgr().copy()
+        self._size = frame.view.size
+        now = time.monotonic_ns()
+        age_ms = 0.0
+        if prediction is None and self._newest is not None:
+            prediction, of = self._newest
+            age_ms = (now - of.captured) / 1e6
+        self._refresh(now)
+        stale = age_ms > self._stale_after_ms
+        self._overlay.draw(canvas, prediction, self._hud_of(frame), age_ms, stale)
+        self._show(canvas, trace)
+
+    def _refresh(self, now: int) -> None:
+        """Ask for the figures anew, a few times a second: percentiles cost more than drawing."""
+        if now - self._refreshed_at > _REFRESH_EVERY_NS:
+            self._refreshed_at = now
+            self._hud = self._make_hud()
+            self._stale_after_ms = self._stats.stale_after_ms()
+
+    def _hud_of(self, frame: Frame) -> Hud | None:
+        if not self.show_hud or self._hud is None:
+            return None
+        truth = frame.shot.truth.label if frame.shot.truth else ""
+        return replace(self._hud, truth=truth) if truth != self._hud.truth else self._hud
+
+    def _show(self, canvas: Pixels, trace: Trace | None) -> None:
+        if trace is not None:
+            self._recent[trace.seq] = trace
+            while len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+        for sink in self._sinks:
+            sink.show(canvas, trace)
+        if trace is not None and not any(sink.tells_shown for sink in self._sinks):
+            self.shown(trace.seq, time.monotonic_ns())

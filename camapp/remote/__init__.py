@@ -1,0 +1,1 @@
+"""Interfaces that watch and control a run from elsewhere: web page, MQTT, Prometheus."""

@@ -1,0 +1,69 @@
+"""Faces: ways to see and steer a run from elsewhere, a page and a broker, made if the settings ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Protocol
+
+from camapp.core.settings import Settings
+from camapp.pipeline.pipeline import Pipeline
+
+
+class Face(Protocol):
+    """What shows all cameras to the world outside, and takes its orders."""
+
+    def start(self) -> None:
+        """Raises SinkError."""
+
+    def stop(self) -> None:
+        """Within a second or two, even if it was never started."""
+
+
+def build_faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) -> list[Face]:
+    """Those that the settings name, not yet started.
+
+    Args:
+        pipelines: one a camera.
+        reread: gives a camera's settings anew, by its name.
+
+    Raises:
+        SinkError: one cannot be had as asked.
+    """
+    # Imported only here: few runs have a face, and their packages are optional.
+    settings = pipelines[0].settings
+    faces: list[Face] = []
+    if settings.web is not None:
+        from camapp.remote.web.interface import WebFace
+
+        metrics = _metrics_of(pipelines)
+        faces.append(WebFace(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
+    if settings.mqtt is not None:
+        from camapp.core.mqtt_address import device_id
+        from camapp.remote.mqtt.client import access
+        from camapp.remote.mqtt.interface import MqttFace
+
+        broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
+        faces.append(MqttFace(pipelines, broker, device_id(settings.device_name)))
+    return faces
+
+
+def check_faces(settings: Settings) -> None:
+    """Whether what they need from this machine is there. Raises SinkError."""
+    if settings.web is not None:
+        from camapp.remote.web.interface import check_packages
+
+        check_packages()
+    if settings.mqtt is not None:
+        from camapp.remote.mqtt.client import Link, access
+
+        Link(access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca), "check")
+
+
+def _metrics_of(pipelines: list[Pipeline]) -> Callable[[], str] | None:
+    if find_spec("prometheus_client") is None:
+        return None
+    from camapp.remote.prometheus import Metrics
+
+    metrics = Metrics(pipelines)
+    return lambda: metrics.render().decode()

@@ -1,0 +1,1 @@
+"""The MQTT interface and Home Assistant discovery."""

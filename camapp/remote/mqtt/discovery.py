@@ -1,0 +1,175 @@
+"""What Home Assistant is told of a device, so that its cameras appear there by themselves (MQTT device discovery).
+
+One retained message holds the device and all its entities: Home Assistant 2024.11 or later,
+https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from camapp import __version__
+from camapp.core.status import State
+
+PREFIX = "homeassistant"
+# Home Assistant says "online" here when it has started.
+BIRTH_TOPIC = f"{PREFIX}/status"
+# Values of a track: name, unit, decimals; see the README for their signs.
+_TRACK = {
+    "offset_m": ("Offset", "m", 3),
+    "heading_deg": ("Heading", "°", 1),
+    "curvature_1_m": ("Curvature", "1/m", 3),
+    "lane_width_m": ("Lane width", "m", 2),
+    "confidence": ("Confidence", None, 2),
+}
+# The longest state that Home Assistant takes.
+_SHORT = "[:255]"
+
+
+@dataclass(frozen=True)
+class CameraCard:
+    """What Home Assistant has to know of a camera.
+
+    Attributes:
+        name: the camera's.
+        topic: what its topics begin with.
+        task: what its model's numbers mean.
+        models: what it can be told to run.
+    """
+
+    name: str
+    topic: str
+    task: str
+    models: Sequence[str]
+
+
+def discovery_topic(device: str) -> str:
+    """Where Home Assistant looks for a device."""
+    return f"{PREFIX}/device/camapp_{device}/config"
+
+
+def discovery_payload(
+    device: str, topic: str, cameras: Sequence[CameraCard], known: Mapping[str, str]
+) -> tuple[bytes, dict[str, str]]:
+    """The message, and the platform of each component in it.
+
+    Args:
+        device: its id.
+        topic: what its topics begin with.
+        cameras: all of them.
+        known: components that an earlier message had, which vanish if they are in this one no more.
+    """
+    components = _machine(topic)
+    for camera in cameras:
+        components |= _camera(camera, f"{camera.name} " if len(cameras) > 1 else "")
+    for name, component in components.items():
+        component["unique_id"] = f"camapp_{device}_{name}"
+    platforms = {name: component["platform"] for name, component in components.items()}
+    removed = {name: {"platform": platform} for name, platform in known.items() if name not in platforms}
+    payload = {
+        "device": {
+            "identifiers": [f"camapp_{device}"],
+            "name": device,
+            "manufacturer": "camapp",
+            "model": "camera with a neural network",
+            "sw_version": __version__,
+        },
+        "origin": {"name": "camapp", "sw_version": __version__},
+        "availability_topic": f"{topic}/availability",
+        "qos": 1,
+        "components": components | removed,
+    }
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), platforms
+
+
+def _machine(topic: str) -> dict[str, dict[str, Any]]:
+    health = f"{topic}/health"
+    return {
+        "temperature": _sensor("Temperature", health, "value_json.temperature_c", "°C", 1)
+        | {"device_class": "temperature", "entity_category": "diagnostic"},
+        "cpu": _sensor(
+            "CPU", health, "(value_json.cpu * 100) | round(1) if value_json.cpu is not none else none", "%", 0
+        )
+        | {"entity_category": "diagnostic"},
+        "slowed": {
+            "platform": "binary_sensor",
+            "name": "Slowed down",
+            "state_topic": health,
+            "value_template": "{{ 'ON' if value_json.alerts else 'OFF' }}",
+            "json_attributes_topic": health,
+            "device_class": "problem",
+            "entity_category": "diagnostic",
+        },
+        "lost": _sensor("Messages lost", health, "value_json.messages_lost", None, 0, "total_increasing")
+        | {"entity_category": "diagnostic"},
+    }
+
+
+def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
+    prediction, status, values = (f"{camera.topic}/{name}" for name in ("prediction", "status", "values"))
+    components: dict[str, dict[str, Any]] = {
+        "label": _text("Label", prediction, f"(value_json.label or '-'){_SHORT}")
+        | {
+            "json_attributes_topic": prediction,
+            # Without boxes, which differ in every frame: Home Assistant keeps all attributes for days.
+            "json_attributes_template": "{{ {'score': value_json.score, 'top': value_json.top} | tojson }}",
+            "icon": "mdi:eye",
+        },
+        "score": _sensor("Score", prediction, "(value_json.score * 100) | round(1)", "%", 1),
+        "state": _text("State", status, "value_json.state")
+        | {"device_class": "enum", "options": [state.value for state in State], "entity_category": "diagnostic"},
+        "fps": _sensor("Predictions a second", status, "value_json.fps.inference", "fps", 1),
+        "latency": _sensor("Latency p95", status, "value_json.latency_ms.p95", "ms", 1)
+        | {"device_class": "duration", "entity_category": "diagnostic"},
+        "dropped": _sensor("Frames dropped", status, "value_json.frames.dropped_total", None, 0, "total_increasing")
+        | {"entity_category": "diagnostic"},
+        "failed": _sensor("Frames failed", status, "value_json.frames.failed_total", None, 0, "total_increasing")
+        | {"entity_category": "diagnostic"},
+        "restarts": _sensor("Workers replaced", status, "value_json.restarts", None, 0, "total_increasing")
+        | {"entity_category": "diagnostic"},
+        "pause": {
+            "platform": "switch",
+            "name": "Pause",
+            "state_topic": status,
+            "value_template": "{{ 'ON' if value_json.paused else 'OFF' }}",
+            "command_topic": f"{camera.topic}/set/pause",
+            "icon": "mdi:pause",
+        },
+        "snapshot": {
+            "platform": "button",
+            "name": "Snapshot",
+            "command_topic": f"{camera.topic}/set/snapshot",
+            "icon": "mdi:camera",
+        },
+        "model": {
+            "platform": "select",
+            "name": "Model",
+            "state_topic": status,
+            "value_template": "{{ value_json.model }}",
+            "command_topic": f"{camera.topic}/set/model",
+            "options": list(camera.models),
+            "entity_category": "config",
+        },
+        "answer": _text("Last answer", f"{camera.topic}/answer", f"value_json.message{_SHORT}")
+        | {"json_attributes_topic": f"{camera.topic}/answer", "entity_category": "diagnostic"},
+    }
+    if camera.task == "track":
+        for value, (name, unit, decimals) in _TRACK.items():
+            components[value] = _sensor(name, values, f"value_json.{value} | default(none)", unit, decimals)
+    for component in components.values():
+        component["name"] = prefix + component["name"]
+    return {f"{camera.name}_{name}": component for name, component in components.items()}
+
+
+def _text(name: str, topic: str, template: str) -> dict[str, Any]:
+    return {"platform": "sensor", "name": name, "state_topic": topic, "value_template": f"{{{{ {template} }}}}"}
+
+
+def _sensor(
+    name: str, topic: str, template: str, unit: str | None, decimals: int, kind: str = "measurement"
+) -> dict[str, Any]:
+    sensor = _text(name, topic, template) | {"state_class": kind, "suggested_display_precision": decimals}
+    return sensor | {"unit_of_measurement": unit} if unit else sensor

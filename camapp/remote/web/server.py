@@ -1,0 +1,147 @@
+"""The process that serves the page: `python -m camapp.remote.web.server LINK LISTENER`, started by `WebFace`.
+
+It ends when the run's end of the link does. Whatever visitors do to it, the run does not feel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from functools import partial
+
+import cv2
+import uvicorn
+
+from camapp.remote.web import channel
+from camapp.remote.web.auth import Hosts, Keys
+from camapp.remote.web.connection_limits import Doors, protocol
+from camapp.remote.web.encoder import Encoder
+from camapp.remote.web.routes import build
+from camapp.remote.web.state import Hub
+from camapp.system.systemd import JournalFormatter, is_journal
+
+log = logging.getLogger(__name__)
+
+# Where the cores do not do for both, the run comes first.
+_NICE = 5
+_LARGEST_HEAD = 16 << 10
+# What the kernel may hold for one visitor that was not sent yet: old pictures are of no use to a slow one.
+_UNSENT = 128 << 10
+_HELLO_S = 30.0
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until the run hangs up."""
+    with contextlib.suppress(PermissionError):  # a service may be forbidden to say so, even to its own cost
+        os.nice(_NICE)
+    cv2.setNumThreads(1)
+    # The run says when it is time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = logging.StreamHandler(sys.stderr)
+    if is_journal(sys.stderr.fileno()):
+        handler.setFormatter(JournalFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    run = socket.socket(fileno=int(arguments[0]))
+    listener = socket.socket(fileno=int(arguments[1]))
+    serve(run, listener)
+    return 0
+
+
+def serve(run: socket.socket, listener: socket.socket) -> None:
+    """Serve on `listener` what comes over the link `run`, until that is hung up."""
+    run.settimeout(_HELLO_S)
+    greeting = channel.receive(run)
+    if greeting is None:
+        return
+    run.setblocking(False)
+    asyncio.run(_Server(run, listener, greeting[0]).serve())
+
+
+class _Server:
+    def __init__(self, run: socket.socket, listener: socket.socket, hello: channel.Message) -> None:
+        self._run = run
+        self._listener = listener
+        self._hub = Hub(hello, partial(channel.send, run))
+        self._doors = Doors()
+        keys = Keys(hello["token"], hello["port"])
+        app = build(self._hub, keys, Hosts(hello["hosts"]), self._doors)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=protocol(self._doors),
+                ws="websockets-sansio",
+                ws_max_size=4096,
+                ws_per_message_deflate=False,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=5,
+                timeout_graceful_shutdown=1,
+                h11_max_incomplete_event_size=_LARGEST_HEAD,
+            )
+        )
+        # Each malformed request would be a line in the log; they are answered, and that is all.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._encoders: list[Encoder] = []
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._encoders = [self._encoder(number, loop) for number in range(len(self._hub.feeds))]
+        for encoder in self._encoders:
+            encoder.start()
+        loop.add_reader(self._run, self._hear)
+        # Inherited by what it accepts.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        sweeping = asyncio.ensure_future(self._doors.sweep_forever())
+        try:
+            await self._uvicorn.serve(sockets=[self._listener])
+        finally:
+            sweeping.cancel()
+            for encoder in self._encoders:
+                encoder.stop()
+
+    def _encoder(self, number: int, loop: asyncio.AbstractEventLoop) -> Encoder:
+        feed = list(self._hub.feeds.values())[number]
+
+        def on_jpeg(jpeg: bytes, seq: int) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(feed.take_picture, jpeg, seq)
+
+        done: channel.Message = {"type": "done", "camera": number}
+        return Encoder(lambda: feed.watchers > 0, on_jpeg, lambda: _always(channel.send(self._run, done)))
+
+    def _hear(self) -> None:
+        try:
+            received = channel.receive(self._run)
+        except BlockingIOError:
+            return
+        if received is None:
+            asyncio.get_running_loop().remove_reader(self._run)
+            self._doors.close()
+            self._hub.close()
+            self._uvicorn.should_exit = True
+            return
+        message, descriptors = received
+        kind = message["type"]
+        if kind == "canvas":
+            size = message["slots"], message["height"], message["width"]
+            self._encoders[message["camera"]].remap(descriptors[0], *size)
+        elif kind == "frame":
+            self._encoders[message["camera"]].offer(message["slot"], message["seq"])
+        else:
+            self._hub.hear(message)
+
+
+def _always(_: bool) -> None:
+    """A run that does not take this is gone, or finds out by itself."""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

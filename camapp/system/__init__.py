@@ -1,0 +1,1 @@
+"""What the operating system provides: processes, shared frames, systemd, health, displays."""

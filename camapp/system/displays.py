@@ -1,0 +1,168 @@
+"""Is there a display to open a window on? Asked before any window code is imported, because OpenCV's aborts if not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+class Kind(Enum):
+    """What a window would be opened on."""
+
+    X11 = "x11"
+    KIOSK = "kiosk"
+    DRM = "drm"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """A display, or the reason why there is none.
+
+    Attributes:
+        kind: of display.
+        reason: for people: the display's name, or why there is none and what to do.
+        size: (width, height) of a console's screen.
+    """
+
+    kind: Kind
+    reason: str
+    size: tuple[int, int] = (0, 0)
+
+    def __bool__(self) -> bool:
+        return self.kind is not Kind.NONE
+
+
+def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Display:
+    """Find the X server (under Wayland: XWayland) that `DISPLAY` names and see that it takes connections.
+
+    Args:
+        environ: variables to look in; the process's own by default.
+        timeout: most seconds to wait for the server.
+    """
+    environ = os.environ if environ is None else environ
+    name = environ.get("DISPLAY", "")
+    if not name:
+        if environ.get("WAYLAND_DISPLAY"):
+            return Display(Kind.NONE, "no display: Wayland runs without XWayland, which OpenCV needs; install xwayland")
+        return Display(Kind.NONE, "no display: DISPLAY is not set; start from a desktop, or over ssh with 'ssh -X'")
+    host, colon, rest = name.rpartition(":")
+    number = rest.partition(".")[0]
+    if not colon or not number.isdecimal() or int(number) > 65535 - 6000:
+        return Display(Kind.NONE, f"no display: DISPLAY is '{name}', expected something like ':0'")
+    host = host.rpartition("/")[2]
+    last: OSError | None = None
+    for family, address in _addresses(host, int(number)):
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as connection:
+                connection.settimeout(timeout)
+                connection.connect(address)
+            return Display(Kind.X11, name)
+        except OSError as error:
+            last = error
+    why = "it took too long" if isinstance(last, TimeoutError) else getattr(last, "strerror", None) or str(last)
+    return Display(Kind.NONE, f"no display: the X server '{name}' does not answer ({why})")
+
+
+# cage shows one window over the whole screen; -s lets Ctrl-Alt-F2 lead to a terminal.
+KIOSK_SHELL = ("cage", "-s", "--")
+
+
+def probe_kiosk(root: Path = Path("/")) -> Display:
+    """Is there a screen that the Wayland kiosk `cage` could show a window on?"""
+    for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
+        if shutil.which(program) is None:
+            return Display(Kind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
+    if os.environ.get("WLR_BACKENDS") == "headless":
+        return Display(Kind.KIOSK, "headless kiosk")
+    connected = connectors(root)
+    if not any(connected.values()):
+        return _no_screen(connected)
+    return Display(Kind.KIOSK, ", ".join(name for name, there in connected.items() if there))
+
+
+def probe_drm(root: Path = Path("/")) -> Display:
+    """Is there a screen on the console that nobody else draws on?"""
+    connected = connectors(root)
+    screens = [name for name, there in connected.items() if there]
+    if not screens:
+        return _no_screen(connected)
+    name = screens[0]
+    card = root / "dev/dri" / name.partition("-")[0]
+    try:
+        if not _is_free(card):
+            return Display(Kind.NONE, f"no display: {name} is {_busy(card)}")
+    except OSError as error:
+        return Display(Kind.NONE, f"no display: {card} cannot be opened ({error.strerror}): are you in group video?")
+    size = screen_size(name, root)
+    if size is None:
+        return Display(Kind.NONE, f"no display: {name} names no size that it can show")
+    return Display(Kind.DRM, f"{name} {size[0]}x{size[1]}", size)
+
+
+def connectors(root: Path = Path("/")) -> dict[str, bool]:
+    """Names of the machine's screen connectors, such as 'card1-HDMI-A-1', and whether a screen is on each."""
+    found = {}
+    for status in sorted((root / "sys/class/drm").glob("card*-*/status")):
+        try:
+            found[status.parent.name] = status.read_text().strip() == "connected"
+        except OSError:  # it has just been taken away
+            found[status.parent.name] = False
+    return found
+
+
+def screen_size(connector: str, root: Path = Path("/")) -> tuple[int, int] | None:
+    """(width, height) of the mode a connector's screen prefers, which is the one that the console has set."""
+    try:
+        modes = (root / "sys/class/drm" / connector / "modes").read_text().split()
+    except OSError:
+        return None
+    width, _, height = modes[0].partition("x") if modes else ("", "", "")
+    height = height.rstrip("i")  # interlaced
+    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
+
+
+def _no_screen(connected: Mapping[str, bool]) -> Display:
+    if connected:
+        return Display(Kind.NONE, "no display: no screen is connected")
+    return Display(Kind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
+
+
+# linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a card's master may show pictures.
+_SET_MASTER, _DROP_MASTER = 0x641E, 0x641F
+
+
+def _is_free(card: Path) -> bool:
+    """Whether this process could become the card's master. Raises OSError where the card cannot be opened."""
+    handle = os.open(card, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(handle, _SET_MASTER)
+        fcntl.ioctl(handle, _DROP_MASTER)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _busy(card: Path) -> str:
+    from camapp.system.video_devices import busy_advice  # reads /proc, and only when there is something to explain
+
+    return busy_advice(card)
+
+
+def _addresses(host: str, number: int) -> list[tuple[int, str | tuple[str, int]]]:
+    if host in ("", "unix"):
+        path = f"/tmp/.X11-unix/X{number}"
+        return [(socket.AF_UNIX, "\0" + path), (socket.AF_UNIX, path)]  # Linux's abstract name first, as Xlib does
+    try:
+        found = socket.getaddrinfo(host, 6000 + number, type=socket.SOCK_STREAM)
+    except OSError:
+        return [(socket.AF_INET, (host, 6000 + number))]  # connecting then gives the same error, in words
+    return [(family, (str(address[0]), 6000 + number)) for family, _, _, _, address in found]

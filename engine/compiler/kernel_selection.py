@@ -1,0 +1,217 @@
+"""Choices: who picks among the kernels that offer to run a node: pins, then the clock, then a fixed rule.
+
+Times are kept in a file that can be read, edited and deleted: one JSON object, for each kind of node on this machine
+(operator, shapes, attributes, NumPy, BLAS core and threads, state of the kernels) the microseconds of each kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from engine.compiler.memory_plan import alone
+from engine.graph import Array, ModelError, Node
+from engine.kernels import blas
+from engine.kernels.conv_pool import CONV_POOL
+from engine.kernels.step import Layout, Operand, Step
+from engine.kernels.winograd import BESIDE
+from engine.plan import small_buffers
+
+KERNELS = 6  # counted up when kernels change so much that their old times mislead
+LEAST_MACS = 100_000  # below this a node takes less than what its choice could save
+TURNS = 2  # of all kernels of a node, one after another: a moment in which the machine is slow decides nothing
+ROUNDS, SECONDS = 4, 0.15  # for each kernel in a turn: so many times, but no longer
+PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
+CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
+# Multiply-adds of a node for one item, at most, in a small net: there all numbers stay in the caches, nothing is swept
+# between runs; and a convolution takes the pool after it along.
+SMALL_MACS = 2_000_000
+LEAST_WIDTH = 28  # of a picture that two or three convolutions, one of them depthwise, should take as one node
+SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
+
+Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]  # a node and what kernels offer for it
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The fixed rule: the first kernel that suits the node, in the registry's order. It never looks at a clock.
+
+    Attributes:
+        pins: names of kernels by the name of a node, or by an operator.
+        layout: that all nodes take where they can; None: planar for small nets, channels last for others.
+    """
+
+    pins: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout | None = None
+
+    def pick(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        """Name of the kernel to run the node with, one of `offers`."""
+        return self._pin(node, offers) or self._prefer(node, inputs, offers)
+
+    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+        """Whether one node should stand for several that follow one another (see `engine.compiler.passes`).
+
+        A pinned kernel that only the one node has joins them, one that only the others have keeps them apart.
+        """
+        if self._pin(together[0], together[2]):
+            return True
+        if any(self._pin(node, offers) for node, _, offers in apart):
+            return False
+        return self._prefer_together(together, apart)
+
+    def _pin(self, node: Node, offers: Mapping[str, Step]) -> str:
+        pins = (self.pins.get(key, "") for key in (node.name, node.op_type))
+        return next((pin for pin in pins if pin in offers), "")
+
+    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+        node, inputs, offers = together
+        if node.op_type == CONV_POOL:
+            return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
+        return node.op_type == BESIDE or inputs[0].shape[-1] >= LEAST_WIDTH
+
+    def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        return next(iter(offers))
+
+
+@dataclass(frozen=True)
+class TimedChoices(Choices):
+    """The kernel that runs the node fastest on this machine, timed once and remembered.
+
+    Attributes:
+        file: where times are kept; None: only in this object.
+        times: microseconds by kind of node and kernel, read from the file at first use.
+    """
+
+    file: Path | None = None
+    times: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file is not None and not self.times:
+            self.times.update(read_times(self.file))
+
+    def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
+        macs = max(step.macs for step in offers.values())
+        if len(offers) == 1 or macs < LEAST_MACS:
+            return super()._prefer(node, inputs, offers)
+        return min(offers, key=self._times(node, inputs, offers).__getitem__)
+
+    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+        if together[0].op_type == CONV_POOL:
+            return super()._prefer_together(together, apart)
+        one, *others = (min(self._times(*each).values()) for each in (together, *apart))
+        return one < sum(others)
+
+    def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
+        """Microseconds of each kernel."""
+        key = kind_of(node, inputs)
+        known = self.times.get(key, {})
+        if known.keys() != offers.keys():
+            macs = max(step.macs for step in offers.values())
+            sweep = 0 if macs <= SMALL_MACS * inputs[0].shape[0] else CACHE_SWEEP
+            turns = [{name: measure(inputs, step, sweep) for name, step in offers.items()} for _ in range(TURNS)]
+            known = {name: min(turn[name] for turn in turns) for name in offers}
+            self.times[key] = known
+            if self.file is not None:
+                write_times(self.file, self.times)
+        return known
+
+
+def standard() -> Choices:
+    """By the clock, remembered in `default_file()`; by the fixed rule if the environment has ENGINE_CHOICES=rule.
+
+    ENGINE_KERNELS there pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, with commas between.
+
+    Raises:
+        ModelError: ENGINE_KERNELS is no such list.
+    """
+    pins = parse_pins(os.environ.get("ENGINE_KERNELS", ""))
+    if os.environ.get("ENGINE_CHOICES") == "rule":
+        return Choices(pins)
+    timed = _timed(default_file())
+    return replace(timed, pins=pins) if pins else timed
+
+
+def parse_pins(text: str) -> dict[str, str]:
+    """The pins of `LAYER=KERNEL,...`.
+
+    Raises:
+        ModelError: it is no such list.
+    """
+    pairs = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
+    for key, _, kernel in pairs:
+        if not key or not kernel:
+            raise ModelError(f"'{text}' pins no kernels: expected LAYER=KERNEL or OPERATOR=KERNEL, with commas between")
+    return {key: kernel for key, _, kernel in pairs}
+
+
+@cache
+def _timed(file: Path) -> TimedChoices:
+    return TimedChoices(file=file)
+
+
+def default_file() -> Path:
+    """~/.cache/camapp/kernels.json, or under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camapp" / "kernels.json"
+
+
+def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
+    """What a time depends on, in one line."""
+    shapes = " ".join("x".join(map(str, operand.shape)) for operand in inputs)
+    settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes) if name != "padding")
+    library = blas.describe()
+    machine = f"numpy {np.__version__}, {library.library} {library.core} on {library.threads}, kernels {KERNELS}"
+    return f"{node.op_type} {shapes} [{settings}] ({machine})"
+
+
+def read_times(file: Path) -> dict[str, dict[str, float]]:
+    """The times in a file; none, with a warning, if it holds something else."""
+    try:
+        if file.stat().st_size > SUSPICIOUS_BYTES:
+            raise ValueError(f"it has {file.stat().st_size} bytes")
+        found = json.loads(file.read_text())
+        return {str(kind): {str(name): float(value) for name, value in row.items()} for kind, row in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        warnings.warn(f"{file}: ignored, kernels are timed anew ({error}); delete it to be rid of this", stacklevel=2)
+        return {}
+
+
+def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
+    """Replace the file in one step; a folder that cannot be written to costs the memory of the times, no more."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+            json.dump(times, new, indent=1, sort_keys=True)
+        os.replace(new.name, file)
+    except OSError as error:
+        warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
+
+
+def measure(inputs: Sequence[Operand], step: Step, sweep_bytes: int = CACHE_SWEEP) -> float:
+    """Microseconds of a step by itself, caches swept between runs by writing so many bytes.
+
+    With one BLAS thread it is the thread's own time that counts: what other processes take does not.
+    """
+    calls = alone(inputs, step)
+    clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
+    sweep: Array = np.zeros(sweep_bytes // 4, np.float32)
+    found: list[float] = []
+    end, late = clock() + SECONDS, time.perf_counter() + PATIENCE
+    with small_buffers():
+        while len(found) < 3 or (len(found) < ROUNDS and clock() < end and time.perf_counter() < late):
+            np.negative(sweep, out=sweep)
+            start = clock()
+            for call in calls:
+                call()
+            found.append(clock() - start)
+    return round(1e6 * min(found), 1)

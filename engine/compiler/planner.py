@@ -1,0 +1,233 @@
+"""The planner: shapes and layouts of all values, a kernel for every node, and the Plan made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
+
+from engine.compiler.kernel_selection import Choices
+from engine.compiler.memory_plan import MemoryPlan
+from engine.compiler.passes import Ask, defer_biases, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
+from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
+from engine.kernels import FUSED, KERNELS
+from engine.kernels.step import Layout, Operand, Step
+from engine.lazy_weights import own
+from engine.plan import Plan
+
+# A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
+PLANAR_MACS = 2_000_000
+# A run of fewer, which takes 100 us, gains less by small buffers than the switch costs: cifar10 0.97 without.
+LARGE_MACS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A node's step and the name of the kernel that offered it."""
+
+    node: Node
+    kernel: str
+    step: Step
+
+
+@dataclass
+class Prepared:
+    """What plans of one model share: they run the same kernels on the same packed parameters.
+
+    Attributes:
+        items: shapes of the inputs, but for the batch, that it was made for.
+        batches: the batch of each input, if the graph was folded for just these; () if any will do.
+        graph: as plans run it, after all passes; without the parameters that are at hand in `packed`.
+        layout: that its nodes prefer.
+        packed: parameters in the arrangements that kernels want, by 'name|label'.
+        pins: names of kernels by names of nodes' outputs.
+        shapes: of the parameters that `graph` lacks.
+        final: it cannot be made anew, as it came from another process.
+        pixels: the first input is uint8 (N, H, W, C).
+    """
+
+    items: tuple[Shape, ...] = ()
+    batches: tuple[Shape, ...] = ()
+    graph: Graph | None = None
+    layout: Layout = Layout.PLANAR
+    packed: dict[str, Array] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    final: bool = False
+    pixels: bool = False
+
+    def fits(self, input_shapes: Sequence[Shape]) -> bool:
+        """Whether it was made for inputs of these shapes."""
+        batches = tuple(tuple(shape[:1]) for shape in input_shapes)
+        items = tuple(tuple(shape[1:]) for shape in input_shapes)
+        return self.graph is not None and self.items == items and self.batches in ((), batches)
+
+    def pack(self, chosen: Sequence[Chosen]) -> None:
+        """Keep the choices, and make the arrangements of parameters that they want.
+
+        A parameter of which nothing but these is needed is let go of at once: never are all there twice.
+        """
+        assert self.graph is not None
+        self.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
+        arrays = dict(self.graph.initializers)
+        self.graph = replace(self.graph, initializers=arrays)
+        readings = [
+            (name, each.step.packs.get(at))
+            for each in chosen
+            for at, name in enumerate(each.node.inputs)
+            if name in arrays
+        ]
+        left = Counter(name for name, _ in readings)
+        plain = {name for name, pack in readings if pack is None} | {value.name for value in self.graph.outputs}
+        for name, pack in readings:
+            if pack is not None and pack.key(name) not in self.packed:
+                self.packed[pack.key(name)] = pack.make(arrays[name])
+            left[name] -= 1
+            if not left[name] and name not in plain:
+                self.shapes[name] = arrays.pop(name).shape
+
+
+def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Prepared:
+    """The graph after the passes that need shapes, and its layout.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
+    planar = choose(graph, input_shapes, Choices(), Prepared())
+    layout = choices.layout or preferred_layout(planar, input_shapes)
+    shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
+    shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
+    quicker = partial(_quicker_together, choices)
+    if layout is Layout.LAST:
+        graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
+    graph = fuse_pools(defer_biases(graph), shapes, quicker)
+    if layout is Layout.LAST:
+        graph = fuse_beside(fuse_residuals(graph, shapes, late=True), shapes, quicker)
+    items = tuple(tuple(shape[1:]) for shape in input_shapes)
+    batches = (
+        () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)
+    )  # see engine.compiler.constant_folding.fold
+    graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
+    return Prepared(items, batches, graph, layout)
+
+
+def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
+    """Whether a node that stands for others, channels last, can be run and takes less time than they do."""
+    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
+    return bool(one[2]) and choices.prefers_together(one, others)
+
+
+def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
+    """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
+    batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
+    return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
+
+
+def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> list[Chosen]:
+    """The kernel of each node, after all passes, for these input shapes, in the order in which they run.
+
+    Raises:
+        ModelError: shapes that do not fit the graph, or a graph that does not fit together.
+        UnsupportedOperator: no kernel for a node.
+    """
+    choices = choices or Choices()
+    prepared = prepare(graph, input_shapes, choices)
+    assert prepared.graph is not None
+    return choose(prepared.graph, input_shapes, choices, prepared)
+
+
+def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> Plan:
+    """A plan of the graph, optimised or not, for inputs of just these shapes.
+
+    Args:
+        graph: to run.
+        input_shapes: (N, C, ...) each.
+        choices: who picks among the kernels of a node; by default the fixed rule.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
+    choices = choices or Choices()
+    return plan_prepared(prepare(graph, input_shapes, choices), input_shapes, choices)
+
+
+def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Choices) -> Plan:
+    """A plan of what was prepared for these items; what it packs takes part in later plans too.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `choose_steps`.
+    """
+    assert prepared.graph is not None
+    chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    prepared.pack(chosen)
+    steps = [each.step for each in chosen]
+    memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
+    shapes, large = (memory.input_shapes, memory.output_shapes), sum(step.macs for step in steps) >= LARGE_MACS
+    return Plan(memory.bind, *shapes, memory.arena.nbytes, prepared.pixels, large)
+
+
+def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
+    """The kernels of a graph as it is; the rest as `choose_steps`."""
+    operands = _input_operands(graph, input_shapes, prepared)
+    layouts: dict[str, Layout] = {}
+    found = []
+    for node in graph.nodes:
+        if node.op_type not in KERNELS and node.op_type not in FUSED:
+            raise UnsupportedOperator(
+                f"operator {node.op_type} ('{node.name}') is not supported; known are {', '.join(KERNELS)}"
+            )
+        missing = [name for name in node.inputs if name not in operands]
+        if missing:
+            raise ModelError(f"{node.op_type} '{node.name}' reads '{missing[0]}', which nothing before it makes")
+        inputs = [operands[name] for name in node.inputs]
+        offers = _offers(node, inputs, prepared.layout)
+        if _takes_either(node, inputs):
+            offers = _offers(node, inputs, layouts.get(node.inputs[0], prepared.layout))
+        kernel = prepared.pins.get(node.outputs[0], "")
+        if kernel not in offers:
+            kernel = choices.pick(node, inputs, offers)
+        step = offers[kernel]
+        if step.layout is Layout.ANY:
+            before = (layouts.get(name, Layout.PLANAR) for name in node.inputs if not operands[name].is_parameter)
+            step = replace(step, layout=next(before, Layout.PLANAR))
+        layouts[node.outputs[0]] = step.layout
+        operands[node.outputs[0]] = Operand(step.shape)
+        found.append(Chosen(node, kernel, step))
+    for value in graph.outputs:
+        if value.name not in operands:
+            raise ModelError(f"net '{graph.name}': nothing makes its output '{value.name}'")
+    return found
+
+
+def _takes_either(node: Node, inputs: Sequence[Operand]) -> bool:
+    """Whether a node does well in the layout of what it reads, which costs more to copy than what it makes."""
+    if node.op_type == "Conv":
+        outputs, channels, *kernel = inputs[1].shape
+        return prod(kernel) == 1 and outputs <= channels
+    return node.op_type == "GlobalAveragePool"
+
+
+def _offers(node: Node, inputs: Sequence[Operand], preferred: Layout) -> dict[str, Step]:
+    """What the kernels offer by name, in the preferred layout if any does so."""
+    kernels = KERNELS.get(node.op_type) or FUSED[node.op_type]
+    offers = {kernel.__name__: step for kernel in kernels if (step := kernel(node, inputs)) is not None}
+    suiting = {name: step for name, step in offers.items() if step.layout in (preferred, Layout.ANY)}
+    return suiting or offers
+
+
+def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: Prepared) -> dict[str, Operand]:
+    if len(shapes) != len(graph.inputs):
+        raise ModelError(f"net '{graph.name}' takes {len(graph.inputs)} inputs, {len(shapes)} shapes are given")
+    for value, shape in zip(graph.inputs, shapes, strict=True):
+        fits = len(shape) == len(value.shape) and all(
+            want in (0, have) and have > 0 for want, have in zip(value.shape, shape, strict=True)
+        )
+        if not fits:
+            expected = ", ".join(str(size or "N") for size in value.shape)
+            hint = "; export it with a free batch" if tuple(shape[1:]) == tuple(value.shape[1:]) else ""
+            raise ModelError(f"net '{graph.name}': input '{value.name}' is ({expected}), found {tuple(shape)}{hint}")
+    operands = {name: Operand(tuple(shape), None, True) for name, shape in prepared.shapes.items()}
+    operands |= {name: Operand(array.shape, array, True) for name, array in graph.initializers.items()}
+    return operands | {value.name: Operand(tuple(shape)) for value, shape in zip(graph.inputs, shapes, strict=True)}

@@ -1,0 +1,141 @@
+"""Plain loops of what moves numbers to other places, or tells of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from engine.graph import Array, Node, Shape
+from engine.shapes import reshaped, slices
+
+
+def view(node: Node, x: Array) -> Array:
+    """The same numbers in another shape: Reshape, Squeeze, Unsqueeze, Flatten."""
+    return x.reshape(reshaped(node, x.shape))
+
+
+def identity(node: Node, x: Array, *_: Array) -> Array:
+    """The input itself."""
+    return x
+
+
+def dropout(node: Node, x: Array) -> tuple[Array, Array]:
+    """The input itself, training being over, and that nothing was dropped."""
+    return x, np.ones(x.shape, bool)
+
+
+def concat(node: Node, *parts: Array) -> Array:
+    """One after another along an axis."""
+    axis = node.attributes["axis"] % parts[0].ndim
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    out = np.zeros(shape, parts[0].dtype)
+    start = 0
+    for part in parts:
+        for place in np.ndindex(part.shape):
+            out[(*place[:axis], place[axis] + start, *place[axis + 1 :])] = part[place]
+        start += part.shape[axis]
+    return out
+
+
+def split(node: Node, x: Array) -> tuple[Array, ...]:
+    """The other way round: into parts of the sizes `split`, or of the same size and a smaller last one."""
+    axis, count = node.attributes.get("axis", 0) % x.ndim, len(node.outputs)
+    each = -(-x.shape[axis] // count)
+    sizes = node.attributes.get("split") or [min(each, x.shape[axis] - each * index) for index in range(count)]
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(x[(*(slice(None),) * axis, slice(start, start + size))])
+        start += size
+    return tuple(parts)
+
+
+def slice_(node: Node, x: Array) -> Array:
+    """From `starts` to `ends` in `steps` along `axes`."""
+    taken = [range(*part.indices(size)) for part, size in zip(slices(node, x.shape), x.shape, strict=True)]
+    out = np.zeros([len(places) for places in taken], x.dtype)
+    for place in np.ndindex(out.shape):
+        out[place] = x[tuple(taken[axis][at] for axis, at in enumerate(place))]
+    return out
+
+
+def transpose(node: Node, x: Array) -> Array:
+    """Axes in the order of `perm`, or reversed."""
+    order = node.attributes.get("perm") or tuple(reversed(range(x.ndim)))
+    out = np.zeros([x.shape[axis] for axis in order], x.dtype)
+    for place in np.ndindex(x.shape):
+        out[tuple(place[axis] for axis in order)] = x[place]
+    return out
+
+
+def gather(node: Node, x: Array, indices: Array) -> Array:
+    """Entries of one axis by their indices, below 0 from its end."""
+    axis = node.attributes.get("axis", 0) % x.ndim
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    out = np.zeros((*before, *indices.shape, *after), x.dtype)
+    for left in np.ndindex(*before):
+        for which in np.ndindex(indices.shape):
+            for right in np.ndindex(*after):
+                out[(*left, *which, *right)] = x[(*left, int(indices[which]), *right)]
+    return out
+
+
+def pad(node: Node, x: Array) -> Array:
+    """Every place of the output is one of the input, by the mode's rule, or has the number `value`."""
+    has, rank = node.attributes, x.ndim
+    axes = [axis % rank for axis in has.get("axes", range(rank))]
+    begin = {axis: has["pads"][index] for index, axis in enumerate(axes)}
+    end = {axis: has["pads"][index + len(axes)] for index, axis in enumerate(axes)}
+    out = np.zeros([size + begin.get(axis, 0) + end.get(axis, 0) for axis, size in enumerate(x.shape)], x.dtype)
+    for place in np.ndindex(out.shape):
+        at = [where - begin.get(axis, 0) for axis, where in enumerate(place)]
+        if has.get("mode", "constant") == "constant":
+            inside = all(0 <= where < size for where, size in zip(at, x.shape, strict=True))
+            out[place] = x[tuple(at)] if inside else has.get("value", 0)
+        else:
+            lows = [max(0, -begin.get(axis, 0)) for axis in range(rank)]
+            sizes = [size - max(0, -end.get(axis, 0)) for axis, size in enumerate(x.shape)]
+            out[place] = x[tuple(map(_source, [has["mode"]] * rank, at, lows, sizes))]
+    return out
+
+
+def _source(mode: str, at: int, low: int, high: int) -> int:
+    """Which of the places from `low` to below `high` stands at `at`, perhaps beyond them."""
+    size = high - low
+    if mode == "edge":
+        return min(max(at, low), high - 1)
+    if mode == "wrap":
+        return low + (at - low) % size
+    around = (at - low) % max(1, 2 * size - 2)  # reflect: forth and back, the ends once
+    return low + (around if around < size else 2 * size - 2 - around)
+
+
+def shape(node: Node, x: Array) -> Array:
+    """The lengths of the axes, or of some of them."""
+    lengths: Shape = x.shape[node.attributes.get("start", 0) : node.attributes.get("end")]
+    return np.array(lengths, np.int64)
+
+
+def constant_of_shape(node: Node) -> Array:
+    """One number everywhere."""
+    value = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).ravel()
+    return np.full(node.attributes["shape"], value[0], value.dtype)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
+    "Concat": concat,
+    "ConstantOfShape": constant_of_shape,
+    "Dropout": dropout,
+    "Flatten": view,
+    "Gather": gather,
+    "Identity": identity,
+    "Pad": pad,
+    "Reshape": view,
+    "Shape": shape,
+    "Slice": slice_,
+    "Split": split,
+    "Squeeze": view,
+    "Transpose": transpose,
+    "Unsqueeze": view,
+}

@@ -1,0 +1,1 @@
+"""Tools around a loaded model: shared memory, conversion, profiling."""

@@ -1,0 +1,126 @@
+"""Where a net's time goes: microseconds, multiply-adds and kernel of each layer, as records."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
+
+from engine.compiler.planner import Chosen
+from engine.graph import Shape
+from engine.kernels.step import Call
+from engine.model import Model
+from engine.plan import small_buffers
+
+_NOW = time.perf_counter_ns
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer of a plan, or a copy that the plan makes between two.
+
+    Attributes:
+        name: of the node; 'copy of ...' for a copy.
+        op_type: ONNX name; '' for a copy.
+        kernel: that runs it; '' for a copy.
+        shape: of the output; () for a copy.
+        calls: prepared calls.
+        macs: multiply-adds of the plain algorithm (Winograd does with fewer).
+        microseconds: median over the rounds.
+        least: microseconds of the quickest round, in which nothing else was at work on the machine.
+        share: of the sum of all layers, 0 to 1.
+    """
+
+    name: str
+    op_type: str
+    kernel: str
+    shape: Shape
+    calls: int
+    macs: int
+    microseconds: float
+    least: float
+    share: float
+
+    @property
+    def gflops(self) -> float:
+        """Billions of floating-point operations a second, a multiply-add being two."""
+        return 2e-3 * self.macs / self.microseconds if self.microseconds else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A plan's layers, and the plan as a whole.
+
+    Attributes:
+        layers: in the order in which they run; those that are only a view take no time and are left out.
+        microseconds: of a run without a clock between the layers, median over the rounds.
+        input_shapes: of the plan.
+        arena_bytes: of the plan.
+    """
+
+    layers: tuple[LayerTime, ...]
+    microseconds: float
+    input_shapes: tuple[Shape, ...]
+    arena_bytes: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of a run."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def gflops(self) -> float:
+        """Of a run."""
+        return 2e-3 * self.macs / self.microseconds if self.microseconds else 0.0
+
+
+def profile(model: Model, *input_shapes: Shape, rounds: int = 20) -> Profile:
+    """Run a plan as a whole and layer by layer, in turns, after a warm-up.
+
+    Args:
+        model: to plan.
+        input_shapes: as for `Model.plan`.
+        rounds: runs of the whole net, of each kind.
+
+    Raises:
+        ModelError, UnsupportedOperator: as `Model.plan`.
+    """
+    plan = model.plan(*input_shapes)
+    plan.run()
+    whole: list[int] = []
+    times: list[list[int]] = [[] for _ in plan.sections]
+    with small_buffers() if plan.large else nullcontext():
+        for _ in range(rounds):
+            whole.append(_nanoseconds(plan.calls))
+            for (_, calls), found in zip(plan.sections, times, strict=True):
+                found.append(_nanoseconds(calls))
+    medians = [median(found) / 1e3 for found in times]
+    total = sum(medians) or 1.0
+    chosen = _by_name(model.chosen(*input_shapes))
+    layers = []
+    for (name, calls), found, typical in zip(plan.sections, times, medians, strict=True):
+        each = chosen[name].popleft() if chosen[name] else None
+        what = (each.node.op_type, each.kernel, each.step.shape) if each else ("", "", ())
+        macs = each.step.macs if each else 0
+        layers.append(LayerTime(name, *what, len(calls), macs, typical, min(found) / 1e3, typical / total))
+    shapes = tuple(array.shape for array in plan.inputs)
+    return Profile(tuple(layers), median(whole) / 1e3, shapes, plan.arena_bytes)
+
+
+def _nanoseconds(calls: Sequence[Call]) -> int:
+    start = _NOW()
+    for call in calls:
+        call()
+    return _NOW() - start
+
+
+def _by_name(chosen: Sequence[Chosen]) -> dict[str, deque[Chosen]]:
+    """What runs under each name, in order: nodes that an importer made of one share its name."""
+    found: dict[str, deque[Chosen]] = defaultdict(deque)
+    for each in chosen:
+        if each.step.bind is not None:  # others are views
+            found[each.node.name or each.node.outputs[0]].append(each)
+    return found

@@ -1,0 +1,283 @@
+"""Every odd image file arrives as an 8-bit picture, or is skipped with its reason."""
+
+import inspect
+import os
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp.capture.images import ImagesSource, read_image, walk_images
+from camapp.capture.source import EndOfStream, SourceOptions
+from camapp.core.errors import PermanentSourceError, SourceDenied
+from camapp.core.image import Layout
+
+
+def write(path, array):
+    assert cv2.imwrite(str(path), array)
+    return path
+
+
+def solid(value=128, size=(6, 8, 3), dtype=np.uint8):
+    return np.full(size, value, dtype)
+
+
+def opened(uri, **options):
+    source = ImagesSource(str(uri), SourceOptions(**options))
+    source.open()
+    return source
+
+
+def names(source):
+    found = []
+    try:
+        while True:
+            found.append(source.read(1).name)
+    except EndOfStream:
+        return found
+
+
+def png(width, height, colour_type, depth, rows):
+    """A PNG of kinds that cv2.imwrite does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def with_orientation(jpeg, orientation):
+    """A JPEG's bytes with an EXIF orientation tag."""
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 1, 0x0112, 3, 1, orientation, 0) + b"\0\0\0\0"
+    body = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def test_a_transparent_pixel_shows_white_and_a_half_transparent_one_mixes(tmp_path):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, 3] = 0, 128, 255
+    picture = read_image(write(tmp_path / "a.png", pixels))
+    assert picture.layout is Layout.BGR
+    assert picture.data[0, :, 0].tolist() == [255, 127, 0]
+
+
+def test_grey_with_alpha_is_laid_over_white(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(2, 1, 4, 8, bytes([0, 10, 255, 10, 0])))
+    assert read_image(path).gray().tolist() == [[10, 255]]
+
+
+def test_sixteen_bits_become_eight_with_white_still_white(tmp_path):
+    path = write(tmp_path / "a.png", np.array([[0, 257 * 100, 65535]], np.uint16))
+    picture = read_image(path)
+    assert picture.layout is Layout.GRAY
+    assert picture.data.dtype == np.uint8
+    assert picture.data.tolist() == [[0, 100, 255]]
+
+
+def test_sixteen_bit_alpha_works_too(tmp_path):
+    pixels = np.zeros((1, 2, 4), np.uint16)
+    pixels[0, 1, 3] = 65535
+    assert read_image(write(tmp_path / "a.png", pixels)).data[0, :, 0].tolist() == [255, 0]
+
+
+def test_grey_stays_grey(tmp_path):
+    picture = read_image(write(tmp_path / "a.png", solid(7, (5, 4))))
+    assert (picture.layout, picture.size) == (Layout.GRAY, (4, 5))
+
+
+def test_one_pixel_is_a_picture(tmp_path):
+    assert read_image(write(tmp_path / "a.png", solid(7, (1, 1, 3)))).size == (1, 1)
+
+
+def test_colours_arrive_in_their_places(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:] = 40, 60, 200  # B, G, R
+    for suffix in (".png", ".bmp", ".ppm", ".webp", ".tiff"):
+        picture = read_image(write(tmp_path / f"a{suffix}", pixels))
+        assert np.abs(picture.rgb()[0, 0].astype(int) - (200, 60, 40)).max() <= 4, suffix
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
+def test_a_photo_is_turned_as_its_exif_data_asks(tmp_path, orientation, corner):
+    pixels = np.zeros((32, 64), np.uint8)
+    pixels[:16, :32] = 255
+    _, jpeg = cv2.imencode(".jpg", pixels)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(with_orientation(jpeg.tobytes(), orientation))
+    picture = read_image(path)
+    assert picture.size == ((32, 64) if orientation in (6, 8) else (64, 32))
+    row, column = (0.25 + 0.5 * place for place in corner)
+    assert picture.gray()[int(row * picture.height), int(column * picture.width)] > 250
+    assert (picture.gray() > 128).mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_folder_is_read_whole_in_natural_order_without_hidden_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".thumbnails").mkdir()
+    for name in ("img10.png", "img2.png", "img1.PNG", "b/img1.png", ".hidden.png", ".thumbnails/x.png"):
+        path = tmp_path / name
+        path.write_bytes(cv2.imencode(".png", solid())[1].tobytes())
+    (tmp_path / "notes.txt").write_text("no image")
+    source = opened(tmp_path)
+    assert names(source) == ["img1.png", "img1.PNG", "img2.png", "img10.png"]
+    assert not source.skipped
+
+
+def test_folders_may_be_deeper_than_calls(tmp_path):
+    deepest = tmp_path.joinpath(*"d" * 200)
+    deepest.mkdir(parents=True)
+    write(deepest / "a.png", solid())
+    most = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 50)
+    try:
+        found = list(walk_images(tmp_path))
+    finally:
+        sys.setrecursionlimit(most)
+    assert found == [str(deepest / "a.png")]
+
+
+def test_a_link_that_leads_nowhere_costs_only_itself(tmp_path):
+    write(tmp_path / "1.png", solid())
+    (tmp_path / "2.png").symlink_to("2.png")
+    (tmp_path / "3.png").symlink_to("gone.png")
+    source = opened(tmp_path)
+    assert names(source) == ["1.png"]
+    assert source.skipped == [(tmp_path / "2.png", "Too many levels of symbolic links")]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PermanentSourceError, match="no file but a pipe or a device"):
+        opened(tmp_path / "pipe.png")
+    with pytest.raises(PermanentSourceError, match="no images in folder"):
+        opened(tmp_path)
+
+
+def test_a_file_larger_than_any_picture_is_not_read_into_memory(tmp_path):
+    huge = tmp_path / "huge.png"
+    huge.touch()
+    os.truncate(huge, 1 << 42)
+    with pytest.raises(ValueError, match="it has 4194304 MB, which is more than any picture has"):
+        read_image(huge)
+
+
+def test_a_picture_that_would_fill_memory_is_refused_by_its_header(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, 2, 8, bytes(99)))
+    code = "import sys; from camapp.capture.images import read_image; read_image(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_IO_MAX_IMAGE_PIXELS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "bomb.png")],
+        cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1].startswith("ValueError: it has more pixels than pictures that we read")
+
+
+def test_a_glob_takes_what_it_matches(tmp_path):
+    for name in ("a1.png", "a2.png", "b1.png"):
+        write(tmp_path / name, solid())
+    assert names(opened(tmp_path / "a*.png")) == ["a1.png", "a2.png"]
+
+
+def test_the_label_is_what_follows_the_first_underscore(tmp_path):
+    write(tmp_path / "12_7.png", solid())
+    write(tmp_path / "13_traffic_light.png", solid())
+    write(tmp_path / "14.png", solid())
+    source = opened(tmp_path)
+    truths = [source.read(1).truth for _ in range(3)]
+    assert [truth and truth.label for truth in truths] == ["7", "traffic_light", None]
+
+
+def test_unreadable_files_are_skipped_and_told(tmp_path, caplog):
+    write(tmp_path / "2_good.png", solid())
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "3.jpg").write_text("not a picture")
+    write(tmp_path / "4.tiff", solid(0.5, dtype=np.float32))
+    source = opened(tmp_path)
+    assert names(source) == ["2_good.png"]
+    reasons = {path.name: reason for path, reason in source.skipped}
+    assert reasons.keys() == {"1.png", "3.jpg", "4.tiff"}
+    assert "empty" in reasons["1.png"]
+    assert "damaged" in reasons["3.jpg"]
+    assert "float32" in reasons["4.tiff"]
+    assert len(caplog.records) == 3
+
+
+def test_a_folder_without_images_says_so(tmp_path):
+    with pytest.raises(PermanentSourceError, match=r"no images in folder .*\.png"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "1.png"])
+def test_what_this_user_may_not_read_is_denied(tmp_path, monkeypatch, name):
+    write(tmp_path / "1.png", solid())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SourceDenied, match="may not be read by this user"):
+        opened(tmp_path / name)
+
+
+def test_a_glob_without_matches_says_so(tmp_path):
+    with pytest.raises(PermanentSourceError, match="no images at"):
+        opened(tmp_path / "*.png")
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_folder_of_which_nothing_can_be_read_is_an_error_and_no_endless_loop(tmp_path, loop):
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_text("no")
+    with pytest.raises(PermanentSourceError, match=r"cannot read .*1\.png.*other 1"):
+        opened(tmp_path, loop=loop)
+
+
+def test_loop_starts_again_and_leaves_out_what_was_bad(tmp_path):
+    write(tmp_path / "1.png", solid())
+    (tmp_path / "2.png").write_text("no")
+    write(tmp_path / "3.png", solid())
+    source = opened(tmp_path, loop=True)
+    assert [source.read(1).name for _ in range(5)] == ["1.png", "3.png", "1.png", "3.png", "1.png"]
+    assert len(source.skipped) == 1
+
+
+def test_it_opens_again_from_the_start(tmp_path):
+    write(tmp_path / "1.png", solid())
+    source = opened(tmp_path)
+    assert names(source) == ["1.png"]
+    source.close()
+    source.close()
+    source.open()
+    assert names(source) == ["1.png"]
+
+
+def test_large_pictures_fit_the_size_and_small_ones_stay(tmp_path):
+    write(tmp_path / "1.png", solid(size=(100, 400, 3)))
+    write(tmp_path / "2.png", solid(size=(10, 20, 3)))
+    source = opened(tmp_path, size=(100, 100))
+    assert [source.read(1).view.size for _ in range(2)] == [(100, 25), (20, 10)]
+
+
+def test_realtime_shows_them_at_the_rate_asked(tmp_path):
+    for number in range(5):
+        write(tmp_path / f"{number}.png", solid())
+    source = opened(tmp_path, realtime=True, fps=20)
+    assert source.live
+    assert source.fps == 20
+    start = time.monotonic()
+    assert len(names(source)) == 5
+    assert 0.19 <= time.monotonic() - start < 3
+
+
+def test_otherwise_they_come_as_fast_as_they_are_read(tmp_path):
+    for number in range(5):
+        write(tmp_path / f"{number}.png", solid())
+    source = opened(tmp_path, fps=1)
+    assert not source.live
+    start = time.monotonic()
+    assert len(names(source)) == 5
+    assert time.monotonic() - start < 3

@@ -1,0 +1,122 @@
+import threading
+import time
+
+import pytest
+
+from camapp.capture.source import SourceOptions
+from camapp.capture.thread import CaptureState, CaptureThread
+from camapp.core.errors import PermanentSourceError, SourceLost
+from camapp.core.stats import Stats
+from tests.camapp.scripted import ScriptedSource
+
+
+def run(source, **options):
+    stats, frames = Stats(), []
+
+    def deliver(frame, trace):
+        frames.append(frame)
+        stats.dropped(trace, "test")
+
+    thread = CaptureThread(source, stats, deliver, **options)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert stats.balance().is_conserved
+    return thread, frames
+
+
+def test_frames_are_numbered_without_gaps_and_the_end_is_clean():
+    source = ScriptedSource(5)
+    thread, frames = run(source)
+    assert [frame.seq for frame in frames] == [0, 1, 2, 3, 4]
+    assert thread.status.state is CaptureState.ENDED
+    assert source.closed == 1
+
+
+def test_max_frames_ends_the_run():
+    thread, frames = run(ScriptedSource(100), max_frames=3)
+    assert len(frames) == 3
+    assert thread.status.state is CaptureState.ENDED
+
+
+def test_a_lost_live_source_is_closed_and_opened_again():
+    source = ScriptedSource(2, SourceLost("cable"), 3)
+    source_states = []
+    source.script.insert(2, lambda: source_states.append(source.opened))
+    _, frames = run(source)
+    assert [frame.seq for frame in frames] == [0, 1, 2, 3, 4]
+    assert source_states == [2]
+    assert source.closed == 2
+
+
+def test_a_live_source_that_stays_away_fails_with_its_reason_once_patience_ends():
+    source = ScriptedSource(1, *[SourceLost("unplugged")] * 50)
+    thread, _ = run(source, patience=0.3)
+    assert thread.status.state is CaptureState.FAILED
+    assert "unplugged" in thread.status.reason
+    assert "gave up" in thread.status.reason
+
+
+def test_a_file_that_is_lost_is_not_retried():
+    source = ScriptedSource(1, SourceLost("truncated"), 5, live=False)
+    thread, frames = run(source)
+    assert len(frames) == 1
+    assert thread.status.state is CaptureState.FAILED
+    assert source.opened == 1
+
+
+def test_a_permanent_error_ends_at_once():
+    source = ScriptedSource(1)
+    source.open_errors = [PermanentSourceError("no such file")]
+    thread, _ = run(source)
+    assert thread.status.state is CaptureState.FAILED
+    assert isinstance(thread.status.error, PermanentSourceError)
+
+
+def test_a_bug_in_a_source_ends_by_name():
+    thread, _ = run(ScriptedSource(1, ZeroDivisionError("oops")))
+    assert thread.status.state is CaptureState.FAILED
+    assert "ZeroDivisionError: oops" in thread.status.reason
+
+
+def test_lost_is_visible_while_it_lasts():
+    seen = threading.Event()
+    source = ScriptedSource(1, SourceLost("no signal"))
+    source.open_errors = []
+    thread = CaptureThread(source, Stats(), lambda frame, trace: None, patience=5)
+
+    def look():
+        if thread.status.state is CaptureState.LOST and thread.status.reason == "no signal":
+            seen.set()
+
+    source.script.append(look)
+    thread.start()
+    thread.join(5)
+    assert seen.is_set()
+
+
+def test_paused_frames_of_a_live_source_are_counted_as_such():
+    stats = Stats()
+    source = ScriptedSource(5)
+    thread = CaptureThread(source, stats, lambda frame, trace: pytest.fail("delivered while paused"))
+    thread.paused.set()
+    thread.start()
+    thread.join(5)
+    assert stats.balance().dropped == {"paused": 5}
+
+
+def test_stop_ends_a_reconnecting_thread_soon():
+    source = ScriptedSource(1, *[SourceLost("away")] * 1000)
+    thread = CaptureThread(source, Stats(), lambda frame, trace: None)
+    thread.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+    thread.stop()
+    thread.join(5)
+    assert time.monotonic() - started < 2.0
+
+
+def test_orientation_is_applied_to_picture_and_size():
+    source = ScriptedSource(1, size=(64, 48), options=SourceOptions(rotate=90, hflip=True))
+    _, frames = run(source)
+    assert frames[0].view.size == (48, 64)

@@ -1,0 +1,119 @@
+"""`camapp collect`: pictures by timer, by key and from files, and what can go wrong."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp.core.frames import Frame, Shot, Trace
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Prediction
+from camapp.sinks.snapshot import CollectSink
+
+ROOT = Path(__file__).resolve().parents[3]
+QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+
+
+def collect(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "camapp", "collect", *map(str, arguments)],
+        cwd=ROOT, env=QUIET | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def feed(sink, count, interval_s=0.1, size=(40, 30)):
+    for seq in range(count):
+        picture = Picture.of(np.full((size[1], size[0], 3), 2 * seq, np.uint8), Layout.RGB)
+        trace = Trace(seq, captured=int((100 + seq * interval_s) * 1e9))
+        sink.accept(Prediction(seq, "classify"), Frame(seq, Shot(picture, picture)), trace)
+        while sink.writer._queue.qsize() > 2:
+            sink.writer._thread.join(0.001)
+
+
+def saved(sink, folder):
+    sink.stop()
+    return [int(path.stem.rpartition("-")[2]) for path in sorted(folder.iterdir(), key=lambda path: path.stem[-6:])]
+
+
+def start(folder, **options):
+    sink = CollectSink(folder, **{"every": None, "fps": lambda: None, **options})
+    sink.start()
+    return sink
+
+
+def test_a_timer_takes_pictures_at_its_rate_whatever_the_frames(tmp_path):
+    sink = start(tmp_path / "cup", every=0.25)
+    feed(sink, 21)
+    assert saved(sink, tmp_path / "cup") == [0, 3, 5, 8, 10, 13, 15, 18, 20]
+
+
+def test_a_files_timer_goes_by_its_own_time(tmp_path):
+    sink = start(tmp_path / "cup", every=0.5, fps=lambda: 10.0)
+    feed(sink, 12, interval_s=0.0)
+    assert saved(sink, tmp_path / "cup") == [0, 5, 10]
+
+
+def test_a_key_takes_the_next_frame_and_no_more(tmp_path):
+    sink = start(tmp_path / "cup")
+    feed(sink, 2)
+    sink.request()
+    feed(sink, 2)
+    assert saved(sink, tmp_path / "cup") == [0]
+
+
+def test_the_picture_is_what_the_model_looks_at_without_drawing(tmp_path):
+    sink = start(tmp_path / "cup", every=0.1, roi=(0.5, 0, 0.5, 1), most=1)
+    feed(sink, 5)
+    assert saved(sink, tmp_path / "cup") == [0]
+    (path,) = (tmp_path / "cup").iterdir()
+    picture = cv2.imread(str(path))
+    assert picture.shape == (30, 20, 3)
+    assert (picture == 0).all()
+
+
+def test_a_full_disk_leaves_no_half_picture_and_is_counted(tmp_path, monkeypatch):
+    def full(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    sink = start(tmp_path / "cup", every=0.1)
+    feed(sink, 3)
+    assert saved(sink, tmp_path / "cup") == []
+    assert (sink.writer.saved, sink.writer.lost, sink.writer.reason) == (0, 3, "No space left on device")
+
+
+def test_frames_are_stored_by_label_and_counted(tmp_path):
+    done = collect("--label", "cup", "--into", tmp_path, "--every", 0.1, "--count", 4, "--source",
+                   "pattern://objects?size=320x240&fps=30", "--display", "none")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = list((tmp_path / "cup").iterdir())
+    assert len(files) == 4
+    assert all(cv2.imread(str(file)).shape == (240, 320, 3) for file in files)
+    assert "4 pictures of 'cup' saved, 4 are in" in done.stderr
+    again = collect("--label", "cup", "--into", tmp_path, "--source", tmp_path / "cup")
+    assert again.returncode == 0, again.stderr
+    assert "4 pictures of 'cup' saved, 8 are in" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "a/b"], "--label 'a/b': a label is the name of a folder, such as cup"),
+        (["--label", ".cup"], "--label '.cup': a label is"),
+        (["--label", " "], "--label ' ': a label is"),
+        (["--label", "CUP", "--into", "{folder}"], "--label CUP: {folder} has 'cup', which differs only in case"),
+        (["--label", "cup", "--display", "none"], "there is no window for the space bar: give --every SECONDS"),
+    ],
+)
+def test_mistakes_give_one_line(tmp_path, arguments, message):
+    (tmp_path / "cup").mkdir()
+    done = collect("--source", "pattern://objects", *(text.format(folder=tmp_path) for text in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"camapp: {message.format(folder=tmp_path)}")

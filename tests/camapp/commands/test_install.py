@@ -1,0 +1,303 @@
+"""Installing and removing the service, in a root folder of the test's own, with commands recorded instead of run."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from camapp.commands import install as module
+from camapp.commands.install import Installer, InstallError, Kind, install, uninstall
+from camapp.core.errors import SettingsError
+from camapp.core.models import SHIPPED
+from camapp.core.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[3]
+
+
+class Commands:
+    """Records commands; `venv` and `pip` leave what the real ones would."""
+
+    def __init__(self, root):
+        self.root = root
+        self.done = []
+        self.failing = {}
+
+    def __call__(self, command):
+        line = " ".join(map(str, command))
+        self.done.append(line)
+        if " -m venv " in line:
+            (self.root / "opt/camapp/bin").mkdir(parents=True)
+            (self.root / "opt/camapp/pyvenv.cfg").touch()
+            (self.root / "opt/camapp/bin/python").touch()
+        if "useradd" in line:
+            with (self.root / "etc/passwd").open("a") as file:
+                file.write("camapp:x:990:990::/var/lib/camapp:/usr/sbin/nologin\n")
+        for word, answer in self.failing.items():
+            if word in line:
+                return subprocess.CompletedProcess(command, 1, answer)
+        return subprocess.CompletedProcess(command, 0, "")
+
+    def has(self, *words):
+        return any(all(word in line for word in words) for line in self.done)
+
+
+class Fresh:
+    """A machine with systemd running, groups video and render, and nothing of ours."""
+
+    def __init__(self, root):
+        self.root = root
+        self.commands = Commands(root)
+        self.said = []
+        (root / "etc").mkdir()
+        (root / "etc/group").write_text("root:x:0:\nvideo:x:44:\nrender:x:106:\n")
+        (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\n")
+        (root / "run/systemd/system").mkdir(parents=True)
+
+    def installer(self, kind=Kind.HEADLESS, settings=None):
+        return Installer(kind, settings, self.root, self.commands)
+
+    def install(self, kind=Kind.HEADLESS, settings=None, dry_run=False):
+        install(self.installer(kind, settings), dry_run, self.said.append)
+
+    def uninstall(self, keep_data=False):
+        uninstall(self.installer(), False, keep_data, self.said.append)
+
+    def files(self):
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(module.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    return Fresh(tmp_path)
+
+
+def test_a_setting_that_needs_a_package_of_its_own_brings_it_along(machine):
+    machine.install(settings=Settings(source="pattern://digits", mqtt="mqtt://pi@broker"))
+    assert any("pip install" in line and line.endswith("[mqtt]") for line in machine.commands.done)
+    machine.commands.done.clear()
+    machine.install()  # again, with the configuration that is there now
+    assert any("pip install" in line and line.endswith("[mqtt]") for line in machine.commands.done)
+
+
+def test_headless_puts_application_config_and_unit_in_their_places_and_starts(machine):
+    machine.install(settings=Settings(source="pattern://digits", model="lenet"))
+    unit = (machine.root / "etc/systemd/system/camapp.service").read_text()
+    assert "SupplementaryGroups=video render\n" in unit, "gpio does not exist here, and systemd would refuse it"
+    config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
+    assert (config.source, config.model) == ("pattern://digits", "lenet")
+    assert config.log == "/var/log/camapp/predictions.jsonl"
+    assert config.log_on_change, "every prediction would wear an SD card out"
+    assert machine.commands.has("-m venv", "opt/camapp")
+    assert machine.commands.has("pip install", "--no-cache-dir")
+    order = [
+        next(index for index, line in enumerate(machine.commands.done) if word in line)
+        for word in ("venv", "pip", "check-config", "verify", "daemon-reload", "enable", "restart")
+    ]
+    assert order == sorted(order)
+
+
+def test_a_kiosk_of_the_cameras_own_needs_no_cage(machine, monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
+    with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
+        machine.install(Kind.KIOSK)
+    machine.install(Kind.KIOSK, Settings(source="picamera://0", display="drm"))
+    unit = (machine.root / "etc/systemd/system/camapp-kiosk.service").read_text()
+    assert "run --display drm --config" in unit
+    assert "--display kiosk" not in unit
+
+
+def test_a_dry_run_changes_nothing_and_names_every_step(machine):
+    before = machine.files()
+    machine.install(dry_run=True)
+    assert machine.files() == before
+    assert machine.commands.done == []
+    assert any("would write" in line and "config.toml" in line for line in machine.said)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_uninstalling_leaves_nothing(machine, kind):
+    before = machine.files()
+    machine.install(kind)
+    for folder in ("var/lib/private/camapp", "var/log/private/camapp", "var/cache/private/camapp"):
+        (machine.root / folder).mkdir(parents=True)
+        (machine.root / folder / "file").touch()
+        link = machine.root / folder.replace("private/", "")
+        link.symlink_to(Path("private/camapp"))
+    machine.uninstall()
+    assert machine.files() == before | ({"etc/passwd"} if kind is Kind.KIOSK else set())
+    assert machine.commands.has("userdel", "camapp") == (kind is Kind.KIOSK)
+    assert not (machine.root / "opt/camapp").exists()
+    machine.said.clear()
+    (machine.root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\n")
+    machine.uninstall()
+    assert machine.said == ["nothing is installed"]
+
+
+def test_data_is_kept_on_request(machine):
+    machine.install()
+    machine.uninstall(keep_data=True)
+    assert (machine.root / "etc/camapp/config.toml").exists()
+    assert not (machine.root / "opt/camapp").exists()
+
+
+def test_installing_twice_keeps_the_config_and_the_environment(machine):
+    machine.install(settings=Settings(source="pattern://digits"))
+    machine.commands.done.clear()
+    machine.install(settings=Settings(source="pattern://objects"))
+    assert "pattern://digits" in (machine.root / "etc/camapp/config.toml").read_text()
+    assert not machine.commands.has("-m venv")
+    assert machine.commands.has("pip install")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"source": "film.mp4"}, "cannot see it there"),
+        ({"source": "images:///home/pi/photos"}, "cannot see it there"),
+        ({"mqtt_password_file": Path("~/secret")}, "cannot see it there"),
+        ({"log": "/srv/log.jsonl"}, "may write below /var/lib/camapp"),
+        ({"record": Path("/home/pi/film.mp4")}, "may write below /var/lib/camapp"),
+    ],
+)
+def test_files_that_the_service_could_not_reach_are_refused(machine, settings, told):
+    with pytest.raises(InstallError, match=told):
+        machine.install(settings=Settings(**settings))
+    assert machine.commands.done == []
+    machine.install(Kind.DESKTOP, Settings(**settings))  # a desktop's user may
+    assert machine.commands.has("check-config")
+
+
+def test_files_that_it_can_reach_are_not(machine):
+    machine.install(settings=Settings(source="/srv/film.mp4", log="/var/log/camapp/log.jsonl", clips=Path("events")))
+    assert machine.commands.has("restart")
+
+
+@pytest.mark.parametrize("source", ["rtsp://me:secret@camera/1", "rtsp://camera/1"])
+def test_a_password_in_the_config_is_for_the_service_alone(machine, source):
+    machine.install(settings=Settings(source=source))
+    mode = (machine.root / "etc/camapp/config.toml").stat().st_mode & 0o777
+    assert mode == (0o640 if "secret" in source else 0o644)
+    assert machine.commands.has("chgrp video") == ("secret" in source)
+
+
+def test_a_root_with_a_closed_umask_installs_what_others_can_read(machine):
+    usual = os.umask(0o077)
+    try:
+        machine.install()
+        assert (machine.root / "etc/camapp").stat().st_mode & 0o777 == 0o755
+        assert (machine.root / "opt/camapp").stat().st_mode & 0o777 == 0o755
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(usual)
+
+
+def test_a_person_who_is_called_camapp_stays(machine):
+    with (machine.root / "etc/passwd").open("a") as file:
+        file.write("camapp:x:1000:1000::/home/camapp:/bin/bash\n")
+    machine.install()
+    machine.uninstall()
+    assert not machine.commands.has("userdel")
+
+
+def test_another_kind_takes_the_place_of_the_first(machine):
+    machine.install(Kind.HEADLESS)
+    machine.install(Kind.KIOSK)
+    assert not (machine.root / "etc/systemd/system/camapp.service").exists()
+    assert (machine.root / "etc/systemd/system/camapp-kiosk.service").exists()
+    assert machine.commands.has("disable", "--now", "camapp.service")
+    assert machine.commands.has("useradd", "--system")
+
+
+def test_without_a_running_systemd_it_is_enabled_for_the_next_boot(machine):
+    shutil.rmtree(machine.root / "run/systemd")
+    machine.install()
+    assert machine.commands.has("systemctl enable")
+    assert not machine.commands.has("restart")
+
+
+def test_a_model_and_labels_of_the_users_are_copied_to_where_the_service_can_read_them(machine, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(SHIPPED / "lenet.npz", home / "mine.npz")
+    (home / "names.txt").write_text("\n".join("abcdefghij"))
+    machine.install(settings=Settings(model=str(home / "mine.npz"), labels=str(home / "names.txt")))
+    config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
+    assert config.model == str(machine.root / "etc/camapp/mine.npz")
+    assert Path(config.labels).read_text() == (home / "names.txt").read_text()
+
+
+def test_a_pi_sees_apts_packages(machine):
+    (machine.root / "proc/device-tree").mkdir(parents=True)
+    (machine.root / "proc/device-tree/model").write_text("Raspberry Pi 4 Model B\0")
+    machine.install()
+    assert machine.commands.has("venv --system-site-packages")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "told"),
+    [
+        (lambda machine, patch: patch.setattr(module.os, "geteuid", lambda: 1000), "needs root"),
+        (lambda machine, patch: patch.setattr(module.shutil, "which", lambda name, path=None: None), "no systemd"),
+        (lambda machine, patch: (machine.root / "opt/camapp/.git").mkdir(parents=True), "not ours"),
+        (lambda machine, patch: patch.setattr(module, "PROJECT", machine.root), "from a clone"),
+    ],
+)
+def test_what_stands_in_the_way_is_told_before_anything_changes(machine, monkeypatch, prepare, told):
+    prepare(machine, monkeypatch)
+    before = machine.files()
+    with pytest.raises(InstallError, match=told):
+        machine.install()
+    assert machine.files() == before
+    assert machine.commands.done == []
+
+
+def test_a_broken_config_is_refused_before_anything_changes(machine):
+    (machine.root / "etc/camapp").mkdir()
+    (machine.root / "etc/camapp/config.toml").write_text("fpss = 3")
+    with pytest.raises(SettingsError, match="did you mean 'fps'"):
+        machine.install()
+    assert machine.commands.done == []
+
+
+def test_a_config_that_others_may_write_is_warned_of(machine):
+    machine.install()
+    (machine.root / "etc/camapp/config.toml").chmod(0o666)
+    machine.said.clear()
+    machine.install()
+    assert any("chmod 644" in line for line in machine.said)
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "told"),
+    [
+        ("pip install", "lines\nERROR: no network\nmore", "pip failed: ERROR: no network"),
+        ("check-config", "camapp: no model 'x'", "no model 'x'"),
+        ("verify", "camapp.service:3: Unknown key", "Unknown key"),
+        ("restart", "Job failed", "journalctl -eu camapp.service"),
+    ],
+)
+def test_a_step_that_fails_ends_it_with_what_it_said(machine, command, said, told):
+    machine.commands.failing[command] = said
+    with pytest.raises(InstallError, match=told):
+        machine.install()
+    if command != "restart":
+        assert not machine.commands.has("systemctl enable")
+
+
+def test_the_unit_files_pass_systemds_own_checks(tmp_path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze here")
+    for name in ("camapp.service", "camapp-kiosk.service"):
+        text = (ROOT / "systemd" / name).read_text().replace("/opt/camapp/bin/camapp", "/bin/true")
+        (tmp_path / name).write_text(text)
+        done = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=25", tmp_path / "camapp.service"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,415 @@
+"""The whole way of a frame with real worker processes: whatever fails, every frame is accounted for."""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from camapp.core import timeouts
+from camapp.core.errors import ExitCode, PermanentSourceError, SourceLost
+from camapp.core.settings import load_settings
+from camapp.core.status import State
+from camapp.pipeline import pipeline as pipeline_module
+from camapp.pipeline.pipeline import Pipeline
+from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.workers import pool as pool_module
+from engine import nets
+from engine.model import Model
+from tests.camapp.scripted import ScriptedSource
+
+
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(3)
+    graph = nets.build("cifar10")
+    graph = graph.bind({name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in graph.parameters.items()})
+    return Model(nets.default_card("cifar10"), graph)
+
+
+class Keep(PredictionSink):
+    def __init__(self):
+        self.seqs = []
+        self.predictions = []
+
+    def accept(self, prediction, frame, trace):
+        assert prediction.seq == frame.seq == trace.seq
+        self.seqs.append(prediction.seq)
+        self.predictions.append(prediction)
+
+
+class KeepPictures(PictureSink):
+    def __init__(self):
+        self.shown = []
+
+    def show(self, canvas, trace):
+        self.shown.append((canvas.copy(), trace))
+
+
+@pytest.fixture
+def build(model, monkeypatch):
+    def build_pipeline(source, pictures=False, **settings):
+        monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: source)
+        pipeline = Pipeline(load_settings({"workers": 1, **settings}, environment={}), model)
+        keep = Keep()
+        pipeline.prediction_sinks.append(keep)
+        if pictures:
+            pipeline.picture_sinks.append(KeepPictures())
+        return pipeline, keep
+
+    return build_pipeline
+
+
+def check(summary):
+    assert summary.balance.is_conserved, str(summary.balance)
+    assert summary.balance.in_flight == 0, str(summary.balance)
+
+
+def test_every_frame_of_a_file_is_predicted_in_order(build):
+    pipeline, keep = build(ScriptedSource(60, live=False), workers=2)
+    summary = pipeline.run()
+    check(summary)
+    assert summary.code is ExitCode.OK
+    assert keep.seqs == list(range(60))
+    assert summary.balance.predicted == 60
+
+
+def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
+    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), name="door")
+    assert pipeline.status().state is State.STARTING
+    pipeline.pause(True)
+    assert pipeline.status().state is State.PAUSED
+    pipeline.pause(False)
+    pipeline.run()
+    status = pipeline.status()
+    assert (status.camera, status.state, status.reason, status.size) == (
+        "door",
+        State.ENDED,
+        "end of stream",
+        (160, 120),
+    )
+    record = json.loads(json.dumps(status.record()))
+    assert record["balance"]["predicted"] == 20
+    assert record["prediction"]["seq"] == 19
+    assert 0 < record["latency_ms"]["total"]["p50"] <= record["latency_ms"]["total"]["p99"]
+
+
+def test_every_frame_of_a_file_is_drawn_with_its_own_prediction(build):
+    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), pictures=True)
+    pipeline.run()
+    shown = pipeline.picture_sinks[0].shown
+    assert [trace.seq for _, trace in shown] == list(range(20))
+    assert shown[0][0].shape == (120, 160, 3)
+
+
+def test_live_frames_that_are_too_many_are_dropped_by_name_and_order_is_kept(build):
+    pipeline, keep = build(ScriptedSource(300, live=True))
+    summary = pipeline.run()
+    check(summary)
+    assert summary.balance.dropped.get("newer frame", 0) > 0
+    assert keep.seqs == sorted(set(keep.seqs))
+    assert summary.balance.predicted == len(keep.seqs)
+
+
+def test_a_worker_killed_twice_costs_at_most_its_frames(build):
+    pipeline, keep = build(ScriptedSource(400, live=False, interval=0.002), workers=2)
+    killed = []
+
+    def kill():
+        for _ in range(2):
+            time.sleep(0.25)
+            pid = pipeline.inference.pool.processes()[0]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    summary = pipeline.run()
+    killer.join()
+    check(summary)
+    assert len(killed) == 2
+    assert summary.code is ExitCode.OK
+    assert pipeline.inference.pool.restarts == 2
+    assert summary.balance.predicted >= 398
+    assert sum(summary.balance.failed.values()) == 400 - summary.balance.predicted
+    assert set(summary.balance.failed) <= {"worker died"}
+    assert keep.seqs == sorted(set(keep.seqs))
+
+
+def test_a_read_that_hangs_does_not_hold_up_the_stop_and_is_told_to_who_ends_the_process(build):
+    held, asked = threading.Event(), []
+
+    def hang():
+        asked.append(time.monotonic())
+        pipeline.request_stop("the test")
+        held.wait(30)
+
+    source = ScriptedSource(5, hang, 1, live=True, interval=0.01)
+    pipeline, _ = build(source)
+    try:
+        check(pipeline.run())
+        assert time.monotonic() - asked[0] < 10  # two seconds, but for a busy machine
+        assert "capture" in timeouts.left_behind()
+    finally:
+        held.set()
+        pipeline.capture.join(5)
+    assert "capture" not in timeouts.left_behind()
+
+
+def test_a_stopped_worker_does_not_stop_live_predictions(build, monkeypatch):
+    monkeypatch.setattr(pool_module, "STUCK_AT_LEAST", 0.6)
+    source = ScriptedSource(60, live=True, interval=0.01)
+    pipeline, keep = build(source, workers=2)
+    source.script += [lambda: os.kill(pipeline.inference.pool.processes()[0], signal.SIGSTOP), 140]
+    summary = pipeline.run()
+    check(summary)
+    assert pipeline.inference.pool.restarts == 1
+    assert summary.balance.failed == {"worker hung": 1}
+    assert summary.balance.predicted > 100
+    assert keep.seqs == sorted(set(keep.seqs))
+
+
+def test_when_no_worker_stays_alive_the_run_ends_with_70(build):
+    source = ScriptedSource(10, live=True, interval=0.01)
+    pipeline, _ = build(source, workers=1)
+
+    def kill_all():
+        for pid in pipeline.inference.pool.processes():
+            os.kill(pid, signal.SIGKILL)
+
+    for _ in range(1000):
+        source.script += [kill_all, 2]
+    summary = pipeline.run()
+    check(summary)
+    assert summary.code is ExitCode.INTERNAL
+    assert "workers lost" in summary.reason
+
+
+def test_one_picture_that_cannot_be_prepared_costs_only_itself(build, monkeypatch):
+    pipeline, keep = build(ScriptedSource(20, live=False))
+    prepare = pipeline.task.prepare
+
+    def sometimes(frame, batch):
+        if frame.seq in (3, 4):
+            raise ValueError("poison")
+        return prepare(frame, batch)
+
+    monkeypatch.setattr(pipeline.task, "prepare", sometimes)
+    summary = pipeline.run()
+    check(summary)
+    assert summary.balance.failed == {"prepare": 2}
+    assert keep.seqs == [seq for seq in range(20) if seq not in (3, 4)]
+
+
+def test_one_result_that_cannot_be_decoded_costs_only_itself(build, monkeypatch):
+    pipeline, keep = build(ScriptedSource(20, live=False))
+    decode = pipeline.task.decode
+
+    def sometimes(frame, *rest):
+        if frame.seq == 7:
+            raise ValueError("poison")
+        return decode(frame, *rest)
+
+    monkeypatch.setattr(pipeline.task, "decode", sometimes)
+    summary = pipeline.run()
+    check(summary)
+    assert summary.balance.failed == {"decode": 1}
+    assert 7 not in keep.seqs
+    assert len(keep.seqs) == 19
+
+
+def test_frame_size_may_change_in_mid_stream(build):
+    source = ScriptedSource(3, live=False, size=(64, 48))
+    source.script += [lambda: setattr(source, "size", (31, 77)), 3]
+    pipeline, keep = build(source, pictures=True)
+    check(pipeline.run())
+    assert len(keep.seqs) == 6
+    assert {canvas.shape[:2] for canvas, _ in pipeline.picture_sinks[0].shown} == {(48, 64), (77, 31)}
+
+
+def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
+    source = ScriptedSource(5, SourceLost("cable out"), 5, live=True, interval=0.02)
+    source.open_errors = []
+    opened = source.open
+
+    def open_slowly():
+        opened()
+        if source.opened in (2, 3):
+            raise SourceLost("cable out")
+        time.sleep(0.8 if source.opened == 4 else 0)
+
+    source.open = open_slowly
+    pipeline, _ = build(source, pictures=True)
+    summary = pipeline.run()
+    check(summary)
+    assert summary.balance.captured == 10
+    assert any(trace is None for _, trace in pipeline.picture_sinks[0].shown)
+
+
+def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
+    pipeline, _ = build(ScriptedSource(2, PermanentSourceError("unplugged"), live=True))
+    summary = pipeline.run()
+    check(summary)
+    assert summary.code is ExitCode.SOURCE_GONE
+    assert summary.reason == "unplugged"
+
+
+def test_a_requested_stop_is_prompt_and_leaves_no_frame_unaccounted(build):
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), pictures=True, workers=2)
+    threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
+    started = time.monotonic()
+    summary = pipeline.run()
+    assert time.monotonic() - started < 4.0
+    check(summary)
+    assert summary.reason == "SIGTERM"
+
+
+def test_a_stop_while_a_worker_hangs_is_bounded_too(build):
+    pipeline, _ = build(ScriptedSource(100_000, live=False, interval=0.001))
+
+    def hang_then_stop():
+        os.kill(pipeline.inference.pool.processes()[0], signal.SIGSTOP)
+        time.sleep(0.2)
+        pipeline.request_stop("SIGTERM")
+
+    threading.Timer(0.5, hang_then_stop).start()
+    started = time.monotonic()
+    summary = pipeline.run()
+    assert time.monotonic() - started < 6.0
+    check(summary)
+
+
+def test_pause_holds_predictions_and_counts_the_frames(build):
+    source = ScriptedSource(20, live=True, interval=0.01)
+    pipeline, keep = build(source)
+    source.script += [pipeline.toggle_pause, 20, pipeline.toggle_pause, 20]
+    summary = pipeline.run()
+    check(summary)
+    assert summary.balance.dropped["paused"] == 20
+    assert not set(keep.seqs) & set(range(20, 40))
+    assert keep.seqs[-1] > 50
+
+
+def test_a_picture_sink_that_raises_does_not_end_predictions(build):
+    class Broken(PictureSink):
+        def show(self, canvas, trace):
+            raise OSError("no paint")
+
+    pipeline, keep = build(ScriptedSource(10, live=False))
+    pipeline.picture_sinks.append(Broken())
+    check(pipeline.run())
+    assert len(keep.seqs) == 10
+
+
+def test_duration_ends_the_run(build):
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.01), duration="0.3")
+    summary = pipeline.run()
+    check(summary)
+    assert summary.seconds < 30  # with the start of its workers
+    assert "--duration 0.3 s" in summary.reason
+
+
+@pytest.mark.slow
+def test_a_stalled_encoder_does_not_hang_the_stop(build):
+    release = threading.Event()
+
+    class Stalled(PictureSink):
+        def show(self, canvas, trace):
+            if trace.seq >= 5:
+                release.wait(30)
+
+    pipeline, _ = build(ScriptedSource(10_000, live=False, interval=0.001))
+    pipeline.picture_sinks.append(Stalled())
+    threading.Timer(1.0, pipeline.request_stop, ("SIGTERM",)).start()
+    started = time.monotonic()
+    summary = pipeline.run()
+    release.set()
+    assert time.monotonic() - started < 8.0
+    assert summary.balance.is_conserved
+
+
+def test_a_prediction_sink_that_raises_is_named_once_and_does_not_end_predictions(build, caplog):
+    class Broken(PredictionSink):
+        def accept(self, prediction, frame, trace):
+            raise OSError("no ink")
+
+    pipeline, keep = build(ScriptedSource(10, live=False))
+    pipeline.prediction_sinks.insert(0, Broken())
+    check(pipeline.run())
+    assert len(keep.seqs) == 10
+    assert caplog.text.count("no ink") == 1
+
+
+def test_what_breaks_the_preparing_thread_ends_the_run_by_name(build, monkeypatch):
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005))
+    monkeypatch.setattr(pipeline.inference, "_prepare", lambda *args: 1 / 0)
+    summary = pipeline.run()
+    assert summary.code is ExitCode.INTERNAL
+    assert "ZeroDivisionError" in summary.reason
+
+
+def test_a_stop_is_heard_while_no_worker_is_ready_yet(build):
+    pipeline, _ = build(ScriptedSource(10, live=True))
+    spawn = pipeline.inference.pool._spawn
+
+    def spawn_stopped():
+        spawn()
+        os.kill(pipeline.inference.pool.processes()[-1], signal.SIGSTOP)
+
+    pipeline.inference.pool._spawn = spawn_stopped
+    threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
+    started = time.monotonic()
+    summary = pipeline.run()
+    assert time.monotonic() - started < 4.0
+    assert summary.code is ExitCode.OK
+
+
+def test_filters_follow_the_pictures_own_time_and_start_anew_for_stills(build):
+    class Stills(ScriptedSource):
+        def read(self, timeout):
+            return replace(super().read(timeout), still=True)
+
+    class Film(ScriptedSource):
+        def read(self, timeout):
+            return replace(super().read(timeout), moment_ns=(self.read_count() - 1) * 40_000_000)
+
+        def read_count(self):
+            self.count = getattr(self, "count", 0) + 1
+            return self.count
+
+    for source, resets in ((Stills(4, live=False), 4), (Film(4, live=False), 0)):
+        pipeline, _ = build(source)
+        seen = {"resets": 0, "times": []}
+        reset, decode = pipeline.task.reset, pipeline.task.decode
+        pipeline.task.reset = lambda: (seen.__setitem__("resets", seen["resets"] + 1), reset())  # noqa: B023
+        pipeline.task.decode = lambda *args: (seen["times"].append(args[-1]), decode(*args))[1]  # noqa: B023
+        check(pipeline.run())
+        assert seen["resets"] == resets
+        if not resets:
+            assert seen["times"] == [0, 40_000_000, 80_000_000, 120_000_000]
+
+
+def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monkeypatch):
+    pipeline, _ = build(ScriptedSource(3, live=False))
+    steps = []
+    pipeline.each_tick.append(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
+    monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)  # a source that is not begun says nothing
+    pipeline.run()
+    assert (False, "starting workers") in steps
+    assert pipeline.started
+
+
+def test_nothing_is_drawn_for_a_sink_that_wants_nothing(build):
+    class Idle(KeepPictures):
+        def wanted(self):
+            return False
+
+    pipeline, keep = build(ScriptedSource(20, live=False))
+    pipeline.picture_sinks.append(Idle())
+    pipeline.run()
+    assert pipeline.picture_sinks[0].shown == []
+    assert len(keep.seqs) == 20

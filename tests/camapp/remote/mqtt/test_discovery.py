@@ -1,0 +1,198 @@
+"""The discovery message against the rules that Home Assistant documents, and its templates against real messages.
+
+The table follows https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload, the pages of the platforms
+there (/integrations/sensor.mqtt and so on), /integrations/sensor/#device-class for units, and Home Assistant's own
+homeassistant/components/mqtt/schemas.py, all of 2024.11 or later.
+"""
+
+import json
+import re
+
+import pytest
+
+from camapp.core.stats import Balance
+from camapp.core.status import Health, Hud, State, Status
+from camapp.remote.mqtt.discovery import CameraCard, discovery_payload, discovery_topic
+from camapp.remote.mqtt.interface import encoded, status_record
+
+ROOT = {
+    *("device", "origin", "components", "state_topic", "command_topic", "qos", "encoding"),
+    *("availability", "availability_mode", "availability_topic", "availability_template"),
+    *("payload_available", "payload_not_available"),
+}
+DEVICE = {
+    *("configuration_url", "connections", "identifiers", "name", "manufacturer", "model", "model_id", "hw_version"),
+    *("sw_version", "suggested_area", "serial_number", "via_device"),
+}
+ORIGIN = {"name", "sw_version", "support_url"}
+ENTITY = {
+    *("platform", "unique_id", "name", "icon", "enabled_by_default", "entity_category", "entity_picture", "object_id"),
+    *("json_attributes_topic", "json_attributes_template", "qos", "encoding"),
+}
+# platform: (what it must have, what it may have besides).
+PLATFORMS = {
+    "sensor": (
+        {"state_topic"},
+        {
+            *("value_template", "device_class", "expire_after", "force_update", "last_reset_value_template", "options"),
+            *("suggested_display_precision", "state_class", "unit_of_measurement"),
+        },
+    ),
+    "binary_sensor": (
+        {"state_topic"},
+        {"value_template", "device_class", "expire_after", "force_update", "off_delay", "payload_on", "payload_off"},
+    ),
+    "switch": (
+        {"command_topic"},
+        {
+            *("state_topic", "value_template", "command_template", "device_class", "optimistic", "retain"),
+            *("payload_on", "payload_off", "state_on", "state_off"),
+        },
+    ),
+    "select": (
+        {"command_topic", "options"},
+        {"state_topic", "value_template", "command_template", "optimistic", "retain"},
+    ),
+    "button": ({"command_topic"}, {"command_template", "device_class", "payload_press", "retain"}),
+}
+UNITS = {"temperature": {"°C", "°F", "K"}, "duration": {"d", "h", "min", "s", "ms", "µs"}, "enum": {None}}
+BINARY_CLASSES = {"problem", "connectivity", "running", "heat", "power"}
+
+
+def a_card(name="door", task="track"):
+    return CameraCard(name, f"camapp/pi-3f2a/{name}", task, ("cifar10", "mnist", "track"))
+
+
+def payload_of(*cards, known=()):
+    payload, components = discovery_payload("pi-3f2a", "camapp/pi-3f2a", cards, dict(known))
+    return json.loads(payload), components
+
+
+def check_component(name, component):
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    must, may = PLATFORMS[component["platform"]]
+    assert must | {"unique_id", "name"} <= component.keys(), name
+    assert component.keys() <= must | may | ENTITY, name
+    assert component.get("entity_category") in (None, "diagnostic", "config")
+    if component["platform"] in ("sensor", "binary_sensor"):
+        assert component.get("entity_category") != "config", "sensors cannot be of that category"
+    for key, topic in component.items():
+        if key.endswith("_topic"):
+            assert topic.startswith("camapp/pi-3f2a/")
+            assert not re.search(r"[+#\s]", topic)
+    assert re.fullmatch(r"mdi:[a-z-]+", component.get("icon", "mdi:x"))
+    if component["platform"] == "sensor":
+        check_sensor(component)
+    if component["platform"] == "binary_sensor":
+        assert component["device_class"] in BINARY_CLASSES
+
+
+def check_sensor(sensor):
+    kind, unit = sensor.get("device_class"), sensor.get("unit_of_measurement")
+    assert kind in (None, *UNITS)
+    if kind:
+        assert unit in UNITS[kind]
+    assert sensor.get("state_class") in (None, "measurement", "total", "total_increasing")
+    if "options" in sensor:
+        assert kind == "enum"
+        assert not sensor.keys() & {"state_class", "unit_of_measurement"}
+    if unit is not None:
+        assert sensor.get("state_class"), "a number that is to be kept"
+    assert 0 <= sensor.get("suggested_display_precision", 0) <= 6
+
+
+@pytest.mark.parametrize("cards", [[a_card()], [a_card("door"), a_card("yard", "digits")]])
+def test_the_message_follows_the_documented_rules(cards):
+    payload, _ = payload_of(*cards)
+    assert payload.keys() <= ROOT
+    assert {"device", "origin", "components"} <= payload.keys()
+    assert payload["device"].keys() <= DEVICE
+    assert payload["device"]["identifiers"]
+    assert payload["origin"].keys() <= ORIGIN
+    assert payload["origin"]["name"]
+    assert payload["qos"] in (0, 1, 2)
+    for name, component in payload["components"].items():
+        check_component(name, component)
+    ids = [component["unique_id"] for component in payload["components"].values()]
+    assert len(ids) == len(set(ids))
+    names = [component["name"] for component in payload["components"].values()]
+    assert len(names) == len(set(names))
+
+
+def test_the_topic_is_one_that_home_assistant_listens_to():
+    assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", discovery_topic("pi-3f2a"))
+
+
+def test_names_carry_the_camera_only_where_there_are_several():
+    one, _ = payload_of(a_card())
+    assert one["components"]["door_label"]["name"] == "Label"
+    several, _ = payload_of(a_card("door"), a_card("yard"))
+    assert several["components"]["yard_label"]["name"] == "yard Label"
+    assert one["components"]["door_label"]["unique_id"] == several["components"]["door_label"]["unique_id"]
+
+
+def test_what_was_there_before_is_taken_away_by_its_platform_alone():
+    _, track = payload_of(a_card(task="track"))
+    payload, now = payload_of(a_card(task="digits"), known=track.items())
+    assert payload["components"]["door_offset_m"] == {"platform": "sensor"}
+    assert "door_offset_m" not in now
+
+
+def test_a_message_for_eight_cameras_is_small_enough_for_any_broker():
+    payload, _ = discovery_payload("pi", "camapp/pi", [a_card(f"camera{number}") for number in range(8)], {})
+    assert len(payload) < 64_000
+
+
+def a_status(state=State.RUNNING, paused=False):
+    figures = Hud(camera_fps=30, infer_fps=29.53, target_fps=30, paused=paused, health=Health())
+    balance = Balance(10, 8, {"late": 1}, {"worker died": 1}, 0, 0)
+    latency = {"total": (10.0, 20.5, 30.0)}
+    return Status("door", state, "", figures, balance, latency, None, 0, "track", (), (4, 4), None, 1)
+
+
+MESSAGES = {
+    "health": {"temperature_c": 61.52, "cpu": 0.403, "alerts": ["throttled"], "messages_lost": 3},
+    "door/status": status_record(a_status(), "track"),
+    "door/prediction": {"label": "lane", "score": 0.912, "top": [["lane", 0.912]]},
+    "door/values": {"offset_m": -0.1234, "heading_deg": 2.5},
+    "door/answer": {"message": "model track", "ok": True},
+}
+SHOWN = {
+    **{"temperature": "61.52", "cpu": "40.3", "slowed": "ON", "lost": "3", "door_label": "lane", "door_score": "91.2"},
+    **{"door_state": "running", "door_fps": "29.53", "door_latency": "20.5", "door_dropped": "1", "door_failed": "1"},
+    **{"door_restarts": "0", "door_pause": "OFF", "door_model": "track", "door_answer": "model track"},
+    # "None" is Home Assistant's word for a value that is not known.
+    **{"door_offset_m": "-0.1234", "door_heading_deg": "2.5", "door_confidence": "None", "door_curvature_1_m": "None"},
+    **{"door_lane_width_m": "None"},
+}
+
+
+def render(template, topic, message=None):
+    jinja2 = pytest.importorskip("jinja2")
+    message = json.loads(encoded(MESSAGES[topic.removeprefix("camapp/pi-3f2a/")] if message is None else message))
+    return jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(template).render(value_json=message)
+
+
+def test_every_template_says_what_it_should_of_a_real_message():
+    pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
+    payload, _ = payload_of(a_card())
+    shown = {
+        name: render(component["value_template"], component["state_topic"])
+        for name, component in payload["components"].items()
+        if "value_template" in component
+    }
+    assert shown == SHOWN
+    assert shown["door_state"] in payload["components"]["door_state"]["options"]
+    assert shown["door_model"] in payload["components"]["door_model"]["options"]
+    attributes = payload["components"]["door_label"]["json_attributes_template"]
+    assert json.loads(render(attributes, "door/prediction")) == {"score": 0.912, "top": [["lane", 0.912]]}
+
+
+def test_templates_bear_what_is_missing_or_long():
+    pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
+    components = payload_of(a_card())[0]["components"]
+    assert render(components["door_label"]["value_template"], "door/prediction", {"label": ""}) == "-"
+    assert len(render(components["door_label"]["value_template"], "door/prediction", {"label": "x" * 999})) == 255
+    assert render(components["cpu"]["value_template"], "health", {"cpu": None}) == "None"
+    assert render(components["temperature"]["value_template"], "health", {"temperature_c": None}) == "None"
+    assert render(components["slowed"]["value_template"], "health", {"alerts": []}) == "OFF"

@@ -1,0 +1,272 @@
+"""What the guard lets through, without a run or a network: the hub is told by hand."""
+
+import asyncio
+import json
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra 'web' is not installed")
+pytest.importorskip("httpx", reason="httpx is not installed")
+
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from camapp.remote.web.auth import Hosts, Keys
+from camapp.remote.web.connection_limits import Doors
+from camapp.remote.web.openapi import DOCUMENT
+from camapp.remote.web.routes import ORDERS, build
+from camapp.remote.web.state import Hub
+
+TOKEN = "t" * 32
+HELLO = {"cameras": [{"name": "porch", "models": ["mnist", "lenet"]}, {"name": "yard", "models": ["mnist"]}]}
+
+
+class Run:
+    """The run's end of the link: answers orders at once."""
+
+    def __init__(self):
+        self.orders = []
+        self.refuses = ""
+        self.deaf = False
+        self.hub = Hub(HELLO, self.told)
+
+    def told(self, message):
+        if self.deaf:
+            return False
+        if message["type"] == "order":
+            self.orders.append((message["camera"], message["order"], message["body"]))
+            body = {"text": "up 1\n"} if message["order"] == "metrics" else {"done": True}
+            outcome = {"error": self.refuses} if self.refuses else {"body": body}
+            # The answer comes when the asker waits for it.
+            asyncio.get_running_loop().call_soon(self.hub.hear, {"type": "answer", "id": message["id"], **outcome})
+        return True
+
+    def client(self, token="", host="localhost", **options):
+        keys = Keys(token, 8080, **options)
+        app = build(self.hub, keys, Hosts(["camera.example"]), Doors())
+        return TestClient(app, base_url=f"http://{host}", follow_redirects=False)
+
+
+@pytest.fixture
+def run():
+    return Run()
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:1234", "127.0.0.1:8080", "[::1]:80", "192.168.7.7", "camera.example"]
+)
+def test_names_that_are_ours(run, host):
+    assert run.client().get("/status", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "", "localhost@evil", "a b", "127.0.0.1.nip.io", "[::1", "localhost:0"],
+)
+def test_a_page_of_another_name_that_was_pointed_at_us_gets_nothing(run, host):
+    answer = run.client().get("/status", headers={"host": host})
+    assert answer.status_code == 421
+    assert run.hub.refused == {"host": 1}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": "http://localhost:9999"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+def test_another_sites_page_can_change_nothing(run, headers):
+    client = run.client()
+    assert client.post("/api/pause", json={}, headers=headers).status_code == 403
+    assert client.get("/snapshot.jpg", headers=headers).status_code == 403
+    assert run.orders == []
+
+
+def test_a_form_of_another_page_cannot_be_json(run):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        assert run.client().post("/api/pause", content="{}", headers={"content-type": kind}).status_code == 415
+    assert run.orders == []
+
+
+def test_our_own_page_and_programs_can(run):
+    client = run.client()
+    own = {"origin": "http://localhost", "sec-fetch-site": "same-origin"}
+    assert client.post("/api/pause", json={}, headers=own).status_code == 200
+    assert client.post("/cameras/yard/api/resume", json={"client": "x"}).status_code == 200
+    assert run.orders == [("porch", "pause", {}), ("yard", "resume", {"client": "x"})]
+
+
+def test_a_link_from_elsewhere_may_be_followed(run):
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert run.client().get("/", headers=link).status_code == 200
+    frame = link | {"sec-fetch-dest": "iframe"}
+    assert run.client().get("/", headers=frame).status_code == 403
+
+
+def test_without_the_token_there_is_only_the_form(run):
+    client = run.client(TOKEN)
+    assert client.get("/").headers["location"] == "/login"
+    assert client.get("/login").status_code == 200
+    for path in (
+        "/status",
+        "/metrics",
+        "/openapi.json",
+        "/snapshot.jpg",
+        "/stream.mjpg",
+        "/page.js",
+        "/api/predictions",
+    ):
+        assert client.get(path).status_code == 401, path
+    for order in ORDERS:
+        assert client.post(f"/api/{order}", json={}).status_code == 401
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("ws://localhost/live"):
+        pass
+    assert refused.value.code == 1008
+    assert run.orders == []
+
+
+def test_the_token_opens_by_form_and_by_header(run):
+    client = run.client(TOKEN)
+    assert client.get("/status", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert client.post("/login", data={"token": "wrong"}).status_code == 403
+    answer = client.post("/login", data={"token": TOKEN})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert TOKEN not in cookie
+    assert client.get("/status").status_code == 200
+    assert client.post("/logout").status_code == 303
+    assert client.get("/status").status_code == 401
+
+
+def test_wrong_tokens_are_not_tried_for_ever(run):
+    now = [0.0]
+    client = run.client(TOKEN, clock=lambda: now[0])
+    codes = [client.post("/login", data={"token": f"guess{number}"}).status_code for number in range(8)]
+    assert codes == [403] * 5 + [429] * 3
+    assert client.get("/status", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 429
+    now[0] = 61.0
+    assert client.get("/status", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+@pytest.mark.parametrize("cookie", ["camapp-8080=", "camapp-8080=%00", "camapp-8080=" + TOKEN, ";;;=", "a" * 5000])
+def test_a_made_up_cookie_opens_nothing(run, cookie):
+    assert run.client(TOKEN).get("/status", headers={"cookie": cookie}).status_code == 401
+
+
+def test_every_answer_tells_browsers_to_be_careful(run):
+    client = run.client()
+    for path in ("/", "/status", "/page.js", "/nowhere", "/login"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in headers
+    assert client.get("/", headers={"host": "evil.example"}).headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("body", ["{", "[]", "3", '"x"', "[" * 5000, "\xff"])
+def test_a_body_that_is_no_object_is_refused(run, body):
+    answer = run.client().post("/api/roi", content=body.encode("latin-1"), headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert run.orders == []
+
+
+def test_a_large_body_is_refused(run):
+    client = run.client()
+    assert client.post("/api/roi", json={"x": "y" * 20000}).status_code == 413
+
+    def drip():
+        for _ in range(40):
+            yield b" " * 1000
+
+    assert client.post("/api/roi", content=drip(), headers={"content-type": "application/json"}).status_code == 413
+    assert run.orders == []
+
+
+def test_what_the_run_refuses_is_told(run):
+    run.refuses = "no model 'x'; there are mnist"
+    answer = run.client().post("/api/model", json={"model": "x"})
+    assert (answer.status_code, answer.json()) == (409, {"error": run.refuses})
+    run.deaf = True
+    assert run.client().post("/api/model", json={"model": "x"}).status_code == 504
+
+
+def test_a_fault_of_ours_is_told_once_and_costs_one_answer(run, monkeypatch, caplog):
+    def fails(*_):
+        raise LookupError("a fault")
+
+    monkeypatch.setattr("camapp.remote.web.state.Feed.since", fails)
+    client = run.client()
+    assert [client.get("/api/predictions").status_code for _ in range(3)] == [500] * 3
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "the page failed at '/api/predictions' (said once a kind)"
+    ]
+    assert client.get("/status").status_code == 200
+
+
+def test_predictions_since(run):
+    for seq in range(10):
+        run.hub.hear({"type": "prediction", "camera": 1, "record": {"seq": seq, "label": str(seq)}})
+    client = run.client()
+    found = client.get("/cameras/yard/api/predictions?since=6").json()
+    assert [record["seq"] for record in found["predictions"]] == [7, 8, 9]
+    assert found["next"] == 9
+    assert client.get("/api/predictions?camera=yard&limit=1").json()["predictions"][0]["seq"] == 9
+    assert client.get("/api/predictions").json()["predictions"] == []
+    assert client.get("/api/predictions?since=x").status_code == 400
+    assert client.get("/cameras/nix/api/predictions").status_code == 404
+
+
+def test_predictions_are_bounded(run):
+    for seq in range(5000):
+        run.hub.hear({"type": "prediction", "camera": 0, "record": {"seq": seq}})
+    assert len(run.client().get("/api/predictions").json()["predictions"]) == 2000
+
+
+def test_metrics(run):
+    assert run.client().get("/metrics").text == "up 1\n"
+
+
+def test_the_socket_greets_and_tells_how_it_stands(run):
+    run.hub.hear({"type": "status", "camera": 0, "record": {"state": "running", "labels": ["a"] * 1000}})
+    with run.client().websocket_connect("ws://localhost/live") as socket:
+        first = json.loads(socket.receive_text())
+        assert [camera["name"] for camera in first["hello"]["cameras"]] == ["porch", "yard"]
+        assert first["status"]["porch"]["state"] == "running"
+        assert "labels" not in first["status"]["porch"]
+
+
+@pytest.mark.parametrize("headers", [{"origin": "http://evil.example"}, {"host": "evil.example"}])
+def test_another_sites_page_cannot_listen(run, headers):
+    with (
+        pytest.raises(WebSocketDisconnect) as refused,
+        run.client().websocket_connect("ws://localhost/live", headers=headers),
+    ):
+        pass
+    assert refused.value.code == 1008
+
+
+def test_the_document_describes_what_there_is(run):
+    validator = pytest.importorskip("openapi_spec_validator", reason="openapi-spec-validator is not installed")
+    document = run.client().get("/openapi.json").json()
+    validator.validate(document)
+    assert document == DOCUMENT
+    app = run.client().app._app
+    served = {
+        (route.path, method.lower())
+        for route in app.routes
+        for method in (getattr(route, "methods", None) or (["GET"] if "stream" in route.path else []))
+        if method != "HEAD"
+    }
+    pages = {"/", "/page.css", "/page.js", "/icon.svg", "/login", "/logout", "/openapi.json"}
+    described = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert {place for place in served if place[0] not in pages} == described

@@ -1,0 +1,277 @@
+import logging
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp.app import check
+from camapp.core.errors import SinkError
+from camapp.core.frames import Frame, Shot, Trace
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Prediction
+from camapp.core.settings import load_settings
+from camapp.sinks import clips as module
+from camapp.sinks.clips import ClipSink, Trigger
+
+SECOND = 1_000_000_000
+FPS = 10
+
+
+def picture_of(seq, size=(64, 48)):
+    """A grey level that tells the frame, and survives JPEG."""
+    width, height = size
+    return Picture.of(np.full((height, width, 3), seq * 2 % 256, np.uint8), Layout.BGR)
+
+
+class Camera:
+    """Feeds a sink with frames at a rate of its own clock, faster than that."""
+
+    def __init__(self, sink):
+        self.sink = sink
+        self.seq = 0
+
+    def show(self, seconds, label="", score=0.9, size=(64, 48), values=None):
+        for _ in range(round(seconds * FPS)):
+            prediction = Prediction(self.seq, "classify", label, score, label, score, values=values or {})
+            view = picture_of(self.seq, size)
+            shot = Shot(view, view, moment_ns=SECOND + self.seq * SECOND // FPS)
+            self.sink.accept(prediction, Frame(self.seq, shot), Trace(self.seq, captured=time.monotonic_ns()))
+            self.seq += 1
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def start_sink(*events, **options):
+        sink = ClipSink(tmp_path / "clips", events, **{"before": 1.0, "after": 2.0, "patient": True, **options})
+        sink.start()
+        started.append(sink)
+        return sink
+
+    yield start_sink
+    for sink in started:
+        sink.stop()
+
+
+def films(folder):
+    return sorted(path for path in folder.iterdir() if path.suffix == ".avi")
+
+
+def frames_of(path):
+    """The frames' numbers, as their grey level tells, and the film's rate."""
+    video = cv2.VideoCapture(str(path))
+    fps = video.get(cv2.CAP_PROP_FPS)
+    found = []
+    while (read := video.read())[0]:
+        found.append(round(read[1].mean() / 2))
+    assert len(found) == video.get(cv2.CAP_PROP_FRAME_COUNT)
+    return found, fps
+
+
+def test_a_film_shows_the_seconds_before_and_after_a_label_at_their_own_pace(start, tmp_path):
+    sink = start("cat")
+    camera = Camera(sink)
+    camera.show(4)
+    camera.show(3, "cat")
+    camera.show(3)
+    sink.stop()
+    (film,) = films(tmp_path / "clips")
+    assert re.fullmatch(r"000001-\d{8}-\d{6}-cat\.avi", film.name)
+    frames, fps = frames_of(film)
+    assert frames == list(range(30, 61)), "a second before frame 40, where the label begins, and two after"
+    assert fps == pytest.approx(FPS, rel=0.01)
+    assert sink.saved == 1
+    assert os.listdir(tmp_path / "clips") == [film.name]
+
+
+def test_any_player_can_read_the_film(start, tmp_path):
+    if shutil.which("ffprobe") is None:
+        pytest.skip("needs ffprobe")
+    sink = start("cat")
+    Camera(sink).show(2, "cat", size=(62, 46))
+    sink.stop()
+    (film,) = films(tmp_path / "clips")
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_name,width,height", "-of", "csv=p=0", film]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.stdout.strip(), done.stderr) == ("mjpeg,62,46", "")
+
+
+def test_a_label_that_comes_again_makes_the_film_longer(start, tmp_path):
+    sink = start("cat")
+    camera = Camera(sink)
+    for label in ("cat", "", "cat", "", "", ""):
+        camera.show(0.8, label)
+    sink.stop()
+    (film,) = films(tmp_path / "clips")
+    assert frames_of(film)[0] == list(range(16 + 20 + 1)), "two seconds after the second beginning"
+
+
+def test_an_event_without_end_is_a_new_film_after_a_while(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST_S", 3.0)
+    sink = start("*")
+    camera = Camera(sink)
+    for index in range(8):
+        camera.show(1, f"label {index}")
+    sink.stop()
+    found = [frames_of(film)[0] for film in films(tmp_path / "clips")]
+    assert len(found) >= 2
+    assert all(len(frames) <= 31 for frames in found)
+    assert all(first[-1] < second[0] for first, second in pairwise(found))
+
+
+def test_what_begins_is_a_label_or_a_comparison_that_did_not_hold_before():
+    trigger = Trigger(["cat", "score<0.5", "offset_m > 0.3"])
+
+    def begins(label, score=0.9, **values):
+        return trigger.begins(Prediction(0, "classify", label, score, values=values))
+
+    assert begins("dog") == ""
+    assert begins("cat") == "cat"
+    assert begins("cat") == ""
+    assert begins("cat", 0.4) == "score<0.5"
+    assert begins("cat", 0.3) == ""
+    assert begins("", 0.0) == "", "no label, no score"
+    assert begins("lane", offset_m=0.31) == "offset_m>0.3"
+    assert begins("lane", offset_m=0.29) == ""
+
+
+def test_an_event_that_cannot_be_understood_is_refused(tmp_path):
+    with pytest.raises(SinkError, match="'many' is no number"):
+        ClipSink(tmp_path, ["score<many"])
+    with pytest.raises(SinkError, match="no label 'catt': did you mean 'cat'"):
+        check([load_settings({"model": "cifar10", "clip_on": "catt"}, environment={})])
+    check([load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={})])
+
+
+def test_two_cameras_do_not_share_a_folder_whose_budget_each_would_keep(tmp_path):
+    cameras = [load_settings({"name": name, "clip_on": "*", "clips": str(tmp_path)}, environment={}) for name in "ab"]
+    with pytest.raises(SinkError, match="name another"):
+        check(cameras)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SinkError, match="give --clips another place"):
+        ClipSink(tmp_path / "file" / "clips", ["cat"]).start()
+
+
+def test_the_oldest_films_make_room_whatever_the_clock_does(start, tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    monkeypatch.setitem(globals(), "picture_of", lambda *_: Picture.of(noise, Layout.BGR))
+    hour = -1
+    monkeypatch.setattr(module.time, "strftime", lambda form: f"20260101-{12 + hour:02d}0000")
+    sink = start("cat", budget=300_000)
+    (tmp_path / "clips" / "holiday.avi").write_bytes(b"not ours")
+    camera = Camera(sink)
+    for index in range(12):
+        hour = -index % 12
+        camera.show(2, "cat")
+        camera.show(4)
+    sink.stop()
+    kept = films(tmp_path / "clips")
+    ours = [path for path in kept if path.name != "holiday.avi"]
+    assert sink.saved == 12
+    assert 1 < len(ours) < 12
+    assert [path.name[:6] for path in ours] == [f"{number:06d}" for number in range(13 - len(ours), 13)]
+    assert sum(path.stat().st_size for path in ours) <= 300_000
+    assert (tmp_path / "clips" / "holiday.avi").exists()
+
+
+def test_a_film_larger_than_the_budget_is_cut_short(start, tmp_path):
+    sink = start("cat", budget=12_000)
+    Camera(sink).show(3, "cat")
+    sink.stop()
+    (film,) = films(tmp_path / "clips")
+    assert 0 < len(frames_of(film)[0]) < 30
+    assert film.stat().st_size < 14_000
+
+
+def test_the_seconds_before_have_a_bound_of_memory(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_RING_BYTES", 8_000)
+    sink = start("cat", before=60.0)
+    camera = Camera(sink)
+    camera.show(10)
+    camera.show(0.1, "cat")
+    sink.stop()
+    (film,) = films(tmp_path / "clips")
+    frames = frames_of(film)[0]
+    assert frames[-1] == 100
+    assert 2 < len(frames) < 20
+
+
+def test_a_picture_of_another_size_and_a_film_that_starts_again_end_the_clip(start, tmp_path):
+    sink = start("*")
+    camera = Camera(sink)
+    camera.show(1, "a")
+    camera.show(1, "b", size=(32, 32))
+    camera.seq = 0
+    camera.show(1, "c", size=(32, 32))
+    sink.stop()
+    assert [frames_of(film)[0] for film in films(tmp_path / "clips")] == [[*range(10)], [*range(10, 20)], [*range(10)]]
+
+
+def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
+    sink = start("cat", after=0.3)
+    Camera(sink).show(0.2, "cat")
+    deadline = time.monotonic() + 20
+    while not sink.saved:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_slow_disk_costs_pictures_of_the_film_and_never_waits(start, monkeypatch):
+    held, encode = threading.Event(), module.cv2.imencode
+    monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(10) and encode(*what))
+    sink = start("cat", patient=False)
+    try:
+        began = time.monotonic()
+        Camera(sink).show(10, "cat")
+        assert time.monotonic() - began < 5, "it waited for the encoder"
+        assert sink.skipped >= 100 - module._QUEUED - 1
+    finally:
+        held.set()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(start, tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / ".000007-20260101-000000-cat.avi.partial").touch()
+    start("cat")
+    assert os.listdir(tmp_path / "clips") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")
+def test_a_full_disk_costs_films_and_the_next_is_written_when_there_is_room_again(start, tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    disk = tmp_path / "clips"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        sink = start("cat")
+        camera = Camera(sink)
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * 60_000)
+        camera.show(1, "cat")
+        camera.show(4)
+        deadline = time.monotonic() + 20
+        while not sink.lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
+        assert "No space left" in caplog.text
+        ballast.unlink()
+        camera.show(1, "cat")
+        camera.show(4)
+        sink.stop()
+        assert sink.saved == 1
+        assert len(frames_of(films(disk)[0])[0]) == 31
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)

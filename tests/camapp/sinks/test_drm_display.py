@@ -1,0 +1,392 @@
+"""A Pi camera's own picture on the console, with a stand-in for picamera2 and a made-up screen."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camapp import app
+from camapp.capture import picamera2, thread
+from camapp.capture.auto import AutoSource
+from camapp.capture.source import SourceOptions
+from camapp.capture.thread import CaptureThread
+from camapp.core.errors import SinkError, SourceLost
+from camapp.core.predictions import Box, Polyline, Prediction
+from camapp.core.settings import load_settings
+from camapp.core.stats import Stats
+from camapp.core.status import Hud
+from camapp.overlay.alpha import see_through
+from camapp.overlay.overlay import Overlay
+from camapp.pipeline.pipeline import Pipeline
+from camapp.sinks.drm_display import NativeSink
+from camapp.system import displays
+from camapp.system.displays import Display, Kind
+
+ROOT = Path(__file__).parents[3]
+FAKES = ROOT / "tests/fakes"
+SCREEN = (1920, 1080)
+
+
+@pytest.fixture
+def camera(fake):
+    source = picamera2.PicameraSource("picamera://0", SourceOptions(size=(320, 240)))
+    source.open()
+    yield source
+    source.close()
+
+
+def read(source, frames):
+    for _ in range(frames):
+        source.read(0.3)
+
+
+# The camera's side
+
+
+def test_the_picture_goes_to_the_screen_and_back_between_two_frames(fake, camera):
+    preview = camera.native_preview
+    read(camera, 2)
+    preview.want(SCREEN)
+    assert not preview.showing
+    read(camera, 4)
+    device = fake.plan.opened[-1]
+    assert preview.showing
+    assert device.preview_window == {"x": 0, "y": 0, "width": 1920, "height": 1080}
+    preview.want(None)
+    read(camera, 2)
+    assert not preview.showing
+    assert device.previews == [fake.Preview.NULL, fake.Preview.DRM, fake.Preview.NULL]
+    assert len(fake.plan.opened) == 1
+
+
+@pytest.mark.parametrize("fault", ["absent", "busy"])
+def test_a_screen_that_is_not_to_be_had_costs_no_frame_and_says_why(fake, camera, fault):
+    fake.plan.screen = fault
+    preview = camera.native_preview
+    preview.want(SCREEN)
+    read(camera, 5)
+    assert not preview.showing
+    assert not preview.wanted
+    assert "could not find a usable DRM device" in preview.trouble
+    fake.plan.screen = ""
+    preview.want(SCREEN)
+    read(camera, 4)
+    assert preview.showing
+    assert preview.trouble == ""
+
+
+def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_after_three(fake, camera):
+    fake.plan.screen = "render"
+    preview = camera.native_preview
+    for attempt in range(3):
+        assert not preview.given_up
+        preview.want(SCREEN)
+        with pytest.raises(SourceLost, match="gave no frame"):
+            read(camera, 9)
+        assert not preview.showing
+        camera.close()
+        camera.open()
+        read(camera, 5)  # without the screen
+        assert "no frame came while" in preview.trouble, attempt
+    assert preview.given_up
+    preview.want(SCREEN)
+    read(camera, 5)
+    assert not preview.wanted
+    fake.plan.screen = ""
+    preview.want(None)  # another screen is another chance
+    preview.want(SCREEN)
+    read(camera, 5)
+    assert preview.showing
+
+
+def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
+    preview = camera.native_preview
+    preview.want(SCREEN)
+    read(camera, 4)
+    camera.close()
+    assert not preview.showing
+    camera.open()
+    read(camera, 4)
+    assert preview.showing
+    assert fake.plan.opened[-1].previews == [fake.Preview.NULL, fake.Preview.DRM]
+
+
+def test_a_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
+    monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
+    monkeypatch.setattr(fake.Picamera2, "stop_preview", lambda self: time.sleep(5))
+    camera.native_preview.want(SCREEN)
+    began = time.monotonic()
+    with pytest.raises(SourceLost, match="event loop hangs"):
+        read(camera, 1)
+    assert time.monotonic() - began < 2
+
+
+def test_a_picture_that_we_would_have_to_turn_is_not_offered(fake):
+    source = picamera2.PicameraSource("picamera://0", SourceOptions(rotate=90))
+    source.open()
+    assert source.native_preview is None
+    source.close()
+
+
+# The overlay by itself
+
+
+def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_picture():
+    prediction = Prediction(
+        1, "digits", "7", 0.9, "7", 0.9, (("7", 0.9),),
+        boxes=(Box(100, 80, 200, 160, "7", 0.9),), lines=(Polyline(((10, 200), (300, 20)), "left"),),
+    )  # fmt: skip
+    hud = Hud(30.0, 29.0, 30.0, 30.0, {"total": 9.0})
+    overlay = Overlay(clock=lambda: 0)
+
+    def drawn(ground):
+        canvas = np.broadcast_to(np.asarray(ground, np.uint8), (480, 640, 3)).copy()
+        overlay.draw(canvas, prediction, hud, 0.0, False)
+        return canvas
+
+    rgba = see_through(drawn(0), drawn(255)).astype(float)
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (480, 640, 3))
+    share = rgba[..., 3:] / 255
+    blended = rgba[..., 2::-1] * share + picture * (1 - share)
+    assert np.abs(blended - drawn(picture)).max() <= 3
+    assert 0.02 < (rgba[..., 3] > 0).mean() < 0.6
+
+
+# The sink
+
+
+@pytest.fixture
+def console(tmp_path, monkeypatch):
+    """A machine with one screen, whose card is free as long as `console.free` is."""
+
+    class Console:
+        root = tmp_path
+        free = True
+
+        def plug(self, status, mode="1920x1080"):
+            folder = tmp_path / "sys/class/drm/card1-HDMI-A-1"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "status").write_text(f"{status}\n")
+            (folder / "modes").write_text(f"{mode}\n1280x720\n" if mode else "")
+
+    (tmp_path / "dev/dri").mkdir(parents=True)
+    (tmp_path / "dev/dri/card1").touch()
+    made = Console()
+    monkeypatch.setattr(displays, "_is_free", lambda card: made.free)
+    return made
+
+
+class Watched:
+    """A camera read by a capture thread, with a prediction for each frame, and the sink that shows it."""
+
+    def __init__(self, source, root, hud=None):
+        self.stats = Stats()
+        self.label = "cup"
+        self.sink = NativeSink(lambda: source.native_preview, lambda: hud, lambda: 200.0, retry_s=0.1, root=root)
+        self.sink.start()
+        self.capture = CaptureThread(source, self.stats, self._deliver)
+        self.capture.start()
+
+    def _deliver(self, frame, trace):
+        self.stats.predicted(trace)
+        self.sink.accept(Prediction(frame.seq, "classify", self.label, 0.9, self.label, 0.9, ()), frame, trace)
+
+    def end(self):
+        self.capture.stop()
+        self.capture.join(5)
+        self.sink.stop()
+
+
+@pytest.fixture
+def watch(fake, console):
+    made = []
+
+    def start(**options):
+        source = picamera2.PicameraSource("picamera://0", SourceOptions(size=(320, 240)))
+        made.append(Watched(source, console.root, **options))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end()
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def device(fake):
+    return fake.plan.opened[-1] if fake.plan.opened else None
+
+
+def is_on(fake):
+    return device(fake) is not None and device(fake).preview is fake.Preview.DRM and device(fake).overlays
+
+
+def test_figures_are_laid_over_the_picture_and_only_sent_when_they_change(fake, console, watch):
+    console.plug("connected")
+    watched = watch()
+    wait_for(lambda: is_on(fake))
+    overlays = device(fake).overlays
+    assert overlays[0].shape == (240, 320, 4)
+    assert overlays[0][..., 3].any()
+    time.sleep(0.5)  # a hundred frames of the same label
+    assert len(overlays) == 1
+    began, frames = time.monotonic(), watched.stats.predictions()
+    for name in "abcdefghij":
+        watched.label = name
+        time.sleep(0.05)
+    wait_for(lambda: (overlays[-1] != overlays[0]).any())
+    assert 2 <= len(overlays) <= 2 + (time.monotonic() - began) / 0.1
+    assert watched.stats.predictions() > frames
+
+
+def test_a_screen_that_comes_late_is_found_and_costs_no_frame(fake, console, watch, caplog):
+    console.plug("disconnected")
+    watched = watch()
+    wait_for(lambda: watched.stats.predictions() > 20)
+    assert "no screen is connected" in caplog.text
+    console.plug("connected")
+    wait_for(lambda: is_on(fake))
+    assert len(fake.plan.opened) == 1
+    assert watched.stats.balance().is_conserved
+
+
+def test_a_cable_that_is_pulled_and_put_back_costs_nothing(fake, console, watch):
+    console.plug("connected")
+    watched = watch()
+    wait_for(lambda: is_on(fake))
+    console.plug("disconnected", mode="")
+    before = watched.stats.predictions()
+    time.sleep(0.4)
+    console.plug("connected")
+    wait_for(lambda: watched.stats.predictions() > before + 20)
+    assert device(fake).previews == [fake.Preview.NULL, fake.Preview.DRM]
+
+
+def test_another_screen_in_its_place_is_asked_for_anew(fake, console, watch):
+    console.plug("connected")
+    watch()
+    wait_for(lambda: is_on(fake))
+    console.plug("connected", mode="1280x720")
+    wait_for(lambda: device(fake).preview_window.get("width") == 1280)
+    assert len(fake.plan.opened) == 1
+
+
+def test_a_screen_that_a_desktop_holds_is_waited_for(fake, console, watch, caplog):
+    console.plug("connected")
+    console.free = False
+    watched = watch()
+    wait_for(lambda: watched.stats.predictions() > 50)
+    assert device(fake).previews == [fake.Preview.NULL]
+    assert "in use by" in caplog.text
+    console.free = True
+    wait_for(lambda: is_on(fake))
+
+
+def test_overlays_that_are_refused_are_said_once_and_the_picture_goes_on(fake, console, watch, caplog, monkeypatch):
+    monkeypatch.setattr("camapp.sinks.drm_display._REFUSALS", 3)
+    fake.plan.overlay_error = "No space left on device"
+    console.plug("connected")
+    watched = watch()
+    wait_for(lambda: "no figures over the picture" in caplog.text)
+    before = watched.stats.predictions()
+    wait_for(lambda: watched.stats.predictions() > before + 100)
+    assert device(fake).preview is fake.Preview.DRM
+    assert caplog.text.count("no figures over the picture") == 1
+
+
+def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console, watch, caplog, monkeypatch):
+    monkeypatch.setattr(thread, "READ_TIMEOUT", 0.2)
+    fake.plan.screen = "render"
+    console.plug("connected")
+    watched = watch()
+    wait_for(lambda: watched.capture.source.native_preview and watched.capture.source.native_preview.given_up, 30)
+    before = watched.stats.predictions()
+    wait_for(lambda: watched.stats.predictions() > before + 50)
+    assert "no frame came while the picture was on the screen" in caplog.text
+
+
+# Choosing
+
+
+@pytest.mark.parametrize(
+    ("source", "screens", "x11", "kind"),
+    [
+        ("picamera://0", True, False, Kind.DRM),
+        ("picamera://0", False, False, Kind.NONE),
+        ("picamera://0", True, True, Kind.X11),
+        ("pattern://digits", True, False, Kind.NONE),
+        ("auto", True, False, Kind.DRM),
+    ],
+)
+def test_auto_takes_the_console_only_for_a_pi_camera_without_a_desktop(fake, monkeypatch, source, screens, x11, kind):
+    monkeypatch.setattr(displays, "probe", lambda: Display(Kind.X11 if x11 else Kind.NONE, ":0"))
+    monkeypatch.setattr(displays, "connectors", lambda: {"card1-HDMI-A-1": False} if screens else {})
+    assert app._screen_for(load_settings({"source": source}, environment={})) is kind
+
+
+def test_drm_for_a_source_that_cannot_is_refused():
+    pipeline = Pipeline(load_settings({"source": "pattern://digits", "display": "drm"}, environment={}))
+    with pytest.raises(SinkError, match="give --source picamera://0, or --display kiosk"):
+        app._add_native(pipeline)
+
+
+def test_a_console_names_what_is_wrong_with_it(console, monkeypatch):
+    assert "no screen connector" in displays.probe_drm(console.root / "nowhere").reason
+    console.plug("disconnected")
+    assert "no screen is connected" in displays.probe_drm(console.root).reason
+    console.plug("connected", mode="")
+    assert "names no size" in displays.probe_drm(console.root).reason
+    console.plug("connected", mode="1920x1080i")
+    assert displays.probe_drm(console.root) == Display(Kind.DRM, "card1-HDMI-A-1 1920x1080", (1920, 1080))
+    console.free = False
+    assert "in use by" in displays.probe_drm(console.root).reason
+    (console.root / "dev/dri/card1").unlink()
+    monkeypatch.undo()
+    assert "cannot be opened" in displays.probe_drm(console.root).reason
+
+
+def test_a_card_that_takes_no_master_is_not_free(tmp_path):
+    (tmp_path / "card0").touch()
+    assert not displays._is_free(tmp_path / "card0")
+
+
+def test_the_source_that_was_chosen_by_itself_offers_it_too(fake):
+    source = AutoSource("auto", SourceOptions(size=(320, 240)))
+    assert source.native_preview is None
+    source.open()
+    source.native_preview.want(SCREEN)
+    read(source, 4)
+    assert source.native_preview.showing
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("picamera://0", 0, "the run goes on without a picture"),
+        ("pattern://digits", 78, "give --source picamera://0, or --display kiosk"),
+    ],
+)
+def test_the_program_runs_without_a_screen_and_refuses_what_cannot_be(tmp_path, source, code, said):
+    environment = {key: value for key, value in os.environ.items() if "DISPLAY" not in key}
+    command = ["run", "--source", source, "--size", "320x240", "--display", "drm", "--duration", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "camapp", *command],
+        cwd=tmp_path, env=environment | {"PYTHONPATH": f"{FAKES}{os.pathsep}{ROOT}"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if displays.probe_drm():
+        pytest.skip("this machine has a free console screen")
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,233 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from camapp.core.errors import SinkError
+from camapp.core.frames import Frame, Shot, Trace, Truth
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Box, Polyline, Prediction
+from camapp.sinks import jsonl_log as log_module
+from camapp.sinks.jsonl_log import LogSink
+
+PIXEL = Picture.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(log_module, "_FLUSH_FILE", 0.05)
+    monkeypatch.setattr(log_module, "_RETRY", 0.1)
+
+
+def sink_for(path, **options):
+    sink = LogSink(str(path), lambda: "pattern://digits", lambda: 29.97, **options)
+    sink.start()
+    return sink
+
+
+def send(sink, seq, truth=None):
+    trace = Trace(seq, captured=time.monotonic_ns())
+    trace.taken = trace.prepared = trace.infer_start = trace.infer_end = trace.decoded = time.monotonic_ns()
+    prediction = Prediction(
+        seq,
+        "digits",
+        "41",
+        0.98765,
+        "41",
+        1.0,
+        (("41", 0.98765), ("47", 0.01)),
+        boxes=(Box(1, 2, 3.25, 4, "4", 0.9),),
+        lines=(Polyline(((0, 1), (2, 3)), "left"),),
+        values={"count": 2.0},
+        model="mnist",
+    )
+    sink.accept(prediction, Frame(seq, Shot(PIXEL, PIXEL, truth=truth, name="12_7.png")), trace)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_line_has_every_field_of_the_schema(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl")
+    send(sink, 7, Truth("41", (Box(0, 0, 1, 1, "4"),), (Polyline(((5, 6), (7, 8))),), {"offset_m": 0.1}))
+    sink.stop()
+    (record,) = read(tmp_path / "log.jsonl")
+    wanted = "schema seq time t_mono_ns clock_synced source model task label score raw_label raw_score top boxes lines"
+    assert set(wanted.split()) | {"camera", "values", "latency_ms", "fps", "file", "truth"} == set(record)
+    assert record["schema"] == 1
+    assert record["seq"] == 7
+    assert record["top"] == [["41", 0.9877], ["47", 0.01]]
+    assert record["boxes"] == [{"xyxy": [1, 2, 3.2, 4], "label": "4", "score": 0.9}]
+    assert record["lines"][0]["points"] == [[0, 1], [2, 3]]
+    assert set(record["latency_ms"]) == {"capture", "prepare", "queue", "infer", "decode", "total"}
+    assert record["fps"] == 29.97
+    assert record["file"] == "12_7.png"
+    assert record["truth"]["label"] == "41"
+    assert record["truth"]["lines"][0]["points"] == [[5, 6], [7, 8]]
+    assert record["truth"]["values"] == {"offset_m": 0.1}
+    assert record["time"].endswith("+00:00")
+
+
+def test_lines_reach_the_disk_in_bounded_time_without_a_stop(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl")
+    send(sink, 1)
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "log.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    sink.stop()
+
+
+def test_rotation_keeps_so_many_files_and_loses_no_line_of_the_newest(tmp_path):
+    path = tmp_path / "log.jsonl"
+    sink = sink_for(path, max_bytes=3000, files=3)
+    for seq in range(60):
+        send(sink, seq)
+    sink.stop()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log.jsonl", "log.jsonl.1", "log.jsonl.2"]
+    kept = [record["seq"] for name in ("log.jsonl.2", "log.jsonl.1", "log.jsonl") for record in read(tmp_path / name)]
+    assert kept == list(range(kept[0], 60))
+    assert all(file.stat().st_size < 4000 for file in tmp_path.iterdir())
+
+
+def test_one_file_alone_is_emptied(tmp_path):
+    path = tmp_path / "log.jsonl"
+    sink = sink_for(path, max_bytes=2000, files=1)
+    for seq in range(20):
+        send(sink, seq)
+    sink.stop()
+    assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_on_change_only_changed_labels_and_a_heartbeat_are_written(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", heartbeat=10.0)
+    labels = ["", *["a"] * 250, *["b"] * 5, "a", *[""] * 3]
+    for seq, label in enumerate(labels):
+        moment = seq * 100_000_000  # ten frames a second
+        sink.accept(Prediction(seq, "digits", label), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq, captured=moment))
+    sink.stop()
+    written = [(record["seq"], record["label"]) for record in read(tmp_path / "log.jsonl")]
+    assert written == [(0, ""), (1, "a"), (101, "a"), (201, "a"), (251, "b"), (256, "a"), (257, "")]
+
+
+def test_a_wall_clock_that_jumps_an_hour_changes_nothing_but_the_time_told(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    clock = {"offset": 0.0}
+    real = time.time
+    monkeypatch.setattr(log_module.time, "time", lambda: real() + clock["offset"])
+    sink = sink_for(path, heartbeat=3600.0)
+    for seq, offset in enumerate((0.0, 3600.0, -3600.0, 0.0)):
+        clock["offset"] = offset
+        send(sink, seq)  # the label stays: a heartbeat by the wall clock would be due
+    sink.stop()
+    assert [record["seq"] for record in read(path)] == [0]
+    sink = sink_for(path)
+    for seq, offset in enumerate((3600.0, -3600.0)):
+        clock["offset"] = offset
+        send(sink, seq)
+        time.sleep(0.2)
+    sink.stop()
+    forth, back = (datetime.fromisoformat(record["time"]) for record in read(path)[1:])
+    assert 7100 < (forth - back).total_seconds() < 7201
+    stamps = [record["t_mono_ns"] for record in read(path)]
+    assert stamps == sorted(stamps)
+
+
+def test_an_old_log_is_continued(tmp_path):
+    path = tmp_path / "log.jsonl"
+    for seq in range(2):
+        sink = sink_for(path)
+        send(sink, seq)
+        sink.stop()
+    assert [record["seq"] for record in read(path)] == [0, 1]
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="give --log another place"):
+        sink_for(tmp_path / "file" / "log.jsonl")
+
+
+@pytest.mark.parametrize("keep", [2000, 5])
+def test_a_full_disk_costs_only_the_lines_that_memory_cannot_keep_until_there_is_room(
+    tmp_path, monkeypatch, caplog, keep
+):
+    monkeypatch.setattr(log_module, "_KEEP", keep)
+    path = tmp_path / "log.jsonl"
+    sink = sink_for(path)
+    send(sink, 0)
+    time.sleep(0.2)
+    full = True
+    append = LogSink._append
+
+    def no_space(self, file, line):
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, file, line)
+
+    monkeypatch.setattr(LogSink, "_append", no_space)
+    for seq in range(1, 21):
+        send(sink, seq)
+        time.sleep(0.02)
+    full = False
+    time.sleep(0.4)
+    sink.stop()
+    kept = [record["seq"] for record in read(path)]
+    assert kept == [0, *range(21 - min(keep, 20), 21)]
+    assert sink.lost == 20 - min(keep, 20)
+    assert "No space left" in caplog.text
+    assert "written again" in caplog.text
+
+
+def test_a_patient_log_loses_no_line_however_fast_they_come(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", patient=True, max_bytes=100_000_000)
+    for seq in range(5000):
+        send(sink, seq)
+    sink.stop()
+    assert sink.lost == 0
+    assert [record["seq"] for record in read(tmp_path / "log.jsonl")] == list(range(5000))
+
+
+def test_a_file_name_that_is_not_utf8_is_logged(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl")
+    prediction = Prediction(0, "digits", "1")
+    sink.accept(prediction, Frame(0, Shot(PIXEL, PIXEL, name="x\udcff_1.png")), Trace(0))
+    sink.stop()
+    assert read(tmp_path / "log.jsonl")[0]["file"] == "x\udcff_1.png"
+
+
+def test_a_log_that_was_deleted_is_begun_anew(tmp_path):
+    path = tmp_path / "log.jsonl"
+    sink = sink_for(path)
+    send(sink, 0)
+    time.sleep(0.2)
+    path.unlink()
+    send(sink, 1)
+    sink.stop()
+    assert [record["seq"] for record in read(path)] == [1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")
+def test_a_really_full_disk_leaves_only_whole_lines(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        sink = sink_for(disk / "log.jsonl")
+        for seq in range(100):
+            send(sink, seq)
+        time.sleep(0.3)
+        sink.stop()
+        records = read(disk / "log.jsonl")
+        assert 5 < len(records) < 100
+        assert len(records) + sink.lost == 100
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from camapp.core.frames import Trace
+from camapp.sinks.snapshot import SnapshotSink
+
+
+def test_only_the_picture_after_a_request_is_saved(tmp_path: Path) -> None:
+    sink = SnapshotSink(tmp_path / "shots")
+    sink.start()
+    for seq in range(5):
+        if seq == 3:
+            sink.request()
+        picture = np.full((20, 30, 3), seq, np.uint8)
+        sink.show(picture, Trace(seq))
+        picture[:] = 255
+    sink.stop()
+    (file,) = (tmp_path / "shots").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-000003\.png", file.name)
+    assert (cv2.imread(str(file)) == 3).all()
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_the_next_one_tried(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "shots"
+    blocked.write_text("a file where the folder should be")
+    sink = SnapshotSink(blocked)
+    sink.start()
+    sink.request()
+    sink.show(np.zeros((2, 2, 3), np.uint8), None)
+    while not caplog.records:
+        sink.writer._thread.join(0.01)
+    assert "cannot save the snapshot" in caplog.text
+    blocked.unlink()
+    sink.request()
+    sink.show(np.zeros((2, 2, 3), np.uint8), None)
+    sink.stop()
+    assert sink.writer.saved == 1

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camapp.core.frames import Trace
+from camapp.sinks import window
+from camapp.sinks.window import WindowSink, _explained
+from camapp.sinks.window_process import CLOSED, FRAME, KEY, ORDER, REPORT, letterboxed, next_area
+from camapp.system import displays
+from tests.camapp.desktop import Desktop
+
+TITLE = "camapp-window-test"
+needs_x = pytest.mark.skipif(
+    not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb, xdotool and ImageMagick's import"
+)
+
+
+@pytest.fixture
+def desktop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desktop]:
+    desktop = Desktop()
+    monkeypatch.setenv("DISPLAY", desktop.name)
+    yield desktop
+    desktop.kill()
+
+
+@pytest.fixture
+def managed(desktop: Desktop) -> Iterator[Desktop]:
+    """A desktop with a window manager."""
+    if shutil.which("openbox") is None:
+        pytest.skip("needs openbox, a window manager")
+    environment = {**os.environ, "DISPLAY": desktop.name}
+    with subprocess.Popen(["openbox"], env=environment, stderr=subprocess.DEVNULL) as manager:
+        ready = ["xdotool", "get_desktop"]  # which only a window manager can tell
+        assert until(lambda: not subprocess.run(ready, env=environment, capture_output=True, timeout=10).returncode)
+        yield desktop
+        manager.terminate()
+
+
+class Show:
+    """A sink fed like by a renderer, from a thread of its own."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        self.picture = picture
+        self.keys: list[str] = []
+        self.shown: list[tuple[int, int]] = []
+        self.slowest = 0.0
+        self.sink = WindowSink(TITLE, False, self.keys.append, lambda *what: self.shown.append(what), retry_s=0.2)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._feed)
+
+    def __enter__(self) -> Show:
+        self.sink.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        start = time.monotonic()
+        self.sink.stop()
+        assert time.monotonic() - start < 3
+        assert not self.sink._thread.is_alive()
+
+    def _feed(self) -> None:
+        seq = 0
+        while not self._ended.wait(1 / 60):
+            start = time.thread_time()
+            self.sink.show(self.picture, Trace(seq))
+            self.slowest = max(self.slowest, time.thread_time() - start)
+            seq += 1
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def striped(width: int = 320, height: int = 240) -> np.ndarray:
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, : width // 2] = (0, 0, 250)
+    picture[:, width // 2 :] = (0, 250, 0)
+    return picture
+
+
+def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((np.abs(screen.astype(int) - colour) < 12).all(axis=2).sum())
+
+
+def fills_the_screen(desktop: Desktop) -> bool:
+    """Press f once the window manager has taken the window in and the picture is to be seen."""
+    active = ["xdotool", "getactivewindow", "getwindowname"]
+    if not until(lambda: desktop.run(*active).decode().strip() == TITLE, 10):
+        return False
+    if not until(lambda: 30_000 < area(desktop.picture(), (0, 0, 250)) < 100_000, 10):
+        return False
+    desktop.press(TITLE, "f")
+    return until(lambda: area(desktop.picture(), (0, 0, 250)) > 0.95 * 800 * 600 / 2, 10)
+
+
+def windows_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let a window's process run this code in the place of its module; its arguments stay."""
+    spawn = subprocess.Popen
+
+    def with_code(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        if "camapp.sinks.window_process" in command:
+            command = [command[0], "-c", code, *command[4:]]
+        return spawn(command, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(window.subprocess, "Popen", with_code)
+
+
+def children() -> list[str]:
+    pids: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            pids += (task / "children").read_text().split()
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids if Path(f"/proc/{pid}").exists()]
+    return [command for command in commands if "window_process" in command]
+
+
+@needs_x
+def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> None:
+    with Show(striped()) as show:
+        assert until(lambda: len(show.shown) > 5)
+        assert show.sink.alive
+        assert until(lambda: min(area(desktop.picture(), (0, 0, 250)), area(desktop.picture(), (0, 250, 0))) > 30_000)
+        assert until(
+            lambda: desktop.press(TITLE, "s") or bool(show.keys)
+        )  # the very first may come before the focus does
+        first = len(show.keys)
+        for key in ("H", "p", "x", "Escape", "q"):
+            desktop.press(TITLE, key)
+        assert until(lambda: show.keys[first:][-4:] == ["h", "p", "q", "q"]), show.keys
+        assert set(show.keys[:first]) == {"s"}
+        show.picture = striped(400, 100)
+        assert until(lambda: 0 < area(desktop.picture(), (0, 0, 250)) < 30_000), "another size keeps its shape"
+        seqs, stamps = zip(*show.shown, strict=True)
+        assert list(seqs) == sorted(set(seqs))
+        assert list(stamps) == sorted(stamps)
+        assert abs(time.monotonic_ns() - stamps[-1]) < 5e9
+        assert show.slowest < 0.02
+    assert not children()
+
+
+@needs_x
+def test_full_screen_fills_the_screen(managed: Desktop) -> None:
+    # On an overloaded machine a key may be lost between the window manager and the window.
+    for _ in range(3):
+        with Show(striped()) as show:
+            if fills_the_screen(managed):
+                assert until(lambda: show.keys == ["f"])
+                return
+    pytest.fail("three windows did not fill the screen")
+
+
+@needs_x
+def test_the_close_button_counts_as_q(managed: Desktop) -> None:
+    with Show(striped()) as show:
+        assert until(lambda: show.sink.alive)
+
+        def closed() -> bool:
+            managed.press(TITLE, "alt+F4")  # again and again: the window manager may not have the window yet
+            time.sleep(0.1)
+            return "q" in show.keys
+
+        assert until(closed)
+        assert until(lambda: not show.sink.alive)
+        assert not children()
+
+
+def test_last_words_are_heard_over_a_frame_left_unread() -> None:
+    """The kernel tells of the frame, by ECONNRESET, before it hands over what the window said."""
+    keys: list[str] = []
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.send(ORDER.pack(FRAME, 0, 0, 0))
+    theirs.send(REPORT.pack(KEY, ord(CLOSED), 0))
+    theirs.close()
+    with ours, subprocess.Popen(["true"], stderr=subprocess.PIPE) as child:
+        assert WindowSink(TITLE, on_key=keys.append)._listen(ours, child, bytearray()) == ""
+    assert keys == ["q"]
+
+
+@needs_x
+def test_a_window_that_qt_would_never_paint_is_opened_anew(desktop: Desktop, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import sys
+from camapp.sinks import window_process
+answers = iter([True, True])
+window_process.is_unpainted = lambda: next(answers, False)
+window_process._PAINTED_S = 0.3
+sys.exit(window_process.main(sys.argv[1:]))
+"""
+    windows_run(monkeypatch, code)
+    find, windows = ("xdotool", "search", "--name", TITLE), set[bytes]()
+    with Show(striped()) as show:
+        assert until(lambda: windows.update(desktop.run(*find).split()) or len(windows) == 3), windows
+        count = len(show.shown)
+        assert until(lambda: len(show.shown) > count + 60)
+        assert area(desktop.picture(), (0, 0, 250)) > 30_000
+        assert windows.issuperset(desktop.run(*find).split())
+    assert show.keys == []
+
+
+@needs_x
+def test_qt_tells_whether_it_paints_a_window(desktop: Desktop) -> None:
+    code = """
+import subprocess, cv2, numpy
+from camapp.sinks.qt_exposure import is_unpainted
+print(is_unpainted())
+cv2.namedWindow("one alone")
+cv2.imshow("one alone", numpy.zeros((9, 9, 3), "uint8"))
+for order in ("windowmap", "windowunmap", "windowmap"):
+    subprocess.run(["xdotool", "search", "--name", "one alone", order], check=True, timeout=10)
+    cv2.waitKey(1000)
+    print(is_unpainted())
+"""
+    told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=True).stdout
+    assert told.split() == [b"False", b"False", b"True", b"False"]
+
+
+@needs_x
+def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
+    desktop: Desktop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Show(striped()) as show:
+        assert until(lambda: show.sink.alive)
+        desktop.kill()
+        assert until(lambda: not show.sink.alive)
+        time.sleep(0.6)
+        assert caplog.text.count("the window is gone") == 1
+        assert len(caplog.records) == 1, "said once, however often it looks"
+        count = len(show.shown)
+        desktop.start()
+        assert until(lambda: show.sink.alive)
+        assert until(lambda: len(show.shown) > count + 3)
+        assert until(lambda: area(desktop.picture(), (0, 0, 250)) > 30_000)
+
+
+@needs_x
+def test_a_window_process_that_is_killed_or_hangs_is_replaced(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camapp.sinks.window._ANSWER_S", 3.0)
+    with Show(striped()) as show:
+        for blow in (signal.SIGKILL, signal.SIGSTOP):
+            assert until(lambda: show.sink.alive)
+            told = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", TITLE], capture_output=True, timeout=10)
+            os.kill(int(told.stdout.split()[0]), blow)
+            assert until(lambda: not show.sink.alive)
+        assert until(lambda: show.sink.alive)
+
+
+@needs_x
+def test_the_window_ends_with_its_parent(desktop: Desktop, tmp_path: Path) -> None:
+    title = f"{TITLE}-orphan"
+    code = f"""
+import time, numpy as np
+from camapp.core.frames import Trace
+from camapp.sinks.window import WindowSink
+sink = WindowSink({title!r})
+sink.start()
+while True:
+    sink.show(np.full((90, 120, 3), 200, np.uint8), Trace(0))
+    if sink.alive:
+        print("up", flush=True)
+    time.sleep(0.02)
+"""
+    find = ["pgrep", "-f", f"window_process .* {title}"]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        assert subprocess.run(find, capture_output=True, timeout=10).stdout
+        parent.kill()
+    assert until(lambda: not subprocess.run(find, capture_output=True, timeout=10).stdout, 10)
+
+
+def test_without_a_display_the_run_goes_on_with_one_warning_and_no_window_code(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with Show(striped()) as show:
+        time.sleep(0.7)
+        assert not children()
+        assert not show.sink.alive
+    (record,) = caplog.records
+    assert "DISPLAY is not set" in record.getMessage()
+    assert "the run goes on without a window" in record.getMessage()
+
+
+def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "cv2.py").write_text(
+        "WINDOW_NORMAL = WINDOW_FREERATIO = WINDOW_GUI_NORMAL = 0\n"
+        "class error(Exception): pass\n"
+        "def namedWindow(*a): raise error('The function is not implemented. Rebuild the library with GTK')\n"
+    )
+    monkeypatch.setattr(displays, "probe", lambda: displays.Display(displays.Kind.X11, ":0"))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from camapp.sinks.window_process import main; "
+    windows_run(monkeypatch, code + "sys.exit(main(sys.argv[1:]))")
+    with Show(striped()) as show:
+        assert until(lambda: not show.sink._thread.is_alive())
+        show.sink.show(striped(), None)
+    assert len(caplog.records) == 1
+    assert "install opencv-python instead" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("ImportError: libGL.so.1: cannot open shared object file", "apt install libgl1"),
+        ("error: odd", "no window: error: odd"),
+    ],
+)
+def test_what_is_wrong_with_opencv_is_explained(reason: str, words: str) -> None:
+    assert words in _explained(reason)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (800, 600), (800, 100), (100, 800), (1, 1)])
+def test_pictures_keep_their_shape_in_any_window(size: tuple[int, int]) -> None:
+    picture = np.full((240, 320, 3), 255, np.uint8)
+    fitted = letterboxed(picture, *size)
+    assert fitted.shape == (size[1], size[0], 3)
+    rows, columns = (np.flatnonzero(fitted.any(axis=(2, axis))) for axis in (1, 0))
+    scale = min(size[0] / 320, size[1] / 240)
+    assert abs(len(columns) - 320 * scale) <= 1
+    assert abs(len(rows) - 240 * scale) <= 1
+    assert abs(columns[0] - (size[0] - 1 - columns[-1])) <= 1
+
+
+def test_area_follows_the_window_both_ways_whatever_opencv_reports() -> None:
+    for honest in (True, False):
+        area = (640, 480)
+        for size in ((1920, 1080), (300, 1000), (640, 480)):
+            for _ in range(8):
+                handed = area[0] + 1, area[1] + 1
+                reported = size if honest else (min(size[0], handed[0]), min(size[1], handed[1]))
+                area = next_area(reported, handed)
+            assert area == size

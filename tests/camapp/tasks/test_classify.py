@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from camapp.core.frames import Frame, Shot
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Box
+from camapp.tasks.classify import ClassifyTask
+from camapp.tasks.task import TaskOptions, create_task
+from engine.model import ModelCard
+
+LABELS = ("cat", "dog", "hen", "owl")
+CARD = ModelCard(net="any", input_shape=(3, 8, 8), colour="RGB", labels=LABELS)
+
+
+def frame(seq=0, view=(64, 32), model=None):
+    pictures = [Picture.of(np.full((h, w, 3), 128, np.uint8), Layout.RGB) for w, h in (view, model or view)]
+    return Frame(seq, Shot(*pictures))
+
+
+def logits(*scores):
+    return [np.log(np.array([scores], np.float32))]
+
+
+def run(task, shot, outputs, now_s=0.0):
+    batch = np.zeros((1, 3, 8, 8), np.float32)
+    prepared = task.prepare(shot, batch)
+    assert prepared.count == 1
+    assert np.allclose(batch, 128 / 255)
+    return task.decode(shot, outputs, prepared, int(now_s * 1e9))
+
+
+def test_best_labels_come_with_probabilities_and_the_region_seen():
+    task = create_task("classify", CARD, TaskOptions(top=2))
+    found = run(task, frame(seq=9), logits(0.1, 0.6, 0.2, 0.1))
+    assert isinstance(task, ClassifyTask)
+    assert (found.seq, found.task, found.label, found.raw_label) == (9, "classify", "dog", "dog")
+    assert found.score == pytest.approx(0.6)
+    assert [name for name, _ in found.top] == ["dog", "hen"]
+    assert [score for _, score in found.top] == pytest.approx([0.6, 0.2])
+    assert found.region == Box(16, 0, 48, 32)
+
+
+def test_region_is_in_the_views_pixels():
+    found = run(create_task("classify", CARD, TaskOptions()), frame(view=(64, 32), model=(16, 16)), logits(1, 1, 1, 1))
+    assert found.region == Box(0, 0, 64, 32)
+
+
+def test_one_odd_frame_changes_the_raw_label_alone():
+    task = create_task("classify", CARD, TaskOptions(smoothing=0.3))
+    for step in range(10):
+        run(task, frame(), logits(0.9, 0.1, 1e-6, 1e-6), step / 30)
+    odd = run(task, frame(), logits(0.05, 0.95, 1e-6, 1e-6), 10 / 30)
+    assert (odd.label, odd.raw_label) == ("cat", "dog")
+    assert odd.raw_score == pytest.approx(0.95, abs=1e-4)
+    assert odd.score > 0.7
+
+
+def test_unsure_pictures_have_no_label_but_a_raw_one():
+    found = run(create_task("classify", CARD, TaskOptions()), frame(), logits(0.3, 0.25, 0.25, 0.2))
+    assert (found.label, found.score, found.raw_label) == ("", 0.0, "cat")
+
+
+def test_reset_forgets():
+    task = create_task("classify", CARD, TaskOptions(smoothing=5.0))
+    run(task, frame(), logits(1, 1e-6, 1e-6, 1e-6))
+    task.reset()
+    assert run(task, frame(), logits(1e-6, 1, 1e-6, 1e-6), 0.01).label == "dog"
+
+
+def test_models_without_labels_answer_with_numbers_and_top_is_bounded_by_the_outputs():
+    card = ModelCard(net="any", input_shape=(3, 8, 8), colour="RGB")
+    found = run(create_task("classify", card, TaskOptions(top=9)), frame(), logits(0.1, 0.1, 0.7, 0.1))
+    assert found.label == "2"
+    assert len(found.top) == 4
+
+
+def test_unknown_task_is_refused_with_those_known():
+    with pytest.raises(ValueError, match="unknown task 'guess'; known are classify, digits"):
+        create_task("guess", CARD, TaskOptions())

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from camapp.tasks import line_decoder
+from engine.nets.track import FIELDS, SUBCELLS
+
+GRID = (30, 40)
+
+
+def arc(middle, radius, start, stop):
+    angles = np.linspace(start, stop, 60)
+    return [(middle[0] + radius * np.cos(a) * 0.75, middle[1] + radius * np.sin(a)) for a in angles]
+
+
+LINES = {
+    "upright": [(0.3, 0.95), (0.45, 0.2)],
+    "level": [(0.02, 0.52), (0.98, 0.5)],
+    "arc": arc((0.5, 0.9), 0.6, 3.2, 6.2),
+    "hairpin": arc((0.3, 0.5), 0.25, 1.6, 4.7),
+}
+
+
+def said(field, sure=4.0):
+    raw = field[..., :FIELDS].copy()
+    raw[..., 0] = np.where(field[..., 0] > 0, sure, -sure)
+    return raw
+
+
+def gap(points, line):
+    """Largest distance of points from a densely sampled line, cells."""
+    steps = np.linspace(0, len(line) - 1, 2000)
+    dense = np.stack([np.interp(steps, range(len(line)), np.array(line)[:, axis]) for axis in (0, 1)], axis=1)
+    away = (np.array(points)[:, None] - dense[None]) * (GRID[1], GRID[0])
+    return np.hypot(*away.transpose(2, 0, 1)).min(axis=1).max()
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_written_is_read_back_to_a_fraction_of_a_cell(name):
+    (chain,) = line_decoder.read(said(line_decoder.write([(LINES[name], False)], GRID)))
+    assert gap(chain.points, LINES[name]) < 0.2
+    assert chain.score == pytest.approx(1 / (1 + np.exp(-4)), rel=1e-3)
+    assert gap(LINES[name], chain.points) < 1.6  # nor is it cut short
+    assert chain.points[0, 1] >= chain.points[-1, 1]
+
+
+def test_a_double_tape_is_two_lines():
+    pair = [[(x, 0.95), (x + 0.1, 0.3)] for x in (0.3, 0.34)]
+    chains = line_decoder.read(said(line_decoder.write([(line, False) for line in pair], GRID)))
+    assert len(chains) == 2
+    assert all(any(gap(chain.points, line) < 0.3 for chain in chains) for line in pair)
+
+
+def test_a_short_line_along_a_long_one_is_its_echo_and_one_that_leaves_it_is_none():
+    long, echo, other = [(0.3, 0.95), (0.4, 0.1)], [(0.37, 0.7), (0.39, 0.5)], [(0.37, 0.7), (0.55, 0.5)]
+    for lines, count in (([long, echo], 1), ([long, other], 2), ([echo], 1)):
+        assert len(line_decoder.read(said(line_decoder.write([(line, False) for line in lines], GRID)))) == count
+
+
+def test_an_unclear_line_counts_beside_a_clear_one_alone():
+    unclear, clear = [(0.2, 0.95), (0.25, 0.3)], [(0.7, 0.95), (0.6, 0.3)]
+    field = said(line_decoder.write([(unclear, False)], GRID), sure=2.0)  # presence 0.88
+    assert line_decoder.read(field) == []
+    right = said(line_decoder.write([(clear, False)], GRID))
+    field[:, GRID[1] // 2 :] = right[:, GRID[1] // 2 :]
+    first, second = line_decoder.read(field)
+    assert gap(first.points, clear) < 0.2
+    assert gap(second.points, unclear) < 0.2
+
+
+def test_a_small_gap_is_bridged_and_a_large_one_is_not():
+    field = line_decoder.write([([(0.5, 0.98), (0.5, 0.02)], False)], GRID)
+    small, large = field.copy(), field.copy()
+    small[13:16, :, 0] = 0
+    large[10:20, :, 0] = 0
+    assert len(line_decoder.read(said(small))) == 1
+    assert len(line_decoder.read(said(large))) == 2
+
+
+def test_crossing_lines_stay_straight():
+    cross = [[(0.1, 0.9), (0.9, 0.2)], [(0.1, 0.2), (0.9, 0.9)]]
+    chains = line_decoder.read(said(line_decoder.write([(line, False) for line in cross], GRID)))
+    assert all(min(gap(chain.points, line) for line in cross) < 0.6 for chain in chains)
+
+
+def test_faint_lines_hardly_count():
+    field = line_decoder.write([(LINES["upright"], True)], GRID)
+    assert field[..., 0].sum() == 0
+    assert (field[..., FIELDS] == np.float32(line_decoder.DOUBT)).sum() > 20
+    assert line_decoder.write([], GRID)[..., FIELDS].min() == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 50.0])
+def test_any_numbers_give_finite_lines(value):
+    for chain in line_decoder.read(np.full((*GRID, FIELDS), value, np.float32)):
+        assert np.isfinite(chain.points).all()
+        assert 0 <= chain.score <= 1
+
+
+def test_noise_gives_finite_lines():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for chain in line_decoder.read(rng.normal(0, 3, (*GRID, FIELDS)).astype(np.float32)):
+            assert np.isfinite(chain.points).all()
+            assert len(chain.points) > 1
+
+
+def test_output_channels_are_cells_of_the_field():
+    output = np.zeros((SUBCELLS * SUBCELLS * FIELDS, 15, 20), np.float32)
+    output[(1 * SUBCELLS + 0) * FIELDS + 3, 4, 7] = 1  # lower left cell, fourth number
+    field = line_decoder.unpack(output)
+    assert field.shape == (30, 40, FIELDS)
+    assert np.argwhere(field).tolist() == [[9, 14, 3]]

@@ -1,0 +1,219 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from camapp.core.frames import Frame, Shot
+from camapp.core.ground_camera import GroundCamera
+from camapp.core.image import Layout, Picture
+from camapp.core.predictions import Polyline
+from camapp.scenes.scene import SceneOptions
+from camapp.scenes.track import TrackScene
+from camapp.tasks import line_decoder
+from camapp.tasks.lane import find_lane
+from camapp.tasks.task import TaskOptions, create_task
+from camapp.tasks.track import TrackTask
+from engine import nets
+from engine.nets.track import FIELDS, SUBCELLS
+
+CARD = nets.default_card("track")
+NOTHING = np.full((1, 20, 15, 20), -9.0, np.float32)
+
+
+def output_of(lines, size):
+    """What a perfect net says of polylines in a picture of that size."""
+    shown = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in lines]
+    field = line_decoder.write(shown, (30, 40))
+    raw = field[..., :FIELDS].copy()
+    raw[..., 0] = np.where(field[..., 0] > 0, 5, -5)
+    return raw.reshape(15, SUBCELLS, 20, SUBCELLS, FIELDS).transpose(1, 3, 4, 0, 2).reshape(1, -1, 15, 20)
+
+
+def run(task, pixels, output=NOTHING, now_s=0.0, seq=0):
+    picture = Picture.of(pixels, Layout.RGB)
+    frame = Frame(seq, Shot(picture, picture))
+    batch = np.zeros((1, *CARD.input_shape), np.float32)
+    prepared = task.prepare(frame, batch)
+    assert prepared.count == 1
+    return task.decode(frame, [output], prepared, int(now_s * 1e9))
+
+
+def noise(seed=0, size=(160, 120)):
+    return np.random.default_rng(seed).integers(40, 200, (size[1], size[0], 3), dtype=np.uint8)
+
+
+def no_lane(found, reason):
+    return found.label.startswith(f"no lane: {reason}") and found.values == {"confidence": 0.0, "age_ms": 0.0}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_perfect_net_tells_where_the_car_is(seed):
+    scene = TrackScene(SceneOptions(size=(640, 480), seed=seed, count=1))
+    camera = scene.camera
+    across = 2 * math.atan(320 / camera.focal[0])
+    task = create_task(
+        "track",
+        CARD,
+        TaskOptions(
+            camera_height=camera.height, camera_pitch=math.degrees(camera.pitch), camera_view=math.degrees(across)
+        ),
+    )
+    assert isinstance(task, TrackTask)
+    errors = []
+    for index in range(0, 600, 60):
+        task.reset()
+        pixels, truth = scene.render(index)
+        found = run(task, pixels, output_of(truth.lines, (640, 480)))
+        assert found.label == "lane"
+        errors.append([found.values[name] - truth.values[name] for name in ("offset_lanes", "heading_deg")])
+    offset, heading = np.median(np.abs(errors), axis=0)
+    assert offset < 0.02
+    assert heading < 0.7
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1280, 720), (720, 1280)])
+def test_lines_come_in_the_views_pixels(size):
+    line = type("Line", (), {"points": ((0.3 * size[0], 0.9 * size[1]), (0.4 * size[0], 0.4 * size[1])), "label": ""})
+    found = run(create_task("track", CARD, TaskOptions()), noise(size=size), output_of([line], size))
+    (shown,) = found.lines
+    ends = np.array(shown.points[0]) / size, np.array(shown.points[-1]) / size
+    assert ends[0] == pytest.approx((0.3, 0.9), abs=0.04)
+    assert ends[1] == pytest.approx((0.4, 0.4), abs=0.04)
+    assert shown.score > 0.9
+    assert found.region.x1 == size[0]
+    assert found.region.y1 == size[1]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.zeros((120, 160, 3), np.uint8), "the picture is black"),
+        (np.full((120, 160, 3), 255, np.uint8), "the picture is white"),
+        (np.full((120, 160, 3), 90, np.uint8), "the picture is blank"),
+        (noise(), "no line in sight"),
+    ],
+)
+def test_a_camera_that_sees_nothing_says_why(pixels, reason):
+    assert no_lane(run(create_task("track", CARD, TaskOptions()), pixels), reason)
+
+
+def test_lines_in_a_covered_camera_are_not_believed():
+    scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
+    lines = output_of(scene.render(0)[1].lines, (160, 120))
+    task = create_task("track", CARD, TaskOptions())
+    assert run(task, noise(), lines).label == "lane"
+    covered = run(task, np.zeros((120, 160, 3), np.uint8), lines, now_s=0.03)
+    assert no_lane(covered, "the picture is black")
+    assert covered.lines == ()
+
+
+def test_a_picture_that_never_changes_is_frozen():
+    scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
+    lines = output_of(scene.render(0)[1].lines, (160, 120))
+    task = create_task("track", CARD, TaskOptions())
+    for frame in range(30):
+        assert run(task, noise(), lines, frame / 30).label == "lane"
+    assert no_lane(run(task, noise(), lines, 1.5), "the picture is frozen")
+    assert [run(task, noise(1 + i), lines, 1.6 + i / 30).label for i in range(5)][-1] == "lane"
+
+
+def test_a_lane_is_as_old_as_the_picture_it_was_seen_in():
+    # A camera that stops and shows its last picture on: what drives by it must know at once, not after a second.
+    scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
+    lines = output_of(scene.render(0)[1].lines, (160, 120))
+    task = create_task("track", CARD, TaskOptions())
+    moving = [run(task, noise(frame), lines, frame / 30).values["age_ms"] for frame in range(5)]
+    assert moving == [0.0] * 5
+    still = [run(task, noise(4), lines, (4 + frame) / 30).values["age_ms"] for frame in range(1, 10)]
+    assert still == pytest.approx([1000 * frame / 30 for frame in range(1, 10)], abs=0.1)
+
+
+def test_lines_that_all_lie_above_the_horizon_are_no_lane():
+    # Level lines fit neither way round.
+    line = type("Line", (), {"points": ((10.0, 30.0), (150.0, 30.0)), "label": ""})
+    task = create_task("track", CARD, TaskOptions(camera_pitch=0.0))
+    found = run(task, noise(), output_of([line], (160, 120)))
+    assert no_lane(found, "all lines lie above the horizon; is the camera's pitch wrong?")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_camera_that_hangs_upside_down_is_told_and_one_that_does_not_is_not(seed, known):
+    size = (320, 240)
+    scene = TrackScene(SceneOptions(size=size, seed=seed))
+    at = scene.camera
+    options = (
+        TaskOptions(camera_height=at.height, camera_pitch=math.degrees(at.pitch), camera_view=math.degrees(at.across))
+        if known
+        else TaskOptions()
+    )
+    upright, hanging = create_task("track", CARD, options), create_task("track", CARD, options)
+    for frame in range(12):
+        pixels, truth = scene.render(30 * frame)
+        found = run(upright, pixels, output_of(truth.lines, size), frame)
+        assert found.label == "lane"
+        turned = [replace(line, points=tuple((320 - x, 240 - y) for x, y in line.points)) for line in truth.lines]
+        found = run(hanging, pixels[::-1, ::-1], output_of(turned, size), frame)
+        assert no_lane(found, "the picture seems upside down")
+
+
+def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_by_what_it_saw_before():
+    size = (320, 240)
+    scene = TrackScene(SceneOptions(size=size, seed=4))
+    _, truth = scene.render(0)
+    turned = [replace(line, points=tuple((320 - x, 240 - y) for x, y in line.points)) for line in truth.lines]
+    task = create_task("track", CARD, TaskOptions())
+    for frame in range(30):
+        assert run(task, noise(frame), output_of(truth.lines, size), frame / 30).label == "lane"
+    labels = [run(task, noise(frame), output_of(turned, size), frame / 30) for frame in range(30, 60)]
+    assert no_lane(labels[-1], "the picture seems upside down")
+
+
+def test_the_way_up_is_compared_ten_times_a_second_at_most(monkeypatch):
+    lanes = []
+    monkeypatch.setattr("camapp.tasks.track.find_lane", lambda *given: lanes.append(find_lane(*given)) or lanes[-1])
+    size = (320, 240)
+    _, truth = TrackScene(SceneOptions(size=size, seed=4)).render(0)
+    task = create_task("track", CARD, TaskOptions())
+    for frame in range(60):
+        run(task, noise(frame), output_of(truth.lines, size), frame / 60)
+    assert 60 < len(lanes) <= 60 + 10
+
+
+def test_a_car_that_stands_across_its_lane_is_not_upside_down():
+    # One border alone, 35 degrees to the car: what an upside-down camera sees looks much the same.
+    camera = GroundCamera.of((640, 480), 0.3, math.radians(18), math.radians(66))
+    away = np.linspace(0.2, 3, 50)[:, None] * [-math.sin(0.6), math.cos(0.6)] + [0.4, 0.0]
+    pixels, _ = camera.project(away)
+    shown = pixels[(pixels >= 0).all(axis=1) & (pixels < (640, 480)).all(axis=1)]
+    line = Polyline(tuple(map(tuple, shown.tolist())))
+    found = run(create_task("track", CARD, TaskOptions()), noise(size=(640, 480)), output_of([line], (640, 480)))
+    assert found.label == "lane"
+    assert found.values["heading_deg"] == pytest.approx(math.degrees(0.6), abs=3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_numbers_that_are_none_never_get_out(value):
+    found = run(create_task("track", CARD, TaskOptions()), noise(), np.full_like(NOTHING, value))
+    assert all(math.isfinite(number) for number in found.values.values())
+    assert all(math.isfinite(number) for line in found.lines for point in line.points for number in point)
+
+
+def test_the_two_lines_beside_the_car_are_named():
+    scene = TrackScene(SceneOptions(size=(640, 480), seed=1, count=1))
+    across = math.degrees(2 * math.atan(320 / scene.camera.focal[0]))
+    options = TaskOptions(
+        camera_height=scene.camera.height, camera_pitch=math.degrees(scene.camera.pitch), camera_view=across
+    )
+    pixels, truth = scene.render(0)
+    found = run(create_task("track", CARD, options), pixels, output_of(truth.lines, (640, 480)))
+    near = {line.label: line.points[0][0] for line in found.lines if line.label}
+    assert set(near) == {"left", "right"}
+    assert near["left"] < near["right"]
+
+
+@pytest.mark.parametrize("options", [{"camera_height": 0.0}, {"camera_view": 190.0}, {"camera_pitch": 95.0}])
+def test_cameras_that_cannot_be_are_refused(options):
+    with pytest.raises(ValueError, match=r"camera|field of view"):
+        create_task("track", CARD, TaskOptions(**options))

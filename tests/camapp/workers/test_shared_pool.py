@@ -1,0 +1,144 @@
+"""Cameras that share workers: each gets its own results and its turn, and can leave at any time."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from camapp.workers.pool import STOPPED
+from camapp.workers.shared_pool import SharedWorkers
+from engine import nets
+from engine.model import Model
+
+
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(7)
+    graph = nets.build("mnist")
+    graph = graph.bind({name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in graph.parameters.items()})
+    return Model(nets.default_card("mnist"), graph)
+
+
+class Camera:
+    """A share whose outcomes are kept."""
+
+    def __init__(self, shared, model, key="same"):
+        self.outcomes = {}
+        self.outputs = {}
+        self.changed = threading.Condition()
+        self.share = shared.share(key, model, 1, 0, self._on_outcome)
+        self.share.start()
+
+    def _on_outcome(self, outcome):
+        with self.changed:
+            assert outcome.token not in self.outcomes, "one outcome a token"
+            self.outcomes[outcome.token] = outcome.error
+            self.outputs[outcome.token] = outcome.slot.outputs[0][0].copy()
+            self.changed.notify_all()
+        self.share.release(outcome.slot)
+
+    def send(self, token, picture, timeout=20):
+        slot = self.share.acquire(timeout)
+        assert slot is not None, "no slot within its bound"
+        slot.input[0] = picture
+        self.share.submit(slot, token, 1)
+
+    def wait(self, token):
+        with self.changed:
+            assert self.changed.wait_for(lambda: token in self.outcomes, 20)
+        return self.outcomes[token]
+
+
+@pytest.fixture
+def pair(model):
+    shared = SharedWorkers(workers=1, threads=1)
+    cameras = [Camera(shared, model), Camera(shared, model)]
+    assert all(camera.share.wait_ready(20) for camera in cameras)
+    yield cameras
+    for camera in cameras:
+        camera.share.stop()
+
+
+def test_each_camera_gets_the_results_of_its_own_pictures_under_its_own_numbers(pair, model):
+    rng = np.random.default_rng(1)
+    pictures = rng.random((2, 6, 1, 28, 28), np.float32)
+    for number in range(6):
+        for camera, own in zip(pair, pictures, strict=True):
+            camera.send(number, own[number])
+    for camera, own in zip(pair, pictures, strict=True):
+        for number in range(6):
+            assert camera.wait(number) == ""
+            np.testing.assert_allclose(camera.outputs[number], model.run(own[number : number + 1])[0], atol=1e-5)
+    assert pair[0].share.processes() == pair[1].share.processes()
+    assert all(camera.share.busy_seconds() > 0 for camera in pair)
+
+
+def test_a_camera_that_always_has_a_picture_ready_does_not_starve_the_other(pair):
+    stop = threading.Event()
+    counts = [0, 0]
+
+    def run(index):
+        while not stop.is_set():
+            pair[index].send(counts[index], np.zeros((1, 28, 28), np.float32))
+            counts[index] += 1
+
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert min(counts) >= 0.8 * max(counts) > 10
+
+
+def test_a_camera_may_leave_while_its_picture_is_with_a_worker_and_the_other_goes_on(pair):
+    worker = pair[0].share.processes()[0]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        pair[0].send(0, np.zeros((1, 28, 28), np.float32))
+        pair[0].share.stop(0.1)
+        assert pair[0].outcomes == {0: STOPPED}
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    pair[1].send(0, np.ones((1, 28, 28), np.float32))
+    assert pair[1].wait(0) == ""
+    assert pair[1].share.drain(5)
+
+
+def test_a_killed_worker_costs_the_camera_whose_picture_it_held(pair):
+    worker = pair[0].share.processes()[0]
+    os.kill(worker, signal.SIGSTOP)
+    pair[0].send(0, np.zeros((1, 28, 28), np.float32))
+    os.kill(worker, signal.SIGKILL)
+    assert pair[0].wait(0) == "worker died"
+    pair[1].send(0, np.zeros((1, 28, 28), np.float32))
+    assert pair[1].wait(0) == ""
+    assert pair[0].share.restarts == pair[1].share.restarts == 1
+
+
+def test_the_workers_end_with_the_last_camera_and_a_later_one_gets_new_ones(model):
+    shared = SharedWorkers(workers=1, threads=1)
+    first, second = Camera(shared, model), Camera(shared, model)
+    assert first.share.wait_ready(20)
+    worker = first.share.processes()[0]
+    first.share.stop()
+    assert os.path.exists(f"/proc/{worker}")
+    second.share.stop()
+    assert not os.path.exists(f"/proc/{worker}")
+    third = Camera(shared, model)
+    third.send(0, np.zeros((1, 28, 28), np.float32))
+    assert third.wait(0) == ""
+    third.share.stop()
+
+
+def test_other_models_have_other_workers(model):
+    shared = SharedWorkers(workers=1, threads=1)
+    cameras = [Camera(shared, model, key) for key in "ab"]
+    assert all(camera.share.wait_ready(20) for camera in cameras)
+    assert cameras[0].share.processes() != cameras[1].share.processes()
+    for camera in cameras:
+        camera.share.stop()

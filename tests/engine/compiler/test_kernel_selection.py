@@ -1,0 +1,159 @@
+"""Who picks a kernel: pins, the clock, the rule; and the file of times, which nothing may break."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.compiler import kernel_selection as choices_module
+from engine.compiler.kernel_selection import Choices, TimedChoices, default_file, read_times, standard, write_times
+from engine.graph import Graph, ModelError
+from engine.kernels.step import Layout
+from engine.model import Model, ModelCard, load
+from engine.nets.layers import NetBuilder
+from engine.runtime.shared_model import attach_shared
+from tests.engine.runtime.test_shared_model import shared
+
+
+def heavy() -> Model:
+    """One convolution of 1.2 million multiply-adds that four kernels can run."""
+    net = NetBuilder("heavy", (16, 24, 24))
+    graph: Graph = net.graph(net.conv(net.input, "conv", 16, 16, 3, pad=1), (16, 24, 24))
+    state = np.random.RandomState(0)
+    graph = graph.bind({key: state.uniform(-1, 1, shape) for key, shape in graph.parameters.items()})
+    return Model(ModelCard("heavy", "other", (16, 24, 24), colour=""), graph)
+
+
+def kernel_of(net: Model, choices: Choices) -> str:
+    net.plan(choices=choices)
+    return net.prepared[0].pins["conv"]
+
+
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Each kernel timed is faster than the one before; returns the times given."""
+    given: list[float] = []
+
+    def measure(*_: object) -> float:
+        given.append(100.0 - len(given))
+        return given[-1]
+
+    monkeypatch.setattr(choices_module, "measure", measure)
+    return given
+
+
+def test_rule_takes_the_first_and_looks_at_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = fake_clock(monkeypatch)
+    assert kernel_of(heavy(), Choices(layout=Layout.LAST)) == "winograd4"
+    assert not timed
+
+
+@pytest.mark.parametrize("key", ["conv", "Conv"])
+def test_pin_by_node_or_operator_wins(key: str) -> None:
+    assert kernel_of(heavy(), Choices({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
+    assert kernel_of(heavy(), TimedChoices({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
+
+
+def test_clock_decides_and_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timed, file = fake_clock(monkeypatch), tmp_path / "deep" / "kernels.json"
+    assert kernel_of(heavy(), TimedChoices(layout=Layout.LAST, file=file)) == "rows_whole"
+    count = len(timed)
+    assert count >= 3
+    assert kernel_of(heavy(), TimedChoices(layout=Layout.LAST, file=file)) == "rows_whole"
+    assert len(timed) == count
+    ((kind, row),) = json.loads(file.read_text()).items()
+    assert re.match(r"Conv 1x16x24x24 16x16x3x3 16 \[.*\] \(numpy ", kind)
+    assert row["winograd4"] == 100 - count / choices_module.TURNS  # timed first in each turn, its best counts
+    assert len(row) * choices_module.TURNS == count
+
+
+def test_a_moment_in_which_the_machine_is_slow_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[object] = []
+
+    def measure(_: object, step: object, *__: object) -> float:
+        timed.append(step)
+        return 900.0 if len(timed) == 1 else 10.0 + (step is not timed[0])
+
+    monkeypatch.setattr(choices_module, "measure", measure)
+    assert kernel_of(heavy(), TimedChoices(layout=Layout.LAST)) == "winograd4"
+    assert timed[0] in timed[1:]
+
+
+def test_real_times_are_plausible(tmp_path: Path) -> None:
+    file = tmp_path / "kernels.json"
+    kernel_of(heavy(), TimedChoices(layout=Layout.LAST, file=file))
+    (row,) = read_times(file).values()
+    assert all(1 < microseconds < 1e6 for microseconds in row.values())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"a": {"b": "c"}}', "\udcff", "[" * 5000])
+def test_damaged_file_is_ignored_with_a_warning(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "kernels.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.warns(UserWarning, match=r"kernels\.json: ignored, kernels are timed anew"):
+        assert read_times(file) == {}
+
+
+def test_missing_file_is_nothing_to_warn_of(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert read_times(tmp_path / "none.json") == {}
+    assert not recwarn
+
+
+def test_folder_that_takes_no_file_costs_no_more_than_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "camapp").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="kernel times are not kept"):
+        write_times(tmp_path / "camapp" / "kernels.json", {})
+
+
+def test_standard_choices_are_by_the_clock_unless_the_environment_says_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(standard()) is Choices
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    assert default_file() == Path("/nowhere/camapp/kernels.json")
+    monkeypatch.delenv("ENGINE_CHOICES")
+    assert standard().__dict__["file"] == Path("/nowhere/camapp/kernels.json")
+
+
+@pytest.mark.parametrize("rule", ["rule", ""])
+def test_environment_pins_kernels_by_layer_or_operator(
+    rule: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ENGINE_CHOICES", rule)
+
+    def kernels(pins: str) -> dict[str, str]:
+        monkeypatch.setenv("ENGINE_KERNELS", pins)
+        return {
+            each.node.name: each.kernel for each in load(Path(__file__).parents[3] / "weights" / "track.npz").chosen()
+        }
+
+    assert kernels("wide1=winograd2")["wide1"] == "winograd2"
+    second = kernels("Conv=winograd2, wide2=rows_whole")
+    assert second["wide2"] == "rows_whole"
+    assert second["wide1"] == second["wide4"] == "winograd2"
+    with pytest.raises(ModelError, match="wide9=winograd2: no layer or operator 'wide9' has such a kernel here"):
+        kernels("wide9=winograd2")
+    with pytest.raises(ModelError, match="'winograd2' pins no kernels: expected LAYER=KERNEL"):
+        kernels("winograd2")
+
+
+def test_attached_model_runs_the_kernels_that_were_chosen_and_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = heavy()
+    assert kernel_of(net, Choices({"conv": "winograd2"}, Layout.LAST)) == "winograd2"
+    attached = attach_shared(bytes(shared(net)))
+    before = dict(attached.prepared[0].packed)
+    assert [each.kernel for each in attached.chosen()] == ["winograd2"]
+    x = np.random.RandomState(1).uniform(-1, 1, (3, 16, 24, 24)).astype(np.float32)
+    np.testing.assert_array_equal(attached.run(x), net.run(x))
+    assert attached.prepared[0].packed.keys() == before.keys()
+    assert "conv.weight" not in attached.graph.initializers
+
+
+def test_attached_model_takes_no_other_kernels_and_no_other_items() -> None:
+    attached = attach_shared(bytes(shared(heavy())))
+    with pytest.raises(ModelError, match="net 'heavy' was shared with its kernels chosen"):
+        attached.plan(choices=Choices({"conv": "rows_whole"}, Layout.LAST))
+    with pytest.raises(ModelError, match=r"for items of \(\(16, 24, 24\),\): it takes no others"):
+        attached.plan((1, 16, 30, 30))

@@ -1,0 +1,240 @@
+"""Passes: the optimised graph gives the same numbers with fewer nodes, and stays as it is where it must."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine.compiler.kernel_selection import Choices
+from engine.compiler.passes import MOST_OFFSET, defer_biases, fuse_residuals, optimise
+from engine.compiler.planner import choose_steps, make_plan
+from engine.graph import Array, Graph, Value
+from engine.kernels.step import FLOOR, Layout
+from engine.nets.layers import NetBuilder
+from engine.reference import run_graph
+from tests.engine import net_cases
+
+
+def operators(graph: Graph) -> Counter[str]:
+    return Counter(node.op_type for node in graph.nodes)
+
+
+def outputs(graph: Graph, x: Array) -> tuple[Array, ...]:
+    found = make_plan(graph, [x.shape]).run(x)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def seeded(graph: Graph) -> Graph:
+    state = np.random.RandomState(3)
+    return graph.bind({name: state.uniform(0.2, 1, shape) for name, shape in graph.parameters.items()})
+
+
+@pytest.mark.parametrize("name", net_cases.NETS)
+def test_optimised_graph_gives_the_same_logits(name: str) -> None:
+    graph, x = net_cases.build(name).bind(net_cases.weights(name)), net_cases.pictures(name)
+    np.testing.assert_allclose(outputs(optimise(graph), x)[0], outputs(graph, x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_residual_net_loses_its_norms_and_relus() -> None:
+    graph = optimise(net_cases.residual().bind(net_cases.weights("residual")))
+    assert operators(graph) == {"Conv": 5, "Add": 2, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+    assert not any("running" in name for name in graph.initializers)
+
+
+def test_cifar10_loses_its_dropouts() -> None:
+    graph = optimise(net_cases.build("cifar10").bind(net_cases.weights("cifar10")))
+    assert operators(graph) == {"Conv": 3, "MaxPool": 3, "Flatten": 1, "Gemm": 2}
+
+
+def test_twice_is_the_same_as_once() -> None:
+    once = optimise(net_cases.residual().bind(net_cases.weights("residual")))
+    assert optimise(once).nodes == once.nodes
+
+
+def test_norm_stays_where_another_node_reads_the_convolution() -> None:
+    net = NetBuilder("shared", (2, 5, 5))
+    convolved = net.conv(net.input, "conv", 2, 3, 3)
+    graph = seeded(net.graph(net.add(net.batch_norm(convolved, "bn", 3), convolved), (3, 3, 3)))
+    assert operators(optimise(graph)) == {"Conv": 1, "BatchNormalization": 1, "Add": 1}
+
+
+def test_relu_stays_where_the_value_before_it_is_an_output() -> None:
+    net = NetBuilder("two outputs", (4,))
+    logits = net.linear(net.input, "fc", 4, 3)
+    graph = seeded(net.graph(net.relu(logits), (3,)))
+    graph = replace(graph, outputs=(*graph.outputs, Value(logits, (0, 3))))
+    assert operators(optimise(graph)) == {"Gemm": 1, "Relu": 1}
+    x = np.array([[-1, -2, -3, -4]], np.float32)
+    after, before = outputs(optimise(graph), x)
+    assert (before < 0).all()
+    assert (after == 0).all()
+
+
+def test_dropout_at_the_end_still_names_the_output() -> None:
+    net = NetBuilder("drops last", (4,))
+    graph = seeded(net.graph(net.dropout(net.linear(net.input, "fc", 4, 3), 0.5), (3,)))
+    x = np.ones((1, 4), np.float32)
+    np.testing.assert_array_equal(outputs(optimise(graph), x)[0], outputs(graph, x)[0])
+
+
+def test_relu_after_dropout_is_fused_into_the_convolution() -> None:
+    net = NetBuilder("drops between", (1, 4, 4))
+    x = net.relu(net.dropout(net.conv(net.input, "conv", 1, 2, 3), 0.5))
+    optimised = optimise(seeded(net.graph(x, (2, 2, 2))))
+    assert [(node.op_type, node.attributes["activation"]) for node in optimised.nodes] == [("Conv", "Relu")]
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("name", ["hard_swish", "hard_sigmoid"])
+def test_hard_activations_become_part_of_a_layer(name: str, linear: bool) -> None:
+    net = NetBuilder("hard", (4,) if linear else (4, 6, 5))
+    x = net.linear(net.input, "fc", 4, 6) if linear else net.conv(net.input, "conv", 4, 6, 3, pad=1)
+    graph = net.graph(getattr(net, name)(x), (6,) if linear else (6, 6, 5))
+    state = np.random.RandomState(8)
+    graph = graph.bind({key: state.uniform(-2, 2, shape) for key, shape in graph.parameters.items()})
+    optimised = optimise(graph)
+    assert len(optimised.nodes) == 1
+    x = state.uniform(-2, 2, (2, *graph.inputs[0].shape[1:])).astype(np.float32)
+    (expected,) = run_graph(graph, x)
+    np.testing.assert_allclose(run_graph(optimised, x)[0], expected, rtol=1e-5, atol=1e-5)
+    for layout in Layout.PLANAR, Layout.LAST:
+        found = make_plan(optimised, [x.shape], Choices(layout=layout)).run(x)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pool_does_not_take_over_a_hard_swish() -> None:
+    net = NetBuilder("falls and rises", (1, 4, 4))
+    graph = seeded(net.graph(net.max_pool(net.hard_swish(net.conv(net.input, "conv", 1, 2, 1)), 2), (2, 2, 2)))
+    x = np.linspace(-9, 3, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    np.testing.assert_allclose(outputs(optimise(graph), x)[0], run_graph(graph, x)[0], rtol=1e-5, atol=1e-6)
+
+
+def relu_chain(pad: int, groups: int = 1) -> Graph:
+    """Two convolutions with a Relu between and a pool, a Flatten and a linear layer after."""
+    net = NetBuilder("chain", (4, 6, 6))
+    x = net.relu(net.conv(net.input, "conv1", 4, 8, 3, pad=1))
+    x = net.max_pool(net.relu(net.conv(x, "conv2", 8, 4, 3, pad=pad, groups=groups)), 2)
+    x = net.linear(net.flatten(x), "fc", 4 * ((4 + 2 * pad) // 2) ** 2, 3)
+    state = np.random.RandomState(8)
+    graph = net.graph(x, (3,))
+    return graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
+
+
+@pytest.mark.parametrize(("pad", "groups"), [(0, 1), (1, 1), (1, 2), (1, 4)])
+def test_deferred_biases_give_the_same_numbers(pad: int, groups: int) -> None:
+    graph = relu_chain(pad, groups)
+    deferred = defer_biases(optimise(graph))
+    assert any(node.attributes.get("activation") == FLOOR for node in deferred.nodes)
+    x = np.random.RandomState(2).uniform(-1, 1, (2, 4, 6, 6)).astype(np.float32)
+    (expected,) = run_graph(graph, x)
+    np.testing.assert_allclose(run_graph(deferred, x)[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs(graph, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_value_that_is_an_output_lacks_nothing() -> None:
+    graph = relu_chain(1)
+    first = graph.nodes[1].outputs[0]
+    graph = replace(graph, outputs=(*graph.outputs, Value(first, (0, 8, 6, 6))))
+    x = np.random.RandomState(2).uniform(-1, 1, (1, 4, 6, 6)).astype(np.float32)
+    for found, expected in zip(run_graph(defer_biases(optimise(graph)), x), run_graph(graph, x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_offsets_never_grow_along_a_deep_net() -> None:
+    net = NetBuilder("deep", (4, 5, 5))
+    x = net.input
+    for index in range(30):
+        x = net.relu(net.conv(x, f"conv{index}", 4, 4, 3, pad=1))
+    graph = net.graph(x, (4, 5, 5))
+    state = np.random.RandomState(1)
+    arrays = {
+        key: state.uniform(0.1, 0.5, shape) if len(shape) > 1 else np.ones(shape)
+        for key, shape in graph.parameters.items()
+    }
+    deferred = defer_biases(optimise(graph.bind(arrays)))
+    floors = [
+        deferred.initializers[node.inputs[2]] for node in deferred.nodes if node.attributes.get("activation") == FLOOR
+    ]
+    assert floors
+    assert max(np.abs(floor).max() for floor in floors) <= MOST_OFFSET
+
+
+def test_an_add_that_repeats_an_axis_is_not_fused() -> None:
+    net = NetBuilder("gate", (4, 5, 5))
+    x = net.conv(net.input, "conv", 4, 4, 1)
+    graph = seeded(net.graph(net.add(x, net.global_average_pool(net.input)), (4, 5, 5)))
+    shapes = {node.outputs[0]: (1, 4, 5, 5) for node in graph.nodes} | {graph.nodes[1].outputs[0]: (1, 4, 1, 1)}
+    assert operators(fuse_residuals(graph, shapes))["Add"] == 1
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "relu6", "hard_swish"])
+def test_an_add_after_an_activation_becomes_a_late_residual(activation: str) -> None:
+    net = NetBuilder("late", (16, 9, 9))
+    x = net.relu(net.conv(net.input, "first", 16, 16, 3, pad=1))
+    for index in range(3):
+        y = net.conv(x, f"conv{index}", 16, 16, 3, pad=1)
+        x = net.add(x, getattr(net, activation)(y) if activation else y)
+    graph = optimise(seeded(net.graph(net.conv(x, "head", 16, 3, 1), (3, 9, 9))))
+    chosen = choose_steps(graph, [(2, 16, 9, 9)], Choices(layout=Layout.LAST))
+    left = sum(each.node.op_type == "Add" for each in chosen)
+    assert left == (3 if activation == "hard_swish" else 0)
+    data = np.random.RandomState(3).uniform(-1, 1, (2, 16, 9, 9)).astype(np.float32)
+    (expected,) = run_graph(graph, data)
+    found = make_plan(graph, [data.shape], Choices(layout=Layout.LAST)).run(data)
+    assert isinstance(found, np.ndarray)
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_pool_takes_over_bias_and_relu_bit_by_bit() -> None:
+    graph = relu_chain(1)
+    node = next(node for node in optimise(graph).nodes if node.op_type == "MaxPool")
+    assert node.inputs[1:] == ("conv2.bias",)
+    assert node.attributes["activation"] == "Relu"
+
+
+def test_a_clip_to_six_is_fused_and_any_other_stays() -> None:
+    for limit, left in ((6.0, 0), (5.0, 1)):
+        net = NetBuilder("clipped", (1, 4, 4))
+        x = net.node("Clip", (net.conv(net.input, "conv", 1, 2, 3),), {"min": 0.0, "max": limit})
+        graph = seeded(net.graph(x, (2, 2, 2)))
+        assert operators(optimise(graph))["Clip"] == left
+        picture = np.linspace(-9, 9, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+        (expected,) = run_graph(graph, picture)
+        assert expected.max() == limit
+        np.testing.assert_allclose(outputs(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(run_graph(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("joined", ["add", "concat"])
+def test_sums_and_concatenations_hand_late_biases_on(joined: str) -> None:
+    net = NetBuilder("joined", (4, 6, 6))
+    a, b = (net.relu(net.conv(net.input, name, 4, 8, 3, pad=1)) for name in ("a", "b"))
+    x = net.conv(getattr(net, joined)(a, b), "last", 8 if joined == "add" else 16, 4, 3, pad=1)
+    state = np.random.RandomState(8)
+    graph = net.graph(x, (4, 6, 6))
+    graph = graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
+    deferred = defer_biases(optimise(graph))
+    assert [node.attributes.get("activation") for node in deferred.nodes if node.op_type == "Conv"][:2] == [FLOOR] * 2
+    x = state.uniform(-1, 1, (2, 4, 6, 6)).astype(np.float32)
+    (expected,) = run_graph(graph, x)
+    np.testing.assert_allclose(run_graph(deferred, x)[0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs(graph, x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_concatenation_of_something_else_takes_no_late_bias() -> None:
+    net = NetBuilder("half known", (4, 6, 6))
+    x = net.concat(net.relu(net.conv(net.input, "a", 4, 8, 3, pad=1)), net.input)
+    graph = seeded(net.graph(net.conv(x, "last", 12, 4, 3), (4, 4, 4)))
+    x = np.random.RandomState(8).uniform(-1, 1, (1, 4, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(outputs(optimise(graph), x)[0], run_graph(graph, x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_long_chain_of_sums_of_a_value_with_itself_is_soon_looked_through() -> None:
+    net = NetBuilder("doubled", (2, 4, 4))
+    x = net.relu(net.conv(net.input, "a", 2, 2, 1))
+    for _ in range(1500):
+        x = net.add(x, x)
+    defer_biases(optimise(seeded(net.graph(net.conv(x, "last", 2, 2, 1), (2, 4, 4)))))
