@@ -16,15 +16,15 @@ from camapp.capture.source import local_path, redacted, scheme_of
 from camapp.core.errors import ExitCode, SettingsError, SinkError
 from camapp.core.models import load_model, model_path
 from camapp.core.settings import Settings
-from camapp.pipeline.multi_camera import Cameras, JointManager, build
+from camapp.pipeline.multi_camera import JointManager, MultiCamera, build
 from camapp.pipeline.pipeline import Pipeline, Summary, build_source
 from camapp.pipeline.reload import Reloader
-from camapp.remote.interfaces import build_faces, check_faces
+from camapp.remote.interfaces import build_interfaces, check_interfaces
 from camapp.sinks.clips import ClipSink, parse_events
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.jsonl_log import LogSink
-from camapp.sinks.label_command import OnLabelSink
+from camapp.sinks.label_command import LabelCommandSink
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.system import displays
@@ -53,7 +53,7 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     manager.notify("STATUS=loading the model")
     _refuse_overwriting(settings)
     state = state_directory()
-    cameras = Cameras(build([remembered(camera, state) for camera in settings]))
+    cameras = MultiCamera(build([remembered(camera, state) for camera in settings]))
 
     def reread_one(name: str) -> Settings:
         return remembered(_of(name, reread), state)
@@ -71,7 +71,7 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     _add_preview(cameras, manager)
     if manager:
         _report_to(manager, cameras)
-    faces = build_faces(cameras.pipelines, reread_one)
+    faces = build_interfaces(cameras.pipelines, reread_one)
     for reloader in reloaders:
         reloader.start()
 
@@ -100,7 +100,7 @@ def check(cameras: Sequence[Settings]) -> str:
         ModelError, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
-    check_faces(cameras[0])
+    check_interfaces(cameras[0])
     return "; ".join(_check(settings) for settings in cameras)
 
 
@@ -113,7 +113,7 @@ def _check(settings: Settings) -> str:
     if settings.record is not None:
         VideoSink(settings.record, lambda: 0.0)
     if settings.on_label is not None:
-        OnLabelSink(settings.on_label)
+        LabelCommandSink(settings.on_label)
     card = model.card
     return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
 
@@ -126,7 +126,7 @@ def _of(name: str, reread: Callable[[], list[Settings]]) -> Settings:
     raise SettingsError(f"the configuration has no camera '{name}' any more")
 
 
-def _report_to(manager: ServiceManager, cameras: Cameras) -> None:
+def _report_to(manager: ServiceManager, cameras: MultiCamera) -> None:
     # An unfed watchdog sends SIGABRT: the journal then shows where every thread was.
     faulthandler.enable()
     several = len(cameras.pipelines) > 1
@@ -142,22 +142,22 @@ def _report_to(manager: ServiceManager, cameras: Cameras) -> None:
             pipeline.bounded_step,
             pipeline.status_line,
         )
-        pipeline.each_tick.append(watchdog.tick)
+        pipeline.on_tick(watchdog.tick)
 
 
 def _add_sinks(pipeline: Pipeline) -> None:
     settings = pipeline.settings
     if settings.log is not None:
-        pipeline.prediction_sinks.append(_log_sink(pipeline, settings.log))
+        pipeline.add_sink(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
-        pipeline.prediction_sinks.append(OnLabelSink(settings.on_label, settings.on_label_every))
+        pipeline.add_sink(LabelCommandSink(settings.on_label, settings.on_label_every))
     if settings.clip_on:
-        pipeline.prediction_sinks.append(_clip_sink(pipeline))
+        pipeline.add_sink(_clip_sink(pipeline))
     if settings.drive is not None:
-        pipeline.prediction_sinks.append(_drive_sink(settings.drive, pipeline.model.card.task))
+        pipeline.add_sink(_drive_sink(settings.drive, pipeline.model.card.task))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
-        pipeline.picture_sinks.append(VideoSink(settings.record, rate, pipeline.source.live))
+        pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live))
 
 
 def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
@@ -229,13 +229,13 @@ def _drive_sink(uri: str, task: str) -> DriveSink:
     return DriveSink(uri)
 
 
-def _add_preview(cameras: Cameras, manager: ServiceManager) -> None:
+def _add_preview(cameras: MultiCamera, manager: ServiceManager) -> None:
     """A window for each camera where there is a display, else words."""
     several = len(cameras.pipelines) > 1
     screen = _screen_for(cameras.pipelines[0].settings)
-    if screen is displays.Kind.DRM:
+    if screen is displays.DisplayKind.DRM:
         _add_native(cameras.pipelines[0])
-    if screen in (displays.Kind.X11, displays.Kind.KIOSK):
+    if screen in (displays.DisplayKind.X11, displays.DisplayKind.KIOSK):
         for pipeline in cameras.pipelines:
             _add_window(pipeline, cameras.request_stop, f"camapp: {pipeline.name if several else _net_of(pipeline)}")
         return
@@ -243,10 +243,10 @@ def _add_preview(cameras: Cameras, manager: ServiceManager) -> None:
         status = None if number else cameras.status_line
         name = pipeline.name if several else ""
         if not manager and pipeline.settings.log != "-":
-            pipeline.prediction_sinks.append(ConsoleSink(status, camera=name))
+            pipeline.add_sink(ConsoleSink(status, camera=name))
         elif manager and pipeline.settings.log is None:
             # The service manager is told the status anyway, and the journal is to last for months.
-            pipeline.prediction_sinks.append(ConsoleSink(status, every=_JOURNAL_EVERY, camera=name))
+            pipeline.add_sink(ConsoleSink(status, every=_JOURNAL_EVERY, camera=name))
 
 
 def _net_of(pipeline: Pipeline) -> str:
@@ -257,18 +257,18 @@ def _has_started(pipeline: Pipeline) -> bool:
     return pipeline.started
 
 
-def _screen_for(settings: Settings) -> displays.Kind:
+def _screen_for(settings: Settings) -> displays.DisplayKind:
     """What to show the preview on; whether it is there now is another question, asked again and again."""
     if settings.display != "auto":
-        wanted = {"window": displays.Kind.X11, "none": displays.Kind.NONE}
-        return wanted.get(settings.display) or displays.Kind(settings.display)
+        wanted = {"window": displays.DisplayKind.X11, "none": displays.DisplayKind.NONE}
+        return wanted.get(settings.display) or displays.DisplayKind(settings.display)
     display = displays.probe()
     if display:
         return display.kind
     if _may_be_pi_camera(settings.source) and displays.connectors():
-        return displays.Kind.DRM
+        return displays.DisplayKind.DRM
     log.info("%s; predictions are printed here instead", display.reason)
-    return displays.Kind.NONE
+    return displays.DisplayKind.NONE
 
 
 def _may_be_pi_camera(source: str) -> bool:
@@ -277,16 +277,16 @@ def _may_be_pi_camera(source: str) -> bool:
 
 
 def _add_native(pipeline: Pipeline) -> None:
-    from camapp.sinks.drm_display import NativeSink
+    from camapp.sinks.drm_display import DrmDisplaySink
 
     if not _may_be_pi_camera(pipeline.source.uri):
-        raise SinkError("--display drm is a Pi camera's own picture: give --source picamera://0, or --display kiosk")
-    sink = NativeSink(
-        lambda: pipeline.source.native_preview,
-        lambda: pipeline.hud() if pipeline.renderer.show_hud else None,
+        raise SinkError("--display drm is a Pi camera's own image: give --source picamera://0, or --display kiosk")
+    sink = DrmDisplaySink(
+        lambda: pipeline.source.drm_preview,
+        lambda: pipeline.hud() if pipeline.hud_shown else None,
         pipeline.stats.stale_after_ms,
     )
-    pipeline.prediction_sinks.append(sink)
+    pipeline.add_sink(sink)
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:
@@ -300,13 +300,14 @@ def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: 
         elif key == "s":
             snapshots.request()
         elif key == "h":
-            pipeline.renderer.show_hud = not pipeline.renderer.show_hud
+            pipeline.set_hud(not pipeline.hud_shown)
         elif key == "p":
             pipeline.toggle_pause()
 
     kiosk = pipeline.settings.display == "kiosk"
     window = WindowSink(title, pipeline.settings.full_screen or kiosk, on_key, pipeline.renderer.shown, kiosk=kiosk)
-    pipeline.picture_sinks += [window, snapshots]
+    pipeline.add_sink(window)
+    pipeline.add_sink(snapshots)
 
 
 def _report(pipeline: Pipeline, summary: Summary) -> str:

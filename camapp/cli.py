@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn, Optional, get_args
 import typer
 
 from camapp import __version__
-from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.errors import CamappError, ExitCode, SettingsError
 from camapp.core.settings import Settings, load_cameras, load_settings, to_toml, type_of
 from camapp.system.systemd import JournalFormatter, is_journal
 
@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Settings that matter to pictures that have nothing to do with one another.
+# Settings that matter to images that have nothing to do with one another.
 _FOR_STILLS = (
     *("model", "net", "task", "labels", "mean", "std", "fit", "roi", "threshold_low", "top"),
     *("workers", "threads", "debug"),
@@ -38,7 +38,7 @@ _FOR_STILLS = (
 # Settings that say what a selftest is to try.
 _FOR_TRYING = (
     *("source", "size", "fps", "rotate", "hflip", "vflip", "camera_control", "model", "fit", "roi"),
-    *("camera_height", "camera_pitch", "camera_view", "workers", "threads", "target_fps", "debug"),
+    *("camera_height", "camera_pitch", "camera_hfov", "workers", "threads", "target_fps", "debug"),
 )
 
 ConfigOption = Annotated[
@@ -72,11 +72,11 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
         given = {name: value for name, value in values.items() if value is not None and value != []}
         if "reread" in parameters:
             mine["reread"] = partial(load, given, config)
-        with tidy_errors(bool(given.get("debug"))):
+        with report_errors(bool(given.get("debug"))):
             settings = load(given, config)
             debug = (settings[0] if "cameras" in parameters else settings).debug
             _set_up_logging(debug)
-            with tidy_errors(debug):
+            with report_errors(debug):
                 command(settings, **mine)
 
     options = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
@@ -111,7 +111,7 @@ def _shown(value: object) -> str:
     return "on" if value is True else str(value)
 
 
-class tidy_errors:
+class report_errors:
     """Turn an error into one line and an exit code; `debug` shows the traceback before it."""
 
     def __init__(self, debug: bool = False) -> None:
@@ -137,21 +137,11 @@ def code_of(error: BaseException) -> ExitCode | None:
     """The exit code of an error that a user can cause, None for any other."""
     if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
         return ExitCode.DENIED
-    if isinstance(error, SettingsError):
-        return ExitCode.USAGE if error.usage else ExitCode.CONFIG
-    if isinstance(code := getattr(error, "code", None), ExitCode):
-        return code
-    # These modules are loaded only once something that can raise them ran.
-    by_name = {
-        "ModelError": ExitCode.CONFIG,
-        "SinkError": ExitCode.DENIED if getattr(error, "denied", False) else ExitCode.CONFIG,
-        "BadSource": ExitCode.CONFIG,
-        "SourceDenied": ExitCode.DENIED,
-        "SourceError": ExitCode.SOURCE_GONE,
-        "PoolError": ExitCode.INTERNAL,
-        "ResultsError": ExitCode.CONFIG,
-    }
-    return next((by_name[base.__name__] for base in type(error).__mro__ if base.__name__ in by_name), None)
+    if isinstance(error, CamappError):
+        return error.code
+    from engine.graph import ModelError  # loaded already if one was raised
+
+    return ExitCode.CONFIG if isinstance(error, ModelError) else None
 
 
 def fail(message: str, code: ExitCode) -> NoReturn:
@@ -245,7 +235,7 @@ def profile(
     os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
     if kernel:
         os.environ["ENGINE_KERNELS"] = kernel
-    with tidy_errors(debug):
+    with report_errors(debug):
         from camapp.commands.profile import ProfileOptions, run_profile
 
         run_profile(file, ProfileOptions(net, batch, rounds, as_json, chart))
@@ -255,11 +245,11 @@ def profile(
 @partial(with_settings, only=_FOR_STILLS)
 def classify(
     settings: Settings,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="pictures, folders with all below, globs")],
-    csv: Annotated[Optional[Path], typer.Option("--csv", metavar="FILE", help="write a line a picture as CSV")] = None,  # noqa: UP045
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, folders with all below, globs")],
+    csv: Annotated[Optional[Path], typer.Option("--csv", metavar="FILE", help="write a line an image as CSV")] = None,  # noqa: UP045
     jsonl: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--jsonl", metavar="FILE", help="write a JSON object a picture, - for stdout"),
+        typer.Option("--jsonl", metavar="FILE", help="write a JSON object an image, - for stdout"),
     ] = None,
     truth: Annotated[
         str,
@@ -270,12 +260,12 @@ def classify(
     ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="go on with files that an earlier run left")] = False,
     batch: Annotated[
-        int, typer.Option(min=0, max=1024, metavar="N", help="pictures run at once by a worker; 0 suits the model")
+        int, typer.Option(min=0, max=1024, metavar="N", help="images run at once by a worker; 0 suits the model")
     ] = 0,
     executor: Annotated[str, typer.Option(metavar="KIND", help="local, or dask for a cluster")] = "local",
     scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="the cluster's, such as tcp://pi:8786")] = "",
 ) -> None:
-    """Classify pictures and folders as fast as the machine can."""
+    """Classify images and folders as fast as the machine can."""
     from camapp.commands.classify.command import BatchOptions, run_classify
     from camapp.commands.classify.files import Target
     from camapp.commands.classify.formats import TRUTHS
@@ -296,7 +286,7 @@ def classify(
 @with_settings
 def collect(
     settings: Settings,
-    label: Annotated[str, typer.Option("--label", metavar="NAME", help="what the pictures show")],
+    label: Annotated[str, typer.Option("--label", metavar="NAME", help="what the images show")],
     into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="folder of all labels")] = Path("collected"),
     every: Annotated[
         Optional[float],  # noqa: UP045
@@ -307,7 +297,7 @@ def collect(
         typer.Option("--count", min=1, metavar="N", help="end after so many"),
     ] = None,
 ) -> None:
-    """Store labelled pictures from a source, to teach the app with."""
+    """Store labelled images from a source, to teach the app with."""
     from camapp.commands.collect import CollectOptions, run_collect
 
     code, message = run_collect(settings, CollectOptions(label, into, every, count))
@@ -317,7 +307,7 @@ def collect(
 
 @app.command("calibrate-track")
 def calibrate_track(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", readable=False, help="taken by the camera as it sits")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", readable=False, help="taken by the camera as it sits")],
     point: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(metavar="X,Y=RIGHT,AHEAD", help="a ground point: pixel and metres, four times or more"),
@@ -331,7 +321,7 @@ def calibrate_track(
         typer.Option(metavar="CxR", help="instead: inner corners of a chessboard on the ground, such as 9x6"),
     ] = None,
     square: Annotated[float, typer.Option(min=0.001, metavar="METRES", help="side of one of its fields")] = 0.025,
-    bend: Annotated[float, typer.Option(min=0, max=89, metavar="DEGREES", help="as --camera-bend")] = 0.0,
+    bend: Annotated[float, typer.Option(min=0, max=89, metavar="DEGREES", help="as --camera-distortion")] = 0.0,
     into: Annotated[Path, typer.Option(metavar="FILE", help="settings file to keep it in, for --config")] = Path(
         "camera.toml"
     ),
@@ -339,8 +329,8 @@ def calibrate_track(
     """Find out how the camera sits over the ground, so that offsets come in metres."""
     from camapp.commands.calibrate_track import run_calibration
 
-    with tidy_errors():
-        print(run_calibration(picture, point or [], chessboard, square, bend, into, rectangle))
+    with report_errors():
+        print(run_calibration(image, point or [], chessboard, square, bend, into, rectangle))
 
 
 @app.command("film")
@@ -352,11 +342,11 @@ def film(
         typer.Option(min=0.01, max=3600, metavar="S", help="how long (default: a lap of a track, else ten)"),
     ] = None,
 ) -> None:
-    """Film a generated scene, with the truth of each picture in a .truth.jsonl beside it."""
-    from camapp.commands.render import run_film
+    """Film a generated scene, with the truth of each image in a .truth.jsonl beside it."""
+    from camapp.commands.render import run_render
 
-    with tidy_errors():
-        print(run_film(source, into, seconds))
+    with report_errors():
+        print(run_render(source, into, seconds))
 
 
 @app.command("sources")
@@ -364,7 +354,7 @@ def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
     """List what can be watched here."""
     from camapp.commands.list import print_sources
 
-    with tidy_errors():
+    with report_errors():
         print_sources(as_json)
 
 
@@ -373,14 +363,14 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
     """List the models that ship."""
     from camapp.commands.list import print_models
 
-    with tidy_errors():
+    with report_errors():
         print_models(as_json)
 
 
 @app.command("check-config")
 def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
     """Check a configuration file and all it names, without starting anything."""
-    with tidy_errors():
+    with report_errors():
         cameras = load_cameras({}, file)
         from camapp.app import check
 
@@ -390,12 +380,12 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=F
 @app.command("doctor")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Look this machine over: what is well, what is not and how to mend it. Ends with 1 if something will not work."""
-    from camapp.commands.doctor import Verdict, examine, print_report
+    from camapp.commands.doctor import CheckStatus, examine, print_report
 
-    with tidy_errors():
+    with report_errors():
         findings = examine()
         print_report(findings, as_json)
-        if any(finding.verdict is Verdict.FAIL for finding in findings):
+        if any(finding.verdict is CheckStatus.FAIL for finding in findings):
             raise SystemExit(1)
 
 
@@ -438,7 +428,7 @@ def fleet(
     """Watch all devices that run with --mqtt on a broker."""
     from camapp.commands.fleet import run_fleet
 
-    with tidy_errors():
+    with report_errors():
         run_fleet(broker, mqtt_password_file, mqtt_ca, once, as_json)
 
 
@@ -452,11 +442,11 @@ def install_service(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
 ) -> None:
     """Start on boot under systemd, with the settings given here (kept in /etc/camapp/config.toml)."""
-    from camapp.commands.install import Installer, Kind, install
+    from camapp.commands.install import Installer, ServiceKind, install
 
     if headless + kiosk + desktop > 1:
         raise SettingsError("choose one of --headless, --kiosk and --desktop", usage=True)
-    kind = Kind.KIOSK if kiosk else Kind.DESKTOP if desktop else Kind.HEADLESS
+    kind = ServiceKind.KIOSK if kiosk else ServiceKind.DESKTOP if desktop else ServiceKind.HEADLESS
     install(Installer(kind, settings), dry_run)
 
 
@@ -468,7 +458,7 @@ def uninstall_service(
     """Take the service away again, with its settings and logs."""
     from camapp.commands.install import Installer, uninstall
 
-    with tidy_errors():
+    with report_errors():
         uninstall(Installer(), dry_run, keep_data)
 
 

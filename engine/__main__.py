@@ -57,7 +57,7 @@ def _info(options: argparse.Namespace) -> int:
     card = model.card
     print(f"net       {card.net} (task {card.task})")
     shape = "x".join(map(str, card.input_shape))
-    print(f"input     {shape} {card.colour or '(no picture)'}, mean {card.mean}, std {card.std}")
+    print(f"input     {shape} {card.colour or '(no image)'}, mean {card.mean}, std {card.std}")
     print(f"labels    {', '.join(card.labels) or '-'}")
     for name, share in card.accuracy.items():
         print(f"accuracy  {100 * share:.2f} % on {name}")

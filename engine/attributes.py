@@ -75,7 +75,7 @@ MAX_SIDE = 1 << 24
 _SCALARS = ("min", "max", "ratio", "training_mode", "value")
 
 
-def settled(node: Node, constants: Mapping[str, Array]) -> Node:
+def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
     """The node with the settings that it takes as inputs made attributes, and without inputs left out at the end.
 
     Raises:
@@ -101,7 +101,7 @@ def settled(node: Node, constants: Mapping[str, Array]) -> Node:
     return replace(node, inputs=tuple(inputs), attributes=attributes)
 
 
-def settings_of(graph: Graph) -> set[str]:
+def attributes_of(graph: Graph) -> set[str]:
     """Names of values that are settings of nodes, as PARAMETERS lists them."""
     return {
         name for node in graph.nodes for at, name in enumerate(node.inputs) if at in PARAMETERS.get(node.op_type, {})

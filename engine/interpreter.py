@@ -18,7 +18,7 @@ from engine.plan import Plan
 from engine.reference import run_graph
 
 
-class Evaluation:
+class Interpreter:
     """A graph prepared for inputs of certain shapes and, where it depends on them, certain values.
 
     Inputs that are shapes, settings or parameters of nodes, or empty, become constants; all that follows from them is

@@ -16,7 +16,7 @@ from engine.graph import Array, Graph, ModelError
 SMALL = 16 << 20  # bytes that nobody will miss
 
 
-class Originals(Mapping[str, Array]):
+class LazyWeights(Mapping[str, Array]):
     """Arrays by name, as long as they are held; from the file again after `release`, if it is still the same file.
 
     Args:
@@ -57,7 +57,7 @@ class Originals(Mapping[str, Array]):
 
 def release(graph: Graph) -> None:
     """Let go of a graph's parameters, if they can be read again."""
-    if isinstance(graph.initializers, Originals):
+    if isinstance(graph.initializers, LazyWeights):
         graph.initializers.release()
 
 

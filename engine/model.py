@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.attributes import settings_of
+from engine.attributes import attributes_of
 from engine.compiler.constant_folding import fold, holds_for_any_batch
-from engine.compiler.kernel_selection import Choices, standard
+from engine.compiler.kernel_selection import KernelSelector, standard
 from engine.compiler.passes import optimise
-from engine.compiler.planner import Chosen, Prepared, choose, plan_prepared, prepare
+from engine.compiler.planner import KernelChoice, PreparedNode, choose, plan_prepared, prepare
 from engine.compiler.uint8_input import INPUTS, takes_pixels
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
-from engine.lazy_weights import Originals, release
+from engine.lazy_weights import LazyWeights, release
 from engine.model_card import ModelCard as ModelCard
 from engine.plan import Plan
 
 if TYPE_CHECKING:
     from engine.formats.content import Content
-    from engine.interpreter import Evaluation
+    from engine.interpreter import Interpreter
 
 _LABELLED_TASKS = ("classify", "digits")
 
@@ -44,9 +44,9 @@ class Model:
 
     card: ModelCard
     graph: Graph
-    prepared: list[Prepared] = field(default_factory=list, repr=False, compare=False)
+    prepared: list[PreparedNode] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _evaluations: list[Evaluation] = field(default_factory=list, init=False, repr=False, compare=False)
+    _evaluations: list[Interpreter] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = self.graph.inputs[0].shape[1:] if self.graph.inputs else ()
@@ -76,18 +76,18 @@ class Model:
         batches = self.prepare(self.default_shapes).batches
         return batches[0][0] if batches else None
 
-    def plan(self, *input_shapes: Shape, choices: Choices | None = None, input: str = "float32") -> Plan:
+    def plan(self, *input_shapes: Shape, choices: KernelSelector | None = None, input: str = "float32") -> Plan:
         """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
 
         Args:
             input_shapes: one a graph's input.
             choices: who picks kernels from now on; by default as before, and at first `kernel_selection.standard()`.
-            input: 'float32', numbers as the network wants them; or 'uint8_nhwc': the plan takes pictures (N, H, W, C)
+            input: 'float32', numbers as the network wants them; or 'uint8_nhwc': the plan takes images (N, H, W, C)
                 of bytes in the card's colour, and the card's mean and std are part of the first layer. Such a plan
                 shares nothing with others.
 
         Raises:
-            ModelError: shapes that the net does not take, or pixels for a net that takes no pictures.
+            ModelError: shapes that the net does not take, or pixels for a net that takes no images.
             UnsupportedOperator: a node that the engine does not run.
             ValueError: another kind of input.
         """
@@ -105,7 +105,7 @@ class Model:
         release(self.graph)
         return plan_prepared(prepared, shapes, choices or standard())
 
-    def chosen(self, *input_shapes: Shape) -> list[Chosen]:
+    def chosen(self, *input_shapes: Shape) -> list[KernelChoice]:
         """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`.
 
         Raises:
@@ -121,7 +121,7 @@ class Model:
                 raise ModelError(f"{'='.join(pin)}: no layer or operator '{pin[0]}' has such a kernel here")
         return found
 
-    def prepare(self, shapes: Sequence[Shape], choices: Choices | None = None) -> Prepared:
+    def prepare(self, shapes: Sequence[Shape], choices: KernelSelector | None = None) -> PreparedNode:
         """What plans for these shapes share: of the plans before, unless that was for other shapes or choices.
 
         Raises:
@@ -167,10 +167,10 @@ class Model:
         if not self.graph.parameters and not (
             self.prepared and self.prepared[0].final
         ):  # a graph from a file: it may take anything
-            from engine.interpreter import Evaluation  # workers, whose plans are all that they run, do without
+            from engine.interpreter import Interpreter  # workers, whose plans are all that they run, do without
 
             if not self._evaluations or not self._evaluations[0].fits(inputs):
-                self._evaluations[:] = [Evaluation(self.graph, inputs)]
+                self._evaluations[:] = [Interpreter(self.graph, inputs)]
             made = self._evaluations[0].run(inputs)
             return made[0] if len(made) == 1 else made
         shapes = tuple(np.shape(array) for array in inputs)
@@ -197,7 +197,7 @@ def load(path: str | Path, net: str | None = None) -> Model:
     model = _read(path, net)
     if path.is_dir():
         return model
-    originals = Originals(model.graph.initializers, path, lambda: _read(path, net).graph.initializers)
+    originals = LazyWeights(model.graph.initializers, path, lambda: _read(path, net).graph.initializers)
     return Model(model.card, replace(model.graph, initializers=originals))
 
 
@@ -214,7 +214,7 @@ def _read(path: Path, net: str | None) -> Model:
 def _assemble(content: Content, net: str | None) -> Model:
     from engine import nets
 
-    _check_finite(content.arrays, settings_of(content.graph) if content.graph else set())
+    _check_finite(content.arrays, attributes_of(content.graph) if content.graph else set())
     if content.graph is not None:
         card = content.card or ModelCard(content.graph.name)
         if net not in (None, card.net):
@@ -246,7 +246,7 @@ def _plain_names(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
     return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
-def described(model: Model, **changes: object) -> Model:
+def with_card(model: Model, **changes: object) -> Model:
     """The same model with some of its card's fields changed, checked again.
 
     Raises:

@@ -22,10 +22,10 @@ class ModelCard:
     Attributes:
         net: name in `engine.nets`.
         task: what the outputs mean ('classify', 'digits', ...); the application knows the names.
-        input_shape: one item's: (C, H, W) of a picture, (C, L) of a signal, or any other.
+        input_shape: one item's: (C, H, W) of an image, (C, L) of a signal, or any other.
         mean: subtracted from each channel, on the [0, 1] scale; () stands for zeros.
         std: then divided by; () stands for ones.
-        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'; "" where the input is no picture.
+        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'; "" where the input is no image.
         labels: names of the outputs, in order; () where they have none.
         accuracy: share of right answers, 0 to 1, by name of the set it was measured on.
         recipe: how it was made.
@@ -134,7 +134,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "task": (lambda value: _is_text(value) and value != "", "the name of a task"),
     "input_shape": (
         lambda value: _tuple_of(_is_side)(value) and len(value) <= MAX_AXES,
-        f"three whole numbers C, H, W; up to {MAX_AXES} of any kind for what is no picture",
+        f"three whole numbers C, H, W; up to {MAX_AXES} of any kind for what is no image",
     ),
     "mean": (_tuple_of(_is_number), "finite numbers, one a channel"),
     "std": (_tuple_of(lambda item: _is_number(item) and item > 0), "numbers above 0, one a channel"),

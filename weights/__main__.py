@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from engine.model import Model
     from engine.model_card import ModelCard
-    from weights.datasets import Dataset, Pictures
-    from weights.evaluate import Evaluation
+    from weights.datasets import Dataset, Images
+    from weights.evaluate import Interpreter
     from weights.recipe import Recipe, TrackRecipe
     from weights.train import Trained
 
@@ -54,7 +54,7 @@ def train(
         str,
         typer.Argument(help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or folder, for classes of your own."),
     ],
-    pictures: Annotated[Path | None, typer.Argument(help="For folder: holds a folder of pictures a class.")] = None,
+    images: Annotated[Path | None, typer.Argument(help="For folder: holds a folder of images a class.")] = None,
     data: DataFolder = DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="Model file to write; runs/NAME.npz if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last epoch of an interrupted run.")] = False,
@@ -83,7 +83,7 @@ def train(
         if start is not None:
             raise WeightsError("--start is for the track recipes")
         recipe = _recipe(name, epochs, seed)
-        if (pictures is None) == (name == FOLDER):
+        if (images is None) == (name == FOLDER):
             raise WeightsError("'train folder DATA' takes the folder that holds your classes, other recipes none")
         _check_out(out)
         torch = _import_torch(device)
@@ -94,14 +94,14 @@ def train(
         from weights.export import export
 
         if patience is None:
-            patience = PATIENCE_OF_FOLDER if pictures else 0
-        dataset = _load_folder(pictures) if pictures else _load(recipe.data, data, recipe.validation)
+            patience = PATIENCE_OF_FOLDER if images else 0
+        dataset = _load_folder(images) if images else _load(recipe.data, data, recipe.validation)
         if recipe.paper:
             dataset = _on_paper(dataset, recipe.paper)
         trained = _train(recipe, dataset, device, checkpoint, resume, patience)
         model, result = export(trained, recipe, dataset, out)
         checkpoint.unlink(missing_ok=True)
-        _print_result(result, model.card, f"{name} on its {dataset.measured}", detail=pictures is not None)
+        _print_result(result, model.card, f"{name} on its {dataset.measured}", detail=images is not None)
         if plots:
             from weights.plots import curves
 
@@ -109,7 +109,7 @@ def train(
             _plot_result(model, result, dataset.test, plots)
         size, epochs_done = out.stat().st_size / 1000, len(trained.history)
         print(f"wrote {out} ({size:.0f} kB), best epoch {trained.best.number} of {epochs_done}")
-        if pictures:
+        if images:
             print(f"try it: python -m camapp run --model {out}")
 
 
@@ -120,7 +120,7 @@ def evaluate_file(
     dataset: Annotated[
         str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given; or {SCENES}: digits on paper.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of the test split.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images of the test split.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; 0 takes all cores.")] = 0,
     plots: Plots = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Markdown file to write.")] = None,
@@ -137,12 +137,12 @@ def evaluate_file(
             _evaluate_scenes(file, model, data, limit, plots, report_file)
             return
         source = dataset or _data_of(model.card)
-        pictures = _load(source, data).test[slice(limit)]
-        result = evaluate(model, pictures, workers)
+        images = _load(source, data).test[slice(limit)]
+        result = evaluate(model, images, workers)
         title = f"{file} on the {source} test split"
         _print_result(result, model.card, title, detail=True)
         if plots:
-            _plot_result(model, result, pictures, plots)
+            _plot_result(model, result, images, plots)
         if report_file:
             command = " ".join(["python -m weights", *sys.argv[1:]])
             _write_report(report_file, report(model, result, title, command))
@@ -218,7 +218,7 @@ def _train_track(
         )
 
     photographs = Photographs(data) if recipe.photographs else None
-    # Pictures are slow to make: they stay, as the checkpoint does, until the run is done.
+    # Images are slow to make: they stay, as the checkpoint does, until the run is done.
     folder = out.with_suffix(".run")
     trained = train_track(recipe, folder, report, photographs=photographs, resume=resume)
     export_track(trained, recipe, out)
@@ -304,7 +304,7 @@ def _data_of(card: ModelCard) -> str:
         raise WeightsError(f"no recipe for net '{card.net}': name its data with --dataset ({SETS})")
     if card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes):
         raise WeightsError(
-            "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on pictures"
+            "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on images"
         )
     return RECIPES[card.net].data
 
@@ -340,13 +340,13 @@ def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resu
         return train(recipe, dataset, device, Report(step, epoch), checkpoint, resume, patience)
 
 
-def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool = False) -> None:
+def _print_result(result: Interpreter, card: ModelCard, title: str, detail: bool = False) -> None:
     from rich.console import Console
 
-    from camapp.commands.classify.report import print_verdict
+    from camapp.commands.classify.report import print_report
 
     print(title)
-    print_verdict(Console(highlight=False), result.names(card), result.confusion, detail)
+    print_report(Console(highlight=False), result.names(card), result.confusion, detail)
     print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, their start included")
 
 
@@ -355,18 +355,18 @@ def _evaluate_scenes(
 ) -> None:
     from rich.console import Console
 
-    from camapp.commands.classify.report import confusion_of, print_verdict
+    from camapp.commands.classify.report import confusion_of, print_report
     from camapp.scenes.paper import RANGES
     from weights.written import read_scenes, report
 
-    pictures = _load("mnist", data).test[slice(limit)]
+    images = _load("mnist", data).test[slice(limit)]
     with _progress() as progress:
         task = progress.add_task("reading digits on paper", total=None)
-        result = read_scenes(model, pictures, lambda done, total: progress.update(task, completed=done, total=total))
+        result = read_scenes(model, images, lambda done, total: progress.update(task, completed=done, total=total))
     title = f"{file} on {result.scenes} camera scenes with the digits of the mnist test split"
     names, matrix = confusion_of(result.said)
     print(f"{title}\n{RANGES}")
-    print_verdict(Console(highlight=False), names, matrix)
+    print_report(Console(highlight=False), names, matrix)
     print(result)
     if plots:
         from weights.plots import confusion
@@ -387,14 +387,14 @@ def _write_report(path: Path, text: str) -> None:
     print(f"wrote {path}")
 
 
-def _plot_result(model: Model, result: Evaluation, pictures: Pictures, folder: Path) -> None:
+def _plot_result(model: Model, result: Interpreter, images: Images, folder: Path) -> None:
     from weights.evaluate import normalised
     from weights.plots import confusion, grid
 
     card = model.card
     title = f"{card.net}: {result.accuracy:.2%} of {result.images}"
     confusion(result.confusion, result.names(card), title, folder / f"{card.net}_confusion.png")
-    some = pictures[:: max(1, len(pictures) // 16)][slice(16)]
+    some = images[:: max(1, len(images) // 16)][slice(16)]
     outputs: Any = model.run(normalised(some.fitted(card.input_shape).images, card))
     grid(some, outputs.argmax(axis=1).tolist(), result.names(card), title, folder / f"{card.net}_pictures.png")
 

@@ -15,24 +15,21 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from engine.graph import Array
 from weights import WeightsError
 from weights.download import Progress, fetch
 from weights.signals import CLASSES, signals
-
-Array = NDArray[Any]
 
 TEST_SHARE = 0.1
 MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Labelled pictures: `images` uint8 (count, channels, height, width), `labels` uint8 (count,).
+class Images:
+    """Labelled images: `images` uint8 (count, channels, height, width), `labels` uint8 (count,).
 
     Signals in one dimension go the same way: `images` float32 (count, channels, length), on any scale.
     """
@@ -43,20 +40,20 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, which: slice) -> Pictures:
-        return Pictures(self.images[which], self.labels[which])
+    def __getitem__(self, which: slice) -> Images:
+        return Images(self.images[which], self.labels[which])
 
-    def fitted(self, shape: tuple[int, ...]) -> Pictures:
-        """The same pictures centred on zeros, to be as large as a net's (C, H, W) input.
+    def fitted(self, shape: tuple[int, ...]) -> Images:
+        """The same images centred on zeros, to be as large as a net's (C, H, W) input.
 
         Raises:
-            WeightsError: other channels, larger pictures, or a border that cannot be even.
+            WeightsError: other channels, larger images, or a border that cannot be even.
         """
         spare = [want - have for want, have in zip(shape, self.images.shape[1:], strict=True)]
         if spare[0] or any(extra < 0 or extra % 2 for extra in spare):
-            raise WeightsError(f"pictures of {self.images.shape[1:]} do not fit a net that takes {shape}")
+            raise WeightsError(f"images of {self.images.shape[1:]} do not fit a net that takes {shape}")
         borders = [(0, 0), *((extra // 2, extra // 2) for extra in spare)]
-        return Pictures(np.pad(self.images, borders), self.labels) if any(spare) else self
+        return Images(np.pad(self.images, borders), self.labels) if any(spare) else self
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,9 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    train: Pictures
-    validation: Pictures
-    test: Pictures
+    train: Images
+    validation: Images
+    test: Images
     sha256: str
     measured: str
 
@@ -101,14 +98,14 @@ class Source:
         unpack: makes `files` of the downloads, given the data folder.
         homes: folders under the data folder where `files` may lie, the first being where downloads put them.
         files: names, all in one home.
-        read: the files' paths to all pictures in file order.
+        read: the files' paths to all images in file order.
     """
 
     classes: tuple[str, ...]
     remotes: tuple[Remote, ...]
     homes: tuple[str, ...]
     files: tuple[str, ...]
-    read: Callable[[list[Path]], Pictures]
+    read: Callable[[list[Path]], Images]
     unpack: Callable[[Path], None] = lambda folder: None
 
 
@@ -142,8 +139,8 @@ def load(
             )
         _download(source, folder, progress)
         home = folder / source.homes[0]
-    pictures = source.read([home / file for file in source.files])
-    return _split(name, source.classes, pictures, validation)
+    images = source.read([home / file for file in source.files])
+    return _split(name, source.classes, images, validation)
 
 
 def _home(source: Source, folder: Path) -> Path | None:
@@ -160,26 +157,26 @@ def _download(source: Source, folder: Path, progress: Progress) -> None:
     source.unpack(folder)
 
 
-def _split(name: str, classes: tuple[str, ...], pictures: Pictures, validation: float) -> Dataset:
-    count = len(pictures)
+def _split(name: str, classes: tuple[str, ...], images: Images, validation: float) -> Dataset:
+    count = len(images)
     test_from = count - round(count * TEST_SHARE)
     train_to = test_from - round(test_from * validation)
     if not 0 < train_to < test_from < count:
-        raise WeightsError(f"{name}: {count} pictures are too few to split into train, validation and test")
-    test = pictures[test_from:]
+        raise WeightsError(f"{name}: {count} images are too few to split into train, validation and test")
+    test = images[test_from:]
     measured = f"{name} test split, last {len(test)} of train"
-    return Dataset(name, classes, pictures[:train_to], pictures[train_to:test_from], test, digest(pictures), measured)
+    return Dataset(name, classes, images[:train_to], images[train_to:test_from], test, digest(images), measured)
 
 
-def joined(*parts: Pictures) -> Pictures:
+def joined(*parts: Images) -> Images:
     """One after another."""
-    return Pictures(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+    return Images(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
-def digest(pictures: Pictures) -> str:
+def digest(images: Images) -> str:
     """sha256 in hex of images and labels."""
-    total = hashlib.sha256(pictures.images.data)
-    total.update(pictures.labels.data)
+    total = hashlib.sha256(images.images.data)
+    total.update(images.labels.data)
     return total.hexdigest()
 
 
@@ -212,21 +209,21 @@ def read_idx(path: Path) -> Array:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read_mnist(paths: list[Path]) -> Pictures:
+def _read_mnist(paths: list[Path]) -> Images:
     images, labels = (read_idx(path) for path in paths)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise WeightsError(f"{paths[0].parent}: images {images.shape} and labels {labels.shape} do not belong together")
-    return _checked(Pictures(images[:, None], labels), MNIST_CLASSES, paths[1])
+    return _checked(Images(images[:, None], labels), MNIST_CLASSES, paths[1])
 
 
-def _read_cifar10(paths: list[Path]) -> Pictures:
+def _read_cifar10(paths: list[Path]) -> Images:
     batches = [_read_cifar_batch(path) for path in paths]
     if len({len(batch) for batch in batches}) > 1:
         counts = ", ".join(str(len(batch)) for batch in batches)
-        raise WeightsError(f"{paths[0].parent}: batches of different sizes ({counts} pictures): one is truncated")
+        raise WeightsError(f"{paths[0].parent}: batches of different sizes ({counts} images): one is truncated")
     records = np.concatenate(batches)
     images = np.ascontiguousarray(records[:, 1:]).reshape(-1, *CIFAR_SHAPE)
-    return _checked(Pictures(images, np.ascontiguousarray(records[:, 0])), CIFAR10_CLASSES, paths[0].parent)
+    return _checked(Images(images, np.ascontiguousarray(records[:, 0])), CIFAR10_CLASSES, paths[0].parent)
 
 
 def _read_cifar_batch(path: Path) -> Array:
@@ -241,13 +238,13 @@ def _read_cifar_batch(path: Path) -> Array:
     return data.reshape(-1, record)
 
 
-def _checked(pictures: Pictures, classes: tuple[str, ...], where: Path) -> Pictures:
-    if not len(pictures):
-        raise WeightsError(f"{where}: holds no pictures")
-    highest = int(pictures.labels.max())
+def _checked(images: Images, classes: tuple[str, ...], where: Path) -> Images:
+    if not len(images):
+        raise WeightsError(f"{where}: holds no images")
+    highest = int(images.labels.max())
     if highest >= len(classes):
         raise WeightsError(f"{where}: label {highest} found, but there are {len(classes)} classes")
-    return pictures
+    return images
 
 
 def _unpack_cifar10(folder: Path) -> None:
@@ -313,5 +310,5 @@ SOURCES = {
         read=_read_cifar10,
         unpack=_unpack_cifar10,
     ),
-    "signals": Source(classes=CLASSES, remotes=(), homes=(".",), files=(), read=lambda files: Pictures(*signals())),
+    "signals": Source(classes=CLASSES, remotes=(), homes=(".",), files=(), read=lambda files: Images(*signals())),
 }

@@ -6,10 +6,8 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from camapp.commands.classify.command import suitable_batch
 from camapp.commands.classify.report import markdown
@@ -17,16 +15,15 @@ from camapp.core.errors import PoolError
 from camapp.workers.ordered import OrderedRun, Work
 from camapp.workers.pool import Outcome
 from camapp.workers.slots import Slot
+from engine.graph import Array
 from engine.model import Model
 from engine.model_card import ModelCard
 from weights import WeightsError
-from weights.datasets import Pictures
-
-Array = NDArray[Any]
+from weights.datasets import Images
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Interpreter:
     """Right and wrong answers.
 
     Attributes:
@@ -41,7 +38,7 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """Pictures looked at."""
+        """Images looked at."""
         return int(self.confusion.sum())
 
     @property
@@ -58,7 +55,7 @@ class Evaluation:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures a second."""
+        """Images a second."""
         return self.images / self.seconds
 
     def names(self, card: ModelCard) -> Sequence[str]:
@@ -66,24 +63,24 @@ class Evaluation:
         return card.labels or [str(number) for number in range(len(self.confusion))]
 
 
-def evaluate(model: Model, pictures: Pictures, workers: int = 0) -> Evaluation:
-    """Run a model over all pictures, in the application's worker processes.
+def evaluate(model: Model, images: Images, workers: int = 0) -> Interpreter:
+    """Run a model over all images, in the application's worker processes.
 
     Args:
         model: one score a class.
-        pictures: with labels; centred on zeros where the model takes larger ones.
+        images: with labels; centred on zeros where the model takes larger ones.
         workers: processes; 0 takes all cores.
 
     Raises:
-        WeightsError: its outputs are not one score a class, the pictures do not fit, or no worker stays alive.
+        WeightsError: its outputs are not one score a class, the images do not fit, or no worker stays alive.
     """
-    fitted = pictures.fitted(model.card.input_shape)
+    fitted = images.fitted(model.card.input_shape)
     outputs = model.graph.outputs
     if len(outputs) > 1 or len(outputs[0].shape) != 2:
         raise WeightsError(f"net '{model.card.net}' does not give one score a class, so it cannot be evaluated here")
     classes = outputs[0].shape[1]
-    if int(pictures.labels.max()) >= classes:
-        raise WeightsError(f"the data has label {pictures.labels.max()}, the model only {classes} classes")
+    if int(images.labels.max()) >= classes:
+        raise WeightsError(f"the data has label {images.labels.max()}, the model only {classes} classes")
     batch = suitable_batch(model)
     began = time.perf_counter()
     confusion: Array = np.zeros((classes, classes), np.int64)
@@ -93,27 +90,27 @@ def evaluate(model: Model, pictures: Pictures, workers: int = 0) -> Evaluation:
             np.add.at(confusion, part, 1)
     except PoolError as error:
         raise WeightsError(f"evaluating stopped: {error}") from error
-    return Evaluation(confusion, time.perf_counter() - began, run.pool.workers)
+    return Interpreter(confusion, time.perf_counter() - began, run.pool.workers)
 
 
-def _work(model: Model) -> Work[Pictures, tuple[Array, Array]]:
-    """Pictures in; (labels, what the model said) out."""
+def _work(model: Model) -> Work[Images, tuple[Array, Array]]:
+    """Images in; (labels, what the model said) out."""
 
-    def write(part: Pictures, slot: Slot) -> tuple[int, bytes]:
+    def write(part: Images, slot: Slot) -> tuple[int, bytes]:
         slot.input[: len(part)] = normalised(part.images, model.card)
         return len(part), b""
 
-    def read(part: Pictures, outcome: Outcome) -> tuple[Array, Array]:
+    def read(part: Images, outcome: Outcome) -> tuple[Array, Array]:
         return part.labels, outcome.slot.outputs[0][: outcome.items].argmax(axis=1)
 
-    def give_up(part: Pictures, error: str) -> tuple[Array, Array]:
-        raise WeightsError(f"{len(part)} pictures could not be evaluated: {error}")
+    def give_up(part: Images, error: str) -> tuple[Array, Array]:
+        raise WeightsError(f"{len(part)} images could not be evaluated: {error}")
 
     return Work(write, read, give_up)
 
 
 def normalised(images: Array, card: ModelCard) -> Array:
-    """Pictures (N, C, H, W) or signals (N, C, L) as the card wants them: float32, less its mean, by its std.
+    """Images (N, C, H, W) or signals (N, C, L) as the card wants them: float32, less its mean, by its std.
 
     Its scale has bytes on 0..1.
     """
@@ -123,7 +120,7 @@ def normalised(images: Array, card: ModelCard) -> Array:
     return np.ascontiguousarray((images.astype(np.float32) / scale - mean) / std)
 
 
-def report(model: Model, result: Evaluation, title: str, command: str) -> str:
+def report(model: Model, result: Interpreter, title: str, command: str) -> str:
     """The evaluation in Markdown: what was measured, where and how, accuracy by class, confusion."""
     from camapp.system.machine import machine
 
@@ -131,7 +128,7 @@ def report(model: Model, result: Evaluation, title: str, command: str) -> str:
     lines = [
         f"# {title}",
         "",
-        f"**{result.accuracy:.2%}** of {result.images} pictures right, measured by the NumPy engine.",
+        f"**{result.accuracy:.2%}** of {result.images} images right, measured by the NumPy engine.",
         "",
         f"- model: net `{card.net}`, input {'x'.join(map(str, card.input_shape))}, sha256 `{card.sha256}`",
         f"- speed: {result.images_per_s:.0f} images/s with {result.workers} worker(s), their start included",

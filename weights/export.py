@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine import nets
 from engine.formats import npz
+from engine.graph import Array
 from engine.model import Model
 from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Dataset
-from weights.evaluate import Evaluation, evaluate, normalised
+from weights.evaluate import Interpreter, evaluate, normalised
 from weights.recipe import Recipe, TrackRecipe
 from weights.torch_net import TorchNet
 from weights.tracks import VALIDATION_SEED, render
 from weights.train import Trained, card_for
 from weights.train_track import TrackTrained
-
-Array = NDArray[Any]
 
 TOLERANCE = 1e-4
 CHECKED = 200
@@ -31,7 +28,7 @@ CHECKED_SCENES = 20
 LICENCE = "MIT"
 
 
-def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tuple[Model, Evaluation]:
+def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tuple[Model, Interpreter]:
     """Write the best checkpoint as a bundle with its card.
 
     Returns:
@@ -62,7 +59,7 @@ def export_track(trained: TrackTrained, recipe: TrackRecipe, out: Path) -> Model
         WeightsError: PyTorch and the engine disagree, or the file cannot be written.
     """
     model = Model(nets.default_card(recipe.net), nets.build(recipe.net).bind(trained.arrays))
-    shown = render(range(VALIDATION_SEED, VALIDATION_SEED + CHECKED_SCENES)).pictures.transpose(0, 3, 1, 2)
+    shown = render(range(VALIDATION_SEED, VALIDATION_SEED + CHECKED_SCENES)).images.transpose(0, 3, 1, 2)
     check_equal(model, trained.arrays, normalised(shown, model.card))
     best = trained.best
     found = {"precision": best.precision, "recall": best.recall}
@@ -100,7 +97,7 @@ def describe(recipe: Recipe, trained: Trained, dataset: Dataset) -> str:
         f"python -m weights train {recipe.name} with {recipe}, "
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; "
         f"best validation loss {best.validation_loss:.4f} in epoch {best.number}; "
-        f"{dataset.name}: {splits}, sha256 of pictures and labels {dataset.sha256}"
+        f"{dataset.name}: {splits}, sha256 of images and labels {dataset.sha256}"
     )
 
 

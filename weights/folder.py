@@ -1,4 +1,4 @@
-"""The user's own classes: a folder of pictures a class, read as the application will see them."""
+"""The user's own classes: a folder of images a class, read as the application will see them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import numpy as np
 
 from camapp.capture.images import read_image, walk_images
 from camapp.core.files import natural_key
-from camapp.core.image import Picture
+from camapp.core.image import Image
 from camapp.core.image_ops import cut, make_fit
+from engine.graph import Array
 from engine.model_card import ModelCard
 from weights import WeightsError
-from weights.datasets import Array, Dataset, Pictures, digest, joined
+from weights.datasets import Dataset, Images, digest, joined
 from weights.recipe import Augment, FineTuning
 
 NAME = "folder"
-MOST_CLASSES = 256
-# Fewer pictures of a class than this, or so many times fewer than of another, and the result is worth a warning.
+MAX_CLASSES = 256
+# Fewer images of a class than this, or so many times fewer than of another, and the result is worth a warning.
 FEW, UNBALANCED = 20, 4
 VALIDATION = 0.2
 
-# A minute on a PC for some hundred pictures: the shipped features first as they are, then all layers, slowly.
+# A minute on a PC for some hundred images: the shipped features first as they are, then all layers, slowly.
 RECIPE = FineTuning(
     net="cifar10",
     data=NAME,
@@ -41,7 +42,7 @@ RECIPE = FineTuning(
 
 
 def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable[[str], None] = print) -> Dataset:
-    """Read every picture below a folder; its class is the name of the folder at the top that it lies in.
+    """Read every image below a folder; its class is the name of the folder at the top that it lies in.
 
     The last fifth of each class, in order of their names, is held back for validation: frames taken one after
     another resemble each other, and chance would put their like on both sides.
@@ -49,14 +50,14 @@ def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable
     Args:
         folder: holds a folder a class.
         card: gives size and colour of the net's input.
-        fit: as the application will fit pictures: 'crop', 'letterbox' or 'stretch'.
+        fit: as the application will fit images: 'crop', 'letterbox' or 'stretch'.
         warn: told of each thing that makes a good result unlikely.
 
     Raises:
-        WeightsError: there are not two classes with two pictures each.
+        WeightsError: there are not two classes with two images each.
     """
     homes = _classes(folder, warn)
-    pictures: dict[str, list[Array]] = {}
+    images: dict[str, list[Array]] = {}
     bad: list[str] = []
     for home in homes:
         found = []
@@ -65,22 +66,22 @@ def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable
                 found.append(_fitted(read_image(file), card, fit))
             except (OSError, ValueError) as error:
                 bad.append(f"{file}: {getattr(error, 'strerror', None) or error}")
-        pictures[home.name] = found
+        images[home.name] = found
     if bad:
         warn(f"{len(bad)} files are left out: {'; '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
-    _check_counts(folder, {name: len(found) for name, found in pictures.items()}, warn)
-    return _split(pictures)
+    _check_counts(folder, {name: len(found) for name, found in images.items()}, warn)
+    return _split(images)
 
 
 def _classes(folder: Path, warn: Callable[[str], None]) -> list[Path]:
     if not folder.is_dir():
-        raise WeightsError(f"no folder {folder}: it should hold a folder of pictures for each class")
+        raise WeightsError(f"no folder {folder}: it should hold a folder of images for each class")
     homes = sorted(
         (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
         key=lambda path: natural_key(path.name),
     )
-    if len(homes) > MOST_CLASSES:
-        raise WeightsError(f"{folder}: {len(homes)} classes; at most {MOST_CLASSES} can be learnt")
+    if len(homes) > MAX_CLASSES:
+        raise WeightsError(f"{folder}: {len(homes)} classes; at most {MAX_CLASSES} can be learnt")
     loose = sum(1 for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if loose:
         warn(f"{loose} files lie in {folder} itself and belong to no class")
@@ -96,12 +97,12 @@ def _check_counts(folder: Path, counts: dict[str, int], warn: Callable[[str], No
     if len(usable) < 2 or len(usable) < len(counts):
         told = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
         raise WeightsError(
-            f"{folder}: at least two classes with two pictures each are needed (found {told}); "
-            "'camapp collect --label NAME' takes pictures"
+            f"{folder}: at least two classes with two images each are needed (found {told}); "
+            "'camapp collect --label NAME' takes images"
         )
     few = [f"{name}: {count}" for name, count in counts.items() if count < FEW]
     if few:
-        warn(f"few pictures ({', '.join(few)}): {FEW} or more of each class are better")
+        warn(f"few images ({', '.join(few)}): {FEW} or more of each class are better")
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[most] > UNBALANCED * counts[least]:
         warn(
@@ -109,26 +110,26 @@ def _check_counts(folder: Path, counts: dict[str, int], warn: Callable[[str], No
         )
 
 
-def _fitted(picture: Picture, card: ModelCard, fit: str) -> Array:
+def _fitted(image: Image, card: ModelCard, fit: str) -> Array:
     """uint8 (C, H, W), by the application's own geometry; a letterbox has bars of the card's mean."""
     channels, height, width = card.input_shape
-    place = make_fit(picture.size, (width, height), fit)
+    place = make_fit(image.size, (width, height), fit)
     u0, v0, u1, v1 = place.target
-    pixels = cut(picture, place.source, (u1 - u0, v1 - v0), card.colour)
+    pixels = cut(image, place.source, (u1 - u0, v1 - v0), card.colour)
     out = np.empty((channels, height, width), np.uint8)
     out[...] = np.rint(255 * np.array(card.mean))[:, None, None]
     out[:, v0:v1, u0:u1] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return out
 
 
-def _split(pictures: dict[str, list[Array]]) -> Dataset:
+def _split(images: dict[str, list[Array]]) -> Dataset:
     learnt, held = [], []
-    for label, found in enumerate(pictures.values()):
+    for label, found in enumerate(images.values()):
         kept = max(1, round(len(found) * VALIDATION))
         labels = np.full(len(found), label, np.uint8)
-        learnt.append(Pictures(np.stack(found[:-kept]), labels[:-kept]))
-        held.append(Pictures(np.stack(found[-kept:]), labels[-kept:]))
+        learnt.append(Images(np.stack(found[:-kept]), labels[:-kept]))
+        held.append(Images(np.stack(found[-kept:]), labels[-kept:]))
     train, validation = joined(*learnt), joined(*held)
-    measured = f"validation, last {len(validation)} of {len(train) + len(validation)} pictures"
+    measured = f"validation, last {len(validation)} of {len(train) + len(validation)} images"
     total = digest(joined(train, validation))
-    return Dataset(NAME, tuple(pictures), train, validation, validation, total, measured)
+    return Dataset(NAME, tuple(images), train, validation, validation, total, measured)

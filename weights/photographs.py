@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.core.image import Pixels
+from camapp.core.arrays import Pixels
 from camapp.scenes.photograph import smear
 from camapp.tasks import line_decoder
 from engine.nets.track import FIELDS
@@ -21,20 +21,20 @@ Line = NDArray[np.float64]
 
 LARGEST = 480  # pixels along the longer side to which a photograph is reduced before it is varied
 TURN = np.radians(5)  # most that one is turned, standard deviation
-LEAN = 0.06  # most that a corner is moved, as a fraction of the picture
+LEAN = 0.06  # most that a corner is moved, as a fraction of the image
 ZOOM = 1.5  # most that one is enlarged
 GAMMA = 0.2  # standard deviation of its logarithm
 BLURRED, MOVED = 0.3, 2.5  # share of the variants that are blurred by motion, and by how many of the net's pixels
 
 
 def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
-    """(subset, picture, lines, spare lines) of each entry in a folder's labels.json.
+    """(subset, image, lines, spare lines) of each entry in a folder's labels.json.
 
     It is a list of {"image", "size", "subset", "lines": [[[x, y], ...], ...], "doubtful"?: lines that count neither as
     required nor as false, "merged_double"?: indices of lines that are two}.
 
     Raises:
-        WeightsError: the labels or a picture cannot be read.
+        WeightsError: the labels or an image cannot be read.
     """
     try:
         entries = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
@@ -48,15 +48,15 @@ def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]
 
 
 def read(path: Path) -> Pixels:
-    """A picture file as RGB.
+    """An image file as RGB.
 
     Raises:
         WeightsError: it is none.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise WeightsError(f"{path}: not a picture")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise WeightsError(f"{path}: not an image")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 class Photographs:
@@ -66,7 +66,7 @@ class Photographs:
         """Read them all.
 
         Raises:
-            WeightsError: the labels or a picture cannot be read, or there is none.
+            WeightsError: the labels or an image cannot be read, or there is none.
         """
         self._all = []
         for _, pixels, lines, spare in labelled(folder):
@@ -76,13 +76,13 @@ class Photographs:
             doubtful = [line / size for line in spare if not any(line is one for one in lines)]
             self._all.append((np.asarray(small, np.uint8), [line / size for line in lines], doubtful))
         if not self._all:
-            raise WeightsError(f"{folder / 'labels.json'} names no picture")
+            raise WeightsError(f"{folder / 'labels.json'} names no image")
 
     def varied(self, count: int, seed: int) -> Shard:
         """So many variants, each photograph as often as the others: turned, enlarged, seen from elsewhere."""
         rng = np.random.default_rng([seed, 11])
         size, cells = input_size(), grid()
-        pictures = np.empty((count, size[1], size[0], 3), np.uint8)
+        images = np.empty((count, size[1], size[0], 3), np.uint8)
         fields = np.empty((count, *cells, FIELDS + 1), np.float16)
         for i in range(count):
             small, lines, doubtful = self._all[i % len(self._all)]
@@ -93,10 +93,10 @@ class Photographs:
             source = cv2.GaussianBlur(small, (0, 0), soft) if soft > 0.5 else small
             shade = tuple(float(level) for level in source.mean(axis=(0, 1)))
             seen = cv2.warpPerspective(source, scaled, size, flags=cv2.INTER_LINEAR, borderValue=shade)
-            pictures[i] = _taken_again(np.asarray(seen, np.uint8), rng)
+            images[i] = _taken_again(np.asarray(seen, np.uint8), rng)
             moved = [(part, faint) for faint, group in enumerate((lines, doubtful)) for part in _moved(group, change)]
             fields[i] = line_decoder.write([(part.tolist(), bool(faint)) for part, faint in moved], cells)
-        return Shard(pictures, fields)
+        return Shard(images, fields)
 
 
 def _change(rng: np.random.Generator) -> Line:
@@ -122,7 +122,7 @@ def _taken_again(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _moved(lines: list[Line], change: Line) -> Iterator[Line]:
-    """The parts of lines that stay in the picture, on a fine path."""
+    """The parts of lines that stay in the image, on a fine path."""
     for line in lines:
         fine = np.linspace(0, len(line) - 1, 8 * len(line))
         path = np.stack([np.interp(fine, np.arange(len(line)), line[:, axis]) for axis in (0, 1)], axis=1)

@@ -1,4 +1,4 @@
-"""Pictures of a training run and its result, as PNG files."""
+"""Images of a training run and its result, as PNG files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from weights import WeightsError
-from weights.datasets import Pictures
+from weights.datasets import Images
 from weights.train import Epoch
 from weights.train_track import TrackEpoch
 
@@ -69,27 +69,27 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
     return _save(figure, path)
 
 
-def grid(pictures: Pictures, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
-    """Up to 16 pictures (or signals) with what was said of each: green where that is right, else red with the truth."""
+def grid(images: Images, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
+    """Up to 16 images (or signals) with what was said of each: green where that is right, else red with the truth."""
     figure = Figure(figsize=(7, 8), layout="constrained")
     figure.suptitle(title)
     for axes in (places := figure.subplots(4, 4).ravel()):
         axes.set_axis_off()
-    for axes, picture, truth, label in zip(places, pictures.images, pictures.labels, said, strict=False):
-        _show(axes, picture)
+    for axes, image, truth, label in zip(places, images.images, images.labels, said, strict=False):
+        _show(axes, image)
         is_right = label == truth
         text = classes[label] if is_right else f"{classes[label]} (is {classes[truth]})"
         axes.set_title(text, color="green" if is_right else "red", fontsize=9)
     return _save(figure, path)
 
 
-def _show(axes: Any, picture: NDArray[Any]) -> None:
-    if picture.ndim == 2:
-        axes.plot(picture[0], linewidth=0.8)
-    elif len(picture) == 1:
-        axes.imshow(picture[0], cmap="gray", vmin=0, vmax=255)
+def _show(axes: Any, image: NDArray[Any]) -> None:
+    if image.ndim == 2:
+        axes.plot(image[0], linewidth=0.8)
+    elif len(image) == 1:
+        axes.imshow(image[0], cmap="gray", vmin=0, vmax=255)
     else:
-        axes.imshow(picture.transpose(1, 2, 0))
+        axes.imshow(image.transpose(1, 2, 0))
 
 
 def _save(figure: Figure, path: Path) -> Path:

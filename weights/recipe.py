@@ -8,17 +8,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures are varied, drawn anew for each picture in each epoch.
+    """How training images are varied, drawn anew for each image in each epoch.
 
     Attributes:
-        share: part of the pictures that the geometric and stroke changes touch; the rest stay as they are.
+        share: part of the images that the geometric and stroke changes touch; the rest stay as they are.
         rotate: largest turn either way, degrees.
         shift: largest move either way along each axis, pixels.
         scale: largest relative change of size, each axis on its own: 0.1 is 0.9 to 1.1.
         stroke: largest change of stroke thickness: 1 widens (or thins) bright strokes by a full 3x3 neighbourhood.
-        crop: pixels of reflected border from which a picture of the old size is cut at random.
-        flip: mirror left and right, one picture in two.
-        erase: side in pixels of a square, somewhere in the picture, that is painted grey.
+        crop: pixels of reflected border from which an image of the old size is cut at random.
+        flip: mirror left and right, one image in two.
+        erase: side in pixels of a square, somewhere in the image, that is painted grey.
     """
 
     share: float = 1.0
@@ -39,7 +39,7 @@ class Recipe:
         net: a name that `engine.nets.build` knows; also the name of the shipped file.
         data: a name in `weights.datasets.SOURCES`.
         epochs: passes over the training split.
-        batch: pictures a step.
+        batch: images a step.
         learning_rate: at the start; the highest, where the schedule is 'one_cycle'.
         momentum: of the optimiser; Nesterov's where it is not 0.
         weight_decay: on weights of two and more dimensions, not on biases or norms.
@@ -49,8 +49,8 @@ class Recipe:
         precision: of activations and their gradients; 'bfloat16' is three times as fast on a CPU that has AVX-512
             BF16. Parameters, their sums and what judges an epoch stay float32.
         storage: of weights of two and more dimensions in the file. What ships is measured as stored.
-        validation: part of the pictures outside the test split that is held back to choose the checkpoint.
-        augment: how training pictures are varied.
+        validation: part of the images outside the test split that is held back to choose the checkpoint.
+        augment: how training images are varied.
         paper: so many digits of the training split are learnt from on paper too, as the application cuts them out.
         seed: of the initial values, the order and the augmentation.
     """
@@ -97,29 +97,29 @@ class FineTuning(Recipe):
 
 @dataclass(frozen=True)
 class TrackRecipe:
-    """The track net and its schedule: AdamW on presence and place, over pictures that are rendered as it learns.
+    """The track net and its schedule: AdamW on presence and place, over images that are rendered as it learns.
 
     Attributes:
         name: what `python -m weights train` calls it.
         net: a name that `engine.nets.build` knows.
-        epochs: each begins with a new shard of pictures.
-        pictures: in a shard.
-        uses: epochs that learn from a shard; the pictures are varied each time.
-        batch: pictures a step.
+        epochs: each begins with a new shard of images.
+        images: in a shard.
+        uses: epochs that learn from a shard; the images are varied each time.
+        batch: images a step.
         learning_rate: the highest; it rises over the first twentieth of the run and falls to 0 as a cosine.
         weight_decay: on weights of two and more dimensions.
         average: share of the old values that the running mean of the weights keeps in a step; it is what is saved.
         bfloat16: whether the layers compute in 16 bits; the weights themselves are kept in 32.
         photographs: variants of labelled photographs that go with each shard.
         start: model (a name or a file) whose weights it begins with; '' for none.
-        validation: pictures, of seeds never learnt from, that choose the checkpoint.
-        seed: of the initial values, the order and the pictures.
+        validation: images, of seeds never learnt from, that choose the checkpoint.
+        seed: of the initial values, the order and the images.
     """
 
     name: str
     net: str
     epochs: int
-    pictures: int
+    images: int
     batch: int
     learning_rate: float
     uses: int = 6
@@ -132,5 +132,5 @@ class TrackRecipe:
     seed: int = 42
 
     def samples(self, epoch: int) -> int:
-        """Pictures learnt from in an epoch, from 1."""
-        return min(epoch, self.uses) * (self.pictures + self.photographs)
+        """Images learnt from in an epoch, from 1."""
+        return min(epoch, self.uses) * (self.images + self.photographs)

@@ -39,9 +39,9 @@ class TorchNet(nn.Module):
             self._steps.append((values, node.outputs[0], step))
         self._keep_unused_norms(graph)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Raw network outputs of a batch laid out as the graph's input says."""
-        values = {self._source: pictures}
+        values = {self._source: images}
         for inputs, output, step in self._steps:
             values[output] = step(*(values[name] for name in inputs))
         return values[self._result]

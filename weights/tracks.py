@@ -1,4 +1,4 @@
-"""Generated track pictures for training: rendered in the background, a shard ahead of what is being learnt."""
+"""Generated track images for training: rendered in the background, a shard ahead of what is being learnt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.scenes.track import random_picture
+from camapp.scenes.track import random_image
 from camapp.tasks import line_decoder
 from engine.nets.track import FIELDS, SUBCELLS, track
 
-# Shapes a camera's picture may have, and how often: the net sees all of them stretched to its input.
+# Shapes a camera's image may have, and how often: the net sees all of them stretched to its input.
 SHAPES = ((4, 3), (3, 2), (16, 9), (1, 1), (3, 4), (9, 16))
 SHARES = (0.5, 0.07, 0.17, 0.03, 0.08, 0.15)
 VALIDATION_SEED = 1_000_000_000  # seeds from here are never learnt from
@@ -25,9 +25,9 @@ VALIDATION_SEED = 1_000_000_000  # seeds from here are never learnt from
 
 @dataclass(frozen=True)
 class Shard:
-    """Pictures uint8 (n, H, W, 3) RGB, and their fields float16 (n, rows, columns, FIELDS + 1)."""
+    """Images uint8 (n, H, W, 3) RGB, and their fields float16 (n, rows, columns, FIELDS + 1)."""
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     fields: NDArray[np.float16]
 
 
@@ -44,29 +44,29 @@ def grid() -> tuple[int, int]:
 
 
 def render(seeds: Sequence[int]) -> Shard:
-    """The pictures of those seeds."""
+    """The images of those seeds."""
     cv2.setNumThreads(1)
     size, cells = input_size(), grid()
-    pictures = np.empty((len(seeds), size[1], size[0], 3), np.uint8)
+    images = np.empty((len(seeds), size[1], size[0], 3), np.uint8)
     fields = np.empty((len(seeds), *cells, FIELDS + 1), np.float16)
     for i, seed in enumerate(seeds):
         shape = SHAPES[np.random.default_rng([seed, 3]).choice(len(SHAPES), p=SHARES)]
-        picture, truth, _ = random_picture(seed, size, shape=shape)
-        pictures[i] = picture
+        image, truth, _ = random_image(seed, size, shape=shape)
+        images[i] = image
         lines = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in truth.lines]
         fields[i] = line_decoder.write(lines, cells)
-    return Shard(pictures, fields)
+    return Shard(images, fields)
 
 
 def shards(
-    count: int, pictures: int, first_seed: int, folder: Path, processes: int = 1, begin: int = 0
+    count: int, images: int, first_seed: int, folder: Path, processes: int = 1, begin: int = 0
 ) -> Iterator[Shard]:
     """`count` shards in order; while one is in use the next is rendered. They stay in `folder`, and are found there.
 
     Args:
         count: of shards.
-        pictures: in each.
-        first_seed: of the first picture; the others follow.
+        images: in each.
+        first_seed: of the first image; the others follow.
         folder: that keeps them, for a run that goes on later.
         processes: that render.
         begin: number of the first one that is wanted.
@@ -74,21 +74,21 @@ def shards(
     folder.mkdir(parents=True, exist_ok=True)
 
     def start(pool: ProcessPoolExecutor, number: int) -> list[Future[Shard]]:
-        seed = first_seed + number * pictures
+        seed = first_seed + number * images
         if (folder / f"{seed}.npz").exists():
             return []
-        parts = np.array_split(np.arange(seed, seed + pictures), max(1, processes * 4))
+        parts = np.array_split(np.arange(seed, seed + images), max(1, processes * 4))
         return [pool.submit(render, part.tolist()) for part in parts]
 
     def finish(coming: list[Future[Shard]], number: int) -> Shard:
-        file = folder / f"{first_seed + number * pictures}.npz"
+        file = folder / f"{first_seed + number * images}.npz"
         if not coming:
             with np.load(file) as kept:
                 return Shard(kept["pictures"], kept["fields"])
         done = [future.result() for future in coming]
-        shard = Shard(*(np.concatenate([getattr(part, of) for part in done]) for of in ("pictures", "fields")))
+        shard = Shard(*(np.concatenate([getattr(part, of) for part in done]) for of in ("images", "fields")))
         partial = file.with_name(f".{file.name}")
-        np.savez(partial, pictures=shard.pictures, fields=shard.fields)
+        np.savez(partial, pictures=shard.images, fields=shard.fields)
         os.replace(partial, file)
         return shard
 

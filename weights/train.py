@@ -8,25 +8,22 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from camapp.core.models import model_path
 from engine import nets
+from engine.graph import Array
 from engine.model import load as load_model
 from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.augment import apply
-from weights.datasets import Dataset, Pictures
+from weights.datasets import Dataset, Images
 from weights.recipe import FineTuning, Recipe
 from weights.torch_net import TorchNet
-
-Array = NDArray[Any]
 
 EVALUATION_BATCH = 500
 
@@ -211,9 +208,9 @@ class Run:
         reduced = recipe.precision == "bfloat16"
         self._net.train()
         total, right, seen = 0.0, 0, 0
-        for pictures, labels in batches:
+        for images, labels in batches:
             with torch.autocast(self._device, torch.bfloat16, enabled=reduced):
-                logits = self._net(pictures)
+                logits = self._net(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -257,9 +254,9 @@ def _head(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """A split on the training device: uint8 pictures, or float32 signals, of the net's input size; int64 labels."""
+    """A split on the training device: uint8 images, or float32 signals, of the net's input size; int64 labels."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
 
 
@@ -275,7 +272,7 @@ class Feed:
         self._mean = torch.tensor(card.mean, device=device)[axes]
         self._std = torch.tensor(card.std, device=device)[axes]
 
-    def hold(self, split: Pictures) -> Held:
+    def hold(self, split: Images) -> Held:
         """Bring a split to the device."""
         fitted = split.fitted(self._shape)
         return Held(
@@ -287,23 +284,23 @@ class Feed:
         """Varied batches in a new order."""
         order = torch.randperm(len(held.labels), generator=self.generator, device=self._device)
         for which in torch.split(order, self._recipe.batch):
-            pictures = apply(_scaled(held.pictures[which]), self._recipe.augment, self.generator)
-            yield self._normalised(pictures), held.labels[which]
+            images = apply(_scaled(held.images[which]), self._recipe.augment, self.generator)
+            yield self._normalised(images), held.labels[which]
 
     def in_order(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches as they are."""
-        batches = (torch.split(values, EVALUATION_BATCH) for values in (held.pictures, held.labels))
-        for pictures, labels in zip(*batches, strict=True):
-            yield self._normalised(_scaled(pictures)), labels
+        batches = (torch.split(values, EVALUATION_BATCH) for values in (held.images, held.labels))
+        for images, labels in zip(*batches, strict=True):
+            yield self._normalised(_scaled(images)), labels
 
-    def _normalised(self, pictures: Tensor) -> Tensor:
-        normalised = (pictures - self._mean) / self._std
+    def _normalised(self, images: Tensor) -> Tensor:
+        normalised = (images - self._mean) / self._std
         return normalised.contiguous(memory_format=torch.channels_last) if normalised.ndim == 4 else normalised
 
 
-def _scaled(pictures: Tensor) -> Tensor:
+def _scaled(images: Tensor) -> Tensor:
     """Bytes on 0..1; signals are floats already, on the scale that they came with."""
-    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def to_arrays(net: nn.Module) -> dict[str, Array]:
@@ -338,8 +335,8 @@ def _judge(net: TorchNet, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[flo
     """Mean loss and accuracy, learning nothing."""
     net.eval()
     total, right, seen = 0.0, 0, 0
-    for pictures, labels in batches:
-        logits = net(pictures)
+    for images, labels in batches:
+        logits = net(images)
         total += float(F.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(1) == labels).sum())
         seen += len(labels)

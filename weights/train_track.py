@@ -1,4 +1,4 @@
-"""Trains the track net in PyTorch on pictures that are rendered meanwhile; the best checkpoint by validation kept."""
+"""Trains the track net in PyTorch on images that are rendered meanwhile; the best checkpoint by validation kept."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from camapp.core.models import model_path
 from engine import nets
+from engine.graph import Array
 from engine.model import load
 from engine.nets.track import FIELDS, SUBCELLS
 from weights import WeightsError
@@ -26,8 +26,6 @@ from weights.recipe import TrackRecipe
 from weights.torch_net import TorchNet
 from weights.tracks import VALIDATION_SEED, Shard, render, shards
 from weights.train import to_arrays
-
-Array = NDArray[Any]
 
 PRESENT = 2.0  # a cell on a line counts so much more than one off it: there are ten times fewer
 PLACE, DIRECTION = 2.0, 1.0  # weights of the losses of place (cells) and direction beside that of presence
@@ -78,9 +76,9 @@ def train_track(
 
     Args:
         recipe: what to do.
-        folder: keeps the rendered pictures and, after each epoch, all that a run needs to go on.
+        folder: keeps the rendered images and, after each epoch, all that a run needs to go on.
         report: told of each epoch.
-        processes: that render pictures.
+        processes: that render images.
         photographs: what the recipe's `photographs` are drawn from.
         resume: go on after the last epoch of the run in the folder.
 
@@ -99,7 +97,7 @@ def train_track(
     begin = max(0, done - recipe.uses + 1)
     window: deque[list[Shard]] = deque(maxlen=recipe.uses)
     for number, shard in enumerate(
-        shards(recipe.epochs, recipe.pictures, first_seed, folder, processes, begin), start=begin + 1
+        shards(recipe.epochs, recipe.images, first_seed, folder, processes, begin), start=begin + 1
     ):
         window.append([shard])
         if photographs and recipe.photographs:
@@ -134,18 +132,18 @@ class _Run:
         self.history: list[TrackEpoch] = []
         self.arrays: dict[str, Array] = {}
 
-    def output(self, net: TorchNet, pictures: Tensor) -> Tensor:
-        """What a net says to pictures of 0 to 1."""
+    def output(self, net: TorchNet, images: Tensor) -> Tensor:
+        """What a net says to images of 0 to 1."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
-            said: Tensor = net((pictures - self.mean) / self.std)
+            said: Tensor = net((images - self.mean) / self.std)
         return said.float()
 
     def learn(self, parts: list[Shard], number: int) -> float:
         """One epoch; the mean loss."""
         self.net.train()
         total, seen = 0.0, 0
-        for pictures, fields in _varied(parts, self.recipe.batch, self.generator):
-            loss = loss_of(self.output(self.net, pictures), fields)
+        for images, fields in _varied(parts, self.recipe.batch, self.generator):
+            loss = loss_of(self.output(self.net, images), fields)
             if not math.isfinite(float(loss.detach())):
                 raise WeightsError(f"the loss became {loss} in epoch {number}: nothing was saved; lower the rate")
             self.optimiser.zero_grad()
@@ -166,7 +164,7 @@ class _Run:
 
     def judge(self, shard: Shard, number: int, train_loss: float) -> None:
         """Add to the history; keep the weights if they are the best."""
-        self.history.append(_judge(lambda pictures: self.output(self.average, pictures), shard, number, train_loss))
+        self.history.append(_judge(lambda images: self.output(self.average, images), shard, number, train_loss))
         if self.best is self.history[-1]:
             self.arrays = to_arrays(self.average)
 
@@ -240,13 +238,13 @@ def _rate(share: float) -> float:
 
 
 def _varied(parts: list[Shard], batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in a new order, half of the pictures mirrored, in other light: float32 (n, 3, H, W), and their fields."""
-    pictures = [torch.from_numpy(part.pictures) for part in parts]
+    """Batches in a new order, half of the images mirrored, in other light: float32 (n, 3, H, W), and their fields."""
+    images = [torch.from_numpy(part.images) for part in parts]
     fields = [torch.from_numpy(part.fields) for part in parts]
-    places = [(part, i) for part, shard in enumerate(parts) for i in range(len(shard.pictures))]
+    places = [(part, i) for part, shard in enumerate(parts) for i in range(len(shard.images))]
     for which in torch.split(torch.randperm(len(places), generator=generator), batch):
         chosen = [places[int(i)] for i in which]
-        shown = torch.stack([pictures[part][i] for part, i in chosen]).permute(0, 3, 1, 2).float() / 255
+        shown = torch.stack([images[part][i] for part, i in chosen]).permute(0, 3, 1, 2).float() / 255
         wanted = torch.stack([fields[part][i] for part, i in chosen]).float()
         flipped = torch.rand(len(chosen), generator=generator) < 0.5
         shown[flipped] = shown[flipped].flip(3)
@@ -255,15 +253,15 @@ def _varied(parts: list[Shard], batch: int, generator: torch.Generator) -> Itera
         yield _lit(shown, generator), wanted
 
 
-def _lit(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Other gains and contrast for each picture, and for some batches noise; 0 to 1."""
-    count = len(pictures)
+def _lit(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Other gains and contrast for each image, and for some batches noise; 0 to 1."""
+    count = len(images)
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
-    middle = pictures.mean(dim=(1, 2, 3), keepdim=True)
-    lit = (pictures - middle) * between(0.7, 1.3, 1, 1, 1) + middle + between(-0.12, 0.12, 1, 1, 1)
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    lit = (images - middle) * between(0.7, 1.3, 1, 1, 1) + middle + between(-0.12, 0.12, 1, 1, 1)
     lit = lit * between(0.92, 1.08, 3, 1, 1)
     if torch.rand((), generator=generator) < 0.3:
         lit = lit + torch.randn(lit.shape, generator=generator) * between(0, 0.06, 1, 1, 1)
@@ -273,9 +271,9 @@ def _lit(pictures: Tensor, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def _judge(net: Callable[[Tensor], Tensor], shard: Shard, number: int, train_loss: float) -> TrackEpoch:
     losses, right, said_so, there, place = [], 0.0, 0.0, 0.0, 0.0
-    for start in range(0, len(shard.pictures), EVALUATION_BATCH):
+    for start in range(0, len(shard.images), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
-        output = net(torch.from_numpy(shard.pictures[part]).permute(0, 3, 1, 2).float() / 255)
+        output = net(torch.from_numpy(shard.images[part]).permute(0, 3, 1, 2).float() / 255)
         wanted = torch.from_numpy(shard.fields[part]).float()
         losses.append(float(loss_of(output, wanted)))
         said = fields_of(output)

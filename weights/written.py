@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from camapp.commands.classify.report import confusion_of, markdown
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Truth
-from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box
 from camapp.scenes.digits import DigitScene
 from camapp.scenes.paper import RANGES, PaperRanges, photograph
@@ -21,7 +22,7 @@ from camapp.tasks.digits import DigitsTask
 from camapp.tasks.task import TaskOptions
 from engine.model import Model
 from weights import WeightsError
-from weights.datasets import Dataset, Pictures, digest, joined
+from weights.datasets import Dataset, Images, digest, joined
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +40,7 @@ class Reading:
 
     Attributes:
         said: how often (truth, what was said); '' stands for a digit not found, and for a mark where no digit is.
-        scenes: pictures looked at.
+        scenes: images looked at.
         whole: those in which each digit was read and nothing else was.
         seconds: for finding and reading, without making the scenes.
     """
@@ -64,17 +65,17 @@ class Reading:
         false = sum(count for (truth, label), count in self.said.items() if not truth)
         return (
             f"{self.accuracy:.2%} of {self.digits} digits found and read right ({missed} not found, {false} marks that "
-            f"are none); {self.whole / self.scenes:.2%} of {self.scenes} pictures without any fault; "
-            f"{1e3 * self.seconds / self.scenes:.1f} ms a picture in one process"
+            f"are none); {self.whole / self.scenes:.2%} of {self.scenes} images without any fault; "
+            f"{1e3 * self.seconds / self.scenes:.1f} ms an image in one process"
         )
 
 
-def read_scenes(model: Model, pictures: Pictures, progress: Progress = lambda done, total: None) -> Reading:
+def read_scenes(model: Model, images: Images, progress: Progress = lambda done, total: None) -> Reading:
     """Let the application read these digits off paper, with the NumPy engine.
 
     Args:
         model: of the task 'digits'.
-        pictures: MNIST's, each shown once.
+        images: MNIST's, each shown once.
         progress: told of digits done, and of how many there are.
 
     Raises:
@@ -87,19 +88,19 @@ def read_scenes(model: Model, pictures: Pictures, progress: Progress = lambda do
     said: Counter[tuple[str, str]] = Counter()
     scenes = whole = done = 0
     spent = 0.0
-    for pixels, truth in scenes_of(pictures, SEED):
+    for pixels, truth in scenes_of(images, SEED):
         began = time.perf_counter()
-        picture = Picture.of(pixels, Layout.GRAY)
-        prepared = task.prepare(Frame.still(picture), plan.inputs[0])
+        image = Image.of(pixels, Layout.GRAY)
+        prepared = task.prepare(Frame.still(image), plan.inputs[0])
         plan.run()
-        (prediction,) = task.decode_stills([picture], [output[: prepared.count] for output in plan.outputs], [prepared])
+        (prediction,) = task.decode_stills([image], [output[: prepared.count] for output in plan.outputs], [prepared])
         spent += time.perf_counter() - began
         pairs = _compared(truth, prediction.boxes)
         said.update(pairs)
         scenes += 1
         whole += all(true == label for true, label in pairs)
         done += len(truth.boxes)
-        progress(done, len(pictures))
+        progress(done, len(images))
     return Reading(said, scenes, whole, spent)
 
 
@@ -109,13 +110,13 @@ def report(model: Model, result: Reading, title: str, command: str) -> str:
     return "\n".join([*lines, f"- command: `{command}`", "", markdown(*confusion_of(result.said))])
 
 
-def scenes_of(pictures: Pictures, seed: int, ranges: PaperRanges = RANGES) -> Iterator[tuple[Pixels, Truth]]:
-    """Sheets of some digits each, until every picture has been shown once."""
+def scenes_of(images: Images, seed: int, ranges: PaperRanges = RANGES) -> Iterator[tuple[Pixels, Truth]]:
+    """Sheets of some digits each, until every image has been shown once."""
     rng = np.random.default_rng(seed)
     at = 0
-    while at < len(pictures):
+    while at < len(images):
         few, many = ranges.digits
-        shown = pictures[at : at + int(rng.integers(few, many + 1))]
+        shown = images[at : at + int(rng.integers(few, many + 1))]
         at += len(shown)
         yield photograph([image[0] for image in shown.images], "".join(map(str, shown.labels)), rng, ranges)
 
@@ -149,10 +150,10 @@ def _pen_scenes() -> Iterator[tuple[Pixels, Truth]]:
     for seed in range(PEN_SEED, PEN_SEED + PEN_SCENES):
         scene = DigitScene(SceneOptions(size=(640, 480), seed=seed))
         pixels, truth = scene.render(seed % 600)
-        yield Picture.of(pixels, Layout.RGB).gray(), truth
+        yield Image.of(pixels, Layout.RGB).gray(), truth
 
 
-def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], None]) -> Pictures:
+def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], None]) -> Images:
     """The digits as the net will see them, of those that were found."""
     images, labels = [], []
     for pixels, truth in scenes:
@@ -163,7 +164,7 @@ def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], Non
                     images.append(np.rint(255 * mark.ink).astype(np.uint8)[None])
                     labels.append(int(true.label))
         progress(len(truth.boxes))
-    return Pictures(np.stack(images), np.array(labels, np.uint8))
+    return Images(np.stack(images), np.array(labels, np.uint8))
 
 
 def _compared(truth: Truth, found: tuple[Box, ...]) -> list[tuple[str, str]]:

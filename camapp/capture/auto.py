@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from camapp.capture.drm_preview import NativePreview
+from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.picamera2 import pi_cameras
 from camapp.capture.source import Source, SourceOptions, create_source
 from camapp.core.errors import SourceError, SourceLost
@@ -57,9 +57,9 @@ class AutoSource(Source):
         return self._chosen.slowness if self._chosen is not None else ""
 
     @property
-    def native_preview(self) -> NativePreview | None:
+    def drm_preview(self) -> DrmPreview | None:
         """The chosen source's."""
-        return self._chosen.native_preview if self._chosen is not None else None
+        return self._chosen.drm_preview if self._chosen is not None else None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:
@@ -67,7 +67,7 @@ class AutoSource(Source):
         return self._chosen.remaining_orientation if self._chosen is not None else super().remaining_orientation
 
     def _choose(self) -> None:
-        """A Pi camera that is there is taken even if busy now; of webcams, the first that gives a picture."""
+        """A Pi camera that is there is taken even if busy now; of webcams, the first that gives an image."""
         cameras, reasons = _find_pi_cameras()
         if cameras:
             self._chosen = create_source(f"picamera://{cameras[0]['Num']}", self.options)

@@ -1,4 +1,4 @@
-"""The picture that picamera2 puts on the screen of a console by itself (a DRM plane): we add only an overlay."""
+"""The image that picamera2 puts on the screen of a console by itself (a DRM plane): we add only an overlay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camapp.core.image import Pixels
+    from camapp.core.arrays import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +17,11 @@ _DRAWN = 3
 _TRIES, _STEADY = 3, 100
 
 
-class PreviewError(Exception):
-    """The overlay could not be laid over the picture."""
+class DrmPreviewError(Exception):
+    """The overlay could not be laid over the image."""
 
 
-class NativePreview:
+class DrmPreview:
     """What the thread that reads the camera and the one that draws share of it.
 
     Others say what they want; only the reading thread switches, between two frames, because picamera2's preview is
@@ -45,7 +45,7 @@ class NativePreview:
 
     @property
     def showing(self) -> bool:
-        """The picture is on the screen."""
+        """The image is on the screen."""
         return self._screen is not None and self._frames >= _DRAWN
 
     @property
@@ -54,26 +54,26 @@ class NativePreview:
         return self._wanted is not None
 
     def want(self, screen: tuple[int, int] | None) -> None:
-        """Show the picture on a screen of this (width, height); None: it was unplugged, the next one is a new one."""
+        """Show the image on a screen of this (width, height); None: it was unplugged, the next one is a new one."""
         with self._lock:
             if screen is None:
                 self._failures, self.given_up = 0, False
             self._wanted = None if self.given_up else screen
 
-    def lay_over(self, picture: Pixels) -> None:
-        """Show (h, w, 4) uint8 RGBA over the camera's picture, scaled to it.
+    def lay_over(self, image: Pixels) -> None:
+        """Show (h, w, 4) uint8 RGBA over the camera's image, scaled to it.
 
         Raises:
-            PreviewError: picamera2 would not; the picture itself goes on.
+            DrmPreviewError: picamera2 would not; the image itself goes on.
         """
         camera = self._camera
         if camera is None or not self.showing:
-            raise PreviewError("the picture is not on the screen")
+            raise DrmPreviewError("the image is not on the screen")
         try:
-            camera.set_overlay(picture)
+            camera.set_overlay(image)
         except (RuntimeError, OSError, ValueError, AttributeError) as error:
             # AttributeError: the reading thread is just taking the preview away.
-            raise PreviewError(str(error)) from error
+            raise DrmPreviewError(str(error)) from error
 
     # -- the reading thread's side
 
@@ -110,7 +110,7 @@ class NativePreview:
     def silent(self) -> None:
         """No frame came: what a preview that cannot draw looks like from here, for its thread has died."""
         if self._screen is not None:
-            self._failed("no frame came while the picture was on the screen")
+            self._failed("no frame came while the image was on the screen")
 
     def closed(self) -> None:
         """The camera was closed, and its preview with it."""

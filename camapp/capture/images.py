@@ -1,4 +1,4 @@
-"""Pictures from files: one, a folder with all below it, or a glob."""
+"""Images from files: one, a folder with all below it, or a glob."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camapp.capture.source import IMAGE_SUFFIXES, EndOfStream, Source, SourceOpt
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.files import natural_key
 from camapp.core.frames import Shot, Truth
-from camapp.core.image import Picture, as_picture, fit_within, silence_opencv
+from camapp.core.image import Image, as_image, fit_within, silence_opencv
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ _SMALL, _LARGEST = 64 << 10, 512 << 20  # bytes
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
-def read_image(path: Path | str) -> Picture:
-    """An image file as an 8-bit picture, turned as its EXIF data asks, alpha laid over white.
+def read_image(path: Path | str) -> Image:
+    """An image file as an 8-bit image, turned as its EXIF data asks, alpha laid over white.
 
     Raises:
         ValueError: it is no image, or one of a kind that cannot be read; the message says which.
@@ -46,15 +46,15 @@ def read_image(path: Path | str) -> Picture:
             image = cv2.imdecode(encoded, _ORIENTED)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
-            raise ValueError("it has more pixels than pictures that we read (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
+            raise ValueError("it has more pixels than images that we read (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
         raise ValueError("it is damaged, or no image")
-    return as_picture(image)
+    return as_image(image)
 
 
 def _content(path: Path | str) -> bytes:
-    """What a file holds. A file object takes as long as all of this, which counts where pictures are small."""
+    """What a file holds. A file object takes as long as all of this, which counts where images are small."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         data = os.read(descriptor, _SMALL)
@@ -62,7 +62,7 @@ def _content(path: Path | str) -> bytes:
         if not more:
             return data
         if (size := os.fstat(descriptor).st_size) > _LARGEST:
-            raise ValueError(f"it has {size >> 20} MB, which is more than any picture has")
+            raise ValueError(f"it has {size >> 20} MB, which is more than any image has")
         with open(descriptor, "rb", closefd=False) as file:
             return data + more + file.read()
     finally:
@@ -102,7 +102,7 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
         if not os.access(path, os.R_OK):
             raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
         if not path.is_file():
-            raise PermanentSourceError(f"{path} is no file but a pipe or a device; name a picture, or a folder of them")
+            raise PermanentSourceError(f"{path} is no file but a pipe or a device; name an image, or a folder of them")
         yield str(path)
     else:
         found = (name for name in glob.iglob(str(path), recursive=True) if _is_image(name) and os.path.isfile(name))
@@ -110,7 +110,7 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
 
 
 def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
-    """Its pictures and those of all folders below. Not by recursion: these may be deeper than Python's calls."""
+    """Its images and those of all folders below. Not by recursion: these may be deeper than Python's calls."""
     way = [_look_into(folder, in_order)]
     while way:
         for path in way[-1]:
@@ -123,7 +123,7 @@ def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
 
 
 def _look_into(folder: str, in_order: bool) -> Iterator[str]:
-    """Its pictures, and its folders, whose names end in '/'; none, with a warning, where it may not be read."""
+    """Its images, and its folders, whose names end in '/'; none, with a warning, where it may not be read."""
     try:
         with os.scandir(folder) as entries:
             # A folder's name ends in '/' here, so that nothing more need be kept of it.
@@ -213,7 +213,7 @@ class ImagesSource(Source):
             path = self._paths[self._next]
             self._next += 1
             try:
-                picture = fit_within(read_image(path), self.options.size)
+                image = fit_within(read_image(path), self.options.size)
             except PermissionError:
                 self._skip(path, "it may not be read by this user")
             except OSError as error:
@@ -222,7 +222,7 @@ class ImagesSource(Source):
                 self._skip(path, str(error))
             else:
                 label = path.stem.partition("_")[2]
-                return Shot(picture, picture, truth=Truth(label) if label else None, name=path.name, still=True)
+                return Shot(image, image, truth=Truth(label) if label else None, name=path.name, still=True)
 
     def _rewind(self) -> None:
         unreadable = {path for path, _ in self.skipped}

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.capture.clock import Pace, SensorClock
-from camapp.capture.rate_monitor import RateWatch
+from camapp.capture.rate_monitor import RateMonitor
 from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path, redacted
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceLost
 from camapp.core.frames import Shot
-from camapp.core.image import as_picture, fit_within, silence_opencv
+from camapp.core.image import as_image, fit_within, silence_opencv
 from camapp.system.video_devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_SIZE = 1280, 720
-# Most webcams have no USB bandwidth for raw pictures above this at 30 fps.
+# Most webcams have no USB bandwidth for raw images above this at 30 fps.
 _LARGEST_RAW = 640 * 480
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 # One buffer fills while one is decoded; with a single one the camera has to skip every other frame.
@@ -85,19 +85,19 @@ class _LiveSource(_OpenCVSource):
 
     def read(self, timeout: float) -> Shot:
         """The next frame; the wait is bounded by the limit set when it was opened."""
-        image, self._first = self._first, None
-        if image is None:
-            image = self._grab()
-        picture = as_picture(image)
-        return Shot(picture, picture, self._clock.checked(self._stamp_ns()))
+        raw, self._first = self._first, None
+        if raw is None:
+            raw = self._grab()
+        image = as_image(raw)
+        return Shot(image, image, self._clock.checked(self._stamp_ns()))
 
     def _grab(self) -> NDArray[np.generic]:
         if self._capture is None:
             raise SourceLost(f"{redacted(self.uri)} is not open")
-        good, image = self._capture.read()
+        good, raw = self._capture.read()
         if not good:
             raise SourceLost(self._silence())
-        return np.asarray(image)
+        return np.asarray(raw)
 
     def _stamp_ns(self) -> int:
         return 0
@@ -117,7 +117,7 @@ class CameraSource(_LiveSource):
             raise PermanentSourceError(f"'{uri}' names no webcam: write v4l2://0 or v4l2:///dev/video0")
         self._device = DEV / f"video{which}" if which.isdecimal() else Path(which)
         self._name = ""
-        self._rate = RateWatch()
+        self._rate = RateMonitor()
         self._controls = [_control(name, text) for name, text in options.controls.items()]
 
     def open(self) -> None:
@@ -189,7 +189,7 @@ class CameraSource(_LiveSource):
         if not self._device.exists():
             return f"{self._name} ({self._device}) was unplugged"
         advice = busy_advice(self._device) if holders(self._device) else "plug it in again, or try a smaller --size"
-        return f"{self._name} ({self._device}) gives no picture: {advice}"
+        return f"{self._name} ({self._device}) gives no image: {advice}"
 
 
 class StreamSource(_LiveSource):
@@ -298,12 +298,12 @@ class VideoSource(_OpenCVSource):
 
     def _shot(self, due_ns: int) -> Shot:
         assert self._capture is not None
-        good, image = self._capture.retrieve()
+        good, raw = self._capture.retrieve()
         if not good:
             log.warning("%s cannot be decoded past frame %d: it is damaged", self._path, self._frames)
             raise EndOfStream
-        picture = fit_within(as_picture(np.asarray(image)), self.options.size)
-        return Shot(picture, picture, due_ns, name=self._path.name, moment_ns=round(self._media_s * 1e9))
+        image = fit_within(as_image(np.asarray(raw)), self.options.size)
+        return Shot(image, image, due_ns, name=self._path.name, moment_ns=round(self._media_s * 1e9))
 
 
 def _sane_fps(fps: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 
 from camapp.core.frames import Shot, Truth
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Point, Polyline
 
 _ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -30,24 +30,24 @@ class Orientation:
         """The same moment, oriented."""
         if self.is_identity:
             return shot
-        view = self.picture(shot.view)
-        model_view = view if shot.model_view is shot.view else self.picture(shot.model_view)
+        view = self.image(shot.view)
+        model_view = view if shot.model_view is shot.view else self.image(shot.model_view)
         truth = self.truth(shot.truth, shot.view.size) if shot.truth else None
         return replace(shot, view=view, model_view=model_view, truth=truth)
 
-    def picture(self, picture: Picture) -> Picture:
+    def image(self, image: Image) -> Image:
         """A copy, oriented; planar layouts become RGB on the way."""
-        if picture.layout is Layout.I420:
-            picture = Picture.of(picture.rgb(), Layout.RGB)
-        data = picture.data
+        if image.layout is Layout.I420:
+            image = Image.of(image.rgb(), Layout.RGB)
+        data = image.data
         if self.hflip or self.vflip:
             data = cv2.flip(data, -1 if self.hflip and self.vflip else int(self.hflip))
         if self.rotate:
             data = cv2.rotate(data, _ROTATE[self.rotate])
-        return Picture.of(data, picture.layout)
+        return Image.of(data, image.layout)
 
     def truth(self, truth: Truth, size: tuple[int, int]) -> Truth:
-        """Truth of a picture of `size` (width, height), carried along."""
+        """Truth of an image of `size` (width, height), carried along."""
 
         def box(item: Box) -> Box:
             (ax, ay), (bx, by) = self._point((item.x0, item.y0), size), self._point((item.x1, item.y1), size)

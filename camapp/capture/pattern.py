@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from camapp.capture.source import Source, SourceOptions, query_of
 from camapp.core.errors import PermanentSourceError, SourceLost
 from camapp.core.frames import Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.scenes.scene import Scene, SceneOptions, scene_class
 
 SIDES = (64, 4096)  # pixels
@@ -58,12 +58,12 @@ class PatternSource(Source):
         due_ns = self._due_ns(self._index)
         if self.live and due_ns - time.monotonic_ns() > timeout * 1e9:
             raise SourceLost(f"'{self.uri}' has no frame within {timeout:g} s at {self.fps:g} fps")
-        picture, truth = self._scene.render(self._index)
+        image, truth = self._scene.render(self._index)
         self._index += 1
         if self.live:
             # Rendered ahead and handed over when due: what follows sees a camera's timing.
             time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
-        view = Picture.of(picture, Layout.RGB)
+        view = Image.of(image, Layout.RGB)
         moment_ns = due_ns - self._start_ns
         return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth, moment_ns=moment_ns)
 

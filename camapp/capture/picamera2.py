@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from camapp.capture.clock import SensorClock
-from camapp.capture.drm_preview import NativePreview
-from camapp.capture.rate_monitor import RateWatch
+from camapp.capture.drm_preview import DrmPreview
+from camapp.capture.rate_monitor import RateMonitor
 from camapp.capture.source import Source, SourceOptions
+from camapp.core.arrays import Pixels
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceError, SourceLost
 from camapp.core.frames import Shot
-from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.image import Image, Layout
 from camapp.core.timeouts import call_bounded
 from camapp.system.video_devices import DEV, JOIN_VIDEO, PROC, busy_advice
 
@@ -101,8 +102,8 @@ class PicameraSource(Source):
         self._remaining = options.hflip, options.vflip, options.rotate
         self._stuck = False
         self._clock = SensorClock(uri)
-        self._rate = RateWatch()
-        self._preview: NativePreview | None = None
+        self._rate = RateMonitor()
+        self._preview: DrmPreview | None = None
 
     def open(self) -> None:
         """Acquire, configure and start the camera, within 10 s.
@@ -131,7 +132,7 @@ class PicameraSource(Source):
             raise
 
     def read(self, timeout: float) -> Shot:
-        """The camera's newest frame: both pictures and the stamp of the same request."""
+        """The camera's newest frame: both images and the stamp of the same request."""
         if self._camera is None:
             raise SourceLost(f"{self.uri} is not open")
         with self._explained():
@@ -142,7 +143,7 @@ class PicameraSource(Source):
                 buffers = {name: request.make_buffer(name) for name in self._streams}
             finally:
                 request.release()
-        view, model_view = (_picture(buffers[name], self._streams[name]) for name in ("main", "lores"))
+        view, model_view = (_image(buffers[name], self._streams[name]) for name in ("main", "lores"))
         stamp = self._clock.checked(metadata.get("SensorTimestamp", 0))
         self._rate.note(self._model, self.fps, stamp or time.monotonic_ns(), metadata.get("ExposureTime", 0))
         return Shot(view, model_view, stamp)
@@ -181,8 +182,8 @@ class PicameraSource(Source):
         return self._rate.reason
 
     @property
-    def native_preview(self) -> NativePreview | None:
-        """The camera's picture on a console's screen, if it needs no turning that only we could do."""
+    def drm_preview(self) -> DrmPreview | None:
+        """The camera's image on a console's screen, if it needs no turning that only we could do."""
         return None if any(self._remaining) else self._preview
 
     def _acquire(self) -> None:
@@ -196,7 +197,7 @@ class PicameraSource(Source):
                 _controls(self.options.controls, self._camera.camera_controls, libcamera.controls)
             )
             self._camera.start()
-        self._preview = self._preview or NativePreview(picamera2.Preview)
+        self._preview = self._preview or DrmPreview(picamera2.Preview)
 
     def _find(self) -> dict[str, Any]:
         cameras = pi_cameras()
@@ -223,7 +224,7 @@ class PicameraSource(Source):
                 raw=None,
                 sensor=sensor,
                 transform=libcamera.Transform(hflip=hflip, vflip=vflip),
-                # Picture decodes I420 by this matrix and range.
+                # Image decodes I420 by this matrix and range.
                 colour_space=libcamera.ColorSpace.Smpte170m(),
                 buffer_count=buffers,
                 controls={"FrameDurationLimits": (period_us, period_us)} if has_rate else {},
@@ -353,17 +354,17 @@ def best_mode(modes: list[dict[str, Any]], size: tuple[int, int], fps: float) ->
     return min(enough, key=pixels) if enough else max(full, key=pixels)
 
 
-def _picture(buffer: Pixels, stream: Mapping[str, Any]) -> Picture:
-    """A stream's buffer (1-D, rows padded to the stride) as a picture."""
+def _image(buffer: Pixels, stream: Mapping[str, Any]) -> Image:
+    """A stream's buffer (1-D, rows padded to the stride) as an image."""
     (width, height), stride = stream["size"], stream["stride"]
     if stream["format"] in _PACKED:
         layout, depth = _PACKED[stream["format"]]
         rows = buffer[: height * stride].reshape(height, stride)
-        return Picture(rows[:, : width * depth].reshape(height, width, depth), layout, width, height)
+        return Image(rows[:, : width * depth].reshape(height, width, depth), layout, width, height)
     rows = buffer[: height * 3 // 2 * stride].reshape(height * 3 // 2, stride)
     if stream["format"] == "NV12":
         rows = _nv12_to_i420(rows, height)
-    return Picture(rows, Layout.I420, width, height)
+    return Image(rows, Layout.I420, width, height)
 
 
 def _nv12_to_i420(rows: Pixels, height: int) -> Pixels:

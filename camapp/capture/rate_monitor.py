@@ -16,7 +16,7 @@ _SLOW, _WELL = 0.8, 0.9
 _EXPOSES_MOST = 0.6
 
 
-class RateWatch:
+class RateMonitor:
     """Compares a camera's frames with the rate it was set to.
 
     Attributes:

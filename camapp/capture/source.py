@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from camapp.capture.drm_preview import NativePreview
+from camapp.capture.drm_preview import DrmPreview
 from camapp.core.errors import PermanentSourceError
 from camapp.core.frames import Shot
 
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 class EndOfStream(Exception):
-    """A file or folder has no more pictures: the normal end."""
+    """A file or folder has no more images: the normal end."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Source(ABC):
         return ""
 
     @property
-    def native_preview(self) -> NativePreview | None:
-        """The device's own way of showing its picture; None where it has none, or before `open`."""
+    def drm_preview(self) -> DrmPreview | None:
+        """The device's own way of showing its image; None where it has none, or before `open`."""
         return None
 
     @property

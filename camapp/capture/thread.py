@@ -51,7 +51,7 @@ class CaptureThread(threading.Thread):
         deliver: called with each frame and its trace; may block, for sources whose every frame counts.
         patience: seconds for which a lost live source is retried.
         max_frames: end after so many.
-        on_back: called when a source that was lost gives pictures again.
+        on_back: called when a source that was lost gives images again.
 
     Attributes:
         first_patience: seconds for which a live source that was never there is retried.
@@ -164,6 +164,6 @@ class CaptureThread(threading.Thread):
         if not self.source.live or silent > patience:
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
         if self.status.state is not CaptureState.LOST or self.status.reason != str(error):
-            log.warning("no picture: %s; trying again", error)
+            log.warning("no image: %s; trying again", error)
         self._stats.source_lost()
         self.status = CaptureStatus(CaptureState.LOST, str(error))

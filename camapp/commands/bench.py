@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from camapp.capture.source import redacted
+from camapp.core.arrays import Pixels
 from camapp.core.errors import ExitCode
 from camapp.core.frames import Frame, Trace
-from camapp.core.image import Pixels
 from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
 from camapp.core.stats import STAGES
 from camapp.pipeline.pipeline import Pipeline, Summary
-from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.system.machine import machine
 from camapp.system.process import cpu_seconds, peak_rss_bytes
 from camapp.system.systemd import on_stop_signals
@@ -25,8 +25,8 @@ from camapp.system.systemd import on_stop_signals
 PERCENTS = (50, 95, 99)
 
 
-class Discard(PictureSink):
-    """Takes drawn pictures and shows them to nobody."""
+class Discard(ImageSink):
+    """Takes drawn images and shows them to nobody."""
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
         """Nothing: the drawing was the point."""
@@ -79,9 +79,9 @@ def measure(settings: Settings, seconds: float, draw: bool) -> dict[str, Any]:
     """
     pipeline = Pipeline(replace(settings, duration=seconds))
     meter = Meter(pipeline)
-    pipeline.prediction_sinks.append(meter)
+    pipeline.add_sink(meter)
     if draw:
-        pipeline.picture_sinks.append(Discard())
+        pipeline.add_sink(Discard())
     on_stop_signals(pipeline.request_stop)
     summary = pipeline.run(before_stop=meter.finish)
     return _figures(pipeline, meter, summary, draw)

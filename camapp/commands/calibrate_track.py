@@ -9,19 +9,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from camapp.capture.images import read_image
+from camapp.core.arrays import Floats, Pixels
 from camapp.core.errors import SettingsError
 from camapp.core.ground_camera import GroundCamera
-from camapp.core.image import Pixels
 from camapp.core.settings import load_cameras, parse_size
-
-Floats = NDArray[np.float64]
 
 FEWEST = 4
 DISTINCT = 0.01  # of 0 to about 0.3: how well the points tell one view of the ground from another
-WORST = 0.01  # of the picture's width: points that fit no better were measured wrongly
+WORST = 0.01  # of the image's width: points that fit no better were measured wrongly
 STEPS = 60
 UNKNOWN = 7  # pitch, roll, log of height and of focal length; where the points' own axes lie: x, y, turn
 
@@ -30,7 +27,7 @@ CORNERS = ("the near left corner", "the near right one", "the far right one", "t
 
 
 def run_calibration(
-    picture: Path,
+    image: Path,
     points: Sequence[str],
     board: str | None,
     square: float,
@@ -41,10 +38,10 @@ def run_calibration(
     """What `camapp calibrate-track` does; the line to print.
 
     Raises:
-        SettingsError: the picture, the points, the clicks or the chessboard do not do, or the file cannot be written.
+        SettingsError: the image, the points, the clicks or the chessboard do not do, or the file cannot be written.
     """
     try:
-        seen = read_image(picture)
+        seen = read_image(image)
         size = seen.width, seen.height
         if bool(points) + bool(board) + bool(rectangle) != 1:
             raise ValueError(
@@ -62,7 +59,7 @@ def run_calibration(
             pixels, ground = pairs[:, 0], pairs[:, 1]
         camera = fit_camera(size, pixels, ground, math.radians(bend))
     except (ValueError, OSError) as error:
-        raise SettingsError(f"{picture}: {getattr(error, 'strerror', None) or error}") from error
+        raise SettingsError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
     try:
         store(camera, into)
     except (OSError, UnicodeDecodeError) as error:
@@ -78,7 +75,7 @@ def fit_camera(size: tuple[int, int], pixels: Floats, ground: Floats, bend: floa
     """The camera that sees points of the ground at those pixels.
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         pixels: (n, 2), n at least 4.
         ground: (n, 2) metres, to the right and ahead of any point, along any direction.
         bend: barrel distortion of the lens, radians.
@@ -107,11 +104,11 @@ def fit_camera(size: tuple[int, int], pixels: Floats, ground: Floats, bend: floa
     return _camera(best, size, bend)
 
 
-def chessboard(picture: Pixels, columns: int, rows: int, square: float) -> tuple[Floats, Floats]:
+def chessboard(image: Pixels, columns: int, rows: int, square: float) -> tuple[Floats, Floats]:
     """Pixels (n, 2) and places (n, 2) of the inner corners of a chessboard that lies on the ground.
 
     Args:
-        picture: RGB.
+        image: RGB.
         columns: of inner corners.
         rows: of inner corners.
         square: side of a field, metres.
@@ -121,10 +118,10 @@ def chessboard(picture: Pixels, columns: int, rows: int, square: float) -> tuple
     """
     if min(columns, rows) < 3:
         raise ValueError(f"a chessboard of {columns} x {rows} inner corners is too small: 3 x 3 at least")
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     found, corners = cv2.findChessboardCorners(grey, (columns, rows))
     if not found:
-        raise ValueError(f"no chessboard of {columns} x {rows} inner corners in the picture; is all of it in view?")
+        raise ValueError(f"no chessboard of {columns} x {rows} inner corners in the image; is all of it in view?")
     near = (5, 5)
     corners = cv2.cornerSubPix(
         grey, corners, near, (-1, -1), (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 30, 0.01)
@@ -179,8 +176,8 @@ def store(camera: GroundCamera, file: Path) -> None:
         "camera_height": camera.height,
         "camera_pitch": math.degrees(camera.pitch),
         "camera_roll": math.degrees(camera.roll),
-        "camera_view": math.degrees(camera.across),
-        "camera_bend": math.degrees(camera.bend),
+        "camera_hfov": math.degrees(camera.across),
+        "camera_distortion": math.degrees(camera.bend),
     }
     old = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     # Before any table: what follows one's head belongs to it.
@@ -210,7 +207,7 @@ def _check_settings(file: Path, values: Mapping[str, float]) -> None:
 
 def _check_spread(pixels: Floats, ground: Floats) -> None:
     """Refuse points that lie on a line, or whose outline is folded in one and not in the other."""
-    for points, what in ((pixels, "in the picture"), (ground, "on the ground")):
+    for points, what in ((pixels, "in the image"), (ground, "on the ground")):
         spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
         if spread[1] < 0.02 * spread[0]:
             raise ValueError(f"the points lie on one line {what}: choose them as the corners of an area")

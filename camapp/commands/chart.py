@@ -126,17 +126,17 @@ def _svg(size: tuple[int, int], marks: Sequence[_Mark]) -> str:
 
 def _png(size: tuple[int, int], marks: Sequence[_Mark]) -> bytes:
     width, height = size
-    picture = np.full((height * PNG_SCALE, width * PNG_SCALE, 3), 255, np.uint8)
+    image = np.full((height * PNG_SCALE, width * PNG_SCALE, 3), 255, np.uint8)
     for mark in marks:
         if isinstance(mark, _Box):
             x0, y0 = round(mark.x * PNG_SCALE), round(mark.y * PNG_SCALE)
             x1, y1 = round((mark.x + mark.width) * PNG_SCALE), round((mark.y + mark.height) * PNG_SCALE)
-            picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = _bgr(mark.colour)
+            image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = _bgr(mark.colour)
         else:
             font = Font(mark.cap * PNG_SCALE, mark.bold)
             x, y = round(mark.x * PNG_SCALE), round((mark.y - mark.cap) * PNG_SCALE) - 1
-            font.layer(mark.text, _bgr(INK)).lay_on(picture, x, y)
-    done, data = cv2.imencode(".png", picture)
+            font.layer(mark.text, _bgr(INK)).lay_on(image, x, y)
+    done, data = cv2.imencode(".png", image)
     assert done
     return bytes(data)
 

@@ -1,4 +1,4 @@
-"""Asks a person to click places in a picture, in a window of its own that ends with the question."""
+"""Asks a person to click places in an image, in a window of its own that ends with the question."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from camapp.core.image import Pixels
+from camapp.core.arrays import Floats, Pixels
 from camapp.overlay.text import Font
 from camapp.system import displays
 
-Floats = NDArray[np.float64]
-
 TITLE = "camapp: click the ground points"
-LARGEST = (1280, 720)  # of the window; a larger picture is shown smaller
+LARGEST = (1280, 720)  # of the window; a larger image is shown smaller
 ENTER, BACKSPACE, ESCAPE = (10, 13), (8, 127), 27
 ORANGE, WHITE = (0, 140, 255), (255, 255, 255)
 LETTERS, MARGIN = Font(11), 8
 
 
-def ask_for(picture: Pixels, names: Sequence[str]) -> Floats:
+def ask_for(image: Pixels, names: Sequence[str]) -> Floats:
     """The pixels that somebody clicks, one for each name and in that order: (n, 2).
 
     Enter ends, once all are there; Backspace takes the last one back; Escape or closing the window gives up.
 
     Args:
-        picture: RGB.
+        image: RGB.
         names: what to click, for people.
 
     Raises:
@@ -36,9 +33,9 @@ def ask_for(picture: Pixels, names: Sequence[str]) -> Floats:
     display = displays.probe()
     if not display:
         raise ValueError(f"{display.reason}; or name the points with --point")
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
-    shown = cv2.resize(picture[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    shown = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     places: list[tuple[int, int]] = []
 
     def clicked(event: int, x: int, y: int, flags: int, parameter: object) -> None:
@@ -62,8 +59,8 @@ def ask_for(picture: Pixels, names: Sequence[str]) -> Floats:
         cv2.destroyAllWindows()
 
 
-def _drawn(picture: Pixels, places: Sequence[tuple[int, int]], names: Sequence[str]) -> Pixels:
-    canvas = picture.copy()
+def _drawn(image: Pixels, places: Sequence[tuple[int, int]], names: Sequence[str]) -> Pixels:
+    canvas = image.copy()
     if len(places) > 1:
         outline = np.array(places, np.int32).reshape(-1, 1, 2)
         cv2.polylines(canvas, [outline], len(places) == len(names), ORANGE, 1, cv2.LINE_AA)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
-from camapp.commands.classify.job import FilesOptions, Read, make
+from camapp.commands.classify.job import FilesOptions, ReadItem, make
 from camapp.core.errors import PoolError, SettingsError
 from engine.model import Model, ModelError
 from engine.runtime.shared_model import attach_shared, write_shared
@@ -33,7 +33,7 @@ def classify_on_cluster(
     scheduler: str,
     stuck_after: float,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Read]:
+) -> Iterator[ReadItem]:
     """Read and classify lists of files on a cluster; results in the order of the lists.
 
     Dask itself does again what a lost worker had. What kills its worker again and again is split, and a file that
@@ -83,14 +83,14 @@ def classify_on_cluster(
                 return
             files, future = order.popleft()
             try:
-                yield Read.from_bytes(_result(future, stuck_after))
+                yield ReadItem.from_bytes(_result(future, stuck_after))
             except (ImportError, ModelError) as error:
                 raise PoolError(f"the workers of {scheduler} lack this version of camapp: {error}") from error
             except KilledWorker:
                 if len(files) > 1:
                     order.extendleft(submit([file]) for file in reversed(files))
                 else:
-                    yield Read.given_up(files, "it killed its worker", options)
+                    yield ReadItem.given_up(files, "it killed its worker", options)
 
 
 def _result(future: Any, stuck_after: float) -> bytes:
@@ -108,9 +108,9 @@ def _result(future: Any, stuck_after: float) -> bytes:
 
 
 def read_files(content: bytes, options: dict[str, Any], files: list[str]) -> bytes:
-    """On a worker: classify files, `Read` as bytes. Model and plans are kept for the next call, one set a thread."""
+    """Classify files on a worker, as `ReadItem` bytes; each thread keeps its model and plans for the next call."""
     made_of = (content, options)
     if getattr(_here, "made_of", None) != made_of:
         _here.job = make(attach_shared(content), options)
         _here.made_of = made_of
-    return Read.of(_here.job.rows(files), options["formats"]).to_bytes()
+    return ReadItem.of(_here.job.rows(files), options["formats"]).to_bytes()

@@ -22,9 +22,9 @@ class CollectOptions:
     """What the user asked of `collect`, beside the settings.
 
     Attributes:
-        label: what the pictures show.
+        label: what the images show.
         folder: of all labels.
-        every: seconds between two pictures; None waits for the space bar.
+        every: seconds between two images; None waits for the space bar.
         count: end after so many; None goes on.
     """
 
@@ -49,16 +49,16 @@ def run_collect(settings: Settings, options: CollectOptions) -> tuple[ExitCode, 
         return None if pipeline.source.live else pipeline.source.fps
 
     sink = CollectSink(home, options.every, fps, settings.roi, options.count, saved)
-    pipeline.prediction_sinks.append(sink)
+    pipeline.add_sink(sink)
     if _has_window(settings):
         _add_window(pipeline, sink, options.label)
     elif pipeline.source.live and options.every is None:
         raise SettingsError("there is no window for the space bar: give --every SECONDS", usage=True)
     summary = pipeline.run()
     there = sum(1 for file in home.iterdir() if file.suffix in IMAGE_SUFFIXES) if home.exists() else 0
-    log.info("%d pictures of '%s' saved, %d are in %s now", sink.writer.saved, options.label, there, home)
+    log.info("%d images of '%s' saved, %d are in %s now", sink.writer.saved, options.label, there, home)
     if summary.code is ExitCode.OK and sink.writer.lost:
-        return ExitCode.CONFIG, f"{sink.writer.lost} pictures could not be saved: {sink.writer.reason}"
+        return ExitCode.CONFIG, f"{sink.writer.lost} images could not be saved: {sink.writer.reason}"
     return summary.code, summary.reason
 
 
@@ -90,11 +90,11 @@ def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
         elif key == "q":
             pipeline.request_stop("closed by the user")
         elif key == "h":
-            pipeline.renderer.show_hud = not pipeline.renderer.show_hud
+            pipeline.set_hud(not pipeline.hud_shown)
         elif key == "p":
             pipeline.toggle_pause()
 
-    title = f"camapp: {label} - the space bar saves a picture"
+    title = f"camapp: {label} - the space bar saves an image"
     kiosk = pipeline.settings.display == "kiosk"
     full_screen = pipeline.settings.full_screen or kiosk
-    pipeline.picture_sinks.append(WindowSink(title, full_screen, on_key, pipeline.renderer.shown, kiosk=kiosk))
+    pipeline.add_sink(WindowSink(title, full_screen, on_key, pipeline.renderer.shown, kiosk=kiosk))

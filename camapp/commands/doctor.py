@@ -20,7 +20,7 @@ from camapp.core.status import HOT_C
 from camapp.system.health import flags_of, read_temperature, read_throttled
 
 
-class Verdict(StrEnum):
+class CheckStatus(StrEnum):
     """How a finding is to be taken."""
 
     OK = "ok"
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the report.
 
     Attributes:
@@ -40,24 +40,24 @@ class Finding:
     """
 
     name: str
-    verdict: Verdict
+    verdict: CheckStatus
     detail: str
     remedy: str = ""
 
 
-def ok(name: str, detail: str) -> Finding:
+def ok(name: str, detail: str) -> CheckResult:
     """All is well."""
-    return Finding(name, Verdict.OK, detail)
+    return CheckResult(name, CheckStatus.OK, detail)
 
 
-def warn(name: str, detail: str, remedy: str) -> Finding:
+def warn(name: str, detail: str, remedy: str) -> CheckResult:
     """It works, but worse than it could."""
-    return Finding(name, Verdict.WARN, detail, remedy)
+    return CheckResult(name, CheckStatus.WARN, detail, remedy)
 
 
-def fail(name: str, detail: str, remedy: str) -> Finding:
+def fail(name: str, detail: str, remedy: str) -> CheckResult:
     """It will not work."""
-    return Finding(name, Verdict.FAIL, detail, remedy)
+    return CheckResult(name, CheckStatus.FAIL, detail, remedy)
 
 
 def run_quietly(command: Sequence[str]) -> tuple[int, str]:
@@ -102,10 +102,10 @@ class Machine:
         return status, said.splitlines()[-1] if said else ""
 
 
-Check = Callable[[Machine], Iterator[Finding]]
+Check = Callable[[Machine], Iterator[CheckResult]]
 
 
-def _machine(machine: Machine) -> Iterator[Finding]:
+def _machine(machine: Machine) -> Iterator[CheckResult]:
     yield ok("machine", machine.pi_model or f"{platform.machine()}, no Raspberry Pi")
     os_name = next(
         (
@@ -121,7 +121,7 @@ def _machine(machine: Machine) -> Iterator[Finding]:
         yield fail("system", f"{os_name}, 32-bit", "install the 64-bit Raspberry Pi OS: https://rptl.io/imager")
 
 
-def _python(machine: Machine) -> Iterator[Finding]:
+def _python(machine: Machine) -> Iterator[CheckResult]:
     yield ok("python", f"{platform.python_version()}, {sys.executable}")  # an older one could not have come this far
     import numpy as np
     from threadpoolctl import threadpool_info
@@ -140,7 +140,7 @@ def _python(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _opencv(machine: Machine) -> Iterator[Finding]:
+def _opencv(machine: Machine) -> Iterator[CheckResult]:
     status, said = machine.python("import cv2; print(cv2.__version__, cv2.__file__)")
     if status == 0:
         version, _, file = said.partition(" ")
@@ -153,7 +153,7 @@ def _opencv(machine: Machine) -> Iterator[Finding]:
         yield fail("opencv", said, f"{sys.executable} -m pip install 'opencv-python>=4.6'")
 
 
-def _picamera2(machine: Machine) -> Iterator[Finding]:
+def _picamera2(machine: Machine) -> Iterator[CheckResult]:
     for module in ("simplejpeg", "libcamera", "picamera2"):
         status, said = machine.python(f"import {module}; print(getattr({module}, '__file__', ''))")
         if status == 0:
@@ -172,7 +172,7 @@ def _picamera2(machine: Machine) -> Iterator[Finding]:
             )
 
 
-def _cameras(machine: Machine) -> Iterator[Finding]:
+def _cameras(machine: Machine) -> Iterator[CheckResult]:
     # In a process of its own: libcamera may hang, and leaves threads behind.
     status, said = machine.run([sys.executable, "-m", "camapp", "sources", "--json"])
     try:
@@ -197,7 +197,7 @@ def _cameras(machine: Machine) -> Iterator[Finding]:
         yield warn("cameras", "none is ready", remedy)
 
 
-def _devices(machine: Machine) -> Iterator[Finding]:
+def _devices(machine: Machine) -> Iterator[CheckResult]:
     for what, pattern in (
         ("video nodes", "video*"),
         ("media nodes", "media*"),
@@ -229,7 +229,7 @@ def _group_of(node: Path) -> str:
         return str(number)
 
 
-def _groups(machine: Machine) -> Iterator[Finding]:
+def _groups(machine: Machine) -> Iterator[CheckResult]:
     user = pwd.getpwuid(os.geteuid()).pw_name
     names = sorted(group.gr_name for group in grp.getgrall() if group.gr_gid in {os.getegid(), *os.getgroups()})
     missing = [group for group in ("video", "render") if group not in names]
@@ -243,7 +243,7 @@ def _groups(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _memory(machine: Machine) -> Iterator[Finding]:
+def _memory(machine: Machine) -> Iterator[CheckResult]:
     memory = {
         line.partition(":")[0]: int(line.split()[1]) // 1024
         for line in machine.read("proc/meminfo").splitlines()
@@ -267,7 +267,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
             yield ok("cma", detail)
 
 
-def _power(machine: Machine) -> Iterator[Finding]:
+def _power(machine: Machine) -> Iterator[CheckResult]:
     value = read_throttled(machine.root)
     if value is None:
         if machine.pi_model:
@@ -289,7 +289,7 @@ def _power(machine: Machine) -> Iterator[Finding]:
             yield ok("temperature", f"{degrees:.0f} C")
 
 
-def _disk(machine: Machine) -> Iterator[Finding]:
+def _disk(machine: Machine) -> Iterator[CheckResult]:
     shared = machine.root / "dev/shm"
     for name, path in (("disk", Path.cwd()), ("log's disk", machine.root / "var/log"), ("/dev/shm", shared)):
         if not path.is_dir():
@@ -302,7 +302,7 @@ def _disk(machine: Machine) -> Iterator[Finding]:
             yield ok(name, detail)  # /dev/shm is told for others: camapp's shared memory has no name there
 
 
-def _display(machine: Machine) -> Iterator[Finding]:
+def _display(machine: Machine) -> Iterator[CheckResult]:
     from camapp.system import displays
 
     desktop = displays.probe()
@@ -321,10 +321,10 @@ def _display(machine: Machine) -> Iterator[Finding]:
         yield ok("display", f"{reason}; predictions are printed or logged")
 
 
-def _service(machine: Machine) -> Iterator[Finding]:
-    from camapp.commands.install import Kind
+def _service(machine: Machine) -> Iterator[CheckResult]:
+    from camapp.commands.install import ServiceKind
 
-    installed = [kind.file for kind in Kind if kind is not Kind.DESKTOP]
+    installed = [kind.file for kind in ServiceKind if kind is not ServiceKind.DESKTOP]
     units = [unit for unit in installed if (machine.root / "etc/systemd/system" / unit).exists()]
     if not units:
         yield ok("service", "not installed ('sudo camapp install-service' starts it on boot)")
@@ -346,7 +346,7 @@ def _service(machine: Machine) -> Iterator[Finding]:
             yield ok("service", detail)
 
 
-def _clock(machine: Machine) -> Iterator[Finding]:
+def _clock(machine: Machine) -> Iterator[CheckResult]:
     status, said = machine.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
     if (machine.root / "run/systemd/timesync/synchronized").exists() or said == "yes":
         yield ok("clock", "synchronised")
@@ -360,7 +360,7 @@ def _clock(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _models(machine: Machine) -> Iterator[Finding]:
+def _models(machine: Machine) -> Iterator[CheckResult]:
     from camapp.core.models import shipped_models
     from engine.model import ModelError
 
@@ -376,10 +376,10 @@ CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 
 
-def examine(machine: Machine | None = None, checks: Sequence[Check] = CHECKS) -> list[Finding]:
+def examine(machine: Machine | None = None, checks: Sequence[Check] = CHECKS) -> list[CheckResult]:
     """Every check's findings; one that fails unexpectedly is a finding too, so that the others are still heard."""
     machine = machine or Machine()
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for check in checks:
         try:
             findings += check(machine)
@@ -389,7 +389,7 @@ def examine(machine: Machine | None = None, checks: Sequence[Check] = CHECKS) ->
     return findings
 
 
-def print_report(findings: Sequence[Finding], as_json: bool) -> None:
+def print_report(findings: Sequence[CheckResult], as_json: bool) -> None:
     """As a table with colours on a terminal, or as JSON."""
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -398,7 +398,7 @@ def print_report(findings: Sequence[Finding], as_json: bool) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
+    colours = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "bold red"}
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         line = Text(f"{finding.verdict.value:<5}", colours[finding.verdict])

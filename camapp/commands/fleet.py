@@ -19,9 +19,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.errors import CamappError, ExitCode, SettingsError
 from camapp.core.status import Rating, rate
-from camapp.remote.mqtt.client import Access, Link, access
+from camapp.remote.mqtt.client import Access, MqttClient, access
 from camapp.system.systemd import on_stop_signals
 
 _REFRESH_S = 0.5
@@ -30,19 +30,19 @@ _QUIET_S = 0.7
 _PATIENCE_S = 10.0
 # A device tells its status every five seconds.
 _SILENT_S = 20.0
-_MOST_TOPICS = 10_000
+_MAX_TOPICS = 10_000
 _LONGEST_TEXT = 60
 _RATING_STYLE = {Rating.GOOD: "green", Rating.FAIR: "yellow", Rating.POOR: "red", Rating.UNRATED: ""}
 
 
-class FleetError(Exception):
+class FleetError(CamappError):
     """The broker cannot be asked; the message says why."""
 
     code = ExitCode.SOURCE_GONE
 
 
 @dataclass(frozen=True)
-class Row:
+class DeviceRow:
     """One camera of a device, as far as it has told; None for what it has not.
 
     Attributes:
@@ -111,7 +111,7 @@ class Fleet:
         said_at = _moment(record.get("time")) if retained else self._clock()
         with self._lock:
             self.heard_at = time.monotonic()
-            if len(self._records) + len(self._online) > _MOST_TOPICS:
+            if len(self._records) + len(self._online) > _MAX_TOPICS:
                 return
             if rest == ["availability"]:
                 self._online[device] = payload == b"online"
@@ -124,7 +124,7 @@ class Fleet:
             if said_at is not None:
                 self._seen[device] = max(said_at, self._seen.get(device, 0.0))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[DeviceRow]:
         """One a camera, by device and camera."""
         with self._lock:
             cameras = {key[:2] for key in self._records if len(key) == 3 and self._is_there(key[0], key[1])}
@@ -137,7 +137,7 @@ class Fleet:
         present = self._records.get((device, "health"), {}).get("cameras")
         return camera in present if isinstance(present, list) else True
 
-    def _row(self, device: str, camera: str) -> Row:
+    def _row(self, device: str, camera: str) -> DeviceRow:
         health = self._records.get((device, "health"), {})
         status = self._records.get((device, camera, "status"), {})
         prediction = self._records.get((device, camera, "prediction"), {})
@@ -145,7 +145,7 @@ class Fleet:
         online = self._online.get(device, False)
         alerts = health.get("alerts")
         seen = self._seen.get(device)
-        return Row(
+        return DeviceRow(
             device=_text(device),
             camera=_text(camera),
             online=online,
@@ -182,7 +182,9 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
     # What is wrong stands over the table, or is the error.
     logging.getLogger("camapp.remote.mqtt").setLevel(logging.CRITICAL)
     fleet = Fleet(broker_access.address.prefix)
-    link = Link(broker_access, "camapp-fleet", topics=fleet.topics, on_message=fleet.hear, with_retained=True, flood=0)
+    link = MqttClient(
+        broker_access, "camapp-fleet", topics=fleet.topics, on_message=fleet.hear, with_retained=True, flood=0
+    )
     link.start()
     try:
         if once or as_json or not sys.stdout.isatty():
@@ -194,7 +196,7 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
         link.stop()
 
 
-def _wait_for_all(link: Link, fleet: Fleet, broker: Access) -> None:
+def _wait_for_all(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     connected_at = 0.0
     while time.monotonic() < deadline:
@@ -211,14 +213,14 @@ def _wait_for_all(link: Link, fleet: Fleet, broker: Access) -> None:
         raise FleetError(f"MQTT broker {broker.address}: {link.reason or 'no answer'}")
 
 
-def _print(rows: Sequence[Row], as_json: bool) -> None:
+def _print(rows: Sequence[DeviceRow], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
         Console().print(table_of(rows))
 
 
-def _live(link: Link, fleet: Fleet, broker: Access) -> None:
+def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     # The terminal's cursor, which a live table hides, has to come back.
     asked_to_stop: list[str] = []
     on_stop_signals(asked_to_stop.append)
@@ -232,7 +234,7 @@ def _live(link: Link, fleet: Fleet, broker: Access) -> None:
             time.sleep(_REFRESH_S)
 
 
-def table_of(rows: Sequence[Row]) -> Table:
+def table_of(rows: Sequence[DeviceRow]) -> Table:
     """The rows for people."""
     table = Table("device", "camera", "state", "sees", "model")
     for name in ("fps", "p95 ms", "dropped", "failed", "restarts", "machine", "seen"):
@@ -259,13 +261,13 @@ def table_of(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _state_style(row: Row) -> str:
+def _state_style(row: DeviceRow) -> str:
     if not row.online or row.state == "no signal":
         return "red"
     return "green" if row.state == "running" else "yellow"
 
 
-def _fps(row: Row) -> Text:
+def _fps(row: DeviceRow) -> Text:
     if row.fps is None:
         return Text("")
     target = row.target_fps or 0.0

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from camapp.capture.source import local_path
-from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.errors import CamappError, ExitCode, SettingsError
 from camapp.core.models import SHIPPED
 from camapp.core.settings import Settings, load_cameras, to_toml
 
@@ -33,7 +33,7 @@ _HOMES = ("/home", "/root")
 _USER = "camapp"
 
 
-class Kind(Enum):
+class ServiceKind(Enum):
     """How the application is started."""
 
     HEADLESS = "headless"
@@ -46,7 +46,7 @@ class Kind(Enum):
         return {"headless": "camapp.service", "kiosk": "camapp-kiosk.service", "desktop": "camapp.desktop"}[self.value]
 
 
-class InstallError(Exception):
+class InstallError(CamappError):
     """Installing cannot go on; the message says what to do."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.INTERNAL) -> None:
@@ -82,7 +82,7 @@ class Installer:
 
     def __init__(
         self,
-        kind: Kind = Kind.HEADLESS,
+        kind: ServiceKind = ServiceKind.HEADLESS,
         settings: Settings | None = None,
         root: Path = Path("/"),
         run: Run = run_command,
@@ -97,11 +97,11 @@ class Installer:
     @property
     def _shows_itself(self) -> bool:
         """The screen is a Pi camera's own (`--display drm`), and no shell for windows is needed."""
-        return self.kind is Kind.KIOSK and self.settings.display == "drm"
+        return self.kind is ServiceKind.KIOSK and self.settings.display == "drm"
 
-    def path_of(self, kind: Kind) -> Path:
+    def path_of(self, kind: ServiceKind) -> Path:
         """Where the unit or the autostart file of a kind belongs."""
-        return self._root / ("etc/xdg/autostart" if kind is Kind.DESKTOP else "etc/systemd/system") / kind.file
+        return self._root / ("etc/xdg/autostart" if kind is ServiceKind.DESKTOP else "etc/systemd/system") / kind.file
 
     # -- what is looked at before anything is changed
 
@@ -113,9 +113,9 @@ class Installer:
                 "installing a service needs root: put 'sudo' before the command (with the full path of python)",
                 ExitCode.DENIED,
             )
-        if self.kind is not Kind.DESKTOP and not shutil.which("systemctl"):
+        if self.kind is not ServiceKind.DESKTOP and not shutil.which("systemctl"):
             raise InstallError("this machine has no systemd (no systemctl): start 'camapp run' by its own means")
-        if self.kind is Kind.KIOSK and not self._shows_itself:
+        if self.kind is ServiceKind.KIOSK and not self._shows_itself:
             for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
                 if not shutil.which(program):
                     raise InstallError(
@@ -134,7 +134,7 @@ class Installer:
                     f"sudo chown root:root {self.config} && sudo chmod 644 {self.config}"
                 )
         for camera in cameras:
-            if self.kind is not Kind.DESKTOP:
+            if self.kind is not ServiceKind.DESKTOP:
                 _refuse_what_is_closed(camera)
             notes += self._device_notes(camera.source)
         missing = [group for group in self._wanted_groups() if not self._has_group(group)]
@@ -166,13 +166,13 @@ class Installer:
         if not self.config.exists():
             steps.append(Step(f"write {self.config}", self._write_config))
         steps.append(Step(f"check {self.config} and its model with the installed application", self._check_config))
-        for other in Kind:
+        for other in ServiceKind:
             if other is not self.kind and self.path_of(other).exists():
                 steps.append(Step(f"remove {self.path_of(other)}", lambda other=other: self._remove_unit(other)))  # type: ignore[misc]
-        if self.kind is Kind.KIOSK and not self._has_user():
+        if self.kind is ServiceKind.KIOSK and not self._has_user():
             steps.append(Step(f"make the system user '{_USER}'", self._add_user))
         steps.append(Step(f"write {self.path_of(self.kind)}", self._write_unit))
-        if self.kind is not Kind.DESKTOP:
+        if self.kind is not ServiceKind.DESKTOP:
             steps.append(Step(f"systemd-analyze verify {self.kind.file}", self._verify))
             if self._systemd_runs():
                 steps.append(Step(f"enable {self.kind.file} and start it", self._start))
@@ -199,7 +199,7 @@ class Installer:
     def _write_config(self) -> None:
         self.config.parent.mkdir(parents=True, exist_ok=True)
         settings = self.settings
-        if self.kind is not Kind.DESKTOP and settings.log is None:
+        if self.kind is not ServiceKind.DESKTOP and settings.log is None:
             # Every prediction would be a gigabyte a day, on a card that is to last for years.
             settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
         if not (SHIPPED / f"{settings.model}.npz").exists():
@@ -209,7 +209,7 @@ class Installer:
         text = f"# Settings of the camapp service. After a change: sudo systemctl reload {self.kind.file}\n"
         partial = self.config.with_suffix(".partial")
         partial.write_text(text + to_toml(settings), encoding="utf-8")
-        if self.kind is not Kind.DESKTOP and _has_password(settings) and self._has_group("video"):
+        if self.kind is not ServiceKind.DESKTOP and _has_password(settings) and self._has_group("video"):
             partial.chmod(0o640)  # the service is in that group
             self._must(["chgrp", "video", str(partial)], "chgrp")
         else:
@@ -266,7 +266,7 @@ class Installer:
         """Everything that uninstalling does, in order: what is not there is left out."""
         steps = [
             Step(f"stop, disable and remove {self.path_of(kind)}", lambda kind=kind: self._remove_unit(kind))  # type: ignore[misc]
-            for kind in Kind
+            for kind in ServiceKind
             if self.path_of(kind).exists()
         ]
         folders = [] if keep_data else ["etc/camapp", "var/log/camapp", "var/lib/camapp"]
@@ -283,11 +283,11 @@ class Installer:
             steps.append(Step(f"delete {self.app}", lambda: _delete(self.app)))
         return steps
 
-    def _remove_unit(self, kind: Kind) -> None:
-        if kind is not Kind.DESKTOP:
+    def _remove_unit(self, kind: ServiceKind) -> None:
+        if kind is not ServiceKind.DESKTOP:
             self._run(["systemctl", "disable", *(["--now"] if self._systemd_runs() else []), kind.file])
         self.path_of(kind).unlink()
-        if kind is not Kind.DESKTOP and self._systemd_runs():
+        if kind is not ServiceKind.DESKTOP and self._systemd_runs():
             self._run(["systemctl", "daemon-reload"])
             self._run(["systemctl", "reset-failed", kind.file])
 
@@ -309,7 +309,7 @@ class Installer:
         return (self._root / "run/systemd/system").is_dir()
 
     def _wanted_groups(self) -> list[str]:
-        if self.kind is Kind.DESKTOP:
+        if self.kind is ServiceKind.DESKTOP:
             return []
         lines = (UNITS / self.kind.file).read_text(encoding="utf-8").splitlines()
         return next(line.partition("=")[2].split() for line in lines if line.startswith("SupplementaryGroups="))
@@ -404,7 +404,7 @@ def install(installer: Installer, dry_run: bool, say: Callable[[str], None] = pr
         _go(installer.steps(), dry_run, say)
     finally:
         os.umask(usual)
-    if not dry_run and installer.kind is not Kind.DESKTOP:
+    if not dry_run and installer.kind is not ServiceKind.DESKTOP:
         say(f"done. Watch it: journalctl -fu {installer.kind.file}; change {installer.config}, then")
         say(f"sudo systemctl reload {installer.kind.file} (or restart, where the log says so)")
 

@@ -18,7 +18,7 @@ from engine.model import ModelCard, ModelError, load
 from engine.runtime.profile import LayerTime, Profile, profile
 
 WIDE = 132  # columns where no terminal says how many it has
-MOST_BARS = 250
+MAX_BARS = 250
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _two_digits(number: float) -> str:
 def _chart(card: ModelCard, measured: Profile) -> tuple[str, str, list[Bar]]:
     title = _summary(card, measured)
     subtitle = f"microseconds of each layer, share, GFLOP/s; {machine()['cpu']}, NumPy {machine()['numpy']}"
-    # A chart of ten thousand bars is of no use to anybody, and more than a picture holds.
-    shown = set(sorted(range(len(measured.layers)), key=lambda at: -measured.layers[at].microseconds)[:MOST_BARS])
+    # A chart of ten thousand bars is of no use to anybody, and more than an image holds.
+    shown = set(sorted(range(len(measured.layers)), key=lambda at: -measured.layers[at].microseconds)[:MAX_BARS])
     bars = [_bar(layer) for at, layer in enumerate(measured.layers) if at in shown]
     rest = [layer for at, layer in enumerate(measured.layers) if at not in shown]
     if rest:

@@ -1,4 +1,4 @@
-"""`camapp film`: a generated scene as a video file, with the truth of each picture beside it."""
+"""`camapp film`: a generated scene as a video file, with the truth of each image beside it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from camapp.core.json_records import truth_record
 from camapp.sinks.video import CODECS
 
 
-def run_film(uri: str, film: Path, seconds: float | None) -> str:
+def run_render(uri: str, film: Path, seconds: float | None) -> str:
     """What the command does; the line to print.
 
     Args:
         uri: `pattern://...`.
-        film: the video; beside it come a `.truth.jsonl`, a line a picture, and of a track a `.toml`, its camera.
+        film: the video; beside it come a `.truth.jsonl`, a line an image, and of a track a `.toml`, its camera.
         seconds: how long; None is once round where the scene has an end, else ten.
 
     Raises:
@@ -38,12 +38,12 @@ def run_film(uri: str, film: Path, seconds: float | None) -> str:
     assert isinstance(source, PatternSource)
     source.open()
     scene, rate = source.scene, source.fps
-    pictures = max(1, round((seconds or scene.seconds) * rate))
+    images = max(1, round((seconds or scene.seconds) * rate))
     truth = film.with_suffix(".truth.jsonl")
     partial = [path.with_name(f".{path.stem}.partial{path.suffix}") for path in (film, truth)]
     try:
-        _write(source, pictures, *partial)
-        _check_whole(partial[0], pictures)
+        _write(source, images, *partial)
+        _check_whole(partial[0], images)
         for written, path in zip(partial, (film, truth), strict=True):
             os.replace(written, path)
         if scene.camera is not None:
@@ -55,25 +55,25 @@ def run_film(uri: str, film: Path, seconds: float | None) -> str:
         for path in partial:
             path.unlink(missing_ok=True)
     camera = f", {film.with_suffix('.toml')}: the camera's settings, for --config" if scene.camera is not None else ""
-    return f"{film}: {pictures} pictures at {rate:g} a second; {truth}: their truth{camera}"
+    return f"{film}: {images} images at {rate:g} a second; {truth}: their truth{camera}"
 
 
-def _check_whole(film: Path, pictures: int) -> None:
-    """OpenCV says nothing of what it could not write: a film on a full disk has no end, or fewer pictures."""
+def _check_whole(film: Path, images: int) -> None:
+    """OpenCV says nothing of what it could not write: a film on a full disk has no end, or fewer images."""
     reader = cv2.VideoCapture(str(film))
     found = sum(1 for _ in iter(reader.grab, False))
     reader.release()
-    if found != pictures:
-        raise OSError(f"only {found} of {pictures} pictures could be written; is the disk full?")
+    if found != images:
+        raise OSError(f"only {found} of {images} images could be written; is the disk full?")
 
 
-def _write(source: PatternSource, pictures: int, film: Path, truth: Path) -> None:
+def _write(source: PatternSource, images: int, film: Path, truth: Path) -> None:
     film.touch()  # OpenCV does not say why it cannot write
     writer: cv2.VideoWriter | None = None
     code = cv2.VideoWriter.fourcc(*CODECS[film.suffix.lower()])
     try:
         with truth.open("w", encoding="utf-8") as lines:
-            for number in range(pictures):
+            for number in range(images):
                 shot = source.read(1.0)
                 writer = writer or cv2.VideoWriter(str(film), code, source.fps, shot.view.size)
                 writer.write(shot.view.bgr())

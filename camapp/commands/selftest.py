@@ -21,7 +21,7 @@ import numpy as np
 from camapp import __version__
 from camapp.capture.source import EndOfStream, Source, redacted
 from camapp.commands.bench import Discard
-from camapp.commands.doctor import Finding, Verdict, examine, fail, ok, warn
+from camapp.commands.doctor import CheckResult, CheckStatus, examine, fail, ok, warn
 from camapp.core.errors import ExitCode, SourceError
 from camapp.core.frames import Frame, Shot
 from camapp.core.models import load_model, shipped_models
@@ -33,7 +33,7 @@ from camapp.tasks.task import task_for
 from engine.model import Model, ModelError
 
 # 2 * 512^3 operations each; a Pi 4 with OpenBLAS makes about 10 GFLOP/s a core, plain C loops less than one.
-_SIDE, _PRODUCTS, _LEAST_GFLOPS = 512, 5, 2.0
+_SIDE, _PRODUCTS, _MIN_GFLOPS = 512, 5, 2.0
 _BUSY = 0.75
 _KEPT = 10
 _OPEN_PATIENCE = 10.0
@@ -55,7 +55,7 @@ class Tried:
     shots: list[Shot] = field(default_factory=list)
 
 
-def _load(tried: Tried) -> Iterator[Finding]:
+def _load(tried: Tried) -> Iterator[CheckResult]:
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > _BUSY * cores:
         yield warn(
@@ -65,7 +65,7 @@ def _load(tried: Tried) -> Iterator[Finding]:
         yield ok("load", f"{load:.1f} on {cores} cores")
 
 
-def _blas(tried: Tried) -> Iterator[Finding]:
+def _blas(tried: Tried) -> Iterator[CheckResult]:
     left = np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype(np.float32)
     best = float("inf")
     for _ in range(_PRODUCTS):
@@ -74,13 +74,13 @@ def _blas(tried: Tried) -> Iterator[Finding]:
         best = min(best, time.perf_counter() - began)
     gflops = 2 * _SIDE**3 / best / 1e9
     detail = f"{gflops:.1f} GFLOP/s (float32 {_SIDE}x{_SIDE}), {machine()['cpu']}"
-    if gflops >= _LEAST_GFLOPS:
+    if gflops >= _MIN_GFLOPS:
         yield ok("matrix product", detail)
     else:
         yield warn("matrix product", f"{detail}: slow", "sudo apt install -y libopenblas0-pthread")
 
 
-def _camera(tried: Tried) -> Iterator[Finding]:
+def _camera(tried: Tried) -> Iterator[CheckResult]:
     """Open the source, read it for some seconds, and look at what came."""
     model = load_model(tried.settings)
     source = build_source(tried.settings, model)
@@ -123,7 +123,7 @@ def _read(source: Source, seconds: float) -> tuple[list[float], list[Shot]]:
     return [1000 * (now - then) for then, now in pairwise(arrivals)], shots
 
 
-def _seen(source: Source, opened: float, gaps: list[float], shots: list[Shot]) -> Iterator[Finding]:
+def _seen(source: Source, opened: float, gaps: list[float], shots: list[Shot]) -> Iterator[CheckResult]:
     last = shots[-1]
     view = last.view
     detail = f"{source.describe()}; open after {opened:.1f} s, {view.layout.value} {view.width}x{view.height}"
@@ -148,7 +148,7 @@ def _seen(source: Source, opened: float, gaps: list[float], shots: list[Shot]) -
         yield ok("picture", f"mean RGB {mean}, contrast {levels.std():.0f}")
 
 
-def _models(tried: Tried) -> Iterator[Finding]:
+def _models(tried: Tried) -> Iterator[CheckResult]:
     """Each shipped model on the frames that were kept, in this process."""
     if not tried.shots:
         yield warn("models", "not tried: there were no frames", "mend the camera first")
@@ -157,7 +157,7 @@ def _models(tried: Tried) -> Iterator[Finding]:
         yield _model(path.stem, tried)
 
 
-def _model(name: str, tried: Tried) -> Finding:
+def _model(name: str, tried: Tried) -> CheckResult:
     settings = replace(tried.settings, model=name, net=None, task=None, labels=None, mean=None, std=None)
     try:
         model = load_model(settings)
@@ -193,10 +193,10 @@ def _predict(model: Model, settings: Settings, shots: Sequence[Shot]) -> tuple[l
     return times, label
 
 
-def _whole_run(tried: Tried) -> Iterator[Finding]:
+def _whole_run(tried: Tried) -> Iterator[CheckResult]:
     """Capture, shared memory, worker processes, drawing: all but a screen."""
     pipeline = Pipeline(replace(tried.settings, duration=tried.seconds))
-    pipeline.picture_sinks.append(Discard())
+    pipeline.add_sink(Discard())
     summary = pipeline.run()
     stats, balance = pipeline.stats, summary.balance
     p50, p99 = stats.latency["total"].at(50, 99)
@@ -210,26 +210,26 @@ def _whole_run(tried: Tried) -> Iterator[Finding]:
         yield ok("whole run", detail)
 
 
-def _shared_memory(tried: Tried) -> Iterator[Finding]:
-    """A picture's way from process to process: as much as a 4K preview needs."""
-    from camapp.system.shared_frames import SharedCanvas
+def _shared_memory(tried: Tried) -> Iterator[CheckResult]:
+    """An image's way from process to process: as much as a 4K preview needs."""
+    from camapp.system.shared_frames import SharedFrames
 
-    canvas = SharedCanvas(readers=1)
-    picture = np.arange(2160 * 3840 * 3, dtype=np.uint32).astype(np.uint8).reshape(2160, 3840, 3)
+    canvas = SharedFrames(readers=1)
+    image = np.arange(2160 * 3840 * 3, dtype=np.uint32).astype(np.uint8).reshape(2160, 3840, 3)
     try:
-        canvas.publish(picture, 1)
+        canvas.publish(image, 1)
         began = time.perf_counter()
-        canvas.publish(picture, 2)
+        canvas.publish(image, 2)
         seconds = time.perf_counter() - began
     except (OSError, MemoryError) as error:
         yield fail("shared memory", f"75 MB cannot be had: {error}", "close other programs, or a smaller --size")
         return
     finally:
         canvas.close()
-    yield ok("shared memory", f"{picture.nbytes / seconds / 1e9:.1f} GB/s into it")
+    yield ok("shared memory", f"{image.nbytes / seconds / 1e9:.1f} GB/s into it")
 
 
-def _window(tried: Tried) -> Iterator[Finding]:
+def _window(tried: Tried) -> Iterator[CheckResult]:
     """A window for a moment, where there is a desktop; else what there is for a preview."""
     display = displays.probe()
     if not display:
@@ -251,16 +251,16 @@ def _window(tried: Tried) -> Iterator[Finding]:
     finally:
         window.stop()
     if shown:
-        yield ok("window", f"opened on {display.reason}, {len(shown)} pictures were painted")
+        yield ok("window", f"opened on {display.reason}, {len(shown)} images were painted")
     else:
         yield fail("window", f"none opened on {display.reason}", "camapp run --display window --debug says why")
 
 
-Step = Callable[[Tried], Iterator[Finding]]
+Step = Callable[[Tried], Iterator[CheckResult]]
 STEPS: tuple[Step, ...] = (_load, _blas, _shared_memory, _camera, _models, _whole_run, _window)
 
 
-def selftest(settings: Settings, seconds: float, look: Callable[[], list[Finding]] = examine) -> list[Finding]:
+def selftest(settings: Settings, seconds: float, look: Callable[[], list[CheckResult]] = examine) -> list[CheckResult]:
     """The doctor's findings, then those of every step; one that breaks is a finding too."""
     findings = look()
     tried = Tried(settings, seconds)
@@ -273,7 +273,7 @@ def selftest(settings: Settings, seconds: float, look: Callable[[], list[Finding
     return [_without_names(finding) for finding in findings]
 
 
-def _without_names(finding: Finding) -> Finding:
+def _without_names(finding: CheckResult) -> CheckResult:
     """A report is for all to read: no home folder, no user's name, no password in an address."""
     home, user = str(Path.home()), getpass.getuser()
 
@@ -287,15 +287,15 @@ def _without_names(finding: Finding) -> Finding:
     return replace(finding, detail=cleaned(finding.detail), remedy=cleaned(finding.remedy))
 
 
-def verdict(findings: Sequence[Finding]) -> str:
+def verdict(findings: Sequence[CheckResult]) -> str:
     """Such as '2 failed, 1 to look at', or 'all is well'."""
-    count = {kind: sum(finding.verdict is kind for finding in findings) for kind in Verdict}
-    parts = [f"{count[kind]} {word}" for kind, word in ((Verdict.FAIL, "failed"), (Verdict.WARN, "to look at"))
+    count = {kind: sum(finding.verdict is kind for finding in findings) for kind in CheckStatus}
+    parts = [f"{count[kind]} {word}" for kind, word in ((CheckStatus.FAIL, "failed"), (CheckStatus.WARN, "to look at"))
              if count[kind]]  # fmt: skip
     return ", ".join(parts) or "all is well"
 
 
-def markdown(findings: Sequence[Finding]) -> str:
+def markdown(findings: Sequence[CheckResult]) -> str:
     """A table to paste into an issue."""
     lines = [
         f"### camapp {__version__} selftest: {verdict(findings)}",
@@ -316,4 +316,4 @@ def run_selftest(settings: Settings, seconds: float, as_json: bool) -> bool:
         print(json.dumps({"version": __version__, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
         print(markdown(findings))
-    return all(finding.verdict is not Verdict.FAIL for finding in findings)
+    return all(finding.verdict is not CheckStatus.FAIL for finding in findings)

@@ -1,4 +1,4 @@
-"""Errors that a user can cause, each with the exit code of its kind."""
+"""Errors that a user can cause. Each has the exit code with which the command line ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; see sysexits.h. systemd does not restart a unit on CONFIG."""
+    """Exit codes of the process; see sysexits.h. systemd does not restart a unit after CONFIG."""
 
     OK = 0
     USAGE = 2
@@ -17,41 +17,59 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-class SettingsError(Exception):
-    """A setting that cannot be used. `usage` tells a wrong command line from a wrong file or environment."""
+class CamappError(Exception):
+    """Base of all errors that camapp raises on purpose; the message is one line that says what to do.
+
+    Attributes:
+        code: exit code of the command line.
+    """
+
+    code = ExitCode.INTERNAL
+
+
+class SettingsError(CamappError):
+    """A setting that cannot be used. With `usage` it came from the command line, else from a file or variable."""
 
     def __init__(self, message: str, *, usage: bool = False) -> None:
         super().__init__(message)
         self.usage = usage
+        self.code = ExitCode.USAGE if usage else ExitCode.CONFIG
 
 
-class SourceError(Exception):
-    """No pictures from here; the message says what to do. `PermanentSourceError` and `SourceLost` say if to retry."""
+class SourceError(CamappError):
+    """The source gives no images. The subclasses `PermanentSourceError` and `SourceLost` decide about a retry."""
+
+    code = ExitCode.SOURCE_GONE
 
 
 class PermanentSourceError(SourceError):
-    """Trying again cannot help: no such file, a bad URI, a missing package."""
+    """A retry cannot help: no such file, a bad URI, a missing package."""
 
 
 class BadSource(PermanentSourceError):
-    """The URI or its options are wrong, whatever is plugged in."""
+    """The URI or its options are wrong, independent of the devices present."""
+
+    code = ExitCode.CONFIG
 
 
 class SourceDenied(PermanentSourceError):
     """The device or file exists, but this user may not read it."""
 
+    code = ExitCode.DENIED
+
 
 class SourceLost(SourceError):
-    """The device is busy, absent or silent now; it may come back."""
+    """The device is busy, absent or silent now; a retry may help."""
 
 
-class SinkError(Exception):
-    """A sink cannot be used as asked: the message says what to do. `denied` means a lack of permission."""
+class SinkError(CamappError):
+    """An output cannot be used as requested. `denied` means a lack of permission."""
 
     def __init__(self, message: str, *, denied: bool = False) -> None:
         super().__init__(message)
         self.denied = denied
+        self.code = ExitCode.DENIED if denied else ExitCode.CONFIG
 
 
-class PoolError(Exception):
-    """The workers cannot go on: they would not start, or the restart budget is spent."""
+class PoolError(CamappError):
+    """The workers do not start, or the restart budget is spent."""

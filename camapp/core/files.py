@@ -1,12 +1,29 @@
-"""Names of files in natural order."""
+"""File names in natural order, and files written completely or not at all."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 _NUMBERS = re.compile(r"(\d+)")
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
-    """Sort key under which 'img2' comes before 'img10'."""
+    """Return a sort key under which 'img2' comes before 'img10'."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(text) if part]
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file completely or not at all, also across a power cut.
+
+    Args:
+        path: of the file; its folder must exist.
+        data: its new content.
+        mode: its permissions.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; an earlier file stays as it was.
+    """
+    from engine.formats.content import write_whole  # loads NumPy, which --help does not wait for
+
+    write_whole(path, lambda file: file.write(data), mode)

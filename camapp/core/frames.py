@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from camapp.core.predictions import Box, Point, Polyline
 
 if TYPE_CHECKING:
-    from camapp.core.image import Picture
+    from camapp.core.image import Image
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a generated or labelled picture really shows, in its own pixels; `values` as in a Prediction."""
+    """What a generated or labelled image really shows, in its own pixels; `values` as in a Prediction."""
 
     label: str = ""
     boxes: tuple[Box, ...] = ()
@@ -26,17 +26,17 @@ class Shot:
     """What a source hands over: one moment, perhaps at two resolutions.
 
     Attributes:
-        view: the picture to show, in the device's own layout.
+        view: the image to show, in the device's own layout.
         model_view: what the model crops from; same field of view as `view` (a Pi's lores stream), or `view` itself.
         sensor_ns: monotonic nanoseconds of the exposure; 0 where the device does not tell.
         truth: in the view's pixels, where the source knows it.
-        name: file the picture came from, if any.
+        name: file the image came from, if any.
         moment_ns: place in the source's own time (of a video file, say), for filters; None takes the capture's.
-        still: a picture by itself, with nothing to do with the one before.
+        still: an image by itself, with nothing to do with the one before.
     """
 
-    view: Picture
-    model_view: Picture
+    view: Image
+    model_view: Image
     sensor_ns: int = 0
     truth: Truth | None = None
     name: str = ""
@@ -52,18 +52,18 @@ class Frame:
     shot: Shot
 
     @classmethod
-    def still(cls, picture: Picture) -> Frame:
-        """A picture by itself."""
-        return cls(0, Shot(picture, picture, still=True))
+    def still(cls, image: Image) -> Frame:
+        """An image by itself."""
+        return cls(0, Shot(image, image, still=True))
 
     @property
-    def view(self) -> Picture:
-        """The picture to show."""
+    def view(self) -> Image:
+        """The image to show."""
         return self.shot.view
 
     @property
-    def model_view(self) -> Picture:
-        """The picture the model crops from."""
+    def model_view(self) -> Image:
+        """The image the model crops from."""
         return self.shot.model_view
 
     @property

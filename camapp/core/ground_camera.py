@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from camapp.core.arrays import Floats
 
 NEAREST = 1e-3  # metres before the camera from which a point can be seen
 
@@ -21,8 +21,8 @@ class GroundCamera:
     Faugeras' field-of-view model: one number, inverse in closed form, and no radius at which it folds over.
 
     Attributes:
-        size: (width, height) of the picture in pixels.
-        focal: (horizontal, vertical) focal length in pixels; they differ where a picture was stretched.
+        size: (width, height) of the image in pixels.
+        focal: (horizontal, vertical) focal length in pixels; they differ where an image was stretched.
         height: of the camera over the ground, metres.
         pitch: radians by which it looks down.
         roll: radians by which it leans to the right (the horizon then rises to the right).
@@ -56,7 +56,7 @@ class GroundCamera:
     def of(
         cls, size: tuple[int, int], height: float, pitch: float, across: float, roll: float = 0.0, bend: float = 0.0
     ) -> GroundCamera:
-        """A camera with square pixels that sees `across` radians along the longer side of its picture.
+        """A camera with square pixels that sees `across` radians along the longer side of its image.
 
         Raises:
             ValueError: a number that no camera has.
@@ -69,14 +69,14 @@ class GroundCamera:
         return replace(straight, focal=(focal, focal))
 
     def resized(self, size: tuple[int, int]) -> GroundCamera:
-        """The same camera behind a picture stretched to another size."""
+        """The same camera behind an image stretched to another size."""
         x, y = size[0] / self.size[0], size[1] / self.size[1]
         centre = None if self.centre is None else (self.centre[0] * x, self.centre[1] * y)
         return replace(self, size=size, focal=(self.focal[0] * x, self.focal[1] * y), centre=centre)
 
     @property
     def across(self) -> float:
-        """Radians that it sees along the longer side of its picture: what `of` takes."""
+        """Radians that it sees along the longer side of its image: what `of` takes."""
         far = max(self.size) / 2 / self.focal[0]
         return 2 * math.atan(math.tan(far * self.bend) / (2 * math.tan(self.bend / 2)) if self.bend else far)
 

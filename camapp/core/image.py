@@ -1,4 +1,4 @@
-"""One picture in the layout its device delivered, converted only if someone looks."""
+"""One image in the layout its device delivered, converted only if someone looks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from camapp.core.arrays import Pixels
 
 
 class Layout(Enum):
@@ -49,14 +49,14 @@ _TO_GRAY = {
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Image:
     """Pixels as they came.
 
     Attributes:
         data: uint8. GRAY (h, w); RGB/BGR (h, w, 3); RGBX/BGRX (h, w, 4); I420 (h * 3 // 2, stride), whose
             stride may exceed the width (libcamera pads rows).
         layout: order of the bytes in `data`.
-        width: pixels that hold picture.
+        width: pixels that hold image.
         height: likewise.
     """
 
@@ -66,7 +66,7 @@ class Picture:
     height: int
 
     @classmethod
-    def of(cls, data: Pixels, layout: Layout) -> Picture:
+    def of(cls, data: Pixels, layout: Layout) -> Image:
         """Wrap an unpadded array, whose shape gives width and height."""
         height = data.shape[0] * 2 // 3 if layout is Layout.I420 else data.shape[0]
         return cls(data, layout, data.shape[1], height)
@@ -116,14 +116,14 @@ def silence_opencv() -> None:
     getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
 
 
-def as_picture(array: NDArray[Any]) -> Picture:
+def as_image(array: NDArray[Any]) -> Image:
     """(h, w[, 1 to 4]) uint8 or uint16, grey or B first; alpha is laid over white.
 
     Raises:
         ValueError: pixels of another kind.
     """
     if array.ndim == 2 and array.dtype == np.uint8:
-        return Picture(array, Layout.GRAY, array.shape[1], array.shape[0])
+        return Image(array, Layout.GRAY, array.shape[1], array.shape[0])
     if array.dtype == np.uint16:
         # 65535 / 255 = 257, so that white stays white.
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -134,21 +134,19 @@ def as_picture(array: NDArray[Any]) -> Picture:
         array = _over_white(array)
         channels -= 1
     if channels == 1:
-        return Picture.of(array.reshape(array.shape[:2]), Layout.GRAY)
+        return Image.of(array.reshape(array.shape[:2]), Layout.GRAY)
     if channels == 3:
-        return Picture.of(array, Layout.BGR)
+        return Image.of(array, Layout.BGR)
     raise ValueError(f"it has {channels} channels; 1 to 4 can be read")
 
 
-def fit_within(picture: Picture, size: tuple[int, int] | None) -> Picture:
-    """The picture made no larger than `size` (width, height), aspect kept; smaller ones stay as they are."""
-    if size is None or (picture.width <= size[0] and picture.height <= size[1]):
-        return picture
-    scale = min(size[0] / picture.width, size[1] / picture.height)
-    fitted = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return Picture.of(
-        np.asarray(cv2.resize(picture.data, fitted, interpolation=cv2.INTER_AREA), np.uint8), picture.layout
-    )
+def fit_within(image: Image, size: tuple[int, int] | None) -> Image:
+    """The image made no larger than `size` (width, height), aspect kept; smaller ones stay as they are."""
+    if size is None or (image.width <= size[0] and image.height <= size[1]):
+        return image
+    scale = min(size[0] / image.width, size[1] / image.height)
+    fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return Image.of(np.asarray(cv2.resize(image.data, fitted, interpolation=cv2.INTER_AREA), np.uint8), image.layout)
 
 
 def _over_white(array: Pixels) -> Pixels:

@@ -1,4 +1,4 @@
-"""From a picture to a model's input, and the geometry back: the tools that tasks use."""
+"""From an image to a model's input, and the geometry back: the tools that tasks use."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.arrays import Floats, Pixels
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Point
 
 if TYPE_CHECKING:
     from engine.model import ModelCard
 
-Floats = NDArray[np.float32]
 Roi = tuple[float, float, float, float]
 
 FITS = ("crop", "letterbox", "stretch")
@@ -41,23 +40,23 @@ _DIRECT = {
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a part of a picture lies in a model's input. Whole pixels, edges exclusive at right and bottom.
+    """How a part of an image lies in a model's input. Whole pixels, edges exclusive at right and bottom.
 
     Attributes:
-        source: (x0, y0, x1, y1) of the part, in the picture.
+        source: (x0, y0, x1, y1) of the part, in the image.
         target: (x0, y0, x1, y1) where it comes to lie, in the model's input.
     """
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
 
-    def to_picture(self, point: Point) -> Point:
-        """A point of the model's input, in the picture."""
+    def to_image(self, point: Point) -> Point:
+        """A point of the model's input, in the image."""
         (x0, y0, x1, y1), (u0, v0, u1, v1) = self.source, self.target
         return x0 + (point[0] - u0) * (x1 - x0) / (u1 - u0), y0 + (point[1] - v0) * (y1 - y0) / (v1 - v0)
 
     def region(self, scale: Point) -> Box:
-        """The part, in the view whose pixels are `scale` times the picture's."""
+        """The part, in the view whose pixels are `scale` times the image's."""
         x0, y0, x1, y1 = self.source
         return Box(x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
 
@@ -66,14 +65,14 @@ def roi_pixels(size: tuple[int, int], roi: Roi | None) -> tuple[int, int, int, i
     """(x0, y0, x1, y1) in whole pixels of a region given as fractions; at least one pixel, None is all.
 
     Raises:
-        ValueError: the region leaves the picture or has no area.
+        ValueError: the region leaves the image or has no area.
     """
     width, height = size
     if roi is None:
         return 0, 0, width, height
     x, y, w, h = roi
     if not (0 <= x < 1 and 0 <= y < 1 and 0 < w <= 1 - x + 1e-6 and 0 < h <= 1 - y + 1e-6):
-        raise ValueError(f"roi {roi} must lie in the picture: x, y, width, height as fractions from 0 to 1")
+        raise ValueError(f"roi {roi} must lie in the image: x, y, width, height as fractions from 0 to 1")
     x0, y0 = min(int(x * width), width - 1), min(int(y * height), height - 1)
     x1, y1 = min(width, round((x + w) * width)), min(height, round((y + h) * height))
     return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
@@ -81,17 +80,17 @@ def roi_pixels(size: tuple[int, int], roi: Roi | None) -> tuple[int, int, int, i
 
 @lru_cache(maxsize=64)
 def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi | None = None) -> Fit:
-    """How a picture's region meets a model's input.
+    """How an image's region meets a model's input.
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         model: (width, height) of the model's input.
         fit: 'crop' takes the largest middle part of the model's aspect, 'letterbox' shows all between bars,
             'stretch' changes the aspect.
-        roi: (x, y, width, height) of the region as fractions of the picture; None is all.
+        roi: (x, y, width, height) of the region as fractions of the image; None is all.
 
     Raises:
-        ValueError: unknown fit, or a region that leaves the picture.
+        ValueError: unknown fit, or a region that leaves the image.
     """
     if fit not in FITS:
         raise ValueError(f"unknown fit '{fit}'; allowed are {', '.join(FITS)}")
@@ -128,22 +127,22 @@ def _resized(pixels: Pixels, size: tuple[int, int], way: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, size, interpolation=way), dtype=np.uint8)
 
 
-def cut(picture: Picture, source: tuple[int, int, int, int], size: tuple[int, int], colour: str) -> Pixels:
-    """A part of a picture at another size: uint8 (h, w, 3), or (h, w) for colour 'GRAY'.
+def cut(image: Image, source: tuple[int, int, int, int], size: tuple[int, int], colour: str) -> Pixels:
+    """A part of an image at another size: uint8 (h, w, 3), or (h, w) for colour 'GRAY'.
 
     Colours are converted after the resize, where there are fewer pixels (I420 apart, whose planes differ in size).
     """
     x0, y0, x1, y1 = source
-    if picture.layout is Layout.I420:
-        whole = {"RGB": picture.rgb, "BGR": picture.bgr, "GRAY": picture.gray}[colour]()
+    if image.layout is Layout.I420:
+        whole = {"RGB": image.rgb, "BGR": image.bgr, "GRAY": image.gray}[colour]()
         return resize(whole[y0:y1, x0:x1], size)
-    part = resize(picture.data[y0:y1, x0:x1], size)
-    code = _DIRECT[colour, picture.layout]
+    part = resize(image.data[y0:y1, x0:x1], size)
+    code = _DIRECT[colour, image.layout]
     return part if code is None else np.asarray(cv2.cvtColor(part, code), dtype=np.uint8)
 
 
 class Preprocessor:
-    """Writes pictures as one model wants them; pictures may change size and layout at any time."""
+    """Writes images as one model wants them; images may change size and layout at any time."""
 
     def __init__(self, card: ModelCard, fit: str = "crop", roi: Roi | None = None) -> None:
         """Prepare for a model.
@@ -151,10 +150,10 @@ class Preprocessor:
         Args:
             card: gives input shape, mean, std and colour.
             fit: 'crop', 'letterbox' or 'stretch'.
-            roi: (x, y, width, height) of the part to look at, as fractions of the picture.
+            roi: (x, y, width, height) of the part to look at, as fractions of the image.
 
         Raises:
-            ValueError: unknown fit, or a region that leaves the picture.
+            ValueError: unknown fit, or a region that leaves the image.
         """
         _, height, width = card.input_shape
         self._size = (width, height)
@@ -166,11 +165,11 @@ class Preprocessor:
         self._offset = [np.float32(-mean / std) for mean, std in zip(card.mean, card.std, strict=True)]
         make_fit((width, height), self._size, fit, roi)
 
-    def __call__(self, picture: Picture, out: Floats) -> Fit:
-        """Write the picture into `out`, float32 (C, H, W); bars of a letterbox have the card's mean."""
-        fit = make_fit(picture.size, self._size, self._fit, self._roi)
+    def __call__(self, image: Image, out: Floats) -> Fit:
+        """Write the image into `out`, float32 (C, H, W); bars of a letterbox have the card's mean."""
+        fit = make_fit(image.size, self._size, self._fit, self._roi)
         u0, v0, u1, v1 = fit.target
-        pixels = cut(picture, fit.source, (u1 - u0, v1 - v0), self._colour)
+        pixels = cut(image, fit.source, (u1 - u0, v1 - v0), self._colour)
         if (u1 - u0, v1 - v0) != self._size:
             out[...] = 0.0
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

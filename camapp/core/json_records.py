@@ -20,7 +20,7 @@ def box_record(box: Box) -> dict[str, Any]:
 
 
 def truth_record(truth: Truth) -> dict[str, Any]:
-    """What a picture really shows, as plain values."""
+    """What an image really shows, as plain values."""
     return {
         "label": truth.label,
         "boxes": [box_record(box) for box in truth.boxes],

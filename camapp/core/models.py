@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from camapp.core.settings import Settings
-from engine.model import Model, ModelCard, ModelError, described, load
+from engine.model import Model, ModelCard, ModelError, load, with_card
 
 SHIPPED = Path(__file__).parents[2] / "weights"
 # Settings that belong to one model file and to no other.
@@ -58,11 +58,11 @@ def load_model(settings: Settings) -> Model:
     """The model that the settings name, its card corrected by --labels, --mean, --std and --task.
 
     Raises:
-        ModelError: the file is missing, damaged or does not fit, takes no pictures, or a correction does not fit.
+        ModelError: the file is missing, damaged or does not fit, takes no images, or a correction does not fit.
     """
     model = load(model_path(settings.model), net=settings.net)
     if not model.card.colour:
-        raise ModelError(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not pictures")
+        raise ModelError(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not images")
     channels = model.card.input_shape[0]
     changes: dict[str, object] = {}
     for name in ("mean", "std"):
@@ -75,7 +75,7 @@ def load_model(settings: Settings) -> Model:
         changes["labels"] = read_labels(settings.labels)
     if settings.task is not None:
         changes["task"] = settings.task
-    return described(model, **changes) if changes else model
+    return with_card(model, **changes) if changes else model
 
 
 def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:

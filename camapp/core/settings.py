@@ -102,7 +102,7 @@ class Settings:
     source: str = option("auto", "where frames come from; see 'camapp sources'", "Input", "URI")
     name: str = option("camera", "what this camera is called on pages and in records", "Input", "NAME")
     size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None = option(
-        None, "size of the picture, 1280x720 if the source has a choice", "Input", "WxH", parse_size
+        None, "size of the image, 1280x720 if the source has a choice", "Input", "WxH", parse_size
     )
     fps: Positive | None = option(None, "frames a second asked of the source", "Input", "FPS")
     rotate: Literal[0, 90, 180, 270] = option(0, "turn clockwise: 0, 90, 180 or 270 degrees", "Input", "DEGREES", int)
@@ -135,10 +135,10 @@ class Settings:
         None, "standard deviation a channel on the 0..1 scale, divided by", "Model", "S,S,S", parse_floats
     )
     fit: Literal["crop", "letterbox", "stretch"] = option(
-        "crop", "how the picture meets the model's input: crop, letterbox or stretch", "Model", "HOW"
+        "crop", "how the image meets the model's input: crop, letterbox or stretch", "Model", "HOW"
     )
     roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = option(
-        None, "look only at this part: x,y,width,height as fractions of the picture", "Model", "X,Y,W,H", parse_floats
+        None, "look only at this part: x,y,width,height as fractions of the image", "Model", "X,Y,W,H", parse_floats
     )
     smoothing: Annotated[float, Ge(0), Le(60)] = option(
         0.3, "seconds of the label's moving average; 0 turns it off", "Model", "SECONDS"
@@ -156,10 +156,10 @@ class Settings:
     camera_roll: Annotated[float, Gt(-90), Lt(90)] = option(
         0.0, "how far the camera leans to the right, degrees", "Track", "DEGREES"
     )
-    camera_view: Annotated[float, Gt(0), Lt(180)] = option(
-        66.0, "what the camera sees along the longer side of its picture, degrees", "Track", "DEGREES"
+    camera_hfov: Annotated[float, Gt(0), Lt(180)] = option(
+        66.0, "what the camera sees along the longer side of its image, degrees", "Track", "DEGREES"
     )
-    camera_bend: Annotated[float, Ge(0), Lt(90)] = option(
+    camera_distortion: Annotated[float, Ge(0), Lt(90)] = option(
         0.0, "barrel distortion of its lens, degrees; 0 is a straight lens, 60 a strong wide angle", "Track", "DEGREES"
     )
     lane_width: Annotated[float, Gt(0), Le(100)] = option(1.22, "width of a lane, metres", "Track", "METRES")
@@ -186,7 +186,7 @@ class Settings:
     full_screen: bool = option(False, "open the window full screen", "Output")
     hud: bool = option(True, "draw rates, latencies and drops on the preview", "Output")
     record: Path | None = option(None, "write the drawn preview to a video file (.mp4 or .avi)", "Output", "FILE")
-    snapshots: Path = option(Path("snapshots"), "folder for pictures taken with the s key", "Output", "FOLDER")
+    snapshots: Path = option(Path("snapshots"), "folder for images taken with the s key", "Output", "FOLDER")
     log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "Output", "FILE")
     log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "Output", "MB")
     log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "how many rotated log files to keep", "Output", "N")
@@ -216,7 +216,7 @@ class Settings:
 
     web: str | None = option(
         None,
-        "serve a page with the live picture: HOST:PORT, a port of this machine alone, or off; bare: 127.0.0.1:8080",
+        "serve a page with the live image: HOST:PORT, a port of this machine alone, or off; bare: 127.0.0.1:8080",
         "Output",
         "HOST:PORT",
         parse_web,
@@ -410,7 +410,7 @@ def checked(name: str, raw: Any, where: str) -> Any:
             and value is not None
             and (min(value[2:]) <= 0 or max(value[0] + value[2], value[1] + value[3]) > 1)
         ):
-            raise ValueError("it must lie in the picture: x + width and y + height at most 1, both above 0")
+            raise ValueError("it must lie in the image: x + width and y + height at most 1, both above 0")
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
         raise SettingsError(f"{where}: {shown} is not allowed: {reason} ({metadata['help']})", usage=usage) from None

@@ -187,7 +187,7 @@ class Stats:
             self._failed[reason] += 1
 
     def shown(self, trace: Trace, now_ns: int) -> None:
-        """The frame's picture is on the screen (or in the video file)."""
+        """The frame's image is on the screen (or in the video file)."""
         trace.shown = now_ns
         self.shown_ms.add((now_ns - (trace.sensor or trace.captured)) / 1e6)
         self.display.tick(now_ns)

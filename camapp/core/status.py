@@ -62,8 +62,8 @@ class Status:
         age_s: seconds since that one's frame was captured.
         task: what the model's numbers mean.
         labels: the model's, in its own order.
-        size: (width, height) of the picture, None before the first.
-        roi: the part of the picture that is looked at, as fractions x, y, width, height; None for all of it.
+        size: (width, height) of the image, None before the first.
+        roi: the part of the image that is looked at, as fractions x, y, width, height; None for all of it.
         uptime_s: seconds since the run began.
     """
 
@@ -124,11 +124,11 @@ class Hud:
         restarts: workers replaced so far.
         source: name of the source, for people.
         model: name of the model, for people.
-        paused: the picture is held.
+        paused: the image is held.
         idle: nothing happens, and few frames are inferred on purpose.
         slowness: why the camera gives fewer frames than it was set to; "" while it does not.
         health: how the machine bears it.
-        truth: what the source says the picture really shows; "" where it does not know.
+        truth: what the source says the image really shows; "" where it does not know.
     """
 
     camera_fps: float = 0.0

@@ -1,18 +1,18 @@
-"""What was drawn, as a layer of its own: for screens that lay it over a picture which we never touch."""
+"""What was drawn, as a layer of its own: for screens that lay it over an image which we never touch."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from camapp.overlay.text import Pixels
+from camapp.core.arrays import Pixels
 
 # Rows worked on at a time: what lies between two steps stays in the cache, and is not asked of the kernel anew.
 BAND = 48
 
 
-def see_through(on_black: Pixels, on_white: Pixels, out: Pixels | None = None) -> Pixels:
-    """What was drawn, without its ground: from the same drawing on a black and on a white picture.
+def with_alpha(on_black: Pixels, on_white: Pixels, out: Pixels | None = None) -> Pixels:
+    """What was drawn, without its ground: from the same drawing on a black and on a white image.
 
     Where both are alike the drawing is opaque; where they differ by 255 there is none.
 

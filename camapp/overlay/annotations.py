@@ -1,4 +1,4 @@
-"""What belongs to places in the picture: boxes, lines, the lane, the corners of the region that is looked at."""
+"""What belongs to places in the image: boxes, lines, the lane, the corners of the region that is looked at."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Pixels
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.overlay import birds_eye
 from camapp.overlay.panel import tag
 from camapp.overlay.style import ACCENT, DIM, INK, WHITE, Style, percent
-from camapp.overlay.text import Colour, Pixels
+from camapp.overlay.text import Colour
 
 LANE_TINT = 0.25  # share of the colour between the two lines beside a car
 
 
-def draw_findings(canvas: Pixels, style: Style, prediction: Prediction, stale: bool) -> None:
-    """Draw in place, in the picture's own pixels; dimmed if it is stale."""
+def draw_annotations(canvas: Pixels, style: Style, prediction: Prediction, stale: bool) -> None:
+    """Draw in place, in the image's own pixels; dimmed if it is stale."""
     colour = DIM if stale else ACCENT
     if prediction.region is not None:
         _draw_corners(canvas, style, prediction.region, stale)
@@ -35,7 +36,7 @@ def draw_findings(canvas: Pixels, style: Style, prediction: Prediction, stale: b
 
 
 def _draw_corners(canvas: Pixels, style: Style, region: Box, stale: bool) -> None:
-    """Four corner marks just inside the region, light on dark so that they show on any picture."""
+    """Four corner marks just inside the region, light on dark so that they show on any image."""
     marks = _corners(*_within(region, style), round(style.unit * 1.4))
     cv2.polylines(canvas, marks, False, INK, style.line + 2)
     cv2.polylines(canvas, marks, False, DIM if stale else WHITE, style.line)
@@ -110,7 +111,7 @@ def _bounded(value: float, low: int, high: int) -> int:
 
 def _pixels(points: tuple[tuple[float, float], ...]) -> NDArray[np.int32]:
     """Points in sixteenths of a pixel, (n, 1, 2), as OpenCV's `shift=4` reads them; those not finite are left out."""
-    # Clipped well inside OpenCV's 16-bit-after-shift arithmetic, or a far point would wrap round into the picture.
+    # Clipped well inside OpenCV's 16-bit-after-shift arithmetic, or a far point would wrap round into the image.
     array = np.asarray(points, np.float64).reshape(-1, 2)
     array = array[np.isfinite(array).all(axis=1)]
     return np.rint(np.clip(array, -30_000, 30_000) * 16).astype(np.int32).reshape(-1, 1, 2)

@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.overlay.text import Colour, Pixels
+from camapp.core.arrays import Floats, Pixels
+from camapp.overlay.text import Colour
 
 NEEDED = ("offset_m", "heading_deg", "curvature_1_m", "lane_width_m")
 ACROSS = 2.2  # lane widths that the view shows from side to side
 AIM = 1.5  # lane widths ahead to which the arrow points
 SHIFT = 4  # bits of a pixel's fractions in what is drawn
-
-Floats = NDArray[np.float64]
 
 
 def shows(values: Mapping[str, float]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from camapp.core.arrays import Pixels
 from camapp.core.status import Hud, rate
 from camapp.overlay.panel import Board, tag
 from camapp.overlay.style import (
@@ -19,7 +20,7 @@ from camapp.overlay.style import (
     percent,
     share,
 )
-from camapp.overlay.text import Layer, Pixels
+from camapp.overlay.text import Layer
 
 
 def digest(hud: Hud) -> Hashable:

@@ -1,27 +1,28 @@
-"""The picture that is shown while there is none."""
+"""The image that is shown while there is none."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from camapp.core.arrays import Pixels
 from camapp.overlay.style import AMBER, FAINT, INK, WHITE, style_of
-from camapp.overlay.text import Font, Pixels, plain
+from camapp.overlay.text import Font, plain
 
 
 def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None) -> Pixels:
-    """A picture that says that there is none.
+    """An image that says that there is none.
 
     Args:
         size: (width, height).
         reason: why, for people; broken over lines where it is long.
-        waited_s: seconds without a picture so far, shown where given.
+        waited_s: seconds without an image so far, shown where given.
 
     Returns:
         (height, width, 3) uint8 BGR.
     """
     width, height = size
     style = style_of(width, height)
-    picture = np.full((height, width, 3), INK, np.uint8)
+    image = np.full((height, width, 3), INK, np.uint8)
     title, body = style.title, Font(round(style.unit * (1.0, 1.1, 1.3)[style.detail]))
     heading = title.fit("NO SIGNAL", width - 2 * style.margin)
     rows = [(heading, title, AMBER)]
@@ -31,6 +32,6 @@ def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None)
     y = (height - sum(font.cap * 2 for _, font, _ in rows)) // 2
     for text, font, colour in rows:
         layer = font.layer(text, colour)
-        layer.lay_on(picture, (width - layer.width) // 2, y)
+        layer.lay_on(image, (width - layer.width) // 2, y)
         y += font.cap * 2
-    return picture
+    return image

@@ -1,7 +1,7 @@
-"""Draws a Prediction and the head-up display on a picture.
+"""Draws a Prediction and the head-up display on an image.
 
 What changes slowly (the two panels) is drawn into small layers a few times a second and laid on each frame; what
-moves with the picture (boxes, lines) is drawn each time. No step touches the whole frame.
+moves with the image (boxes, lines) is drawn each time. No step touches the whole frame.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 
+from camapp.core.arrays import Pixels
 from camapp.core.predictions import Prediction
 from camapp.core.status import Hud
-from camapp.overlay.annotations import draw_findings
+from camapp.overlay.annotations import draw_annotations
 from camapp.overlay.hud_panel import digest, draw_badges, panel_layer
 from camapp.overlay.prediction_card import Shown, card_layer
 from camapp.overlay.style import style_of
-from camapp.overlay.text import Layer, Pixels
+from camapp.overlay.text import Layer
 
 HUD_INTERVAL_NS = 333_000_000  # figures that change faster cannot be read
 CARD_INTERVAL_NS = 150_000_000
@@ -37,7 +38,7 @@ class Overlay:
         """Draw on `canvas`, (h, w, 3) uint8 BGR, in place.
 
         Args:
-            canvas: the picture; boxes and lines of the prediction are in its pixels.
+            canvas: the image; boxes and lines of the prediction are in its pixels.
             prediction: the newest, or None before the first.
             hud: figures to show, or None to hide them.
             age_ms: how old the prediction is.
@@ -46,7 +47,7 @@ class Overlay:
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()
         if prediction is not None:
-            draw_findings(canvas, style, prediction, stale)
+            draw_annotations(canvas, style, prediction, stale)
         taken_x, taken_y = 0, 0
         if hud is not None:
             panel = self._panel.get(

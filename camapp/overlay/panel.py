@@ -11,7 +11,7 @@ import numpy as np
 from camapp.overlay.style import INK, SOFT, TRACK
 from camapp.overlay.text import Colour, Font, Layer
 
-PANEL_OPACITY = 190  # of 255: white letters stay readable over a white picture, and the picture stays visible
+PANEL_OPACITY = 190  # of 255: white letters stay readable over a white image, and the image stays visible
 
 Placed = tuple[Layer, int, int]
 

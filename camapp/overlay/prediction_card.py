@@ -9,7 +9,7 @@ from camapp.overlay.panel import Board
 from camapp.overlay.style import ACCENT, AMBER, DIM, FAINT, GREEN, SOFT, WHITE, Style, share
 from camapp.overlay.text import Layer
 
-MOST_LINES = 4  # of a reason
+MAX_LINES = 4  # of a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ def card_layer(style: Style, shown: Shown) -> Layer:
 
     score = f"{shown.score} %" if shown.label else ""
     room = inner - (body.width(score) + style.unit if score else 0)
-    head, _, reason = shown.label.partition(": ")  # such as "no lane: the picture is black"
+    head, _, reason = shown.label.partition(": ")  # such as "no lane: the image is black"
     if shown.label:
         board.caption(0, title.fit(head, room), title, ink)
         board.text(inner, score, body, soft, right=True, drop=title.cap - body.cap)
         board.advance(title.cap + style.unit)
         board.bar(0, inner, max(3, style.unit // 2), shown.score / 100, accent)
-        for line in body.wrap(reason, inner, MOST_LINES):
+        for line in body.wrap(reason, inner, MAX_LINES):
             board.advance(style.unit)
             board.caption(0, line, body, soft)
             board.advance(body.cap)

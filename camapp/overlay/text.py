@@ -1,4 +1,4 @@
-"""Text and panels as layers: small cached images that one multiply and one add put on a picture.
+"""Text and panels as layers: small cached images that one multiply and one add put on an image.
 
 OpenCV's own strokes are drawn four times too large and shrunk, a glyph at a time and once a glyph: it looks better
 than `putText` at small sizes and costs a twentieth of it, and nothing depends on which font an OpenCV version draws.
@@ -12,9 +12,9 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from camapp.core.arrays import Pixels
+
 Colour = tuple[int, int, int]
 
 _OVERSAMPLING = 4
@@ -37,7 +37,7 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """A picture with transparency, ready to lay: result = target * keep / 255 + colour.
+    """An image with transparency, ready to lay: result = target * keep / 255 + colour.
 
     Attributes:
         colour: (h, w, 3) uint8 BGR, already multiplied by its opacity.
@@ -69,7 +69,7 @@ class Layer:
         return int(self.colour.shape[0])
 
     def lay_on(self, target: Pixels, x: int, y: int) -> None:
-        """Blend into a (h, w, 3) uint8 picture in place with the top left corner at (x, y), clipped to it."""
+        """Blend into a (h, w, 3) uint8 image in place with the top left corner at (x, y), clipped to it."""
         height, width = target.shape[:2]
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + self.width, width), min(y + self.height, height)
         if x0 >= x1 or y0 >= y1:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.core.frames import Frame
-from camapp.core.image import Picture
+from camapp.core.image import Image
 from camapp.core.predictions import Prediction
 
-# The picture is compared as so many (columns, rows) of grey tiles. Averages of many pixels: a sensor's noise of 10
+# The image is compared as so many (columns, rows) of grey tiles. Averages of many pixels: a sensor's noise of 10
 # levels is one of less than 2 there, while a pen stroke across a tile is 20 or more.
 _TILES = (32, 24)
 _SAMPLES_A_TILE = 8
@@ -23,7 +23,7 @@ _DIFFERENT = 8.0
 class IdleGate:
     """Decides which frames are inferred. One thread admits, another one tells predictions.
 
-    Idle begins when neither the label nor any part of the picture has changed for `after_s`, and ends with the frame
+    Idle begins when neither the label nor any part of the image has changed for `after_s`, and ends with the frame
     that differs from the last one inferred.
 
     Args:
@@ -64,14 +64,14 @@ class IdleGate:
             self._changed_at = self._clock()
 
 
-def tiles_of(picture: Picture) -> NDArray[np.float32]:
-    """The picture's brightness in tiles, float32 (24, 32), for a third of a millisecond of a PC."""
-    pixels = picture.data[: picture.height]
+def tiles_of(image: Image) -> NDArray[np.float32]:
+    """The image's brightness in tiles, float32 (24, 32), for a third of a millisecond of a PC."""
+    pixels = image.data[: image.height]
     step_y, step_x = (
         max(1, side // (count * _SAMPLES_A_TILE))
-        for side, count in zip((picture.height, picture.width), _TILES[::-1], strict=True)
+        for side, count in zip((image.height, image.width), _TILES[::-1], strict=True)
     )
-    sampled = pixels[::step_y, : picture.width : step_x]
+    sampled = pixels[::step_y, : image.width : step_x]
     tiles = cv2.resize(np.ascontiguousarray(sampled), _TILES, interpolation=cv2.INTER_AREA)
     # The colours' plain mean: which of them is red matters little here.
     return np.asarray(tiles if tiles.ndim == 2 else tiles[..., :3].mean(axis=2), np.float32)

@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from camapp.core.arrays import Floats
 from camapp.core.errors import PoolError
 from camapp.core.frames import Frame, Trace
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Stats
-from camapp.tasks.task import Floats, Prepared, Task
+from camapp.tasks.task import Prepared, Task
 from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome
 from camapp.workers.shared_pool import MakePool, Pool
 from camapp.workers.slots import Slot
@@ -243,7 +244,7 @@ class Inference:
         trace.taken = time.monotonic_ns()
         try:
             job.prepared = generation.task.prepare(frame, slot.input)
-        except Exception as error:  # noqa: BLE001 - one bad picture must not end the run
+        except Exception as error:  # noqa: BLE001 - one bad image must not end the run
             generation.pool.release(slot)
             self._complain("prepare", error)
             self._stats.failed(trace, "prepare")
@@ -325,7 +326,7 @@ class Inference:
             if shot.still or self._forget.is_set():
                 self._forget.clear()
                 task.reset()
-            # The picture's own time, not that of decoding: a file read faster than it plays gives the same labels.
+            # The image's own time, not that of decoding: a file read faster than it plays gives the same labels.
             now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
             prediction = task.decode(job.frame, job.outputs, job.prepared, now)
         except Exception as error:  # noqa: BLE001 - one bad result must not end the run

@@ -36,7 +36,7 @@ def build(cameras: Sequence[Settings]) -> list[Pipeline]:
     return [Pipeline(camera, workers=camera.workers or each, health=health) for camera in cameras]
 
 
-class Cameras:
+class MultiCamera:
     """The pipelines of a run.
 
     Args:
@@ -119,7 +119,7 @@ class _Run(threading.Thread):
     def run(self) -> None:
         try:
             self.summary = self._pipeline.run(self._before_stop)
-        except Exception as error:  # noqa: BLE001 - raised again by `Cameras.run`, where a user's error is told
+        except Exception as error:  # noqa: BLE001 - raised again by `MultiCamera.run`, where a user's error is told
             self.raised = error
 
 

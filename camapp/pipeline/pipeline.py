@@ -27,7 +27,7 @@ from camapp.core.timeouts import leave_behind
 from camapp.pipeline.idle_gate import IdleGate
 from camapp.pipeline.inference import Inference, Result, until_ready
 from camapp.pipeline.renderer import Renderer
-from camapp.sinks.sink import PictureSink, PredictionSink, Sink
+from camapp.sinks.sink import ImageSink, PredictionSink, Sink
 from camapp.system.health import HealthMonitor
 from camapp.tasks.task import Task, task_for
 from camapp.workers.pool import WorkerPool
@@ -90,8 +90,8 @@ class Pipeline:
         self._shared = shared
         self._identity = identity_of(settings)
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
-        self.prediction_sinks: list[PredictionSink] = []
-        self.picture_sinks: list[PictureSink] = []
+        self._prediction_sinks: list[PredictionSink] = []
+        self._image_sinks: list[ImageSink] = []
         self.inference = Inference(
             Path(settings.model).name,
             model,
@@ -106,12 +106,12 @@ class Pipeline:
             self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames, self.inference.forget
         )
         self.renderer = Renderer(
-            self.stats, self.picture_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
+            self.stats, self._image_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
         )
-        self.renderer.show_hud = settings.hud
+        self.set_hud(settings.hud)
         self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = health or HealthMonitor()
-        self.each_tick: list[Callable[[], None]] = []
+        self._ticks: list[Callable[[], None]] = []
         self._changing = threading.Lock()
         self._newest: tuple[Prediction, Trace] | None = None
         self.ended = ""
@@ -132,7 +132,7 @@ class Pipeline:
         """Its task."""
         return self.inference.generation.task
 
-    def change(self, settings: Settings) -> None:
+    def apply(self, settings: Settings) -> None:
         """Take up changed settings of the model and the display while the run goes on; from any thread.
 
         Raises:
@@ -150,7 +150,7 @@ class Pipeline:
                 self.inference.swap(Path(settings.model).name, model, task, self._maker(settings))
             self._identity = identity
             self.settings = settings
-            self.renderer.show_hud = settings.hud
+            self.set_hud(settings.hud)
 
     def _maker(self, settings: Settings) -> MakePool:
         """What makes the workers of a model as the settings name it."""
@@ -169,17 +169,50 @@ class Pipeline:
         """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
         self._stop_reason = self._stop_reason or reason
 
-    def pause(self, held: bool) -> None:
-        """Hold the picture and the predictions, or go on."""
-        if held:
-            self.capture.paused.set()
-        elif self.capture.paused.is_set():
+    def add_sink(self, sink: Sink) -> None:
+        """Send predictions, drawn images, or both to `sink`; before the run starts.
+
+        Raises:
+            TypeError: it is neither a PredictionSink nor an ImageSink.
+        """
+        if not isinstance(sink, PredictionSink | ImageSink):
+            raise TypeError(f"{type(sink).__name__} is neither a PredictionSink nor an ImageSink")
+        if isinstance(sink, PredictionSink):
+            self._prediction_sinks.append(sink)
+        if isinstance(sink, ImageSink):
+            self._image_sinks.append(sink)
+
+    def on_tick(self, call: Callable[[], None]) -> None:
+        """Call `call` in every step of the run's waits, about 20 times a second."""
+        self._ticks.append(call)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the image and the predictions are held."""
+        return self.capture.paused.is_set()
+
+    def pause(self) -> None:
+        """Hold the image and the predictions."""
+        self.capture.paused.set()
+
+    def resume(self) -> None:
+        """Continue after `pause`."""
+        if self.capture.paused.is_set():
             self.capture.paused.clear()
             self.inference.forget()
 
     def toggle_pause(self) -> None:
-        """Hold if it goes on, go on if it is held."""
-        self.pause(not self.capture.paused.is_set())
+        """Pause, or resume if paused."""
+        (self.resume if self.paused else self.pause)()
+
+    @property
+    def hud_shown(self) -> bool:
+        """Whether the statistics are drawn on the image."""
+        return self.renderer.show_hud
+
+    def set_hud(self, shown: bool) -> None:
+        """Draw the statistics on the image, or leave them out."""
+        self.renderer.show_hud = shown
 
     def run(self, before_stop: Callable[[], None] = lambda: None) -> Summary:
         """Run until the source ends, a limit is reached, something fails, or a stop is requested.
@@ -193,10 +226,10 @@ class Pipeline:
         self.health.start()
         try:
             self.inference.start()
-            for sink in (*self.prediction_sinks, *self.picture_sinks):
+            for sink in dict.fromkeys((*self._prediction_sinks, *self._image_sinks)):
                 sink.start()
                 started.append(sink)
-            if self.picture_sinks:
+            if self._image_sinks:
                 self.renderer.start()
             if until_ready(self.inference.pool, self._goes_on):
                 self.capture.start()
@@ -212,7 +245,7 @@ class Pipeline:
     # -- callbacks of the stages
 
     def _deliver(self, frame: Frame, trace: Trace) -> None:
-        if self.picture_sinks and self.source.live:
+        if self._image_sinks and self.source.live:
             self.renderer.offer(frame, trace)
         if self.idle is not None and not self.idle.admits(frame):
             self.stats.dropped(trace, "idle")
@@ -223,19 +256,19 @@ class Pipeline:
         self._newest = result.prediction, result.trace
         if self.idle is not None:
             self.idle.predicted(result.prediction)
-        for sink in self.prediction_sinks:
+        for sink in self._prediction_sinks:
             try:
                 sink.accept(result.prediction, result.frame, result.trace)
             except Exception as error:  # noqa: BLE001 - one sink that fails must not end predictions
                 self._complain(sink, error)
-        if self.picture_sinks:
+        if self._image_sinks:
             if self.source.live:
                 self.renderer.predicted(result)
             else:
                 self.renderer.put(result)
 
     def lost(self) -> str:
-        """Why there is no picture, or ""."""
+        """Why there is no image, or ""."""
         status = self.capture.status
         return status.reason if status.state is CaptureState.LOST else ""
 
@@ -245,7 +278,7 @@ class Pipeline:
             if self.capture.paused.is_set():
                 return "paused"
             if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
-                return "no picture: " + (self.lost() or "opening the source")
+                return "no image: " + (self.lost() or "opening the source")
         return self.inference.pool.bounded_step()
 
     def hud(self) -> Hud:
@@ -337,7 +370,7 @@ class Pipeline:
 
     def _goes_on(self) -> bool:
         """Asked in every step of a wait: calls the ticks; False once a stop was asked for."""
-        for tick in self.each_tick:
+        for tick in self._ticks:
             tick()
         return not self._stop_reason
 
@@ -363,7 +396,7 @@ class Pipeline:
             self.capture.join(_LAST_READ)
         to_the_end = not self._stop_reason and not self.source.live
         drained = self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
-        if not drained and self.picture_sinks:
+        if not drained and self._image_sinks:
             self.renderer.stop()  # what publishes may be waiting for it
         self.inference.stop(_DRAIN_LIVE if drained else 0.0)
         if self.capture.is_alive():
@@ -371,7 +404,7 @@ class Pipeline:
             if self.capture.is_alive():
                 log.warning("the source did not close within %g s and is left behind", _JOIN)
                 leave_behind(self.capture)
-        if self.picture_sinks:
+        if self._image_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):
             sink.stop()
@@ -406,7 +439,7 @@ def build_source(settings: Settings, model: Model) -> Source:
         vflip=settings.vflip,
         rotate=settings.rotate,
         controls=settings.controls,
-        # A model's view has room for a crop; tasks that search the picture need about this much anyway.
+        # A model's view has room for a crop; tasks that search the image need about this much anyway.
         model_size=(max(320, width), max(240, height)),
     )
     try:

@@ -94,7 +94,7 @@ class Reloader:
     def _change(self, settings: Settings) -> None:
         self._loaded = self._seen = identity_of(settings)
         try:
-            self._pipeline.change(settings)
+            self._pipeline.apply(settings)
         except (ModelError, PoolError, OSError) as error:
             log.error("model not changed: %s; the old one stays", error)
         else:

@@ -1,4 +1,4 @@
-"""Draws the newest prediction over each camera frame, at camera rate, for every sink that shows pictures."""
+"""Draws the newest prediction over each camera frame, at camera rate, for every sink that shows images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
-from camapp.core.image import Pixels
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Stats
@@ -18,36 +18,36 @@ from camapp.core.status import Hud
 from camapp.overlay.no_signal import no_signal
 from camapp.overlay.overlay import Overlay
 from camapp.pipeline.inference import Result
-from camapp.sinks.sink import PictureSink
+from camapp.sinks.sink import ImageSink
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-# Without new frames: how often NO SIGNAL, or the picture that a pause holds, is drawn again.
+# Without new frames: how often NO SIGNAL, or the image that a pause holds, is drawn again.
 _IDLE_EVERY = 0.4
 _REFRESH_EVERY_NS = 200_000_000
 _RECENT = 32
 
 
 class Renderer:
-    """One thread between the frames and the picture sinks.
+    """One thread between the frames and the image sinks.
 
     Live frames come from the capture thread and get the newest prediction there is, dimmed when it is old; frames of
     a file come with their own result.
 
     Args:
         stats: rates and latencies.
-        sinks: where drawn pictures go.
+        sinks: where drawn images go.
         hud: builds the head-up display's figures.
         lost: gives the reason while the source is lost, else "".
-        paused: set while the picture is held.
-        default_size: of the NO SIGNAL picture before the first frame.
+        paused: set while the image is held.
+        default_size: of the NO SIGNAL image before the first frame.
     """
 
     def __init__(
         self,
         stats: Stats,
-        sinks: list[PictureSink],
+        sinks: list[ImageSink],
         hud: Callable[[], Hud],
         lost: Callable[[], str],
         paused: threading.Event,
@@ -167,5 +167,5 @@ class Renderer:
                 self._recent.popitem(last=False)
         for sink in self._sinks:
             sink.show(canvas, trace)
-        if trace is not None and not any(sink.tells_shown for sink in self._sinks):
+        if trace is not None and not any(sink.reports_shown for sink in self._sinks):
             self.shown(trace.seq, time.monotonic_ns())

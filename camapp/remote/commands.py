@@ -13,8 +13,9 @@ from typing import Generic, Protocol, TypeVar
 from camapp.core.errors import PoolError
 from camapp.core.models import model_choices, with_model
 from camapp.core.settings import Settings
+from camapp.core.stats import Stats
 from camapp.core.status import Status
-from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.sinks.sink import Sink
 from camapp.sinks.snapshot import SnapshotSink
 from engine.model import ModelError
 
@@ -23,29 +24,41 @@ _STOP_S = 1.0
 Order = TypeVar("Order")
 
 
-class Refused(Exception):
+class CommandRejected(Exception):
     """An order that is not obeyed; the text says why, for who gave it."""
 
 
-class Watched(Protocol):
-    """What a face needs of a camera's run; `Pipeline` is one."""
+class CameraControl(Protocol):
+    """What a remote interface may read and do of one camera's run; `Pipeline` implements it."""
 
     name: str
     settings: Settings
-    prediction_sinks: list[PredictionSink]
-    picture_sinks: list[PictureSink]
+    stats: Stats
+
+    @property
+    def hud_shown(self) -> bool:
+        """Whether the statistics are drawn on the image."""
+
+    def set_hud(self, shown: bool) -> None:
+        """Draw the statistics on the image, or leave them out."""
+
+    def add_sink(self, sink: Sink) -> None:
+        """Send predictions or drawn images to `sink`; before the run starts."""
 
     def status(self) -> Status:
-        """All that can be told of this moment."""
+        """Return the state, counts and rates of this moment."""
 
-    def pause(self, held: bool) -> None:
-        """Hold the picture and the predictions, or go on."""
+    def pause(self) -> None:
+        """Hold the image and the predictions."""
 
-    def change(self, settings: Settings) -> None:
-        """Take up changed settings; may take seconds. Raises ModelError, PoolError, and stays as it was."""
+    def resume(self) -> None:
+        """Continue after `pause`."""
+
+    def apply(self, settings: Settings) -> None:
+        """Apply changed settings; may take seconds. Raises ModelError or PoolError and then changes nothing."""
 
 
-class Steering:
+class RemoteControl:
     """Does with the cameras what any face may order, in the caller's thread.
 
     Args:
@@ -56,31 +69,31 @@ class Steering:
         snapshots: what saves each camera's, by its name.
     """
 
-    def __init__(self, cameras: Sequence[Watched], saved: Callable[[str, Path], None]) -> None:
+    def __init__(self, cameras: Sequence[CameraControl], saved: Callable[[str, Path], None]) -> None:
         self._first = {camera.name: camera.settings for camera in cameras}
         self.snapshots: dict[str, SnapshotSink] = {}
         for camera in cameras:
             sink = SnapshotSink(camera.settings.snapshots, partial(saved, camera.name))
             self.snapshots[camera.name] = sink
-            camera.picture_sinks.append(sink)
+            camera.add_sink(sink)
 
-    def choose_model(self, camera: Watched, wanted: object) -> None:
+    def choose_model(self, camera: CameraControl, wanted: object) -> None:
         """Have it run a model that ships, or the one that it began with. Raises Refused."""
         first = self._first[camera.name]
         choices = model_choices(first)
         if not isinstance(wanted, str) or wanted not in choices:
-            raise Refused(f"no such model; there are {', '.join(choices)}")
+            raise CommandRejected(f"no such model; there are {', '.join(choices)}")
         self.change(camera, with_model(camera.settings, first, choices[wanted]))
 
-    def change(self, camera: Watched, settings: Settings) -> None:
+    def change(self, camera: CameraControl, settings: Settings) -> None:
         """Have it take up changed settings; may take seconds. Raises Refused."""
         try:
-            camera.change(settings)
+            camera.apply(settings)
         except (ModelError, PoolError, OSError) as error:
-            raise Refused(f"not changed: {error}") from error
+            raise CommandRejected(f"not changed: {error}") from error
 
 
-class Clerk(Generic[Order]):
+class CommandQueue(Generic[Order]):
     """Obeys orders in a thread of its own, one at a time: taking one in is quick, obeying it may take seconds.
 
     Args:

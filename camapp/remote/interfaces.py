@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Protocol
 
 from camapp.core.settings import Settings
-from camapp.pipeline.pipeline import Pipeline
+from camapp.remote.commands import CameraControl
 
 
-class Face(Protocol):
+class RemoteInterface(Protocol):
     """What shows all cameras to the world outside, and takes its orders."""
 
     def start(self) -> None:
@@ -20,7 +20,7 @@ class Face(Protocol):
         """Within a second or two, even if it was never started."""
 
 
-def build_faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) -> list[Face]:
+def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str], Settings]) -> list[RemoteInterface]:
     """Those that the settings name, not yet started.
 
     Args:
@@ -32,35 +32,35 @@ def build_faces(pipelines: list[Pipeline], reread: Callable[[str], Settings]) ->
     """
     # Imported only here: few runs have a face, and their packages are optional.
     settings = pipelines[0].settings
-    faces: list[Face] = []
+    faces: list[RemoteInterface] = []
     if settings.web is not None:
-        from camapp.remote.web.interface import WebFace
+        from camapp.remote.web.interface import WebInterface
 
         metrics = _metrics_of(pipelines)
-        faces.append(WebFace(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
+        faces.append(WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
     if settings.mqtt is not None:
         from camapp.core.mqtt_address import device_id
         from camapp.remote.mqtt.client import access
-        from camapp.remote.mqtt.interface import MqttFace
+        from camapp.remote.mqtt.interface import MqttInterface
 
         broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
-        faces.append(MqttFace(pipelines, broker, device_id(settings.device_name)))
+        faces.append(MqttInterface(pipelines, broker, device_id(settings.device_name)))
     return faces
 
 
-def check_faces(settings: Settings) -> None:
+def check_interfaces(settings: Settings) -> None:
     """Whether what they need from this machine is there. Raises SinkError."""
     if settings.web is not None:
         from camapp.remote.web.interface import check_packages
 
         check_packages()
     if settings.mqtt is not None:
-        from camapp.remote.mqtt.client import Link, access
+        from camapp.remote.mqtt.client import MqttClient, access
 
-        Link(access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca), "check")
+        MqttClient(access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca), "check")
 
 
-def _metrics_of(pipelines: list[Pipeline]) -> Callable[[], str] | None:
+def _metrics_of(pipelines: Sequence[CameraControl]) -> Callable[[], str] | None:
     if find_spec("prometheus_client") is None:
         return None
     from camapp.remote.prometheus import Metrics

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
@@ -12,6 +11,7 @@ from prometheus_client.registry import Collector
 from camapp import __version__
 from camapp.core.stats import Histogram, Stats
 from camapp.core.status import State, Status
+from camapp.remote.commands import CameraControl
 from camapp.system.health import FLAGS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,17 +24,6 @@ _STAGES = ("capture", "prepare", "queue", "infer", "decode")
 _Samples = Iterable[tuple[Mapping[str, str], float]]
 
 
-class Watched(Protocol):
-    """What is needed of a camera's run; a `Pipeline` is one."""
-
-    @property
-    def stats(self) -> Stats:
-        """Its counts and times."""
-
-    def status(self) -> Status:
-        """All that can be told of this moment."""
-
-
 class Metrics:
     """A registry of its own over the given cameras, and over this process.
 
@@ -42,7 +31,7 @@ class Metrics:
         cameras: the runs, each with a name of its own.
     """
 
-    def __init__(self, cameras: Sequence[Watched]) -> None:
+    def __init__(self, cameras: Sequence[CameraControl]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_CameraCollector(cameras))
         ProcessCollector(registry=self._registry)
@@ -53,7 +42,7 @@ class Metrics:
 
 
 class _CameraCollector(Collector):
-    def __init__(self, cameras: Sequence[Watched]) -> None:
+    def __init__(self, cameras: Sequence[CameraControl]) -> None:
         self._cameras = cameras
 
     def collect(self) -> Iterator[Metric]:
@@ -151,7 +140,7 @@ def _run(statuses: Sequence[Status]) -> Iterator[Metric]:
     yield _family(
         "gauge",
         "camapp_source_up",
-        "1 while the source gives pictures.",
+        "1 while the source gives images.",
         [({"camera": status.camera}, status.state in (State.RUNNING, State.PAUSED)) for status in statuses],
     )
     yield _family(

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from camapp.core.arrays import Floats
+
 Rgb = tuple[float, float, float]
 
-MOST_TURNED = (2.6, 3.3)  # radians by which an open course turns from its start, behind and ahead
+MAX_TURN = (2.6, 3.3)  # radians by which an open course turns from its start, behind and ahead
 DEFAULT_LANE = 1.22  # metres, a running track's
 
 
@@ -136,7 +136,7 @@ def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: 
     centre -= centre[int(np.searchsorted(along, 0.0))]
     # A full turn would lay the course over its own lines.
     start = int(np.searchsorted(along, 0.0))
-    whole = np.abs(heading) < np.where(np.arange(len(heading)) < start, *MOST_TURNED)
+    whole = np.abs(heading) < np.where(np.arange(len(heading)) < start, *MAX_TURN)
     first = start - int(np.argmin(np.append(whole[start::-1], False))) + 1
     last = start + int(np.argmin(np.append(whole[start:], False)))
     kept = slice(first, last)

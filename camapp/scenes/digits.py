@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Truth
-from camapp.core.image import Pixels
 from camapp.core.predictions import Box
 from camapp.scenes.handwriting import Hand, write_digit
 from camapp.scenes.scene import Scene, SceneOptions
@@ -18,8 +18,8 @@ from camapp.scenes.scene import Scene, SceneOptions
 SECONDS_A_SET = 2.0
 MAX_TILT = np.deg2rad(30)
 MAX_YAW = np.deg2rad(9)
-LIGHT_CELLS = (32, 18)  # columns, rows of the light before it is spread over the picture
-NOISE_SPARE = 64  # pixels by which the noise tile is larger than the picture, so that it can shift
+LIGHT_CELLS = (32, 18)  # columns, rows of the light before it is spread over the image
+NOISE_SPARE = 64  # pixels by which the noise tile is larger than the image, so that it can shift
 
 INKS = ((28, 32, 44), (24, 44, 128), (18, 78, 148), (140, 26, 34), (24, 92, 52), (74, 74, 80))
 PAPERS = ((246, 244, 238), (240, 241, 244), (247, 241, 222))
@@ -48,7 +48,7 @@ class Sheet:
 class DigitScene(Scene):
     """One to eight digits on paper, a new set every two seconds.
 
-    The paper's place, tilt (up to 30 degrees) and light (up to 4:1 across the picture) are smooth functions of time.
+    The paper's place, tilt (up to 30 degrees) and light (up to 4:1 across the image) are smooth functions of time.
     """
 
     counts = (1, 8)
@@ -68,29 +68,29 @@ class DigitScene(Scene):
         self._paper = lru_cache(maxsize=None)(self._make_paper)
 
     def render(self, index: int) -> tuple[Pixels, Truth]:
-        """The picture of that index and its digits: RGB uint8, new memory."""
+        """The image of that index and its digits: RGB uint8, new memory."""
         width, height = self.options.size
         time = index / self.options.fps
         sheet = self._sheet(int(time / SECONDS_A_SET))
         homography = self._pose(time)
-        picture = self._desk.copy()
-        _lay(picture, sheet.texture, homography)
+        image = self._desk.copy()
+        _lay(image, sheet.texture, homography)
         light = cv2.resize(self._light(time), (width, height), interpolation=cv2.INTER_LINEAR)
-        cv2.multiply(picture, light, dst=picture, scale=1 / 255)
+        cv2.multiply(image, light, dst=image, scale=1 / 255)
         left, top = np.random.default_rng([self.options.seed, 1, index]).integers(0, NOISE_SPARE, 2)
-        cv2.add(picture, self._noise[top : top + height, left : left + width], dst=picture)
+        cv2.add(image, self._noise[top : top + height, left : left + width], dst=image)
         boxes = tuple(
             _bounds(hull, homography, digit, width, height)
             for hull, digit in zip(sheet.hulls, sheet.label, strict=True)
         )
-        return picture, Truth(label=sheet.label, boxes=boxes)
+        return image, Truth(label=sheet.label, boxes=boxes)
 
     def _wander(self, which: int, time: float) -> float:
         """A smooth number from -1 to 1."""
         return float(np.sin(2 * np.pi * self._rates[which] * time + self._phases[which]).mean())
 
     def _pose(self, time: float) -> Matrix:
-        """Homography from the sheet's pixels to the picture's, seen through a pinhole."""
+        """Homography from the sheet's pixels to the image's, seen through a pinhole."""
         width, height = self.options.size
         sheet_width, sheet_height = self._sheet_size
         focal = 1.2 * max(width, height)
@@ -168,7 +168,7 @@ class DigitScene(Scene):
 
 
 def _sheet_size(width: int, height: int) -> tuple[int, int]:
-    """The sheet's pixels: about as many as it covers in the picture."""
+    """The sheet's pixels: about as many as it covers in the image."""
     sheet_width = min(0.74 * width, 1.15 * height)
     return int(sheet_width), int(min(0.72 * sheet_width, 0.8 * height))
 
@@ -192,15 +192,15 @@ def _fit(mask: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _lay(picture: Pixels, texture: Pixels, homography: Matrix) -> None:
-    """Project the sheet, with its shadow and smooth edges, onto the picture; works only where the sheet lies."""
+def _lay(image: Pixels, texture: Pixels, homography: Matrix) -> None:
+    """Project the sheet, with its shadow and smooth edges, onto the image; works only where the sheet lies."""
     height, width = texture.shape[:2]
     rim: Corners = np.array([[[0, 0], [width, 0], [width, height], [0, height]]], np.float32)
     corners = np.asarray(cv2.perspectiveTransform(rim, homography), dtype=np.float32)
-    drop = picture.shape[0] / 60
+    drop = image.shape[0] / 60
     x0, y0 = np.maximum(np.floor(corners[0].min(axis=0) - 2), 0).astype(int)
-    x1, y1 = np.minimum(np.ceil(corners[0].max(axis=0) + 3 * drop), picture.shape[1::-1]).astype(int)
-    window = picture[y0:y1, x0:x1]
+    x1, y1 = np.minimum(np.ceil(corners[0].max(axis=0) + 3 * drop), image.shape[1::-1]).astype(int)
+    window = image[y0:y1, x0:x1]
     inside: Corners = corners - np.array([x0, y0], np.float32)
     _shade(window, inside + np.array([drop * 0.6, drop], np.float32), drop)
     to_window = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1]]) @ homography
@@ -224,7 +224,7 @@ def _shade(window: Pixels, corners: Corners, blur: float) -> None:
 
 
 def _bounds(hull: Corners, homography: Matrix, label: str, width: int, height: int) -> Box:
-    """The projected ink's box, edges exclusive, within the picture."""
+    """The projected ink's box, edges exclusive, within the image."""
     points = np.asarray(cv2.perspectiveTransform(hull, homography))[:, 0]
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0) + 1
     return Box(max(0.0, float(x0)), max(0.0, float(y0)), min(float(x1), width), min(float(y1), height), label)

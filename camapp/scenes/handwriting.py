@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.core.image import Pixels
+from camapp.core.arrays import Pixels
 
 Points = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Truth
-from camapp.core.image import Pixels
 from camapp.core.predictions import Box
 from camapp.scenes.scene import Scene, SceneOptions
 
@@ -44,11 +44,11 @@ class ObjectScene(Scene):
         self._spins = rng.uniform(-1.2, 1.2, count)
 
     def render(self, index: int) -> tuple[Pixels, Truth]:
-        """The picture of that index and its shapes: RGB uint8, new memory. Later shapes lie on top."""
+        """The image of that index and its shapes: RGB uint8, new memory. Later shapes lie on top."""
         width, height = self.options.size
         time = index / self.options.fps
-        picture = self._chart.copy()
-        _sweep(picture, time)
+        image = self._chart.copy()
+        _sweep(image, time)
         boxes = []
         for i, (kind, name) in enumerate(zip(self._kinds, self._names, strict=True)):
             radius = float(self._radii[i])
@@ -56,12 +56,12 @@ class ObjectScene(Scene):
             there = np.abs(2 * ((self._rates[i] * time + self._phases[i]) % 1) - 1)
             room = np.array([width, 0.8 * height]) - 2 * radius
             outline = radius + there * room + radius * _outline(kind, float(self._spins[i]) * time)
-            cv2.fillPoly(picture, [np.rint(outline * 16).astype(np.int32)], COLOURS[name], cv2.LINE_AA, 4)
+            cv2.fillPoly(image, [np.rint(outline * 16).astype(np.int32)], COLOURS[name], cv2.LINE_AA, 4)
             (x0, y0), (x1, y1) = outline.min(axis=0), outline.max(axis=0) + 1
             boxes.append(Box(float(x0), float(y0), min(float(x1), width), float(y1), f"{name} {kind}"))
         scale = height / 720
         cv2.putText(
-            picture,
+            image,
             f"frame {index}   {time:.2f} s",
             (round(0.02 * width), round(0.8 * height - 14 * scale)),
             cv2.FONT_HERSHEY_SIMPLEX,
@@ -71,7 +71,7 @@ class ObjectScene(Scene):
             cv2.LINE_AA,
         )
         largest = boxes[int(np.argmax(self._radii))]
-        return picture, Truth(label=largest.label, boxes=tuple(boxes))
+        return image, Truth(label=largest.label, boxes=tuple(boxes))
 
 
 def _outline(kind: str, turn: float) -> NDArray[np.float64]:
@@ -95,10 +95,10 @@ def _chart(width: int, height: int) -> Pixels:
     return chart
 
 
-def _sweep(picture: Pixels, time: float) -> None:
+def _sweep(image: Pixels, time: float) -> None:
     """A black and a white line that wander once in four seconds: torn or repeated frames show at a glance."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     thick = max(1, width // 320)
     x = int(time / 4 % 1 * (width - 2 * thick))
-    picture[int(0.8 * height) :, x : x + thick] = 0
-    picture[int(0.8 * height) :, x + thick : x + 2 * thick] = 255
+    image[int(0.8 * height) :, x : x + thick] = 0
+    image[int(0.8 * height) :, x + thick : x + 2 * thick] = 255

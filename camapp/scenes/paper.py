@@ -12,29 +12,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Floats, Pixels
 from camapp.core.frames import Truth
-from camapp.core.image import Pixels
 from camapp.core.predictions import Box
 
 SIZE = (640, 480)
 MNIST_DIGIT = 20  # an MNIST digit's own height, in its pixels
 SPACING = 1.15  # from one digit's middle to the next one's, in the larger digit boxes
-EDGE = 3  # pixels of the picture that stay free beside every digit
-POSES = 50  # tried until all digits are in the picture; the least zoomed is then taken
+EDGE = 3  # pixels of the image that stay free beside every digit
+POSES = 50  # tried until all digits are in the image; the least zoomed is then taken
 RULINGS = ("plain", "ruled", "squared")
 
-Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class PaperRanges:
-    """What varies between pictures of 640x480, each drawn evenly between its two ends.
+    """What varies between images of 640x480, each drawn evenly between its two ends.
 
     Attributes:
         digits: on a sheet, in a row.
-        height: of a digit before it is tilted, pixels; a row that leaves the picture is looked at from farther away.
+        height: of a digit before it is tilted, pixels; a row that leaves the image is looked at from farther away.
         tilt: of the sheet away from the camera, in any direction, degrees; it makes the perspective.
         turn: of the sheet in its plane, degrees.
         light: the brightest place by the darkest, along a line in any direction.
@@ -82,10 +81,10 @@ def photograph(
         ranges: how far it varies.
 
     Returns:
-        The picture, uint8 grey (480, 640), and each digit's box in it.
+        The image, uint8 grey (480, 640), and each digit's box in it.
 
     Raises:
-        ValueError: the ranges ask for digits that a sheet or the picture cannot hold.
+        ValueError: the ranges ask for digits that a sheet or the image cannot hold.
     """
     width, height = SIZE
     if max(ranges.height) > height / 2:
@@ -106,21 +105,21 @@ def photograph(
         place *= 1 - darkness * mask
         hulls.append(cv2.convexHull((np.argwhere(mask > 0.4)[:, ::-1] + (x, y)).astype(np.float32)))
     pose, boxes = _posed(hulls, label, middle, rng, ranges)
-    picture = cv2.warpPerspective(sheet, pose, SIZE, borderMode=cv2.BORDER_CONSTANT, borderValue=-1.0)
+    image = cv2.warpPerspective(sheet, pose, SIZE, borderMode=cv2.BORDER_CONSTANT, borderValue=-1.0)
     desk = np.float32(rng.uniform(0.15, 0.7))
-    picture[picture < 0] = desk
-    picture *= _light(rng, ranges)
+    image[image < 0] = desk
+    image *= _light(rng, ranges)
     blur = rng.uniform(*ranges.blur)
     if blur > 0.1:
-        picture = cv2.GaussianBlur(picture, (0, 0), blur)
-    picture = cv2.pow(picture, rng.uniform(*ranges.gamma))
+        image = cv2.GaussianBlur(image, (0, 0), blur)
+    image = cv2.pow(image, rng.uniform(*ranges.gamma))
     noise = rng.standard_normal((height, width), np.float32)
-    picture = cv2.addWeighted(picture, rng.uniform(*ranges.level), noise, rng.uniform(*ranges.noise), 0)
-    return cv2.convertScaleAbs(np.maximum(picture, 0)), Truth(label=label, boxes=boxes)
+    image = cv2.addWeighted(image, rng.uniform(*ranges.level), noise, rng.uniform(*ranges.noise), 0)
+    return cv2.convertScaleAbs(np.maximum(image, 0)), Truth(label=label, boxes=boxes)
 
 
 def _sheet(rng: np.random.Generator) -> Floats:
-    """Light that a blank sheet gives back, 0 to 1, larger than the picture or smaller."""
+    """Light that a blank sheet gives back, 0 to 1, larger than the image or smaller."""
     width, height = (round(side * rng.uniform(0.95, 1.5)) for side in SIZE)
     fibres = rng.normal(0, 0.008, (height // 2 + 1, width // 2 + 1)).astype(np.float32)
     sheet = np.asarray(1 - np.abs(cv2.resize(fibres, (width, height))), np.float32)
@@ -147,7 +146,7 @@ def _inked(digit: Pixels, scale: float, level: float) -> Floats:
 def _posed(
     hulls: list[Floats], label: str, middle: Matrix, rng: np.random.Generator, ranges: PaperRanges
 ) -> tuple[Matrix, tuple[Box, ...]]:
-    """A homography from the sheet's pixels to the picture's, and the digits' boxes after it, all in the picture."""
+    """A homography from the sheet's pixels to the image's, and the digits' boxes after it, all in the image."""
     width, height = SIZE
     focal = 1.1 * width
     away = 1.0
@@ -175,7 +174,7 @@ def _box(hull: Floats, pose: Matrix, label: str) -> Box:
 
 
 def _light(rng: np.random.Generator, ranges: PaperRanges) -> Floats:
-    """Light over the picture, 1 where it is brightest."""
+    """Light over the image, 1 where it is brightest."""
     width, height = SIZE
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.linspace(-1, 1, width, dtype=np.float32)[None], np.linspace(-1, 1, height, dtype=np.float32)[:, None]

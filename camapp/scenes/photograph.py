@@ -10,23 +10,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Floats, Pixels
 from camapp.core.ground_camera import GroundCamera
-from camapp.core.image import Pixels
 from camapp.scenes.course import Rgb, Stripe
 
-Floats = NDArray[np.floating]
 Mask = NDArray[np.uint8]
 
 TILE = 256  # pixels a side of a texture tile, which repeats
-FINE = 2  # paint is drawn this much larger and averaged, in pictures narrower than `COARSE_WIDTH`
+FINE = 2  # paint is drawn this much larger and averaged, in images narrower than `COARSE_WIDTH`
 COARSE_WIDTH = 400
 METERED = (0.35, 3.0)  # gains between which a camera's exposure can choose
-SHARPENED = 0.004  # of the picture's width: the blur by which a camera tells what to sharpen
+SHARPENED = 0.004  # of the image's width: the blur by which a camera tells what to sharpen
 
 
 @dataclass(frozen=True)
 class Look:
-    """All that a picture shows but its lines and its camera's place.
+    """All that an image shows but its lines and its camera's place.
 
     Attributes:
         ground: RGB of the surface.
@@ -37,14 +36,14 @@ class Look:
         reach: metres to where the ground ends and the backdrop begins.
         patches: (outline on the ground (n, 2), RGB, cover): other ground, shadows, areas of paint.
         backdrop: 0 sky and trees, 1 a room, 2 plain.
-        bumper: outlines (n, 2) as fractions of the picture: parts of the car in view.
+        bumper: outlines (n, 2) as fractions of the image: parts of the car in view.
         light: coarse brightness (rows, columns), 1 is even.
         cast: RGB gains.
         haze: 0 to 1, how much light is added over all.
-        glare: (x, y, radius, strength, tall), fractions of the picture; so many times as high as wide.
+        glare: (x, y, radius, strength, tall), fractions of the image; so many times as high as wide.
         exposure: mean level, 0 to 255, that the camera strives for within `METERED`; 0 takes the light as it is.
         gamma: of the tones.
-        blur: standard deviation, as a fraction of the picture's width.
+        blur: standard deviation, as a fraction of the image's width.
         motion: (x, y) length of the motion blur, as a fraction of the width.
         sharpened: how much of what a blur would take away is added, as a small camera's own processing does.
         noise: standard deviation, 0 to 255.
@@ -81,23 +80,23 @@ def photograph(stripes: Sequence[Stripe], look: Look, camera: GroundCamera, mome
     Args:
         stripes: painted in order.
         look: everything else.
-        camera: gives the picture its size.
+        camera: gives the image its size.
         moment: only noise differs between moments.
     """
     eye = _Eye(camera, look)
     rng = np.random.default_rng([look.seed, 7])
-    picture = eye.surface(rng)
+    image = eye.surface(rng)
     for outline, colour, cover in look.patches:
-        eye.lay(picture, eye.outline(outline), colour, cover)
+        eye.lay(image, eye.outline(outline), colour, cover)
     for stripe in stripes:
         mask = eye.stripe(stripe)
         if mask is not None:
-            eye.paint(picture, stripe, mask, rng)
-    eye.stand(picture, look, rng)
+            eye.paint(image, stripe, mask, rng)
+    eye.stand(image, look, rng)
     for part in look.bumper:
         shade = 12 + 30 * rng.random()
-        eye.lay(picture, eye.fill([part * camera.size]), (shade, shade, shade), 1.0)
-    return _develop(picture, look, np.random.default_rng([look.seed, 8, moment]), rng)
+        eye.lay(image, eye.fill([part * camera.size]), (shade, shade, shade), 1.0)
+    return _develop(image, look, np.random.default_rng([look.seed, 8, moment]), rng)
 
 
 def bumper_mask(look: Look, size: tuple[int, int]) -> Mask:
@@ -172,7 +171,7 @@ class _Eye:
                 parts.append(outline)
         return self.fill(parts) if parts else None
 
-    def paint(self, picture: Floats, stripe: Stripe, mask: Mask, rng: np.random.Generator) -> None:
+    def paint(self, image: Floats, stripe: Stripe, mask: Mask, rng: np.random.Generator) -> None:
         """Lay a stripe's colour, worn and frayed."""
         cover = mask.astype(np.float32) * np.float32(stripe.cover / 255)
         ragged = self.look.ragged
@@ -183,31 +182,31 @@ class _Eye:
         if stripe.wear:
             gone = self.texture(1, stripe.width * 0.12, 2.0, rng) + self.texture(0, stripe.width * 0.05, 1.0, rng) * 0.6
             cover = cover * np.clip(1.5 - 2.2 * stripe.wear - 0.8 * gone, 0, 1)
-        self._blend(picture, cover, stripe.colour)
+        self._blend(image, cover, stripe.colour)
 
-    def lay(self, picture: Floats, mask: Mask, colour: Rgb, cover: float) -> None:
+    def lay(self, image: Floats, mask: Mask, colour: Rgb, cover: float) -> None:
         """Lay an even colour."""
         if mask.any():
-            self._blend(picture, mask.astype(np.float32) * np.float32(cover / 255), colour)
+            self._blend(image, mask.astype(np.float32) * np.float32(cover / 255), colour)
 
     @staticmethod
-    def _blend(picture: Floats, cover: Floats, colour: Rgb) -> None:
+    def _blend(image: Floats, cover: Floats, colour: Rgb) -> None:
         rows, columns = (np.flatnonzero(cover.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             return
-        # Most paint hides a small part of the picture.
+        # Most paint hides a small part of the image.
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        picture[part] += (np.array(colour, np.float32) - picture[part]) * cover[part][..., None].astype(np.float32)
+        image[part] += (np.array(colour, np.float32) - image[part]) * cover[part][..., None].astype(np.float32)
 
-    def stand(self, picture: Floats, look: Look, rng: np.random.Generator) -> None:
+    def stand(self, image: Floats, look: Look, rng: np.random.Generator) -> None:
         """What stands beyond the ground, and people's feet before it."""
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         rows = np.asarray(self.beyond.any(axis=1))
         foot = int(height - np.argmax(rows[::-1])) if rows.any() else 0
         if foot:
             scenery = _scenery(look.backdrop, width, foot, rng)
             beyond = self.beyond[:foot]
-            picture[:foot][beyond] = scenery[beyond]
+            image[:foot][beyond] = scenery[beyond]
         for _ in range(rng.poisson(0.6 if look.backdrop == 1 else 0.3)):
             x, wide = rng.uniform(0, width), rng.uniform(0.01, 0.05) * width
             bottom = foot + rng.uniform(0, 0.12) * height
@@ -215,9 +214,9 @@ class _Eye:
             shoe, sole = rng.choice([tone[0], rng.uniform(90, 250)]), rng.uniform(0.5, 1.2) * wide
             for leg in (x, x + wide * rng.uniform(1.2, 2.5)):
                 top = max(0, int(rng.uniform(-0.5, 0.6) * foot))
-                picture[top : int(bottom), max(0, int(leg)) : max(0, int(leg + wide))] = tone
+                image[top : int(bottom), max(0, int(leg)) : max(0, int(leg + wide))] = tone
                 toe = leg + rng.choice([-0.4, 0.4]) * wide
-                picture[max(0, int(bottom - sole)) : int(bottom), max(0, int(toe)) : max(0, int(toe + wide))] = shoe
+                image[max(0, int(bottom - sole)) : int(bottom), max(0, int(toe)) : max(0, int(toe + wide))] = shoe
 
 
 def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -309,37 +308,37 @@ def _block(scene: Floats, x: float, y: float, wide: float, tall: float, rng: np.
     cv2.rectangle(scene, (int(x), int(y)), (int(x + wide), int(y + tall)), tone.tolist(), -1)
 
 
-def _develop(picture: Floats, look: Look, noise: np.random.Generator, rng: np.random.Generator) -> Pixels:
+def _develop(image: Floats, look: Look, noise: np.random.Generator, rng: np.random.Generator) -> Pixels:
     """Light, lens and sensor."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     light = cv2.resize(look.light.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    picture = picture * (light[..., None] * np.array(look.cast, np.float32))
+    image = image * (light[..., None] * np.array(look.cast, np.float32))
     if look.haze:
-        picture = picture * np.float32(1 - look.haze) + np.float32(255 * look.haze)
+        image = image * np.float32(1 - look.haze) + np.float32(255 * look.haze)
     if look.glare:
         x, y = np.arange(width, dtype=np.float32)[None] / width, np.arange(height, dtype=np.float32)[:, None] / width
         for at_x, at_y, radius, strength, tall in look.glare:
             blob = np.exp(-((x - at_x) ** 2 + ((y - at_y * height / width) / tall) ** 2) / (2 * radius**2))
-            picture += (np.float32(strength) * blob)[..., None]
+            image += (np.float32(strength) * blob)[..., None]
     if look.exposure:
-        picture = picture * np.float32(np.clip(look.exposure / max(float(picture.mean()), 1.0), *METERED))
+        image = image * np.float32(np.clip(look.exposure / max(float(image.mean()), 1.0), *METERED))
     if look.blur * width > 0.25:
-        picture = cv2.GaussianBlur(picture, (0, 0), look.blur * width)
+        image = cv2.GaussianBlur(image, (0, 0), look.blur * width)
     moved = np.hypot(*look.motion) * width
     if moved > 1:
-        picture = cv2.filter2D(picture, -1, smear(look.motion[0] * width, look.motion[1] * width))
+        image = cv2.filter2D(image, -1, smear(look.motion[0] * width, look.motion[1] * width))
     if look.sharpened:
-        soft = cv2.GaussianBlur(picture, (0, 0), max(0.6, SHARPENED * width))
-        picture = picture + (picture - soft) * np.float32(look.sharpened)
-    picture = np.clip(picture * np.float32(1 / 255), 0, 1)
+        soft = cv2.GaussianBlur(image, (0, 0), max(0.6, SHARPENED * width))
+        image = image + (image - soft) * np.float32(look.sharpened)
+    image = np.clip(image * np.float32(1 / 255), 0, 1)
     if look.gamma != 1:
-        picture = cv2.pow(picture, look.gamma)
-    picture *= 255
+        image = cv2.pow(image, look.gamma)
+    image *= 255
     if look.noise:
         grain = np.empty((height, width, 3), np.float32)
         noise.standard_normal(dtype=np.float32, out=grain)
-        picture += grain * np.float32(look.noise)
-    pixels: Pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        image += grain * np.float32(look.noise)
+    pixels: Pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     if look.jpeg:
         done, packed = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, look.jpeg))
         if not done:
@@ -349,7 +348,7 @@ def _develop(picture: Floats, look: Look, noise: np.random.Generator, rng: np.ra
 
 
 def smear(x: float, y: float) -> Floats:
-    """A kernel that moves the picture along (x, y) pixels while it is taken."""
+    """A kernel that moves the image along (x, y) pixels while it is taken."""
     side = 2 * int(np.ceil(max(abs(x), abs(y)) / 2)) + 1
     kernel = np.zeros((side, side), np.float32)
     middle = side // 2

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Truth
 from camapp.core.ground_camera import GroundCamera
-from camapp.core.image import Pixels
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Scene(ABC):
 
     @abstractmethod
     def render(self, index: int) -> tuple[Pixels, Truth]:
-        """The picture of that index, RGB uint8 (height, width, 3), new memory, and what it shows in its pixels."""
+        """The image of that index, RGB uint8 (height, width, 3), new memory, and what it shows in its pixels."""
 
 
 REGISTRY = {

@@ -9,18 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Floats, Pixels
 from camapp.core.frames import Truth
 from camapp.core.ground_camera import GroundCamera
-from camapp.core.image import Pixels
 from camapp.core.predictions import Polyline
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Stripe, circuit
 from camapp.scenes.photograph import Look, bumper_mask, photograph, runs
 from camapp.scenes.scene import Scene, SceneOptions
 from camapp.scenes.trackside import KINDS, View, marks, paint, random_look, random_view
 
-Floats = NDArray[np.floating]
-
-# What a person would draw, looking at any picture stretched to 4:3 as the net does; lengths in its widths.
+# What a person would draw, looking at any image stretched to 4:3 as the net does; lengths in its widths.
 EVEN = (1.0, 0.75)
 CLEAR = 0.0017  # width of a line from which anyone would see it
 FAINT = 0.0009  # and under which it is not there
@@ -32,7 +30,7 @@ GAP = 0.15  # bare ground over which a line is drawn on; between dashes it may b
 SHORTEST = 0.1  # shorter lines are no truth
 SEEN_SHARE = 0.5  # of a line must be clear
 MARKED = 4  # places of a lap with marks that are no lines
-GLANCE = (240, 180)  # pixels of the picture in which lines must stand out: what is lost in a thumbnail is no truth
+GLANCE = (240, 180)  # pixels of the image in which lines must stand out: what is lost in a thumbnail is no truth
 
 
 class TrackScene(Scene):
@@ -64,7 +62,7 @@ class TrackScene(Scene):
         self.stripes = (*others, *lines)
 
     def render(self, index: int) -> tuple[Pixels, Truth]:
-        """The picture of that index, its lines and where the car is: RGB uint8, new memory."""
+        """The image of that index, its lines and where the car is: RGB uint8, new memory."""
         return self.seen_from(self.pose(index / self.options.fps), index)
 
     def pose(self, seconds: float) -> Pose:
@@ -76,40 +74,40 @@ class TrackScene(Scene):
         return self.course.pose(along, offset, math.radians(3.0) * (sway[2] + sway[0]))
 
     def seen_from(self, pose: Pose, moment: int = 0) -> tuple[Pixels, Truth]:
-        """The picture and the truth from any pose."""
+        """The image and the truth from any pose."""
         stripes = tuple(stripe.seen_from(pose) for stripe in self.stripes)
         view = View(self.camera, stripes, self.look, self.course.values(pose))
-        picture = photograph(stripes, self.look, self.camera, moment)
-        return picture, truth_of(view, picture)
+        image = photograph(stripes, self.look, self.camera, moment)
+        return image, truth_of(view, image)
 
 
-def random_picture(
+def random_image(
     seed: int, size: tuple[int, int], kind: str | None = None, shape: tuple[int, int] | None = None
 ) -> tuple[Pixels, Truth, View]:
-    """One picture of any track: RGB uint8, its truth, and what it was taken of. The same seed, the same picture.
+    """One image of any track: RGB uint8, its truth, and what it was taken of. The same seed, the same image.
 
     Args:
         seed: everything follows from it.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         kind: one of `trackside.KINDS`; None chooses.
-        shape: (width, height) of the camera's picture, which is stretched to `size`; None is `size` itself.
+        shape: (width, height) of the camera's image, which is stretched to `size`; None is `size` itself.
     """
     rng = np.random.default_rng([seed, 5])
     view = random_view(rng, size, kind) if shape is None else _stretched(random_view(rng, shape, kind), size)
-    picture = photograph(view.stripes, view.look, view.camera)
-    return picture, truth_of(view, picture), view
+    image = photograph(view.stripes, view.look, view.camera)
+    return image, truth_of(view, image), view
 
 
 def _stretched(view: View, size: tuple[int, int]) -> View:
     return replace(view, camera=view.camera.resized(size))
 
 
-def truth_of(view: View, picture: Pixels) -> Truth:
-    """Lines in the picture's pixels from near to far.
+def truth_of(view: View, image: Pixels) -> Truth:
+    """Lines in the image's pixels from near to far.
 
     Label 'line', or 'faint' where one is too thin or too much like the ground for anyone to be sure.
     """
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if grey.shape[1] > GLANCE[0] or grey.shape[0] > GLANCE[1]:
         grey = cv2.resize(grey, GLANCE, interpolation=cv2.INTER_AREA)
     grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.6), np.float32)
@@ -132,7 +130,7 @@ def truth_of(view: View, picture: Pixels) -> Truth:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """An unbroken part of a stripe in the picture: (n, 2) pixels, the same in the 4:3 picture, and what shows of it."""
+    """An unbroken part of a stripe in the image: (n, 2) pixels, the same in the 4:3 image, and what shows of it."""
 
     points: Floats
     even: Floats
@@ -151,7 +149,7 @@ def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
     size = np.array(camera.size)
     pixels, seen = camera.project(stripe.path)
     (left, _), (right, _) = (camera.project(edge) for edge in stripe.edges)
-    # Ends between two samples belong to the line: clip to the picture on a finer path.
+    # Ends between two samples belong to the line: clip to the image on a finer path.
     fine = np.linspace(0, len(pixels) - 1, 8 * len(pixels))
     index = np.arange(len(pixels))
 
@@ -186,7 +184,7 @@ def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
 
 
 def _room(part: _Stretch, look: Look) -> Floats:
-    """How near another line must run to look like one with this, in the 4:3 picture's widths."""
+    """How near another line must run to look like one with this, in the 4:3 image's widths."""
     ahead = np.gradient(part.even, axis=0)
     across = np.abs(look.motion[0] * ahead[:, 1] - look.motion[1] * ahead[:, 0])
     # The camera's motion fills the gap beside a line that it moves across.
@@ -261,7 +259,7 @@ def _stands_out(points: Floats, aside: Floats, along: Floats, grey: Floats) -> N
     """Where a line is brighter than the ground beside it, averaged along a fair part of it."""
     # The ground begins beyond the edge, and no nearer than a pixel or two.
     aside = aside * np.maximum(1.0, 2.0 / np.maximum(np.hypot(*aside.T), 1e-6))[:, None]
-    # By distance in the picture, not by sample: far ones crowd together.
+    # By distance in the image, not by sample: far ones crowd together.
     even = np.linspace(0, along[-1], max(2, int(along[-1] / 0.004)))
     window = 25
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from camapp.core.arrays import Floats
 from camapp.core.ground_camera import GroundCamera
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Rgb, Stripe, bending
 from camapp.scenes.photograph import Look
 
-Floats = NDArray[np.floating]
 Rng = np.random.Generator
 
 KINDS = ("floor", "grass", "rubber", "asphalt")
@@ -27,7 +26,7 @@ class View:
     """One moment: what stands where, and what the car should know.
 
     Attributes:
-        camera: of the picture.
+        camera: of the image.
         stripes: in the car's ground frame.
         look: everything else.
         values: where the car is in its lane (`Course.values`).
@@ -44,7 +43,7 @@ def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> Vie
 
     Args:
         rng: everything follows from it.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         kind: one of `KINDS`; None chooses.
     """
     kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.17, 0.13) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
@@ -73,7 +72,7 @@ def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
     while math.hypot(*size) / 2 / camera.focal[0] * bend > 1.35:  # the corners would look backwards
         across *= 0.94
         camera = GroundCamera.of(size, height, 0.0, across, bend=bend)
-    # The horizon lies in the upper part, of upright pictures often at their top; the angle to it follows from the lens.
+    # The horizon lies in the upper part, of upright images often at their top; the angle to it follows from the lens.
     up = rng.uniform(0.3 if size[1] > size[0] and rng.random() < 0.6 else 0.02, 0.5) * size[1] / camera.focal[1]
     pitch = math.atan(math.tan(up * bend) / (2 * math.tan(bend / 2)) if bend > 0.01 and up * bend < 1.4 else up)
     roll = math.radians(rng.normal(0, 2.5 if low else 1.5))

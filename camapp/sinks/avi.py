@@ -1,4 +1,4 @@
-"""A Motion JPEG AVI file from pictures that are JPEG already: a video encoder would have to decode them first."""
+"""A Motion JPEG AVI file from images that are JPEG already: a video encoder would have to decode them first."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import struct
 from typing import IO
 
 # RIFF's sizes have 32 bits, and some players take the upper one for a sign.
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 _HAS_INDEX, _KEY_FRAME = 0x10, 0x10
 _VIDEO = b"00dc"
 
 
 class AviWriter:
-    """Appends JPEG pictures of one size; `close` writes the index and the rate. Nothing plays before that.
+    """Appends JPEG images of one size; `close` writes the index and the rate. Nothing plays before that.
 
     Args:
         file: open for writing and unbuffered, so that a full disk is told by the write that meets it.
-        size: (width, height) of the pictures.
+        size: (width, height) of the images.
     """
 
     def __init__(self, file: IO[bytes], size: tuple[int, int]) -> None:
         self._file = file
         self._size = size
         self._entries: list[tuple[int, int]] = []
-        self._at = 4  # in the list of pictures, behind its name
+        self._at = 4  # in the list of images, behind its name
         self._put(self._header(1.0))
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class AviWriter:
         return len(self._header(1.0)) - 4 + self._at
 
     def add(self, jpeg: bytes) -> None:
-        """Append a picture. Raises OSError."""
+        """Append an image. Raises OSError."""
         self._put(_chunk(_VIDEO, jpeg))
         self._entries.append((self._at, len(jpeg)))
         self._at += 8 + len(jpeg) + len(jpeg) % 2
@@ -53,7 +53,7 @@ class AviWriter:
             view = view[self._file.write(view) :]
 
     def _header(self, fps: float) -> bytes:
-        """All that comes before the first picture; see Microsoft's 'AVI RIFF File Reference'."""
+        """All that comes before the first image; see Microsoft's 'AVI RIFF File Reference'."""
         width, height = self._size
         frames, largest = len(self._entries), max((size for _, size in self._entries), default=0)
         main = struct.pack("<14I", round(1e6 / fps), 0, 0, _HAS_INDEX, frames, 0, 1, largest, width, height, 0, 0, 0, 0)

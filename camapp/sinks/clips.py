@@ -19,17 +19,17 @@ import cv2
 
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
-from camapp.core.image import Picture
+from camapp.core.image import Image
 from camapp.core.predictions import Prediction
-from camapp.sinks.avi import MOST_BYTES, AviWriter
+from camapp.sinks.avi import MAX_BYTES, AviWriter
 from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 
-# A film of an event need not be smooth; encoding a picture costs a Pi's core some 10 ms.
-MOST_FPS = 15.0
-_INTERVAL_NS = 0.9e9 / MOST_FPS  # a little less, for frames do not come to the nanosecond
-# What the seconds before an event may take in memory; with larger pictures there are fewer of them.
+# A film of an event need not be smooth; encoding an image costs a Pi's core some 10 ms.
+MAX_FPS = 15.0
+_INTERVAL_NS = 0.9e9 / MAX_FPS  # a little less, for frames do not come to the nanosecond
+# What the seconds before an event may take in memory; with larger images there are fewer of them.
 _RING_BYTES = 48 << 20
 _QUEUED = 4
 _TICK = 0.2
@@ -101,7 +101,7 @@ class _Shot:
 
 
 class _Ring:
-    """The encoded pictures of the last seconds, all of one size, within a bound of memory."""
+    """The encoded images of the last seconds, all of one size, within a bound of memory."""
 
     def __init__(self, span_ns: int) -> None:
         self._span_ns = span_ns
@@ -150,7 +150,7 @@ class _Film:
         self.last_ns = shot.moment_ns
 
     def finish(self) -> None:
-        self._avi.finish((len(self._avi) - 1) / self.seconds if self.seconds > 0 else MOST_FPS)
+        self._avi.finish((len(self._avi) - 1) / self.seconds if self.seconds > 0 else MAX_FPS)
         os.fsync(self._file.fileno())  # a power cut after the new name would leave an empty film
         self._file.close()
         os.replace(self._partial, self._path)
@@ -184,9 +184,9 @@ class _Shelf:
 
 
 class ClipSink(PredictionSink):
-    """Keeps the last seconds as JPEG pictures in memory, and writes a film of them and of the next ones at an event.
+    """Keeps the last seconds as JPEG images in memory, and writes a film of them and of the next ones at an event.
 
-    Pictures are encoded and written by a thread of its own: what it cannot take at once is left out of the film. An
+    Images are encoded and written by a thread of its own: what it cannot take at once is left out of the film. An
     event during a film makes it longer. A full disk costs films, which are counted, never the run.
 
     Args:
@@ -196,12 +196,12 @@ class ClipSink(PredictionSink):
         before: seconds in the film before the event.
         after: seconds after it.
         budget: bytes that the folder's films may take; the oldest go first.
-        patient: wait for the thread instead of leaving pictures out (for files, whose frames can wait).
+        patient: wait for the thread instead of leaving images out (for files, whose frames can wait).
 
     Attributes:
         saved: films on the disk.
         lost: films that could not be written.
-        skipped: pictures left out because the thread was behind.
+        skipped: images left out because the thread was behind.
 
     Raises:
         SinkError: an event cannot be understood.
@@ -226,7 +226,7 @@ class ClipSink(PredictionSink):
         self._taken_ns = 0
         self._event = ""
         self._behind = False
-        self._queue: queue.Queue[tuple[int, Picture, str]] = queue.Queue(_QUEUED)
+        self._queue: queue.Queue[tuple[int, Image, str]] = queue.Queue(_QUEUED)
         self._ring = _Ring(round(before * 1e9))
         self._shelf = _Shelf(folder, budget)
         self._film: _Film | None = None
@@ -251,7 +251,7 @@ class ClipSink(PredictionSink):
         self._thread.start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Note what begins, and take the picture if it is its turn."""
+        """Note what begins, and take the image if it is its turn."""
         self._event = self._trigger.begins(prediction) or self._event
         moment = trace.captured if frame.shot.moment_ns is None else frame.shot.moment_ns
         if 0 <= moment - self._taken_ns < _INTERVAL_NS and not self._event:
@@ -262,7 +262,7 @@ class ClipSink(PredictionSink):
             self._behind, self._event = False, ""
         except queue.Full:
             self._behind = True
-            self.skipped += 1  # an event waits for the next picture
+            self.skipped += 1  # an event waits for the next image
 
     def stop(self) -> None:
         """End a film that is being written."""
@@ -292,9 +292,9 @@ class ClipSink(PredictionSink):
             except (OSError, ValueError, MemoryError, cv2.error) as error:
                 self._fail(error)
 
-    def _take(self, moment: int, picture: Picture, event: str) -> None:
-        _, encoded = cv2.imencode(".jpg", picture.bgr(), _JPEG)
-        shot = _Shot(moment, encoded.tobytes(), picture.size)
+    def _take(self, moment: int, image: Image, event: str) -> None:
+        _, encoded = cv2.imencode(".jpg", image.bgr(), _JPEG)
+        shot = _Shot(moment, encoded.tobytes(), image.size)
         if (film := self._film) is not None and not self._belongs(shot, film):
             self._end_film()
         if self._film is None:
@@ -313,7 +313,7 @@ class ClipSink(PredictionSink):
             shot.size == film.size
             and film.last_ns <= shot.moment_ns <= self._end_ns
             and film.seconds < _LONGEST_S
-            and film.bytes < MOST_BYTES
+            and film.bytes < MAX_BYTES
         )
 
     def _begin(self, event: str, at: _Shot) -> None:

@@ -6,7 +6,7 @@ A line is ASCII in the manner of NMEA 0183, ended by a newline, at most 80 bytes
 
 SEQ counts lines from 0. STALE is 0 or 1; with 1 the car must not be steered by what was seen last: OFFSET, HEADING and
 CURVATURE are then empty. OFFSET is in metres right of the lane's middle, HEADING in degrees to the right of the lane,
-CURVATURE in 1/m, positive to the right. CONFIDENCE is 0 to 1, AGE the milliseconds since the exposure of the picture
+CURVATURE in 1/m, positive to the right. CONFIDENCE is 0 to 1, AGE the milliseconds since the exposure of the image
 that the numbers are from. SUM is the exclusive or of all bytes between $ and *, two hexadecimal digits. Without a new
 prediction for 0.2 s, stale lines follow ten times a second; a controller that hears nothing for 0.3 s must stop too.
 Only the newest is sent: while a slow serial line still has the last one to send, newer ones are left out. What waits in
@@ -36,7 +36,7 @@ from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 
-STALE_MS = 200.0  # an older picture is no guide any more
+STALE_MS = 200.0  # an older image is no guide any more
 BEAT_S = 0.1
 _RETRY_S = 1.0
 _BAUD = {9600: termios.B9600, 57600: termios.B57600, 115200: termios.B115200, 230400: termios.B230400}
@@ -98,7 +98,7 @@ class DriveSink(PredictionSink):
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Hand over the newest; one not yet sent is forgotten."""
         taken = trace.sensor or trace.captured or self._clock()
-        held = prediction.values.get("age_ms", 0.0)  # of the lane, where it was foretold from an earlier picture
+        held = prediction.values.get("age_ms", 0.0)  # of the lane, where it was foretold from an earlier image
         with self._changed:
             self._newest = (dict(prediction.values), taken - int(held * 1e6) if math.isfinite(held) else 0)
             self._fresh = True

@@ -1,4 +1,4 @@
-"""Figures and findings over the picture that a Pi's camera shows on the console's screen by itself."""
+"""Figures and findings over the image that a Pi's camera shows on the console's screen by itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp.capture.drm_preview import NativePreview, PreviewError
+from camapp.capture.drm_preview import DrmPreview, DrmPreviewError
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
-from camapp.core.image import Pixels
 from camapp.core.predictions import Prediction
 from camapp.core.status import Hud
-from camapp.overlay.alpha import see_through
+from camapp.overlay.alpha import with_alpha
 from camapp.overlay.overlay import Overlay
 from camapp.sinks.sink import PredictionSink
 from camapp.system import displays
@@ -28,11 +28,11 @@ _DRAW_EVERY, _HUD_EVERY = 0.1, 0.3
 _REFUSALS = 10
 
 
-class NativeSink(PredictionSink):
+class DrmDisplaySink(PredictionSink):
     """Looks for a free screen every few seconds, has the camera show itself there, and lays an overlay over it.
 
-    The picture costs no Python at all; the overlay is drawn at most 10 times a second and sent only when it changed.
-    While the camera is lost the console is seen, for the picture is the camera's.
+    The image costs no Python at all; the overlay is drawn at most 10 times a second and sent only when it changed.
+    While the camera is lost the console is seen, for the image is the camera's.
 
     Args:
         preview: gives the source's, None while there is none.
@@ -44,7 +44,7 @@ class NativeSink(PredictionSink):
 
     def __init__(
         self,
-        preview: Callable[[], NativePreview | None],
+        preview: Callable[[], DrmPreview | None],
         hud: Callable[[], Hud | None],
         stale_after_ms: Callable[[], float],
         retry_s: float = 3.0,
@@ -66,7 +66,7 @@ class NativeSink(PredictionSink):
         self._hud_at = 0.0
         self._said = ""
         self._refused = 0
-        self._screen = displays.Display(displays.Kind.NONE, "")
+        self._screen = displays.Display(displays.DisplayKind.NONE, "")
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="native", daemon=True)
 
@@ -79,7 +79,7 @@ class NativeSink(PredictionSink):
         self._newest = prediction, trace, frame.view.size
 
     def stop(self) -> None:
-        """Draw no more; the picture goes with its camera."""
+        """Draw no more; the image goes with its camera."""
         self._stop_event.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
@@ -97,20 +97,20 @@ class NativeSink(PredictionSink):
                 self._shown, self._refused = None, 0
                 continue
             if self._said:
-                log.info("the picture is on the screen: %s", self._screen.reason)
+                log.info("the image is on the screen: %s", self._screen.reason)
                 self._said = ""
             if self._refused < _REFUSALS:
                 self._draw(preview, now)
 
-    def _look(self, preview: NativePreview | None) -> None:
+    def _look(self, preview: DrmPreview | None) -> None:
         """See whether there is a screen, and tell the camera."""
         if preview is None:
-            self._say("this source shows no picture by itself (only a Pi camera does, unturned): use --display kiosk")
+            self._say("this source shows no image by itself (only a Pi camera does, unturned): use --display kiosk")
             return
         if preview.wanted:
             # Ours now: whether it is free is no question any more, only whether it is still the same screen.
             name = self._screen.reason.partition(" ")[0]
-            # A console does not see a cable that is pulled: the picture goes on, and is there when it is put back.
+            # A console does not see a cable that is pulled: the image goes on, and is there when it is put back.
             gone = name not in displays.connectors(self._root)
             size = displays.screen_size(name, self._root)
             if gone or size not in (None, self._screen.size):
@@ -118,17 +118,17 @@ class NativeSink(PredictionSink):
                 preview.want(None)
             return
         if preview.trouble:
-            self._say(f"no picture on {self._screen.reason or 'the screen'}: {preview.trouble}")
+            self._say(f"no image on {self._screen.reason or 'the screen'}: {preview.trouble}")
         if preview.given_up:
             return
         self._screen = displays.probe_drm(self._root)
         if self._screen:
             preview.want(self._screen.size)
         else:
-            self._say(f"{self._screen.reason}; the run goes on without a picture")
+            self._say(f"{self._screen.reason}; the run goes on without an image")
 
     def _say(self, message: str) -> None:
-        """Warn, once until the picture was seen again."""
+        """Warn, once until the image was seen again."""
         if not self._said:
             log.warning("%s", message)
             self._said = message
@@ -139,7 +139,7 @@ class NativeSink(PredictionSink):
             self._canvases = [np.empty((height, width, 3), np.uint8) for _ in range(3)]
             self._rgba = np.empty((height, width, 4), np.uint8)
 
-    def _draw(self, preview: NativePreview, now: float) -> None:
+    def _draw(self, preview: DrmPreview, now: float) -> None:
         if now - self._hud_at > _HUD_EVERY:
             self._hud_at = now
             hud = self._make_hud()
@@ -165,11 +165,11 @@ class NativeSink(PredictionSink):
         if self._shown is not None and np.array_equal(on_black, self._shown):
             return
         try:
-            preview.lay_over(see_through(on_black, drawn_on(self._canvases[2], 255), self._rgba))
+            preview.lay_over(with_alpha(on_black, drawn_on(self._canvases[2], 255), self._rgba))
             self._shown, self._refused = on_black, 0
             self._canvases[:2] = self._canvases[1], on_black
-        except PreviewError as error:
+        except DrmPreviewError as error:
             self._drawn_of = None
             self._refused += 1
             if self._refused == _REFUSALS:
-                log.warning("no figures over the picture on the screen, which goes on without: %s", error)
+                log.warning("no figures over the image on the screen, which goes on without: %s", error)

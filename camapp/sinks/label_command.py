@@ -23,7 +23,7 @@ _GRACE_S = 1.0
 _TICK_S = 0.05
 
 
-class OnLabelSink(PredictionSink):
+class LabelCommandSink(PredictionSink):
     """Starts the program with CAMAPP_LABEL, CAMAPP_SCORE and CAMAPP_SEQ in its environment.
 
     It runs on each change to a label that is not empty, one at a time; of changes that come too fast the newest is

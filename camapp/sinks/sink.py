@@ -1,11 +1,11 @@
-"""What every sink is: it takes predictions, or drawn pictures, and never blocks the pipeline."""
+"""What every sink is: it takes predictions, or drawn images, and never blocks the pipeline."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
-from camapp.core.image import Pixels
 from camapp.core.predictions import Prediction
 
 
@@ -27,17 +27,17 @@ class PredictionSink(Sink):
         """Take one in; returns at once."""
 
 
-class PictureSink(Sink):
-    """Takes every drawn picture.
+class ImageSink(Sink):
+    """Takes every drawn image.
 
     Attributes:
-        tells_shown: it reports by itself when a picture really is on the screen; else drawing it counts as that.
+        reports_shown: it reports by itself when an image really is on the screen; else drawing it counts as that.
     """
 
-    tells_shown = False
+    reports_shown = False
 
     def wanted(self) -> bool:
-        """Whether anybody looks: where no sink's pictures are wanted, none is drawn."""
+        """Whether anybody looks: where no sink's images are wanted, none is drawn."""
         return True
 
     @abstractmethod

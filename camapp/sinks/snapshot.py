@@ -1,4 +1,4 @@
-"""Saves pictures away from the frames' way, whole or not at all: snapshots, and labelled frames to learn from."""
+"""Saves images away from the frames' way, whole or not at all: snapshots, and labelled frames to learn from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import cv2
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
-from camapp.core.image import Pixels
 from camapp.core.image_ops import Roi, roi_pixels
 from camapp.core.predictions import Prediction
-from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.sinks.sink import ImageSink, PredictionSink
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ _STOP_S = 2.0
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
-class PictureWriter:
-    """A thread that encodes and writes pictures; each appears under its name only when it is whole.
+class ImageWriter:
+    """A thread that encodes and writes images; each appears under its name only when it is whole.
 
     Attributes:
         saved: how many were.
@@ -48,15 +48,15 @@ class PictureWriter:
         """Be ready to save."""
         self._thread.start()
 
-    def put(self, picture: Pixels, path: Path) -> None:
-        """Save a picture (B first, or grey) that nobody writes to any more; returns at once."""
+    def put(self, image: Pixels, path: Path) -> None:
+        """Save an image (B first, or grey) that nobody writes to any more; returns at once."""
         try:
-            self._queue.put_nowait((picture, path))
+            self._queue.put_nowait((image, path))
         except queue.Full:
             self._lose(path, f"{_WAITING} are still being written")
 
     def stop(self) -> None:
-        """Finish the pictures that wait."""
+        """Finish the images that wait."""
         if self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=_STOP_S)
@@ -66,11 +66,11 @@ class PictureWriter:
 
     def _save_all(self) -> None:
         while (item := self._queue.get()) is not None:
-            picture, path = item
+            image, path = item
             partial = path.with_name(f".{path.name}.partial")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _, encoded = cv2.imencode(path.suffix, picture, _JPEG if path.suffix == ".jpg" else ())
+                _, encoded = cv2.imencode(path.suffix, image, _JPEG if path.suffix == ".jpg" else ())
                 partial.write_bytes(encoded.tobytes())
                 os.replace(partial, path)
             except OSError as error:
@@ -87,8 +87,8 @@ class PictureWriter:
         log.warning("cannot save the %s '%s': %s", self._what, path, reason)
 
 
-class SnapshotSink(PictureSink):
-    """After `request`, saves the next picture shown as `folder/YYYYmmdd-HHMMSS-seq.png`.
+class SnapshotSink(ImageSink):
+    """After `request`, saves the next image shown as `folder/YYYYmmdd-HHMMSS-seq.png`.
 
     Args:
         folder: made when first needed.
@@ -100,7 +100,7 @@ class SnapshotSink(PictureSink):
         folder: Path = Path("snapshots"),
         on_saved: Callable[[Path], None] = lambda path: log.info("saved '%s'", path),
     ) -> None:
-        self.writer = PictureWriter("snapshot", on_saved)
+        self.writer = ImageWriter("snapshot", on_saved)
         self._folder = folder
         self._wanted = threading.Event()
 
@@ -109,15 +109,15 @@ class SnapshotSink(PictureSink):
         self.writer.start()
 
     def request(self) -> None:
-        """Save the next picture."""
+        """Save the next image."""
         self._wanted.set()
 
     def wanted(self) -> bool:
-        """A picture was asked for."""
+        """An image was asked for."""
         return self._wanted.is_set()
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Save this picture if one was asked for."""
+        """Save this image if one was asked for."""
         if not self._wanted.is_set():
             return
         self._wanted.clear()
@@ -125,7 +125,7 @@ class SnapshotSink(PictureSink):
         self.writer.put(canvas.copy(), self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}.png")
 
     def stop(self) -> None:
-        """Finish the pictures that wait."""
+        """Finish the images that wait."""
         self.writer.stop()
 
 
@@ -136,8 +136,8 @@ class CollectSink(PredictionSink):
         folder: the label's; made when first needed.
         every: seconds between two frames, by the clock or (`fps` given) by the file's own time; None waits for
             `request`.
-        fps: frames a second of a file, 0 of a folder of pictures (then every one is taken); None of a live source.
-        roi: part of the picture to save, as the model is shown it; None is all.
+        fps: frames a second of a file, 0 of a folder of images (then every one is taken); None of a live source.
+        roi: part of the image to save, as the model is shown it; None is all.
         most: save no more than so many; None has no bound.
         on_saved: called in this sink's thread with the number saved so far.
     """
@@ -151,7 +151,7 @@ class CollectSink(PredictionSink):
         most: int | None = None,
         on_saved: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.writer = PictureWriter("picture", lambda path: on_saved(self.writer.saved))
+        self.writer = ImageWriter("picture", lambda path: on_saved(self.writer.saved))
         self._folder = folder
         self._every = every
         self._fps = fps
@@ -175,15 +175,15 @@ class CollectSink(PredictionSink):
             return
         self._wanted.clear()
         self._taken += 1
-        picture = frame.view
-        x0, y0, x1, y1 = roi_pixels(picture.size, self._roi)
+        image = frame.view
+        x0, y0, x1, y1 = roi_pixels(image.size, self._roi)
         now = time.time()
         milliseconds = int(now * 1000) % 1000
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{milliseconds:03d}-{frame.seq:06d}.jpg"
-        self.writer.put(picture.bgr()[y0:y1, x0:x1].copy(), self._folder / name)
+        self.writer.put(image.bgr()[y0:y1, x0:x1].copy(), self._folder / name)
 
     def stop(self) -> None:
-        """Finish the pictures that wait."""
+        """Finish the images that wait."""
         self.writer.stop()
 
     def _is_due(self, trace: Trace) -> bool:

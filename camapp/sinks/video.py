@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Trace
-from camapp.core.image import Pixels
-from camapp.sinks.sink import PictureSink
+from camapp.sinks.sink import ImageSink
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +27,20 @@ _QUEUED = 4  # frames: 11 MB at 1280x720
 _TICK_S = 0.2
 _STOP_S = 5.0
 _CHECK_S = 1.0
-_LEAST_FREE_BYTES = 32_000_000  # below it the file is finished while its index still fits on the disk
+_MIN_FREE_BYTES = 32_000_000  # below it the file is finished while its index still fits on the disk
 _STALLED_S = 30.0  # written frames that never reach the file
-_MOST_BEHIND_S = 1.0
+_MAX_BEHIND_S = 1.0
 
 
-class VideoSink(PictureSink):
+class VideoSink(ImageSink):
     """Writes one video file, under a `.partial` name until it is complete.
 
-    Pictures of a live source are repeated or skipped so that the file keeps the clock; those of a file are written
+    Images of a live source are repeated or skipped so that the file keeps the clock; those of a file are written
     once each, and `show` waits for the encoder. A full disk ends the recording with one warning, never the run.
 
     Args:
-        path: `.mp4` (MPEG-4) or `.avi` (Motion JPEG). Its frames have the size of the first picture.
-        fps: gives the frames a second of the file, asked at the first picture; 0 takes 30.
+        path: `.mp4` (MPEG-4) or `.avi` (Motion JPEG). Its frames have the size of the first image.
+        fps: gives the frames a second of the file, asked at the first image; 0 takes 30.
         live: keep the clock and never wait.
 
     Raises:
@@ -82,13 +82,13 @@ class VideoSink(PictureSink):
         self._thread.start()
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Record a picture as of now."""
+        """Record an image as of now."""
         self.write(canvas, time.monotonic_ns())
 
     def write(self, canvas: Pixels, t_ns: int) -> None:
-        """Record a (h, w, 3) uint8 BGR picture that was shown at `t_ns`, monotonic nanoseconds.
+        """Record a (h, w, 3) uint8 BGR image that was shown at `t_ns`, monotonic nanoseconds.
 
-        Live, it returns at once, and a picture that finds the queue full is skipped. Else it waits for room.
+        Live, it returns at once, and an image that finds the queue full is skipped. Else it waits for room.
         """
         if self._live and self._queue.full():
             self.skipped += 1
@@ -115,40 +115,40 @@ class VideoSink(PictureSink):
         try:
             while not self._ended.is_set():
                 try:
-                    picture, t_ns = self._queue.get(timeout=0 if self._stop_event.is_set() else _TICK_S)
+                    image, t_ns = self._queue.get(timeout=0 if self._stop_event.is_set() else _TICK_S)
                 except queue.Empty:
                     if self._stop_event.is_set():
                         break
                     continue
-                self._encode(picture, t_ns)
+                self._encode(image, t_ns)
         except (OSError, cv2.error) as error:
             self._give_up(str(error).strip())
         finally:
             self._ended.set()
             self._finish()
 
-    def _encode(self, picture: Pixels, t_ns: int) -> None:
+    def _encode(self, image: Pixels, t_ns: int) -> None:
         if self._writer is None:
-            self._open(picture, t_ns)
+            self._open(image, t_ns)
         if self._writer is None:
             return
-        picture = self._fitted(picture)
+        image = self._fitted(image)
         if self._live:
             due = self._within_reach(round((t_ns - self._origin_ns) * 1e-9 * self._fps))
-            if due < self.written:  # more pictures than the file's rate; this one is still what a gap would repeat
-                self._last = picture
+            if due < self.written:  # more images than the file's rate; this one is still what a gap would repeat
+                self._last = image
                 return
             while self.written < due and self._last is not None and not self._ended.is_set():
                 self._put(self._last)
-        self._put(picture)
-        self._last = picture
+        self._put(image)
+        self._last = image
 
     def _within_reach(self, due: int) -> int:
         """Let the clock slip where the encoder is too slow: catching up would take longer than falling behind did."""
         behind = due - self.written
         overloaded = self.skipped > self._skips_seen
         self._skips_seen = self.skipped
-        if not overloaded or behind <= _MOST_BEHIND_S * self._fps:
+        if not overloaded or behind <= _MAX_BEHIND_S * self._fps:
             return due
         if not self._said_slow:
             self._said_slow = True
@@ -158,9 +158,9 @@ class VideoSink(PictureSink):
         self._origin_ns += round(behind / self._fps * 1e9)
         return self.written
 
-    def _open(self, picture: Pixels, t_ns: int) -> None:
+    def _open(self, image: Pixels, t_ns: int) -> None:
         # Both codecs halve the colour's resolution: sides must be even, and OpenCV drops other frames in silence.
-        self._size = max(2, picture.shape[1] & ~1), max(2, picture.shape[0] & ~1)
+        self._size = max(2, image.shape[1] & ~1), max(2, image.shape[0] & ~1)
         self._fps = self._ask_fps() or _DEFAULT_FPS
         codec = cv2.VideoWriter.fourcc(*CODECS[self._path.suffix.lower()])
         writer = cv2.VideoWriter(str(self._partial), codec, self._fps, self._size)
@@ -169,16 +169,16 @@ class VideoSink(PictureSink):
             return
         self._writer, self._origin_ns = writer, t_ns
 
-    def _fitted(self, picture: Pixels) -> Pixels:
+    def _fitted(self, image: Pixels) -> Pixels:
         width, height = self._size
-        rows, columns = picture.shape[:2]
+        rows, columns = image.shape[:2]
         if (columns & ~1, rows & ~1) == self._size:
-            return picture[:height, :width]
-        return np.asarray(cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA), np.uint8)
+            return image[:height, :width]
+        return np.asarray(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def _put(self, picture: Pixels) -> None:
+    def _put(self, image: Pixels) -> None:
         assert self._writer is not None
-        self._writer.write(picture)
+        self._writer.write(image)
         self.written += 1
         trouble = self._disk.trouble()
         if trouble:
@@ -201,7 +201,7 @@ class VideoSink(PictureSink):
             log.warning("cannot finish the recording '%s': %s", self._path, error.strerror)
             return
         if self.written:
-            skipped = f", {self.skipped} pictures skipped" if self.skipped else ""
+            skipped = f", {self.skipped} images skipped" if self.skipped else ""
             log.info(
                 "recorded %d frames (%.1f s) to '%s'%s", self.written, self.written / self._fps, self._path, skipped
             )
@@ -225,7 +225,7 @@ class _DiskWatch:
         with contextlib.suppress(OSError):
             space = os.statvfs(self._path.parent)
             free = space.f_bavail * space.f_frsize
-            if free < _LEAST_FREE_BYTES:
+            if free < _MIN_FREE_BYTES:
                 return f"the disk is full ({free / 1e6:.0f} MB left)"
         try:
             size = self._path.stat().st_size

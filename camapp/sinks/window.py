@@ -12,23 +12,24 @@ import threading
 import time
 from collections.abc import Callable
 
+from camapp.core.arrays import Pixels
 from camapp.core.frames import Trace
-from camapp.sinks.sink import PictureSink
+from camapp.sinks.sink import ImageSink
 from camapp.sinks.window_process import BROKEN, CANVAS, CLOSED, FRAME, KEY, ORDER, PACKET_BYTES, REPORT, SHOWN
 from camapp.system import displays
 from camapp.system.process import start_child
-from camapp.system.shared_frames import Pixels, SharedCanvas, Taken
+from camapp.system.shared_frames import ReadFrame, SharedFrames
 
 log = logging.getLogger(__name__)
 
-_NOTICE = -1  # seq of a picture that is no frame
+_NOTICE = -1  # seq of an image that is no frame
 _LONGEST_RETRY_S = 30.0
 _ANSWER_S = 10.0  # a window that has not shown a frame for so long hangs
 _GOODBYE_S = 1.0
 
 
-class WindowSink(PictureSink):
-    """Shows pictures in a window when there is a display, and goes on without one when there is not.
+class WindowSink(ImageSink):
+    """Shows images in a window when there is a display, and goes on without one when there is not.
 
     While the display is away it is looked for every second.
 
@@ -43,7 +44,7 @@ class WindowSink(PictureSink):
         kiosk: open the window inside a kiosk of its own, on a machine without a desktop.
     """
 
-    tells_shown = True
+    reports_shown = True
 
     def __init__(
         self,
@@ -61,10 +62,10 @@ class WindowSink(PictureSink):
         self._on_key = on_key
         self._on_shown = on_shown
         self._retry_s = retry_s
-        self._canvas = SharedCanvas(readers=1)
+        self._canvas = SharedFrames(readers=1)
         self._lock = threading.Lock()
         self._peer: socket.socket | None = None
-        self._in_hand: Taken | None = None
+        self._in_hand: ReadFrame | None = None
         self._last_serial = 0
         self._told_generation = 0
         self._answer_due = 0.0
@@ -75,7 +76,7 @@ class WindowSink(PictureSink):
 
     @property
     def alive(self) -> bool:
-        """A window is open and has shown a picture."""
+        """A window is open and has shown an image."""
         return self._has_shown
 
     def start(self) -> None:
@@ -83,7 +84,7 @@ class WindowSink(PictureSink):
         self._thread.start()
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Make this the picture to show; one not yet shown is forgotten. Costs one copy."""
+        """Make this the image to show; one not yet shown is forgotten. Costs one copy."""
         if self._stop_event.is_set():
             return
         self._canvas.publish(canvas, trace.seq if trace else _NOTICE)

@@ -18,8 +18,9 @@ import time
 
 import numpy as np
 
+from camapp.core.arrays import Pixels
 from camapp.sinks.qt_exposure import is_unpainted
-from camapp.system.shared_frames import Pixels, map_slots
+from camapp.system.shared_frames import map_slots
 
 # Parent to child. With CANVAS comes the descriptor of the memory that the next frames are in.
 CANVAS, FRAME = 1, 2
@@ -63,26 +64,26 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def letterboxed(picture: Pixels, width: int, height: int) -> Pixels:
-    """The picture as large as fits in (width, height), centred, black around it."""
+def letterboxed(image: Pixels, width: int, height: int) -> Pixels:
+    """The image as large as fits in (width, height), centred, black around it."""
     import cv2
 
-    rows, columns = picture.shape[:2]
+    rows, columns = image.shape[:2]
     if (columns, rows) == (width, height):
-        return picture
+        return image
     scale = min(width / columns, height / rows)
     inner = max(1, round(columns * scale)), max(1, round(rows * scale))
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out = np.zeros((height, width, 3), np.uint8)
-    out[top : top + inner[1], left : left + inner[0]] = cv2.resize(picture, inner, interpolation=how)
+    out[top : top + inner[1], left : left + inner[0]] = cv2.resize(image, inner, interpolation=how)
     return out
 
 
 def next_area(reported: tuple[int, int], handed: tuple[int, int]) -> tuple[int, int]:
     """(width, height) to fill next, from the area that OpenCV reports and the size it was handed.
 
-    OpenCV 4.9 to 4.11 with Qt never enlarge a picture (opencv issue 26761) and report the smaller of the picture
+    OpenCV 4.9 to 4.11 with Qt never enlarge an image (opencv issue 26761) and report the smaller of the image
     and the window; so a report as large as what was handed only says that the window is at least that large.
     """
     width, height = (
@@ -97,7 +98,7 @@ class _Window:
         self._parent = parent
         self._title = title
         self._full_screen = full_screen
-        self._pictures: Pixels | None = None
+        self._images: Pixels | None = None
         self._open = False
         self._handed = (0, 0)
         self._openings = _OPENINGS
@@ -120,13 +121,13 @@ class _Window:
         kind, *numbers = ORDER.unpack(packet)
         if kind == CANVAS:
             slots, height, width = numbers
-            self._pictures = map_slots(descriptors[0], slots, height, width)
+            self._images = map_slots(descriptors[0], slots, height, width)
             os.close(descriptors[0])
-        elif self._pictures is not None:
-            self._show(self._pictures[numbers[0]])
+        elif self._images is not None:
+            self._show(self._images[numbers[0]])
         return True
 
-    def _show(self, picture: Pixels) -> None:
+    def _show(self, image: Pixels) -> None:
         import cv2
 
         if self._stays_black():
@@ -135,7 +136,7 @@ class _Window:
             self._open = False
         if not self._open:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
-            height, width = picture.shape[:2]
+            height, width = image.shape[:2]
             scale = min(1.0, _LARGEST_START[0] / width, _LARGEST_START[1] / height)
             area = max(1, round(width * scale)), max(1, round(height * scale))
             cv2.resizeWindow(self._title, *area)
@@ -144,9 +145,9 @@ class _Window:
         else:
             _, _, columns, rows = cv2.getWindowImageRect(self._title)
             area = next_area((columns, rows), self._handed)
-        # WINDOW_KEEPRATIO distorts when the picture's ratio changes and leaves bright borders, so the borders are ours;
+        # WINDOW_KEEPRATIO distorts when the image's ratio changes and leaves bright borders, so the borders are ours;
         # one pixel more than the window has tells whether it grew.
-        fitted = cv2.copyMakeBorder(letterboxed(picture, *area), 0, 1, 0, 1, cv2.BORDER_REPLICATE)
+        fitted = cv2.copyMakeBorder(letterboxed(image, *area), 0, 1, 0, 1, cv2.BORDER_REPLICATE)
         self._handed = fitted.shape[1], fitted.shape[0]
         cv2.imshow(self._title, fitted)  # copies: the slot may go back
         self._press(cv2.waitKey(1))  # paints

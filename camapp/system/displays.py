@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 
-class Kind(Enum):
+class DisplayKind(Enum):
     """What a window would be opened on."""
 
     X11 = "x11"
@@ -31,12 +31,12 @@ class Display:
         size: (width, height) of a console's screen.
     """
 
-    kind: Kind
+    kind: DisplayKind
     reason: str
     size: tuple[int, int] = (0, 0)
 
     def __bool__(self) -> bool:
-        return self.kind is not Kind.NONE
+        return self.kind is not DisplayKind.NONE
 
 
 def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Display:
@@ -50,12 +50,16 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
     name = environ.get("DISPLAY", "")
     if not name:
         if environ.get("WAYLAND_DISPLAY"):
-            return Display(Kind.NONE, "no display: Wayland runs without XWayland, which OpenCV needs; install xwayland")
-        return Display(Kind.NONE, "no display: DISPLAY is not set; start from a desktop, or over ssh with 'ssh -X'")
+            return Display(
+                DisplayKind.NONE, "no display: Wayland runs without XWayland, which OpenCV needs; install xwayland"
+            )
+        return Display(
+            DisplayKind.NONE, "no display: DISPLAY is not set; start from a desktop, or over ssh with 'ssh -X'"
+        )
     host, colon, rest = name.rpartition(":")
     number = rest.partition(".")[0]
     if not colon or not number.isdecimal() or int(number) > 65535 - 6000:
-        return Display(Kind.NONE, f"no display: DISPLAY is '{name}', expected something like ':0'")
+        return Display(DisplayKind.NONE, f"no display: DISPLAY is '{name}', expected something like ':0'")
     host = host.rpartition("/")[2]
     last: OSError | None = None
     for family, address in _addresses(host, int(number)):
@@ -63,11 +67,11 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
             with socket.socket(family, socket.SOCK_STREAM) as connection:
                 connection.settimeout(timeout)
                 connection.connect(address)
-            return Display(Kind.X11, name)
+            return Display(DisplayKind.X11, name)
         except OSError as error:
             last = error
     why = "it took too long" if isinstance(last, TimeoutError) else getattr(last, "strerror", None) or str(last)
-    return Display(Kind.NONE, f"no display: the X server '{name}' does not answer ({why})")
+    return Display(DisplayKind.NONE, f"no display: the X server '{name}' does not answer ({why})")
 
 
 # cage shows one window over the whole screen; -s lets Ctrl-Alt-F2 lead to a terminal.
@@ -78,13 +82,13 @@ def probe_kiosk(root: Path = Path("/")) -> Display:
     """Is there a screen that the Wayland kiosk `cage` could show a window on?"""
     for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
         if shutil.which(program) is None:
-            return Display(Kind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
+            return Display(DisplayKind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
     if os.environ.get("WLR_BACKENDS") == "headless":
-        return Display(Kind.KIOSK, "headless kiosk")
+        return Display(DisplayKind.KIOSK, "headless kiosk")
     connected = connectors(root)
     if not any(connected.values()):
         return _no_screen(connected)
-    return Display(Kind.KIOSK, ", ".join(name for name, there in connected.items() if there))
+    return Display(DisplayKind.KIOSK, ", ".join(name for name, there in connected.items() if there))
 
 
 def probe_drm(root: Path = Path("/")) -> Display:
@@ -97,13 +101,15 @@ def probe_drm(root: Path = Path("/")) -> Display:
     card = root / "dev/dri" / name.partition("-")[0]
     try:
         if not _is_free(card):
-            return Display(Kind.NONE, f"no display: {name} is {_busy(card)}")
+            return Display(DisplayKind.NONE, f"no display: {name} is {_busy(card)}")
     except OSError as error:
-        return Display(Kind.NONE, f"no display: {card} cannot be opened ({error.strerror}): are you in group video?")
+        return Display(
+            DisplayKind.NONE, f"no display: {card} cannot be opened ({error.strerror}): are you in group video?"
+        )
     size = screen_size(name, root)
     if size is None:
-        return Display(Kind.NONE, f"no display: {name} names no size that it can show")
-    return Display(Kind.DRM, f"{name} {size[0]}x{size[1]}", size)
+        return Display(DisplayKind.NONE, f"no display: {name} names no size that it can show")
+    return Display(DisplayKind.DRM, f"{name} {size[0]}x{size[1]}", size)
 
 
 def connectors(root: Path = Path("/")) -> dict[str, bool]:
@@ -130,11 +136,11 @@ def screen_size(connector: str, root: Path = Path("/")) -> tuple[int, int] | Non
 
 def _no_screen(connected: Mapping[str, bool]) -> Display:
     if connected:
-        return Display(Kind.NONE, "no display: no screen is connected")
-    return Display(Kind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
+        return Display(DisplayKind.NONE, "no display: no screen is connected")
+    return Display(DisplayKind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
 
 
-# linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a card's master may show pictures.
+# linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a card's master may show images.
 _SET_MASTER, _DROP_MASTER = 0x641E, 0x641F
 
 

@@ -12,13 +12,12 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from camapp.core.arrays import Pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ReadFrame:
     """A drawn frame in a reader's hands.
 
     Attributes:
@@ -35,7 +34,7 @@ class Taken:
 
 
 def map_slots(fd: int, slots: int, height: int, width: int) -> Pixels:
-    """The (slots, height, width, 3) uint8 pictures behind a descriptor. The mapping lives as long as the array.
+    """The (slots, height, width, 3) uint8 images behind a descriptor. The mapping lives as long as the array.
 
     Raises:
         ValueError: the memory is smaller than that.
@@ -45,7 +44,7 @@ def map_slots(fd: int, slots: int, height: int, width: int) -> Pixels:
     return np.frombuffer(memory, np.uint8, size).reshape(slots, height, width, 3)
 
 
-class SharedCanvas:
+class SharedFrames:
     """The writer's side. Safe to use from several threads.
 
     Args:
@@ -57,9 +56,9 @@ class SharedCanvas:
         self.generation = 0
         self._lock = threading.Lock()
         self._fd = -1
-        self._pictures: Pixels = np.empty((0, 0, 0, 3), np.uint8)
+        self._images: Pixels = np.empty((0, 0, 0, 3), np.uint8)
         self._held = [0] * self.slots
-        self._newest: Taken | None = None
+        self._newest: ReadFrame | None = None
         self._drawing: tuple[int, Pixels] | None = None
         self._published = 0
 
@@ -71,7 +70,7 @@ class SharedCanvas:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the frames of this generation."""
-        return self._pictures.shape[1], self._pictures.shape[2]
+        return self._images.shape[1], self._images.shape[2]
 
     def acquire(self, height: int, width: int) -> Pixels:
         """A (height, width, 3) uint8 slot to draw the next frame in; valid until `publish` or the next `acquire`.
@@ -83,21 +82,21 @@ class SharedCanvas:
                 self._renew(height, width)
             newest = self._newest.slot if self._newest else -1
             slot = next(slot for slot in range(self.slots) if not self._held[slot] and slot != newest)
-            self._drawing = slot, self._pictures[slot]
+            self._drawing = slot, self._images[slot]
             return self._drawing[1]
 
-    def publish(self, picture: Pixels, seq: int) -> None:
-        """Make a picture the newest: a slot from `acquire` as it is, any other by copying it into one."""
+    def publish(self, image: Pixels, seq: int) -> None:
+        """Make an image the newest: a slot from `acquire` as it is, any other by copying it into one."""
         drawing = self._drawing
-        if drawing is None or picture is not drawing[1]:
-            np.copyto(self.acquire(picture.shape[0], picture.shape[1]), picture)
+        if drawing is None or image is not drawing[1]:
+            np.copyto(self.acquire(image.shape[0], image.shape[1]), image)
         with self._lock:
             if self._drawing is not None:
                 self._published += 1
-                self._newest = Taken(self.generation, self._drawing[0], seq, self._published)
+                self._newest = ReadFrame(self.generation, self._drawing[0], seq, self._published)
                 self._drawing = None
 
-    def take(self, after: int = 0) -> Taken | None:
+    def take(self, after: int = 0) -> ReadFrame | None:
         """The newest frame, to be held until `release`; None unless it is newer than serial number `after`."""
         with self._lock:
             taken = self._newest
@@ -106,7 +105,7 @@ class SharedCanvas:
             self._held[taken.slot] += 1
             return taken
 
-    def release(self, taken: Taken) -> None:
+    def release(self, taken: ReadFrame) -> None:
         """A reader is done with a frame. Frames of an earlier generation are ignored."""
         with self._lock:
             if taken.generation == self.generation and self._held[taken.slot]:
@@ -118,7 +117,7 @@ class SharedCanvas:
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = -1
-            self._pictures = np.empty((0, 0, 0, 3), np.uint8)
+            self._images = np.empty((0, 0, 0, 3), np.uint8)
             self._newest = self._drawing = None
 
     def _renew(self, height: int, width: int) -> None:
@@ -126,13 +125,13 @@ class SharedCanvas:
         try:
             # Finds out now that memory is short; ftruncate alone would end in SIGBUS at the first touch.
             os.posix_fallocate(fd, 0, self.slots * height * width * 3)
-            pictures = map_slots(fd, self.slots, height, width)
+            images = map_slots(fd, self.slots, height, width)
         except BaseException:
             os.close(fd)
             raise
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._pictures = fd, pictures
+        self._fd, self._images = fd, images
         self.generation += 1
         self._held = [0] * self.slots
         self._newest = self._drawing = None

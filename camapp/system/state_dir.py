@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from camapp.core.errors import SettingsError
+from camapp.core.errors import CamappError, SettingsError
+from camapp.core.files import write_atomic
 from camapp.core.image_ops import Roi
 from camapp.core.settings import Settings, checked
 
@@ -24,7 +25,7 @@ _TOKEN_BYTES = 24
 _LARGEST = 1 << 20
 
 
-class StateError(Exception):
+class StateError(CamappError):
     """The state directory cannot be used."""
 
 
@@ -89,9 +90,7 @@ def remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
     of_one = {name: value for name, value in cameras.get(camera, {}).items() if name != "roi"}
     cameras[camera] = of_one | ({"roi": list(roi)} if roi is not None else {})
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{_REMEMBERED}.partial"
-    partial.write_text(json.dumps({"cameras": cameras}, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / _REMEMBERED)
+    write_atomic(folder / _REMEMBERED, (json.dumps({"cameras": cameras}, indent=1) + "\n").encode())
 
 
 def _cameras(folder: Path) -> dict[str, dict[str, Any]]:

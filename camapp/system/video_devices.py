@@ -16,7 +16,7 @@ DEV, SYS, PROC = Path("/dev"), Path("/sys/class/video4linux"), Path("/proc")
 _CSI = ("unicam", "rp1-cfe", "pisp")
 _PROCESSORS = ("bcm2835-isp", "bcm2835-codec", "hevc", "rpivid")
 
-# linux/videodev2.h: struct v4l2_capability (104 bytes) and the bits of its device_caps that capture pictures.
+# linux/videodev2.h: struct v4l2_capability (104 bytes) and the bits of its device_caps that capture images.
 _VIDIOC_QUERYCAP = 0x80685600
 _CAPTURES = 0x00000001 | 0x00001000
 
@@ -56,7 +56,7 @@ def problem_of(device: Path) -> SourceError | None:
         return PermanentSourceError(f"{device} ({name}) is a video processor, not a camera")
     try:
         if not _captures(device):
-            return PermanentSourceError(f"{device} ({name}) gives no pictures: try its neighbour, see 'camapp sources'")
+            return PermanentSourceError(f"{device} ({name}) gives no images: try its neighbour, see 'camapp sources'")
     except FileNotFoundError:
         return SourceLost(f"no camera at {device}: plug it in, or choose another from 'camapp sources'")
     except PermissionError:

@@ -1,4 +1,4 @@
-"""One label for a picture: softmax over the outputs, the best few, smoothed."""
+"""One label for an image: softmax over the outputs, the best few, smoothed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
-from camapp.core.image import Picture
+from camapp.core.image import Image
 from camapp.core.image_ops import Fit, Preprocessor
 from camapp.core.predictions import Prediction
 from camapp.tasks.smoothing import ArrayAverage, Latch, softmax
-from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
+from camapp.tasks.task import Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
 
 class ClassifyTask(Task):
-    """The whole picture, or its region of interest, is one thing."""
+    """The whole image, or its region of interest, is one thing."""
 
     name = "classify"
 
@@ -26,7 +27,7 @@ class ClassifyTask(Task):
         self.reset()
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
-        """Write the fitted picture into `batch[0]`."""
+        """Write the fitted image into `batch[0]`."""
         return Prepared(1, self._preprocess(frame.model_view, batch[0]))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
@@ -51,10 +52,10 @@ class ClassifyTask(Task):
         )
 
     def decode_stills(
-        self, pictures: Sequence[Picture], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+        self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Logits (pictures, classes) into labels, all at once."""
-        tops = self._top(softmax(outputs[0].reshape(len(pictures), -1)))
+        """Logits (images, classes) into labels, all at once."""
+        tops = self._top(softmax(outputs[0].reshape(len(images), -1)))
         return [
             Prediction(
                 seq=0,

@@ -1,4 +1,4 @@
-"""Finds handwritten marks in a grey picture and makes each look like an MNIST digit."""
+"""Finds handwritten marks in a grey image and makes each look like an MNIST digit."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.core.image import Pixels
+from camapp.core.arrays import Floats, Pixels
 from camapp.core.image_ops import resize
 
-Floats = NDArray[np.float32]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1
 Outline = Any  # (n, 1, 2) int32, as OpenCV wants it
 Group = tuple[Rect, list[Outline]]  # a mark to be: its place, and the outlines of its pieces
 
-WORKING_WIDTH = 800  # pictures wider than this are halved until they are not
-TINY = 64  # a picture no larger than this is one digit, as in MNIST
+WORKING_WIDTH = 800  # images wider than this are halved until they are not
+TINY = 64  # an image no larger than this is one digit, as in MNIST
 PAPER = 200  # value of clean paper once the light is evened out
 PAPER_CELLS = 64  # columns of the paper's brightness map
 STROKE_CELLS = 9  # dark things narrower than this many cells are on the paper, wider ones are not paper
-LEAST_CONTRAST, MOST_CONTRAST = 0.2, 0.45  # of ink against paper, to count as ink
+MIN_CONTRAST, MAX_CONTRAST = 0.2, 0.45  # of ink against paper, to count as ink
 DIGIT, FIELD = 20, 28  # MNIST: a digit fits a 20 pixel box, centred by mass in 28
 RIM = np.flatnonzero(np.pad(np.zeros((FIELD - 2, FIELD - 2)), 1, constant_values=1))  # places in a flat field
 # In a row of digits the next is at most so steeply above or below, its middle so many heights away.
-MOST_STEEP, MOST_APART = 1.0, 2.2
-LEAST_LEAN = 0.05  # radians from which a row is turned upright: the net has learnt more than that
-LEAST_INK = 0.2  # of a turned digit's darkest, to belong to its box
-MOST_PIECES = 40  # looked at more closely; bounds the time that a cluttered picture takes
-LEAST_HEIGHT = 10  # pixels of the working copy; lower marks cannot be read
+MAX_STEEP, MAX_APART = 1.0, 2.2
+MIN_LEAN = 0.05  # radians from which a row is turned upright: the net has learnt more than that
+MIN_INK = 0.2  # of a turned digit's darkest, to belong to its box
+MAX_PIECES = 40  # looked at more closely; bounds the time that a cluttered image takes
+MIN_HEIGHT = 10  # pixels of the working copy; lower marks cannot be read
 STROKE = 0.115  # of the digit's size: about MNIST's; thinner pens are made broader
 # Round a digit: other dark things, what is left free, and how even that is (standard deviation, paper is 200).
-MOST_CLUTTER, LEAST_FREE, MOST_SPREAD = 0.1, 0.2, 13.0
+MAX_CLUTTER, MIN_FREE, MAX_SPREAD = 0.1, 0.2, 13.0
 MEDIAN_BEND = 1.65  # of the absolute second difference of noise whose standard deviation is 1
 SMOOTHING = ((4.0, 1.5), (1.5, 1.0))  # from so much noise (grey levels), blur with that standard deviation (pixels)
 
@@ -44,7 +43,7 @@ class Mark:
     """One connected piece of handwriting, or several that belong together.
 
     Attributes:
-        rect: in the picture's pixels, edges exclusive.
+        rect: in the image's pixels, edges exclusive.
         ink: float32 (28, 28), 0 paper to 1 ink, sized and centred as in MNIST.
     """
 
@@ -60,7 +59,7 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
     Args:
         gray: uint8 (h, w); dark ink on light paper, or light on a flat dark ground.
         most: at most so many, those nearest to the usual height.
-        aspect: width of a pixel by its height, where the picture was squeezed.
+        aspect: width of a pixel by its height, where the image was squeezed.
     """
     if max(gray.shape) <= TINY:
         return _tiny(gray, aspect)
@@ -76,7 +75,7 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
     even = np.asarray(cv2.divide(small, paper, scale=PAPER), dtype=np.uint8)
     # Otsu's threshold falls between paper and ink; within bounds, for there may be no ink at all.
     otsu, _ = cv2.threshold(even, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    level = min(max(otsu, PAPER * (1 - MOST_CONTRAST)), PAPER * (1 - LEAST_CONTRAST))
+    level = min(max(otsu, PAPER * (1 - MAX_CONTRAST)), PAPER * (1 - MIN_CONTRAST))
     dark: Pixels = np.less_equal(even, level).view(np.uint8)
     scale_x, scale_y = gray.shape[1] / small.shape[1], gray.shape[0] / small.shape[0]
     marks = []
@@ -94,9 +93,9 @@ def find_marks(gray: Pixels, most: int, aspect: float = 1.0) -> list[Mark]:
 
 
 def are_whole(fields: Pixels) -> NDArray[np.bool_]:
-    """Which of the pictures (n, 28, 28) are as MNIST's own, to be taken as they are: black rim, something within."""
+    """Which of the images (n, 28, 28) are as MNIST's own, to be taken as they are: black rim, something within."""
     flat = fields.reshape(-1, FIELD * FIELD)
-    whole: NDArray[np.bool_] = (flat[:, RIM].max(axis=1) == 0) & (flat.max(axis=1) >= 255 * LEAST_CONTRAST)
+    whole: NDArray[np.bool_] = (flat[:, RIM].max(axis=1) == 0) & (flat.max(axis=1) >= 255 * MIN_CONTRAST)
     return whole
 
 
@@ -106,7 +105,7 @@ def as_ink(fields: Pixels) -> Floats:
 
 
 def _working_copy(gray: Pixels) -> Pixels:
-    """The picture, halved while it is large: halving is OpenCV's one fast way of averaging all pixels."""
+    """The image, halved while it is large: halving is OpenCV's one fast way of averaging all pixels."""
     while gray.shape[1] > WORKING_WIDTH:
         height, width = max(1, gray.shape[0] // 2), gray.shape[1] // 2
         gray = resize(gray[: height * 2, : width * 2], (width, height))
@@ -114,7 +113,7 @@ def _working_copy(gray: Pixels) -> Pixels:
 
 
 def _smoothed(gray: Pixels) -> tuple[Pixels, float]:
-    """The picture, smoothed as far as its noise asks for, and the standard deviation of the noise that is left."""
+    """The image, smoothed as far as its noise asks for, and the standard deviation of the noise that is left."""
     rows = gray[::8].astype(np.int16)
     # The second difference of neighbours knows neither light nor paper, and most of its values no edge.
     bends = np.abs(rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:])
@@ -143,13 +142,13 @@ def _middle(values: Pixels) -> int:
 
 
 def _tiny(gray: Pixels, aspect: float) -> list[Mark]:
-    """All that differs from the rim of a tiny picture, as one mark."""
+    """All that differs from the rim of a tiny image, as one mark."""
     if gray.shape == (FIELD, FIELD) and are_whole(gray[None]).all():
         return [Mark((0, 0, FIELD, FIELD), as_ink(gray))]
     ground = _middle(_rim(gray))
     difference = np.maximum(gray, ground) - ground if ground < 128 else ground - np.minimum(gray, ground)
     peak = int(difference.max())
-    if peak < 255 * LEAST_CONTRAST:
+    if peak < 255 * MIN_CONTRAST:
         return []
     x, y, w, h = cv2.boundingRect((difference > peak // 16).astype(np.uint8))
     ink = difference[y : y + h, x : x + w].astype(np.float32) * np.float32(1 / peak)
@@ -169,7 +168,7 @@ def _pieces(dark: Pixels, cells: Pixels) -> list[Group]:
     """The connected dark pieces that could be a digit or a part of one."""
     height, width = dark.shape
     per_cell = width / cells.shape[1]
-    least = max(LEAST_HEIGHT, 0.045 * height)
+    least = max(MIN_HEIGHT, 0.045 * height)
     # CCOMP's first level holds the outlines of all pieces, also of those that lie in a hole of another.
     outlines, hierarchy = cv2.findContours(dark, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     found: list[Group] = []
@@ -189,7 +188,7 @@ def _pieces(dark: Pixels, cells: Pixels) -> list[Group]:
         if around.min() > 0.5 * around.max():
             found.append(((x, y, x + w, y + h), [outline]))
     found.sort(key=_height, reverse=True)
-    return found[:MOST_PIECES]
+    return found[:MAX_PIECES]
 
 
 def _join(pieces: list[Group]) -> list[Group]:
@@ -217,7 +216,7 @@ def _most_usual(groups: list[Group], most: int) -> list[Group]:
     kept = [
         group
         for group in groups
-        if _height(group) >= max(LEAST_HEIGHT, 0.4 * tallest, 0.35 * (group[0][2] - group[0][0]))
+        if _height(group) >= max(MIN_HEIGHT, 0.4 * tallest, 0.35 * (group[0][2] - group[0][0]))
     ]
     if len(kept) > most:
         usual = float(np.median([_height(group) for group in kept]))
@@ -234,13 +233,13 @@ def _is_on_clean_paper(even: Pixels, dark: Pixels, group: Group, grain: float) -
     margin = max(3, round(0.15 * max(x1 - x0, y1 - y0)))
     left, top = max(0, x0 - margin), max(0, y0 - margin)
     darkness, ground = dark[top : y1 + margin, left : x1 + margin], even[top : y1 + margin, left : x1 + margin]
-    if cv2.countNonZero(darkness) - _area(darkness, outlines, left, top) > MOST_CLUTTER * darkness.size:
+    if cv2.countNonZero(darkness) - _area(darkness, outlines, left, top) > MAX_CLUTTER * darkness.size:
         return False
     free = 1 - cv2.dilate(darkness, np.ones((5, 5), np.uint8))
-    if cv2.countNonZero(free) < LEAST_FREE * free.size:
+    if cv2.countNonZero(free) < MIN_FREE * free.size:
         return False
     _, spread = cv2.meanStdDev(ground, mask=free)
-    return float(spread[0, 0]) < math.hypot(MOST_SPREAD, 1.5 * grain)
+    return float(spread[0, 0]) < math.hypot(MAX_SPREAD, 1.5 * grain)
 
 
 def _area(darkness: Pixels, outlines: list[Outline], left: int, top: int) -> int:
@@ -268,7 +267,7 @@ def _leans(rects: list[Rect], aspect: float) -> list[float]:
         for row in rows:
             before_x, before_y, other = places[row[-1]]
             apart = math.hypot(x - before_x, y - before_y)
-            if abs(y - before_y) < MOST_STEEP * (x - before_x) and apart < MOST_APART * (tall + other) / 2:
+            if abs(y - before_y) < MAX_STEEP * (x - before_x) and apart < MAX_APART * (tall + other) / 2:
                 near[apart] = row
         if near:
             near[min(near)].append(mark)
@@ -286,7 +285,7 @@ def _leans(rects: list[Rect], aspect: float) -> list[float]:
 
 def _turned(ink: Floats, lean: float, aspect: float) -> Floats:
     """Ink that leans by so many radians, turned upright and cut close; less than the net minds is left."""
-    if abs(lean) < LEAST_LEAN:
+    if abs(lean) < MIN_LEAN:
         return ink
     height, width = ink.shape
     side = math.ceil(math.hypot(height, width))
@@ -296,7 +295,7 @@ def _turned(ink: Floats, lean: float, aspect: float) -> Floats:
     turned = cv2.warpAffine(
         ink, np.column_stack([way, start]), (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
-    x, y, w, h = cv2.boundingRect((turned >= LEAST_INK * turned.max()).astype(np.uint8))
+    x, y, w, h = cv2.boundingRect((turned >= MIN_INK * turned.max()).astype(np.uint8))
     return np.asarray(turned[y : y + h, x : x + w], np.float32)
 
 

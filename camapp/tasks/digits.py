@@ -9,13 +9,14 @@ from operator import attrgetter
 
 import numpy as np
 
+from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
-from camapp.core.image import Picture
+from camapp.core.image import Image
 from camapp.core.image_ops import roi_pixels
 from camapp.core.predictions import Box, Prediction
 from camapp.tasks.digit_segmentation import FIELD, are_whole, as_ink, find_marks
 from camapp.tasks.smoothing import Latch, NamedAverage, softmax
-from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
+from camapp.tasks.task import Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
 Place = tuple[float, float, float, float]
@@ -31,7 +32,7 @@ class _Geometry:
 
 _LABEL, _SCORE = attrgetter("label"), attrgetter("score")
 _FIELD = (0.0, 0.0, float(FIELD), float(FIELD))
-_WHOLE = Prepared(1, _Geometry((_FIELD,), Box(*_FIELD)))  # a picture that is a digit
+_WHOLE = Prepared(1, _Geometry((_FIELD,), Box(*_FIELD)))  # an image that is a digit
 
 
 class DigitsTask(Task):
@@ -44,7 +45,7 @@ class DigitsTask(Task):
         """For a model of digits.
 
         Raises:
-            ValueError: its input is smaller than MNIST's 28x28, or the region of interest leaves the picture.
+            ValueError: its input is smaller than MNIST's 28x28, or the region of interest leaves the image.
         """
         super().__init__(card, options)
         channels, height, width = card.input_shape
@@ -61,10 +62,10 @@ class DigitsTask(Task):
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
         """Write each mark on the paper into an item of `batch`, left to right."""
-        picture = frame.model_view
-        x0, y0, x1, y1 = roi_pixels(picture.size, self.options.roi)
+        image = frame.model_view
+        x0, y0, x1, y1 = roi_pixels(image.size, self.options.roi)
         scale_x, scale_y = frame.model_to_view
-        marks = find_marks(picture.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y)
+        marks = find_marks(image.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y)
         self._write(np.array([mark.ink for mark in marks], np.float32).reshape(-1, FIELD, FIELD), batch)
         places = tuple(
             ((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
@@ -72,12 +73,12 @@ class DigitsTask(Task):
         )
         return Prepared(len(marks), _Geometry(places, Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y)))
 
-    def prepare_stills(self, pictures: Sequence[Picture], batch: Floats) -> list[Prepared | None]:
+    def prepare_stills(self, images: Sequence[Image], batch: Floats) -> list[Prepared | None]:
         """Write those that are as MNIST's own."""
-        found: list[Prepared | None] = [None] * len(pictures)
-        places = [place for place, picture in enumerate(pictures) if picture.size == (FIELD, FIELD)]
+        found: list[Prepared | None] = [None] * len(images)
+        places = [place for place, image in enumerate(images) if image.size == (FIELD, FIELD)]
         if places and self.options.roi is None:
-            fields = np.array([pictures[place].gray() for place in places])
+            fields = np.array([images[place].gray() for place in places])
             whole = are_whole(fields)
             self._write(as_ink(fields[whole]), batch)
             for place in compress(places, whole.tolist()):
@@ -116,12 +117,12 @@ class DigitsTask(Task):
         )
 
     def decode_stills(
-        self, pictures: Sequence[Picture], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+        self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Logits (digits of all pictures, 10) into the number on each."""
+        """Logits (digits of all images, 10) into the number on each."""
         best, scores = _best(outputs[0])
         found, at = [], 0
-        # The inner loop of a folder of small pictures: half of what is not reading and the net.
+        # The inner loop of a folder of small images: half of what is not reading and the net.
         for mine in prepared:
             geometry: _Geometry = mine.geometry
             end = at + mine.count

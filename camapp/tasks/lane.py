@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from camapp.core.arrays import Floats
 
 STEEPEST = math.radians(60)  # lines that lie more across than this are not taken for borders of the car's lane
 SAME_BORDER = 0.25  # of the lane's width: lines nearer to each other are a double tape
@@ -17,7 +17,7 @@ WIDTHS = (0.4, 2.0)  # of the expected lane width: what two borders may be apart
 STEPS = 4  # of the fit; each starts from the last one's heading and curvature
 CALM_CURVATURE, CALM_CHANGE = 0.0007, 0.002  # how strongly a lane is believed to be straight, and evenly bent
 FITS = (0.02, 0.03)  # lane widths, and share of its distance, by which a point of a line may lie off it
-MOST_CURVED = 0.9  # of the lane's width times the curvature: no track bends more
+MAX_CURVED = 0.9  # of the lane's width times the curvature: no track bends more
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find_lane(lines: Sequence[Floats], scores: Sequence[float], expected_width: 
     if fit is None:
         return None
     heading, bend, places, fitting = fit
-    if abs(bend) > MOST_CURVED or abs(heading) > STEEPEST:
+    if abs(bend) > MAX_CURVED or abs(heading) > STEEPEST:
         return None
     curvature, offsets = bend / expected_width, [place * expected_width for place in places]
     borders = _borders(offsets, [scores[i] for i in chosen], SAME_BORDER * expected_width)

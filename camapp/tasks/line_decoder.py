@@ -1,7 +1,7 @@
 """The field of line points that the track net predicts: polylines written into it, and read back out of it.
 
 Each cell near a line holds the line's nearest point and its direction there. Reading links the points of neighbouring
-cells into chains, so lines may run any way, as flat as a bend across the picture or back towards the camera.
+cells into chains, so lines may run any way, as flat as a bend across the image or back towards the camera.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Floats
 from camapp.core.predictions import Point
 from engine.nets.track import FIELDS, SUBCELLS
-
-Floats = NDArray[np.floating]
 
 # Distances of a line from a cell's centre, in cells: nearer, it is in the cell; beyond the second, it is not.
 INSIDE, OUTSIDE = 0.6, 0.85
@@ -24,12 +23,12 @@ DOUBT = 0.2  # so much: not at all, and the net would see lines along every hori
 REACH = 2.7  # cells from one point of a line to the next, at most
 ECHO = 2.5  # cells: a line that runs so near to a much longer one all along is its echo,
 ECHO_LENGTH = 0.5  # if it has less than this share of the other's length
-MOST_POINTS = 400  # of the surest are linked; a picture full of lines has about 150
+MAX_POINTS = 400  # of the surest are linked; an image full of lines has about 150
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A line: points (n, 2) as fractions of the picture, n > 1, and how sure the net is of it, 0 to 1."""
+    """A line: points (n, 2) as fractions of the image, n > 1, and how sure the net is of it, 0 to 1."""
 
     points: Floats
     score: float
@@ -39,7 +38,7 @@ def write(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) 
     """What the net should say.
 
     Args:
-        lines: (points as fractions of the picture, faint) each.
+        lines: (points as fractions of the image, faint) each.
         grid: (rows, columns) of cells.
 
     Returns:
@@ -112,7 +111,7 @@ def read(
     logits = np.nan_to_num(field[..., 0].ravel(), nan=-50.0)
     chosen = np.flatnonzero(logits > np.log(weak / (1 - weak)))
     # The surest first: they decide which points are only their echoes.
-    chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MOST_POINTS]]
+    chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MAX_POINTS]]
     score = 1 / (1 + np.exp(-np.clip(logits[chosen], -50, 50)))
     if (score > sure).sum() < 2:
         return []

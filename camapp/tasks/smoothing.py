@@ -7,9 +7,9 @@ from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from camapp.core.arrays import Floats
+
 Key = TypeVar("Key", bound=Hashable)
 _FORGET = 1e-3
 

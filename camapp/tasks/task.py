@@ -8,18 +8,14 @@ from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
-from camapp.core.image import Picture
+from camapp.core.image import Image
 from camapp.core.predictions import Prediction
 from engine.model import ModelCard, ModelError
 
 if TYPE_CHECKING:
     from camapp.core.settings import Settings
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -27,8 +23,8 @@ class TaskOptions:
     """What the user may set for any task.
 
     Attributes:
-        fit: how a picture meets the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
-        roi: (x, y, width, height) of the part to look at, as fractions of the picture; None is all.
+        fit: how an image meets the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
+        roi: (x, y, width, height) of the part to look at, as fractions of the image; None is all.
         smoothing: seconds of the label's moving average; 0 takes each frame as it is.
         threshold_high: score at which a label is taken.
         threshold_low: score under which it is let go.
@@ -36,8 +32,8 @@ class TaskOptions:
         camera_height: of the camera over the ground, metres.
         camera_pitch: degrees by which it looks down.
         camera_roll: degrees by which it leans to the right.
-        camera_view: degrees that it sees along the longer side of its picture.
-        camera_bend: barrel distortion of its lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
+        camera_hfov: degrees that it sees along the longer side of its image.
+        camera_distortion: barrel distortion of its lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
         lane_width: expected, metres.
     """
 
@@ -50,8 +46,8 @@ class TaskOptions:
     camera_height: float = 0.3
     camera_pitch: float = 18.0
     camera_roll: float = 0.0
-    camera_view: float = 66.0
-    camera_bend: float = 0.0
+    camera_hfov: float = 66.0
+    camera_distortion: float = 0.0
     lane_width: float = 1.22
 
     @classmethod
@@ -91,29 +87,29 @@ class Task(ABC):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
 
-    def prepare_stills(self, pictures: Sequence[Picture], batch: Floats) -> list[Prepared | None]:
-        """Write those of these pictures that can be done at once into `batch`, an item each, one after another.
+    def prepare_stills(self, images: Sequence[Image], batch: Floats) -> list[Prepared | None]:
+        """Write those of these images that can be done at once into `batch`, an item each, one after another.
 
         Returns:
-            For each picture what `prepare` would; None where that is still to be asked.
+            For each image what `prepare` would; None where that is still to be asked.
         """
-        return [None] * len(pictures)
+        return [None] * len(images)
 
     def decode_stills(
-        self, pictures: Sequence[Picture], outputs: Sequence[Floats], prepared: Sequence[Prepared]
+        self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Predictions of pictures that have nothing to do with one another, the best label always taken.
+        """Predictions of images that have nothing to do with one another, the best label always taken.
 
         Args:
-            pictures: each prepared as `Frame.still` of it.
-            outputs: each (items, ...), the items of all pictures one after another.
-            prepared: of each picture.
+            images: each prepared as `Frame.still` of it.
+            outputs: each (items, ...), the items of all images one after another.
+            prepared: of each image.
         """
         found, at = [], 0
-        for picture, mine in zip(pictures, prepared, strict=True):
+        for image, mine in zip(images, prepared, strict=True):
             self.reset()
             mine_out = [output[at : at + mine.count] for output in outputs]
-            found.append(self.decode(Frame.still(picture), mine_out, mine, 0))
+            found.append(self.decode(Frame.still(image), mine_out, mine, 0))
             at += mine.count
         return found
 

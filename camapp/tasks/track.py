@@ -10,22 +10,23 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.ground_camera import GroundCamera
 from camapp.core.image_ops import Fit, Preprocessor, roi_pixels
 from camapp.core.predictions import Polyline, Prediction
 from camapp.tasks import line_decoder
-from camapp.tasks.freeze_detector import Standstill
+from camapp.tasks.freeze_detector import FreezeDetector
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
-from camapp.tasks.task import Floats, Prepared, Task, TaskOptions
-from camapp.tasks.upside_down import SURE, WayUp, likelihood
+from camapp.tasks.task import Prepared, Task, TaskOptions
+from camapp.tasks.upside_down import SURE, UpsideDownDetector, likelihood
 from engine.model import ModelCard
 
 REACH = 20.0  # camera heights ahead from which on the ground tells too little of the lane
 DARK, BRIGHT = 0.02, 0.985  # mean brightness, 0 to 1, of a covered and of a blinded camera
-FLAT = 0.008  # standard deviation under which a picture shows nothing
-FROZEN_S = 1.0  # a camera whose pictures do not differ at all for so long has stopped: sensors have noise
-UPSIDE_DOWN = "the picture seems upside down; turn the camera, or --rotate 180"
+FLAT = 0.008  # standard deviation under which an image shows nothing
+FROZEN_S = 1.0  # a camera whose images do not differ at all for so long has stopped: sensors have noise
+UPSIDE_DOWN = "the image seems upside down; turn the camera, or --rotate 180"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,10 @@ class _Geometry:
 
 
 class TrackTask(Task):
-    """Lines anywhere in the picture; the two beside the car are labelled 'left' and 'right'.
+    """Lines anywhere in the image; the two beside the car are labelled 'left' and 'right'.
 
     `label` is 'lane', or 'no lane: ' and why. `values` always has `confidence` (0 without a lane) and `age_ms` (since a
-    lane was last measured, in a picture unlike the one before it); only with a lane it has `offset_m`, `offset_lanes`,
+    lane was last measured, in an image unlike the one before it); only with a lane it has `offset_m`, `offset_lanes`,
     `heading_deg`, `curvature_1_m` and `lane_width_m`: a number that is not there cannot be steered by.
     """
 
@@ -49,10 +50,10 @@ class TrackTask(Task):
         """Prepare for a model.
 
         Raises:
-            ValueError: the region leaves the picture, or a camera as described cannot be.
+            ValueError: the region leaves the image, or a camera as described cannot be.
         """
         super().__init__(card, options)
-        # The net learnt pictures of any shape stretched to its input.
+        # The net learnt images of any shape stretched to its input.
         self._preprocess = Preprocessor(card, "stretch", options.roi)
         self._mean = np.array(card.mean, np.float32)[:, None, None]
         self._std = np.array(card.std, np.float32)[:, None, None]
@@ -61,7 +62,7 @@ class TrackTask(Task):
         self.reset()
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
-        """Write the whole picture, or its region of interest, into `batch[0]`."""
+        """Write the whole image, or its region of interest, into `batch[0]`."""
         item = batch[0]
         fit = self._preprocess(frame.model_view, item)
         grey = (item * self._std + self._mean).mean(axis=0)
@@ -71,14 +72,14 @@ class TrackTask(Task):
         """The net's field into lines and the filtered lane."""
         geometry: _Geometry = prepared.geometry
         shown = self._standstill.update(geometry.grey, now_ns)
-        fault = geometry.fault or ("the picture is frozen" if shown > FROZEN_S else "")
+        fault = geometry.fault or ("the image is frozen" if shown > FROZEN_S else "")
         chains = [] if fault else line_decoder.read(line_decoder.unpack(outputs[0][0]))
         lines = self._in_view(chains, frame)
         lane, reason = (None, fault) if fault else self._measure(lines, frame, now_ns)
         if fault or reason == UPSIDE_DOWN:
             self._filter = LaneFilter()  # what a camera saw last that sees nothing, or wrongly, is no guide
         filtered, age = self._filter.update(lane, now_ns)
-        age += shown  # a lane seen in a picture that is shown again and again is as old as that
+        age += shown  # a lane seen in an image that is shown again and again is as old as that
         label = "lane" if filtered else f"no lane: {reason}"
         return Prediction(
             seq=frame.seq,
@@ -94,8 +95,8 @@ class TrackTask(Task):
 
     def reset(self) -> None:
         """Forget the lane."""
-        self._standstill: Standstill = Standstill()
-        self._way_up: WayUp = WayUp()
+        self._standstill: FreezeDetector = FreezeDetector()
+        self._way_up: UpsideDownDetector = UpsideDownDetector()
         self._filter = LaneFilter()
 
     def _in_view(self, chains: Sequence[line_decoder.Chain], frame: Frame) -> list[Polyline]:
@@ -142,21 +143,21 @@ class TrackTask(Task):
             size,
             options.camera_height,
             math.radians(options.camera_pitch),
-            math.radians(options.camera_view),
+            math.radians(options.camera_hfov),
             roll=math.radians(options.camera_roll),
-            bend=math.radians(options.camera_bend),
+            bend=math.radians(options.camera_distortion),
         )
 
 
 def _fault(grey: Floats) -> str:
-    """Why no line can be seen in a picture, mean brightness 0 to 1 a pixel; '' if one could."""
+    """Why no line can be seen in an image, mean brightness 0 to 1 a pixel; '' if one could."""
     mean, spread = float(grey.mean()), float(grey.std())
     if mean < DARK:
-        return "the picture is black; is the lens covered?"
+        return "the image is black; is the lens covered?"
     if mean > BRIGHT:
-        return "the picture is white; is the camera dazzled?"
+        return "the image is white; is the camera dazzled?"
     if spread < FLAT:
-        return "the picture is blank; is the lens covered?"
+        return "the image is blank; is the lens covered?"
     return ""
 
 

@@ -26,7 +26,7 @@ def likelihood(lane: Lane | None, points: int, below: int) -> float:
     return max(0.0, along - (1 - below / points))
 
 
-class WayUp:
+class UpsideDownDetector:
     """The evidence of the last second or so."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class WayUp:
 
         Args:
             upright: likelihood of the lane as the camera is said to sit.
-            turned: of that in the picture turned half round.
+            turned: of that in the image turned half round.
             lines: how many there are; one alone may also be seen from a car that points far off its lane.
             now_ns: monotonic nanoseconds.
         """

@@ -79,7 +79,7 @@ def main() -> int:
             plans[items] = model.plan((items, *item_shape))
         start = time.monotonic_ns()
         plans[1].run()
-        # What is here stays, and what comes seldom makes cycles: to look for them was a twentieth of a small picture.
+        # What is here stays, and what comes seldom makes cycles: to look for them was a twentieth of a small image.
         gc.freeze()
         gc.set_threshold(100_000)
         sock.send(REPLY.pack(0, STATUS_READY, start, time.monotonic_ns()))

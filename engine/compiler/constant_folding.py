@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from engine.attributes import settled
+from engine.attributes import inputs_to_attributes
 from engine.compiler.constant_evaluation import FUNCTIONS, MAX_NUMBERS, dtype_of, evaluate
 from engine.compiler.planner import make_plan
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator, Value
@@ -85,7 +85,7 @@ class _Folder:
     def run(self) -> Graph:
         for node in self.graph.nodes:
             try:
-                self.fold(settled(node, self.constants))
+                self.fold(inputs_to_attributes(node, self.constants))
             except _SENSELESS as error:
                 raise ModelError(
                     f"{node.op_type} '{node.name}' makes no sense: {type(error).__name__}: {error!s:.80}"

@@ -27,7 +27,7 @@ from engine.kernels.winograd import BESIDE
 from engine.plan import small_buffers
 
 KERNELS = 6  # counted up when kernels change so much that their old times mislead
-LEAST_MACS = 100_000  # below this a node takes less than what its choice could save
+MIN_MACS = 100_000  # below this a node takes less than what its choice could save
 TURNS = 2  # of all kernels of a node, one after another: a moment in which the machine is slow decides nothing
 ROUNDS, SECONDS = 4, 0.15  # for each kernel in a turn: so many times, but no longer
 PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
@@ -35,14 +35,14 @@ CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from 
 # Multiply-adds of a node for one item, at most, in a small net: there all numbers stay in the caches, nothing is swept
 # between runs; and a convolution takes the pool after it along.
 SMALL_MACS = 2_000_000
-LEAST_WIDTH = 28  # of a picture that two or three convolutions, one of them depthwise, should take as one node
+MIN_WIDTH = 28  # of an image that two or three convolutions, one of them depthwise, should take as one node
 SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
 
 Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]  # a node and what kernels offer for it
 
 
 @dataclass(frozen=True)
-class Choices:
+class KernelSelector:
     """The fixed rule: the first kernel that suits the node, in the registry's order. It never looks at a clock.
 
     Attributes:
@@ -76,14 +76,14 @@ class Choices:
         node, inputs, offers = together
         if node.op_type == CONV_POOL:
             return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
-        return node.op_type == BESIDE or inputs[0].shape[-1] >= LEAST_WIDTH
+        return node.op_type == BESIDE or inputs[0].shape[-1] >= MIN_WIDTH
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return next(iter(offers))
 
 
 @dataclass(frozen=True)
-class TimedChoices(Choices):
+class TimedSelector(KernelSelector):
     """The kernel that runs the node fastest on this machine, timed once and remembered.
 
     Attributes:
@@ -100,7 +100,7 @@ class TimedChoices(Choices):
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         macs = max(step.macs for step in offers.values())
-        if len(offers) == 1 or macs < LEAST_MACS:
+        if len(offers) == 1 or macs < MIN_MACS:
             return super()._prefer(node, inputs, offers)
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
@@ -125,7 +125,7 @@ class TimedChoices(Choices):
         return known
 
 
-def standard() -> Choices:
+def standard() -> KernelSelector:
     """By the clock, remembered in `default_file()`; by the fixed rule if the environment has ENGINE_CHOICES=rule.
 
     ENGINE_KERNELS there pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, with commas between.
@@ -135,7 +135,7 @@ def standard() -> Choices:
     """
     pins = parse_pins(os.environ.get("ENGINE_KERNELS", ""))
     if os.environ.get("ENGINE_CHOICES") == "rule":
-        return Choices(pins)
+        return KernelSelector(pins)
     timed = _timed(default_file())
     return replace(timed, pins=pins) if pins else timed
 
@@ -154,8 +154,8 @@ def parse_pins(text: str) -> dict[str, str]:
 
 
 @cache
-def _timed(file: Path) -> TimedChoices:
-    return TimedChoices(file=file)
+def _timed(file: Path) -> TimedSelector:
+    return TimedSelector(file=file)
 
 
 def default_file() -> Path:

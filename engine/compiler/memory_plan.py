@@ -48,7 +48,7 @@ def form(shape: Shape, layout: Layout, border: Border | None = None) -> Form:
 
 
 PLAIN = Form(Layout.PLANAR)
-PIXELS = Form(Layout.ANY)  # a caller's picture of bytes, which suits nobody: readers get copies
+PIXELS = Form(Layout.ANY)  # a caller's image of bytes, which suits nobody: readers get copies
 
 
 @dataclass(eq=False)

@@ -17,8 +17,8 @@ from engine.kernels.elementwise import fold_batch_norm
 from engine.kernels.step import FLOOR, SWISH, SWISH_SCALE, Operand
 from engine.kernels.winograd import BESIDE
 
-MOST_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
-MOST_SUMS = 6  # deep, that hand offsets on: each may double them
+MAX_OFFSET = 4  # times the largest bias of a layer: costs two bits of precision at most
+MAX_SUMS = 6  # deep, that hand offsets on: each may double them
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
 
 
@@ -413,7 +413,7 @@ class _Deferral:
         name, attributes = node.outputs[0], dict(node.attributes)
         before, after = node.inputs[:at], node.inputs[at + has :]
         activation = attributes.get("activation", "")
-        small = np.abs(bias).max() <= MOST_OFFSET * np.abs(own).max()
+        small = np.abs(bias).max() <= MAX_OFFSET * np.abs(own).max()
         if small and activation in ("", "Relu") and name in self.may_lack:
             self.offsets[name] = bias
             if not activation:
@@ -447,7 +447,7 @@ class _Deferral:
             return None
         if node.op_type == "Add":
             deep = self.sums[node.outputs[0]] = 1 + max(self.sums.get(name, 0) for name in node.inputs)
-            return counts[0] if len(set(counts)) == 1 and deep <= MOST_SUMS else None
+            return counts[0] if len(set(counts)) == 1 and deep <= MAX_SUMS else None
         return sum(counts) if node.op_type == "Concat" and node.attributes.get("axis") == 1 else None
 
     def _absorbs(self, node: Node, at: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 
-from engine.compiler.kernel_selection import Choices
+from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import MemoryPlan
 from engine.compiler.passes import Ask, defer_biases, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
@@ -24,7 +24,7 @@ LARGE_MACS = 5_000_000
 
 
 @dataclass(frozen=True)
-class Chosen:
+class KernelChoice:
     """A node's step and the name of the kernel that offered it."""
 
     node: Node
@@ -33,7 +33,7 @@ class Chosen:
 
 
 @dataclass
-class Prepared:
+class PreparedNode:
     """What plans of one model share: they run the same kernels on the same packed parameters.
 
     Attributes:
@@ -64,7 +64,7 @@ class Prepared:
         items = tuple(tuple(shape[1:]) for shape in input_shapes)
         return self.graph is not None and self.items == items and self.batches in ((), batches)
 
-    def pack(self, chosen: Sequence[Chosen]) -> None:
+    def pack(self, chosen: Sequence[KernelChoice]) -> None:
         """Keep the choices, and make the arrangements of parameters that they want.
 
         A parameter of which nothing but these is needed is let go of at once: never are all there twice.
@@ -89,13 +89,13 @@ class Prepared:
                 self.shapes[name] = arrays.pop(name).shape
 
 
-def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Prepared:
+def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector) -> PreparedNode:
     """The graph after the passes that need shapes, and its layout.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    planar = choose(graph, input_shapes, Choices(), Prepared())
+    planar = choose(graph, input_shapes, KernelSelector(), PreparedNode())
     layout = choices.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
     shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
@@ -110,35 +110,37 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: Choices) -> Pr
         () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)
     )  # see engine.compiler.constant_folding.fold
     graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
-    return Prepared(items, batches, graph, layout)
+    return PreparedNode(items, batches, graph, layout)
 
 
-def _quicker_together(choices: Choices, together: Ask, apart: Sequence[Ask]) -> bool:
+def _quicker_together(choices: KernelSelector, together: Ask, apart: Sequence[Ask]) -> bool:
     """Whether a node that stands for others, channels last, can be run and takes less time than they do."""
     one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
     return bool(one[2]) and choices.prefers_together(one, others)
 
 
-def preferred_layout(chosen: Sequence[Chosen], input_shapes: Sequence[Shape]) -> Layout:
+def preferred_layout(chosen: Sequence[KernelChoice], input_shapes: Sequence[Shape]) -> Layout:
     """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
     batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
     return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
 
 
-def choose_steps(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> list[Chosen]:
+def choose_steps(
+    graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector | None = None
+) -> list[KernelChoice]:
     """The kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
     Raises:
         ModelError: shapes that do not fit the graph, or a graph that does not fit together.
         UnsupportedOperator: no kernel for a node.
     """
-    choices = choices or Choices()
+    choices = choices or KernelSelector()
     prepared = prepare(graph, input_shapes, choices)
     assert prepared.graph is not None
     return choose(prepared.graph, input_shapes, choices, prepared)
 
 
-def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | None = None) -> Plan:
+def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector | None = None) -> Plan:
     """A plan of the graph, optimised or not, for inputs of just these shapes.
 
     Args:
@@ -149,11 +151,11 @@ def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: Choices | No
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    choices = choices or Choices()
+    choices = choices or KernelSelector()
     return plan_prepared(prepare(graph, input_shapes, choices), input_shapes, choices)
 
 
-def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Choices) -> Plan:
+def plan_prepared(prepared: PreparedNode, input_shapes: Sequence[Shape], choices: KernelSelector) -> Plan:
     """A plan of what was prepared for these items; what it packs takes part in later plans too.
 
     Raises:
@@ -168,7 +170,9 @@ def plan_prepared(prepared: Prepared, input_shapes: Sequence[Shape], choices: Ch
     return Plan(memory.bind, *shapes, memory.arena.nbytes, prepared.pixels, large)
 
 
-def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepared: Prepared) -> list[Chosen]:
+def choose(
+    graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector, prepared: PreparedNode
+) -> list[KernelChoice]:
     """The kernels of a graph as it is; the rest as `choose_steps`."""
     operands = _input_operands(graph, input_shapes, prepared)
     layouts: dict[str, Layout] = {}
@@ -194,7 +198,7 @@ def choose(graph: Graph, input_shapes: Sequence[Shape], choices: Choices, prepar
             step = replace(step, layout=next(before, Layout.PLANAR))
         layouts[node.outputs[0]] = step.layout
         operands[node.outputs[0]] = Operand(step.shape)
-        found.append(Chosen(node, kernel, step))
+        found.append(KernelChoice(node, kernel, step))
     for value in graph.outputs:
         if value.name not in operands:
             raise ModelError(f"net '{graph.name}': nothing makes its output '{value.name}'")
@@ -217,7 +221,7 @@ def _offers(node: Node, inputs: Sequence[Operand], preferred: Layout) -> dict[st
     return suiting or offers
 
 
-def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: Prepared) -> dict[str, Operand]:
+def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: PreparedNode) -> dict[str, Operand]:
     if len(shapes) != len(graph.inputs):
         raise ModelError(f"net '{graph.name}' takes {len(graph.inputs)} inputs, {len(shapes)} shapes are given")
     for value, shape in zip(graph.inputs, shapes, strict=True):

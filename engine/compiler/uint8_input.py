@@ -1,8 +1,8 @@
-"""Pictures as cameras give them, bytes pixel by pixel: the card's normalisation becomes part of the first layer.
+"""Images as cameras give them, bytes pixel by pixel: the card's normalisation becomes part of the first layer.
 
 A network wants (pixel / 255 - mean) / std. A Conv of that is a Conv of the pixels, with weights divided by 255 std and
-a bias less what the mean amounts to. What lies around the picture is 0 for the network, so the pixels' frame is filled
-with 255 mean. That saves the pass over the picture that normalises it, and the copy from planes to pixels.
+a bias less what the mean amounts to. What lies around the image is 0 for the network, so the pixels' frame is filled
+with 255 mean. That saves the pass over the image that normalises it, and the copy from planes to pixels.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ def takes_pixels(graph: Graph, card: ModelCard) -> Graph:
     """The graph for pixels from 0 to 255 in the place of its first input, whatever their layout.
 
     Raises:
-        ModelError: that input is no picture.
+        ModelError: that input is no image.
     """
     if not graph.inputs or not card.colour:
-        raise ModelError(f"net '{graph.name}' takes {card.input_shape}, no picture; only input='float32' will do")
-    picture = graph.inputs[0].name
+        raise ModelError(f"net '{graph.name}' takes {card.input_shape}, no image; only input='float32' will do")
+    image = graph.inputs[0].name
     mean, std = np.array(card.mean, np.float64), np.array(card.std, np.float64)
     scale, offset = 1 / (255 * std), -mean / std
     arrays = dict(graph.initializers)
     nodes: list[Node] = []
-    plain = f"{picture}/normalised"
-    others = any(value.name == picture for value in graph.outputs)
+    plain = f"{image}/normalised"
+    others = any(value.name == image for value in graph.outputs)
     for node in graph.nodes:
-        if _absorbs(node, picture, graph):
+        if _absorbs(node, image, graph):
             node = _absorb(node, scale, offset, mean, arrays)
-        elif picture in node.inputs:
+        elif image in node.inputs:
             others = True
-            node = replace(node, inputs=tuple(plain if name == picture else name for name in node.inputs))
+            node = replace(node, inputs=tuple(plain if name == image else name for name in node.inputs))
         nodes.append(node)
     if others:
         norm = [np.ones(len(mean)), offset, np.zeros(len(mean)), 1 / scale**2]
         names = [f"{plain}/{index}" for index in range(len(norm))]
         arrays |= {name: array.astype(np.float32) for name, array in zip(names, norm, strict=True)}
-        nodes.insert(0, Node("BatchNormalization", (picture, *names), (plain,), {"epsilon": 0.0}, plain))
-        outputs = tuple(replace(value, name=plain) if value.name == picture else value for value in graph.outputs)
+        nodes.insert(0, Node("BatchNormalization", (image, *names), (plain,), {"epsilon": 0.0}, plain))
+        outputs = tuple(replace(value, name=plain) if value.name == image else value for value in graph.outputs)
         graph = replace(graph, outputs=outputs)
     return replace(graph, nodes=tuple(nodes), initializers=arrays)
 
 
-def _absorbs(node: Node, picture: str, graph: Graph) -> bool:
+def _absorbs(node: Node, image: str, graph: Graph) -> bool:
     return (
         node.op_type == "Conv"
-        and node.inputs.count(picture) == 1
-        and node.inputs[0] == picture
+        and node.inputs.count(image) == 1
+        and node.inputs[0] == image
         and all(name in graph.initializers for name in node.inputs[1:])
         and not {"padding", "residual"} & node.attributes.keys()
     )

@@ -159,8 +159,8 @@ def widened(array: Array, kind: str) -> Array:
         return array.astype(np.float32) if kind == "f2" else array
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file: whole or not at all.
+def write_whole(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o644) -> None:
+    """Write a file completely or not at all: `write` fills a temporary file, which then takes the place of `path`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -171,7 +171,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOpera
 from engine.model_card import ModelCard
 
 CARD = "card"  # key of the card's JSON among the model's metadata
-DEFAULT_SIDE = 224  # where a picture's size is left free
+DEFAULT_SIDE = 224  # where an image's size is left free
 WRITTEN_OPSET, WRITTEN_IR = 19, 9
 MAX_NODES = 100_000
 
@@ -270,11 +270,11 @@ def _check_order(graph: Graph) -> None:
 def _guessed_card(graph: Graph) -> ModelCard:
     """What can be told without a card: the first input's shape, and that three channels are red, green, blue."""
     shape = graph.inputs[0].shape[1:] if graph.inputs else ()
-    picture = len(shape) == 3 and shape[0] in (0, 1, 3)
-    defaults = (3, DEFAULT_SIDE, DEFAULT_SIDE) if picture else (1,) * len(shape)
+    image = len(shape) == 3 and shape[0] in (0, 1, 3)
+    defaults = (3, DEFAULT_SIDE, DEFAULT_SIDE) if image else (1,) * len(shape)
     item = tuple(size or default for size, default in zip(shape, defaults, strict=True))
     return ModelCard(
-        graph.name, "classify" if picture else "other", item, colour={1: "GRAY", 3: "RGB"}[item[0]] if picture else ""
+        graph.name, "classify" if image else "other", item, colour={1: "GRAY", 3: "RGB"}[item[0]] if image else ""
     )
 
 

@@ -5,7 +5,7 @@ ends. Some channels of the middle are made at a time and never leave the cache. 
 its bias as last column: the columns that it multiplies have a row of ones. Where the depthwise Conv wants a frame of
 zeros that row is zero as well, so the frame comes out as zeros by itself and the activation runs without a gap.
 
-The depthwise Conv is a stack of products too. The rows of a picture lie sorted by their place among T, so that a line
+The depthwise Conv is a stack of products too. The rows of an image lie sorted by their place among T, so that a line
 holds every T-th row, one after another, with a gap of zeros between. A tap to the left is then the same line a number
 earlier, and T lines of output are a band matrix times their T + 2 lines of input, for each of the three columns of a
 3x3 kernel. Half of the multiply-adds are with zeros and still it takes a third of the time of einsum, which NumPy
@@ -36,15 +36,15 @@ PAIR = "Conv+DepthwiseConv"
 BLOCK = "Conv+DepthwiseConv+Conv"
 GROUP_BYTES = 768 << 10  # of channels between the first two
 COLUMN_BYTES = 2 << 20  # of what the first multiplies, at most
-MOST_ROWS = 4  # of output that a band matrix makes
-LEAST_LINE = 200  # numbers
+MAX_ROWS = 4  # of output that a band matrix makes
+MIN_LINE = 200  # numbers
 
 
 @dataclass(frozen=True)
 class Tiles:
     """How one channel of the middle lies in memory: lines of `line` numbers.
 
-    Line 0 is ones. Then come rows, the first above the picture, and of each row the places of its columns in a stride.
+    Line 0 is ones. Then come rows, the first above the image, and of each row the places of its columns in a stride.
 
     Attributes:
         windows: of the depthwise Conv.
@@ -147,9 +147,9 @@ def tiles_for(windows: Windows) -> Tiles | None:
     """Few lines have few zeros in their bands, long ones keep BLAS busy; None if no tile covers its windows."""
     down, top = windows.strides[0], windows.begin[0]
     least = max(2, -(-top // down), -(-(windows.kernel[0] - down - top) // down))
-    offers = [Tiles(windows, rows) for rows in range(max(least, MOST_ROWS), least - 1, -1)]
+    offers = [Tiles(windows, rows) for rows in range(max(least, MAX_ROWS), least - 1, -1)]
     suits = top < windows.kernel[0] and windows.begin[1] < windows.kernel[1] and prod(windows.dilations) == 1
-    return next((tiles for tiles in offers if tiles.line >= LEAST_LINE), offers[-1]) if suits else None
+    return next((tiles for tiles in offers if tiles.line >= MIN_LINE), offers[-1]) if suits else None
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def _zeros_and_ones(tiles: Tiles, middle: Array, lines: Array) -> list[Call]:
-    """What no activation writes over: the ones, and rows above and below the picture."""
+    """What no activation writes over: the ones, and rows above and below the image."""
     edge = 1 + tiles.above + tiles.own
     above, below = lines[:, 1 : 1 + tiles.above, : tiles.row], lines[:, edge:, tiles.line - tiles.row :]
     ends = lines[:, 0, tiles.line - tiles.gap :], middle[middle.size - tiles.gap :]

@@ -144,7 +144,7 @@ def rows_whole(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def rows_from_planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """`rows_last` for a picture: with few channels a tap along a row is a longer run than a window's numbers are."""
+    """`rows_last` for an image: with few channels a tap along a row is a longer run than a window's numbers are."""
     if inputs[0].shape[1] > FEW_CHANNELS or prod(inputs[1].shape[2:]) == 1:
         return None
     ways = (rows_last(node, inputs, in_panels=panels, from_planes=True) for panels in (True, False))

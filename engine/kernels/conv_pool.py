@@ -7,7 +7,7 @@ itself:
 - `planes` (planar) multiplies the weight with columns of windows, pixels one after another as they lie in the framed
   input, those between rows too: they are for nothing, but a tap is one copy. Only what they make may be channels last.
 - `parities` (from planar to channels last) has such columns for the even places of a row, then for the odd ones, out
-  of an input that was put apart likewise: for a picture, and so many outputs that they fill vector registers.
+  of an input that was put apart likewise: for an image, and so many outputs that they fill vector registers.
 - `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may be as wide as several outputs, to
   be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
   multiply many narrow ones.

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import MOST_TAPS, Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
+from engine.kernels.step import MAX_TAPS, Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def conv_transpose(node: Node, inputs: Sequence[Operand]) -> Step:
         raise ModelError(f"ConvTranspose '{node.name}': bias {inputs[2].shape}; expected ({weight[1] * group},)")
     if found["kernel_shape"] not in (None, weight[2:]):
         raise ModelError(f"ConvTranspose '{node.name}': kernel_shape={found['kernel_shape']}, its weight is {weight}")
-    if prod(weight[2:]) > MOST_TAPS:
-        raise ModelError(f"ConvTranspose '{node.name}': weight {weight}; allowed are {MOST_TAPS} taps")
+    if prod(weight[2:]) > MAX_TAPS:
+        raise ModelError(f"ConvTranspose '{node.name}': weight {weight}; allowed are {MAX_TAPS} taps")
     spread = spread_of(node, data[2:], weight[2:])
     batch, size, taps, pixels = data[0], data[2:], prod(weight[2:]), prod(data[2:])
     channels = weight[1] * group

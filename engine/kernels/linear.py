@@ -24,7 +24,7 @@ from engine.kernels.step import (
     scalar,
 )
 
-MOST_ALIGNED = 4 << 20  # numbers of a weight; a larger one comes from memory, and only its speed counts
+MAX_ALIGNED = 4 << 20  # numbers of a weight; a larger one comes from memory, and only its speed counts
 
 
 def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -55,7 +55,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
 
     before_swish = Scratch((rows, columns) if found["activation"] == SWISH else (0,))
     scratch = (Scratch(inputs[2].shape if scales_c else (0,)), before_swish)
-    fits = inputs[1].is_parameter and prod(inputs[1].shape) <= MOST_ALIGNED
+    fits = inputs[1].is_parameter and prod(inputs[1].shape) <= MAX_ALIGNED
     packs = {1: Pack("aligned", aligned)} if fits else {}
     return Step((rows, columns), bind, scratch, macs=rows * inner * columns, packs=packs)
 

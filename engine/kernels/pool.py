@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.graph import Array, ModelError, Node
 from engine.kernels.step import (
-    MOST_TAPS,
+    MAX_TAPS,
     Bind,
     Call,
     Kernel,
@@ -99,8 +99,8 @@ def _windows(node: Node, inputs: Sequence[Operand], found: dict[str, object]) ->
     kernel = found["kernel_shape"]
     if not isinstance(kernel, tuple):
         raise ModelError(f"{node.op_type} '{node.name}': kernel_shape is missing")
-    if sum(kernel) > MOST_TAPS:
-        raise ModelError(f"{node.op_type} '{node.name}': a window of {kernel!r:.60}; allowed are {MOST_TAPS} taps")
+    if sum(kernel) > MAX_TAPS:
+        raise ModelError(f"{node.op_type} '{node.name}': a window of {kernel!r:.60}; allowed are {MAX_TAPS} taps")
     return windows_of(node, inputs[0].shape[2:], kernel, found, ceil=bool(found["ceil_mode"]))
 
 

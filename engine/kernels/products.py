@@ -21,7 +21,7 @@ SMALL_PRODUCT = 1_000_000
 ROWS = 12
 MAX_WIDTH = 64
 VECTOR = 16  # columns that a product takes for the price of fewer
-LEAST_PART = 256  # columns of a wide product, cut into parts
+MIN_PART = 256  # columns of a wide product, cut into parts
 
 
 def panel_width(inner: int, columns: int) -> int | None:
@@ -94,7 +94,7 @@ def product_by_columns(a: Array, b: Array, out: Array) -> list[Call]:
     """out = a @ b, prepared, for a wide b: by parts of it that make small products, where these are quick."""
     (rows, inner), columns = a.shape, b.shape[1]
     length = SMALL_PRODUCT // (rows * inner) // 64 * 64 if blas.has_small_products() else 0
-    if length < LEAST_PART or length >= columns:
+    if length < MIN_PART or length >= columns:
         return [gemm(a, b, out)]
     whole = columns // length * length
     parts = [array[:, :whole].reshape(len(array), -1, length).transpose(1, 0, 2) for array in (b, out)]

@@ -32,7 +32,7 @@ _ATTRIBUTES: dict[str, Any] = {
     "sizes": None,
 }
 
-MOST_OF_A_MATRIX = 1 << 22  # numbers: 2048 x 2048
+MAX_MATRIX = 1 << 22  # numbers: 2048 x 2048
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class AxisResize:
     @property
     def as_product(self) -> bool:
         """Whether to multiply by a matrix, mostly of zeros; that of a long signal would fill the memory."""
-        return self.shares is not None and len(self.sources) * self.length <= MOST_OF_A_MATRIX
+        return self.shares is not None and len(self.sources) * self.length <= MAX_MATRIX
 
     def matrix(self) -> Array:
         """(outputs, inputs), what each output takes of each input."""

@@ -27,7 +27,7 @@ FLOOR = "Floor"  # an activation that `compiler.passes.defer_biases` makes: see 
 SWISH = "Swish"  # HardSwish of what `compiler.passes.fuse_activations` has scaled and shifted: see `_swish`
 SWISH_SCALE = 6**-0.5
 FEW_CHANNELS = 4  # that are worth a call each when a value changes its layout
-MOST_TAPS = 1 << 16  # of a window or a kernel whose taps are a call each
+MAX_TAPS = 1 << 16  # of a window or a kernel whose taps are a call each
 WIDE = 2048  # numbers that a ufunc should find in a row: enough to forget its start, and still in the L1 cache
 
 

@@ -6,7 +6,7 @@ on both sides, y = A' [(G g G') * (B' d B)] A; see Lavin and Gray, "Fast Algorit
 (arXiv 1509.09308). Their sums cancel: the largest error is about 1e-6 of the output's largest number for m = 4, 3e-6
 for m = 5, against 2e-7 for m = 2 and for plain products.
 
-With a dilation of d every d-th row and column make a picture of their own; tiles are taken from each of the d^2.
+With a dilation of d every d-th row and column make an image of their own; tiles are taken from each of the d^2.
 
 A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `compiler.passes.fuse_beside` makes one
 node (BESIDE) of the two and the Concat that reads them. It multiplies the framed pixels straight into its channels of
@@ -49,7 +49,7 @@ from engine.kernels.step import (
 # such sets these have the smallest errors: (0, 1, -1, 2, -2) has three times those of m = 4 here.
 POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 1 / 2, -2), 5: (0, 1, -1, 1 / 2, -1 / 2, 3)}
 BESIDE = "Conv|Conv"  # inputs: data, weight 3x3, weight 1x1 (whose outputs come first), bias or floor of all outputs
-LEAST_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
+MIN_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
 # Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
 SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
@@ -87,7 +87,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
     narrow = inputs[2].shape[0] if beside else 0  # outputs of the 1x1 Conv
     total = narrow + outputs
     plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
-    if not plain or not conv.fixed or min(outputs, channels) < LEAST_CHANNELS:
+    if not plain or not conv.fixed or min(outputs, channels) < MIN_CHANNELS:
         return None
     n, (batch, _, height, width) = m + 2, conv.shape
     (apart_y, apart_x) = apart = windows.dilations
@@ -108,7 +108,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
         Scratch((slab * apart_y, n, framed[1] * channels)),  # rows transformed
         Scratch((n, n, tiles * channels)),  # and gathered: column of the tile, row of the tile
         Scratch((n, n, tiles * channels)),  # columns transformed
-        Scratch((tiles * max(n * n * outputs, m * m * total),)),  # products, then the picture
+        Scratch((tiles * max(n * n * outputs, m * m * total),)),  # products, then the image
         Scratch((m, n, tiles * outputs)),  # columns of the output
         Scratch((m, m, tiles * outputs)),  # rows of it
     )
@@ -126,16 +126,16 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
                 tiles = _tiles(data[item, top * m * apart_y :], rows, arrays[1], biases, scratch)
                 calls += tiles[0]
                 lines = slice(top * m * apart_y, min((top + rows) * m * apart_y, height))
-                # Once summed up, products are not read again: the picture takes their place.
-                picture = scratch[3][: tiles[1].size // outputs * total].reshape(*tiles[1].shape[:-1], total)
-                calls.append(copy(picture[..., narrow:], tiles[1]))
-                picture = picture.reshape(prod(picture.shape[:3]), -1, total)[: lines.stop - lines.start, :width]
+                # Once summed up, products are not read again: the image takes their place.
+                image = scratch[3][: tiles[1].size // outputs * total].reshape(*tiles[1].shape[:-1], total)
+                calls.append(copy(image[..., narrow:], tiles[1]))
+                image = image.reshape(prod(image.shape[:3]), -1, total)[: lines.stop - lines.start, :width]
                 if beside:
                     pixels = last(border.inside(arrays[0]))[item, lines]
-                    calls.append(gemm(pixels, arrays[2], picture[..., :narrow]))
+                    calls.append(gemm(pixels, arrays[2], image[..., :narrow]))
                 here = (slice(item, item + 1), slice(None), lines)
                 also = None if residual is None else residual[here]
-                calls += finish_channels(first(picture[None]), out[here], late, also, conv.activation, conv.late)
+                calls += finish_channels(first(image[None]), out[here], late, also, conv.activation, conv.late)
         return calls
 
     def _tiles(

@@ -1,7 +1,7 @@
 """Conv with three rows of taps, and a 2x2 MaxPool after it, by Winograd's F(4, 3) down the rows alone; channels last.
 
 Four rows of outputs take six products instead of twelve. Across a row, whole windows are multiplied as they are: so
-there are few passes, all over long runs. For small pictures that is quicker than to filter both ways
+there are few passes, all over long runs. For small images that is quicker than to filter both ways
 (`engine.kernels.winograd`), and its largest error is no more than 2e-6 of the output's largest number. What a pool
 compares (`engine.kernels.conv_pool`) are the halves of one run, columns first, then rows.
 """
@@ -34,7 +34,7 @@ from engine.kernels.step import (
     gemm,
     last,
 )
-from engine.kernels.winograd import LEAST_CHANNELS, matrices
+from engine.kernels.winograd import MIN_CHANNELS, matrices
 
 BACK, THERE, FILTER = (matrix.astype(np.float32) for matrix in matrices(4))
 ROWS, TAKEN = BACK.shape  # of outputs and inputs that a tile has
@@ -55,7 +55,7 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
     conv = read(node, inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
     plain = len(conv.shape) == 4 and conv.group == 1 and conv.fixed
-    if not plain or prod(windows.strides) * prod(windows.dilations) > 1 or min(outputs, channels) < LEAST_CHANNELS:
+    if not plain or prod(windows.strides) * prod(windows.dilations) > 1 or min(outputs, channels) < MIN_CHANNELS:
         return None
     batch, (height, width), kept = conv.shape[0], (size // pool for size in conv.shape[2:]), ROWS // pool
     down = -(-height // kept)  # tiles, of which so many rows are kept

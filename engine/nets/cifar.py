@@ -1,4 +1,4 @@
-"""The CIFAR-10 nets on 32x32 colour pictures: `cifar_small` (LeNet-5 in colour) and `cifar10` (three 3x3 stages)."""
+"""The CIFAR-10 nets on 32x32 colour images: `cifar_small` (LeNet-5 in colour) and `cifar10` (three 3x3 stages)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The digit net that the application starts with: 3x3 convolutions on 28x28 grey pictures at three sizes."""
+"""The digit net that the application starts with: 3x3 convolutions on 28x28 grey images at three sizes."""
 
 from __future__ import annotations
 

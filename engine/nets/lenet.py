@@ -1,4 +1,4 @@
-"""The digit nets on grey pictures: `mnist` (one convolution) and `lenet` (LeNet-5 with ReLU and max-pooling)."""
+"""The digit nets on grey images: `mnist` (one convolution) and `lenet` (LeNet-5 with ReLU and max-pooling)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The object net on 32x32 colour pictures: 3x3 convolutions at four sizes, residual where the channels stay."""
+"""The object net on 32x32 colour images: 3x3 convolutions at four sizes, residual where the channels stay."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.attributes import settled
+from engine.attributes import inputs_to_attributes
 from engine.graph import Array, Graph, Node, UnsupportedOperator
 from engine.reference.elementwise import FUNCTIONS as NUMBERWISE
 from engine.reference.layers import FUNCTIONS as LAYERS
@@ -37,7 +37,7 @@ def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
     for node in graph.nodes:
         if node.op_type not in FUNCTIONS:
             raise UnsupportedOperator(f"operator {node.op_type} ('{node.name}') is not supported")
-        plain = settled(node, values)
+        plain = inputs_to_attributes(node, values)
         found = run_outputs(plain, *(values[name] for name in plain.inputs))
         values |= dict(zip(node.outputs, found, strict=False))
     return tuple(values[value.name] for value in graph.outputs)

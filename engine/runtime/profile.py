@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 
-from engine.compiler.planner import Chosen
+from engine.compiler.planner import KernelChoice
 from engine.graph import Shape
 from engine.kernels.step import Call
 from engine.model import Model
@@ -117,9 +117,9 @@ def _nanoseconds(calls: Sequence[Call]) -> int:
     return _NOW() - start
 
 
-def _by_name(chosen: Sequence[Chosen]) -> dict[str, deque[Chosen]]:
+def _by_name(chosen: Sequence[KernelChoice]) -> dict[str, deque[KernelChoice]]:
     """What runs under each name, in order: nodes that an importer made of one share its name."""
-    found: dict[str, deque[Chosen]] = defaultdict(deque)
+    found: dict[str, deque[KernelChoice]] = defaultdict(deque)
     for each in chosen:
         if each.step.bind is not None:  # others are views
             found[each.node.name or each.node.outputs[0]].append(each)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from engine.compiler.planner import Prepared
+from engine.compiler.planner import PreparedNode
 from engine.graph import Array, Graph, ModelError, Node, Shape, Value
 from engine.kernels.step import Layout
 from engine.model import Model, ModelCard
@@ -82,7 +82,7 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         arrays = dict(_arrays(view, found["arrays"], _round_up(prefix + length), found["size"]))
         packed = {str(name): arrays[name] for name in found["packed"]}
         graph = _graph(found["graph"], {name: arrays[name] for name in arrays.keys() - packed.keys()})
-        prepared = Prepared(
+        prepared = PreparedNode(
             items=tuple(_shape(shape) for shape in found["items"]),
             batches=tuple(_shape(shape) for shape in found["batches"]),
             graph=graph,
@@ -97,7 +97,7 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         raise ModelError(f"shared model: damaged header: {type(error).__name__}: {error}") from error
 
 
-def _header(card: ModelCard, prepared: Prepared, places: Mapping[str, Any], size: int) -> bytes:
+def _header(card: ModelCard, prepared: PreparedNode, places: Mapping[str, Any], size: int) -> bytes:
     graph = prepared.graph
     assert graph is not None
     described = {

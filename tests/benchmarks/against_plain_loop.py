@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def plain_loop(model: str) -> float:
-    """What a student would write, who knows that pixels must be averaged when a picture gets smaller."""
+    """What a student would write, who knows that pixels must be averaged when an image gets smaller."""
     return _loop(model, cv2.INTER_AREA)
 
 

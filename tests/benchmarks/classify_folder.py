@@ -37,34 +37,34 @@ from tests.benchmarks.common import ROOT, print_conditions
 from weights.datasets import MNIST_IMAGES, MNIST_LABELS, read_idx
 
 BATCH = 64
-REPEATS = 5  # times that all pictures are classified in a round: once all workers run, they are done in no time
-LOOPED = 60  # pictures for S0's loops, which take a tenth of a second each
+REPEATS = 5  # times that all images are classified in a round: once all workers run, they are done in no time
+LOOPED = 60  # images for S0's loops, which take a tenth of a second each
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
 
 
-def pictures(count: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
+def images(count: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
     """28x28 digits with their labels: MNIST's last where it is at hand, else digits of OpenCV's font."""
     if MNIST.exists():
         yield from zip(read_idx(MNIST / MNIST_IMAGES)[-count:], read_idx(MNIST / MNIST_LABELS)[-count:], strict=True)
         return
     rng = np.random.default_rng(1)
     for index in range(count):
-        picture = np.zeros((28, 28), np.uint8)
+        image = np.zeros((28, 28), np.uint8)
         x, y = rng.integers(5, 11, 2).tolist()
-        cv2.putText(picture, str(index % 10), (x, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
-        yield cv2.GaussianBlur(picture, (3, 3), 0.6), index % 10
+        cv2.putText(image, str(index % 10), (x, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
+        yield cv2.GaussianBlur(image, (3, 3), 0.6), index % 10
 
 
 def write_folder(folder: Path, count: int) -> list[str]:
     """Names of the files, in order."""
-    for index, (picture, label) in enumerate(pictures(count)):
-        cv2.imwrite(str(folder / f"{index}_{label}.png"), picture)
+    for index, (image, label) in enumerate(images(count)):
+        cv2.imwrite(str(folder / f"{index}_{label}.png"), image)
     return list(walk_images(folder))
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Pictures a second by the clock, and microseconds of CPU a picture, which other programs disturb less.
+    """Images a second by the clock, and microseconds of CPU an image, which other programs disturb less.
 
     Attributes:
         rate: once all processes run.
@@ -124,7 +124,7 @@ def ours(model: Model, files: list[str], workers: int) -> Pace:
 
 
 def loops(path: str) -> int:
-    """One picture as S0 classifies it: a Python loop over every output pixel of every channel."""
+    """One image as S0 classifies it: a Python loop over every output pixel of every channel."""
     x = cv2.imread(path, cv2.IMREAD_GRAYSCALE)[None].astype(np.float32) / 255
     weight, bias = _arrays["conv1.weight"], _arrays["conv1.bias"]
     out = np.zeros((10, 24, 24), np.float32)
@@ -146,7 +146,7 @@ _arrays: dict[str, NDArray[np.float32]] = {}
 
 
 def looped(pool: Pool, files: list[str]) -> float:
-    """Pictures a second of S0's loops in a pool that already runs."""
+    """Images a second of S0's loops in a pool that already runs."""
     began = time.perf_counter()
     pool.map(loops, files, chunksize=1)
     return len(files) / (time.perf_counter() - began)
@@ -164,7 +164,7 @@ def main() -> None:
     model = load_model(load_settings({"model": options.model}, environment={}))
     _arrays.update(load_model(load_settings({"model": "mnist"}, environment={})).graph.initializers)
     with tempfile.TemporaryDirectory() as name, Pool(options.workers) as pool:
-        files = write_folder(Path(name), options.pictures)
+        files = write_folder(Path(name), options.images)
         looped(pool, files[: options.workers])
         few, many = rss_growth(model, files, options.workers)
         shares, machine_shares, cpu_shares, factors = [], [], [], []
@@ -179,7 +179,7 @@ def main() -> None:
             cpu_shares.append((alone.cpu_us + other.cpu_us) / 2 / done.cpu_us)
             factors.append(done.rate / slow)
             print(
-                f"bare loop {alone.rate:.0f}/s, {alone.cpu_us:.0f} us of CPU a picture, "
+                f"bare loop {alone.rate:.0f}/s, {alone.cpu_us:.0f} us of CPU an image, "
                 f"{options.workers} at once {together:.0f}/s; "
                 f"classify with {options.workers} workers {done.rate:.0f}/s ({done.rate_with_start:.0f}/s with its "
                 f"start), {done.cpu_us:.0f} us, {done.parent_us:.0f} of them in this process, {done.right:.2%} right; "
@@ -190,13 +190,11 @@ def main() -> None:
         f"{statistics.median(machine_shares):.2f} of as many bare loops at once, "
         f"{statistics.median(cpu_shares):.2f} by CPU time; {statistics.median(factors):.0f} times S0's"
     )
-    print(
-        f"most memory of this process: {few:.1f} MB after {len(files) // 10} pictures, {many:.1f} MB after all, twice"
-    )
+    print(f"most memory of this process: {few:.1f} MB after {len(files) // 10} images, {many:.1f} MB after all, twice")
 
 
 def rss_growth(model: Model, files: list[str], workers: int) -> tuple[float, float]:
-    """Peak resident MB of this process after a tenth of the pictures, and after twice all of them."""
+    """Peak resident MB of this process after a tenth of the images, and after twice all of them."""
     ours(model, files[: len(files) // 10], workers)
     few = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     ours(model, files + files, workers)

@@ -328,7 +328,7 @@ def lose_source(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
         run.steady()
-        found = run.said("no picture", camera.unplug())
+        found = run.said("no image", camera.unplug())
         time.sleep(3)
         return Measured(found, run.predicted(camera.plug_in()))
 
@@ -339,13 +339,13 @@ def hang_read(folder: Path) -> Measured:
     with Run("--source", camera.uri) as run:
         run.steady()
         camera.silent, began = True, time.monotonic()
-        found = run.said("no picture", began)
+        found = run.said("no image", began)
         time.sleep(1)
         camera.silent, ended = False, time.monotonic()
         return Measured(found, run.predicted(ended))
 
 
-@fault("network camera sends damaged pictures for 2 s", found=None)
+@fault("network camera sends damaged images for 2 s", found=None)
 def poison(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
@@ -356,7 +356,7 @@ def poison(folder: Path) -> Measured:
         return Measured(None, run.predicted(ended))
 
 
-@fault("network camera changes its picture's size", found=None)
+@fault("network camera changes its image's size", found=None)
 def resize(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
@@ -374,11 +374,11 @@ def lose_for_good(folder: Path) -> Measured:
         return Measured(seconds, note=exits(code, 69))
 
 
-@fault("a damaged picture in a folder: told, the others predicted", found=None, back=None)
+@fault("a damaged image in a folder: told, the others predicted", found=None, back=None)
 def poison_folder(folder: Path) -> Measured:
-    picture = scene_class("digits")(SceneOptions(size=(320, 240))).render(0)[0]
+    image = scene_class("digits")(SceneOptions(size=(320, 240))).render(0)[0]
     for index in range(9):
-        cv2.imwrite(str(folder / f"{index}.png"), picture)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
     (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:100])
     with Run("--source", str(folder)) as run:
         _, code = run.exit(run.began)
@@ -654,7 +654,7 @@ def term_reconnecting(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
         run.steady()
-        run.said("no picture", camera.unplug())
+        run.said("no image", camera.unplug())
         time.sleep(1)
         return stopped(run)
 

@@ -27,7 +27,7 @@ from camapp.core.settings import load_settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.remote.mqtt import interface as face_module
 from camapp.remote.mqtt.client import access
-from camapp.remote.mqtt.interface import MqttFace
+from camapp.remote.mqtt.interface import MqttInterface
 from tests.benchmarks.common import ROOT, print_conditions
 from tests.camapp.remote.mqtt.mosquitto import Mosquitto
 
@@ -62,7 +62,7 @@ def run(seconds: float, uri: str | None, trouble: Callable[[], object] | None = 
     """A live run; `trouble` comes half-way."""
     settings = load_settings({"source": "pattern://digits?size=640x480", "duration": seconds}, environment={})
     pipeline = Pipeline(settings)
-    face = MqttFace([pipeline], access(uri, None, None), "bench") if uri else None
+    face = MqttInterface([pipeline], access(uri, None, None), "bench") if uri else None
     if face:
         face.start()
     if trouble:

@@ -1,6 +1,6 @@
-"""What a preview costs: a window's picture at camera rate against an overlay for the camera's own (`--display drm`).
+"""What a preview costs: a window's image at camera rate against an overlay for the camera's own (`--display drm`).
 
-`python -m tests.benchmarks.native_overlay`. Both draw the same findings and figures on 1280x720 pictures as a Pi
+`python -m tests.benchmarks.native_overlay`. Both draw the same findings and figures on 1280x720 images as a Pi
 gives them; the overlay is redrawn ten times a second at the most, and this is that most.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Prediction
 from camapp.core.status import Hud
-from camapp.overlay.alpha import see_through
+from camapp.overlay.alpha import with_alpha
 from camapp.overlay.overlay import Overlay
-from camapp.system.shared_frames import SharedCanvas
+from camapp.system.shared_frames import SharedFrames
 from tests.benchmarks.common import print_conditions
 
 SIZE = 1280, 720
@@ -41,7 +41,7 @@ def main() -> None:
     print_conditions()
     width, height = SIZE
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), np.uint8)
-    overlay, canvas = Overlay(), SharedCanvas()
+    overlay, canvas = Overlay(), SharedFrames()
     hud = Hud(30.0, 30.0, 30.0, 30.0, {"infer": 9.0, "total": 14.0}, {"newer frame": 3}, 0.4, 3)
 
     def prediction(index: int) -> Prediction:
@@ -49,18 +49,18 @@ def main() -> None:
         return Prediction(index, "classify", "cup", 0.9, "cup", 0.9, (("cup", 0.9), ("pen", 0.1)), boxes=(box,))
 
     def window(index: int) -> None:
-        picture = Picture.of(pixels, Layout.RGBX).bgr().copy()
-        overlay.draw(picture, prediction(index), hud, 0.0, False)
-        canvas.publish(picture, index)
+        image = Image.of(pixels, Layout.RGBX).bgr().copy()
+        overlay.draw(image, prediction(index), hud, 0.0, False)
+        canvas.publish(image, index)
 
     grounds = {ground: np.empty((height, width, 3), np.uint8) for ground in (0, 255)}
     rgba = np.empty((height, width, 4), np.uint8)
 
     def native(index: int) -> None:
-        for ground, picture in grounds.items():
-            picture.fill(ground)
-            overlay.draw(picture, prediction(index), hud, 0.0, False)
-        see_through(grounds[0], grounds[255], rgba)
+        for ground, image in grounds.items():
+            image.fill(ground)
+            overlay.draw(image, prediction(index), hud, 0.0, False)
+        with_alpha(grounds[0], grounds[255], rgba)
 
     for name, cost, rate in (
         ("window, parent's side", cpu_ms(window), FRAMES_A_SECOND),

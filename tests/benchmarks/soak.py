@@ -106,7 +106,7 @@ class Soak:
         self.source = Frail(self.settings.source, self.pipeline.source.options)
         self.pipeline.source = self.pipeline.capture.source = self.source
         self.log = FrailLog(str(log), lambda: source, self.pipeline.stats.inference.rate, 2_000_000, 3)
-        self.pipeline.prediction_sinks.append(self.log)
+        self.pipeline.add_sink(self.log)
         self.samples: list[Sample] = []
         self.faults: list[tuple[float, str]] = []
         self._over = threading.Event()
@@ -114,7 +114,7 @@ class Soak:
         if shutil.which("Xvfb"):
             self.screen = Desktop()
             os.environ["DISPLAY"] = self.screen.name
-            self.pipeline.picture_sinks.append(WindowSink("soak", on_shown=self.pipeline.renderer.shown))
+            self.pipeline.add_sink(WindowSink("soak", on_shown=self.pipeline.renderer.shown))
         self._minutes, self._every = minutes, every
         self._models = cycle(("lenet", "mnist"))
 
@@ -174,7 +174,7 @@ class Soak:
 
     def swap(self) -> None:
         """Another model takes over."""
-        self.pipeline.change(load_settings({"model": next(self._models)}, environment={}))
+        self.pipeline.apply(load_settings({"model": next(self._models)}, environment={}))
 
     def _watch(self) -> None:
         began = time.monotonic()

@@ -80,8 +80,8 @@ def test_labels_are_read_with_their_doubts_and_doubles(tmp_path):
     lines = [[[1, 29], [2, 3]], [[9, 29], [8, 3]]]
     entry = {"image": "a.png", "size": [40, 30], "subset": "floor", "lines": lines, "merged_double": [1]}
     (tmp_path / "labels.json").write_text(json.dumps([entry | {"doubtful": [[[5, 5], [6, 6]]]}]))
-    ((subset, picture, found, spare),) = labelled(tmp_path)
-    assert (subset, picture.shape, len(found), len(spare)) == ("floor", (30, 40, 3), 2, 2)
+    ((subset, image, found, spare),) = labelled(tmp_path)
+    assert (subset, image.shape, len(found), len(spare)) == ("floor", (30, 40, 3), 2, 2)
     assert spare[1].tolist() == lines[1]
 
 
@@ -90,7 +90,7 @@ def test_the_classical_detector_finds_plain_white_lines():
     camera = GroundCamera.of(SIZE, 0.3, math.radians(20), math.radians(75))
     stripes = tuple(Stripe(course.beside(at), 0.05, (250.0,) * 3) for at in course.borders)
     view = View(camera, stripes, Look(ground=(70.0,) * 3, grain=0.0, grain_size=0.01, reach=3.0), {})
-    picture = photograph(view.stripes, view.look, view.camera)
-    lines = [np.array(line.points) for line in truth_of(view, picture).lines if line.label == "line"]
+    image = photograph(view.stripes, view.look, view.camera)
+    lines = [np.array(line.points) for line in truth_of(view, image).lines if line.label == "line"]
     assert len(lines) == 2
-    assert counts(baseline_lines(picture), lines)[0] == 2
+    assert counts(baseline_lines(image), lines)[0] == 2

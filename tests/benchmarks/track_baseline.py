@@ -13,9 +13,9 @@ from camapp.core.image import Pixels
 
 Line = NDArray[np.float64]
 
-WIDTH = 320  # pixels at which it looks at any picture
+WIDTH = 320  # pixels at which it looks at any image
 BIRD = (240, 320)  # columns, rows of the view from above
-# Nobody tells it where the camera is: what suits the small cars' wide pictures, and the upright ones of telephones.
+# Nobody tells it where the camera is: what suits the small cars' wide images, and the upright ones of telephones.
 # Pitch and view in degrees, then the camera heights that the view from above covers to each side and ahead.
 LANDSCAPE, PORTRAIT = (20.0, 75.0, 8.0, 10.0), (31.0, 70.0, 4.0, 12.0)
 NEAREST = 0.3
@@ -26,7 +26,7 @@ FEWEST = 55  # points that make a line
 
 
 def baseline_lines(pixels: Pixels) -> list[Line]:
-    """White lines of an RGB picture: (n, 2) pixels each, near to far."""
+    """White lines of an RGB image: (n, 2) pixels each, near to far."""
     height, width = pixels.shape[:2]
     size = (WIDTH, round(WIDTH * height / width))
     pitch, across, aside, ahead = LANDSCAPE if width > height else PORTRAIT
@@ -41,7 +41,7 @@ def baseline_lines(pixels: Pixels) -> list[Line]:
         inside, along = _ransac(points, rng)
         if inside.sum() < FEWEST:
             break
-        lines.append(_in_picture(points[inside], along, camera, aside, ahead) * (width / size[0], height / size[1]))
+        lines.append(_in_image(points[inside], along, camera, aside, ahead) * (width / size[0], height / size[1]))
         points = points[~inside]
     return [line for line in lines if len(line) > 1]
 
@@ -59,13 +59,13 @@ def ridges(pixels: Pixels) -> NDArray[np.uint8]:
     return strong.astype(np.uint8)
 
 
-def bird_view(picture: NDArray[np.uint8], camera: GroundCamera, aside: float, ahead: float) -> NDArray[np.uint8]:
+def bird_view(image: NDArray[np.uint8], camera: GroundCamera, aside: float, ahead: float) -> NDArray[np.uint8]:
     """The ground from above, `aside` to both sides and `ahead`, the car at the lower edge."""
     columns, rows = BIRD
     x, y = np.meshgrid(np.linspace(-aside, aside, columns), np.linspace(ahead, NEAREST, rows))
     places, seen = camera.project(np.stack([x, y], axis=-1))
     places = np.where(seen[..., None], places, -1).astype(np.float32)
-    return np.asarray(cv2.remap(picture, places[..., 0], places[..., 1], cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_LINEAR), np.uint8)
 
 
 def _ransac(points: Line, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
@@ -85,7 +85,7 @@ def _ransac(points: Line, rng: np.random.Generator) -> tuple[NDArray[np.bool_], 
     return best, best_along
 
 
-def _in_picture(points: Line, along: int, camera: GroundCamera, aside: float, ahead: float) -> Line:
+def _in_image(points: Line, along: int, camera: GroundCamera, aside: float, ahead: float) -> Line:
     curve = np.polyfit(points[:, along], points[:, 1 - along], 2)
     low, high = np.percentile(points[:, along], (2, 98))
     at = np.linspace(low, high, 40)

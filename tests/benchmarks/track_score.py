@@ -1,4 +1,4 @@
-"""How well track lines are found: F1, place, and where the car is, on generated and on real labelled pictures.
+"""How well track lines are found: F1, place, and where the car is, on generated and on real labelled images.
 
 python -m tests.benchmarks.track_score [--model weights/track.npz] [--labels FOLDER ...] [--no-line FOLDER ...]
     [--generated 400] [--baseline] [--sheet OUT.png]
@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.core.frames import Frame, Shot
-from camapp.core.image import Layout, Picture, Pixels
+from camapp.core.image import Image, Layout, Pixels
 from camapp.core.models import model_path
 from camapp.core.predictions import Prediction
-from camapp.scenes.track import random_picture
+from camapp.scenes.track import random_image
 from camapp.tasks.task import TaskOptions, create_task
 from engine.model import Model, load
 from tests.benchmarks.common import print_conditions
@@ -37,8 +37,8 @@ from weights.photographs import labelled, read
 Line = NDArray[np.float64]
 Detector = Callable[[Pixels], list[Line]]
 
-STEP = 0.02  # of the picture's height: between samples of a line
-WITHIN = 0.025  # of the picture's width, by the cosine below
+STEP = 0.02  # of the image's height: between samples of a line
+WITHIN = 0.025  # of the image's width, by the cosine below
 STEEPEST = 0.25  # the least cosine of a line's angle from vertical that is allowed for
 ENOUGH = 0.75  # of both lines' samples must lie near the other
 GENERATED_SEED = 2_000_000_000  # neither training nor validation takes seeds from here
@@ -47,12 +47,12 @@ GENERATED_SIZES = ((640, 480), (640, 480), (640, 360), (360, 640))
 
 @dataclass
 class Score:
-    """Counts over pictures; errors in fractions of a picture's width."""
+    """Counts over images; errors in fractions of an image's width."""
 
     matched: int = 0
     missed: int = 0
     false: int = 0
-    pictures: int = 0
+    images: int = 0
     with_false: int = 0
     errors: list[float] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Score:
         error = 100 * float(np.mean(self.errors)) if self.errors else math.nan
         return (
             f"F1 {self.f1:.3f}  matched {self.matched:4d}  missed {self.missed:4d}  false {self.false:4d}  "
-            f"mean error {error:.2f} % of width  ({self.pictures} pictures, {self.with_false} with a false line)"
+            f"mean error {error:.2f} % of width  ({self.images} images, {self.with_false} with a false line)"
         )
 
 
@@ -83,7 +83,7 @@ def score(
     spare: Sequence[Line] = (),
     faint: Sequence[Line] = (),
 ) -> Score:
-    """One picture's score.
+    """One image's score.
 
     Args:
         found: what a detector says, (n, 2) pixels each.
@@ -95,7 +95,7 @@ def score(
     found = [line for line in found if len(line) > 1]
     fits = [[_match(one, line, size, faint) for line in lines] for one in found]
     pairs = _assign([[fit is not None for fit in row] for row in fits])
-    result = Score(matched=len(pairs), missed=len(lines) - len(pairs), pictures=1)
+    result = Score(matched=len(pairs), missed=len(lines) - len(pairs), images=1)
     for i, j in pairs.items():
         result.errors.append(float(fits[i][j] or 0.0))
     left = [one for i, one in enumerate(found) if i not in pairs]
@@ -166,10 +166,10 @@ def _assign(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
 
 
 def predict(model: Model, pixels: Pixels, options: TaskOptions | None = None) -> Prediction:
-    """One picture through task and engine, as `camapp` runs it."""
+    """One image through task and engine, as `camapp` runs it."""
     task = create_task("track", model.card, options or TaskOptions())
-    picture = Picture.of(pixels, Layout.RGB)
-    frame = Frame(0, Shot(picture, picture))
+    image = Image.of(pixels, Layout.RGB)
+    frame = Frame(0, Shot(image, image))
     batch = np.zeros((1, *model.card.input_shape), np.float32)
     prepared = task.prepare(frame, batch)
     outputs = model.run(batch)
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--no-line", type=Path, nargs="*", default=[])
     parser.add_argument("--generated", type=int, default=400)
     parser.add_argument("--baseline", action="store_true", help="score the classical detector too")
-    parser.add_argument("--sheet", type=Path, help="draw the labelled pictures with what the net found")
+    parser.add_argument("--sheet", type=Path, help="draw the labelled images with what the net found")
     options = parser.parse_args()
     print_conditions()
     model = load(model_path(options.model))
@@ -217,19 +217,19 @@ def score_labelled(name: str, folder: Path, detect: Detector) -> None:
         print(f"{name:9} {folder.name:9} {key:9} {total}")
 
 
-def score_empty(name: str, pictures: Sequence[Pixels], what: str, detect: Detector) -> None:
-    """Pictures without lines: how many have a false one."""
-    wrong = sum(bool(detect(pixels)) for pixels in pictures)
-    print(f"{name:9} no lines: {wrong} of {len(pictures)} pictures have a false line  ({what})")
+def score_empty(name: str, images: Sequence[Pixels], what: str, detect: Detector) -> None:
+    """Images without lines: how many have a false one."""
+    wrong = sum(bool(detect(pixels)) for pixels in images)
+    print(f"{name:9} no lines: {wrong} of {len(images)} images have a false line  ({what})")
 
 
 def score_generated(name: str, count: int, detect: Detector) -> None:
-    """Unseen generated pictures: lines, and those without any."""
+    """Unseen generated images: lines, and those without any."""
     scores: dict[str, Score] = {"all": Score()}
     empty, wrong = 0, 0
     for i in range(count):
         size = GENERATED_SIZES[i % len(GENERATED_SIZES)]
-        pixels, truth, _ = random_picture(GENERATED_SEED + i, size)
+        pixels, truth, _ = random_image(GENERATED_SEED + i, size)
         lines = [np.array(line.points) for line in truth.lines if line.label == "line"]
         faint = [np.array(line.points) for line in truth.lines if line.label == "faint"]
         found = detect(pixels)
@@ -238,15 +238,15 @@ def score_generated(name: str, count: int, detect: Detector) -> None:
         one = score(found, lines, size, faint=faint)
         scores["all"] += one
     print(f"{name:9} generated {'all':9} {scores['all']}")
-    print(f"{name:9} generated without lines: {wrong} of {empty} pictures have a false line")
+    print(f"{name:9} generated without lines: {wrong} of {empty} images have a false line")
 
 
 def score_car(model: Model, count: int) -> None:
-    """Offset and heading on generated pictures where a driver would know them, the camera's place being known."""
+    """Offset and heading on generated images where a driver would know them, the camera's place being known."""
     offsets, headings, bends, asked, known = [], [], [], 0, 0
     for i in range(count):
         size = GENERATED_SIZES[i % len(GENERATED_SIZES)]
-        pixels, truth, view = random_picture(GENERATED_SEED + i, size)
+        pixels, truth, view = random_image(GENERATED_SEED + i, size)
         values, camera = truth.values, view.camera
         if not values or abs(values["heading_deg"]) > 20 or len(truth.lines) < 2:
             continue
@@ -255,8 +255,8 @@ def score_car(model: Model, count: int) -> None:
             camera_height=camera.height,
             camera_pitch=math.degrees(camera.pitch),
             camera_roll=math.degrees(camera.roll),
-            camera_view=math.degrees(camera.across),
-            camera_bend=math.degrees(camera.bend),
+            camera_hfov=math.degrees(camera.across),
+            camera_distortion=math.degrees(camera.bend),
             lane_width=values["lane_width_m"],
         )
         said = predict(model, pixels, options).values
@@ -268,7 +268,7 @@ def score_car(model: Model, count: int) -> None:
         bends.append(abs(said["curvature_1_m"] - values["curvature_1_m"]) * values["lane_width_m"])
     if known:
         print(
-            f"car       generated: a lane in {known} of {asked} pictures; median (p90) error: "
+            f"car       generated: a lane in {known} of {asked} images; median (p90) error: "
             f"offset {_median(np.array(offsets) * 100, 1)} % of lane width, heading {_median(headings, 2)} degrees, "
             f"curvature x lane width {_median(bends, 3)}"
         )
@@ -280,7 +280,7 @@ def _median(values: Sequence[float] | Line, digits: int) -> str:
 
 
 def sheet(folders: Sequence[Path], empties: Sequence[Path], detect: Detector) -> Pixels:
-    """All pictures side by side: the truth green, what was found red. BGR."""
+    """All images side by side: the truth green, what was found red. BGR."""
     cells = []
     shown = [(pixels, lines) for folder in folders for _, pixels, lines, _ in labelled(folder)]
     shown += [(read(path), []) for folder in empties for path in sorted(folder.glob("*.[jp][pn]g"))]

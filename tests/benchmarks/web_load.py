@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.web_load [--seconds 10] [--clients 20] [--fps 30] [--browser]
 
-A clock is drawn into each picture when it is captured, and read back from the JPEG files that a visitor gets, or (with
+A clock is drawn into each image when it is captured, and read back from the JPEG files that a visitor gets, or (with
 --browser) from what a headless Chromium shows. The last row serves from a thread of the run instead of a process.
 """
 
@@ -28,28 +28,28 @@ import numpy as np
 
 from camapp.capture.source import Source, SourceOptions
 from camapp.core.frames import Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.settings import load_settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.remote.web import server
-from camapp.remote.web.interface import WebFace
+from camapp.remote.web.interface import WebInterface
 from camapp.scenes.scene import SceneOptions, scene_class
 from camapp.system.process import cpu_seconds
 from tests.benchmarks.common import print_conditions
 
 SIZE = (1280, 720)
-# The clock: 16 bits of wall-clock milliseconds and their parity, a block each, clear of the figures on the picture.
+# The clock: 16 bits of wall-clock milliseconds and their parity, a block each, clear of the figures on the image.
 BITS, BLOCK, LEFT, TOP = 17, 16, 640, 24
 
 
 class ClockSource(Source):
-    """A camera of pictures made beforehand, with the clock in them: it costs a copy a frame."""
+    """A camera of images made beforehand, with the clock in them: it costs a copy a frame."""
 
     def __init__(self, fps: float) -> None:
         super().__init__("clock://", SourceOptions())
         self.live, self.fps = True, fps
         scene = scene_class("digits")(SceneOptions(size=SIZE, fps=self.fps, seed=3, count=3))
-        self._pictures = [scene.render(index)[0] for index in range(15)]
+        self._images = [scene.render(index)[0] for index in range(15)]
 
     def open(self) -> None:
         self._start, self._index = time.monotonic(), 0
@@ -57,10 +57,10 @@ class ClockSource(Source):
     def read(self, timeout: float) -> Shot:
         self._index = max(self._index + 1, int((time.monotonic() - self._start) * self.fps))
         time.sleep(max(0.0, self._start + self._index / self.fps - time.monotonic()))
-        pixels = self._pictures[self._index % len(self._pictures)].copy()
+        pixels = self._images[self._index % len(self._images)].copy()
         draw_clock(pixels, int(time.time() * 1000))
-        picture = Picture.of(pixels, Layout.RGB)
-        return Shot(picture, picture)
+        image = Image.of(pixels, Layout.RGB)
+        return Shot(image, image)
 
     def close(self) -> None:
         pass
@@ -79,7 +79,7 @@ def read_clock(pixels: np.ndarray) -> int | None:
     return value if sum(map(int, row[:16])) & 1 == int(row[16]) else None
 
 
-# A process of visitors, so that they cost the run no interpreter lock; the first one looks at its pictures.
+# A process of visitors, so that they cost the run no interpreter lock; the first one looks at its images.
 VISITORS = """
 import asyncio, sys, time, json
 import cv2, numpy as np
@@ -91,23 +91,23 @@ async def visit(number, out):
     begun = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     writer.write(b"GET /stream.mjpg HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
-    pictures, first, ages, seqs, size = 0, 0.0, [], [], 0
+    images, first, ages, seqs, size = 0, 0.0, [], [], 0
     while time.monotonic() - begun < seconds:
         head = await reader.readuntil(b"X-Seq: ")
         seq = int(await reader.readline())
         length = int(head.rpartition(b"Content-Length: ")[2].split()[0])
         await reader.readline()
-        # uvicorn sends a picture as one chunk, after whose head these lines stood: the rest is the picture.
+        # uvicorn sends an image as one chunk, after whose head these lines stood: the rest is the image.
         jpeg = await reader.readexactly(length)
         first = first or time.monotonic() - begun
-        pictures, size = pictures + 1, size + length
+        images, size = images + 1, size + length
         seqs.append(seq)
         if number == 0:
             value = read_clock(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
             if value is not None:
                 ages.append((int(time.time() * 1000) - value) & 0xFFFF)
     span = time.monotonic() - begun
-    out.append({"fps": pictures / span, "first": first, "ages": ages, "bytes": size, "pictures": pictures})
+    out.append({"fps": images / span, "first": first, "ages": ages, "bytes": size, "images": images})
     writer.transport.abort()
 async def main():
     out = []
@@ -142,7 +142,9 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     source = ClockSource(fps)
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=source):
         pipeline = Pipeline(settings)
-    face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
+    face = (
+        WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
+    )
     with mock.patch("camapp.remote.web.interface.start_child", InThread) if in_thread else nullcontext():
         if face is not None:
             face.start()
@@ -187,15 +189,15 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
 
 # Run in the page: reads the clock from what is shown, each time the browser paints.
 WATCH = """async (seconds) => {
-  const picture = document.getElementById("picture"), canvas = document.createElement("canvas"), ages = [];
+  const image = document.getElementById("image"), canvas = document.createElement("canvas"), ages = [];
   [canvas.width, canvas.height] = [BITS, 1];
   const c = canvas.getContext("2d", { willReadFrequently: true }), until = performance.now() + 1000 * seconds;
   c.imageSmoothingEnabled = false;
   let last = -1;
   while (performance.now() < until) {
     await new Promise(requestAnimationFrame);
-    if (!picture.naturalWidth) continue;
-    c.drawImage(picture, LEFT, TOP + BLOCK / 2, BITS * BLOCK, 1, 0, 0, BITS, 1);
+    if (!image.naturalWidth) continue;
+    c.drawImage(image, LEFT, TOP + BLOCK / 2, BITS * BLOCK, 1, 0, 0, BITS, 1);
     const pixels = c.getImageData(0, 0, BITS, 1).data;
     let value = 0, odd = 0;
     for (let bit = 0; bit < 16; bit++) if (pixels[4 * bit] > 127) { value |= 1 << bit; odd ^= 1; }
@@ -208,13 +210,13 @@ WATCH = """async (seconds) => {
 
 
 def measure_browser(seconds: float, fps: float) -> None:
-    """Captured to painted in a browser, and how long the first picture takes from the page's start."""
+    """Captured to painted in a browser, and how long the first image takes from the page's start."""
     from playwright.sync_api import sync_playwright
 
     settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=ClockSource(fps)):
         pipeline = Pipeline(settings)
-    face = WebFace([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
+    face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
     face.start()
     run = threading.Thread(target=pipeline.run, daemon=True)
     run.start()
@@ -231,7 +233,7 @@ def measure_browser(seconds: float, fps: float) -> None:
             page.on("response", lambda answer: weight.append(int(answer.headers.get("content-length", 0))))
             page.goto(face.address.url)
             shown = page.evaluate(
-                "async () => { while (!document.getElementById('picture').naturalWidth)"
+                "async () => { while (!document.getElementById('image').naturalWidth)"
                 " await new Promise(requestAnimationFrame); return performance.now(); }"
             )
             before = pipeline.stats.balance()
@@ -242,10 +244,10 @@ def measure_browser(seconds: float, fps: float) -> None:
         pipeline.request_stop("measured")
         run.join(10)
         face.stop()
-    print(f"browser: page weight {sum(weight) / 1e3:.0f} kB, first picture {shown:.0f} ms after the page was asked for")
+    print(f"browser: page weight {sum(weight) / 1e3:.0f} kB, first image {shown:.0f} ms after the page was asked for")
     print(
         f"browser: captured to painted p50 {ages[len(ages) // 2]} ms, p95 {ages[int(0.95 * len(ages))]} ms, "
-        f"{len(ages) / seconds:.1f} pictures/s; captured {after.captured - before.captured}, "
+        f"{len(ages) / seconds:.1f} images/s; captured {after.captured - before.captured}, "
         f"predicted {after.predicted - before.predicted}"
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from camapp.capture.source import EndOfStream, Source, SourceOptions
 from camapp.commands.bench import Discard, Meter
 from camapp.core.frames import Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.settings import load_settings
 from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
@@ -32,10 +32,8 @@ class Rendered(Source):
     def __init__(self, frames: int) -> None:
         super().__init__("rendered", SourceOptions())
         rng = np.random.default_rng(1)
-        pictures = [
-            Picture.of(rng.integers(0, 255, (240, 320, 3), np.uint8, endpoint=True), Layout.RGB) for _ in range(8)
-        ]
-        self._shots = [Shot(picture, picture) for picture in pictures]
+        images = [Image.of(rng.integers(0, 255, (240, 320, 3), np.uint8, endpoint=True), Layout.RGB) for _ in range(8)]
+        self._shots = [Shot(image, image) for image in images]
         self._left = frames
 
     def open(self) -> None:
@@ -61,7 +59,7 @@ def throughput(model: Model, workers: int, frames: int) -> tuple[float, float]:
     finally:
         pipeline_module.create_source = create
     meter = Meter(pipeline)
-    pipeline.prediction_sinks.append(meter)
+    pipeline.add_sink(meter)
     stamps: list[int] = []
     meter.accept = lambda prediction, frame, trace: stamps.append(trace.decoded)  # type: ignore[method-assign]
     summary = pipeline.run()
@@ -76,7 +74,7 @@ def preview(model: Model, seconds: float) -> None:
     """Camera and drawing rate while inference is slower than the camera, and whether memory stays flat."""
     settings = load_settings({"source": "pattern://objects", "workers": 1, "duration": seconds}, environment={})
     pipeline = Pipeline(settings, model)
-    pipeline.picture_sinks.append(Discard())
+    pipeline.add_sink(Discard())
     resident: list[float] = []
     rates: list[tuple[float, float, float]] = []
     ended = threading.Event()

@@ -37,7 +37,7 @@ class Desktop:
     def run(self, *command: str) -> bytes:
         return subprocess.run(command, env={**os.environ, "DISPLAY": self.name}, capture_output=True, timeout=10).stdout
 
-    def picture(self) -> np.ndarray:
+    def image(self) -> np.ndarray:
         for _ in range(20):
             if encoded := self.run("import", "-window", "root", "png:-"):
                 break

@@ -6,7 +6,7 @@ import numpy as np
 
 from camapp.capture.source import EndOfStream, Source, SourceOptions
 from camapp.core.frames import Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 
 
 class ScriptedSource(Source):
@@ -45,8 +45,8 @@ class ScriptedSource(Source):
         self._frames -= 1
         time.sleep(self.interval)
         width, height = self.size
-        picture = Picture.of(np.full((height, width, 3), self.level, np.uint8), Layout.RGB)
-        return Shot(picture, picture)
+        image = Image.of(np.full((height, width, 3), self.level, np.uint8), Layout.RGB)
+        return Shot(image, image)
 
     def close(self):
         self.closed += 1

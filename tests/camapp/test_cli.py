@@ -43,7 +43,7 @@ def refused(done, code, told):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures of every awkward kind, each a white digit-like stroke."""
+    """Images of every awkward kind, each a white digit-like stroke."""
     path = tmp_path_factory.mktemp("pictures")
     base = np.zeros((28, 28, 4), np.uint8)
     base[4:24, 13:16] = 255
@@ -53,11 +53,11 @@ def folder(tmp_path_factory):
     cv2.imwrite(str(path / "03_1.png"), base[..., 0])
     cv2.imwrite(str(path / "04_x.png"), np.full((1, 1), 128, np.uint8))
     cv2.imwrite(str(path / "05_1.jpg"), cv2.resize(base[..., :3], (640, 480)))
-    (path / "06_1.png").write_bytes(b"not a picture")
+    (path / "06_1.png").write_bytes(b"not an image")
     return path
 
 
-def test_a_folder_runs_to_its_end_and_every_picture_is_accounted_for(folder):
+def test_a_folder_runs_to_its_end_and_every_image_is_accounted_for(folder):
     done = camapp("--source", folder, "--log", "-")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -268,14 +268,14 @@ def test_no_output_may_be_an_input(tmp_path):
     assert video.read_bytes() == b"precious"
 
 
-def test_every_picture_of_a_folder_is_labelled_by_itself(tmp_path):
+def test_every_image_of_a_folder_is_labelled_by_itself(tmp_path):
     for index, width in enumerate((2, 12, 2, 12)):
-        picture = np.zeros((28, 28), np.uint8)
+        image = np.zeros((28, 28), np.uint8)
         if width == 2:
-            picture[4:24, 13:16] = 255  # a 1
+            image[4:24, 13:16] = 255  # a 1
         else:
-            cv2.ellipse(picture, (14, 14), (6, 9), 0, 0, 360, 255, 2)  # a 0
-        cv2.imwrite(str(tmp_path / f"{index}.png"), picture)
+            cv2.ellipse(image, (14, 14), (6, 9), 0, 0, 360, 255, 2)  # a 0
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image)
     done = camapp("--source", tmp_path, "--log", "-")
     assert [json.loads(line)["label"] for line in done.stdout.splitlines()] == ["1", "0", "1", "0"]
 

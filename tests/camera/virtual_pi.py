@@ -135,7 +135,7 @@ def frames():
 def preview():
     """The real DRM preview on a screen of paper: taken away by a failure, then shown under an overlay."""
     source = opened_source()
-    preview = source.native_preview
+    preview = source.drm_preview
     found, told = glob.glob, {}
     source.read(2.0)
     preview.want((1920, 1080))

@@ -24,7 +24,7 @@ from engine.graph import ModelError
 
 DUMP = "resnet50_layer4_bottleneck2_bn3_running_var.txt"
 FILES = {".npz": "m.npz", ".safetensors": "m.safetensors", ".onnx": "m.onnx", ".pth": "m.pth", ".txt": DUMP}
-MOST_MEMORY = 200 << 20
+MAX_MEMORY = 200 << 20
 LOADED_BEFOREHAND = (npz, onnx, safetensors, text_dump, torch_checkpoint)  # imports would count as memory of the first
 
 
@@ -86,7 +86,7 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
 def main() -> None:
     size = re.search(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert size is not None
-    limit = (int(size[1]) << 10) + MOST_MEMORY
+    limit = (int(size[1]) << 10) + MAX_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print(json.dumps(fuzz(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
 

@@ -18,7 +18,7 @@ def main() -> None:
         case.name: operator_cases.run_in_torch(case, case.inputs()) for case in operator_cases.CASES if case.in_torch
     }
     logits = {
-        name: net_cases.run_in_torch(name, net_cases.weights(name), net_cases.pictures(name)) for name in net_cases.NETS
+        name: net_cases.run_in_torch(name, net_cases.weights(name), net_cases.images(name)) for name in net_cases.NETS
     }
     np.savez_compressed(GOLDEN / "operators.npz", **operators)
     np.savez_compressed(GOLDEN / "nets.npz", **logits)

@@ -44,9 +44,9 @@ def weights(name: str) -> dict[str, Array]:
     return arrays
 
 
-def pictures(name: str, count: int = 2) -> Array:
+def images(name: str, count: int = 2) -> Array:
     shape = build(name).inputs[0].shape[1:]
-    state = np.random.RandomState(zlib.crc32(f"{name} pictures".encode()))
+    state = np.random.RandomState(zlib.crc32(f"{name} images".encode()))
     return state.uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 

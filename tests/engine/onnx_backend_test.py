@@ -27,7 +27,7 @@ from onnx.backend.base import Backend, BackendRep  # noqa: E402
 from onnx.backend.test import BackendTest  # noqa: E402
 from onnx.backend.test.loader import load_model_tests  # noqa: E402
 
-from engine.compiler.kernel_selection import Choices  # noqa: E402
+from engine.compiler.kernel_selection import KernelSelector  # noqa: E402
 from engine.formats.onnx import parse_onnx  # noqa: E402
 from engine.kernels.step import Layout  # noqa: E402
 from engine.model import Model  # noqa: E402
@@ -66,9 +66,9 @@ class Prepared(BackendRep):  # type: ignore[misc]
         else:
             # The light SqueezeNet's 1000 logits are all 9.5e9, where float32 goes in steps of 1024: its softmax is
             # 0.001 only if all of them round alike, which one plain matrix product does and blocks of one need not.
-            found = self.model.plan(*(array.shape for array in arrays), choices=Choices(layout=Layout.PLANAR)).run(
-                *arrays
-            )
+            found = self.model.plan(
+                *(array.shape for array in arrays), choices=KernelSelector(layout=Layout.PLANAR)
+            ).run(*arrays)
         return found if isinstance(found, tuple) else (found,)
 
 

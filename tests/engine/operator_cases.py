@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.compiler.kernel_selection import Choices
+from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.planner import make_plan
 from engine.graph import Array, Graph, Node, Shape, Value
 from tests.engine.case import Case
@@ -122,7 +122,7 @@ CASES = [
 ]
 
 
-def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, choices: Choices | None = None) -> Array:
+def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, choices: KernelSelector | None = None) -> Array:
     """The node alone in a plan; all inputs but the first are parameters (`constants`) or given at run time too."""
     fed = 1 if constants or node.op_type in ("BatchNormalization", "Gather") else len(inputs)
     graph = Graph(

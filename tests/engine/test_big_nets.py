@@ -114,12 +114,12 @@ def real_resnet50() -> Model:
 
 def photo(name: str, model: Model) -> Array:
     """The middle of the photo as torchvision prepares it: shorter side to 256, 224 x 224 of it, mean and std."""
-    picture = cv2.cvtColor(cv2.imread(str(IMAGENET / "photos" / name)), cv2.COLOR_BGR2RGB)
-    height, width = picture.shape[:2]
+    image = cv2.cvtColor(cv2.imread(str(IMAGENET / "photos" / name)), cv2.COLOR_BGR2RGB)
+    height, width = image.shape[:2]
     scale = 256 / min(height, width)
-    picture = cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-    top, left = (picture.shape[0] - 224) // 2, (picture.shape[1] - 224) // 2
-    numbers = picture[top : top + 224, left : left + 224].astype(np.float32) / 255
+    image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    top, left = (image.shape[0] - 224) // 2, (image.shape[1] - 224) // 2
+    numbers = image[top : top + 224, left : left + 224].astype(np.float32) / 255
     numbers = (numbers - np.float32(model.card.mean)) / np.float32(model.card.std)
     return np.ascontiguousarray(numbers.transpose(2, 0, 1)[None])
 
@@ -159,14 +159,14 @@ def test_every_format_gives_the_real_resnet50_the_same_logits(tmp_path: Path) ->
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
 
 
-PICTURES = sorted(IMAGENET.glob("samples/*")) + sorted(IMAGENET.glob("photos/*"))
+IMAGES = sorted(IMAGENET.glob("samples/*")) + sorted(IMAGENET.glob("photos/*"))
 
 
 @needs_imagenet
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("peer", ["torch", "onnxruntime"])
-def test_the_real_resnet50_agrees_with_its_peer_on_every_picture(tmp_path: Path, peer: str) -> None:
+def test_the_real_resnet50_agrees_with_its_peer_on_every_image(tmp_path: Path, peer: str) -> None:
     runtime = pytest.importorskip(peer)
     model = real_resnet50()
     if peer == "torch":
@@ -189,12 +189,12 @@ def test_the_real_resnet50_agrees_with_its_peer_on_every_picture(tmp_path: Path,
             return np.asarray(session.run(None, {"input": x})[0])
 
     worst, right = 0.0, 0
-    for picture in PICTURES:
-        x = photo(f"../{picture.parent.name}/{picture.name}", model)
+    for image in IMAGES:
+        x = photo(f"../{image.parent.name}/{image.name}", model)
         expected, found = expect(x), np.asarray(model.run(x))
         worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
-        assert found.argmax() == expected.argmax(), picture.name
-        right += picture.name[:3].isdecimal() and int(found.argmax()) == int(picture.name[:3])
-    print(f"{peer}: {len(PICTURES)} pictures, largest difference {worst:.1e} of the largest logit, {right} of 50 right")
+        assert found.argmax() == expected.argmax(), image.name
+        right += image.name[:3].isdecimal() and int(found.argmax()) == int(image.name[:3])
+    print(f"{peer}: {len(IMAGES)} images, largest difference {worst:.1e} of the largest logit, {right} of 50 right")
     assert worst < 1e-4
     assert right >= 30

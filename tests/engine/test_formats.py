@@ -155,10 +155,10 @@ def test_checkpoints_of_a_net_load_as_the_bundle_does(
     torch = pytest.importorskip("torch")
     state = {name: torch.from_numpy(array) for name, array in net_cases.weights("lenet").items()}
     torch.save(wrap(state), tmp_path / f"net{suffix}")
-    pictures = net_cases.pictures("lenet")
+    images = net_cases.images("lenet")
     found = engine.load(tmp_path / f"net{suffix}")
     assert found.card == nets.default_card("lenet")
-    np.testing.assert_array_equal(found.run(pictures), model("lenet").run(pictures))
+    np.testing.assert_array_equal(found.run(images), model("lenet").run(images))
 
 
 def test_state_dict_of_a_module_has_metadata_that_do_no_harm(tmp_path: Path) -> None:
@@ -517,17 +517,17 @@ def test_onnx_that_we_write_passes_the_checker_and_runs_in_onnxruntime(tmp_path:
         path = tmp_path / f"{name}.onnx"
         save(model(name), path)
         onnx.checker.check_model(str(path), full_check=True)
-        pictures = net_cases.pictures(name)
+        images = net_cases.images(name)
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        found = session.run(None, {session.get_inputs()[0].name: pictures})[0]
-        np.testing.assert_allclose(found, model(name).run(pictures), rtol=1e-5, atol=1e-5)
+        found = session.run(None, {session.get_inputs()[0].name: images})[0]
+        np.testing.assert_allclose(found, model(name).run(images), rtol=1e-5, atol=1e-5)
 
 
 def test_onnx_that_we_write_loads_with_card_graph_and_numbers(tmp_path: Path) -> None:
     save(model("cifar10"), tmp_path / "a.onnx")
-    found, pictures = engine.load(tmp_path / "a.onnx"), net_cases.pictures("cifar10")
+    found, images = engine.load(tmp_path / "a.onnx"), net_cases.images("cifar10")
     assert found.card == nets.default_card("cifar10")
-    np.testing.assert_array_equal(found.run(pictures), model("cifar10").run(pictures))
+    np.testing.assert_array_equal(found.run(images), model("cifar10").run(images))
 
 
 def onnx_model(nodes: list[Any], inputs: dict[str, list[Any]], initializers: dict[str, Array], **more: Any) -> bytes:
@@ -726,8 +726,8 @@ def test_convert_keeps_outputs_and_card(tmp_path: Path, source: str, target: str
     else:
         save(original, path)
     converted = convert(path, tmp_path / f"target{target}")
-    pictures = net_cases.pictures("lenet")
-    np.testing.assert_array_equal(converted.run(pictures), original.run(pictures))
+    images = net_cases.images("lenet")
+    np.testing.assert_array_equal(converted.run(images), original.run(images))
     assert {**vars(converted.card), "sha256": ""} == {**vars(original.card), "sha256": ""}
 
 

@@ -13,7 +13,7 @@ import pytest
 from engine.compiler.constant_folding import fold
 from engine.compiler.planner import make_plan
 from engine.graph import Graph, ModelError, Node, Value
-from engine.interpreter import Evaluation
+from engine.interpreter import Interpreter
 from engine.reference import run_graph
 from tests.engine.operator_cases import CASES
 
@@ -54,7 +54,7 @@ def tamper(count: int, seed: int) -> None:
         values = tuple(Value(f"in{i}", array.shape, array.dtype.name) for i, array in enumerate(inputs))
         start = time.monotonic()
         try:
-            Evaluation(Graph("g", values, (Value("out", ()),), (node,)), inputs).run(inputs)
+            Interpreter(Graph("g", values, (Value("out", ()),), (node,)), inputs).run(inputs)
         except ModelError as error:
             refused += 1
             unnamed += [str(error)] if case.name not in str(error) else []

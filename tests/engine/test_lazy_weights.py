@@ -16,7 +16,7 @@ import engine
 from engine import lazy_weights
 from engine.formats import npz
 from engine.graph import ModelError
-from engine.lazy_weights import Originals
+from engine.lazy_weights import LazyWeights
 from engine.runtime.convert import save
 from tests.engine import net_cases
 from tests.engine.nets.test_nets import model
@@ -48,21 +48,21 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_originals_are_read_again_when_a_plan_or_a_conversion_needs_them(file: Path, reads: list[Path]) -> None:
-    loaded, pictures = engine.load(file), net_cases.pictures("cifar10")
-    expected = model("cifar10").run(pictures)
-    np.testing.assert_array_equal(loaded.run(pictures), expected)
-    np.testing.assert_allclose(loaded.run(pictures[:1]), expected[:1], atol=1e-5)  # another batch needs none of them
+    loaded, images = engine.load(file), net_cases.images("cifar10")
+    expected = model("cifar10").run(images)
+    np.testing.assert_array_equal(loaded.run(images), expected)
+    np.testing.assert_allclose(loaded.run(images[:1]), expected[:1], atol=1e-5)  # another batch needs none of them
     assert len(reads) == 1
     save(loaded, file.with_name("b.npz"))
     assert len(reads) == 2
-    np.testing.assert_array_equal(engine.load(file.with_name("b.npz")).run(pictures), expected)
+    np.testing.assert_array_equal(engine.load(file.with_name("b.npz")).run(images), expected)
 
 
 def test_a_file_that_took_the_place_of_the_one_loaded_is_not_taken_for_it(file: Path) -> None:
-    loaded, pictures = engine.load(file), net_cases.pictures("cifar10")
-    expected = loaded.run(pictures)
+    loaded, images = engine.load(file), net_cases.images("cifar10")
+    expected = loaded.run(images)
     save(model("cifar10"), file)
-    np.testing.assert_array_equal(loaded.run(pictures), expected)  # what is planned runs on
+    np.testing.assert_array_equal(loaded.run(images), expected)  # what is planned runs on
     with pytest.raises(ModelError, match=r"a\.npz: the file has changed since it was loaded; load it again"):
         save(loaded, file.with_name("b.npz"))
     file.unlink()
@@ -71,13 +71,13 @@ def test_a_file_that_took_the_place_of_the_one_loaded_is_not_taken_for_it(file: 
 
 
 def test_a_model_that_was_released_holds_nothing_and_can_be_planned_again(file: Path, reads: list[Path]) -> None:
-    loaded, pictures = engine.load(file), net_cases.pictures("cifar10")
-    plan, expected = loaded.plan(pictures.shape), model("cifar10").run(pictures)
+    loaded, images = engine.load(file), net_cases.images("cifar10")
+    plan, expected = loaded.plan(images.shape), model("cifar10").run(images)
     loaded.release()
     assert not loaded.prepared
-    np.testing.assert_array_equal(plan.run(pictures), expected)
+    np.testing.assert_array_equal(plan.run(images), expected)
     assert len(reads) == 1
-    np.testing.assert_array_equal(loaded.run(pictures), expected)
+    np.testing.assert_array_equal(loaded.run(images), expected)
     assert len(reads) == 2
 
 
@@ -86,7 +86,7 @@ def test_small_models_are_kept_whole(tmp_path: Path) -> None:
     loaded = engine.load(tmp_path / "a.npz")
     loaded.plan()
     (tmp_path / "a.npz").unlink()
-    assert isinstance(loaded.graph.initializers, Originals)
+    assert isinstance(loaded.graph.initializers, LazyWeights)
     assert len(loaded.graph.initializers) == len(net_cases.weights("cifar10"))
     save(loaded, tmp_path / "b.npz")
 

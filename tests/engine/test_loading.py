@@ -53,19 +53,19 @@ def bundle_with_card(path: Path, arrays: dict[str, Array], text: str) -> Path:
 
 def test_bare_arrays_load_by_name_of_the_net_or_by_their_shapes(tmp_path: Path, arrays: dict[str, Array]) -> None:
     np.savez(tmp_path / "model.npz", **arrays)
-    picture = net_cases.pictures("mnist")
+    image = net_cases.images("mnist")
     named, recognised = engine.load(tmp_path / "model.npz", net="mnist"), engine.load(str(tmp_path / "model.npz"))
     assert named.card == recognised.card == nets.default_card("mnist")
-    np.testing.assert_array_equal(named.run(picture), recognised.run(picture))
+    np.testing.assert_array_equal(named.run(image), recognised.run(image))
 
 
 def test_float64_compressed_and_fortran_ordered_arrays_load_alike(tmp_path: Path, arrays: dict[str, Array]) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     odd = {name: np.asfortranarray(array.astype(np.float64)) for name, array in arrays.items()}
     np.savez_compressed(tmp_path / "b.npz", **odd)
-    picture = net_cases.pictures("mnist")
+    image = net_cases.images("mnist")
     np.testing.assert_array_equal(
-        engine.load(tmp_path / "a.npz").run(picture), engine.load(tmp_path / "b.npz").run(picture)
+        engine.load(tmp_path / "a.npz").run(image), engine.load(tmp_path / "b.npz").run(image)
     )
 
 
@@ -156,14 +156,14 @@ def test_truncated_files_are_refused(bundle: Path, keep: int) -> None:
 
 def test_no_flipped_byte_goes_unnoticed_or_raises_anything_else(bundle: Path) -> None:
     whole = bundle.read_bytes()
-    picture = net_cases.pictures("mnist", 1)
-    expected = engine.load(bundle).run(picture)
+    image = net_cases.images("mnist", 1)
+    expected = engine.load(bundle).run(image)
     state = np.random.RandomState(1)
     refused = 0
     for place in state.randint(0, len(whole), 300):
         bundle.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << state.randint(8))]) + whole[place + 1 :])
         try:
-            np.testing.assert_array_equal(engine.load(bundle).run(picture), expected)  # a harmless byte (a time, say)
+            np.testing.assert_array_equal(engine.load(bundle).run(image), expected)  # a harmless byte (a time, say)
         except ModelError:
             refused += 1
     assert refused > 200

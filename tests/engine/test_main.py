@@ -35,10 +35,10 @@ def test_info_lists_layers_parameters_and_multiply_adds(bare: Path, capsys: pyte
 
 
 def test_run_writes_the_logits(bare: Path, tmp_path: Path) -> None:
-    pictures = net_cases.pictures("mnist")
-    np.save(tmp_path / "in.npy", pictures)
+    images = net_cases.images("mnist")
+    np.save(tmp_path / "in.npy", images)
     assert main(["run", str(bare), str(tmp_path / "in.npy"), str(tmp_path / "out.npy"), "--net", "mnist"]) == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model("mnist").run(pictures))
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model("mnist").run(images))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from engine.compiler.kernel_selection import Choices, Offered
+from engine.compiler.kernel_selection import KernelSelector, Offered
 from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Value
@@ -53,7 +53,7 @@ def test_operators_pass_them_on_and_forget_them(case: Case, number: float, layou
     strange = spoilt(inputs[0], number)
     initializers = dict(zip(node.inputs[1:], inputs[1:], strict=True))
     graph = Graph("g", (Value("in0", strange.shape),), (Value("out", ()),), (node,), initializers=initializers)
-    plan = make_plan(graph, [strange.shape], Choices(layout=layout))
+    plan = make_plan(graph, [strange.shape], KernelSelector(layout=layout))
     before = np.array(plan.run(inputs[0]))
     found, expected = np.array(plan.run(strange)), run_node(node, strange, *inputs[1:])
     if case.op_type != "Resize" or case.attributes.get("mode", "nearest") == "nearest":
@@ -61,11 +61,11 @@ def test_operators_pass_them_on_and_forget_them(case: Case, number: float, layou
     np.testing.assert_array_equal(plan.run(inputs[0]), before)
 
 
-def pinned(graph: Graph, kernel: str) -> Choices | None:
+def pinned(graph: Graph, kernel: str) -> KernelSelector | None:
     """Choices in which that kernel runs the graph's Conv; None if it does not suit it."""
     shapes = [value.shape for value in graph.inputs]
     for layout in (Layout.LAST, Layout.PLANAR):
-        choices = Choices(pins={"conv": kernel}, layout=layout)
+        choices = KernelSelector(pins={"conv": kernel}, layout=layout)
         if kernel in [each.kernel for each in choose_steps(graph, shapes, choices)]:
             return choices
     return None
@@ -98,7 +98,7 @@ def test_kernels_of_conv_keep_them_where_they_belong(kernel: str, number: float)
 
 
 @dataclass(frozen=True)
-class Fused(Choices):
+class Fused(KernelSelector):
     """All that can be one node is one, and its kernel is the wanted one."""
 
     wanted: str = ""
@@ -198,13 +198,13 @@ def test_fused_nodes_keep_them_where_they_belong_and_forget_them(name: str, numb
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_a_frame_of_nan_makes_nan_and_leaves_no_trace(name: str, batch: int) -> None:
     found: Model = model(name)
-    pictures = net_cases.pictures(name, batch)
-    plan = found.plan(pictures.shape)
-    before = np.array(plan.run(pictures))
+    images = net_cases.images(name, batch)
+    plan = found.plan(images.shape)
+    before = np.array(plan.run(images))
     for number in STRANGE:
-        strange = pictures.copy()
+        strange = images.copy()
         strange[0] = number
         after = np.array(plan.run(strange))
         assert np.isnan(after[0]).all() or not np.isfinite(after[0]).all()
         np.testing.assert_array_equal(after[1:], before[1:])  # nor in the other items of the batch
-        np.testing.assert_array_equal(plan.run(pictures), before)
+        np.testing.assert_array_equal(plan.run(images), before)

@@ -17,7 +17,7 @@ from engine.compiler.arena import ALIGNMENT, Buffer, place
 from engine.compiler.planner import make_plan
 from engine.graph import Graph, ModelError, Node, UnsupportedOperator, Value
 from engine.kernels.step import aligned, blasable, gemm
-from engine.model import Model, described
+from engine.model import Model, with_card
 from engine.nets.layers import NetBuilder
 from engine.plan import BUFFER
 from tests.engine import net_cases
@@ -31,7 +31,7 @@ def chain(*nodes: Node, shape: tuple[int, ...] = (1, 4), outputs: tuple[str, ...
 @pytest.mark.parametrize("name", net_cases.NETS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_run_allocates_no_array(name: str, count: int) -> None:
-    plan, pictures = model(name).plan((count, *net_cases.pictures(name).shape[1:])), net_cases.pictures(name, count)
+    plan, images = model(name).plan((count, *net_cases.images(name).shape[1:])), net_cases.images(name, count)
     gc.collect()
     # NumPy's own ufunc buffers, of a fixed size, are made as small as they get, so as to see anything else; some plans
     # choose their size.
@@ -39,11 +39,11 @@ def test_a_run_allocates_no_array(name: str, count: int) -> None:
     tracemalloc.start()
     try:
         for _ in range(50):  # until Python's free lists are full
-            plan.run(pictures)
+            plan.run(images)
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(10):
-            plan.run(pictures)
+            plan.run(images)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -85,7 +85,7 @@ def test_tracemalloc_would_see_an_allocated_array() -> None:
 @pytest.mark.parametrize("name", net_cases.NETS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_matrix_product_goes_to_blas(name: str, count: int) -> None:
-    plan = model(name).plan((count, *net_cases.pictures(name).shape[1:]))
+    plan = model(name).plan((count, *net_cases.images(name).shape[1:]))
     products = [call for call in plan.calls if isinstance(call, partial) and call.func in (np.dot, np.matmul)]
     layers = [node for node in net_cases.build(name).nodes if node.op_type in ("Conv", "Gemm")]
     assert len(products) >= len(layers)
@@ -134,73 +134,73 @@ def test_a_value_read_late_is_not_overwritten() -> None:
 
 
 def test_padding_stays_zero_run_after_run() -> None:
-    net, pictures = model("cifar10"), net_cases.pictures("cifar10")
+    net, images = model("cifar10"), net_cases.images("cifar10")
     plan = net.plan((1, 3, 32, 32))
-    first = np.array(plan.run(pictures[:1]))
-    plan.run(np.full_like(pictures[:1], 1e6))
-    np.testing.assert_array_equal(plan.run(pictures[:1]), first)
+    first = np.array(plan.run(images[:1]))
+    plan.run(np.full_like(images[:1], 1e6))
+    np.testing.assert_array_equal(plan.run(images[:1]), first)
 
 
 def test_run_returns_its_own_output_and_copies_it_on_request() -> None:
-    plan, pictures = model("mnist").plan(), net_cases.pictures("mnist")
+    plan, images = model("mnist").plan(), net_cases.images("mnist")
     out = np.zeros((1, 10), np.float32)
-    found = plan.run(pictures[:1], out=out)
+    found = plan.run(images[:1], out=out)
     assert found is plan.outputs[0]
     np.testing.assert_array_equal(out, found)
     kept = out.copy()
-    plan.run(pictures[1:])
+    plan.run(images[1:])
     assert not np.array_equal(plan.outputs[0], kept)
     np.testing.assert_array_equal(out, kept)
 
 
 def test_run_without_arguments_takes_what_was_written_into_its_inputs() -> None:
-    plan, pictures = model("mnist").plan(), net_cases.pictures("mnist")
-    expected = np.array(plan.run(pictures[:1]))
-    plan.run(pictures[1:])
-    plan.inputs[0][...] = pictures[:1]
+    plan, images = model("mnist").plan(), net_cases.images("mnist")
+    expected = np.array(plan.run(images[:1]))
+    plan.run(images[1:])
+    plan.inputs[0][...] = images[:1]
     np.testing.assert_array_equal(plan.run(), expected)
 
 
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_bound_run_reads_and_writes_the_given_arrays(name: str) -> None:
-    pictures = net_cases.pictures(name, 2)
-    plan = model(name).plan((1, *pictures.shape[1:]))
-    expected = [np.array(plan.run(picture[None])) for picture in pictures]
-    slots = np.zeros((2, pictures[0].size + plan.outputs[0].size), np.float32)
+    images = net_cases.images(name, 2)
+    plan = model(name).plan((1, *images.shape[1:]))
+    expected = [np.array(plan.run(image[None])) for image in images]
+    slots = np.zeros((2, images[0].size + plan.outputs[0].size), np.float32)
     runs, results = [], []
     for slot in slots:
-        source, target = slot[: pictures[0].size].reshape(plan.inputs[0].shape), slot[pictures[0].size :][None]
+        source, target = slot[: images[0].size].reshape(plan.inputs[0].shape), slot[images[0].size :][None]
         runs.append(plan.bind([source], [target]))
         results.append(target)
-    for slot, picture, run in zip(slots, pictures, runs, strict=True):
-        slot[: picture.size] = picture.ravel()
+    for slot, image, run in zip(slots, images, runs, strict=True):
+        slot[: image.size] = image.ravel()
         run()
     np.testing.assert_array_equal(results, expected)
 
 
 def test_bound_run_may_read_an_array_that_nobody_may_write() -> None:
-    plan, picture = model("mnist").plan(), net_cases.pictures("mnist", 1)
-    expected, out = np.array(plan.run(picture)), np.zeros((1, 10), np.float32)
-    picture.flags.writeable = False
-    plan.bind([picture], [out])()
+    plan, image = model("mnist").plan(), net_cases.images("mnist", 1)
+    expected, out = np.array(plan.run(image)), np.zeros((1, 10), np.float32)
+    image.flags.writeable = False
+    plan.bind([image], [out])()
     np.testing.assert_array_equal(out, expected)
 
 
 def test_wrong_arrays_are_refused_with_what_was_expected() -> None:
-    plan, picture, out = model("mnist").plan(), net_cases.pictures("mnist", 1), np.zeros((1, 10), np.float32)
+    plan, image, out = model("mnist").plan(), net_cases.images("mnist", 1), np.zeros((1, 10), np.float32)
     with pytest.raises(ValueError, match=r"input 0: expected float32 of shape \(1, 1, 28, 28\), found float64"):
-        plan.run(picture.astype(np.float64))
+        plan.run(image.astype(np.float64))
     with pytest.raises(ValueError, match=r"found float32 of shape \(1, 28, 28\)"):
-        plan.run(picture[0])
+        plan.run(image[0])
     with pytest.raises(ValueError, match="expected 1 input arrays, found 2"):
-        plan.run(picture, picture)
+        plan.run(image, image)
     with pytest.raises(ValueError, match=r"output 0: expected float32 of shape \(1, 10\)"):
-        plan.run(picture, out=out[0])
+        plan.run(image, out=out[0])
     with pytest.raises(ValueError, match="input 0: expected a C-contiguous, aligned array"):
-        plan.bind([picture.transpose(0, 1, 3, 2)], [out])
+        plan.bind([image.transpose(0, 1, 3, 2)], [out])
     out.flags.writeable = False
     with pytest.raises(ValueError, match="output 0: the array is read-only"):
-        plan.bind([picture], [out])
+        plan.bind([image], [out])
 
 
 def test_wrong_shapes_are_refused_when_planning() -> None:
@@ -284,10 +284,10 @@ def test_an_output_named_twice_is_given_twice() -> None:
 
 
 def test_model_run_gives_arrays_that_stay() -> None:
-    net, pictures = model("mnist"), net_cases.pictures("mnist", 2)
-    first = net.run(pictures[:1])
+    net, images = model("mnist"), net_cases.images("mnist", 2)
+    first = net.run(images[:1])
     kept = np.array(first)
-    net.run(pictures[1:])
+    net.run(images[1:])
     np.testing.assert_array_equal(first, kept)
 
 
@@ -298,12 +298,12 @@ def test_labels_that_do_not_fit_the_outputs_are_refused() -> None:
 
 
 def test_described_model_has_the_changed_card_and_the_same_numbers() -> None:
-    net, picture = model("mnist"), net_cases.pictures("mnist", 1)
-    other = described(net, labels=tuple("abcdefghij"))
+    net, image = model("mnist"), net_cases.images("mnist", 1)
+    other = with_card(net, labels=tuple("abcdefghij"))
     assert other.card == replace(net.card, labels=tuple("abcdefghij"))
-    np.testing.assert_array_equal(other.run(picture), net.run(picture))
+    np.testing.assert_array_equal(other.run(image), net.run(image))
     with pytest.raises(ModelError, match="10 outputs, but 1 labels"):
-        described(net, labels=("one",))
+        with_card(net, labels=("one",))
 
 
 def test_input_shape_of_the_card_must_be_the_nets() -> None:

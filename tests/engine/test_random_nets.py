@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from engine.compiler.kernel_selection import Choices, Offered
+from engine.compiler.kernel_selection import KernelSelector, Offered
 from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Value
@@ -21,7 +21,7 @@ SIDE = 8
 
 
 @dataclass(frozen=True)
-class Whims(Choices):
+class Whims(KernelSelector):
     """Any kernel that offers itself, any nodes together."""
 
     state: np.random.RandomState = field(default_factory=np.random.RandomState)

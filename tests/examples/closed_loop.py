@@ -2,7 +2,7 @@
 
     python -m tests.examples.closed_loop [--laps 1] [--seed 1] [--speed 1.5] [--model track]
 
-The camera is a source of its own, `sim://`. Each picture is rendered where a bicycle model has got to by then, steered
+The camera is a source of its own, `sim://`. Each image is rendered where a bicycle model has got to by then, steered
 by the newest line that `--drive` sent over UDP; a stale line, or none for 0.3 s, brakes the car. It ends with a lap
 count, and fails if the car has left its lane.
 """
@@ -22,7 +22,7 @@ from camapp.app import run_live
 from camapp.capture.source import REGISTRY, EndOfStream, Source, query_of
 from camapp.core.errors import ExitCode
 from camapp.core.frames import Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.settings import Settings
 from camapp.scenes.course import Pose
 from camapp.scenes.scene import SceneOptions
@@ -68,7 +68,7 @@ def steering_for(offset: float, heading: float, curvature: float, speed: float) 
 
 
 class SimulatedCamera(Source):
-    """`sim://track?seed=1&speed=1.5&laps=1&port=50505`: pictures from a car that drives by the messages it gets.
+    """`sim://track?seed=1&speed=1.5&laps=1&port=50505`: images from a car that drives by the messages it gets.
 
     Attributes:
         worst: largest distance from the lane's middle so far, in lane widths; a half is its border.
@@ -95,11 +95,11 @@ class SimulatedCamera(Source):
         self._frame = 0
 
     def read(self, timeout: float) -> Shot:
-        """The next picture, at its moment."""
+        """The next image, at its moment."""
         self._due += 1 / FPS
         time.sleep(max(0.0, self._due - time.monotonic()))
         now = time.monotonic()
-        # A late picture shows where the car is by then; the next one is due a full interval later.
+        # A late image shows where the car is by then; the next one is due a full interval later.
         passed, self._last, self._due = now - self._last, now, max(self._due, now - 0.5 / FPS)
         self._listen()
         deaf = time.monotonic() - self._heard > DEAF_S
@@ -109,7 +109,7 @@ class SimulatedCamera(Source):
         self._frame += 1
         taken = time.monotonic_ns()
         pixels, truth = self._scene.seen_from(pose, self._frame)
-        view = Picture.of(pixels, Layout.RGB)
+        view = Image.of(pixels, Layout.RGB)
         return Shot(view, view, sensor_ns=taken, truth=truth)
 
     def close(self) -> None:
@@ -162,8 +162,8 @@ def main() -> int:
         log="/dev/null",
         camera_height=scene.camera.height,
         camera_pitch=math.degrees(scene.camera.pitch),
-        camera_view=math.degrees(scene.camera.across),
-        camera_bend=0.0,
+        camera_hfov=math.degrees(scene.camera.across),
+        camera_distortion=0.0,
     )
     summary = run_live([settings], lambda: [settings])[0]
     car = SimulatedCamera

@@ -17,7 +17,7 @@ def idx(array: np.ndarray, kind: int = 8) -> bytes:
 
 
 def bars(count: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures that a net learns at once: a bright row whose height is the label."""
+    """Images that a net learns at once: a bright row whose height is the label."""
     labels = np.random.default_rng(seed).integers(0, 10, count).astype(np.uint8)
     images = np.zeros((count, side, side), np.uint8)
     rows = 2 * labels.astype(int) + 3

@@ -6,24 +6,21 @@ from weights.augment import apply  # noqa: E402
 from weights.recipe import Augment  # noqa: E402
 
 
-def varied(pictures, seed=0, **settings):
-    return apply(pictures, Augment(**settings), torch.Generator().manual_seed(seed))
+def varied(images, seed=0, **settings):
+    return apply(images, Augment(**settings), torch.Generator().manual_seed(seed))
 
 
 def blob(count=64, channels=1, side=28):
-    pictures = torch.zeros(count, channels, side, side)
-    pictures[:, :, 8:20, 12:16] = 1
-    return pictures
+    images = torch.zeros(count, channels, side, side)
+    images[:, :, 8:20, 12:16] = 1
+    return images
 
 
-def centre(pictures):
+def centre(images):
     """(batch, 2): x and y of the mass."""
-    places = torch.arange(pictures.shape[-1], dtype=torch.float32)
-    mass = pictures.sum((1, 2, 3))
-    return (
-        torch.stack([(pictures * places).sum((1, 2, 3)), (pictures * places[:, None]).sum((1, 2, 3))], 1)
-        / mass[:, None]
-    )
+    places = torch.arange(images.shape[-1], dtype=torch.float32)
+    mass = images.sum((1, 2, 3))
+    return torch.stack([(images * places).sum((1, 2, 3)), (images * places[:, None]).sum((1, 2, 3))], 1) / mass[:, None]
 
 
 @pytest.mark.parametrize(
@@ -32,39 +29,39 @@ def centre(pictures):
      {"erase": 6},
      {"rotate": 15, "shift": 1.5, "scale": 0.1, "stroke": 0.5, "crop": 2, "flip": True}],
 )  # fmt: skip
-def test_shape_and_range_stay_and_pictures_differ(settings):
-    pictures = torch.rand(16, 3, 28, 28)
-    found = varied(pictures, **settings)
-    assert found.shape == pictures.shape
+def test_shape_and_range_stay_and_images_differ(settings):
+    images = torch.rand(16, 3, 28, 28)
+    found = varied(images, **settings)
+    assert found.shape == images.shape
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-6
-    assert not torch.equal(found, pictures)
-    assert torch.equal(found, varied(pictures, **settings)), "the same seed varies alike"
+    assert not torch.equal(found, images)
+    assert torch.equal(found, varied(images, **settings)), "the same seed varies alike"
 
 
 def test_nothing_asked_is_nothing_done():
-    pictures = blob()
-    assert varied(pictures) is pictures
+    images = blob()
+    assert varied(images) is images
 
 
 def test_share_leaves_the_rest_as_they_are():
-    pictures = torch.rand(400, 1, 28, 28)
-    same = (varied(pictures, rotate=15, share=0.25) == pictures).flatten(1).all(1).float().mean()
+    images = torch.rand(400, 1, 28, 28)
+    same = (varied(images, rotate=15, share=0.25) == images).flatten(1).all(1).float().mean()
     assert 0.65 < same < 0.85
 
 
 def test_flip_mirrors_about_half():
-    pictures = torch.rand(400, 3, 8, 8)
-    found = varied(pictures, flip=True)
-    mirrored = (found == pictures.flip(3)).flatten(1).all(1)
+    images = torch.rand(400, 3, 8, 8)
+    found = varied(images, flip=True)
+    mirrored = (found == images.flip(3)).flatten(1).all(1)
     assert 0.4 < mirrored.float().mean() < 0.6
-    assert torch.equal(found[~mirrored], pictures[~mirrored])
+    assert torch.equal(found[~mirrored], images[~mirrored])
 
 
 def test_crop_moves_whole_pixels_within_its_border():
-    pictures = torch.rand(100, 3, 12, 12)
-    found = varied(pictures, crop=2)
-    padded = torch.nn.functional.pad(pictures, (2,) * 4, mode="reflect")
+    images = torch.rand(100, 3, 12, 12)
+    found = varied(images, crop=2)
+    padded = torch.nn.functional.pad(images, (2,) * 4, mode="reflect")
     places = [(row, column) for row in range(5) for column in range(5)]
     hits = torch.stack([(padded[:, :, r : r + 12, c : c + 12] == found).flatten(1).all(1) for r, c in places], 1)
     assert hits.any(1).all()
@@ -72,10 +69,10 @@ def test_crop_moves_whole_pixels_within_its_border():
 
 
 def test_erase_paints_a_square_grey_and_nothing_else():
-    pictures = torch.rand(400, 3, 12, 12) + 1
-    found = varied(pictures, erase=4)
+    images = torch.rand(400, 3, 12, 12) + 1
+    found = varied(images, erase=4)
     grey = (found == 0.5).all(1)
-    assert torch.equal(found[~grey[:, None].expand_as(found)], pictures[~grey[:, None].expand_as(found)])
+    assert torch.equal(found[~grey[:, None].expand_as(found)], images[~grey[:, None].expand_as(found)])
     rows, columns = grey.any(2).sum(1), grey.any(1).sum(1)
     assert torch.equal(grey.sum((1, 2)), rows * columns)
     assert (rows.max(), columns.max()) == (4, 4)

@@ -59,7 +59,7 @@ def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
     assert "seed=7" in model.card.recipe
     assert model.card.licence
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
-        "mnist_confusion.png", "mnist_curves.png", "mnist_pictures.png"
+        "mnist_confusion.png", "mnist_curves.png", "mnist_images.png"
     ]  # fmt: skip
     assert not out.with_suffix(".checkpoint").exists()
 
@@ -101,16 +101,16 @@ def test_classes_of_ones_own_are_learnt_and_used_by_the_application(tmp_path):
     for label, colour in (("red", (30, 30, 220)), ("green", (40, 200, 50)), ("Blue thing", (210, 60, 30))):
         (tmp_path / "data" / label).mkdir(parents=True)
         for index in range(20):
-            picture = np.full((48, 64, 3), 60 + 5 * index, np.uint8)
-            cv2.circle(picture, (24 + index, 24), 12, colour, -1)
-            cv2.imwrite(str(tmp_path / "data" / label / f"{index}.png"), picture)
+            image = np.full((48, 64, 3), 60 + 5 * index, np.uint8)
+            cv2.circle(image, (24 + index, 24), 12, colour, -1)
+            cv2.imwrite(str(tmp_path / "data" / label / f"{index}.png"), image)
     out = tmp_path / "my.npz"
     done = weights("train", "folder", tmp_path / "data", "--out", out, "--epochs", 12, "--threads", 1)
     assert done.returncode == 0, done.stderr
     assert f"camapp run --model {out}" in done.stdout.replace("\n", "")
     card = engine.model.load(out).card
     assert card.labels == ("Blue thing", "green", "red")
-    assert card.accuracy == {"validation, last 12 of 60 pictures": pytest.approx(1, abs=0.2)}
+    assert card.accuracy == {"validation, last 12 of 60 images": pytest.approx(1, abs=0.2)}
     assert card.recipe.startswith("python -m weights train folder with FineTuning(net='cifar10'")
     seen = subprocess.run(
         [sys.executable, "-m", "camapp", "classify", str(tmp_path / "data"), "--model", str(out)],
@@ -194,7 +194,7 @@ def test_data_of_another_kind_give_one_line(tmp_path):
     write_cifar10(tmp_path)
     done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path, "--dataset", "cifar10")
     assert done.returncode == 78
-    assert done.stderr == "error: pictures of (3, 32, 32) do not fit a net that takes (1, 28, 28)\n"
+    assert done.stderr == "error: images of (3, 32, 32) do not fit a net that takes (1, 28, 28)\n"
 
 
 def test_help_is_quick():

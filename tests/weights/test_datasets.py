@@ -9,7 +9,7 @@ import pytest
 
 from tests.weights.made_data import SHARED, bars, cifar_records, idx, write_cifar10, write_mnist
 from weights import WeightsError, datasets
-from weights.datasets import Pictures, load, read_idx
+from weights.datasets import Images, load, read_idx
 
 IMAGES, LABELS = "mnist/train-images-idx3-ubyte.gz", "mnist/train-labels-idx1-ubyte.gz"
 
@@ -47,8 +47,8 @@ def test_splits_never_move(tmp_path):
     assert data.sha256 == again.sha256
 
 
-def test_too_few_pictures_to_split(tmp_path):
-    with pytest.raises(WeightsError, match="4 pictures are too few"):
+def test_too_few_images_to_split(tmp_path):
+    with pytest.raises(WeightsError, match="4 images are too few"):
         load("mnist", write_mnist(tmp_path, 4), download=False)
 
 
@@ -136,17 +136,17 @@ def test_damaged_cifar_archive_is_refused(tmp_path):
         load("cifar10", tmp_path)
 
 
-def test_small_pictures_are_centred_on_zeros():
-    pictures = Pictures(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted((1, 32, 32))
-    assert pictures.images.shape == (2, 1, 32, 32)
-    assert pictures.images[:, :, 2:-2, 2:-2].all()
-    assert pictures.images.sum() == 2 * 28 * 28
+def test_small_images_are_centred_on_zeros():
+    images = Images(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted((1, 32, 32))
+    assert images.images.shape == (2, 1, 32, 32)
+    assert images.images[:, :, 2:-2, 2:-2].all()
+    assert images.images.sum() == 2 * 28 * 28
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 27, 28), (1, 28, 31)])
-def test_pictures_that_do_not_fit_are_refused(shape):
+def test_images_that_do_not_fit_are_refused(shape):
     with pytest.raises(WeightsError, match="do not fit"):
-        Pictures(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted(shape)
+        Images(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted(shape)
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST is not on this machine")

@@ -5,8 +5,8 @@ from engine import nets
 from engine.model import Model
 from engine.model_card import ModelCard
 from weights import WeightsError
-from weights.datasets import Pictures
-from weights.evaluate import Evaluation, evaluate, normalised
+from weights.datasets import Images
+from weights.evaluate import Interpreter, evaluate, normalised
 from weights.signals import signals
 
 
@@ -18,19 +18,19 @@ def random_model(name="mnist"):
     return Model(nets.default_card(name), graph.bind(arrays))
 
 
-def random_pictures(count, shape=(1, 28, 28)):
+def random_images(count, shape=(1, 28, 28)):
     rng = np.random.default_rng(2)
-    return Pictures(rng.integers(0, 256, (count, *shape)).astype(np.uint8), rng.integers(0, 10, count).astype(np.uint8))
+    return Images(rng.integers(0, 256, (count, *shape)).astype(np.uint8), rng.integers(0, 10, count).astype(np.uint8))
 
 
 @pytest.mark.parametrize("count", [1, 64, 65, 200])
-def test_every_picture_is_counted_once_whatever_the_batch(count):
-    model, pictures = random_model(), random_pictures(count)
-    said = model.run(normalised(pictures.images, model.card)).argmax(axis=1)
+def test_every_image_is_counted_once_whatever_the_batch(count):
+    model, images = random_model(), random_images(count)
+    said = model.run(normalised(images.images, model.card)).argmax(axis=1)
     expected = np.zeros((10, 10), int)
-    for truth, answer in zip(pictures.labels, said, strict=True):
+    for truth, answer in zip(images.labels, said, strict=True):
         expected[truth, answer] += 1
-    found = evaluate(model, pictures, workers=2)
+    found = evaluate(model, images, workers=2)
     assert np.array_equal(found.confusion, expected)
     assert found.images == count
     assert found.images_per_s > 0
@@ -40,13 +40,13 @@ def test_accuracy_overall_and_per_class():
     confusion = np.zeros((3, 3), np.int64)
     confusion[0] = 3, 1, 0
     confusion[1] = 0, 6, 0
-    result = Evaluation(confusion, 2.0)
+    result = Interpreter(confusion, 2.0)
     assert result.accuracy == 0.9
     assert result.images_per_s == 5
     np.testing.assert_array_equal(result.per_class, [0.75, 1.0, np.nan])
 
 
-def test_pictures_are_normalised_as_the_card_says():
+def test_images_are_normalised_as_the_card_says():
     card = nets.default_card("cifar10")
     images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)
     found = normalised(images, card)
@@ -64,20 +64,20 @@ def test_signals_are_evaluated_too():
     model = random_model("mobilenet_v3_1d_small")
     heard, labels = signals(70)
     said = model.run(heard).argmax(axis=1)
-    assert evaluate(model, Pictures(heard, labels), workers=1).accuracy == np.mean(said == labels)
+    assert evaluate(model, Images(heard, labels), workers=1).accuracy == np.mean(said == labels)
 
 
 def test_digits_are_padded_to_a_larger_net():
-    assert evaluate(random_model("lenet"), random_pictures(3)).images == 3
+    assert evaluate(random_model("lenet"), random_images(3)).images == 3
 
 
 def test_data_of_another_kind_is_refused():
     with pytest.raises(WeightsError, match="do not fit a net that takes"):
-        evaluate(random_model(), random_pictures(3, (3, 32, 32)))
+        evaluate(random_model(), random_images(3, (3, 32, 32)))
 
 
 def test_labels_beyond_the_models_classes_are_refused():
-    pictures = random_pictures(3)
-    pictures.labels[1] = 12
+    images = random_images(3)
+    images.labels[1] = 12
     with pytest.raises(WeightsError, match="label 12, the model only 10 classes"):
-        evaluate(random_model(), pictures)
+        evaluate(random_model(), images)

@@ -16,8 +16,8 @@ def fill(home, **counts):
     for label, count in counts.items():
         (home / label).mkdir(parents=True)
         for index in range(count):
-            picture = np.random.default_rng(index).integers(0, 256, (50, 40, 3)).astype(np.uint8)
-            cv2.imwrite(str(home / label / f"{index}.png"), picture)
+            image = np.random.default_rng(index).integers(0, 256, (50, 40, 3)).astype(np.uint8)
+            cv2.imwrite(str(home / label / f"{index}.png"), image)
     return home
 
 
@@ -36,7 +36,7 @@ def test_the_last_fifth_of_each_class_is_held_back(tmp_path):
     assert load(tmp_path)[0].sha256 == dataset.sha256
 
 
-def test_pictures_are_seen_as_the_application_sees_them(tmp_path):
+def test_images_are_seen_as_the_application_sees_them(tmp_path):
     dataset, _ = load(fill(tmp_path, cup=FEW, pen=FEW))
     expected = np.zeros(CARD.input_shape, np.float32)
     Preprocessor(CARD)(read_image(tmp_path / "cup" / "0.png"), expected)
@@ -54,13 +54,13 @@ def test_what_promises_ill_is_said(tmp_path):
     assert "1 files lie in" in said
     assert "class 'cup' differs from another only in case" in said
     assert "bad.png: the file is empty" in said
-    assert "few pictures (Cup: 10)" in said
+    assert "few images (Cup: 10)" in said
     assert "unbalanced: 100 of 'cup', but 10 of 'Cup'" in said
 
 
 @pytest.mark.parametrize("counts", [{}, {"cup": 50}, {"cup": 50, "pen": 1}, {"cup": 5, "pen": 5, "none": 0}])
 def test_too_little_to_learn_from_is_refused(tmp_path, counts):
-    with pytest.raises(WeightsError, match="at least two classes with two pictures each are needed"):
+    with pytest.raises(WeightsError, match="at least two classes with two images each are needed"):
         load(fill(tmp_path, **counts))
 
 

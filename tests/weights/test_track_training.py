@@ -18,20 +18,20 @@ from weights.export import export_track  # noqa: E402
 from weights.recipe import TrackRecipe  # noqa: E402
 from weights.train_track import _varied, fields_of, loss_of, train_track  # noqa: E402
 
-TINY = TrackRecipe(name="track", net="track", epochs=2, pictures=16, batch=8, learning_rate=1e-3, validation=4, seed=1)
+TINY = TrackRecipe(name="track", net="track", epochs=2, images=16, batch=8, learning_rate=1e-3, validation=4, seed=1)
 
 
-def test_pictures_and_fields_have_the_nets_shapes_and_repeat():
+def test_images_and_fields_have_the_nets_shapes_and_repeat():
     one, again = render([3, 4]), render([3, 4])
-    assert one.pictures.shape == (2, input_size()[1], input_size()[0], 3)
+    assert one.images.shape == (2, input_size()[1], input_size()[0], 3)
     assert one.fields.shape[1:3] == grid()
-    assert np.array_equal(one.pictures, again.pictures)
+    assert np.array_equal(one.images, again.images)
     assert np.array_equal(one.fields, again.fields)
 
 
 def test_shards_follow_each_other_without_gaps_or_repeats(tmp_path):
     first, second = shards(2, 6, first_seed=10, folder=tmp_path)
-    assert np.array_equal(np.concatenate([first.pictures, second.pictures]), render(range(10, 22)).pictures)
+    assert np.array_equal(np.concatenate([first.images, second.images]), render(range(10, 22)).images)
     (kept,) = shards(2, 6, first_seed=10, folder=tmp_path, begin=1)
     assert np.array_equal(kept.fields, second.fields)
 
@@ -55,17 +55,17 @@ def test_the_loss_is_least_where_the_output_says_the_truth():
     assert float(loss_of(-output, wanted)) > 1
 
 
-def test_mirrored_pictures_have_mirrored_fields():
+def test_mirrored_images_have_mirrored_fields():
     line = [(0.2, 0.9), (0.4, 0.3)]
     mirrored = [(1 - x, y) for x, y in line]
     there, back = (line_decoder.write([(points, False)], grid()) for points in (line, mirrored))
     shard = render([21])
     fields = np.stack([there, there]).astype(np.float16)
-    pictures = np.concatenate([shard.pictures] * 2)
+    images = np.concatenate([shard.images] * 2)
     generator = torch.Generator().manual_seed(0)
     seen = []
     for _ in range(8):
-        for shown, wanted in _varied([type(shard)(pictures, fields)], batch=2, generator=generator):
+        for shown, wanted in _varied([type(shard)(images, fields)], batch=2, generator=generator):
             assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
             seen += list(wanted.numpy())
     present = back[..., 0] > 0
@@ -77,15 +77,15 @@ def test_mirrored_pictures_have_mirrored_fields():
 def test_variants_of_a_photograph_keep_its_lines_in_place(tmp_path):
     photograph(tmp_path)
     shard = Photographs(tmp_path).varied(12, seed=3)
-    assert np.array_equal(shard.pictures, Photographs(tmp_path).varied(12, seed=3).pictures)
+    assert np.array_equal(shard.images, Photographs(tmp_path).varied(12, seed=3).images)
     width, height = input_size()
     rows, columns = grid()
     checked = 0
-    for picture, field in zip(shard.pictures, shard.fields.astype(float), strict=True):
+    for image, field in zip(shard.images, shard.fields.astype(float), strict=True):
         for row, column in np.argwhere((field[..., 0] > 0) & (field[..., FIELDS] == 1)):
             x, y = (np.array([column, row]) + 0.5 + field[row, column, 1:3]) * (width / columns, height / rows)
             if 2 < x < width - 2 and 2 < y < height - 2:
-                assert picture[int(y), int(x)].mean() > np.median(picture) + 40
+                assert image[int(y), int(x)].mean() > np.median(image) + 40
                 checked += 1
     assert checked > 100
 
@@ -94,7 +94,7 @@ def test_labels_that_cannot_be_read_are_told_of(tmp_path):
     with pytest.raises(WeightsError, match=r"labels\.json"):
         Photographs(tmp_path)
     (tmp_path / "labels.json").write_text("[]")
-    with pytest.raises(WeightsError, match="no picture"):
+    with pytest.raises(WeightsError, match="no image"):
         Photographs(tmp_path)
 
 
@@ -129,8 +129,8 @@ def test_a_run_learns_from_photographs_and_exports_what_the_engine_runs(tmp_path
 
 
 def photograph(folder):
-    picture = np.full((120, 160, 3), 60, np.uint8)
-    cv2.line(picture, (40, 119), (70, 20), (250, 250, 250), 9)
-    cv2.imwrite(str(folder / "a.png"), picture)
+    image = np.full((120, 160, 3), 60, np.uint8)
+    cv2.line(image, (40, 119), (70, 20), (250, 250, 250), 9)
+    cv2.imwrite(str(folder / "a.png"), image)
     entry = {"image": "a.png", "size": [160, 120], "subset": "floor", "lines": [[[40.5, 119.5], [70.5, 20.5]]]}
     (folder / "labels.json").write_text(json.dumps([entry]))

@@ -43,7 +43,7 @@ def test_figures_count_misses_and_false_marks():
     said = Counter({("1", "1"): 8, ("1", "7"): 1, ("2", ""): 1, ("", "3"): 2})
     result = written.Reading(said, scenes=5, whole=2, seconds=0.1)
     assert (result.digits, result.accuracy) == (10, 0.8)
-    assert "(1 not found, 2 marks that are none); 40.00% of 5 pictures" in str(result)
+    assert "(1 not found, 2 marks that are none); 40.00% of 5 images" in str(result)
 
 
 def test_learning_splits_gain_marks_and_the_test_split_stays(mnist, monkeypatch):

@@ -1,6 +1,6 @@
 """S3's net on CIFAR-10. As published (about 70 %): SGD 0.01, batch 16, 30 epochs, no augmentation.
 
-Momentum, a decaying rate and mirrored, shifted pictures let the same net learn for longer before it overfits.
+Momentum, a decaying rate and mirrored, shifted images let the same net learn for longer before it overfits.
 """
 
 from weights.recipe import Augment, Recipe

@@ -1,6 +1,6 @@
 """S0's net on MNIST. As published: SGD 0.01, momentum 0.5, 5 epochs, no augmentation.
 
-It is the live app's first model, so part of the pictures are turned, resized and given other pens, as a camera
+It is the live app's first model, so part of the images are turned, resized and given other pens, as a camera
 sees digits; that needs a longer, decaying schedule to lose nothing on clean digits.
 """
 

@@ -1,4 +1,4 @@
-"""The object net on CIFAR-10: one cycle of the learning rate; pictures mirrored, shifted and partly covered.
+"""The object net on CIFAR-10: one cycle of the learning rate; images mirrored, shifted and partly covered.
 
 Under an hour on one CPU core with AVX-512 BF16, about two hours on one without.
 """

@@ -1,4 +1,4 @@
-"""The CIFAR ResNets. As published: SGD 0.1, batch 128, 64,000 steps, the rate cut twice, mirrored and shifted pictures.
+"""The CIFAR ResNets. As published: SGD 0.1, batch 128, 64,000 steps, the rate cut twice, mirrored and shifted images.
 
 A third of the steps, by one cycle; resnet20 takes about two hours on a CPU core with AVX-512 BF16.
 """

@@ -2,6 +2,4 @@
 
 from weights.recipe import TrackRecipe
 
-RECIPE = TrackRecipe(
-    name="track", net="track", epochs=120, pictures=1500, uses=8, batch=32, learning_rate=2e-3, seed=51
-)
+RECIPE = TrackRecipe(name="track", net="track", epochs=120, images=1500, uses=8, batch=32, learning_rate=2e-3, seed=51)

@@ -1,4 +1,4 @@
-"""`camapp classify`: pictures and folders at full machine speed, a line each in order, accuracy at the end."""
+"""`camapp classify`: images and folders at full machine speed, a line each in order, accuracy at the end."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from camapp.capture.images import walk_images
 from camapp.capture.source import IMAGE_SUFFIXES
 from camapp.commands.classify.files import Results, Target
 from camapp.commands.classify.formats import shown
-from camapp.commands.classify.job import FilesJob, FilesOptions, Read, to_message
-from camapp.commands.classify.report import confusion_of, print_verdict
+from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
+from camapp.commands.classify.report import confusion_of, print_report
 from camapp.commands.cluster import classify_on_cluster
 from camapp.core.errors import ExitCode, PermanentSourceError
 from camapp.core.models import load_model
@@ -32,12 +32,12 @@ from camapp.workers.pool import Outcome, OwnJob
 from camapp.workers.protocol import MESSAGE_BYTES
 from engine.model import Model
 
-# What a plan's buffers may take in each worker; as many pictures are run at once as fit, up to MOST.
+# What a plan's buffers may take in each worker; as many images are run at once as fit, up to MOST.
 _PLAN_BYTES, _MOST = 8 << 20, 64
 # A batch that takes longer has hung: the slowest card in the slowest Pi reads 64 photos in less.
 _STUCK_AFTER = 120.0
 # A worker is given files for about so long, up to so many batches.
-_GIVEN_SECONDS, _MOST_GIVEN = 0.03, 8
+_GIVEN_SECONDS, _MAX_GIVEN = 0.03, 8
 _BAD_SHOWN = 20
 _TOP_OF_ONE = 5
 _MAKE = "camapp.commands.classify.job:make"
@@ -48,7 +48,7 @@ class Tally:
     """What has been done so far.
 
     Attributes:
-        files: pictures with their line.
+        files: images with their line.
         bad: how many of them could not be read.
         first_bad: the first of these, with the reason.
         said: (truth, label) -> how often, where the truth is known.
@@ -59,7 +59,7 @@ class Tally:
     first_bad: list[tuple[str, str]] = field(default_factory=list)
     said: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, read: Read) -> None:
+    def add(self, read: ReadItem) -> None:
         """Count what came of some files."""
         self.files += read.files
         self.bad += len(read.bad)
@@ -75,7 +75,7 @@ class BatchOptions:
         targets: where lines go.
         resume: go on with what is there.
         truth: where true labels come from, see `camapp.commands.classify.formats.truth_of`.
-        batch: pictures a plan runs at once; 0 takes what suits the model.
+        batch: images a plan runs at once; 0 takes what suits the model.
         scheduler: address of a Dask cluster to run on; "" runs on processes of our own.
     """
 
@@ -122,9 +122,9 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
         results.close()
     _report(tally, total, tally.files - before, time.monotonic() - began)
     if stopping.is_set():
-        return ExitCode.INTERRUPTED, f"interrupted: {tally.files} of {total} pictures are done; --resume goes on"
+        return ExitCode.INTERRUPTED, f"interrupted: {tally.files} of {total} images are done; --resume goes on"
     if tally.bad == tally.files:
-        return ExitCode.SOURCE_GONE, "none of the pictures could be read"
+        return ExitCode.SOURCE_GONE, "none of the images could be read"
     return ExitCode.OK, ""
 
 
@@ -135,7 +135,7 @@ def classify_files(
     workers: int,
     threads: int = 1,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Read]:
+) -> Iterator[ReadItem]:
     """Read and classify files in processes of our own; results of some at a time, in order.
 
     A file whose worker dies again and again is listed as bad.
@@ -145,14 +145,14 @@ def classify_files(
     """
     stride = Stride(options.batch)
 
-    def read(files: list[str], outcome: Outcome) -> Read:
+    def read(files: list[str], outcome: Outcome) -> ReadItem:
         stride.learn(len(files), (outcome.infer_end - outcome.infer_start) / 1e9)
-        return Read.from_bytes(outcome.reply)
+        return ReadItem.from_bytes(outcome.reply)
 
-    work: Work[list[str], Read] = Work(
+    work: Work[list[str], ReadItem] = Work(
         write=lambda files, slot: (len(files), to_message(files)),
         read=read,
-        give_up=lambda files, error: Read.given_up(files, f"the process that read it failed: {error}", options),
+        give_up=lambda files, error: ReadItem.given_up(files, f"the process that read it failed: {error}", options),
         split=lambda files: [[file] for file in files],
     )
     own_job = OwnJob(_MAKE, asdict(options), _STUCK_AFTER)
@@ -162,7 +162,7 @@ def classify_files(
 class Stride:
     """How many files a worker is given at a time: many if they take little time, since each time has its price.
 
-    With 64 tiny pictures a worker waits for the next as long as they take, where others want the processor too.
+    With 64 tiny images a worker waits for the next as long as they take, where others want the processor too.
     """
 
     def __init__(self, batch: int) -> None:
@@ -176,7 +176,7 @@ class Stride:
     def learn(self, files: int, seconds: float) -> None:
         """That so many took so long."""
         batches = int(min(files * _GIVEN_SECONDS / max(seconds, 1e-6), 2 * files) / self._batch)
-        self._files = self._batch * min(max(batches, 1), _MOST_GIVEN)
+        self._files = self._batch * min(max(batches, 1), _MAX_GIVEN)
 
 
 def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]]:
@@ -195,7 +195,7 @@ def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]
 
 
 def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> tuple[ExitCode, str]:
-    """One picture, in this process, as people want to read it."""
+    """One image, in this process, as people want to read it."""
     task = replace(_still(settings), top=max(_TOP_OF_ONE, settings.top))
     job = FilesJob(model, FilesOptions(task, 1, truth, (), Path(settings.model).name))
     (row,) = job.rows([str(path)])
@@ -216,7 +216,7 @@ def _still(settings: Settings) -> TaskOptions:
 
 
 def suitable_batch(model: Model) -> int:
-    """How many pictures a worker runs at once: as many as its memory's share holds, up to 64."""
+    """How many images a worker runs at once: as many as its memory's share holds, up to 64."""
     plan = model.plan((1, *model.card.input_shape))
     each = plan.arena_bytes + sum(array.nbytes for array in plan.inputs)
     return max(1, min(_MOST, _PLAN_BYTES // each))
@@ -228,7 +228,7 @@ def _walk(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def _count(paths: Iterable[Path]) -> int:
-    """How many pictures there are; names are not kept."""
+    """How many images there are; names are not kept."""
     total = 0
     for path in paths:
         found = sum(1 for _ in walk_images(path, in_order=False))
@@ -246,7 +246,7 @@ def _has_bar(targets: Sequence[Target]) -> bool:
 
 @contextmanager
 def _progress(total: int, done: int, shows: bool) -> Iterator[Callable[[int], None]]:
-    """A bar with images/s and the time left; gives what to call with each number of pictures done."""
+    """A bar with images/s and the time left; gives what to call with each number of images done."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=4, transient=True, disable=not shows)
     with bar:
@@ -265,7 +265,7 @@ def _report(tally: Tally, total: int, now: int, seconds: float) -> None:
     console = Console(stderr=True, highlight=False)
     earlier = f", {tally.files - now} of them earlier" if tally.files > now else ""
     rate = f": {now} in {seconds:.1f} s, {now / seconds:.0f} images/s" if now else ""
-    console.print(f"{tally.files} of {total} pictures done{earlier}{rate}")
+    console.print(f"{tally.files} of {total} images done{earlier}{rate}")
     if tally.bad:
         console.print(f"{tally.bad} could not be read:")
         for file, reason in tally.first_bad:
@@ -273,4 +273,4 @@ def _report(tally: Tally, total: int, now: int, seconds: float) -> None:
         if tally.bad > len(tally.first_bad) > 0:
             console.print(f"  and {tally.bad - len(tally.first_bad)} more")
     if tally.said:
-        print_verdict(console, *confusion_of(tally.said))
+        print_report(console, *confusion_of(tally.said))

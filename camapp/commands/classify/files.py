@@ -1,4 +1,4 @@
-"""The files that a batch writes: one line a picture in order, never overwritten, continued where they end."""
+"""The files that a batch writes: one line an image in order, never overwritten, continued where they end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from camapp.commands.classify.formats import COLUMNS, FORMATS
+from camapp.core.errors import CamappError, ExitCode
 
 
-class ResultsError(Exception):
-    """A results file that cannot be written or continued; the message says what to do."""
+class ResultsError(CamappError):
+    """A results file cannot be written or continued."""
+
+    code = ExitCode.CONFIG
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,11 @@ class Target:
 
 
 @dataclass
-class Done:
+class Resumed:
     """What an earlier run left.
 
     Attributes:
-        files: names of the pictures that have their line.
+        files: names of the images that have their line.
         bad: how many of them could not be read.
         said: (truth, label) -> how often.
     """
@@ -57,13 +60,13 @@ class Results:
         self._resume = resume
         self._files: list[IO[bytes]] = []
 
-    def open(self) -> Done:
-        """Open the files; with `resume`, cut them to the pictures that all have.
+    def open(self) -> Resumed:
+        """Open the files; with `resume`, cut them to the images that all have.
 
         Raises:
             ResultsError: one exists (without `resume`), cannot be written, or holds something else.
         """
-        done = Done()
+        done = Resumed()
         paths = [target.path for target in self._targets if target.path]
         if self._resume and len(paths) < len(self._targets):
             raise ResultsError("--resume needs a file to go on with: give --csv or --jsonl a name")
@@ -117,7 +120,7 @@ class Results:
             _write_all(file, FORMATS[target.format].header.encode())
         return file
 
-    def _take_up(self, done: Done) -> None:
+    def _take_up(self, done: Resumed) -> None:
         ends = [0] * len(self._targets)
         columns = [_records(target) for target in self._targets]
         for records in zip(*columns, strict=False):

@@ -1,4 +1,4 @@
-"""One line a picture: what was found in a file, as text for people, CSV or JSON Lines."""
+"""One line an image: what was found in a file, as text for people, CSV or JSON Lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LINE_END = "\n"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-class Row(NamedTuple):
+class ResultRow(NamedTuple):
     """What came of one file.
 
     Attributes:
         file: its name, fit to be written.
         model: name of the model.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         truth: its true label, "" where that is not known.
         prediction: None where it could not be read.
         error: why it could not be read.
@@ -77,22 +77,22 @@ def truth_of(file: str, way: str, labels: Collection[str]) -> str:
     return ""
 
 
-def _as_text(rows: Iterable[Row]) -> str:
+def _as_text(rows: Iterable[ResultRow]) -> str:
     return "".join(map(_text, rows))
 
 
-def _text(row: Row) -> str:
+def _text(row: ResultRow) -> str:
     if row.prediction is None:
         return f"{row.file}: {row.error}\n"
     truth = f"  (is {row.truth})" if row.truth not in ("", row.prediction.label) else ""
     return f"{row.file}: {row.prediction.label or '-'} {row.prediction.score:.1%}{truth}\n"
 
 
-def _as_jsonl(rows: Iterable[Row]) -> str:
+def _as_jsonl(rows: Iterable[ResultRow]) -> str:
     return "".join([f"{line}\n" for line in _encoded([dict(zip(COLUMNS, row.values(), strict=True)) for row in rows])])
 
 
-def _as_csv(rows: Iterable[Row]) -> str:
+def _as_csv(rows: Iterable[ResultRow]) -> str:
     """Lists stand in their cells as JSON, empty ones as nothing."""
     first, end = COLUMNS.index("top"), COLUMNS.index("error")
     values = [row.values() for row in rows]
@@ -130,7 +130,7 @@ class Format:
         header: what stands before the first.
     """
 
-    lines: Callable[[Iterable[Row]], str]
+    lines: Callable[[Iterable[ResultRow]], str]
     header: str = ""
 
 

@@ -14,14 +14,15 @@ import cv2
 import numpy as np
 
 from camapp.capture.images import read_image
-from camapp.commands.classify.formats import FORMATS, Row, shown, truth_of
+from camapp.commands.classify.formats import FORMATS, ResultRow, shown, truth_of
+from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
-from camapp.core.image import Picture, silence_opencv
+from camapp.core.image import Image, silence_opencv
 from camapp.core.predictions import Prediction
-from camapp.tasks.task import Floats, Prepared, TaskOptions, create_task
+from camapp.tasks.task import Prepared, TaskOptions, create_task
 from engine.model import Model
 
-# Pixels that wait for their batch to be full: bounds memory where pictures are large.
+# Pixels that wait for their batch to be full: bounds memory where images are large.
 _WAITING_BYTES = 32 << 20
 
 
@@ -30,7 +31,7 @@ class FilesOptions:
     """How files are classified; plain values, for they go to other processes.
 
     Attributes:
-        task: the task's options; each picture stands alone, so smoothing must be 0.
+        task: the task's options; each image stands alone, so smoothing must be 0.
         batch: items a plan runs at once.
         truth: where true labels come from: 'auto', 'name', 'folder' or 'none'.
         formats: which of `camapp.commands.classify.formats.FORMATS` to write.
@@ -44,17 +45,17 @@ class FilesOptions:
     model: str
 
 
-_Found = tuple[str, Picture | str]  # a file, and its picture or why there is none
+_Found = tuple[str, Image | str]  # a file, and its image or why there is none
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadItem:
     """What came of some files.
 
     Attributes:
         files: how many.
         bad: (file, reason) of each that could not be read.
-        said: (truth, label) -> how often, of pictures whose truth is known.
+        said: (truth, label) -> how often, of images whose truth is known.
         lines: text in UTF-8 by format, a line a file, in order.
     """
 
@@ -64,7 +65,7 @@ class Read:
     lines: dict[str, bytes]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], formats: Iterable[str]) -> Read:
+    def of(cls, rows: Sequence[ResultRow], formats: Iterable[str]) -> ReadItem:
         """Of finished rows."""
         bad = tuple((row.file, row.error) for row in rows if row.error)
         said = Counter([(row.truth, row.prediction.label) for row in rows if row.prediction and row.truth])
@@ -72,12 +73,12 @@ class Read:
         return cls(len(rows), bad, said, lines)
 
     @classmethod
-    def given_up(cls, files: Iterable[str], reason: str, options: FilesOptions) -> Read:
+    def given_up(cls, files: Iterable[str], reason: str, options: FilesOptions) -> ReadItem:
         """Of files that could not be tried to the end."""
-        return cls.of([Row(shown(file), options.model, error=reason) for file in files], options.formats)
+        return cls.of([ResultRow(shown(file), options.model, error=reason) for file in files], options.formats)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Read:
+    def from_bytes(cls, data: bytes) -> ReadItem:
         """What `to_bytes` wrote."""
         head, _, rest = data.partition(b"\n")
         files, bad, said, sizes = json.loads(head)
@@ -122,7 +123,7 @@ class FilesJob:
         self._task = create_task(model.card.task, model.card, options.task)
         self._labels = frozenset(model.card.labels)
         self._options = options
-        # So many pictures of one item each fill a batch, though the last may turn out to have the most there are.
+        # So many images of one item each fill a batch, though the last may turn out to have the most there are.
         self._group = max(1, options.batch)
         self._batch = self._group + self._task.max_items - 1
         self._model = model
@@ -131,25 +132,25 @@ class FilesJob:
         self._runs: dict[int, tuple[Callable[[], None], tuple[Floats, ...]]] = {}
 
     def __call__(self, message: bytes) -> Iterator[bytes]:
-        """What `to_message` made in, `Read` as bytes out; nothing once a second before, to show that all is well."""
-        rows: list[Row] = []
+        """Takes what `to_message` made, yields `ReadItem` bytes; an empty one every second shows that it is alive."""
+        rows: list[ResultRow] = []
         told = time.monotonic()
         for group in self._read(os.fsdecode(message).split("\0")):
             rows += self._classify(group)
             if time.monotonic() > told + 1:
                 told = time.monotonic()
                 yield b""
-        yield Read.of(rows, self._options.formats).to_bytes()
+        yield ReadItem.of(rows, self._options.formats).to_bytes()
 
-    def rows(self, files: Iterable[str]) -> list[Row]:
+    def rows(self, files: Iterable[str]) -> list[ResultRow]:
         """Classify files, batch by batch: a row each, in their order; those that cannot be read say why."""
         return [row for group in self._read(files) for row in self._classify(group)]
 
     # Each step is done for a whole group before the next: its code and tables stay in the processor's caches.
-    # With small pictures, one after another through all steps takes a fifth longer.
+    # With small images, one after another through all steps takes a fifth longer.
 
     def _read(self, files: Iterable[str]) -> Iterator[list[_Found]]:
-        """The pictures, or why there is none, in groups that may wait in memory."""
+        """The images, or why there is none, in groups that may wait in memory."""
         group: list[_Found] = []
         held = 0
         for file in files:
@@ -157,47 +158,47 @@ class FilesJob:
                 yield group
                 group, held = [], 0
             try:
-                picture = read_image(file)
+                image = read_image(file)
             except (OSError, ValueError, MemoryError) as error:
                 group.append((file, _reason(error)))
                 continue
-            group.append((file, picture))
-            held += picture.data.nbytes
+            group.append((file, image))
+            held += image.data.nbytes
         yield group
 
-    def _classify(self, group: list[_Found]) -> Iterator[Row]:
+    def _classify(self, group: list[_Found]) -> Iterator[ResultRow]:
         model, way = self._options.model, self._options.truth
-        answers = iter(self._predict([found for _, found in group if isinstance(found, Picture)]))
+        answers = iter(self._predict([found for _, found in group if isinstance(found, Image)]))
         for file, found in group:
-            answer = next(answers) if isinstance(found, Picture) else found
+            answer = next(answers) if isinstance(found, Image) else found
             if isinstance(found, str) or isinstance(answer, str):
-                yield Row(shown(file), model, error=str(answer))
+                yield ResultRow(shown(file), model, error=str(answer))
             else:
-                yield Row(shown(file), model, found.size, truth_of(file, way, self._labels), answer)
+                yield ResultRow(shown(file), model, found.size, truth_of(file, way, self._labels), answer)
 
-    def _predict(self, pictures: Sequence[Picture]) -> list[Prediction | str]:
-        """A prediction for each picture, or why there is none; the plan runs each time that its batch may be full."""
-        at_once = self._task.prepare_stills(pictures, self._input)
+    def _predict(self, images: Sequence[Image]) -> list[Prediction | str]:
+        """A prediction for each image, or why there is none; the plan runs each time that its batch may be full."""
+        at_once = self._task.prepare_stills(images, self._input)
         ready = {place: prepared for place, prepared in enumerate(at_once) if prepared}
         used = len(ready)
         answers: dict[int, Prediction | str] = {}
         for place in [place for place, prepared in enumerate(at_once) if not prepared]:
             if used + self._task.max_items > self._batch:
-                answers |= self._decode(pictures, ready, used)
+                answers |= self._decode(images, ready, used)
                 ready, used = {}, 0
             try:
-                ready[place] = self._task.prepare(Frame.still(pictures[place]), self._input[used:])
+                ready[place] = self._task.prepare(Frame.still(images[place]), self._input[used:])
                 used += ready[place].count
             except (ValueError, MemoryError, cv2.error) as error:
                 answers[place] = _reason(error)
-        answers |= self._decode(pictures, ready, used)
-        return [answers[place] for place in range(len(pictures))]
+        answers |= self._decode(images, ready, used)
+        return [answers[place] for place in range(len(images))]
 
-    def _decode(self, pictures: Sequence[Picture], ready: dict[int, Prepared], used: int) -> dict[int, Prediction]:
-        """Predictions for those of the pictures whose items, `used` in all, lie in the input."""
+    def _decode(self, images: Sequence[Image], ready: dict[int, Prepared], used: int) -> dict[int, Prediction]:
+        """Predictions for those of the images whose items, `used` in all, lie in the input."""
         if not ready:
             return {}
-        chosen = [pictures[place] for place in ready]
+        chosen = [images[place] for place in ready]
         return dict(zip(ready, self._task.decode_stills(chosen, self._run(used), list(ready.values())), strict=True))
 
     def _run(self, used: int) -> tuple[Floats, ...]:

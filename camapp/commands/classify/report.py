@@ -1,4 +1,4 @@
-"""How good a model was on labelled pictures: accuracy, each class, what was taken for what; for people to read."""
+"""How good a model was on labelled images: accuracy, each class, what was taken for what; for people to read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.table import Table
 from camapp.core.files import natural_key
 
 # A matrix of more classes fits no terminal: then the commonest mistakes are listed.
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 _MISTAKES = 10
-_NOTHING = "-"  # what stands for a picture in which nothing was found
+_NOTHING = "-"  # what stands for an image in which nothing was found
 
 
 def confusion_of(said: Mapping[tuple[str, str], int]) -> tuple[list[str], NDArray[Any]]:
@@ -29,12 +29,12 @@ def confusion_of(said: Mapping[tuple[str, str], int]) -> tuple[list[str], NDArra
     return [name or _NOTHING for name in names], matrix
 
 
-def print_verdict(console: Console, names: Sequence[str], matrix: NDArray[Any], detail: bool = True) -> None:
+def print_report(console: Console, names: Sequence[str], matrix: NDArray[Any], detail: bool = True) -> None:
     """Accuracy by class and overall; with `detail` also the confusion matrix, or the commonest mistakes."""
     console.print(_classes_table(names, matrix))
     if not detail:
         return
-    if len(names) <= MOST_CLASSES:
+    if len(names) <= MAX_CLASSES:
         console.print(_matrix_table(names, matrix))
     elif mistakes := list(_mistakes(names, matrix)):
         console.print("most common mistakes:")
@@ -44,20 +44,20 @@ def print_verdict(console: Console, names: Sequence[str], matrix: NDArray[Any], 
 
 def markdown(names: Sequence[str], matrix: NDArray[Any]) -> str:
     """The same as tables in Markdown."""
-    lines = ["| class | pictures | right |", "|---|---:|---:|"]
+    lines = ["| class | images | right |", "|---|---:|---:|"]
     lines += [f"| {_escaped(name)} | {count} | {share} |" for name, count, share in _classes(names, matrix)]
-    if len(names) <= MOST_CLASSES:
+    if len(names) <= MAX_CLASSES:
         lines += ["", "Rows are the truth, columns what was said.", ""]
         lines += [_line(["", *map(_escaped, names)]), "|---" + "|---:" * len(names) + "|"]
         lines += [_line([_escaped(name), *map(str, row)]) for name, row in zip(names, matrix, strict=True)]
     else:
-        lines += ["", "| truth | said | pictures |", "|---|---|---:|"]
+        lines += ["", "| truth | said | images |", "|---|---|---:|"]
         lines += [_line([_escaped(truth), _escaped(said), str(n)]) for truth, said, n in _mistakes(names, matrix)]
     return "\n".join(lines) + "\n"
 
 
 def _classes(names: Sequence[str], matrix: NDArray[Any]) -> Iterable[tuple[str, int, str]]:
-    """(name, pictures, share right) of each class that is a truth, then of all."""
+    """(name, images, share right) of each class that is a truth, then of all."""
     counts = matrix.sum(axis=1)
     for index, (name, count) in enumerate(zip(names, counts.tolist(), strict=True)):
         if count:
@@ -78,7 +78,7 @@ def _classes_table(names: Sequence[str], matrix: NDArray[Any]) -> Table:
     table.add_column("right", justify="right")
     *each, (name, count, share) = _classes(names, matrix)
     # Beyond a screenful, those that most need a look.
-    for row in sorted(each, key=_share)[:MOST_CLASSES] if len(each) > 2 * MOST_CLASSES else each:
+    for row in sorted(each, key=_share)[:MAX_CLASSES] if len(each) > 2 * MAX_CLASSES else each:
         table.add_row(row[0], str(row[1]), row[2])
     table.add_section()
     table.add_row(name, str(count), share)

@@ -98,7 +98,7 @@ def access(uri: str, password_file: Path | None, ca: Path | None) -> Access:
     return Access(address, password, ca)
 
 
-class Link:
+class MqttClient:
     """Keeps a connection to a broker, whatever happens to it.
 
     Nothing here blocks who puts messages in, and nothing that the broker does or fails to do raises; the log has one

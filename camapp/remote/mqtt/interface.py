@@ -28,9 +28,9 @@ from camapp.core.json_records import SCHEMA, prediction_record
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.status import Status
-from camapp.remote.commands import Watched
-from camapp.remote.mqtt.client import Access, Link, Message
-from camapp.remote.mqtt.commands import Answer, MqttOrders
+from camapp.remote.commands import CameraControl
+from camapp.remote.mqtt.client import Access, Message, MqttClient
+from camapp.remote.mqtt.commands import Answer, MqttCommands
 from camapp.remote.mqtt.discovery import BIRTH_TOPIC, CameraCard, discovery_payload, discovery_topic
 from camapp.sinks.sink import PredictionSink
 
@@ -41,10 +41,10 @@ _VALUES_EVERY_S = 0.2
 _STATUS_EVERY_S = 5.0
 # Home Assistant, or somebody in its name, is not answered more often.
 _ANNOUNCE_EVERY_S = 5.0
-_MOST_BOXES = 50
+_MAX_BOXES = 50
 
 
-class MqttFace:
+class MqttInterface:
     """Tells a broker about the cameras, and takes orders from it.
 
     Args:
@@ -59,11 +59,11 @@ class MqttFace:
         SinkError: paho-mqtt is not installed, or a certificate cannot be used.
     """
 
-    def __init__(self, cameras: Sequence[Watched], access: Access, device: str) -> None:
+    def __init__(self, cameras: Sequence[CameraControl], access: Access, device: str) -> None:
         self._device = device
         self._topic = f"{access.address.prefix}/{device}"
         self._availability = f"{self._topic}/availability"
-        self.link = Link(
+        self.link = MqttClient(
             access,
             f"camapp-{device}",
             Message(self._availability, b"offline"),
@@ -72,7 +72,7 @@ class MqttFace:
             self._heard,
             self._tick,
         )
-        self._orders = MqttOrders(cameras, self._answered)
+        self._orders = MqttCommands(cameras, self._answered)
         self._feeds = [_Feed(camera, f"{self._topic}/{camera.name}", self.link) for camera in cameras]
         self._known: dict[str, str] = {}
         self._tasks: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class MqttFace:
 class _Feed(PredictionSink):
     """One camera's messages."""
 
-    def __init__(self, camera: Watched, topic: str, link: Link) -> None:
+    def __init__(self, camera: CameraControl, topic: str, link: MqttClient) -> None:
         self.camera = camera
         self.topic = topic
         self.choices = {path: name for name, path in model_choices(camera.settings).items()}
@@ -183,7 +183,7 @@ class _Feed(PredictionSink):
         self._due = self._values_due = self._status_due = 0.0
         self._said: tuple[object, ...] = ()
         self._lock = threading.Lock()
-        camera.prediction_sinks.append(self)
+        camera.add_sink(self)
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Tell of a new label at once, of the same one now and then, of numbers at a rate that a house can bear."""
@@ -193,7 +193,7 @@ class _Feed(PredictionSink):
             if prediction.label != self._label or (now >= self._due and self._link.connected):
                 self._label, self._due = prediction.label, now + HEARTBEAT_S
                 record = prediction_record(prediction, frame, trace)
-                record["boxes"] = record["boxes"][:_MOST_BOXES]
+                record["boxes"] = record["boxes"][:_MAX_BOXES]
                 self._newest = encoded(record)
                 self._link.put(f"{self.topic}/prediction", self._newest)
         if prediction.values and now >= self._values_due and self._link.connected:

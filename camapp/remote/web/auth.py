@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from camapp.remote.web.connection_limits import Doors
+from camapp.remote.web.connection_limits import ConnectionLimiter
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _COOKIE_DAYS = 30
 _TRIES, _TRIES_S, _ADDRESSES = 5, 60.0, 1024
 
 
-class Keys:
+class TokenAuth:
     """The token: who has it may come in.
 
     Args:
@@ -102,7 +102,7 @@ class Keys:
         response.delete_cookie(self.cookie, path="/", httponly=True, samesite="strict")
 
 
-class Hosts:
+class HostCheck:
     """Names this machine may be called by. Any other would be a page of somebody else's that was pointed at us."""
 
     def __init__(self, more: Collection[str] = ()) -> None:
@@ -126,7 +126,7 @@ class Hosts:
         return True
 
 
-class Guard:
+class AuthMiddleware:
     """Stands before the application.
 
     Args:
@@ -137,7 +137,9 @@ class Guard:
         refused: called with the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, hosts: Hosts, doors: Doors, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: TokenAuth, hosts: HostCheck, doors: ConnectionLimiter, refused: Callable[[str], None]
+    ) -> None:
         self._app = app
         self._keys = keys
         self._hosts = hosts

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from camapp.core.errors import SettingsError
 from camapp.core.settings import Settings, checked
-from camapp.remote import commands
-from camapp.remote.commands import Refused, Steering
+from camapp.remote.commands import CameraControl, CommandRejected, RemoteControl
 from camapp.system.state_dir import remember_roi
 
 log = logging.getLogger(__name__)
@@ -21,19 +20,7 @@ log = logging.getLogger(__name__)
 _SMALLEST_SIDE = 0.02
 
 
-class _Drawn(Protocol):
-    show_hud: bool
-
-
-class Watched(commands.Watched, Protocol):
-    """What the page needs of a camera's run; `Pipeline` is one."""
-
-    @property
-    def renderer(self) -> _Drawn:
-        """Where the figures on the picture are turned on and off."""
-
-
-class WebOrders:
+class WebCommands:
     """Obeys, one order at a time; may take seconds, so never in a stage's thread.
 
     Args:
@@ -46,7 +33,7 @@ class WebOrders:
 
     def __init__(
         self,
-        cameras: Sequence[Watched],
+        cameras: Sequence[CameraControl],
         state: Path,
         metrics: Callable[[], str] | None,
         reread: Callable[[str], Settings] | None,
@@ -57,8 +44,8 @@ class WebOrders:
         self._metrics = metrics
         self._reread = reread
         self._notify = notify
-        self._steering = Steering(cameras, self._tell_saved)
-        self._orders: Mapping[str, Callable[[Watched, Mapping[str, Any]], dict[str, Any]]] = {
+        self._steering = RemoteControl(cameras, self._tell_saved)
+        self._orders: Mapping[str, Callable[[CameraControl, Mapping[str, Any]], dict[str, Any]]] = {
             "pause": lambda camera, body: self._pause(camera, True, body),
             "resume": lambda camera, body: self._pause(camera, False, body),
             "snapshot": self._snapshot,
@@ -75,16 +62,16 @@ class WebOrders:
         """
         if order == "metrics":
             if self._metrics is None:
-                raise Refused(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
+                raise CommandRejected(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
             return {"text": self._metrics()}
         return self._orders[order](self._cameras[camera], body)
 
-    def _pause(self, camera: Watched, held: bool, body: Mapping[str, Any]) -> dict[str, Any]:
-        camera.pause(held)
+    def _pause(self, camera: CameraControl, held: bool, body: Mapping[str, Any]) -> dict[str, Any]:
+        (camera.pause if held else camera.resume)()
         self._notify(camera.name, "paused" if held else "resumed", str(body.get("client", "")))
         return {"paused": held}
 
-    def _snapshot(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _snapshot(self, camera: CameraControl, body: Mapping[str, Any]) -> dict[str, Any]:
         self._steering.snapshots[camera.name].request()
         return {"folder": str(camera.settings.snapshots)}
 
@@ -92,25 +79,25 @@ class WebOrders:
         log.info("saved '%s'", path)
         self._notify(camera, f"snapshot saved as {path.name}", "")
 
-    def _model(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _model(self, camera: CameraControl, body: Mapping[str, Any]) -> dict[str, Any]:
         wanted = body.get("model")
         self._steering.choose_model(camera, wanted)
         self._notify(camera.name, f"model {wanted}", str(body.get("client", "")))
         return {"model": wanted}
 
-    def _roi(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _roi(self, camera: CameraControl, body: Mapping[str, Any]) -> dict[str, Any]:
         raw = body.get("roi")
         try:
             roi = None if raw is None else checked("roi", raw, "the page")
         except SettingsError as error:
-            raise Refused(str(error)) from error
+            raise CommandRejected(str(error)) from error
         if roi is not None:
             roi = tuple(round(value, 4) for value in roi)
             if min(roi[2:]) < _SMALLEST_SIDE:
-                raise Refused(f"the region is too small: each side at least {_SMALLEST_SIDE:.0%} of the picture")
+                raise CommandRejected(f"the region is too small: each side at least {_SMALLEST_SIDE:.0%} of the image")
         self._steering.change(camera, replace(camera.settings, roi=roi))
         kept, why = self._keep(camera.name, roi)
-        shown = "the whole picture" if roi is None else ", ".join(f"{value:.0%}" for value in roi)
+        shown = "the whole image" if roi is None else ", ".join(f"{value:.0%}" for value in roi)
         self._notify(camera.name, f"region changed: {shown}", str(body.get("client", "")))
         return {"roi": roi, "kept": kept, "why": why}
 
@@ -128,9 +115,9 @@ class WebOrders:
             return False, f"the next start will fail: {error}"
         return True, ""
 
-    def _hud(self, camera: Watched, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _hud(self, camera: CameraControl, body: Mapping[str, Any]) -> dict[str, Any]:
         shown = body.get("shown")
         if not isinstance(shown, bool):
-            raise Refused("shown is true or false")
-        camera.renderer.show_hud = shown
+            raise CommandRejected("shown is true or false")
+        camera.set_hud(shown)
         return {"shown": shown}

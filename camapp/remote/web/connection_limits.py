@@ -15,24 +15,24 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_CONNECTIONS = 128
+MAX_CONNECTIONS = 128
 # Seconds for a whole request to arrive, and for the next one to begin.
 REQUEST_S = 8.0
 _SWEEP_S = 1.0
-# More than a few large pictures: whoever lets so much pile up has stopped reading.
-_MOST_UNSENT = 8 << 20
+# More than a few large images: whoever lets so much pile up has stopped reading.
+_MAX_UNSENT = 8 << 20
 
 Place = tuple[str, int]
 
 
 @dataclass
-class _Guest:
+class _Connection:
     transport: asyncio.Transport
     since: float
     requests: int = 0
 
 
-class Doors:
+class ConnectionLimiter:
     """All open connections of one server.
 
     Args:
@@ -42,11 +42,11 @@ class Doors:
         turned_away: connections that were ended for time or room.
     """
 
-    def __init__(self, most: int = MOST_CONNECTIONS) -> None:
+    def __init__(self, most: int = MAX_CONNECTIONS) -> None:
         self.turned_away = 0
         self._most = most
         # By when they last began to be idle: the longest first.
-        self._guests: OrderedDict[Place, _Guest] = OrderedDict()
+        self._guests: OrderedDict[Place, _Connection] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._guests)
@@ -57,7 +57,7 @@ class Doors:
             self.turned_away += 1
             transport.abort()
             return
-        self._guests[_place(transport.get_extra_info("peername"))] = _Guest(transport, _now())
+        self._guests[_place(transport.get_extra_info("peername"))] = _Connection(transport, _now())
 
     def leave(self, transport: asyncio.Transport) -> None:
         """One is gone."""
@@ -106,8 +106,8 @@ class Doors:
             elif self._is_over(guest, now):
                 self._end(place)
 
-    def _is_over(self, guest: _Guest, now: float) -> bool:
-        if guest.transport.get_write_buffer_size() > _MOST_UNSENT:
+    def _is_over(self, guest: _Connection, now: float) -> bool:
+        if guest.transport.get_write_buffer_size() > _MAX_UNSENT:
             return True
         return not guest.requests and now - guest.since > REQUEST_S
 
@@ -130,7 +130,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def protocol(doors: Doors) -> type[H11Protocol]:
+def protocol(doors: ConnectionLimiter) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1 for connections that come in by these doors."""
 
     class Guarded(H11Protocol):

@@ -1,4 +1,4 @@
-"""A camera's pictures as JPEG files: encoded once for all visitors, in a thread of its own."""
+"""A camera's images as JPEG files: encoded once for all visitors, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import cv2
 
-from camapp.system.shared_frames import Pixels, map_slots
+from camapp.core.arrays import Pixels
+from camapp.system.shared_frames import map_slots
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +20,10 @@ _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 80)
 
 
 class Encoder:
-    """Encodes what the run has put into shared memory; it has one picture at a time.
+    """Encodes what the run has put into shared memory; it has one image at a time.
 
     Args:
-        wanted: whether anybody waits for pictures.
+        wanted: whether anybody waits for images.
         on_jpeg: called with the file and the frame's number; in this thread.
         on_done: called when the memory may be written to again; in this thread.
     """
@@ -33,7 +34,7 @@ class Encoder:
         self._wanted = wanted
         self._on_jpeg = on_jpeg
         self._on_done = on_done
-        self._pictures: Pixels | None = None
+        self._images: Pixels | None = None
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
 
@@ -46,23 +47,23 @@ class Encoder:
         self._queue.put(None)
 
     def remap(self, descriptor: int, slots: int, height: int, width: int) -> None:
-        """The pictures that follow are in this memory; takes the descriptor over."""
+        """The images that follow are in this memory; takes the descriptor over."""
 
         def change() -> None:
             try:
-                self._pictures = map_slots(descriptor, slots, height, width)
+                self._images = map_slots(descriptor, slots, height, width)
             finally:
                 os.close(descriptor)
 
         self._queue.put(change)
 
     def offer(self, slot: int, seq: int) -> None:
-        """Encode the picture in that slot."""
+        """Encode the image in that slot."""
 
         def encode() -> None:
             try:
-                if self._pictures is not None and self._wanted():
-                    _, jpeg = cv2.imencode(".jpg", self._pictures[slot], _QUALITY)
+                if self._images is not None and self._wanted():
+                    _, jpeg = cv2.imencode(".jpg", self._images[slot], _QUALITY)
                     self._on_jpeg(jpeg.tobytes(), seq)
             finally:
                 self._on_done()
@@ -73,5 +74,5 @@ class Encoder:
         while (job := self._queue.get()) is not None:
             try:
                 job()
-            except Exception as error:  # noqa: BLE001 - the next picture may do better
-                log.error("a picture cannot be encoded: %s: %s", type(error).__name__, error)
+            except Exception as error:  # noqa: BLE001 - the next image may do better
+                log.error("an image cannot be encoded: %s: %s", type(error).__name__, error)

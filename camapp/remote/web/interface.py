@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
 from camapp.core.json_records import prediction_record
@@ -23,17 +24,17 @@ from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
 from camapp.core.web_address import Address, parse_address
-from camapp.remote.commands import Clerk, Refused
+from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
 from camapp.remote.web import channel
-from camapp.remote.web.commands import Watched, WebOrders
-from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.remote.web.commands import WebCommands
+from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.system.process import start_child
-from camapp.system.shared_frames import Pixels, SharedCanvas, Taken
+from camapp.system.shared_frames import ReadFrame, SharedFrames
 from camapp.system.state_dir import StateError, state_directory, web_token
 
 log = logging.getLogger(__name__)
 
-_NOTICE = -1  # seq of a picture that is no frame
+_NOTICE = -1  # seq of an image that is no frame
 _STATUS_EVERY_S = 0.5
 _WAITING_ORDERS = 16
 _SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.5, 30.0
@@ -43,10 +44,10 @@ _FIRST_WORD_S, _HANGS_S = 60.0, 10.0
 _NEEDED = ("starlette", "uvicorn", "websockets")
 
 
-class WebFace:
+class WebInterface:
     """Serves the page from a process of its own, which may die and is started again; the run never waits for it.
 
-    The picture is drawn, and copied once into shared memory, only while somebody watches.
+    The image is drawn, and copied once into shared memory, only while somebody watches.
 
     Args:
         cameras: the runs to show.
@@ -64,7 +65,7 @@ class WebFace:
 
     def __init__(
         self,
-        cameras: Sequence[Watched],
+        cameras: Sequence[CameraControl],
         address: str,
         hosts: Sequence[str] = (),
         state: Path | None = None,
@@ -83,12 +84,12 @@ class WebFace:
         self._child: subprocess.Popen[bytes] | None = None
         self._stop_event = threading.Event()
         self._feeds = [_Feed(camera, number, self._send) for number, camera in enumerate(cameras)]
-        self._orders = WebOrders(cameras, self._state, metrics, reread, self._notify)
-        self._clerk: Clerk[channel.Message] = Clerk("web-orders", self._obey, _WAITING_ORDERS)
+        self._orders = WebCommands(cameras, self._state, metrics, reread, self._notify)
+        self._clerk: CommandQueue[channel.Message] = CommandQueue("web-orders", self._obey, _WAITING_ORDERS)
         self._thread = threading.Thread(target=self._supervise, name="web", daemon=True)
         for camera, feed in zip(cameras, self._feeds, strict=True):
-            camera.prediction_sinks.append(feed.predictions)
-            camera.picture_sinks.append(feed.pictures)
+            camera.add_sink(feed.predictions)
+            camera.add_sink(feed.images)
 
     @property
     def pid(self) -> int | None:
@@ -216,7 +217,7 @@ class WebFace:
         for feed in self._feeds:
             camera = feed.camera
             model = feed.models.get(camera.settings.model, camera.settings.model)
-            extra = {"hud": camera.renderer.show_hud, "model": model}
+            extra = {"hud": camera.hud_shown, "model": model}
             self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
 
     def _hear(self, message: channel.Message) -> None:
@@ -234,7 +235,7 @@ class WebFace:
         answer: channel.Message = {"type": "answer", "id": message["id"]}
         try:
             answer["body"] = self._orders.obey(message["order"], message["camera"], message["body"])
-        except Refused as error:
+        except CommandRejected as error:
             answer["error"] = str(error)
         except Exception as error:
             # Whatever a visitor's wish brings about, the run goes on.
@@ -245,19 +246,19 @@ class WebFace:
 
 
 class _Feed:
-    """One camera's way to the server: predictions as they come, pictures while somebody watches."""
+    """One camera's way to the server: predictions as they come, images while somebody watches."""
 
-    def __init__(self, camera: Watched, number: int, send: Callable[..., bool]) -> None:
+    def __init__(self, camera: CameraControl, number: int, send: Callable[..., bool]) -> None:
         self.camera = camera
         self.number = number
         self.models = {path: name for name, path in model_choices(camera.settings).items()}
-        self.canvas = SharedCanvas(readers=1)
+        self.canvas = SharedFrames(readers=1)
         self.predictions = _Predictions(self)
-        self.pictures = _Pictures(self)
+        self.images = _Images(self)
         self.send = send
         self.watched = False
         self._lock = threading.Lock()
-        self._in_hand: Taken | None = None
+        self._in_hand: ReadFrame | None = None
         self._last_serial = 0
         self._told_generation = 0
 
@@ -273,13 +274,13 @@ class _Feed:
                 self.canvas.release(self._in_hand)
             self._in_hand, self._last_serial, self._told_generation = None, 0, 0
 
-    def publish(self, picture: Pixels, seq: int) -> None:
-        """The newest picture; one that the server has not yet taken is forgotten. Costs one copy."""
-        self.canvas.publish(picture, seq)
+    def publish(self, image: Pixels, seq: int) -> None:
+        """The newest image; one that the server has not yet taken is forgotten. Costs one copy."""
+        self.canvas.publish(image, seq)
         self._offer()
 
     def note_done(self) -> None:
-        """The server is done with the picture it had."""
+        """The server is done with the image it had."""
         with self._lock:
             taken, self._in_hand = self._in_hand, None
         if taken is not None:
@@ -298,7 +299,7 @@ class _Feed:
                 return
             self._in_hand, self._last_serial = taken, taken.serial
 
-    def _tell(self, taken: Taken) -> bool:
+    def _tell(self, taken: ReadFrame) -> bool:
         if taken.generation != self._told_generation:
             height, width = self.canvas.size
             message = {"type": "canvas", "slots": self.canvas.slots, "height": height, "width": width}
@@ -319,7 +320,7 @@ class _Predictions(PredictionSink):
         feed.send({"type": "prediction", "camera": feed.number, "record": record})
 
 
-class _Pictures(PictureSink):
+class _Images(ImageSink):
     def __init__(self, feed: _Feed) -> None:
         self._feed = feed
 

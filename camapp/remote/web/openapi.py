@@ -23,7 +23,7 @@ def _object(**properties: _Json) -> _Json:
 
 _NUMBER, _TEXT, _FLAG, _COUNT = {"type": "number"}, {"type": "string"}, {"type": "boolean"}, {"type": "integer"}
 _ROI: _Json = {
-    "description": "x, y, width, height as fractions of the picture; null is all of it",
+    "description": "x, y, width, height as fractions of the image; null is all of it",
     "oneOf": [
         {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 4, "maxItems": 4},
         {"type": "null"},
@@ -76,15 +76,15 @@ def _post(summary: str, body: _Json, ok: _Json) -> _Json:
 _OF_A_CAMERA: _Json = {
     "/snapshot.jpg": {
         "get": _get(
-            "The next picture that is drawn",
-            _answer("a picture; its frame's number is in X-Seq", {"type": "string", "format": "binary"}, "image/jpeg"),
-            **{"503": _answer("there is no picture now", _ref("Error"))},
+            "The next image that is drawn",
+            _answer("an image; its frame's number is in X-Seq", {"type": "string", "format": "binary"}, "image/jpeg"),
+            **{"503": _answer("there is no image now", _ref("Error"))},
         )
     },
     "/stream.mjpg": {
         "get": _get(
-            "Pictures as they are drawn; a slow visitor skips some",
-            _answer("one part a picture", {"type": "string", "format": "binary"}, "multipart/x-mixed-replace"),
+            "Images as they are drawn; a slow visitor skips some",
+            _answer("one part an image", {"type": "string", "format": "binary"}, "multipart/x-mixed-replace"),
             **{"503": _answer("too many are watching", _ref("Error"))},
         )
     },
@@ -100,25 +100,25 @@ _OF_A_CAMERA: _Json = {
             **{"400": _answer("since or limit is no number", _ref("Error"))},
         )
     },
-    "/api/pause": {"post": _post("Hold the picture and the predictions", {}, _object(paused=_FLAG))},
+    "/api/pause": {"post": _post("Hold the image and the predictions", {}, _object(paused=_FLAG))},
     "/api/resume": {"post": _post("Go on", {}, _object(paused=_FLAG))},
-    "/api/snapshot": {"post": _post("Save the next picture on the device", {}, _object(folder=_TEXT))},
+    "/api/snapshot": {"post": _post("Save the next image on the device", {}, _object(folder=_TEXT))},
     "/api/model": {"post": _post("Run another of the models offered", {"model": _TEXT}, _object(model=_TEXT))},
     "/api/roi": {
         "post": _post(
-            "Look only at this part of the picture, now and after the next start",
+            "Look only at this part of the image, now and after the next start",
             {"roi": _ROI},
             _object(roi=_ROI, kept=_FLAG, why={"type": "string", "description": "why it is not kept"}),
         )
     },
-    "/api/hud": {"post": _post("Draw the figures on the picture, or do not", {"shown": _FLAG}, _object(shown=_FLAG))},
+    "/api/hud": {"post": _post("Draw the figures on the image, or do not", {"shown": _FLAG}, _object(shown=_FLAG))},
 }
 
 _STATUS: _Json = _object(
     camera=_TEXT,
     state={"type": "string", "enum": ["starting", "running", "paused", "no signal", "ended"]},
     reason=_TEXT,
-    figures={"type": "object", "description": "rates, drops, workers, health: as on the picture"},
+    figures={"type": "object", "description": "rates, drops, workers, health: as on the image"},
     balance=_object(
         captured=_COUNT, predicted=_COUNT, dropped=_COUNTS, failed=_COUNTS, in_flight=_COUNT, sensor_missed=_COUNT
     ),

@@ -19,16 +19,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from camapp.remote.web.auth import Guard, Hosts, Keys
-from camapp.remote.web.connection_limits import Doors
+from camapp.remote.web.auth import AuthMiddleware, HostCheck, TokenAuth
+from camapp.remote.web.connection_limits import ConnectionLimiter
 from camapp.remote.web.openapi import DOCUMENT
-from camapp.remote.web.state import KEPT_PREDICTIONS, Feed, Hub, OrderFailed
-from camapp.remote.web.streams import Live, Stream
+from camapp.remote.web.state import KEPT_PREDICTIONS, CameraState, CommandFailed, ServerState
+from camapp.remote.web.streams import Stream, Streams
 
 ORDERS = ("pause", "resume", "snapshot", "model", "roi", "hud")
 _LARGEST_BODY = 16 << 10
 _BODY_S = 5.0
-_PICTURE_S = 5.0
+_IMAGE_S = 5.0
 _METRICS_KEPT_S = 1.0
 _ASSETS = {
     "page.html": "text/html; charset=utf-8",
@@ -39,10 +39,10 @@ _ASSETS = {
 }
 
 
-def build(hub: Hub, keys: Keys, hosts: Hosts, doors: Doors) -> ASGIApp:
+def build(hub: ServerState, keys: TokenAuth, hosts: HostCheck, doors: ConnectionLimiter) -> ASGIApp:
     """The whole application, with its guard before it."""
     routes = _Routes(hub, keys)
-    live, stream = Live(hub, doors), Stream(hub, doors, routes.feed)
+    live, stream = Streams(hub, doors), Stream(hub, doors, routes.feed)
     in_path = "/cameras/{camera}"
     of_a_camera = [
         ("/snapshot.jpg", routes.snapshot, ["GET"]),
@@ -66,7 +66,7 @@ def build(hub: Hub, keys: Keys, hosts: Hosts, doors: Doors) -> ASGIApp:
         exception_handlers={HTTPException: _as_json},
     )
     app.router.redirect_slashes = False
-    return Guard(app, keys, hosts, doors, hub.refuse)
+    return AuthMiddleware(app, keys, hosts, doors, hub.refuse)
 
 
 async def _as_json(_: Request, error: Exception) -> Response:
@@ -75,12 +75,12 @@ async def _as_json(_: Request, error: Exception) -> Response:
 
 
 class _Routes:
-    def __init__(self, hub: Hub, keys: Keys) -> None:
+    def __init__(self, hub: ServerState, keys: TokenAuth) -> None:
         self._hub = hub
         self._keys = keys
         self._metrics: tuple[float, str] = (0.0, "")
 
-    def feed(self, request: Request) -> Feed:
+    def feed(self, request: Request) -> CameraState:
         """The camera that a path or query names; the first if neither does."""
         feeds = self._hub.feeds
         name = request.path_params.get("camera") or request.query_params.get("camera") or next(iter(feeds))
@@ -132,7 +132,7 @@ class _Routes:
         hub = self._hub
         own = {
             "visitors": {name: feed.watchers for name, feed in hub.feeds.items()},
-            "pictures": {name: feed.pictures.serial for name, feed in hub.feeds.items()},
+            "pictures": {name: feed.images.serial for name, feed in hub.feeds.items()},
             "skipped": hub.skipped,
             "refused": hub.refused,
         }
@@ -155,15 +155,15 @@ class _Routes:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def snapshot(self, request: Request) -> Response:
-        """The next picture that is drawn, as a JPEG file."""
+        """The next image that is drawn, as a JPEG file."""
         feed = self.feed(request)
         with feed.watched():
             try:
-                async with asyncio.timeout(_PICTURE_S):
-                    await feed.pictures.beyond(feed.pictures.serial)
+                async with asyncio.timeout(_IMAGE_S):
+                    await feed.images.beyond(feed.images.serial)
             except TimeoutError:
-                raise HTTPException(503, f"no picture within {_PICTURE_S:g} s; /status says why") from None
-        jpeg, seq = feed.picture
+                raise HTTPException(503, f"no image within {_IMAGE_S:g} s; /status says why") from None
+        jpeg, seq = feed.image
         return Response(jpeg, media_type="image/jpeg", headers={"x-seq": str(seq)})
 
     async def predictions(self, request: Request) -> Response:
@@ -197,7 +197,7 @@ class _Routes:
     async def _ask(self, order: str, camera: str, body: dict[str, Any], refused: int = 409) -> dict[str, Any]:
         try:
             return await self._hub.order(order, camera, body)
-        except OrderFailed as error:
+        except CommandFailed as error:
             raise HTTPException(refused, str(error)) from error
         except TimeoutError:
             raise HTTPException(504, "the run does not answer; try again") from None

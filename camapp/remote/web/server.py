@@ -1,4 +1,4 @@
-"""The process that serves the page: `python -m camapp.remote.web.server LINK LISTENER`, started by `WebFace`.
+"""The process that serves the page: `python -m camapp.remote.web.server LINK LISTENER`, started by `WebInterface`.
 
 It ends when the run's end of the link does. Whatever visitors do to it, the run does not feel.
 """
@@ -18,11 +18,11 @@ import cv2
 import uvicorn
 
 from camapp.remote.web import channel
-from camapp.remote.web.auth import Hosts, Keys
-from camapp.remote.web.connection_limits import Doors, protocol
+from camapp.remote.web.auth import HostCheck, TokenAuth
+from camapp.remote.web.connection_limits import ConnectionLimiter, protocol
 from camapp.remote.web.encoder import Encoder
 from camapp.remote.web.routes import build
-from camapp.remote.web.state import Hub
+from camapp.remote.web.state import ServerState
 from camapp.system.systemd import JournalFormatter, is_journal
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # Where the cores do not do for both, the run comes first.
 _NICE = 5
 _LARGEST_HEAD = 16 << 10
-# What the kernel may hold for one visitor that was not sent yet: old pictures are of no use to a slow one.
+# What the kernel may hold for one visitor that was not sent yet: old images are of no use to a slow one.
 _UNSENT = 128 << 10
 _HELLO_S = 30.0
 
@@ -66,10 +66,10 @@ class _Server:
     def __init__(self, run: socket.socket, listener: socket.socket, hello: channel.Message) -> None:
         self._run = run
         self._listener = listener
-        self._hub = Hub(hello, partial(channel.send, run))
-        self._doors = Doors()
-        keys = Keys(hello["token"], hello["port"])
-        app = build(self._hub, keys, Hosts(hello["hosts"]), self._doors)
+        self._hub = ServerState(hello, partial(channel.send, run))
+        self._doors = ConnectionLimiter()
+        keys = TokenAuth(hello["token"], hello["port"])
+        app = build(self._hub, keys, HostCheck(hello["hosts"]), self._doors)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -112,7 +112,7 @@ class _Server:
 
         def on_jpeg(jpeg: bytes, seq: int) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has just ended
-                loop.call_soon_threadsafe(feed.take_picture, jpeg, seq)
+                loop.call_soon_threadsafe(feed.take_image, jpeg, seq)
 
         done: channel.Message = {"type": "done", "camera": number}
         return Encoder(lambda: feed.watchers > 0, on_jpeg, lambda: _always(channel.send(self._run, done)))

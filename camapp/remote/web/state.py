@@ -20,11 +20,11 @@ _KEPT_CHANGES = 200
 _ORDER_S = 45.0
 
 
-class OrderFailed(Exception):
+class CommandFailed(Exception):
     """The run did not do what a visitor asked for: the message says why."""
 
 
-class Topic:
+class Broadcast:
     """Something that changes, and wakes all who wait for the next change. Of one event loop.
 
     Attributes:
@@ -48,7 +48,7 @@ class Topic:
         return self.serial
 
 
-class Feed:
+class CameraState:
     """One camera as the server knows it.
 
     Attributes:
@@ -58,9 +58,9 @@ class Feed:
         predictions: the newest ones, oldest first.
         predicted: counts them.
         changes: (time, label, score) of each change of the label, oldest first.
-        picture: the newest picture as a JPEG file, and its frame's number.
-        pictures: changes with it.
-        watchers: who wait for pictures now.
+        image: the newest image as a JPEG file, and its frame's number.
+        images: changes with it.
+        watchers: who wait for images now.
     """
 
     def __init__(self, name: str, models: list[str], on_watch: Callable[[bool], None]) -> None:
@@ -70,14 +70,14 @@ class Feed:
         self.predictions: deque[Record] = deque(maxlen=KEPT_PREDICTIONS)
         self.predicted = 0
         self.changes: deque[tuple[str, str, float]] = deque(maxlen=_KEPT_CHANGES)
-        self.picture: tuple[bytes, int] = (b"", -1)
-        self.pictures = Topic()
+        self.image: tuple[bytes, int] = (b"", -1)
+        self.images = Broadcast()
         self.watchers = 0
         self._on_watch = on_watch
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Pictures are drawn and encoded only as long as somebody is in here."""
+        """Images are drawn and encoded only as long as somebody is in here."""
         self.watchers += 1
         if self.watchers == 1:
             self._on_watch(True)
@@ -96,10 +96,10 @@ class Feed:
         if not self.changes or self.changes[-1][1] != label:
             self.changes.append((record.get("time", ""), label, record.get("score", 0.0)))
 
-    def take_picture(self, jpeg: bytes, seq: int) -> None:
-        """A new picture."""
-        self.picture = (jpeg, seq)
-        self.pictures.tell()
+    def take_image(self, jpeg: bytes, seq: int) -> None:
+        """A new image."""
+        self.image = (jpeg, seq)
+        self.images.tell()
 
     def since(self, seq: int, most: int = KEPT_PREDICTIONS) -> list[Record]:
         """The kept predictions of frames after that one, oldest first; of more than `most`, the newest."""
@@ -111,7 +111,7 @@ class Feed:
         return found[::-1]
 
 
-class Hub:
+class ServerState:
     """All cameras, the visitors' view of them, and the way back to the run.
 
     Args:
@@ -123,19 +123,19 @@ class Hub:
         locked: the token is needed here.
         news: changes with each prediction, status and notice.
         notices: (serial, record) of what happened lately.
-        skipped: pictures that some visitor was too slow for.
+        skipped: images that some visitor was too slow for.
         refused: requests refused, by reason.
     """
 
     def __init__(self, hello: Message, tell_run: Callable[[Message], bool]) -> None:
         self._tell_run = tell_run
         self.feeds = {
-            camera["name"]: Feed(camera["name"], camera["models"], self._watch(number))
+            camera["name"]: CameraState(camera["name"], camera["models"], self._watch(number))
             for number, camera in enumerate(hello["cameras"])
         }
         self._by_number = list(self.feeds.values())
         self.locked = bool(hello.get("token"))
-        self.news = Topic()
+        self.news = Broadcast()
         self.notices: deque[tuple[int, Record]] = deque(maxlen=_KEPT_NOTICES)
         self.skipped = 0
         self.refused: dict[str, int] = {}
@@ -159,7 +159,7 @@ class Hub:
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
     def hear(self, message: Message) -> None:
-        """Take in what the run says; pictures come by `Feed.take_picture`."""
+        """Take in what the run says; images come by `CameraState.take_image`."""
         kind = message["type"]
         if kind == "prediction":
             self._by_number[message["camera"]].take_prediction(message["record"])
@@ -187,7 +187,7 @@ class Hub:
         """Ask the run for something and wait for its answer.
 
         Raises:
-            OrderFailed: it refused.
+            CommandFailed: it refused.
             TimeoutError: it did not answer.
         """
         number = next(self._numbers)
@@ -201,6 +201,6 @@ class Hub:
         finally:
             self._answers.pop(number, None)
         if "error" in message:
-            raise OrderFailed(message["error"])
+            raise CommandFailed(message["error"])
         found: Record = message["body"]
         return found

@@ -12,30 +12,30 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from camapp.remote.web.connection_limits import Doors
-from camapp.remote.web.state import Feed, Hub
+from camapp.remote.web.connection_limits import ConnectionLimiter
+from camapp.remote.web.state import CameraState, ServerState
 
-MOST_STREAMS = 48
-MOST_SOCKETS = 48
+MAX_STREAMS = 48
+MAX_SOCKETS = 48
 # Whoever takes nothing for so long is gone, whatever the network says.
 _STALLED_S = 10.0
 # Predictions and news are told this often at most; statistics change twice a second.
 _TELL_EVERY_S = 0.05
-_MOST_AT_ONCE = 60
+_MAX_AT_ONCE = 60
 
 _BOUNDARY = b"--frame\r\n"
 
 
 class Stream:
-    """/stream.mjpg: each visitor gets the newest picture when it has taken the one before; the others are skipped.
+    """/stream.mjpg: each visitor gets the newest image when it has taken the one before; the others are skipped.
 
     Args:
-        hub: where pictures are.
+        hub: where images are.
         doors: where who does not read is put out.
         feed: finds the camera of a request.
     """
 
-    def __init__(self, hub: Hub, doors: Doors, feed: Callable[[Request], Feed]) -> None:
+    def __init__(self, hub: ServerState, doors: ConnectionLimiter, feed: Callable[[Request], CameraState]) -> None:
         self._streams = 0
         self._hub = hub
         self._doors = doors
@@ -46,7 +46,7 @@ class Stream:
         feed = self._feed(Request(scope))
         if scope["method"] != "GET":
             raise HTTPException(405, "GET it", {"allow": "GET"})
-        if self._streams >= MOST_STREAMS:
+        if self._streams >= MAX_STREAMS:
             self._hub.refuse("too many streams")
             raise HTTPException(503, "too many are watching already; try again later", {"retry-after": "10"})
         self._streams += 1
@@ -58,19 +58,19 @@ class Stream:
             self._streams -= 1
             gone.cancel()
 
-    async def _show(self, scope: Scope, feed: Feed, send: Send, gone: asyncio.Future[None]) -> None:
+    async def _show(self, scope: Scope, feed: CameraState, send: Send, gone: asyncio.Future[None]) -> None:
         headers = [(b"content-type", b"multipart/x-mixed-replace; boundary=frame"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        seen = feed.pictures.serial
-        # The boundary goes behind each picture, not before it: browsers show a part once they have seen its end.
+        seen = feed.images.serial
+        # The boundary goes behind each image, not before it: browsers show a part once they have seen its end.
         opening = _BOUNDARY
         while not gone.done():
-            if not await _comes(feed.pictures.beyond(seen), gone):
+            if not await _comes(feed.images.beyond(seen), gone):
                 return
-            serial = feed.pictures.serial
+            serial = feed.images.serial
             self._hub.skipped += serial - seen - 1
             seen = serial
-            jpeg, seq = feed.picture
+            jpeg, seq = feed.image
             head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\nX-Seq: %d\r\n\r\n" % (len(jpeg), seq)
             part = b"".join((opening, head, jpeg, b"\r\n", _BOUNDARY))
             opening = b""
@@ -97,14 +97,14 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-class Live:
+class Streams:
     """/live: JSON of all cameras, told as it comes; who is slow misses old predictions, never newer ones.
 
     Each message is an object with some of: `hello`, `status` (by camera), `predictions` (a list by camera),
     `notices`, `missed` (predictions passed over).
     """
 
-    def __init__(self, hub: Hub, doors: Doors) -> None:
+    def __init__(self, hub: ServerState, doors: ConnectionLimiter) -> None:
         self._sockets = 0
         self._hub = hub
         self._doors = doors
@@ -112,7 +112,7 @@ class Live:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one visitor until it leaves."""
         socket = WebSocket(scope, receive, send)
-        if self._sockets >= MOST_SOCKETS:
+        if self._sockets >= MAX_SOCKETS:
             self._hub.refuse("too many sockets")
             await socket.close(1013)
             return
@@ -130,7 +130,7 @@ class Live:
             self._sockets -= 1
 
     async def _tell_all(self, socket: WebSocket, gone: asyncio.Future[None]) -> None:
-        visitor = _Visitor(self._hub)
+        visitor = _Client(self._hub)
         while not gone.done():
             message = visitor.news()
             if message:
@@ -151,10 +151,10 @@ async def _until_closed(receive: Receive) -> None:
         message = await receive()
 
 
-class _Visitor:
+class _Client:
     """What one visitor has been told already."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: ServerState) -> None:
         self._hub = hub
         self._predicted = {name: feed.predicted for name, feed in hub.feeds.items()}
         self._status: dict[str, int] = {}
@@ -185,7 +185,7 @@ class _Visitor:
             fresh = feed.predicted - self._predicted[name]
             if fresh:
                 self._predicted[name] = feed.predicted
-                told = min(fresh, _MOST_AT_ONCE, len(feed.predictions))
+                told = min(fresh, _MAX_AT_ONCE, len(feed.predictions))
                 predictions[name] = list(feed.predictions)[-told:]
                 missed += fresh - told
         if statuses:

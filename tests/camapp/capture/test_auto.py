@@ -12,7 +12,7 @@ from camapp.system.video_devices import VideoNode
 
 CAMERA = {"Model": "imx708", "Num": 0, "Id": "/base/soc/i2c@1/imx708@1a"}
 GOOD = VideoNode(Path("/dev/video2"), "HD Webcam", None)
-META = VideoNode(Path("/dev/video3"), "HD Webcam", PermanentSourceError("/dev/video3 gives no pictures"))
+META = VideoNode(Path("/dev/video3"), "HD Webcam", PermanentSourceError("/dev/video3 gives no images"))
 
 
 class Recorder(Source):
@@ -90,7 +90,7 @@ def test_a_busy_pi_camera_is_waited_for_and_not_replaced(machine):
     assert [made.uri for made in recorder.made] == ["picamera://0"]
 
 
-def test_then_the_first_webcam_that_gives_a_picture(machine):
+def test_then_the_first_webcam_that_gives_a_image(machine):
     busy = VideoNode(Path("/dev/video0"), "Other", None)
     recorder = machine([], [busy, META, GOOD])
     recorder.broken["v4l2:///dev/video0"] = SourceLost("busy")
@@ -102,7 +102,7 @@ def test_else_the_pattern_with_one_line_that_says_why(machine, caplog):
     machine(PermanentSourceError("numpy is broken"), [META])
     assert opened().uri == "pattern://digits"
     assert len(caplog.records) == 1
-    assert "numpy is broken; /dev/video3 gives no pictures" in caplog.text
+    assert "numpy is broken; /dev/video3 gives no images" in caplog.text
 
 
 def test_the_choice_answers_for_everything_else(machine):
@@ -129,7 +129,7 @@ def test_it_is_closed_before_it_was_opened_without_fuss():
     auto.AutoSource("auto", SourceOptions()).close()
 
 
-def test_a_pc_without_cameras_gets_its_first_picture_at_once(monkeypatch):
+def test_a_pc_without_cameras_gets_its_first_image_at_once(monkeypatch):
     monkeypatch.setattr(auto, "find_spec", lambda name: None)
     monkeypatch.setattr(auto, "video_nodes", list)
     source = create_source("auto", SourceOptions(size=(160, 120)))

@@ -12,7 +12,7 @@ import pytest
 
 from camapp.capture import picamera2, rate_monitor, thread
 from camapp.capture.clock import SensorClock
-from camapp.capture.rate_monitor import RateWatch
+from camapp.capture.rate_monitor import RateMonitor
 from camapp.core import timeouts
 from camapp.core.errors import ExitCode
 from camapp.core.settings import load_settings
@@ -177,7 +177,7 @@ def test_the_camera_is_set_to_the_target_unless_a_rate_is_asked_for(fake, run):
 
 
 def watched(fps, gaps_ms, exposure_us=0):
-    watch, now = RateWatch(), 10**9
+    watch, now = RateMonitor(), 10**9
     for gap in gaps_ms:
         now += int(gap * 1e6)
         watch.note("imx708", fps, now, exposure_us)
@@ -210,7 +210,7 @@ def test_slowness_is_said_once_and_taken_back(caplog):
 
 
 def test_a_cause_that_changes_is_said_anew(caplog):
-    watch, now = RateWatch(), 10**9
+    watch, now = RateMonitor(), 10**9
     for exposure_us in [10_000] * 60 + [60_000] * 60 + [61_000] * 60:
         now += 66_600_000
         watch.note("imx708", 30, now, exposure_us)

@@ -1,4 +1,4 @@
-"""Every odd image file arrives as an 8-bit picture, or is skipped with its reason."""
+"""Every odd image file arrives as an 8-bit image, or is skipped with its reason."""
 
 import inspect
 import os
@@ -63,9 +63,9 @@ def with_orientation(jpeg, orientation):
 def test_a_transparent_pixel_shows_white_and_a_half_transparent_one_mixes(tmp_path):
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 3] = 0, 128, 255
-    picture = read_image(write(tmp_path / "a.png", pixels))
-    assert picture.layout is Layout.BGR
-    assert picture.data[0, :, 0].tolist() == [255, 127, 0]
+    image = read_image(write(tmp_path / "a.png", pixels))
+    assert image.layout is Layout.BGR
+    assert image.data[0, :, 0].tolist() == [255, 127, 0]
 
 
 def test_grey_with_alpha_is_laid_over_white(tmp_path):
@@ -76,10 +76,10 @@ def test_grey_with_alpha_is_laid_over_white(tmp_path):
 
 def test_sixteen_bits_become_eight_with_white_still_white(tmp_path):
     path = write(tmp_path / "a.png", np.array([[0, 257 * 100, 65535]], np.uint16))
-    picture = read_image(path)
-    assert picture.layout is Layout.GRAY
-    assert picture.data.dtype == np.uint8
-    assert picture.data.tolist() == [[0, 100, 255]]
+    image = read_image(path)
+    assert image.layout is Layout.GRAY
+    assert image.data.dtype == np.uint8
+    assert image.data.tolist() == [[0, 100, 255]]
 
 
 def test_sixteen_bit_alpha_works_too(tmp_path):
@@ -89,11 +89,11 @@ def test_sixteen_bit_alpha_works_too(tmp_path):
 
 
 def test_grey_stays_grey(tmp_path):
-    picture = read_image(write(tmp_path / "a.png", solid(7, (5, 4))))
-    assert (picture.layout, picture.size) == (Layout.GRAY, (4, 5))
+    image = read_image(write(tmp_path / "a.png", solid(7, (5, 4))))
+    assert (image.layout, image.size) == (Layout.GRAY, (4, 5))
 
 
-def test_one_pixel_is_a_picture(tmp_path):
+def test_one_pixel_is_a_image(tmp_path):
     assert read_image(write(tmp_path / "a.png", solid(7, (1, 1, 3)))).size == (1, 1)
 
 
@@ -101,8 +101,8 @@ def test_colours_arrive_in_their_places(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:] = 40, 60, 200  # B, G, R
     for suffix in (".png", ".bmp", ".ppm", ".webp", ".tiff"):
-        picture = read_image(write(tmp_path / f"a{suffix}", pixels))
-        assert np.abs(picture.rgb()[0, 0].astype(int) - (200, 60, 40)).max() <= 4, suffix
+        image = read_image(write(tmp_path / f"a{suffix}", pixels))
+        assert np.abs(image.rgb()[0, 0].astype(int) - (200, 60, 40)).max() <= 4, suffix
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
@@ -112,11 +112,11 @@ def test_a_photo_is_turned_as_its_exif_data_asks(tmp_path, orientation, corner):
     _, jpeg = cv2.imencode(".jpg", pixels)
     path = tmp_path / "a.jpg"
     path.write_bytes(with_orientation(jpeg.tobytes(), orientation))
-    picture = read_image(path)
-    assert picture.size == ((32, 64) if orientation in (6, 8) else (64, 32))
+    image = read_image(path)
+    assert image.size == ((32, 64) if orientation in (6, 8) else (64, 32))
     row, column = (0.25 + 0.5 * place for place in corner)
-    assert picture.gray()[int(row * picture.height), int(column * picture.width)] > 250
-    assert (picture.gray() > 128).mean() == pytest.approx(0.25, abs=0.02)
+    assert image.gray()[int(row * image.height), int(column * image.width)] > 250
+    assert (image.gray() > 128).mean() == pytest.approx(0.25, abs=0.02)
 
 
 def test_a_folder_is_read_whole_in_natural_order_without_hidden_files(tmp_path):
@@ -161,15 +161,15 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
         opened(tmp_path)
 
 
-def test_a_file_larger_than_any_picture_is_not_read_into_memory(tmp_path):
+def test_a_file_larger_than_any_image_is_not_read_into_memory(tmp_path):
     huge = tmp_path / "huge.png"
     huge.touch()
     os.truncate(huge, 1 << 42)
-    with pytest.raises(ValueError, match="it has 4194304 MB, which is more than any picture has"):
+    with pytest.raises(ValueError, match="it has 4194304 MB, which is more than any image has"):
         read_image(huge)
 
 
-def test_a_picture_that_would_fill_memory_is_refused_by_its_header(tmp_path):
+def test_a_image_that_would_fill_memory_is_refused_by_its_header(tmp_path):
     (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, 2, 8, bytes(99)))
     code = "import sys; from camapp.capture.images import read_image; read_image(sys.argv[1])"
     environment = {name: value for name, value in os.environ.items() if name != "OPENCV_IO_MAX_IMAGE_PIXELS"}
@@ -177,7 +177,7 @@ def test_a_picture_that_would_fill_memory_is_refused_by_its_header(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "bomb.png")],
         cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.stderr.splitlines()[-1].startswith("ValueError: it has more pixels than pictures that we read")
+    assert done.stderr.splitlines()[-1].startswith("ValueError: it has more pixels than images that we read")
 
 
 def test_a_glob_takes_what_it_matches(tmp_path):
@@ -198,7 +198,7 @@ def test_the_label_is_what_follows_the_first_underscore(tmp_path):
 def test_unreadable_files_are_skipped_and_told(tmp_path, caplog):
     write(tmp_path / "2_good.png", solid())
     (tmp_path / "1.png").write_bytes(b"")
-    (tmp_path / "3.jpg").write_text("not a picture")
+    (tmp_path / "3.jpg").write_text("not an image")
     write(tmp_path / "4.tiff", solid(0.5, dtype=np.float32))
     source = opened(tmp_path)
     assert names(source) == ["2_good.png"]
@@ -255,7 +255,7 @@ def test_it_opens_again_from_the_start(tmp_path):
     assert names(source) == ["1.png"]
 
 
-def test_large_pictures_fit_the_size_and_small_ones_stay(tmp_path):
+def test_large_images_fit_the_size_and_small_ones_stay(tmp_path):
     write(tmp_path / "1.png", solid(size=(100, 400, 3)))
     write(tmp_path / "2.png", solid(size=(10, 20, 3)))
     source = opened(tmp_path, size=(100, 100))

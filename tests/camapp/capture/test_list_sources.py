@@ -36,14 +36,14 @@ def test_each_source_is_told_and_why_it_is_not_usable(machine):
         [{"Model": "imx708", "Num": 0, "Id": "/base/soc/i2c@1/imx708@1a"}],
         VideoNode(Path("/dev/video0"), "Locked", SourceDenied("join group video")),
         VideoNode(Path("/dev/video2"), "HD Webcam", None),
-        VideoNode(Path("/dev/video3"), "HD Webcam", PermanentSourceError("gives no pictures")),
+        VideoNode(Path("/dev/video3"), "HD Webcam", PermanentSourceError("gives no images")),
     )
     rows = list_sources.list_sources()
     assert [(row.uri, row.name, row.status) for row in rows[:4]] == [
         ("picamera://0", "imx708", "ready"),
         ("v4l2:///dev/video2", "HD Webcam", "ready"),
         ("v4l2:///dev/video0", "Locked", "join group video"),
-        ("v4l2:///dev/video3", "HD Webcam", "gives no pictures"),
+        ("v4l2:///dev/video3", "HD Webcam", "gives no images"),
     ]
     assert [row.uri for row in rows[4:]] == PATTERNS
 

@@ -443,7 +443,7 @@ def test_a_webcam_that_slows_down_says_so(machine, monkeypatch):
     assert source.slowness.startswith("perhaps low light")
 
 
-def test_a_small_picture_is_left_uncompressed(machine):
+def test_a_small_image_is_left_uncompressed(machine):
     machine(0, "HD Webcam")
     source = webcam(size=(640, 480))
     source.open()
@@ -461,13 +461,13 @@ def test_each_shot_has_its_own_size_when_a_camera_changes(machine):
 
 
 @pytest.mark.parametrize(("shape", "layout"), [((48, 64), Layout.GRAY), ((48, 64, 1), Layout.GRAY)])
-def test_a_grey_camera_gives_grey_pictures(machine, shape, layout):
+def test_a_grey_camera_gives_grey_images(machine, shape, layout):
     machine(0, "Thermal")
     machine.driver.frame = np.full(shape, 9, np.uint8)
     source = webcam()
     source.open()
-    picture = source.read(1).view
-    assert (picture.layout, picture.size, picture.gray()[0, 0]) == (layout, (64, 48), 9)
+    image = source.read(1).view
+    assert (image.layout, image.size, image.gray()[0, 0]) == (layout, (64, 48), 9)
 
 
 def test_the_drivers_stamp_is_used_if_it_is_of_this_clock(machine, caplog):
@@ -498,7 +498,7 @@ def test_a_node_of_the_pi_camera_says_use_picamera(machine, name):
 
 def test_a_metadata_node_is_no_webcam(machine):
     machine(1, "HD Webcam", capabilities=0x04A00000)
-    with pytest.raises(PermanentSourceError, match="gives no pictures"):
+    with pytest.raises(PermanentSourceError, match="gives no images"):
         webcam("v4l2://1").open()
 
 
@@ -540,7 +540,7 @@ def test_a_busy_webcam_of_another_user_says_how_to_find_out(machine):
 def test_a_silent_webcam_is_lost_when_opened(machine):
     machine(0, "HD Webcam")
     machine.driver.frames_left = 0
-    with pytest.raises(SourceLost, match="gives no picture"):
+    with pytest.raises(SourceLost, match="gives no image"):
         webcam().open()
 
 

@@ -54,7 +54,7 @@ def test_a_late_reader_skips_frames_and_gets_no_burst():
     assert time.monotonic_ns() >= after.sensor_ns > late.sensor_ns
     ideal = create_source(TINY, SourceOptions(realtime=False))
     index = round((late.sensor_ns - first.sensor_ns) / 1e7)
-    # The picture is that of its moment, not the next in a queue.
+    # The image is that of its moment, not the next in a queue.
     assert np.array_equal(read(ideal, index + 1)[-1].view.data, late.view.data)
 
 

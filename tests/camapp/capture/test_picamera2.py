@@ -52,7 +52,7 @@ def near(pixel, colour):
     return np.abs(pixel.astype(int) - colour).max() <= 3
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("layout", ["XBGR8888", "XRGB8888", "BGR888", "RGB888", "YUV420", "NV12"])
@@ -62,13 +62,13 @@ def test_each_format_has_its_colours_and_its_place_whatever_the_stride(fake, sou
     fake.plan.align = 2 if align == 1 and layout in ("YUV420", "NV12") else align
     shot = opened(source(size=(100, 60), model_size=(60, 36))).read(1)
     assert (shot.view.size, shot.model_view.size) == ((100, 60), (60, 36))
-    for picture in (shot.view, shot.model_view):
-        rgb = picture.rgb()
-        assert rgb.shape == (picture.height, picture.width, 3)
+    for image in (shot.view, shot.model_view):
+        rgb = image.rgb()
+        assert rgb.shape == (image.height, image.width, 3)
         assert near(rgb[-1], fake.COLOUR)
         assert near(rgb[:, -1], fake.COLOUR)
-        assert near(rgb[: picture.height // 2 - 2, : picture.width // 2 - 2], (255, 255, 255))
-        assert near(picture.bgr()[-1, -1], fake.COLOUR[::-1])
+        assert near(rgb[: image.height // 2 - 2, : image.width // 2 - 2], (255, 255, 255))
+        assert near(image.bgr()[-1, -1], fake.COLOUR[::-1])
 
 
 def test_main_is_rgbx_and_lores_stays_i420_with_its_stride(source):
@@ -87,7 +87,7 @@ def test_a_format_that_cannot_be_read_is_refused_by_name(fake, source):
     assert camera_of(fake).closed
 
 
-def test_pictures_outlive_the_request(fake, source):
+def test_images_outlive_the_request(fake, source):
     opened_source = opened(source(size=(64, 48), model_size=(32, 24)))
     first = opened_source.read(1)
     kept = first.view.data.copy()

@@ -116,7 +116,7 @@ def test_stop_ends_a_reconnecting_thread_soon():
     assert time.monotonic() - started < 2.0
 
 
-def test_orientation_is_applied_to_picture_and_size():
+def test_orientation_is_applied_to_image_and_size():
     source = ScriptedSource(1, size=(64, 48), options=SourceOptions(rotate=90, hflip=True))
     _, frames = run(source)
     assert frames[0].view.size == (48, 64)

@@ -75,27 +75,27 @@ def test_a_chessboard_on_the_ground_tells_the_same():
     u, v = (ground[..., 0] + 0.2) / square, (ground[..., 1] - 0.35) / square
     inside = (u > 0) & (u < columns + 1) & (v > 0) & (v < rows + 1)
     shade = np.where(inside & ((np.floor(u) + np.floor(v)) % 2 == 0), 20, 230).astype(np.uint8)
-    picture = cv2.cvtColor(cv2.GaussianBlur(shade, (0, 0), 0.7), cv2.COLOR_GRAY2RGB)
-    pixels, places = chessboard(picture, columns, rows, square)
+    image = cv2.cvtColor(cv2.GaussianBlur(shade, (0, 0), 0.7), cv2.COLOR_GRAY2RGB)
+    pixels, places = chessboard(image, columns, rows, square)
     found = fit_camera(SIZE, pixels, places)
     assert found.height == pytest.approx(0.4, rel=0.03)
     assert math.degrees(found.pitch) == pytest.approx(math.degrees(0.6), abs=1)
     with pytest.raises(ValueError, match="no chessboard"):
-        chessboard(np.full_like(picture, 90), columns, rows, square)
+        chessboard(np.full_like(image, 90), columns, rows, square)
     with pytest.raises(ValueError, match="too small"):
-        chessboard(picture, 2, 5, square)
+        chessboard(image, 2, 5, square)
 
 
 def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
     camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
-    picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
-    cv2.imwrite(str(picture), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    image, file = tmp_path / "seen.png", tmp_path / "car.toml"
+    cv2.imwrite(str(image), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     file.write_text('model = "track"\ncamera_height = 9.0\n\n[[camera]]\nname = "left"\nsource = "pattern://digits"\n')
     pixels, _ = camera.project(SHEET)
     points = [f"{x},{y}={right},{ahead}" for (x, y), (right, ahead) in zip(pixels, SHEET, strict=True)]
-    assert "0.300 m" in run_calibration(picture, points, None, 0.025, 0.0, file)
+    assert "0.300 m" in run_calibration(image, points, None, 0.025, 0.0, file)
     assert file.read_text().count("camera_height") == 1
-    assert file.read_text().index("camera_view") < file.read_text().index("[[camera]]")
+    assert file.read_text().index("camera_hfov") < file.read_text().index("[[camera]]")
     file.write_text(file.read_text().partition("[[")[0])
     settings = load_settings({}, file)
     assert (settings.model, settings.camera_height) == ("track", pytest.approx(0.3, abs=0.001))
@@ -107,7 +107,7 @@ def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
         ([], "7by5", "a size is"),
     ):
         with pytest.raises(SettingsError, match=reason):
-            run_calibration(picture, wrong, board, 0.025, 0.0, file)
+            run_calibration(image, wrong, board, 0.025, 0.0, file)
     with pytest.raises(SettingsError, match="missing"):
         run_calibration(tmp_path / "missing.png", points, None, 0.025, 0.0, file)
 
@@ -122,13 +122,13 @@ def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
     ],
 )
 def test_what_run_would_not_read_back_is_not_written(tmp_path, before, scale, reason):
-    picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
-    cv2.imwrite(str(picture), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    image, file = tmp_path / "seen.png", tmp_path / "car.toml"
+    cv2.imwrite(str(image), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     file.write_text(before)
     pixels, _ = GroundCamera.of(SIZE, 0.3, 0.4, 1.2).project(SHEET)
     points = [f"{x},{y}={right},{ahead}" for (x, y), (right, ahead) in zip(pixels, SHEET * scale, strict=True)]
     with pytest.raises(SettingsError, match=f"^{file}: .*{reason}" if scale == 1 else reason) as caught:
-        run_calibration(picture, points, None, 0.025, 0.0, file)
+        run_calibration(image, points, None, 0.025, 0.0, file)
     assert "partial" not in str(caught.value)
     assert file.read_text() == before
     assert {path.name for path in tmp_path.iterdir()} == {"seen.png", "car.toml"}
@@ -137,11 +137,11 @@ def test_what_run_would_not_read_back_is_not_written(tmp_path, before, scale, re
 @pytest.mark.skipif(not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb and xdotool")
 def test_corners_clicked_in_a_window_tell_it_too(tmp_path):
     camera = GroundCamera.of((1400, 700), 0.3, 0.6, 1.3)
-    picture, file = tmp_path / "seen.png", tmp_path / "car.toml"
-    cv2.imwrite(str(picture), np.full((700, 1400, 3), 90, np.uint8))
+    image, file = tmp_path / "seen.png", tmp_path / "car.toml"
+    cv2.imwrite(str(image), np.full((700, 1400, 3), 90, np.uint8))
     pixels, _ = camera.project(np.array([[-0.25, 0.5], [-0.05, 0.5], [-0.05, 0.9], [-0.25, 0.9]]))
     desktop = Desktop()
-    command = [sys.executable, "-m", "camapp", "calibrate-track", str(picture), "--rectangle", "0.2x0.4"]
+    command = [sys.executable, "-m", "camapp", "calibrate-track", str(image), "--rectangle", "0.2x0.4"]
     environment = {"DISPLAY": desktop.name, "QT_QPA_PLATFORM": "xcb", "HOME": str(tmp_path)}
     child = subprocess.Popen([*command, "--into", str(file)], env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -169,8 +169,8 @@ def test_corners_clicked_in_a_window_tell_it_too(tmp_path):
 def test_a_rectangle_needs_a_display_and_a_size(tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    picture = tmp_path / "seen.png"
-    cv2.imwrite(str(picture), np.zeros((48, 64, 3), np.uint8))
+    image = tmp_path / "seen.png"
+    cv2.imwrite(str(image), np.zeros((48, 64, 3), np.uint8))
     for size, reason in (("0.6x0.6", "no display"), ("0.6", "a rectangle is"), ("0x1", "a rectangle is")):
         with pytest.raises(SettingsError, match=reason):
-            run_calibration(picture, [], None, 0.025, 0.0, tmp_path / "car.toml", size)
+            run_calibration(image, [], None, 0.025, 0.0, tmp_path / "car.toml", size)

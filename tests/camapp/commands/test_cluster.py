@@ -30,17 +30,17 @@ def model():
 
 @pytest.fixture
 def files(tmp_path):
-    """Names of 60 digits, many times over; one is no picture."""
+    """Names of 60 digits, many times over; one is no image."""
     for index in range(60):
-        picture = np.zeros((28, 28), np.uint8)
-        cv2.putText(picture, str(index % 10), (6, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
-        cv2.imwrite(str(tmp_path / f"{index}_{index % 10}.png"), picture)
+        image = np.zeros((28, 28), np.uint8)
+        cv2.putText(image, str(index % 10), (6, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
+        cv2.imwrite(str(tmp_path / f"{index}_{index % 10}.png"), image)
     (tmp_path / "33_3.png").write_bytes(b"")
     return [str(tmp_path / f"{index}_{index % 10}.png") for index in range(60)] * 30
 
 
 @pytest.mark.slow
-def test_a_killed_cluster_worker_loses_and_doubles_no_picture(model, files, monkeypatch):
+def test_a_killed_cluster_worker_loses_and_doubles_no_image(model, files, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="Dask (the extra 'cluster') is not installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local:

@@ -1,4 +1,4 @@
-"""`camapp collect`: pictures by timer, by key and from files, and what can go wrong."""
+"""`camapp collect`: images by timer, by key and from files, and what can go wrong."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.sinks.snapshot import CollectSink
 
@@ -28,9 +28,9 @@ def collect(*arguments):
 
 def feed(sink, count, interval_s=0.1, size=(40, 30)):
     for seq in range(count):
-        picture = Picture.of(np.full((size[1], size[0], 3), 2 * seq, np.uint8), Layout.RGB)
+        image = Image.of(np.full((size[1], size[0], 3), 2 * seq, np.uint8), Layout.RGB)
         trace = Trace(seq, captured=int((100 + seq * interval_s) * 1e9))
-        sink.accept(Prediction(seq, "classify"), Frame(seq, Shot(picture, picture)), trace)
+        sink.accept(Prediction(seq, "classify"), Frame(seq, Shot(image, image)), trace)
         while sink.writer._queue.qsize() > 2:
             sink.writer._thread.join(0.001)
 
@@ -46,7 +46,7 @@ def start(folder, **options):
     return sink
 
 
-def test_a_timer_takes_pictures_at_its_rate_whatever_the_frames(tmp_path):
+def test_a_timer_takes_images_at_its_rate_whatever_the_frames(tmp_path):
     sink = start(tmp_path / "cup", every=0.25)
     feed(sink, 21)
     assert saved(sink, tmp_path / "cup") == [0, 3, 5, 8, 10, 13, 15, 18, 20]
@@ -66,17 +66,17 @@ def test_a_key_takes_the_next_frame_and_no_more(tmp_path):
     assert saved(sink, tmp_path / "cup") == [0]
 
 
-def test_the_picture_is_what_the_model_looks_at_without_drawing(tmp_path):
+def test_the_image_is_what_the_model_looks_at_without_drawing(tmp_path):
     sink = start(tmp_path / "cup", every=0.1, roi=(0.5, 0, 0.5, 1), most=1)
     feed(sink, 5)
     assert saved(sink, tmp_path / "cup") == [0]
     (path,) = (tmp_path / "cup").iterdir()
-    picture = cv2.imread(str(path))
-    assert picture.shape == (30, 20, 3)
-    assert (picture == 0).all()
+    image = cv2.imread(str(path))
+    assert image.shape == (30, 20, 3)
+    assert (image == 0).all()
 
 
-def test_a_full_disk_leaves_no_half_picture_and_is_counted(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_half_image_and_is_counted(tmp_path, monkeypatch):
     def full(self, data):
         with open(self, "wb") as file:
             file.write(data[:10])
@@ -96,10 +96,10 @@ def test_frames_are_stored_by_label_and_counted(tmp_path):
     files = list((tmp_path / "cup").iterdir())
     assert len(files) == 4
     assert all(cv2.imread(str(file)).shape == (240, 320, 3) for file in files)
-    assert "4 pictures of 'cup' saved, 4 are in" in done.stderr
+    assert "4 images of 'cup' saved, 4 are in" in done.stderr
     again = collect("--label", "cup", "--into", tmp_path, "--source", tmp_path / "cup")
     assert again.returncode == 0, again.stderr
-    assert "4 pictures of 'cup' saved, 8 are in" in again.stderr
+    assert "4 images of 'cup' saved, 8 are in" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from camapp.commands import doctor
-from camapp.commands.doctor import Machine, Verdict, examine, print_report
+from camapp.commands.doctor import CheckStatus, Machine, examine, print_report
 
 ROOT = Path(__file__).parents[3]
 READY = [{"uri": "picamera://0", "name": "imx708", "detail": "", "status": "ready"}]
@@ -53,7 +53,7 @@ def test_a_healthy_pi_is_all_ok(pi):
     assert found["machine"].detail == "Raspberry Pi 5 Model B Rev 1.0"
     assert "trixie" in found["system"].detail
     found.pop("groups")  # those of the user who runs the tests
-    assert [finding for finding in found.values() if finding.verdict is not Verdict.OK] == []
+    assert [finding for finding in found.values() if finding.verdict is not CheckStatus.OK] == []
     assert found["cma"].detail == "58 MB free of 64"
 
 
@@ -108,13 +108,13 @@ def test_each_ill_has_its_line_and_what_mends_it(pi, case):
 def test_a_device_that_may_not_be_opened_names_its_group(pi, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: "video0" not in str(path))
     finding = look(pi)["video nodes"]
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is CheckStatus.FAIL
     assert "usermod -aG" in finding.remedy
 
 
 def test_a_pi_without_dma_heap_is_told(pi):
     (pi / "dev/dma_heap/linux,cma").unlink()
-    assert look(pi)["dma_heap"].verdict is Verdict.FAIL
+    assert look(pi)["dma_heap"].verdict is CheckStatus.FAIL
 
 
 UNIT = "ActiveState={}\nSubState=x\nNRestarts=3\nUnitFileState=enabled\nStatusText=camera 30.0\nExecMainStatus={}"
@@ -140,13 +140,13 @@ def test_a_disk_that_is_full_says_how_to_make_room(pi, monkeypatch):
     usage = type("Usage", (), {"free": 50e6, "total": 32e9})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
     found = look(pi)
-    assert found["disk"].verdict is found["log's disk"].verdict is Verdict.WARN
+    assert found["disk"].verdict is found["log's disk"].verdict is CheckStatus.WARN
     assert "sudo apt clean" in found["disk"].remedy
 
 
 def test_shared_memory_is_told_and_never_a_fault(pi, monkeypatch):
     (pi / "dev/shm").mkdir()
-    assert look(pi)["/dev/shm"].verdict is Verdict.OK
+    assert look(pi)["/dev/shm"].verdict is CheckStatus.OK
 
 
 @pytest.mark.parametrize(("groups", "missing"), [([], "video, render"), (["video"], "render")])
@@ -158,7 +158,7 @@ def test_groups_that_a_pi_user_lacks_come_with_their_command(pi, monkeypatch, gr
     monkeypatch.setattr(doctor.os, "getegid", lambda: 1)
     monkeypatch.setattr(doctor.os, "getgroups", lambda: mine)
     finding = look(pi)["groups"]
-    assert finding.verdict is Verdict.WARN
+    assert finding.verdict is CheckStatus.WARN
     assert f"is not in {missing}" in finding.detail
     assert f"usermod -aG {missing.replace(', ', ',')}" in finding.remedy
 
@@ -166,18 +166,18 @@ def test_groups_that_a_pi_user_lacks_come_with_their_command(pi, monkeypatch, gr
 def test_a_numpy_without_a_fast_blas_is_told(pi, monkeypatch):
     monkeypatch.setattr("threadpoolctl.threadpool_info", list)
     finding = look(pi)["blas"]
-    assert finding.verdict is Verdict.WARN
+    assert finding.verdict is CheckStatus.WARN
     assert "libopenblas" in finding.remedy
 
 
 def test_a_32_bit_system_fails(pi, monkeypatch):
     monkeypatch.setattr(doctor.sys, "maxsize", 2**31 - 1)
-    assert look(pi)["system"].verdict is Verdict.FAIL
+    assert look(pi)["system"].verdict is CheckStatus.FAIL
 
 
 def test_throttle_flags_that_cannot_be_read_are_told_on_a_pi_only(pi):
     (pi / THROTTLED).unlink()
-    assert look(pi)["power"].verdict is Verdict.WARN
+    assert look(pi)["power"].verdict is CheckStatus.WARN
     (pi / "proc/device-tree/model").unlink()
     assert "power" not in look(pi)
 
@@ -203,12 +203,12 @@ def test_the_screen_and_what_can_show_on_it_are_told(pi, monkeypatch, connector,
         (folder / "status").write_text(connector)
         (folder / "modes").write_text("1920x1080\n")
     finding = look(pi)["display"]
-    assert finding.verdict is Verdict.OK
+    assert finding.verdict is CheckStatus.OK
     assert told in finding.detail
 
 
 def test_a_clock_that_nobody_vouches_for_is_no_fault(pi):
-    assert look(pi, timedatectl=(127, "no program"))["clock"].verdict is Verdict.OK
+    assert look(pi, timedatectl=(127, "no program"))["clock"].verdict is CheckStatus.OK
 
 
 def test_a_check_that_breaks_does_not_silence_the_others():
@@ -217,7 +217,7 @@ def test_a_check_that_breaks_does_not_silence_the_others():
         yield
 
     found = examine(Machine(), (broken, doctor._python))
-    assert found[0].verdict is Verdict.WARN
+    assert found[0].verdict is CheckStatus.WARN
     assert "odd kernel" in found[0].detail
     assert {finding.name for finding in found} >= {"python", "numpy", "blas"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from camapp.commands.fleet import Fleet, Row, table_of
+from camapp.commands.fleet import DeviceRow, Fleet, table_of
 from tests.camapp.remote.mqtt.mosquitto import Listener, Mosquitto, wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +55,7 @@ def test_a_device_is_told_from_what_is_retained():
         ("pi/door/prediction", {"label": "7", "score": 0.98}),
     )
     (row,) = fleet.rows()
-    assert row == Row(
+    assert row == DeviceRow(
         *("pi", "door", True, "running", "", "7", 0.98, "mnist"),
         *(29.61, 30.0, 41.26, 5, 1, 2, 82.4, ("throttled",), 3, 30.0),
     )
@@ -124,7 +124,7 @@ def test_the_names_of_devices_are_text_and_no_markup():
 
 
 def test_a_flood_of_topics_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr("camapp.commands.fleet._MOST_TOPICS", 100)
+    monkeypatch.setattr("camapp.commands.fleet._MAX_TOPICS", 100)
     fleet = heard(*((f"pi{number}/availability", b"online") for number in range(5000)))
     assert len(fleet.rows()) <= 101
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from camapp.commands import install as module
-from camapp.commands.install import Installer, InstallError, Kind, install, uninstall
+from camapp.commands.install import Installer, InstallError, ServiceKind, install, uninstall
 from camapp.core.errors import SettingsError
 from camapp.core.models import SHIPPED
 from camapp.core.settings import Settings, load_settings
@@ -55,10 +55,10 @@ class Fresh:
         (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\n")
         (root / "run/systemd/system").mkdir(parents=True)
 
-    def installer(self, kind=Kind.HEADLESS, settings=None):
+    def installer(self, kind=ServiceKind.HEADLESS, settings=None):
         return Installer(kind, settings, self.root, self.commands)
 
-    def install(self, kind=Kind.HEADLESS, settings=None, dry_run=False):
+    def install(self, kind=ServiceKind.HEADLESS, settings=None, dry_run=False):
         install(self.installer(kind, settings), dry_run, self.said.append)
 
     def uninstall(self, keep_data=False):
@@ -103,8 +103,8 @@ def test_headless_puts_application_config_and_unit_in_their_places_and_starts(ma
 def test_a_kiosk_of_the_cameras_own_needs_no_cage(machine, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
     with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
-        machine.install(Kind.KIOSK)
-    machine.install(Kind.KIOSK, Settings(source="picamera://0", display="drm"))
+        machine.install(ServiceKind.KIOSK)
+    machine.install(ServiceKind.KIOSK, Settings(source="picamera://0", display="drm"))
     unit = (machine.root / "etc/systemd/system/camapp-kiosk.service").read_text()
     assert "run --display drm --config" in unit
     assert "--display kiosk" not in unit
@@ -118,7 +118,7 @@ def test_a_dry_run_changes_nothing_and_names_every_step(machine):
     assert any("would write" in line and "config.toml" in line for line in machine.said)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ServiceKind)
 def test_uninstalling_leaves_nothing(machine, kind):
     before = machine.files()
     machine.install(kind)
@@ -128,8 +128,8 @@ def test_uninstalling_leaves_nothing(machine, kind):
         link = machine.root / folder.replace("private/", "")
         link.symlink_to(Path("private/camapp"))
     machine.uninstall()
-    assert machine.files() == before | ({"etc/passwd"} if kind is Kind.KIOSK else set())
-    assert machine.commands.has("userdel", "camapp") == (kind is Kind.KIOSK)
+    assert machine.files() == before | ({"etc/passwd"} if kind is ServiceKind.KIOSK else set())
+    assert machine.commands.has("userdel", "camapp") == (kind is ServiceKind.KIOSK)
     assert not (machine.root / "opt/camapp").exists()
     machine.said.clear()
     (machine.root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\n")
@@ -167,7 +167,7 @@ def test_files_that_the_service_could_not_reach_are_refused(machine, settings, t
     with pytest.raises(InstallError, match=told):
         machine.install(settings=Settings(**settings))
     assert machine.commands.done == []
-    machine.install(Kind.DESKTOP, Settings(**settings))  # a desktop's user may
+    machine.install(ServiceKind.DESKTOP, Settings(**settings))  # a desktop's user may
     assert machine.commands.has("check-config")
 
 
@@ -204,8 +204,8 @@ def test_a_person_who_is_called_camapp_stays(machine):
 
 
 def test_another_kind_takes_the_place_of_the_first(machine):
-    machine.install(Kind.HEADLESS)
-    machine.install(Kind.KIOSK)
+    machine.install(ServiceKind.HEADLESS)
+    machine.install(ServiceKind.KIOSK)
     assert not (machine.root / "etc/systemd/system/camapp.service").exists()
     assert (machine.root / "etc/systemd/system/camapp-kiosk.service").exists()
     assert machine.commands.has("disable", "--now", "camapp.service")

@@ -12,7 +12,7 @@ import pytest
 
 from camapp.commands.boards import BOARDS, Board, estimate, measure_here
 from camapp.commands.chart import Bar, write_chart
-from camapp.commands.profile import MOST_BARS, ProfileOptions, _chart, run_profile
+from camapp.commands.profile import MAX_BARS, ProfileOptions, _chart, run_profile
 from engine.model import ModelCard, ModelError
 from engine.runtime.profile import LayerTime, Profile
 
@@ -52,10 +52,10 @@ def test_chart_has_a_bar_for_every_layer(tmp_path: Path, suffix: str) -> None:
     bars = [Bar(f"layer <{i}> \x01&", float(i), f"{i} us", "ab"[i % 2]) for i in range(5)]
     write_chart(path, "title", "below it", bars)
     if suffix == ".png":
-        picture = cv2.imread(str(path))
-        colours = {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+        image = cv2.imread(str(path))
+        colours = {tuple(colour) for colour in image.reshape(-1, 3).tolist()}
         assert {(178, 114, 0), (0, 159, 230)} <= colours
-        longest = (np.abs(picture.astype(int) - (178, 114, 0)).sum(axis=2) == 0).sum(axis=1).max()
+        longest = (np.abs(image.astype(int) - (178, 114, 0)).sum(axis=2) == 0).sum(axis=1).max()
         assert longest == pytest.approx(2 * 420, abs=2)
     else:
         root = ElementTree.parse(path).getroot()  # it is well-formed, whatever the labels hold
@@ -66,9 +66,9 @@ def test_chart_has_a_bar_for_every_layer(tmp_path: Path, suffix: str) -> None:
 
 
 def test_chart_of_very_many_layers_shows_the_longest_and_sums_up_the_rest() -> None:
-    layers = tuple(layer(0, float(i), name=f"n{i}") for i in range(MOST_BARS + 50))
+    layers = tuple(layer(0, float(i), name=f"n{i}") for i in range(MAX_BARS + 50))
     _, _, bars = _chart(ModelCard("big"), Profile(layers, 1.0, (), 0))
-    assert len(bars) == MOST_BARS + 1
+    assert len(bars) == MAX_BARS + 1
     assert bars[0].label == "n50"
     assert bars[-1].label == "50 smaller ones"
     assert bars[-1].value == 3 * sum(range(50))

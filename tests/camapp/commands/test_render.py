@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.commands.render import run_film
+from camapp.commands.render import run_render
 from camapp.core.errors import PermanentSourceError, SettingsError
 from camapp.core.settings import load_settings
 from camapp.scenes.scene import SceneOptions
@@ -16,9 +16,9 @@ SMALL = "pattern://track?seed=3&size=160x120&fps=5&count=1"
 
 
 @pytest.mark.parametrize("name", ["lap.mp4", "lap.avi"])
-def test_a_film_has_the_truth_of_each_of_its_pictures_beside_it(tmp_path, name):
-    said = run_film(SMALL, tmp_path / name, 1.0)
-    assert "5 pictures" in said
+def test_a_film_has_the_truth_of_each_of_its_images_beside_it(tmp_path, name):
+    said = run_render(SMALL, tmp_path / name, 1.0)
+    assert "5 images" in said
     lines = [json.loads(line) for line in (tmp_path / "lap.truth.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(5))
     scene = TrackScene(SceneOptions((160, 120), 5.0, 3, 1))
@@ -36,23 +36,23 @@ def test_a_film_has_the_truth_of_each_of_its_pictures_beside_it(tmp_path, name):
 
 
 def test_the_camera_that_filmed_is_told_as_settings(tmp_path):
-    run_film(SMALL, tmp_path / "lap.avi", 0.2)
+    run_render(SMALL, tmp_path / "lap.avi", 0.2)
     settings, camera = load_settings({}, tmp_path / "lap.toml"), TrackScene(SceneOptions((160, 120), 5.0, 3, 1)).camera
     assert settings.camera_height == pytest.approx(camera.height, abs=1e-3)
     assert settings.camera_pitch == pytest.approx(math.degrees(camera.pitch), abs=1e-3)
-    assert settings.camera_view == pytest.approx(math.degrees(camera.across), abs=1e-3)
+    assert settings.camera_hfov == pytest.approx(math.degrees(camera.across), abs=1e-3)
 
 
 def test_a_film_of_a_track_is_a_lap_long(tmp_path):
     scene = TrackScene(SceneOptions((64, 64), 1.0, 3, 1))
     start, end = scene.pose(0.0), scene.pose(scene.seconds)
     assert math.hypot(start.x - end.x, start.y - end.y) < 1.0
-    run_film("pattern://track?seed=3&size=64x64&fps=1&count=1", tmp_path / "lap.avi", None)
+    run_render("pattern://track?seed=3&size=64x64&fps=1&count=1", tmp_path / "lap.avi", None)
     assert len((tmp_path / "lap.truth.jsonl").read_text().splitlines()) == round(scene.seconds)
 
 
 def test_other_scenes_have_no_camera_to_tell_of(tmp_path):
-    said = run_film("pattern://digits?size=64x64&fps=5", tmp_path / "digits.avi", 0.4)
+    said = run_render("pattern://digits?size=64x64&fps=5", tmp_path / "digits.avi", 0.4)
     assert "config" not in said
     assert not (tmp_path / "digits.toml").exists()
     assert json.loads((tmp_path / "digits.truth.jsonl").read_text().splitlines()[0])["boxes"]
@@ -60,13 +60,13 @@ def test_other_scenes_have_no_camera_to_tell_of(tmp_path):
 
 def test_what_cannot_be_filmed_is_said(tmp_path):
     with pytest.raises(SettingsError, match=r"ends in .mp4 or .avi"):
-        run_film(SMALL, tmp_path / "lap.mov", 1.0)
+        run_render(SMALL, tmp_path / "lap.mov", 1.0)
     with pytest.raises(SettingsError, match="only generated scenes"):
-        run_film("v4l2://0", tmp_path / "lap.avi", 1.0)
+        run_render("v4l2://0", tmp_path / "lap.avi", 1.0)
     with pytest.raises(PermanentSourceError, match="unknown option 'lanes'"):
-        run_film("pattern://track?lanes=3", tmp_path / "lap.avi", 1.0)
+        run_render("pattern://track?lanes=3", tmp_path / "lap.avi", 1.0)
     with pytest.raises(SettingsError, match="No such file"):
-        run_film(SMALL, tmp_path / "none" / "lap.avi", 1.0)
+        run_render(SMALL, tmp_path / "none" / "lap.avi", 1.0)
 
 
 @pytest.mark.parametrize("name", ["digits.mp4", "digits.avi"])
@@ -75,8 +75,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, name):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, before[1]))
     try:
-        with pytest.raises(SettingsError, match="pictures could be written; is the disk full"):
-            run_film("pattern://digits?size=320x240&fps=5", tmp_path / name, 2.0)
+        with pytest.raises(SettingsError, match="images could be written; is the disk full"):
+            run_render("pattern://digits?size=320x240&fps=5", tmp_path / name, 2.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())

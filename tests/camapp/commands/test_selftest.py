@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from camapp.commands import selftest
-from camapp.commands.doctor import Verdict, fail, ok, warn
+from camapp.commands.doctor import CheckStatus, fail, ok, warn
 from camapp.commands.selftest import STEPS, Tried, markdown, verdict
 from camapp.core.models import SHIPPED
 from camapp.core.settings import load_settings
@@ -51,25 +51,25 @@ def test_all_of_it_is_tried_and_what_the_doctor_found_comes_first(one_model, mon
     assert by_name["camera"].detail.startswith("pattern digits 320x240 at 30 fps")
     assert "= predicted" in by_name["whole run"].detail
     assert "ms a frame" in by_name["model mnist"].detail
-    assert not [finding for finding in findings if finding.verdict is Verdict.FAIL]
+    assert not [finding for finding in findings if finding.verdict is CheckStatus.FAIL]
 
 
 def test_a_camera_that_is_not_there_fails_and_the_models_say_why_they_were_not_tried(monkeypatch):
     monkeypatch.setattr(selftest, "_OPEN_PATIENCE", 0.1)
     told, tried = found(selftest._camera, source="v4l2://97")
-    assert told["camera"].verdict is Verdict.FAIL
+    assert told["camera"].verdict is CheckStatus.FAIL
     assert "no camera at /dev/video97" in told["camera"].detail
     (finding,) = selftest._models(tried)
-    assert finding.verdict is Verdict.WARN
+    assert finding.verdict is CheckStatus.WARN
     assert "no frames" in finding.detail
 
 
 @pytest.mark.parametrize(("level", "words"), [(0, "black"), (127, "one colour")])
-def test_a_picture_without_anything_in_it_is_pointed_out(monkeypatch, level, words):
+def test_a_image_without_anything_in_it_is_pointed_out(monkeypatch, level, words):
     source = played(monkeypatch, 1000, interval=0.02)
     source.level = level
     told, _ = found(selftest._camera)
-    assert told["picture"].verdict is Verdict.WARN
+    assert told["picture"].verdict is CheckStatus.WARN
     assert words in told["picture"].detail
     assert source.closed
 
@@ -79,14 +79,14 @@ def test_a_camera_slower_than_asked_is_pointed_out_with_the_cause(monkeypatch):
     source.fps = 30.0
     monkeypatch.setattr(ScriptedSource, "slowness", "low light, it exposes 90 ms a frame")
     told, _ = found(selftest._camera)
-    assert told["camera rate"].verdict is Verdict.WARN
+    assert told["camera rate"].verdict is CheckStatus.WARN
     assert "low light" in told["camera rate"].detail
 
 
 def test_a_short_file_is_tried_to_its_end(monkeypatch):
     played(monkeypatch, 3, live=False)
     told, tried = found(selftest._camera)
-    assert told["camera"].verdict is Verdict.OK
+    assert told["camera"].verdict is CheckStatus.OK
     assert len(tried.shots) == 3
 
 
@@ -101,17 +101,17 @@ def test_a_damaged_model_fails_alone(monkeypatch):
         return load(settings)
 
     monkeypatch.setattr(selftest, "load_model", damaged)
-    failed = {finding.name for finding in selftest._models(tried) if finding.verdict is Verdict.FAIL}
+    failed = {finding.name for finding in selftest._models(tried) if finding.verdict is CheckStatus.FAIL}
     assert failed == {"model lenet"}
 
 
 def test_slow_products_and_a_busy_machine_are_pointed_out(monkeypatch):
-    monkeypatch.setattr(selftest, "_LEAST_GFLOPS", 1e9)
+    monkeypatch.setattr(selftest, "_MIN_GFLOPS", 1e9)
     told, _ = found(selftest._blas)
     assert "libopenblas0-pthread" in told["matrix product"].remedy
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 99.0, 99.0))
     told, _ = found(selftest._load)
-    assert told["load"].verdict is Verdict.WARN
+    assert told["load"].verdict is CheckStatus.WARN
 
 
 def test_memory_that_cannot_be_had_fails(monkeypatch):
@@ -120,7 +120,7 @@ def test_memory_that_cannot_be_had_fails(monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     told, _ = found(selftest._shared_memory)
-    assert told["shared memory"].verdict is Verdict.FAIL
+    assert told["shared memory"].verdict is CheckStatus.FAIL
 
 
 def test_a_step_that_breaks_does_not_silence_the_others(monkeypatch):
@@ -131,7 +131,7 @@ def test_a_step_that_breaks_does_not_silence_the_others(monkeypatch):
     monkeypatch.setattr(selftest, "STEPS", (_odd_part, STEPS[0]))
     findings = selftest.selftest(settings(), 0.5, look=lambda: [])
     assert [finding.name for finding in findings] == ["odd part", "load"]
-    assert findings[0].verdict is Verdict.FAIL
+    assert findings[0].verdict is CheckStatus.FAIL
     assert "oops" in findings[0].detail
 
 

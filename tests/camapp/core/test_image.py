@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 
 COLOUR = (200, 60, 40)
 
@@ -14,7 +14,7 @@ def filled(layout):
         Layout.RGBX: (red, green, blue, 9),
         Layout.BGRX: (blue, green, red, 9),
     }[layout]
-    return Picture.of(np.full((6, 8, len(pixel)), pixel, np.uint8), layout)
+    return Image.of(np.full((6, 8, len(pixel)), pixel, np.uint8), layout)
 
 
 def i420(stride):
@@ -28,24 +28,24 @@ def i420(stride):
     halves = data.reshape(18, stride // 2)
     halves[12:15, :4] = round(u)
     halves[15:18, :4] = round(v)
-    return Picture(data, Layout.I420, 8, 6)
+    return Image(data, Layout.I420, 8, 6)
 
 
-PICTURES = [filled(layout) for layout in (Layout.RGB, Layout.BGR, Layout.RGBX, Layout.BGRX)] + [i420(8), i420(16)]
+IMAGES = [filled(layout) for layout in (Layout.RGB, Layout.BGR, Layout.RGBX, Layout.BGRX)] + [i420(8), i420(16)]
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: f"{picture.layout.value}{picture.data.shape}")
-def test_a_known_colour_comes_out_right_in_every_layout(picture):
-    for pixels, wanted in ((picture.rgb(), COLOUR), (picture.bgr(), COLOUR[::-1])):
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: f"{image.layout.value}{image.data.shape}")
+def test_a_known_colour_comes_out_right_in_every_layout(image):
+    for pixels, wanted in ((image.rgb(), COLOUR), (image.bgr(), COLOUR[::-1])):
         assert pixels.shape == (6, 8, 3)
         assert np.abs(pixels.astype(int) - wanted).max() <= 3
-    assert picture.gray().shape == (6, 8)
-    assert picture.size == (8, 6)
+    assert image.gray().shape == (6, 8)
+    assert image.size == (8, 6)
 
 
 def test_nothing_is_converted_that_is_already_so():
-    picture = filled(Layout.BGR)
-    assert picture.bgr() is picture.data
+    image = filled(Layout.BGR)
+    assert image.bgr() is image.data
     assert np.shares_memory(i420(16).gray(), i420(16).data) is False
     padded = i420(16)
     assert np.shares_memory(padded.gray(), padded.data)

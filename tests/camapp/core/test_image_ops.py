@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.image_ops import Fit, Preprocessor, cut, make_fit, resize, roi_pixels
 from engine.model import ModelCard
 
@@ -21,7 +21,7 @@ def plain(width, height, layout=Layout.RGB):
         Layout.GRAY: lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY),
         Layout.I420: lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420),
     }[layout]()
-    return Picture.of(data, layout)
+    return Image.of(data, layout)
 
 
 def card(shape=(3, 8, 8), colour="RGB", mean=(), std=()):
@@ -49,8 +49,8 @@ def test_region_of_interest_comes_before_the_fit():
 @pytest.mark.parametrize(
     "roi", [(0, 0, 1.1, 1), (-0.1, 0, 1, 1), (0.5, 0.5, 0, 0.5), (0.6, 0, 0.5, 1), (0, 0, float("nan"), 1)]
 )
-def test_regions_outside_the_picture_are_refused(roi):
-    with pytest.raises(ValueError, match="must lie in the picture"):
+def test_regions_outside_the_image_are_refused(roi):
+    with pytest.raises(ValueError, match="must lie in the image"):
         roi_pixels((640, 480), roi)
 
 
@@ -66,15 +66,15 @@ def test_unknown_fit_is_refused_with_what_is_allowed():
     fit=st.sampled_from(["crop", "letterbox", "stretch"]),
     start=st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)),
 )
-def test_geometry_stays_within_picture_and_input_and_comes_back(size, model, fit, start):
+def test_geometry_stays_within_image_and_input_and_comes_back(size, model, fit, start):
     roi = (*start, 1 - start[0], 1 - start[1])
     found = make_fit(size, model, fit, roi)
     for (x0, y0, x1, y1), (width, height) in ((found.source, size), (found.target, model)):
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
     u0, v0, u1, v1 = found.target
-    assert found.to_picture((u0, v0)) == pytest.approx(found.source[:2])
-    assert found.to_picture((u1, v1)) == pytest.approx(found.source[2:])
+    assert found.to_image((u0, v0)) == pytest.approx(found.source[:2])
+    assert found.to_image((u1, v1)) == pytest.approx(found.source[2:])
 
 
 def test_region_is_scaled_to_the_view():
@@ -128,7 +128,7 @@ def test_letterbox_leaves_nothing_of_the_frame_before():
 
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
 @pytest.mark.parametrize("layout", [Layout.RGB, Layout.BGRX, Layout.GRAY])
-def test_one_pixel_pictures_and_changing_sizes_work(fit, layout):
+def test_one_pixel_images_and_changing_sizes_work(fit, layout):
     preprocess = Preprocessor(card((1, 28, 28), "GRAY"), fit=fit)
     out = np.zeros((1, 28, 28), np.float32)
     for size in ((1, 1), (640, 480), (1, 300), (33, 17), (300, 1)):

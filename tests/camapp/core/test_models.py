@@ -56,8 +56,8 @@ def test_a_missing_label_file_is_named():
         read_labels("absent.txt")
 
 
-def test_a_net_that_takes_no_pictures_is_refused_in_one_line(tmp_path):
+def test_a_net_that_takes_no_images_is_refused_in_one_line(tmp_path):
     shapes = nets.build("mobilenet_v3_1d_small").parameters
     np.savez(tmp_path / "signals.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
-    with pytest.raises(ModelError, match=r"signals\.npz: net 'mobilenet_v3_1d_small' takes \(3, 224\), not pictures"):
+    with pytest.raises(ModelError, match=r"signals\.npz: net 'mobilenet_v3_1d_small' takes \(3, 224\), not images"):
         load(model=str(tmp_path / "signals.npz"))

@@ -7,7 +7,7 @@ import pytest
 from camapp.core.errors import SettingsError, SinkError
 from camapp.core.mqtt_address import Address, device_id, parse_address
 from camapp.core.settings import load_cameras, load_settings, to_toml
-from camapp.remote.interfaces import check_faces
+from camapp.remote.interfaces import check_interfaces
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_check_config_looks_at_the_brokers_files(tmp_path):
     pytest.importorskip("paho.mqtt.client", reason="the extra 'mqtt' is not installed")
     settings = {"mqtt": "mqtts://b", "mqtt_ca": str(tmp_path / "none.pem")}
     with pytest.raises(SinkError, match="No such file"):
-        check_faces(load_settings(settings, environment={}))
+        check_interfaces(load_settings(settings, environment={}))

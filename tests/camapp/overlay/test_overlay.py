@@ -20,12 +20,12 @@ SEVEN = Prediction(1, "digits", "7", 0.9, "7", 0.9, (("7", 0.9), ("1", 0.06), ("
 SIZES = [(160, 120), (320, 240), (640, 480), (1280, 720), (720, 1280), (1920, 1080), (3840, 2160)]
 
 
-def picture(width: int = 1280, height: int = 720, shade: int = 90) -> np.ndarray:
+def image(width: int = 1280, height: int = 720, shade: int = 90) -> np.ndarray:
     return np.full((height, width, 3), shade, np.uint8)
 
 
 def drawn(prediction: Prediction | None, hud: Hud | None = None, stale: bool = False, **size: int) -> np.ndarray:
-    canvas = picture(**size)
+    canvas = image(**size)
     Overlay().draw(canvas, prediction, hud, 500.0, stale)
     return canvas
 
@@ -36,13 +36,13 @@ def has(canvas: np.ndarray, colour: tuple[int, int, int]) -> bool:
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_draws_label_and_figures_at_every_size(width: int, height: int) -> None:
-    blank = picture(width, height)
+    blank = image(width, height)
     label = drawn(SEVEN, width=width, height=height)
     both = drawn(SEVEN, HUD, width=width, height=height)
     assert (label[height // 2 :] != blank[height // 2 :]).any()
     assert (both[: height // 2] != blank[: height // 2]).any()
     share = (both != blank).any(axis=2).mean()
-    assert 0.01 < share < 0.75, "the picture must stay visible"
+    assert 0.01 < share < 0.75, "the image must stay visible"
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (16, 9), (40, 300), (300, 40)])
@@ -52,8 +52,8 @@ def test_sizes_too_small_for_anything_do_not_break(width: int, height: int) -> N
     assert no_signal((width, height), "gone").shape == (height, width, 3)
 
 
-def test_nothing_to_draw_leaves_the_picture_alone() -> None:
-    np.testing.assert_array_equal(drawn(None), picture())
+def test_nothing_to_draw_leaves_the_image_alone() -> None:
+    np.testing.assert_array_equal(drawn(None), image())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_rates_have_their_colours(fps: float, colour: tuple[int, int, int]) -> N
     assert {c for c in (GREEN, AMBER, RED) if has(canvas, c)} == {colour}
 
 
-def test_every_figure_of_the_hud_changes_the_picture() -> None:
+def test_every_figure_of_the_hud_changes_the_image() -> None:
     plain_panel = drawn(None, HUD)
     changes = {
         "camera_fps": 12.0, "infer_fps": 12.0, "display_fps": 12.0, "target_fps": 60.0,
@@ -100,7 +100,7 @@ def test_boxes_and_lines_are_drawn_where_they_are() -> None:
     found = replace(
         SEVEN, label="", top=(), boxes=(Box(700, 100, 900, 300),), lines=(Polyline(((950, 600), (1150, 600))),)
     )
-    changed = (drawn(found) != picture()).any(axis=2)
+    changed = (drawn(found) != image()).any(axis=2)
     assert changed[100, 700:900].all()
     assert changed[299, 700:900].all()
     assert changed[100:300, 700].all()
@@ -110,7 +110,7 @@ def test_boxes_and_lines_are_drawn_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("far", [float("nan"), float("inf"), -float("inf"), 1e12, -1e12])
-def test_points_outside_the_picture_are_clipped(far: float) -> None:
+def test_points_outside_the_image_are_clipped(far: float) -> None:
     wild = replace(
         SEVEN,
         score=far,
@@ -142,13 +142,13 @@ def test_text_becomes_what_opencv_can_draw(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (640, 480), (720, 1280), (1280, 720)])
 def test_the_reason_why_there_is_none_is_shown_to_its_end(width: int, height: int) -> None:
-    reason = "no lane: the picture seems upside down; turn the camera, or --rotate "
+    reason = "no lane: the image seems upside down; turn the camera, or --rotate "
     one, other = (
         drawn(Prediction(0, "track", label=reason + end, values={"confidence": 0.0}), width=width, height=height)
         for end in ("180", "999")
     )
     assert (one != other).any()
-    assert not (one[:, -width // 40 :] != picture(width, height)[:, -width // 40 :]).any()
+    assert not (one[:, -width // 40 :] != image(width, height)[:, -width // 40 :]).any()
 
 
 def test_fitted_text_fits() -> None:
@@ -176,7 +176,7 @@ def test_figures_are_redrawn_a_few_times_a_second_and_labels_at_once() -> None:
     overlay = Overlay(clock=lambda: now[0])
 
     def frame(label: str, fps: float) -> np.ndarray:
-        canvas = picture()
+        canvas = image()
         overlay.draw(canvas, replace(SEVEN, label=label), replace(HUD, camera_fps=fps), 0.0, False)
         return canvas
 
@@ -189,7 +189,7 @@ def test_figures_are_redrawn_a_few_times_a_second_and_labels_at_once() -> None:
 
 
 def test_a_steady_frame_costs_little() -> None:
-    overlay, canvas = Overlay(), picture()
+    overlay, canvas = Overlay(), image()
     for _ in range(20):
         overlay.draw(canvas, SEVEN, HUD, 0.0, False)
     costs = []

@@ -5,7 +5,7 @@ import pytest
 
 from camapp.core.errors import SettingsError
 from camapp.core.frames import Frame, Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
 from camapp.core.status import Hud
@@ -19,8 +19,8 @@ from tests.camapp.scripted import ScriptedSource
 
 
 def frame(pixels, layout=Layout.RGB):
-    picture = Picture.of(np.ascontiguousarray(pixels), layout)
-    return Frame(0, Shot(picture, picture))
+    image = Image.of(np.ascontiguousarray(pixels), layout)
+    return Frame(0, Shot(image, image))
 
 
 def grey(level=100, noise=0.0, seed=0, size=(240, 320)):
@@ -60,7 +60,7 @@ def test_the_first_frame_that_differs_goes_through_and_all_after_it(level):
     day = Day()
     day.watch(20)
     changed = grey(noise=5)
-    changed[100:130, 100:130] = level  # a hundredth of the picture
+    changed[100:130, 100:130] = level  # a hundredth of the image
     assert day.watch(1 / 30, changed) == 1
     assert not day.gate.idle
     assert day.watch(4, changed) == 120
@@ -99,7 +99,7 @@ def test_every_layout_gives_tiles_of_its_brightness_and_none_of_its_padding(layo
     else:
         data = np.full((48, 64, 3 if layout in (Layout.RGB, Layout.BGR) else 4), 77, np.uint8)
         data[..., 3:] = 255
-    tiles = tiles_of(Picture(data, layout, 64, 48))
+    tiles = tiles_of(Image(data, layout, 64, 48))
     assert tiles.shape == (24, 32)
     assert (tiles == 77).all()
 
@@ -122,9 +122,9 @@ def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up(monkeypatch
     given = {"idle_fps": 2.0, "idle_after": 0.5, "workers": 1, "size": "64x48"}
     pipeline = Pipeline(load_settings(given, environment={}))
     keep = Keep()
-    pipeline.prediction_sinks.append(keep)
+    pipeline.add_sink(keep)
     told = []
-    pipeline.each_tick.append(lambda: told.append((pipeline.hud().idle, "idle" in pipeline.status_line())))
+    pipeline.on_tick(lambda: told.append((pipeline.hud().idle, "idle" in pipeline.status_line())))
     balance = pipeline.run().balance
     assert balance.is_conserved
     assert (True, True) in told

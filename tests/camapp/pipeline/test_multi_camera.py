@@ -7,8 +7,8 @@ import pytest
 
 from camapp.core.errors import ExitCode, PermanentSourceError, SinkError
 from camapp.core.settings import load_settings
-from camapp.pipeline.multi_camera import Cameras, JointManager, build
-from camapp.sinks.sink import PictureSink
+from camapp.pipeline.multi_camera import JointManager, MultiCamera, build
+from camapp.sinks.sink import ImageSink
 from tests.camapp.scripted import ScriptedSource
 
 
@@ -16,7 +16,7 @@ from tests.camapp.scripted import ScriptedSource
 def cameras(monkeypatch):
     def make(sources, **settings):
         monkeypatch.setattr("camapp.pipeline.pipeline.create_source", lambda uri, options: sources[uri])
-        return Cameras(
+        return MultiCamera(
             build([load_settings({"source": uri, "name": uri, **settings}, environment={}) for uri in sources])
         )
 
@@ -69,7 +69,7 @@ def test_a_camera_that_fails_for_good_leaves_the_other_running(cameras, caplog):
 
 
 def test_a_sink_that_cannot_be_had_ends_all_with_its_error(cameras):
-    class Impossible(PictureSink):
+    class Impossible(ImageSink):
         def start(self):
             raise SinkError("no such screen")
 
@@ -77,7 +77,7 @@ def test_a_sink_that_cannot_be_had_ends_all_with_its_error(cameras):
             raise AssertionError("never started")
 
     both = cameras({"a": ScriptedSource(100_000, live=True, interval=0.01), "b": ScriptedSource(9, live=True)})
-    both.pipelines[1].picture_sinks.append(Impossible())
+    both.pipelines[1].add_sink(Impossible())
     with pytest.raises(SinkError, match="no such screen"):
         both.run()
 

@@ -16,7 +16,7 @@ from camapp.core.settings import load_settings
 from camapp.core.status import State
 from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
-from camapp.sinks.sink import PictureSink, PredictionSink
+from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.workers import pool as pool_module
 from engine import nets
 from engine.model import Model
@@ -42,7 +42,7 @@ class Keep(PredictionSink):
         self.predictions.append(prediction)
 
 
-class KeepPictures(PictureSink):
+class KeepImages(ImageSink):
     def __init__(self):
         self.shown = []
 
@@ -52,13 +52,13 @@ class KeepPictures(PictureSink):
 
 @pytest.fixture
 def build(model, monkeypatch):
-    def build_pipeline(source, pictures=False, **settings):
+    def build_pipeline(source, images=False, **settings):
         monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: source)
         pipeline = Pipeline(load_settings({"workers": 1, **settings}, environment={}), model)
         keep = Keep()
-        pipeline.prediction_sinks.append(keep)
-        if pictures:
-            pipeline.picture_sinks.append(KeepPictures())
+        pipeline.add_sink(keep)
+        if images:
+            pipeline.add_sink(KeepImages())
         return pipeline, keep
 
     return build_pipeline
@@ -81,9 +81,9 @@ def test_every_frame_of_a_file_is_predicted_in_order(build):
 def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
     pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), name="door")
     assert pipeline.status().state is State.STARTING
-    pipeline.pause(True)
+    pipeline.pause()
     assert pipeline.status().state is State.PAUSED
-    pipeline.pause(False)
+    pipeline.resume()
     pipeline.run()
     status = pipeline.status()
     assert (status.camera, status.state, status.reason, status.size) == (
@@ -99,9 +99,9 @@ def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
 
 
 def test_every_frame_of_a_file_is_drawn_with_its_own_prediction(build):
-    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), pictures=True)
+    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), images=True)
     pipeline.run()
-    shown = pipeline.picture_sinks[0].shown
+    shown = pipeline._image_sinks[0].shown
     assert [trace.seq for _, trace in shown] == list(range(20))
     assert shown[0][0].shape == (120, 160, 3)
 
@@ -189,7 +189,7 @@ def test_when_no_worker_stays_alive_the_run_ends_with_70(build):
     assert "workers lost" in summary.reason
 
 
-def test_one_picture_that_cannot_be_prepared_costs_only_itself(build, monkeypatch):
+def test_one_image_that_cannot_be_prepared_costs_only_itself(build, monkeypatch):
     pipeline, keep = build(ScriptedSource(20, live=False))
     prepare = pipeline.task.prepare
 
@@ -225,10 +225,10 @@ def test_one_result_that_cannot_be_decoded_costs_only_itself(build, monkeypatch)
 def test_frame_size_may_change_in_mid_stream(build):
     source = ScriptedSource(3, live=False, size=(64, 48))
     source.script += [lambda: setattr(source, "size", (31, 77)), 3]
-    pipeline, keep = build(source, pictures=True)
+    pipeline, keep = build(source, images=True)
     check(pipeline.run())
     assert len(keep.seqs) == 6
-    assert {canvas.shape[:2] for canvas, _ in pipeline.picture_sinks[0].shown} == {(48, 64), (77, 31)}
+    assert {canvas.shape[:2] for canvas, _ in pipeline._image_sinks[0].shown} == {(48, 64), (77, 31)}
 
 
 def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
@@ -243,11 +243,11 @@ def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
         time.sleep(0.8 if source.opened == 4 else 0)
 
     source.open = open_slowly
-    pipeline, _ = build(source, pictures=True)
+    pipeline, _ = build(source, images=True)
     summary = pipeline.run()
     check(summary)
     assert summary.balance.captured == 10
-    assert any(trace is None for _, trace in pipeline.picture_sinks[0].shown)
+    assert any(trace is None for _, trace in pipeline._image_sinks[0].shown)
 
 
 def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
@@ -259,7 +259,7 @@ def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
 
 
 def test_a_requested_stop_is_prompt_and_leaves_no_frame_unaccounted(build):
-    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), pictures=True, workers=2)
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), images=True, workers=2)
     threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
     started = time.monotonic()
     summary = pipeline.run()
@@ -294,13 +294,13 @@ def test_pause_holds_predictions_and_counts_the_frames(build):
     assert keep.seqs[-1] > 50
 
 
-def test_a_picture_sink_that_raises_does_not_end_predictions(build):
-    class Broken(PictureSink):
+def test_a_image_sink_that_raises_does_not_end_predictions(build):
+    class Broken(ImageSink):
         def show(self, canvas, trace):
             raise OSError("no paint")
 
     pipeline, keep = build(ScriptedSource(10, live=False))
-    pipeline.picture_sinks.append(Broken())
+    pipeline.add_sink(Broken())
     check(pipeline.run())
     assert len(keep.seqs) == 10
 
@@ -317,13 +317,13 @@ def test_duration_ends_the_run(build):
 def test_a_stalled_encoder_does_not_hang_the_stop(build):
     release = threading.Event()
 
-    class Stalled(PictureSink):
+    class Stalled(ImageSink):
         def show(self, canvas, trace):
             if trace.seq >= 5:
                 release.wait(30)
 
     pipeline, _ = build(ScriptedSource(10_000, live=False, interval=0.001))
-    pipeline.picture_sinks.append(Stalled())
+    pipeline.add_sink(Stalled())
     threading.Timer(1.0, pipeline.request_stop, ("SIGTERM",)).start()
     started = time.monotonic()
     summary = pipeline.run()
@@ -338,7 +338,7 @@ def test_a_prediction_sink_that_raises_is_named_once_and_does_not_end_prediction
             raise OSError("no ink")
 
     pipeline, keep = build(ScriptedSource(10, live=False))
-    pipeline.prediction_sinks.insert(0, Broken())
+    pipeline._prediction_sinks.insert(0, Broken())
     check(pipeline.run())
     assert len(keep.seqs) == 10
     assert caplog.text.count("no ink") == 1
@@ -368,7 +368,7 @@ def test_a_stop_is_heard_while_no_worker_is_ready_yet(build):
     assert summary.code is ExitCode.OK
 
 
-def test_filters_follow_the_pictures_own_time_and_start_anew_for_stills(build):
+def test_filters_follow_the_images_own_time_and_start_anew_for_stills(build):
     class Stills(ScriptedSource):
         def read(self, timeout):
             return replace(super().read(timeout), still=True)
@@ -396,7 +396,7 @@ def test_filters_follow_the_pictures_own_time_and_start_anew_for_stills(build):
 def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monkeypatch):
     pipeline, _ = build(ScriptedSource(3, live=False))
     steps = []
-    pipeline.each_tick.append(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
+    pipeline.on_tick(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
     monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)  # a source that is not begun says nothing
     pipeline.run()
     assert (False, "starting workers") in steps
@@ -404,12 +404,12 @@ def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monke
 
 
 def test_nothing_is_drawn_for_a_sink_that_wants_nothing(build):
-    class Idle(KeepPictures):
+    class Idle(KeepImages):
         def wanted(self):
             return False
 
     pipeline, keep = build(ScriptedSource(20, live=False))
-    pipeline.picture_sinks.append(Idle())
+    pipeline.add_sink(Idle())
     pipeline.run()
-    assert pipeline.picture_sinks[0].shown == []
+    assert pipeline._image_sinks[0].shown == []
     assert len(keep.seqs) == 20

@@ -50,7 +50,7 @@ class Live:
         monkeypatch.setattr("camapp.pipeline.pipeline.create_source", lambda uri, options: source)
         self.pipeline = Pipeline(load_settings({"workers": 2, "model": "mnist", **settings}, environment={}))
         self.names = Names()
-        self.pipeline.prediction_sinks.append(self.names)
+        self.pipeline.add_sink(self.names)
         self.summary = None
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
@@ -97,7 +97,7 @@ def test_another_model_takes_over_at_a_frame_boundary_and_no_frame_is_lost_by_it
     run = start(live=live)
     children = 2 + live  # a camera's has one standing by
     for model in ("lenet", "mnist", "lenet"):
-        run.pipeline.change(settings(model=model))
+        run.pipeline.apply(settings(model=model))
         run.wait_for(model)
     run.wait(lambda: len(run.pipeline.inference.pool.processes()) == children)
     balance = run.end().balance
@@ -114,11 +114,11 @@ def test_another_model_takes_over_at_a_frame_boundary_and_no_frame_is_lost_by_it
 @pytest.mark.slow
 def test_swapping_leaks_no_process_descriptor_or_thread(start):
     run = start()
-    run.pipeline.change(settings(model="lenet"))
+    run.pipeline.apply(settings(model="lenet"))
     run.wait(lambda: len(children()) == 3)  # two that work and one that stands by, which comes a little later
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for model in ("mnist", "lenet", "mnist"):
-        run.pipeline.change(settings(model=model))
+        run.pipeline.apply(settings(model=model))
     run.wait(lambda: len(children()) == 3)
     run.wait(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) == before)
 
@@ -136,7 +136,7 @@ def test_a_model_that_no_worker_can_run_leaves_the_old_one(start, monkeypatch):
 
     monkeypatch.setattr(WorkerPool, "wait_ready", refuse)
     with pytest.raises(PoolError):
-        run.pipeline.change(settings(model="lenet"))
+        run.pipeline.apply(settings(model="lenet"))
     seen = len(run.names.models)
     run.wait(lambda: len(run.names.models) > seen + 20)
     assert run.names.changes == ["mnist"]
@@ -144,7 +144,7 @@ def test_a_model_that_no_worker_can_run_leaves_the_old_one(start, monkeypatch):
 
 def test_a_stop_while_a_model_is_being_changed_is_bounded(start):
     run = start()
-    change = threading.Thread(target=run.pipeline.change, args=(settings(model="lenet"),))
+    change = threading.Thread(target=run.pipeline.apply, args=(settings(model="lenet"),))
     change.start()
     asked = time.monotonic()
     balance = run.end().balance
@@ -209,7 +209,7 @@ def test_a_request_takes_up_what_it_can_and_names_what_needs_a_restart(reloader,
     reloader.wanted = settings(model="lenet", top=1, target_fps=10.0, hud=False, fps=5.0)
     reloader.reloader.request()
     reloader.wait_for("lenet")
-    reloader.wait(lambda: not reloader.pipeline.renderer.show_hud)
+    reloader.wait(lambda: not reloader.pipeline.hud_shown)
     now = reloader.pipeline.settings
     assert (now.model, now.top, now.target_fps, now.fps) == ("lenet", 1, 10.0, None)
     assert "only a restart can take it up: fps" in caplog.text
@@ -229,7 +229,7 @@ def test_settings_that_cannot_be_read_leave_the_old_ones(reloader, caplog):
 def test_a_file_named_by_no_setting_is_refused_before_anything_changes(start):
     run = start()
     with pytest.raises(ModelError):
-        run.pipeline.change(settings(model="absent.npz"))
+        run.pipeline.apply(settings(model="absent.npz"))
     assert run.pipeline.settings.model == "mnist"
 
 

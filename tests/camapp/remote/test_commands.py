@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from camapp.remote.commands import Clerk, Refused, Steering
+from camapp.remote.commands import CommandQueue, CommandRejected, RemoteControl
 from engine.model import ModelError
 from tests.camapp.remote.web.stand_in import StandIn
 
@@ -19,7 +19,7 @@ def desk():
         begun.put(order)
         let_go.acquire(timeout=20)
 
-    clerk = Clerk("clerk", obey, 2)
+    clerk = CommandQueue("clerk", obey, 2)
     clerk.begun, clerk.let_go = begun, let_go
     clerk.start()
     yield clerk
@@ -49,25 +49,25 @@ def test_a_clerk_who_stops_leaves_what_waits(desk):
 
 
 def test_one_with_nothing_to_do_stops_at_once_and_one_never_started_too():
-    clerk = Clerk("clerk", print, 1)
+    clerk = CommandQueue("clerk", print, 1)
     clerk.start()
     clerk.stop()
     assert not clerk._thread.is_alive()
-    Clerk("clerk", print, 1).stop()
+    CommandQueue("clerk", print, 1).stop()
 
 
 def test_a_change_that_fails_is_refused_and_says_why(tmp_path, monkeypatch):
     camera = StandIn(tmp_path)
-    steering = Steering([camera], lambda name, path: None)
+    steering = RemoteControl([camera], lambda name, path: None)
     steering.choose_model(camera, "lenet")
     assert camera.settings.model == "lenet"
-    with pytest.raises(Refused, match="no such model; there are "):
+    with pytest.raises(CommandRejected, match="no such model; there are "):
         steering.choose_model(camera, "../lenet.npz")
 
     def fail(settings):
         raise ModelError("damaged")
 
-    monkeypatch.setattr(camera, "change", fail)
-    with pytest.raises(Refused, match="not changed: damaged"):
+    monkeypatch.setattr(camera, "apply", fail)
+    with pytest.raises(CommandRejected, match="not changed: damaged"):
         steering.choose_model(camera, "mnist")
     assert camera.settings.model == "lenet"

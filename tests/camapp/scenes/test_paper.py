@@ -22,16 +22,16 @@ CALM = replace(
 
 def ring():
     """A digit of MNIST's size and softness: a 0."""
-    picture = np.zeros((28, 28), np.uint8)
-    cv2.ellipse(picture, (14, 14), (6, 9), 0, 0, 360, 255, 2, cv2.LINE_AA)
-    return picture
+    image = np.zeros((28, 28), np.uint8)
+    cv2.ellipse(image, (14, 14), (6, 9), 0, 0, 360, 255, 2, cv2.LINE_AA)
+    return image
 
 
 def taken(seed, count=2, ranges=RANGES):
     return photograph([ring()] * count, "0" * count, np.random.default_rng(seed), ranges)
 
 
-def test_the_same_seed_takes_the_same_picture():
+def test_the_same_seed_takes_the_same_image():
     (one, truth), (two, same), (other, _) = taken(3), taken(3), taken(4)
     assert (one.shape, one.dtype, truth) == ((480, 640), np.uint8, same)
     assert np.array_equal(one, two)
@@ -39,13 +39,13 @@ def test_the_same_seed_takes_the_same_picture():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_boxes_hold_the_ink_and_lie_in_the_picture(seed):
-    picture, truth = taken(seed, 4, replace(RANGES, light=(1, 1), noise=(0, 0), blur=(0, 0)))
+def test_boxes_hold_the_ink_and_lie_in_the_image(seed):
+    image, truth = taken(seed, 4, replace(RANGES, light=(1, 1), noise=(0, 0), blur=(0, 0)))
     assert [box.label for box in truth.boxes] == ["0"] * 4
     for box in truth.boxes:
         assert 0 < box.x0 < box.x1 < 640
         assert 0 < box.y0 < box.y1 < 480
-        inside = picture[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)]
+        inside = image[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)]
         dark = np.argwhere(inside < 0.6 * np.median(inside[inside > inside.mean()]))
         assert len(dark) > 50
         for (low, high), side in zip(zip(dark.min(0), dark.max(0), strict=True), inside.shape, strict=True):
@@ -73,9 +73,9 @@ def test_noise_and_gamma_are_the_stated_ones():
 
 def test_a_marker_writes_more_broadly_than_a_pen():
     def ink(level):
-        picture, truth = taken(5, 1, replace(CALM, pen=level, marker=level))
+        image, truth = taken(5, 1, replace(CALM, pen=level, marker=level))
         (box,) = truth.boxes
-        inside = picture[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)]
+        inside = image[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)]
         return (inside < 120).mean()
 
     assert ink((0.2, 0.2)) > 1.1 * ink((0.6, 0.6))

@@ -15,18 +15,18 @@ SMALL = SceneOptions(size=(320, 240), seed=5)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_same_seed_and_index_give_the_same_picture_in_any_order(name):
+def test_same_seed_and_index_give_the_same_image_in_any_order(name):
     cls = scene_class(name)
     one, other = cls(SMALL), cls(SMALL)
     forwards = [one.render(i) for i in (3, 70, 140)]
     backwards = [other.render(i) for i in (140, 70, 3)][::-1]
-    for (picture, truth), (again, truth_again) in zip(forwards, backwards, strict=True):
-        assert np.array_equal(picture, again)
+    for (image, truth), (again, truth_again) in zip(forwards, backwards, strict=True):
+        assert np.array_equal(image, again)
         assert truth == truth_again
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_other_seeds_and_indices_give_other_pictures(name):
+def test_other_seeds_and_indices_give_other_images(name):
     cls = scene_class(name)
     first = cls(SMALL).render(0)[0]
     assert not np.array_equal(first, cls(SMALL).render(1)[0])
@@ -35,13 +35,13 @@ def test_other_seeds_and_indices_give_other_pictures(name):
 
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("size", [(64, 64), (1280, 720), (240, 320), (641, 359), (320, 64)])
-def test_pictures_have_the_size_asked_for_and_truth_lies_within(name, size):
+def test_images_have_the_size_asked_for_and_truth_lies_within(name, size):
     width, height = size
     scene = scene_class(name)(SceneOptions(size=size, seed=2, count=3))
     for index in (0, 100, 1000):
-        picture, truth = scene.render(index)
-        assert picture.shape == (height, width, 3)
-        assert picture.dtype == np.uint8
+        image, truth = scene.render(index)
+        assert image.shape == (height, width, 3)
+        assert image.dtype == np.uint8
         assert len(truth.boxes) == (0 if name == "track" else 3)
         for box in truth.boxes:
             assert 0 <= box.x0 < box.x1 <= width
@@ -77,12 +77,12 @@ def test_truth_boxes_hold_the_ink_exactly():
     # The same scene with and without ink differs in the ink's pixels alone.
     scene = DigitScene(SceneOptions(seed=3, count=1))
     for index in (10, 200, 500):
-        picture, truth = scene.render(index)
+        image, truth = scene.render(index)
         sheet = scene._sheet(int(index / 30 / 2))
         paper = np.full_like(sheet.texture, sheet.texture[2, 2])
         blank = DigitScene(SceneOptions(seed=3, count=1))
         blank._sheet = {int(index / 30 / 2): replace(sheet, texture=paper)}.get
-        darker = cv2.subtract(blank.render(index)[0], picture).max(axis=2)
+        darker = cv2.subtract(blank.render(index)[0], image).max(axis=2)
         x, y, w, h = cv2.boundingRect((darker > 0.5 * darker.max()).astype(np.uint8))
         box = truth.boxes[0]
         assert np.allclose((x, y, x + w, y + h), (box.x0, box.y0, box.x1, box.y1), atol=3)
@@ -103,7 +103,7 @@ def test_sheet_tilts_up_to_thirty_degrees_and_not_beyond():
     assert max(tilts) > 25
 
 
-def test_light_differs_up_to_four_to_one_across_the_picture():
+def test_light_differs_up_to_four_to_one_across_the_image():
     ratios = []
     for seed in range(6):
         scene = DigitScene(replace(SMALL, seed=seed))

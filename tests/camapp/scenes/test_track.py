@@ -8,7 +8,7 @@ from camapp.core.ground_camera import GroundCamera
 from camapp.scenes.course import Pose, Stripe, bending, circuit
 from camapp.scenes.photograph import Look, photograph
 from camapp.scenes.scene import SceneOptions
-from camapp.scenes.track import TrackScene, random_picture, truth_of
+from camapp.scenes.track import TrackScene, random_image, truth_of
 from camapp.scenes.trackside import KINDS, View
 
 BORDERS = (-0.61, 0.61)
@@ -28,8 +28,8 @@ def shown(seen):
 def test_truth_runs_through_the_middle_of_the_paint():
     course = bending(20.0, np.array([0.1, -0.15]), BORDERS, back=2.0)
     seen = view(course, course.pose(0.0, 0.2, 0.1))
-    picture = photograph(seen.stripes, seen.look, seen.camera)
-    lines = [line for line in truth_of(seen, picture).lines if line.label == "line"]
+    image = photograph(seen.stripes, seen.look, seen.camera)
+    lines = [line for line in truth_of(seen, image).lines if line.label == "line"]
     assert len(lines) == 2
     checked = 0
     for line in lines:
@@ -41,7 +41,7 @@ def test_truth_runs_through_the_middle_of_the_paint():
             places = point + np.linspace(-14, 14, 113)[:, None] * side - 0.5
             if (places < 1).any() or (places > np.array(CAMERA.size) - 2).any():
                 continue
-            bright = cv2.remap(picture[..., 0], *places.T.astype(np.float32), cv2.INTER_LINEAR).ravel() > 155
+            bright = cv2.remap(image[..., 0], *places.T.astype(np.float32), cv2.INTER_LINEAR).ravel() > 155
             assert np.linspace(-14, 14, 113)[bright].mean() == pytest.approx(0, abs=0.5)
             checked += 1
     assert checked > 20
@@ -96,14 +96,14 @@ def test_a_lap_keeps_the_truth_of_every_moment():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(160, 120), (90, 160), (320, 180)])
-def test_random_pictures_repeat_and_their_truth_lies_within(kind, size):
+def test_random_images_repeat_and_their_truth_lies_within(kind, size):
     for seed in range(6):
-        picture, truth, _ = random_picture(seed, size, kind)
-        again, truth_again, _ = random_picture(seed, size, kind)
-        assert np.array_equal(picture, again)
+        image, truth, _ = random_image(seed, size, kind)
+        again, truth_again, _ = random_image(seed, size, kind)
+        assert np.array_equal(image, again)
         assert truth == truth_again
-        assert picture.shape == (size[1], size[0], 3)
-        assert picture.dtype == np.uint8
+        assert image.shape == (size[1], size[0], 3)
+        assert image.dtype == np.uint8
         for line in truth.lines:
             points = np.array(line.points)
             assert np.isfinite(points).all()
@@ -112,16 +112,16 @@ def test_random_pictures_repeat_and_their_truth_lies_within(kind, size):
             assert points[0, 1] >= points[-1, 1]
 
 
-def test_some_random_pictures_have_no_line_and_then_no_values():
-    taken = [random_picture(seed, (64, 48)) for seed in range(60)]
+def test_some_random_images_have_no_line_and_then_no_values():
+    taken = [random_image(seed, (64, 48)) for seed in range(60)]
     empty = [truth for _, truth, view in taken if not any(stripe.is_line for stripe in view.stripes)]
     assert 2 <= len(empty) <= 20
     assert all(not truth.lines and not truth.values for truth in empty)
 
 
-def test_a_stretched_picture_has_the_lines_of_the_camera_s_own_shape():
-    _, truth, view = random_picture(11, (160, 120), "rubber", shape=(9, 16))
-    _, same, own = random_picture(11, (90, 160), "rubber")
+def test_a_stretched_image_has_the_lines_of_the_camera_s_own_shape():
+    _, truth, view = random_image(11, (160, 120), "rubber", shape=(9, 16))
+    _, same, own = random_image(11, (90, 160), "rubber")
     assert view.camera.resized((90, 160)).focal == pytest.approx(own.camera.focal)
     assert truth.values == same.values
 

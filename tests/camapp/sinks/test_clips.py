@@ -14,7 +14,7 @@ import pytest
 from camapp.app import check
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
 from camapp.sinks import clips as module
@@ -24,10 +24,10 @@ SECOND = 1_000_000_000
 FPS = 10
 
 
-def picture_of(seq, size=(64, 48)):
+def image_of(seq, size=(64, 48)):
     """A grey level that tells the frame, and survives JPEG."""
     width, height = size
-    return Picture.of(np.full((height, width, 3), seq * 2 % 256, np.uint8), Layout.BGR)
+    return Image.of(np.full((height, width, 3), seq * 2 % 256, np.uint8), Layout.BGR)
 
 
 class Camera:
@@ -40,7 +40,7 @@ class Camera:
     def show(self, seconds, label="", score=0.9, size=(64, 48), values=None):
         for _ in range(round(seconds * FPS)):
             prediction = Prediction(self.seq, "classify", label, score, label, score, values=values or {})
-            view = picture_of(self.seq, size)
+            view = image_of(self.seq, size)
             shot = Shot(view, view, moment_ns=SECOND + self.seq * SECOND // FPS)
             self.sink.accept(prediction, Frame(self.seq, shot), Trace(self.seq, captured=time.monotonic_ns()))
             self.seq += 1
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_the_oldest_films_make_room_whatever_the_clock_does(start, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
-    monkeypatch.setitem(globals(), "picture_of", lambda *_: Picture.of(noise, Layout.BGR))
+    monkeypatch.setitem(globals(), "image_of", lambda *_: Image.of(noise, Layout.BGR))
     hour = -1
     monkeypatch.setattr(module.time, "strftime", lambda form: f"20260101-{12 + hour:02d}0000")
     sink = start("cat", budget=300_000)
@@ -207,7 +207,7 @@ def test_the_seconds_before_have_a_bound_of_memory(start, tmp_path, monkeypatch)
     assert 2 < len(frames) < 20
 
 
-def test_a_picture_of_another_size_and_a_film_that_starts_again_end_the_clip(start, tmp_path):
+def test_a_image_of_another_size_and_a_film_that_starts_again_end_the_clip(start, tmp_path):
     sink = start("*")
     camera = Camera(sink)
     camera.show(1, "a")
@@ -227,7 +227,7 @@ def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
         time.sleep(0.02)
 
 
-def test_a_slow_disk_costs_pictures_of_the_film_and_never_waits(start, monkeypatch):
+def test_a_slow_disk_costs_images_of_the_film_and_never_waits(start, monkeypatch):
     held, encode = threading.Event(), module.cv2.imencode
     monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(10) and encode(*what))
     sink = start("cat", patient=False)

@@ -4,11 +4,11 @@ import time
 import numpy as np
 
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.sinks.console import ConsoleSink
 
-PIXEL = Picture.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
+PIXEL = Image.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
 
 
 class Terminal(io.StringIO):

@@ -10,11 +10,11 @@ import pytest
 
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.sinks.drive import DriveSink, message
 
-PIXEL = Picture.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
+PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
 LANE = {"offset_m": -0.1234, "heading_deg": 2.5, "curvature_1_m": 0.05, "confidence": 0.91, "age_ms": 0.0}
 
 
@@ -83,7 +83,7 @@ def test_each_prediction_is_a_datagram_and_silence_is_told(receiver):
     assert fields(last)[2] == "1"
 
 
-def test_a_prediction_of_an_old_picture_is_stale(receiver):
+def test_a_prediction_of_an_old_image_is_stale(receiver):
     sink = DriveSink(f"udp://127.0.0.1:{receiver.getsockname()[1]}")
     sink.start()
     see(sink, LANE, captured=time.monotonic_ns() - 500_000_000)

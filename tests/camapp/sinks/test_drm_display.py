@@ -1,4 +1,4 @@
-"""A Pi camera's own picture on the console, with a stand-in for picamera2 and a made-up screen."""
+"""A Pi camera's own image on the console, with a stand-in for picamera2 and a made-up screen."""
 
 import os
 import subprocess
@@ -19,12 +19,12 @@ from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.core.settings import load_settings
 from camapp.core.stats import Stats
 from camapp.core.status import Hud
-from camapp.overlay.alpha import see_through
+from camapp.overlay.alpha import with_alpha
 from camapp.overlay.overlay import Overlay
 from camapp.pipeline.pipeline import Pipeline
-from camapp.sinks.drm_display import NativeSink
+from camapp.sinks.drm_display import DrmDisplaySink
 from camapp.system import displays
-from camapp.system.displays import Display, Kind
+from camapp.system.displays import Display, DisplayKind
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests/fakes"
@@ -47,8 +47,8 @@ def read(source, frames):
 # The camera's side
 
 
-def test_the_picture_goes_to_the_screen_and_back_between_two_frames(fake, camera):
-    preview = camera.native_preview
+def test_the_image_goes_to_the_screen_and_back_between_two_frames(fake, camera):
+    preview = camera.drm_preview
     read(camera, 2)
     preview.want(SCREEN)
     assert not preview.showing
@@ -66,7 +66,7 @@ def test_the_picture_goes_to_the_screen_and_back_between_two_frames(fake, camera
 @pytest.mark.parametrize("fault", ["absent", "busy"])
 def test_a_screen_that_is_not_to_be_had_costs_no_frame_and_says_why(fake, camera, fault):
     fake.plan.screen = fault
-    preview = camera.native_preview
+    preview = camera.drm_preview
     preview.want(SCREEN)
     read(camera, 5)
     assert not preview.showing
@@ -81,7 +81,7 @@ def test_a_screen_that_is_not_to_be_had_costs_no_frame_and_says_why(fake, camera
 
 def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_after_three(fake, camera):
     fake.plan.screen = "render"
-    preview = camera.native_preview
+    preview = camera.drm_preview
     for attempt in range(3):
         assert not preview.given_up
         preview.want(SCREEN)
@@ -104,7 +104,7 @@ def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_a
 
 
 def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
-    preview = camera.native_preview
+    preview = camera.drm_preview
     preview.want(SCREEN)
     read(camera, 4)
     camera.close()
@@ -118,24 +118,24 @@ def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
 def test_a_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
     monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
     monkeypatch.setattr(fake.Picamera2, "stop_preview", lambda self: time.sleep(5))
-    camera.native_preview.want(SCREEN)
+    camera.drm_preview.want(SCREEN)
     began = time.monotonic()
     with pytest.raises(SourceLost, match="event loop hangs"):
         read(camera, 1)
     assert time.monotonic() - began < 2
 
 
-def test_a_picture_that_we_would_have_to_turn_is_not_offered(fake):
+def test_a_image_that_we_would_have_to_turn_is_not_offered(fake):
     source = picamera2.PicameraSource("picamera://0", SourceOptions(rotate=90))
     source.open()
-    assert source.native_preview is None
+    assert source.drm_preview is None
     source.close()
 
 
 # The overlay by itself
 
 
-def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_picture():
+def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_image():
     prediction = Prediction(
         1, "digits", "7", 0.9, "7", 0.9, (("7", 0.9),),
         boxes=(Box(100, 80, 200, 160, "7", 0.9),), lines=(Polyline(((10, 200), (300, 20)), "left"),),
@@ -148,12 +148,12 @@ def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_picture():
         overlay.draw(canvas, prediction, hud, 0.0, False)
         return canvas
 
-    rgba = see_through(drawn(0), drawn(255)).astype(float)
+    rgba = with_alpha(drawn(0), drawn(255)).astype(float)
     rng = np.random.default_rng(1)
-    picture = rng.integers(0, 256, (480, 640, 3))
+    image = rng.integers(0, 256, (480, 640, 3))
     share = rgba[..., 3:] / 255
-    blended = rgba[..., 2::-1] * share + picture * (1 - share)
-    assert np.abs(blended - drawn(picture)).max() <= 3
+    blended = rgba[..., 2::-1] * share + image * (1 - share)
+    assert np.abs(blended - drawn(image)).max() <= 3
     assert 0.02 < (rgba[..., 3] > 0).mean() < 0.6
 
 
@@ -187,7 +187,7 @@ class Watched:
     def __init__(self, source, root, hud=None):
         self.stats = Stats()
         self.label = "cup"
-        self.sink = NativeSink(lambda: source.native_preview, lambda: hud, lambda: 200.0, retry_s=0.1, root=root)
+        self.sink = DrmDisplaySink(lambda: source.drm_preview, lambda: hud, lambda: 200.0, retry_s=0.1, root=root)
         self.sink.start()
         self.capture = CaptureThread(source, self.stats, self._deliver)
         self.capture.start()
@@ -231,7 +231,7 @@ def is_on(fake):
     return device(fake) is not None and device(fake).preview is fake.Preview.DRM and device(fake).overlays
 
 
-def test_figures_are_laid_over_the_picture_and_only_sent_when_they_change(fake, console, watch):
+def test_figures_are_laid_over_the_image_and_only_sent_when_they_change(fake, console, watch):
     console.plug("connected")
     watched = watch()
     wait_for(lambda: is_on(fake))
@@ -292,16 +292,16 @@ def test_a_screen_that_a_desktop_holds_is_waited_for(fake, console, watch, caplo
     wait_for(lambda: is_on(fake))
 
 
-def test_overlays_that_are_refused_are_said_once_and_the_picture_goes_on(fake, console, watch, caplog, monkeypatch):
+def test_overlays_that_are_refused_are_said_once_and_the_image_goes_on(fake, console, watch, caplog, monkeypatch):
     monkeypatch.setattr("camapp.sinks.drm_display._REFUSALS", 3)
     fake.plan.overlay_error = "No space left on device"
     console.plug("connected")
     watched = watch()
-    wait_for(lambda: "no figures over the picture" in caplog.text)
+    wait_for(lambda: "no figures over the image" in caplog.text)
     before = watched.stats.predictions()
     wait_for(lambda: watched.stats.predictions() > before + 100)
     assert device(fake).preview is fake.Preview.DRM
-    assert caplog.text.count("no figures over the picture") == 1
+    assert caplog.text.count("no figures over the image") == 1
 
 
 def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console, watch, caplog, monkeypatch):
@@ -309,10 +309,10 @@ def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console
     fake.plan.screen = "render"
     console.plug("connected")
     watched = watch()
-    wait_for(lambda: watched.capture.source.native_preview and watched.capture.source.native_preview.given_up, 30)
+    wait_for(lambda: watched.capture.source.drm_preview and watched.capture.source.drm_preview.given_up, 30)
     before = watched.stats.predictions()
     wait_for(lambda: watched.stats.predictions() > before + 50)
-    assert "no frame came while the picture was on the screen" in caplog.text
+    assert "no frame came while the image was on the screen" in caplog.text
 
 
 # Choosing
@@ -321,15 +321,15 @@ def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console
 @pytest.mark.parametrize(
     ("source", "screens", "x11", "kind"),
     [
-        ("picamera://0", True, False, Kind.DRM),
-        ("picamera://0", False, False, Kind.NONE),
-        ("picamera://0", True, True, Kind.X11),
-        ("pattern://digits", True, False, Kind.NONE),
-        ("auto", True, False, Kind.DRM),
+        ("picamera://0", True, False, DisplayKind.DRM),
+        ("picamera://0", False, False, DisplayKind.NONE),
+        ("picamera://0", True, True, DisplayKind.X11),
+        ("pattern://digits", True, False, DisplayKind.NONE),
+        ("auto", True, False, DisplayKind.DRM),
     ],
 )
 def test_auto_takes_the_console_only_for_a_pi_camera_without_a_desktop(fake, monkeypatch, source, screens, x11, kind):
-    monkeypatch.setattr(displays, "probe", lambda: Display(Kind.X11 if x11 else Kind.NONE, ":0"))
+    monkeypatch.setattr(displays, "probe", lambda: Display(DisplayKind.X11 if x11 else DisplayKind.NONE, ":0"))
     monkeypatch.setattr(displays, "connectors", lambda: {"card1-HDMI-A-1": False} if screens else {})
     assert app._screen_for(load_settings({"source": source}, environment={})) is kind
 
@@ -347,7 +347,7 @@ def test_a_console_names_what_is_wrong_with_it(console, monkeypatch):
     console.plug("connected", mode="")
     assert "names no size" in displays.probe_drm(console.root).reason
     console.plug("connected", mode="1920x1080i")
-    assert displays.probe_drm(console.root) == Display(Kind.DRM, "card1-HDMI-A-1 1920x1080", (1920, 1080))
+    assert displays.probe_drm(console.root) == Display(DisplayKind.DRM, "card1-HDMI-A-1 1920x1080", (1920, 1080))
     console.free = False
     assert "in use by" in displays.probe_drm(console.root).reason
     (console.root / "dev/dri/card1").unlink()
@@ -362,18 +362,18 @@ def test_a_card_that_takes_no_master_is_not_free(tmp_path):
 
 def test_the_source_that_was_chosen_by_itself_offers_it_too(fake):
     source = AutoSource("auto", SourceOptions(size=(320, 240)))
-    assert source.native_preview is None
+    assert source.drm_preview is None
     source.open()
-    source.native_preview.want(SCREEN)
+    source.drm_preview.want(SCREEN)
     read(source, 4)
-    assert source.native_preview.showing
+    assert source.drm_preview.showing
     source.close()
 
 
 @pytest.mark.parametrize(
     ("source", "code", "said"),
     [
-        ("picamera://0", 0, "the run goes on without a picture"),
+        ("picamera://0", 0, "the run goes on without an image"),
         ("pattern://digits", 78, "give --source picamera://0, or --display kiosk"),
     ],
 )

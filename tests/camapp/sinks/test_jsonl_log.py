@@ -11,12 +11,12 @@ import pytest
 
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace, Truth
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.sinks import jsonl_log as log_module
 from camapp.sinks.jsonl_log import LogSink
 
-PIXEL = Picture.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
+PIXEL = Image.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
 
 
 @pytest.fixture(autouse=True)

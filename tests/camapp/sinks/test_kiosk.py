@@ -56,7 +56,7 @@ class Kiosk:
         for display in self.folder.glob("wayland-?"):
             command = [*AS_USER, "grim", "-t", "ppm", str(self.folder / "screen.ppm")]
             environment = self.environment | {"WAYLAND_DISPLAY": display.name}
-            # A screen that has no picture yet keeps grim waiting.
+            # A screen that has no image yet keeps grim waiting.
             done = subprocess.run(["timeout", "10", *command], env=environment, capture_output=True)
             if done.returncode == 0:
                 return cv2.imread(str(self.folder / "screen.ppm"))
@@ -139,7 +139,7 @@ def test_a_shell_that_dies_is_replaced_and_costs_no_prediction(kiosk):
     assert "the window is back" in shown.words()
 
 
-def test_pictures_are_collected_before_the_kiosks_screen(kiosk):
+def test_images_are_collected_before_the_kiosks_screen(kiosk):
     shown = kiosk("collect", "--source", "pattern://digits", "--label", "seven", "--every", "0.5")
     shown.wait_for(is_lit)
     shown.wait_for(lambda screen: len(list((shown.folder / "collected/seven").glob("*"))) > 2)

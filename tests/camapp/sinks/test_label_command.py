@@ -10,14 +10,14 @@ import pytest
 
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
-from camapp.sinks.label_command import OnLabelSink
+from camapp.sinks.label_command import LabelCommandSink
 
-PIXEL = Picture.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
+PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
 
 
-def see(sink: OnLabelSink, label: str, seq: int = 0) -> None:
+def see(sink: LabelCommandSink, label: str, seq: int = 0) -> None:
     sink.accept(Prediction(seq, "digits", label, 0.875), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq))
 
 
@@ -40,7 +40,7 @@ def lines(path: Path) -> list[str]:
 
 def test_a_changed_label_runs_the_program_with_what_was_seen(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sink = OnLabelSink(noting(out), every=0.0)
+    sink = LabelCommandSink(noting(out), every=0.0)
     sink.start()
     for seq, label in enumerate(["", "7", "7", "", ""]):
         see(sink, label, seq)
@@ -53,7 +53,7 @@ def test_a_changed_label_runs_the_program_with_what_was_seen(tmp_path: Path) -> 
 
 def test_no_shell_reads_the_command_or_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # touch takes the ';' for a file's name
-    sink = OnLabelSink(f"touch '{tmp_path}/a b' ; {tmp_path}/$HOME", every=0.0)
+    sink = LabelCommandSink(f"touch '{tmp_path}/a b' ; {tmp_path}/$HOME", every=0.0)
     sink.start()
     see(sink, f"$(touch {tmp_path}/evil)")
     assert until(lambda: (tmp_path / "a b").exists())
@@ -63,7 +63,7 @@ def test_no_shell_reads_the_command_or_the_label(tmp_path: Path, monkeypatch: py
 
 def test_quick_changes_start_it_once_a_while_and_the_newest_wins(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sink = OnLabelSink(noting(out), every=0.4)
+    sink = LabelCommandSink(noting(out), every=0.4)
     sink.start()
     see(sink, "first")
     assert until(lambda: len(lines(out)) == 1)
@@ -79,7 +79,7 @@ def test_quick_changes_start_it_once_a_while_and_the_newest_wins(tmp_path: Path)
 
 def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pid = tmp_path / "pid"
-    sink = OnLabelSink(f"sh -c 'sleep 60 & echo $! > {pid}; wait'", every=0.0, bound=0.3)
+    sink = LabelCommandSink(f"sh -c 'sleep 60 & echo $! > {pid}; wait'", every=0.0, bound=0.3)
     sink.start()
     see(sink, "7")
     assert until(lambda: sink.failed == 1)
@@ -90,7 +90,7 @@ def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path, caplog: p
 
 
 def test_stopping_does_not_wait_long_for_it(tmp_path: Path) -> None:
-    sink = OnLabelSink("sleep 60", every=0.0)
+    sink = LabelCommandSink("sleep 60", every=0.0)
     sink.start()
     see(sink, "7")
     assert until(lambda: sink.started == 1)
@@ -101,7 +101,7 @@ def test_stopping_does_not_wait_long_for_it(tmp_path: Path) -> None:
 
 
 def test_failures_are_counted_and_logged_sparingly(caplog: pytest.LogCaptureFixture) -> None:
-    sink = OnLabelSink("sh -c 'exit 3'", every=0.0)
+    sink = LabelCommandSink("sh -c 'exit 3'", every=0.0)
     sink.start()
     for number in range(6):
         see(sink, str(number))
@@ -126,7 +126,7 @@ def test_a_command_that_cannot_run_is_found_out_at_the_start(
 ) -> None:
     (tmp_path / "plain.txt").write_text("x")
     with pytest.raises(SinkError, match=words) as caught:
-        OnLabelSink(command.replace("{tmp}", str(tmp_path))).start()
+        LabelCommandSink(command.replace("{tmp}", str(tmp_path))).start()
     assert caught.value.denied is denied
 
 

@@ -11,15 +11,15 @@ from camapp.core.frames import Trace
 from camapp.sinks.snapshot import SnapshotSink
 
 
-def test_only_the_picture_after_a_request_is_saved(tmp_path: Path) -> None:
+def test_only_the_image_after_a_request_is_saved(tmp_path: Path) -> None:
     sink = SnapshotSink(tmp_path / "shots")
     sink.start()
     for seq in range(5):
         if seq == 3:
             sink.request()
-        picture = np.full((20, 30, 3), seq, np.uint8)
-        sink.show(picture, Trace(seq))
-        picture[:] = 255
+        image = np.full((20, 30, 3), seq, np.uint8)
+        sink.show(image, Trace(seq))
+        image[:] = 255
     sink.stop()
     (file,) = (tmp_path / "shots").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-000003\.png", file.name)

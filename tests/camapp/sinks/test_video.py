@@ -53,7 +53,7 @@ def test_frames_of_a_file_are_written_once_each(tmp_path: Path, suffix: str) -> 
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_live_pictures_are_repeated_and_skipped_to_keep_the_clock(tmp_path: Path) -> None:
+def test_live_images_are_repeated_and_skipped_to_keep_the_clock(tmp_path: Path) -> None:
     path = tmp_path / "out.avi"
     sink = VideoSink(path, lambda: 30.0)
     sink.start()
@@ -68,9 +68,9 @@ def test_live_pictures_are_repeated_and_skipped_to_keep_the_clock(tmp_path: Path
     assert frames[-2].mean() < 50
 
 
-def test_a_slow_encoder_never_blocks_live_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_encoder_never_blocks_live_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
-    monkeypatch.setattr(VideoSink, "_put", lambda self, picture: held.wait(10))
+    monkeypatch.setattr(VideoSink, "_put", lambda self, image: held.wait(10))
     sink = VideoSink(tmp_path / "out.avi", lambda: 30.0)
     sink.start()
     start = time.monotonic()
@@ -102,8 +102,8 @@ def test_later_sizes_are_scaled_to_the_first_and_odd_ones_work(tmp_path: Path) -
     path = tmp_path / "out.mp4"
     sink = VideoSink(path, lambda: 30.0, live=False)
     sink.start()
-    for picture in (shade(50, 65, 49), shade(50, 128, 96), shade(50, 1, 1)):
-        sink.write(picture, 0)
+    for image in (shade(50, 65, 49), shade(50, 128, 96), shade(50, 1, 1)):
+        sink.write(image, 0)
     sink.stop()
     frames, _ = played(path)
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
@@ -157,7 +157,7 @@ def test_a_file_that_stops_growing_ends_the_recording(
 ) -> None:
     monkeypatch.setattr("camapp.sinks.video._CHECK_S", 0.0)
     monkeypatch.setattr("camapp.sinks.video._STALLED_S", 0.05)
-    monkeypatch.setattr(cv2.VideoWriter, "write", lambda self, picture: time.sleep(0.01), raising=False)
+    monkeypatch.setattr(cv2.VideoWriter, "write", lambda self, image: time.sleep(0.01), raising=False)
     sink = VideoSink(tmp_path / "out.avi", lambda: 30.0, live=False)
     sink.start()
     for _ in range(60):
@@ -166,7 +166,7 @@ def test_a_file_that_stops_growing_ends_the_recording(
     assert "has not grown" in caplog.text
 
 
-def test_a_run_without_pictures_leaves_no_file(tmp_path: Path) -> None:
+def test_a_run_without_images_leaves_no_file(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "out.mp4", lambda: 30.0)
     sink.start()
     sink.stop()

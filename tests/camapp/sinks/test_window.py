@@ -52,8 +52,8 @@ def managed(desktop: Desktop) -> Iterator[Desktop]:
 class Show:
     """A sink fed like by a renderer, from a thread of its own."""
 
-    def __init__(self, picture: np.ndarray) -> None:
-        self.picture = picture
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
         self.keys: list[str] = []
         self.shown: list[tuple[int, int]] = []
         self.slowest = 0.0
@@ -78,7 +78,7 @@ class Show:
         seq = 0
         while not self._ended.wait(1 / 60):
             start = time.thread_time()
-            self.sink.show(self.picture, Trace(seq))
+            self.sink.show(self.image, Trace(seq))
             self.slowest = max(self.slowest, time.thread_time() - start)
             seq += 1
 
@@ -93,10 +93,10 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> bool:
 
 
 def striped(width: int = 320, height: int = 240) -> np.ndarray:
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[:, : width // 2] = (0, 0, 250)
-    picture[:, width // 2 :] = (0, 250, 0)
-    return picture
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2] = (0, 0, 250)
+    image[:, width // 2 :] = (0, 250, 0)
+    return image
 
 
 def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
@@ -104,14 +104,14 @@ def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
 
 
 def fills_the_screen(desktop: Desktop) -> bool:
-    """Press f once the window manager has taken the window in and the picture is to be seen."""
+    """Press f once the window manager has taken the window in and the image is to be seen."""
     active = ["xdotool", "getactivewindow", "getwindowname"]
     if not until(lambda: desktop.run(*active).decode().strip() == TITLE, 10):
         return False
-    if not until(lambda: 30_000 < area(desktop.picture(), (0, 0, 250)) < 100_000, 10):
+    if not until(lambda: 30_000 < area(desktop.image(), (0, 0, 250)) < 100_000, 10):
         return False
     desktop.press(TITLE, "f")
-    return until(lambda: area(desktop.picture(), (0, 0, 250)) > 0.95 * 800 * 600 / 2, 10)
+    return until(lambda: area(desktop.image(), (0, 0, 250)) > 0.95 * 800 * 600 / 2, 10)
 
 
 def windows_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -136,11 +136,11 @@ def children() -> list[str]:
 
 
 @needs_x
-def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> None:
+def test_window_shows_the_image_reports_times_and_keys(desktop: Desktop) -> None:
     with Show(striped()) as show:
         assert until(lambda: len(show.shown) > 5)
         assert show.sink.alive
-        assert until(lambda: min(area(desktop.picture(), (0, 0, 250)), area(desktop.picture(), (0, 250, 0))) > 30_000)
+        assert until(lambda: min(area(desktop.image(), (0, 0, 250)), area(desktop.image(), (0, 250, 0))) > 30_000)
         assert until(
             lambda: desktop.press(TITLE, "s") or bool(show.keys)
         )  # the very first may come before the focus does
@@ -149,8 +149,8 @@ def test_window_shows_the_picture_reports_times_and_keys(desktop: Desktop) -> No
             desktop.press(TITLE, key)
         assert until(lambda: show.keys[first:][-4:] == ["h", "p", "q", "q"]), show.keys
         assert set(show.keys[:first]) == {"s"}
-        show.picture = striped(400, 100)
-        assert until(lambda: 0 < area(desktop.picture(), (0, 0, 250)) < 30_000), "another size keeps its shape"
+        show.image = striped(400, 100)
+        assert until(lambda: 0 < area(desktop.image(), (0, 0, 250)) < 30_000), "another size keeps its shape"
         seqs, stamps = zip(*show.shown, strict=True)
         assert list(seqs) == sorted(set(seqs))
         assert list(stamps) == sorted(stamps)
@@ -213,7 +213,7 @@ sys.exit(window_process.main(sys.argv[1:]))
         assert until(lambda: windows.update(desktop.run(*find).split()) or len(windows) == 3), windows
         count = len(show.shown)
         assert until(lambda: len(show.shown) > count + 60)
-        assert area(desktop.picture(), (0, 0, 250)) > 30_000
+        assert area(desktop.image(), (0, 0, 250)) > 30_000
         assert windows.issuperset(desktop.run(*find).split())
     assert show.keys == []
 
@@ -250,7 +250,7 @@ def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
         desktop.start()
         assert until(lambda: show.sink.alive)
         assert until(lambda: len(show.shown) > count + 3)
-        assert until(lambda: area(desktop.picture(), (0, 0, 250)) > 30_000)
+        assert until(lambda: area(desktop.image(), (0, 0, 250)) > 30_000)
 
 
 @needs_x
@@ -313,7 +313,7 @@ def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
         "class error(Exception): pass\n"
         "def namedWindow(*a): raise error('The function is not implemented. Rebuild the library with GTK')\n"
     )
-    monkeypatch.setattr(displays, "probe", lambda: displays.Display(displays.Kind.X11, ":0"))
+    monkeypatch.setattr(displays, "probe", lambda: displays.Display(displays.DisplayKind.X11, ":0"))
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from camapp.sinks.window_process import main; "
     windows_run(monkeypatch, code + "sys.exit(main(sys.argv[1:]))")
     with Show(striped()) as show:
@@ -335,9 +335,9 @@ def test_what_is_wrong_with_opencv_is_explained(reason: str, words: str) -> None
 
 
 @pytest.mark.parametrize("size", [(320, 240), (800, 600), (800, 100), (100, 800), (1, 1)])
-def test_pictures_keep_their_shape_in_any_window(size: tuple[int, int]) -> None:
-    picture = np.full((240, 320, 3), 255, np.uint8)
-    fitted = letterboxed(picture, *size)
+def test_images_keep_their_shape_in_any_window(size: tuple[int, int]) -> None:
+    image = np.full((240, 320, 3), 255, np.uint8)
+    fitted = letterboxed(image, *size)
     assert fitted.shape == (size[1], size[0], 3)
     rows, columns = (np.flatnonzero(fitted.any(axis=(2, axis))) for axis in (1, 0))
     scale = min(size[0] / 320, size[1] / 240)

@@ -28,7 +28,7 @@ from camapp.system import displays
 def test_without_a_display_the_reason_is_told(environ: dict[str, str], words: str) -> None:
     display = displays.probe(environ)
     assert not display
-    assert display.kind is displays.Kind.NONE
+    assert display.kind is displays.DisplayKind.NONE
     assert words in display.reason
 
 
@@ -36,7 +36,7 @@ def test_a_server_on_a_local_socket_is_found() -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("\0/tmp/.X11-unix/X4322")
         server.listen(1)
-        assert displays.probe({"DISPLAY": ":4322.0"}) == displays.Display(displays.Kind.X11, ":4322.0")
+        assert displays.probe({"DISPLAY": ":4322.0"}) == displays.Display(displays.DisplayKind.X11, ":4322.0")
         assert displays.probe({"DISPLAY": "unix:4322"})
 
 
@@ -104,6 +104,8 @@ def test_a_kiosk_needs_its_programs_and_says_how_to_get_them(tmp_path: Path, kio
 def test_a_kiosk_waits_for_a_screen(tmp_path: Path, kiosk_programs: Path) -> None:
     assert "no screen connector" in displays.probe_kiosk(tmp_path).reason
     connector(tmp_path, "card1-HDMI-A-1", "disconnected")
-    assert displays.probe_kiosk(tmp_path) == displays.Display(displays.Kind.NONE, "no display: no screen is connected")
+    assert displays.probe_kiosk(tmp_path) == displays.Display(
+        displays.DisplayKind.NONE, "no display: no screen is connected"
+    )
     connector(tmp_path, "card1-HDMI-A-2", "connected")
-    assert displays.probe_kiosk(tmp_path) == displays.Display(displays.Kind.KIOSK, "card1-HDMI-A-2")
+    assert displays.probe_kiosk(tmp_path) == displays.Display(displays.DisplayKind.KIOSK, "card1-HDMI-A-2")

@@ -1,4 +1,4 @@
-"""Health from recorded /proc and /sys trees, its log lines, and its place on the picture."""
+"""Health from recorded /proc and /sys trees, its log lines, and its place on the image."""
 
 import logging
 import queue
@@ -103,7 +103,7 @@ def test_heat_is_an_alert_before_the_firmware_acts():
 
 
 @pytest.mark.parametrize("size", [(240, 180), (640, 480), (1280, 720)])
-def test_an_alert_is_on_the_picture(size):
+def test_an_alert_is_on_the_image(size):
     def drawn(health):
         canvas = np.full((size[1], size[0], 3), 90, np.uint8)
         Overlay().draw(canvas, None, Hud(health=health), 0.0, False)

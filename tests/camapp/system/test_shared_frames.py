@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from camapp.system.shared_frames import SharedCanvas, map_slots
+from camapp.system.shared_frames import SharedFrames, map_slots
 
 READ_SUM = """
 import sys, numpy as np
@@ -18,10 +18,10 @@ print(int(map_slots(fd, slots, height, width)[slot].sum()))
 
 
 def test_another_process_reads_what_was_drawn() -> None:
-    canvas = SharedCanvas()
-    picture = canvas.acquire(6, 8)
-    picture[:] = 7
-    canvas.publish(picture, 41)
+    canvas = SharedFrames()
+    image = canvas.acquire(6, 8)
+    image[:] = 7
+    canvas.publish(image, 41)
     taken = canvas.take()
     assert taken is not None
     assert taken.seq == 41
@@ -32,7 +32,7 @@ def test_another_process_reads_what_was_drawn() -> None:
 
 
 def test_newest_wins_and_is_taken_once() -> None:
-    canvas = SharedCanvas()
+    canvas = SharedFrames()
     for seq in range(10):
         canvas.publish(np.full((4, 4, 3), seq, np.uint8), seq)
     taken = canvas.take()
@@ -42,7 +42,7 @@ def test_newest_wins_and_is_taken_once() -> None:
 
 
 def test_a_held_frame_is_never_drawn_over() -> None:
-    canvas = SharedCanvas()
+    canvas = SharedFrames()
     canvas.publish(np.full((4, 4, 3), 100, np.uint8), 0)
     held = canvas.take()
     assert held is not None
@@ -57,7 +57,7 @@ def test_a_held_frame_is_never_drawn_over() -> None:
 
 
 def test_several_readers_hold_different_frames() -> None:
-    canvas = SharedCanvas(readers=2)
+    canvas = SharedFrames(readers=2)
     canvas.publish(np.full((2, 2, 3), 1, np.uint8), 1)
     slow = canvas.take()
     assert slow is not None
@@ -70,17 +70,17 @@ def test_several_readers_hold_different_frames() -> None:
 
 
 def test_a_slot_from_acquire_is_published_without_a_copy() -> None:
-    canvas = SharedCanvas()
-    picture = canvas.acquire(4, 4)
-    canvas.publish(picture, 0)
+    canvas = SharedFrames()
+    image = canvas.acquire(4, 4)
+    canvas.publish(image, 0)
     taken = canvas.take()
     assert taken is not None
-    picture[0, 0] = 55
+    image[0, 0] = 55
     assert (map_slots(canvas.fd, canvas.slots, 4, 4)[taken.slot][0, 0] == 55).all()
 
 
 def test_a_new_size_makes_new_memory_and_old_frames_stay_readable() -> None:
-    canvas = SharedCanvas()
+    canvas = SharedFrames()
     canvas.publish(np.full((4, 4, 3), 9, np.uint8), 0)
     old = canvas.take()
     assert old is not None
@@ -97,7 +97,7 @@ def test_leaves_nothing_behind() -> None:
     before = set(os.listdir("/dev/shm"))
     descriptors = len(os.listdir("/proc/self/fd"))
     for size in range(1, 6):
-        canvas = SharedCanvas()
+        canvas = SharedFrames()
         canvas.publish(np.zeros((size, 4, 3), np.uint8), 0)
         canvas.publish(np.zeros((4, size + 5, 3), np.uint8), 1)
         canvas.close()
@@ -107,7 +107,7 @@ def test_leaves_nothing_behind() -> None:
 
 
 def test_memory_smaller_than_said_is_refused() -> None:
-    canvas = SharedCanvas()
+    canvas = SharedFrames()
     canvas.acquire(4, 4)
     with pytest.raises(ValueError, match="size"):
         map_slots(canvas.fd, canvas.slots, 400, 400)

@@ -153,7 +153,7 @@ def test_it_starves_when_nothing_comes_out_and_says_so_once(caplog):
 
 def test_a_bounded_step_feeds_it_and_only_while_it_lasts():
     run = Run()
-    run.step = "no picture: unplugged"
+    run.step = "no image: unplugged"
     assert run.go(60).count("WATCHDOG=1") > 50
     run.step = ""
     assert "WATCHDOG=1" not in run.go(20)
@@ -169,10 +169,10 @@ def test_ready_comes_with_the_first_prediction_once():
 
 def test_without_a_prediction_it_is_ready_after_a_bounded_time_and_says_what_it_waits_for():
     run = Run()
-    run.step = "no picture: unplugged"
+    run.step = "no image: unplugged"
     told = run.go(READY_WITHIN + 1)
     assert told.count("READY=1") == 1
-    assert "STATUS=no picture: unplugged: fine" in told
+    assert "STATUS=no image: unplugged: fine" in told
 
 
 def test_workers_that_take_long_to_start_feed_it_and_are_waited_for():
@@ -182,7 +182,7 @@ def test_workers_that_take_long_to_start_feed_it_and_are_waited_for():
     assert told.count("WATCHDOG=1") > 10
     assert "READY=1" not in told
     assert "STATUS=starting workers: fine" in told
-    run.started, run.step = True, "no picture: opening the source"
+    run.started, run.step = True, "no image: opening the source"
     assert run.go(1).count("READY=1") == 1
 
 
@@ -236,8 +236,8 @@ def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
 
 
 def test_the_journal_gets_priorities_and_no_clock(tmp_path):
-    record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "no picture:\nunplugged"})
-    assert JournalFormatter().format(record) == "<4>no picture: | unplugged"
+    record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "no image:\nunplugged"})
+    assert JournalFormatter().format(record) == "<4>no image: | unplugged"
     with (tmp_path / "stream").open("w") as stream:
         status = os.fstat(stream.fileno())
         os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"

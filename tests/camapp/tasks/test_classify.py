@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from camapp.core.frames import Frame, Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box
 from camapp.tasks.classify import ClassifyTask
 from camapp.tasks.task import TaskOptions, create_task
@@ -13,8 +13,8 @@ CARD = ModelCard(net="any", input_shape=(3, 8, 8), colour="RGB", labels=LABELS)
 
 
 def frame(seq=0, view=(64, 32), model=None):
-    pictures = [Picture.of(np.full((h, w, 3), 128, np.uint8), Layout.RGB) for w, h in (view, model or view)]
-    return Frame(seq, Shot(*pictures))
+    images = [Image.of(np.full((h, w, 3), 128, np.uint8), Layout.RGB) for w, h in (view, model or view)]
+    return Frame(seq, Shot(*images))
 
 
 def logits(*scores):
@@ -55,7 +55,7 @@ def test_one_odd_frame_changes_the_raw_label_alone():
     assert odd.score > 0.7
 
 
-def test_unsure_pictures_have_no_label_but_a_raw_one():
+def test_unsure_images_have_no_label_but_a_raw_one():
     found = run(create_task("classify", CARD, TaskOptions()), frame(), logits(0.3, 0.25, 0.25, 0.2))
     assert (found.label, found.score, found.raw_label) == ("", 0.0, "cat")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camapp.core.frames import Frame, Shot
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box
 from camapp.scenes.digits import DigitScene
 from camapp.scenes.scene import SceneOptions
@@ -27,11 +27,11 @@ def model():
 
 def frame_of(pixels, model_size=None):
     layout = Layout.GRAY if pixels.ndim == 2 else Layout.RGB
-    view = Picture.of(pixels, layout)
+    view = Image.of(pixels, layout)
     if model_size is None:
         return Frame(0, Shot(view, view))
     small = cv2.resize(pixels, model_size, interpolation=cv2.INTER_AREA)
-    return Frame(0, Shot(view, Picture.of(small, layout)))
+    return Frame(0, Shot(view, Image.of(small, layout)))
 
 
 def paper(width=640, height=360, light=(230, 230)):
@@ -74,7 +74,7 @@ def test_generated_scenes_are_read_with_their_places(model, model_size):
 
 
 @pytest.mark.parametrize("invert", [False, True])
-def test_pictures_of_mnist_itself_are_read_whole(model, invert):
+def test_images_of_mnist_itself_are_read_whole(model, invert):
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST at {MNIST}")
     with (
@@ -163,7 +163,7 @@ def test_ink_is_sized_and_centred_as_in_mnist():
 
 
 def turned(pixels, degrees, squeeze=1.0):
-    """The picture turned about its middle, then made `squeeze` times as wide."""
+    """The image turned about its middle, then made `squeeze` times as wide."""
     height, width = pixels.shape
     way = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1.0)
     whole = cv2.warpAffine(pixels, way, (width, height), borderMode=cv2.BORDER_REPLICATE)

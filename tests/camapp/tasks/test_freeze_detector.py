@@ -4,18 +4,18 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.tasks.freeze_detector import Standstill
+from camapp.tasks.freeze_detector import FreezeDetector
 
 SCENE = cv2.GaussianBlur(np.random.default_rng(0).random((480, 640, 3)).astype(np.float32), (0, 0), 9) * 255
 
 
-def small(picture):
-    return cv2.resize(picture, (160, 160), interpolation=cv2.INTER_AREA).mean(axis=2).astype(np.float32) / 255
+def small(image):
+    return cv2.resize(image, (160, 160), interpolation=cv2.INTER_AREA).mean(axis=2).astype(np.float32) / 255
 
 
-def ages(pictures):
-    watch = Standstill()
-    return [watch.update(small(picture), frame * 33_333_333) for frame, picture in enumerate(pictures)]
+def ages(images):
+    watch = FreezeDetector()
+    return [watch.update(small(image), frame * 33_333_333) for frame, image in enumerate(images)]
 
 
 def noisy(count, level=1.0):
@@ -27,12 +27,12 @@ def test_a_still_scene_before_a_sensor_with_noise_is_always_new():
     assert max(ages(noisy(20, 0.7))) == 0
 
 
-def test_pictures_that_come_twice_are_new_half_of_the_time():
-    twice = [picture for picture in noisy(10) for _ in (0, 1)]
+def test_images_that_come_twice_are_new_half_of_the_time():
+    twice = [image for image in noisy(10) for _ in (0, 1)]
     assert max(ages(twice)) == pytest.approx(1 / 30, abs=0.001)
 
 
-def test_a_frozen_picture_grows_old_until_pictures_change_again():
+def test_a_frozen_image_grows_old_until_images_change_again():
     live = noisy(14)
     old = ages([*live[:5], *[live[5]] * 20, *live[6:]])
     assert old[:6] == [0] * 6
@@ -40,25 +40,25 @@ def test_a_frozen_picture_grows_old_until_pictures_change_again():
     assert old[29:] == [0] * 4
 
 
-def test_a_single_new_picture_does_not_end_a_standstill():
+def test_a_single_new_image_does_not_end_a_standstill():
     live = noisy(3)
     old = ages([live[0], *[live[1]] * 30, *[live[2]] * 10])
     assert old[-1] == pytest.approx(39 / 30, abs=0.001)
 
 
 def test_a_slow_camera_is_not_frozen():
-    watch = Standstill()
-    assert [watch.update(small(picture), second * 10**9) for second, picture in enumerate(noisy(5))] == [0] * 5
+    watch = FreezeDetector()
+    assert [watch.update(small(image), second * 10**9) for second, image in enumerate(noisy(5))] == [0] * 5
 
 
 @pytest.mark.parametrize("code", ["MJPG", "mp4v"])
-def test_a_frozen_picture_within_a_coded_film_grows_old_too(tmp_path, code):
-    """A coder goes on to mend the picture for a few frames, and starts anew now and then."""
+def test_a_frozen_image_within_a_coded_film_grows_old_too(tmp_path, code):
+    """A coder goes on to mend the image for a few frames, and starts anew now and then."""
     film = tmp_path / ("film.avi" if code == "MJPG" else "film.mp4")
     writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*code), 30, (640, 480))
     live = noisy(21, 3.0)
-    for picture in [*live[:20], *[live[20]] * 60]:
-        writer.write(picture)
+    for image in [*live[:20], *[live[20]] * 60]:
+        writer.write(image)
     writer.release()
     reader = cv2.VideoCapture(str(film))
     shown = [reader.read()[1] for _ in range(80)]

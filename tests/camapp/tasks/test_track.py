@@ -6,7 +6,7 @@ import pytest
 
 from camapp.core.frames import Frame, Shot
 from camapp.core.ground_camera import GroundCamera
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Polyline
 from camapp.scenes.scene import SceneOptions
 from camapp.scenes.track import TrackScene
@@ -22,7 +22,7 @@ NOTHING = np.full((1, 20, 15, 20), -9.0, np.float32)
 
 
 def output_of(lines, size):
-    """What a perfect net says of polylines in a picture of that size."""
+    """What a perfect net says of polylines in an image of that size."""
     shown = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in lines]
     field = line_decoder.write(shown, (30, 40))
     raw = field[..., :FIELDS].copy()
@@ -31,8 +31,8 @@ def output_of(lines, size):
 
 
 def run(task, pixels, output=NOTHING, now_s=0.0, seq=0):
-    picture = Picture.of(pixels, Layout.RGB)
-    frame = Frame(seq, Shot(picture, picture))
+    image = Image.of(pixels, Layout.RGB)
+    frame = Frame(seq, Shot(image, image))
     batch = np.zeros((1, *CARD.input_shape), np.float32)
     prepared = task.prepare(frame, batch)
     assert prepared.count == 1
@@ -56,7 +56,7 @@ def test_a_perfect_net_tells_where_the_car_is(seed):
         "track",
         CARD,
         TaskOptions(
-            camera_height=camera.height, camera_pitch=math.degrees(camera.pitch), camera_view=math.degrees(across)
+            camera_height=camera.height, camera_pitch=math.degrees(camera.pitch), camera_hfov=math.degrees(across)
         ),
     )
     assert isinstance(task, TrackTask)
@@ -88,9 +88,9 @@ def test_lines_come_in_the_views_pixels(size):
 @pytest.mark.parametrize(
     ("pixels", "reason"),
     [
-        (np.zeros((120, 160, 3), np.uint8), "the picture is black"),
-        (np.full((120, 160, 3), 255, np.uint8), "the picture is white"),
-        (np.full((120, 160, 3), 90, np.uint8), "the picture is blank"),
+        (np.zeros((120, 160, 3), np.uint8), "the image is black"),
+        (np.full((120, 160, 3), 255, np.uint8), "the image is white"),
+        (np.full((120, 160, 3), 90, np.uint8), "the image is blank"),
         (noise(), "no line in sight"),
     ],
 )
@@ -104,22 +104,22 @@ def test_lines_in_a_covered_camera_are_not_believed():
     task = create_task("track", CARD, TaskOptions())
     assert run(task, noise(), lines).label == "lane"
     covered = run(task, np.zeros((120, 160, 3), np.uint8), lines, now_s=0.03)
-    assert no_lane(covered, "the picture is black")
+    assert no_lane(covered, "the image is black")
     assert covered.lines == ()
 
 
-def test_a_picture_that_never_changes_is_frozen():
+def test_a_image_that_never_changes_is_frozen():
     scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
     lines = output_of(scene.render(0)[1].lines, (160, 120))
     task = create_task("track", CARD, TaskOptions())
     for frame in range(30):
         assert run(task, noise(), lines, frame / 30).label == "lane"
-    assert no_lane(run(task, noise(), lines, 1.5), "the picture is frozen")
+    assert no_lane(run(task, noise(), lines, 1.5), "the image is frozen")
     assert [run(task, noise(1 + i), lines, 1.6 + i / 30).label for i in range(5)][-1] == "lane"
 
 
-def test_a_lane_is_as_old_as_the_picture_it_was_seen_in():
-    # A camera that stops and shows its last picture on: what drives by it must know at once, not after a second.
+def test_a_lane_is_as_old_as_the_image_it_was_seen_in():
+    # A camera that stops and shows its last image on: what drives by it must know at once, not after a second.
     scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
     lines = output_of(scene.render(0)[1].lines, (160, 120))
     task = create_task("track", CARD, TaskOptions())
@@ -144,7 +144,7 @@ def test_a_camera_that_hangs_upside_down_is_told_and_one_that_does_not_is_not(se
     scene = TrackScene(SceneOptions(size=size, seed=seed))
     at = scene.camera
     options = (
-        TaskOptions(camera_height=at.height, camera_pitch=math.degrees(at.pitch), camera_view=math.degrees(at.across))
+        TaskOptions(camera_height=at.height, camera_pitch=math.degrees(at.pitch), camera_hfov=math.degrees(at.across))
         if known
         else TaskOptions()
     )
@@ -155,7 +155,7 @@ def test_a_camera_that_hangs_upside_down_is_told_and_one_that_does_not_is_not(se
         assert found.label == "lane"
         turned = [replace(line, points=tuple((320 - x, 240 - y) for x, y in line.points)) for line in truth.lines]
         found = run(hanging, pixels[::-1, ::-1], output_of(turned, size), frame)
-        assert no_lane(found, "the picture seems upside down")
+        assert no_lane(found, "the image seems upside down")
 
 
 def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_by_what_it_saw_before():
@@ -167,7 +167,7 @@ def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_
     for frame in range(30):
         assert run(task, noise(frame), output_of(truth.lines, size), frame / 30).label == "lane"
     labels = [run(task, noise(frame), output_of(turned, size), frame / 30) for frame in range(30, 60)]
-    assert no_lane(labels[-1], "the picture seems upside down")
+    assert no_lane(labels[-1], "the image seems upside down")
 
 
 def test_the_way_up_is_compared_ten_times_a_second_at_most(monkeypatch):
@@ -204,7 +204,7 @@ def test_the_two_lines_beside_the_car_are_named():
     scene = TrackScene(SceneOptions(size=(640, 480), seed=1, count=1))
     across = math.degrees(2 * math.atan(320 / scene.camera.focal[0]))
     options = TaskOptions(
-        camera_height=scene.camera.height, camera_pitch=math.degrees(scene.camera.pitch), camera_view=across
+        camera_height=scene.camera.height, camera_pitch=math.degrees(scene.camera.pitch), camera_hfov=across
     )
     pixels, truth = scene.render(0)
     found = run(create_task("track", CARD, options), pixels, output_of(truth.lines, (640, 480)))
@@ -213,7 +213,7 @@ def test_the_two_lines_beside_the_car_are_named():
     assert near["left"] < near["right"]
 
 
-@pytest.mark.parametrize("options", [{"camera_height": 0.0}, {"camera_view": 190.0}, {"camera_pitch": 95.0}])
+@pytest.mark.parametrize("options", [{"camera_height": 0.0}, {"camera_hfov": 190.0}, {"camera_pitch": 95.0}])
 def test_cameras_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match=r"camera|field of view"):
         create_task("track", CARD, TaskOptions(**options))

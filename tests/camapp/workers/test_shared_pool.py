@@ -40,10 +40,10 @@ class Camera:
             self.changed.notify_all()
         self.share.release(outcome.slot)
 
-    def send(self, token, picture, timeout=20):
+    def send(self, token, image, timeout=20):
         slot = self.share.acquire(timeout)
         assert slot is not None, "no slot within its bound"
-        slot.input[0] = picture
+        slot.input[0] = image
         self.share.submit(slot, token, 1)
 
     def wait(self, token):
@@ -62,13 +62,13 @@ def pair(model):
         camera.share.stop()
 
 
-def test_each_camera_gets_the_results_of_its_own_pictures_under_its_own_numbers(pair, model):
+def test_each_camera_gets_the_results_of_its_own_images_under_its_own_numbers(pair, model):
     rng = np.random.default_rng(1)
-    pictures = rng.random((2, 6, 1, 28, 28), np.float32)
+    images = rng.random((2, 6, 1, 28, 28), np.float32)
     for number in range(6):
-        for camera, own in zip(pair, pictures, strict=True):
+        for camera, own in zip(pair, images, strict=True):
             camera.send(number, own[number])
-    for camera, own in zip(pair, pictures, strict=True):
+    for camera, own in zip(pair, images, strict=True):
         for number in range(6):
             assert camera.wait(number) == ""
             np.testing.assert_allclose(camera.outputs[number], model.run(own[number : number + 1])[0], atol=1e-5)
@@ -76,7 +76,7 @@ def test_each_camera_gets_the_results_of_its_own_pictures_under_its_own_numbers(
     assert all(camera.share.busy_seconds() > 0 for camera in pair)
 
 
-def test_a_camera_that_always_has_a_picture_ready_does_not_starve_the_other(pair):
+def test_a_camera_that_always_has_a_image_ready_does_not_starve_the_other(pair):
     stop = threading.Event()
     counts = [0, 0]
 
@@ -95,7 +95,7 @@ def test_a_camera_that_always_has_a_picture_ready_does_not_starve_the_other(pair
     assert min(counts) >= 0.8 * max(counts) > 10
 
 
-def test_a_camera_may_leave_while_its_picture_is_with_a_worker_and_the_other_goes_on(pair):
+def test_a_camera_may_leave_while_its_image_is_with_a_worker_and_the_other_goes_on(pair):
     worker = pair[0].share.processes()[0]
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -109,7 +109,7 @@ def test_a_camera_may_leave_while_its_picture_is_with_a_worker_and_the_other_goe
     assert pair[1].share.drain(5)
 
 
-def test_a_killed_worker_costs_the_camera_whose_picture_it_held(pair):
+def test_a_killed_worker_costs_the_camera_whose_image_it_held(pair):
     worker = pair[0].share.processes()[0]
     os.kill(worker, signal.SIGSTOP)
     pair[0].send(0, np.zeros((1, 28, 28), np.float32))

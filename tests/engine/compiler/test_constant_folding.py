@@ -11,7 +11,7 @@ import pytest
 from engine.compiler.constant_folding import NotPlannable, fold
 from engine.formats.onnx import parse_onnx, serialise_onnx
 from engine.graph import Array, Graph, ModelError, Node, UnsupportedOperator, Value
-from engine.interpreter import Evaluation
+from engine.interpreter import Interpreter
 from engine.model import Model, load
 from engine.model_card import ModelCard
 from engine.reference import run_graph
@@ -33,7 +33,7 @@ def graph(
 
 def check(g: Graph, *inputs: Array) -> tuple[Array, ...]:
     """The outputs, once they are those of the plain loops in values, shape and data type."""
-    found, expected = Evaluation(g, inputs).run(inputs), run_graph(g, *inputs)
+    found, expected = Interpreter(g, inputs).run(inputs), run_graph(g, *inputs)
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.dtype == theirs.dtype
@@ -155,7 +155,7 @@ def test_inputs_that_are_settings_may_change_from_run_to_run() -> None:
 def test_empty_and_constant_results_have_their_shape_and_kind() -> None:
     empty = np.zeros((0, 4), np.float32)
     g = graph(Node("Shape", ("x",), ("s",)), Node("Relu", ("x",), ("y",)), inputs={"x": empty}, outputs=("s",))
-    (shape,) = Evaluation(replace(g, nodes=g.nodes[:1]), [empty]).run([empty])
+    (shape,) = Interpreter(replace(g, nodes=g.nodes[:1]), [empty]).run([empty])
     np.testing.assert_array_equal(shape, [0, 4])
 
 
@@ -249,13 +249,13 @@ def test_a_net_from_an_onnx_file_travels_with_its_packed_weights(tmp_path: Any) 
 
     save(built("residual"), tmp_path / "net.onnx")
     model = load(tmp_path / "net.onnx")
-    pictures = np.random.RandomState(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
-    expected = np.array(model.plan(pictures.shape).run(pictures))
+    images = np.random.RandomState(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
+    expected = np.array(model.plan(images.shape).run(images))
     file = io.BytesIO()
     write_shared(model, file)
     attached = attach_shared(file.getvalue())
-    np.testing.assert_array_equal(attached.plan(pictures.shape).run(pictures), expected)
-    np.testing.assert_allclose(expected, built("residual").run(pictures), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(attached.plan(images.shape).run(images), expected)
+    np.testing.assert_allclose(expected, built("residual").run(images), rtol=1e-5, atol=1e-5)
 
 
 def test_old_operator_sets_compute_what_onnxruntime_does(tmp_path: Any) -> None:
@@ -291,7 +291,7 @@ def test_settings_written_as_inputs_come_back_the_same() -> None:
     g = graph(Node("Clip", ("x",), ("y",), {"min": -0.5, "max": 0.25}))
     again = parse_onnx(serialise_onnx(g, ModelCard("g", "other", (4, 3, 5), colour=""))).graph
     assert again is not None
-    np.testing.assert_array_equal(Evaluation(again, [X]).run([X])[0], np.clip(X, -0.5, 0.25))
+    np.testing.assert_array_equal(Interpreter(again, [X]).run([X])[0], np.clip(X, -0.5, 0.25))
 
 
 def test_an_unknown_operator_is_an_unsupported_one() -> None:

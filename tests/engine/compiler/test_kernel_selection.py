@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from engine.compiler import kernel_selection as choices_module
-from engine.compiler.kernel_selection import Choices, TimedChoices, default_file, read_times, standard, write_times
+from engine.compiler.kernel_selection import (
+    KernelSelector,
+    TimedSelector,
+    default_file,
+    read_times,
+    standard,
+    write_times,
+)
 from engine.graph import Graph, ModelError
 from engine.kernels.step import Layout
 from engine.model import Model, ModelCard, load
@@ -28,7 +35,7 @@ def heavy() -> Model:
     return Model(ModelCard("heavy", "other", (16, 24, 24), colour=""), graph)
 
 
-def kernel_of(net: Model, choices: Choices) -> str:
+def kernel_of(net: Model, choices: KernelSelector) -> str:
     net.plan(choices=choices)
     return net.prepared[0].pins["conv"]
 
@@ -47,22 +54,22 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_rule_takes_the_first_and_looks_at_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = fake_clock(monkeypatch)
-    assert kernel_of(heavy(), Choices(layout=Layout.LAST)) == "winograd4"
+    assert kernel_of(heavy(), KernelSelector(layout=Layout.LAST)) == "winograd4"
     assert not timed
 
 
 @pytest.mark.parametrize("key", ["conv", "Conv"])
 def test_pin_by_node_or_operator_wins(key: str) -> None:
-    assert kernel_of(heavy(), Choices({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
-    assert kernel_of(heavy(), TimedChoices({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
+    assert kernel_of(heavy(), KernelSelector({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
+    assert kernel_of(heavy(), TimedSelector({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
 
 
 def test_clock_decides_and_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timed, file = fake_clock(monkeypatch), tmp_path / "deep" / "kernels.json"
-    assert kernel_of(heavy(), TimedChoices(layout=Layout.LAST, file=file)) == "rows_whole"
+    assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST, file=file)) == "rows_whole"
     count = len(timed)
     assert count >= 3
-    assert kernel_of(heavy(), TimedChoices(layout=Layout.LAST, file=file)) == "rows_whole"
+    assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST, file=file)) == "rows_whole"
     assert len(timed) == count
     ((kind, row),) = json.loads(file.read_text()).items()
     assert re.match(r"Conv 1x16x24x24 16x16x3x3 16 \[.*\] \(numpy ", kind)
@@ -78,13 +85,13 @@ def test_a_moment_in_which_the_machine_is_slow_decides_nothing(monkeypatch: pyte
         return 900.0 if len(timed) == 1 else 10.0 + (step is not timed[0])
 
     monkeypatch.setattr(choices_module, "measure", measure)
-    assert kernel_of(heavy(), TimedChoices(layout=Layout.LAST)) == "winograd4"
+    assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST)) == "winograd4"
     assert timed[0] in timed[1:]
 
 
 def test_real_times_are_plausible(tmp_path: Path) -> None:
     file = tmp_path / "kernels.json"
-    kernel_of(heavy(), TimedChoices(layout=Layout.LAST, file=file))
+    kernel_of(heavy(), TimedSelector(layout=Layout.LAST, file=file))
     (row,) = read_times(file).values()
     assert all(1 < microseconds < 1e6 for microseconds in row.values())
 
@@ -109,7 +116,7 @@ def test_folder_that_takes_no_file_costs_no_more_than_a_warning(tmp_path: Path) 
 
 
 def test_standard_choices_are_by_the_clock_unless_the_environment_says_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(standard()) is Choices
+    assert type(standard()) is KernelSelector
     monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
     assert default_file() == Path("/nowhere/camapp/kernels.json")
     monkeypatch.delenv("ENGINE_CHOICES")
@@ -141,7 +148,7 @@ def test_environment_pins_kernels_by_layer_or_operator(
 
 def test_attached_model_runs_the_kernels_that_were_chosen_and_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     net = heavy()
-    assert kernel_of(net, Choices({"conv": "winograd2"}, Layout.LAST)) == "winograd2"
+    assert kernel_of(net, KernelSelector({"conv": "winograd2"}, Layout.LAST)) == "winograd2"
     attached = attach_shared(bytes(shared(net)))
     before = dict(attached.prepared[0].packed)
     assert [each.kernel for each in attached.chosen()] == ["winograd2"]
@@ -154,6 +161,6 @@ def test_attached_model_runs_the_kernels_that_were_chosen_and_packs_nothing(monk
 def test_attached_model_takes_no_other_kernels_and_no_other_items() -> None:
     attached = attach_shared(bytes(shared(heavy())))
     with pytest.raises(ModelError, match="net 'heavy' was shared with its kernels chosen"):
-        attached.plan(choices=Choices({"conv": "rows_whole"}, Layout.LAST))
+        attached.plan(choices=KernelSelector({"conv": "rows_whole"}, Layout.LAST))
     with pytest.raises(ModelError, match=r"for items of \(\(16, 24, 24\),\): it takes no others"):
         attached.plan((1, 16, 30, 30))

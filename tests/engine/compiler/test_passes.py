@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.compiler.kernel_selection import Choices
-from engine.compiler.passes import MOST_OFFSET, defer_biases, fuse_residuals, optimise
+from engine.compiler.kernel_selection import KernelSelector
+from engine.compiler.passes import MAX_OFFSET, defer_biases, fuse_residuals, optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Value
 from engine.kernels.step import FLOOR, Layout
@@ -34,7 +34,7 @@ def seeded(graph: Graph) -> Graph:
 
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_optimised_graph_gives_the_same_logits(name: str) -> None:
-    graph, x = net_cases.build(name).bind(net_cases.weights(name)), net_cases.pictures(name)
+    graph, x = net_cases.build(name).bind(net_cases.weights(name)), net_cases.images(name)
     np.testing.assert_allclose(outputs(optimise(graph), x)[0], outputs(graph, x)[0], rtol=1e-5, atol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_hard_activations_become_part_of_a_layer(name: str, linear: bool) -> Non
     (expected,) = run_graph(graph, x)
     np.testing.assert_allclose(run_graph(optimised, x)[0], expected, rtol=1e-5, atol=1e-5)
     for layout in Layout.PLANAR, Layout.LAST:
-        found = make_plan(optimised, [x.shape], Choices(layout=layout)).run(x)
+        found = make_plan(optimised, [x.shape], KernelSelector(layout=layout)).run(x)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_offsets_never_grow_along_a_deep_net() -> None:
         deferred.initializers[node.inputs[2]] for node in deferred.nodes if node.attributes.get("activation") == FLOOR
     ]
     assert floors
-    assert max(np.abs(floor).max() for floor in floors) <= MOST_OFFSET
+    assert max(np.abs(floor).max() for floor in floors) <= MAX_OFFSET
 
 
 def test_an_add_that_repeats_an_axis_is_not_fused() -> None:
@@ -178,12 +178,12 @@ def test_an_add_after_an_activation_becomes_a_late_residual(activation: str) -> 
         y = net.conv(x, f"conv{index}", 16, 16, 3, pad=1)
         x = net.add(x, getattr(net, activation)(y) if activation else y)
     graph = optimise(seeded(net.graph(net.conv(x, "head", 16, 3, 1), (3, 9, 9))))
-    chosen = choose_steps(graph, [(2, 16, 9, 9)], Choices(layout=Layout.LAST))
+    chosen = choose_steps(graph, [(2, 16, 9, 9)], KernelSelector(layout=Layout.LAST))
     left = sum(each.node.op_type == "Add" for each in chosen)
     assert left == (3 if activation == "hard_swish" else 0)
     data = np.random.RandomState(3).uniform(-1, 1, (2, 16, 9, 9)).astype(np.float32)
     (expected,) = run_graph(graph, data)
-    found = make_plan(graph, [data.shape], Choices(layout=Layout.LAST)).run(data)
+    found = make_plan(graph, [data.shape], KernelSelector(layout=Layout.LAST)).run(data)
     assert isinstance(found, np.ndarray)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
@@ -201,11 +201,11 @@ def test_a_clip_to_six_is_fused_and_any_other_stays() -> None:
         x = net.node("Clip", (net.conv(net.input, "conv", 1, 2, 3),), {"min": 0.0, "max": limit})
         graph = seeded(net.graph(x, (2, 2, 2)))
         assert operators(optimise(graph))["Clip"] == left
-        picture = np.linspace(-9, 9, 16, dtype=np.float32).reshape(1, 1, 4, 4)
-        (expected,) = run_graph(graph, picture)
+        image = np.linspace(-9, 9, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+        (expected,) = run_graph(graph, image)
         assert expected.max() == limit
-        np.testing.assert_allclose(outputs(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(run_graph(optimise(graph), picture)[0], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(outputs(optimise(graph), image)[0], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(run_graph(optimise(graph), image)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("joined", ["add", "concat"])

@@ -1,4 +1,4 @@
-"""Plans for pictures of bytes give what plans for normalised pictures give, frame and all."""
+"""Plans for images of bytes give what plans for normalised images give, frame and all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from engine import nets
-from engine.compiler.kernel_selection import Choices
+from engine.compiler.kernel_selection import KernelSelector
 from engine.graph import Array, Graph, ModelError, Node, Value
 from engine.kernels.step import Layout
-from engine.model import Model, described
+from engine.model import Model, with_card
 from engine.model_card import ModelCard
 from tests.engine import net_cases
 from tests.engine.nets.test_nets import model
@@ -24,16 +24,16 @@ def normalised(pixels: Array, card: ModelCard) -> Array:
     return np.ascontiguousarray(numbers.transpose(0, 3, 1, 2), np.float32)
 
 
-def pictures(card: ModelCard, count: int) -> Array:
+def images(card: ModelCard, count: int) -> Array:
     channels, height, width = card.input_shape
     return np.random.RandomState(5).randint(0, 256, (count, height, width, channels)).astype(np.uint8)
 
 
 def check(found: Model, batch: int, layout: Layout | None = None) -> None:
-    pixels, shape = pictures(found.card, batch), (batch, *found.card.input_shape)
-    plan = found.plan(shape, input="uint8_nhwc", choices=Choices(layout=layout))
+    pixels, shape = images(found.card, batch), (batch, *found.card.input_shape)
+    plan = found.plan(shape, input="uint8_nhwc", choices=KernelSelector(layout=layout))
     assert plan.inputs[0].dtype == np.uint8
-    expected = np.array(found.plan(shape, choices=Choices(layout=layout)).run(normalised(pixels, found.card)))
+    expected = np.array(found.plan(shape, choices=KernelSelector(layout=layout)).run(normalised(pixels, found.card)))
     result = np.array(plan.run(pixels))
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
@@ -46,7 +46,7 @@ def check(found: Model, batch: int, layout: Layout | None = None) -> None:
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_nets_take_pixels(name: str, batch: int) -> None:
     found = model(name)
-    check(described(found, **UNEVEN) if found.card.input_shape[0] == 3 else found, batch)
+    check(with_card(found, **UNEVEN) if found.card.input_shape[0] == 3 else found, batch)
 
 
 @pytest.mark.parametrize("layout", [Layout.PLANAR, Layout.LAST])
@@ -59,7 +59,7 @@ def test_the_frame_around_the_pixels_is_nothing_to_the_network(layout: Layout, g
     check(Model(ModelCard("one", "other", (3, 9, 8), **UNEVEN), graph), 2, layout)  # type: ignore[arg-type]
 
 
-def test_a_net_that_begins_otherwise_has_its_picture_normalised_first() -> None:
+def test_a_net_that_begins_otherwise_has_its_image_normalised_first() -> None:
     weight = np.random.RandomState(6).uniform(-1, 1, (4, 3, 1, 1)).astype(np.float32)
     nodes = (
         Node("MaxPool", ("x",), ("p",), {"kernel_shape": (2, 2), "strides": (2, 2)}, "pool"),
@@ -87,12 +87,12 @@ def test_large_nets_take_pixels(name: str) -> None:
     check(Model(replace(nets.default_card(name), **UNEVEN), graph), 1)
 
 
-def test_what_takes_no_pictures_or_another_input_is_refused() -> None:
+def test_what_takes_no_images_or_another_input_is_refused() -> None:
     weight = {"w": np.ones((3, 2), np.float32)}
     graph = Graph(
         "gemm", (Value("x", (0, 3)),), (Value("y", (0, 2)),), (Node("Gemm", ("x", "w"), ("y",)),), initializers=weight
     )
-    with pytest.raises(ModelError, match=r"net 'gemm' takes \(3,\), no picture"):
+    with pytest.raises(ModelError, match=r"net 'gemm' takes \(3,\), no image"):
         Model(ModelCard("gemm", "other", (3,), colour=""), graph).plan(input="uint8_nhwc")
     with pytest.raises(ValueError, match="input='uint8' is not one of float32, uint8_nhwc"):
         model("mnist").plan(input="uint8")

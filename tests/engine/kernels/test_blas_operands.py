@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine import nets
-from engine.compiler.kernel_selection import Choices
+from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import alone
 from engine.compiler.passes import optimise
 from engine.compiler.planner import choose, make_plan, prepare
@@ -76,7 +76,7 @@ def test_every_product_of_a_plan_goes_to_blas(name: str, batch: int) -> None:
         node.op_type == "Gemm" or (node.op_type == "Conv" and "group" not in node.attributes) for node in graph.nodes
     )
     for layout in (None, Layout.PLANAR):
-        plan = make_plan(optimise(graph), [shape], Choices(layout=layout))
+        plan = make_plan(optimise(graph), [shape], KernelSelector(layout=layout))
         assert check(plan.calls) >= linear
     bound = plan.bind([np.zeros(shape, np.float32)], [np.zeros(out.shape, np.float32) for out in plan.outputs])
     assert check(bound.args[0]) >= linear  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ def test_every_product_of_a_plan_goes_to_blas(name: str, batch: int) -> None:
 def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
     shapes, found, seen = [(1, *nets.default_card(name).input_shape)], 0, set()
     for layout in (Layout.PLANAR, Layout.LAST):
-        choices = Choices(layout=layout)
+        choices = KernelSelector(layout=layout)
         prepared = prepare(optimise(empty(name)), shapes, choices)
         graph = prepared.graph
         assert graph is not None

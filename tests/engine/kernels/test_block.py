@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from engine.compiler.kernel_selection import Choices, Offered
+from engine.compiler.kernel_selection import KernelSelector, Offered
 from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Shape, Value
@@ -20,7 +20,7 @@ from engine.plan import BUFFER
 from engine.reference import run_graph
 
 
-class Together(Choices):
+class Together(KernelSelector):
     """All that a kernel takes together, whatever it costs."""
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
@@ -35,7 +35,7 @@ def seeded(graph: Graph) -> Graph:
     return graph.bind({name: state.uniform(-0.7, 0.8, shape) for name, shape in graph.parameters.items()})
 
 
-def pictures(*shape: int) -> Array:
+def images(*shape: int) -> Array:
     return np.random.RandomState(5).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -72,8 +72,8 @@ def test_pair_agrees_with_plain_loops(
     x = net.conv(x, "second", 8, 8, kernel, stride=stride, pad=kernel // 2, groups=8, bias=stride == 1)
     x = getattr(net, activation)(x) if activation else x
     graph = seeded(net.graph(x, (8, 1, 1)))
-    assert operators(graph, pictures(2, 3, size, size)) == [PAIR]
-    check(graph, pictures(2, 3, size, size))
+    assert operators(graph, images(2, 3, size, size)) == [PAIR]
+    check(graph, images(2, 3, size, size))
 
 
 @pytest.mark.parametrize("activation", ["", "relu6", "hard_swish"])
@@ -87,8 +87,8 @@ def test_block_agrees_with_plain_loops(activation: str, kernel: int, stride: int
     x = net.conv(x, "third", 12, 5, 1, bias=stride == 1)
     x = net.relu(net.add(x, net.input) if stride == 1 else x)
     graph = seeded(net.graph(x, (5, 1, 1)))
-    assert operators(graph, pictures(2, 5, size, size)) == [BLOCK]
-    check(graph, pictures(2, 5, size, size))
+    assert operators(graph, images(2, 5, size, size)) == [BLOCK]
+    check(graph, images(2, 5, size, size))
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_block_agrees_with_plain_loops(activation: str, kernel: int, stride: int
 )
 def test_windows_of_any_form(kernel: Shape, pads: Shape, strides: Shape) -> None:
     attributes = {"group": 6, "pads": pads, "strides": strides}
-    arrays = {"w": pictures(6, 2, 1, 1), "b": pictures(6), "v": pictures(6, 1, *kernel)}
+    arrays = {"w": images(6, 2, 1, 1), "b": images(6), "v": images(6, 1, *kernel)}
     nodes = (
         Node("Conv", ("x", "w", "b"), ("y",), {"activation": "Relu"}, "first"),
         Node("Conv", ("y", "v"), ("z",), attributes, "second"),
     )
     graph = Graph("windows", (Value("x", (0, 2, 19, 26)),), (Value("z", (0, 6, 0, 0)),), nodes, {}, arrays)
-    assert operators(graph, pictures(1, 2, 19, 26)) == [PAIR]
-    check(graph, pictures(1, 2, 19, 26))
+    assert operators(graph, images(1, 2, 19, 26)) == [PAIR]
+    check(graph, images(1, 2, 19, 26))
 
 
 def test_blocks_in_a_row_keep_their_late_biases_and_residuals() -> None:
@@ -114,8 +114,8 @@ def test_blocks_in_a_row_keep_their_late_biases_and_residuals() -> None:
         y = net.relu(net.conv(y, f"wide{index}", 12, 12, 3, pad=1, groups=12))
         x = net.add(x, net.conv(y, f"down{index}", 12, 4, 1))
     graph = seeded(net.graph(net.flatten(net.global_average_pool(x)), (4,)))
-    assert operators(graph, pictures(1, 3, 16, 16)).count(BLOCK) == 3
-    check(graph, pictures(1, 3, 16, 16))
+    assert operators(graph, images(1, 3, 16, 16)).count(BLOCK) == 3
+    check(graph, images(1, 3, 16, 16))
 
 
 def test_excitation_after_a_pair() -> None:
@@ -124,7 +124,7 @@ def test_excitation_after_a_pair() -> None:
     x = net.hard_swish(net.conv(x, "wide", 16, 16, 5, pad=2, groups=16))
     y = net.relu(net.conv(net.global_average_pool(x), "squeeze", 16, 4, 1))
     x = net.multiply(x, net.hard_sigmoid(net.conv(y, "excite", 4, 16, 1)))
-    check(seeded(net.graph(net.conv(x, "down", 16, 4, 1), (4, 14, 14))), pictures(2, 4, 14, 14))
+    check(seeded(net.graph(net.conv(x, "down", 16, 4, 1), (4, 14, 14))), images(2, 4, 14, 14))
 
 
 @pytest.mark.parametrize("size", [14, 40])  # by the rule apart, and together
@@ -134,7 +134,7 @@ def test_pins_decide_what_is_together(size: int) -> None:
     graph = optimise(seeded(net.graph(net.conv(x, "down", 8, 3, 1), (3, size, size))))
 
     def kinds(pins: dict[str, str]) -> list[str]:
-        chosen = choose_steps(graph, [(1, 3, size, size)], Choices(pins, Layout.LAST))
+        chosen = choose_steps(graph, [(1, 3, size, size)], KernelSelector(pins, Layout.LAST))
         return [each.node.op_type for each in chosen]
 
     assert kinds({}) == ([BLOCK] if size == 40 else ["Conv"] * 3)
@@ -147,15 +147,15 @@ def test_a_value_that_others_read_stays_apart() -> None:
     net = NetBuilder("read twice", (3, 14, 14))
     x = net.relu(net.conv(net.input, "first", 3, 8, 1))
     graph = seeded(net.graph(net.add(x, net.conv(x, "second", 8, 8, 3, pad=1, groups=8)), (8, 14, 14)))
-    assert PAIR not in operators(graph, pictures(1, 3, 14, 14))
-    check(graph, pictures(1, 3, 14, 14))
+    assert PAIR not in operators(graph, images(1, 3, 14, 14))
+    check(graph, images(1, 3, 14, 14))
 
 
 @pytest.mark.parametrize("columns", [100, 700, 1024])
 def test_wide_products_by_parts(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products.blas, "has_small_products", lambda: True)
     monkeypatch.setattr(products, "SMALL_PRODUCT", 8 * 6 * 256)
-    a, b = pictures(8, 6), pictures(6, columns)
+    a, b = images(8, 6), images(6, columns)
     out = np.zeros((8, columns), np.float32)
     for call in products.product_by_columns(a, b, out):
         call()
@@ -166,8 +166,8 @@ def test_a_hard_swish_before_a_framed_layer_allocates_nothing() -> None:
     net = NetBuilder("framed", (4, 20, 20))
     x = net.hard_swish(net.conv(net.input, "up", 4, 24, 1))
     graph = seeded(net.graph(net.conv(x, "wide", 24, 24, 5, pad=2, groups=24), (24, 20, 20)))
-    plan = make_plan(optimise(graph), [(1, 4, 20, 20)], Choices(layout=Layout.LAST))
-    assert "HardSwish" not in operators(graph, pictures(1, 4, 20, 20))
+    plan = make_plan(optimise(graph), [(1, 4, 20, 20)], KernelSelector(layout=Layout.LAST))
+    assert "HardSwish" not in operators(graph, images(1, 4, 20, 20))
     size = np.setbufsize(16)
     tracemalloc.start()
     try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.compiler.kernel_selection import Choices
+from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Shape, Value
 from engine.kernels import KERNELS
@@ -110,10 +110,10 @@ def example(shape: tuple[Any, ...], residual: int, wraps: bool) -> tuple[Graph, 
 def check(kernel: str, shape: tuple[Any, ...], *, residual: int, wraps: bool) -> bool:
     """Compare if the kernel takes the node; say whether it did."""
     graph, arrays, expected = example(shape, residual, wraps)
-    choices = Choices(pins={"conv": kernel}, layout=Layout.LAST)
+    choices = KernelSelector(pins={"conv": kernel}, layout=Layout.LAST)
     shapes = [value.shape for value in graph.inputs]
     if kernel not in [each.kernel for each in choose_steps(graph, shapes, choices)]:
-        choices = Choices(pins={"conv": kernel}, layout=Layout.PLANAR)
+        choices = KernelSelector(pins={"conv": kernel}, layout=Layout.PLANAR)
         if kernel not in [each.kernel for each in choose_steps(graph, shapes, choices)]:
             return False
     plan = make_plan(graph, shapes, choices)
@@ -168,7 +168,7 @@ def test_winograd_declines_where_most_of_its_tiles_would_lie_outside() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_operator_agrees_with_itself_channels_last(case: Case) -> None:
     planar, final = (
-        run_in_plan(case.node(), case.inputs(), constants=True, choices=Choices(layout=layout))
+        run_in_plan(case.node(), case.inputs(), constants=True, choices=KernelSelector(layout=layout))
         for layout in (Layout.PLANAR, Layout.LAST)
     )
     assert_close(final, planar)

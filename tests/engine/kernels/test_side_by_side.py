@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.compiler.kernel_selection import Choices
+from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Graph
@@ -16,7 +16,7 @@ from engine.kernels.winograd import BESIDE
 from engine.nets.layers import NetBuilder
 from engine.reference import run_graph
 
-LAST = Choices(layout=Layout.LAST)
+LAST = KernelSelector(layout=Layout.LAST)
 CHANNELS = 16
 
 
@@ -40,7 +40,7 @@ def seeded(graph: Graph) -> Graph:
     return graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
 
 
-def kernels(graph: Graph, choices: Choices = LAST) -> list[str]:
+def kernels(graph: Graph, choices: KernelSelector = LAST) -> list[str]:
     chosen = choose_steps(optimise(graph), [(1, *graph.inputs[0].shape[1:])], choices)
     return [each.kernel for each in chosen if each.node.op_type == BESIDE]
 
@@ -99,6 +99,6 @@ def test_others_stay_apart(name: str) -> None:
 
 def test_pins_decide() -> None:
     graph = fires(12, "relu")
-    assert kernels(graph, Choices({"wide0": "winograd4"}, Layout.LAST)) == ["winograd4_beside"]
-    assert kernels(graph, Choices({"wide0": "winograd4_beside"}, Layout.LAST)) == ["winograd4_beside"] * 2
-    assert kernels(graph, Choices({"narrow0": "rows_whole"}, Layout.LAST)) == ["winograd4_beside"]
+    assert kernels(graph, KernelSelector({"wide0": "winograd4"}, Layout.LAST)) == ["winograd4_beside"]
+    assert kernels(graph, KernelSelector({"wide0": "winograd4_beside"}, Layout.LAST)) == ["winograd4_beside"] * 2
+    assert kernels(graph, KernelSelector({"narrow0": "rows_whole"}, Layout.LAST)) == ["winograd4_beside"]

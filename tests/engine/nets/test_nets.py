@@ -25,29 +25,29 @@ def model(name: str) -> Model:
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_logits_are_those_stored_from_torch(name: str) -> None:
     with np.load(GOLDEN) as golden:
-        np.testing.assert_allclose(model(name).run(net_cases.pictures(name)), golden[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(model(name).run(net_cases.images(name)), golden[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_logits_are_those_of_live_torch(name: str) -> None:
     pytest.importorskip("torch")
-    pictures = net_cases.pictures(name, 5)[2:]
-    expected = net_cases.run_in_torch(name, net_cases.weights(name), pictures)
-    np.testing.assert_allclose(model(name).run(pictures), expected, rtol=1e-5, atol=1e-5)
+    images = net_cases.images(name, 5)[2:]
+    expected = net_cases.run_in_torch(name, net_cases.weights(name), images)
+    np.testing.assert_allclose(model(name).run(images), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mnist", "residual"])
 def test_logits_are_those_of_the_plain_loops(name: str) -> None:
-    picture = net_cases.pictures(name, 1)
-    (expected,) = run_graph(model(name).graph, picture)
-    np.testing.assert_allclose(model(name).run(picture), expected, rtol=1e-5, atol=1e-5)
+    image = net_cases.images(name, 1)
+    (expected,) = run_graph(model(name).graph, image)
+    np.testing.assert_allclose(model(name).run(image), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_a_batch_gives_what_its_items_give_alone(name: str) -> None:
-    net, pictures = model(name), net_cases.pictures(name, 3)
-    alone = np.concatenate([np.asarray(net.run(picture[None])) for picture in pictures])
-    np.testing.assert_allclose(net.run(pictures), alone, rtol=1e-5, atol=1e-5)
+    net, images = model(name), net_cases.images(name, 3)
+    alone = np.concatenate([np.asarray(net.run(image[None])) for image in images])
+    np.testing.assert_allclose(net.run(images), alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", nets.REGISTRY)
@@ -67,7 +67,7 @@ def test_mnist_has_the_published_size_and_no_relu_at_its_end() -> None:
         "fc.bias": (10,),
     }
     assert graph.nodes[-1].name == "fc"
-    assert (np.asarray(model("mnist").run(net_cases.pictures("mnist"))) < 0).any()
+    assert (np.asarray(model("mnist").run(net_cases.images("mnist"))) < 0).any()
 
 
 def test_cifar10_keeps_its_dropouts_for_training() -> None:

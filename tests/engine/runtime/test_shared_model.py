@@ -29,8 +29,8 @@ from engine.runtime.shared_model import attach_shared
 mapping = mmap.mmap(int(sys.argv[1]), 0, prot=mmap.PROT_READ)
 model = attach_shared(mapping)
 shape = model.card.input_shape
-picture = np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(1, *shape)
-sys.stdout.buffer.write(model.plan().run(picture).tobytes())
+image = np.frombuffer(sys.stdin.buffer.read(), np.float32).reshape(1, *shape)
+sys.stdout.buffer.write(model.plan().run(image).tobytes())
 """
 
 
@@ -42,14 +42,14 @@ def shared(net: str | Model) -> bytearray:
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_another_process_computes_the_same_from_a_memfd(name: str) -> None:
-    picture, net = net_cases.pictures(name, 1), model(name)
+    image, net = net_cases.images(name, 1), model(name)
     fd = os.memfd_create("model")
     try:
         size = write_shared(net, fd)
         assert os.fstat(fd).st_size == size
         done = subprocess.run(
             [sys.executable, "-c", CHILD, str(fd)],
-            input=picture.tobytes(),
+            input=image.tobytes(),
             stdout=subprocess.PIPE,
             pass_fds=[fd],
             cwd=ROOT,
@@ -59,15 +59,15 @@ def test_another_process_computes_the_same_from_a_memfd(name: str) -> None:
     finally:
         os.close(fd)
     # Not to the last bit: this process and that one may give BLAS another number of threads, which rounds otherwise.
-    np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32), np.asarray(net.run(picture))[0], atol=1e-6)
+    np.testing.assert_allclose(np.frombuffer(done.stdout, np.float32), np.asarray(net.run(image))[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", net_cases.NETS)
 def test_attached_model_has_the_same_card_and_outputs(name: str) -> None:
     original, attached = model(name), attach_shared(bytes(shared(name)))
     assert attached.card == original.card
-    pictures = net_cases.pictures(name)
-    np.testing.assert_allclose(attached.run(pictures), original.run(pictures), atol=1e-6)
+    images = net_cases.images(name)
+    np.testing.assert_allclose(attached.run(images), original.run(images), atol=1e-6)
 
 
 def test_arrays_are_aligned_read_only_views_of_the_mapping() -> None:

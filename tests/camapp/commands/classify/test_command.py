@@ -18,8 +18,8 @@ import pytest
 
 from camapp.capture.images import read_image, walk_images
 from camapp.commands.classify.command import Stride, classify_files, grouped
-from camapp.commands.classify.formats import COLUMNS, FORMATS, Row, truth_of
-from camapp.commands.classify.job import FilesJob, FilesOptions, Read, to_message
+from camapp.commands.classify.formats import COLUMNS, FORMATS, ResultRow, truth_of
+from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.core.frames import Frame
 from camapp.core.models import load_model, model_path
 from camapp.core.predictions import Box, Prediction
@@ -37,10 +37,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1
 
 def digit(value, seed=0):
     """28x28, white on black, as MNIST has them."""
-    picture = np.zeros((28, 28), np.uint8)
+    image = np.zeros((28, 28), np.uint8)
     x, y = np.random.default_rng(seed).integers(6, 10, 2).tolist()
-    cv2.putText(picture, str(value), (x, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
-    return picture
+    cv2.putText(image, str(value), (x, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
+    return image
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def folder(tmp_path):
         path = home / ("more" if index >= 30 else "") / f"{index}_{index % 10}.png"
         cv2.imwrite(str(path), digit(index % 10, index))
     (home / "5_5.png").write_bytes(b"")
-    (home / "15_5.png").write_text("no picture")
+    (home / "15_5.png").write_text("no image")
     (home / "25_5.png").write_bytes((home / "24_4.png").read_bytes()[:60])
     (home / "more" / "35_5.png").write_bytes(os.urandom(300))
     (home / ".hidden_1.png").write_bytes(b"")
@@ -84,7 +84,7 @@ def job(formats=("jsonl",), truth="auto", model="mnist", **options):
     return FilesJob(loaded, FilesOptions(TaskOptions(smoothing=0, **options), 8, truth, formats, model))
 
 
-def test_every_picture_gets_its_line_in_order_in_every_format(folder, tmp_path):
+def test_every_image_gets_its_line_in_order_in_every_format(folder, tmp_path):
     done = camapp(folder, "--csv", tmp_path / "a.csv", "--jsonl", tmp_path / "a.jsonl", "--workers", 2, "--batch", 4)
     assert done.returncode == 0, done.stderr
     rows, objects = read_csv(tmp_path / "a.csv"), read_jsonl(tmp_path / "a.jsonl")
@@ -104,7 +104,7 @@ def test_every_picture_gets_its_line_in_order_in_every_format(folder, tmp_path):
             assert found["top"][0] == [found["label"], found["score"]]
             assert found["boxes"] == json.loads(row["boxes"])
             assert [box["label"] for box in found["boxes"]] == [found["label"]]
-    assert "40 of 40 pictures done" in done.stderr
+    assert "40 of 40 images done" in done.stderr
     assert "4 could not be read:" in done.stderr
     assert "5_5.png: the file is empty" in done.stderr
     right = sum(row["truth"] == row["label"] for row in rows if not row["error"])
@@ -112,14 +112,14 @@ def test_every_picture_gets_its_line_in_order_in_every_format(folder, tmp_path):
     assert "true \\" in done.stderr
 
 
-def test_lines_of_a_track_are_written_with_the_size_of_their_picture(tmp_path):
+def test_lines_of_a_track_are_written_with_the_size_of_their_image(tmp_path):
     sizes = {"wide.png": (320, 240), "tall.png": (180, 320)}
     for name, size in sizes.items():
-        picture = np.full((size[1], size[0], 3), 70, np.uint8)
+        image = np.full((size[1], size[0], 3), 70, np.uint8)
         for foot, head in ((0.15, 0.42), (0.85, 0.58)):
             ends = [(int(foot * size[0]), size[1] - 1), (int(head * size[0]), size[1] // 3)]
-            cv2.line(picture, *ends, (250, 250, 250), 8, cv2.LINE_AA)
-        cv2.imwrite(str(tmp_path / name), picture)
+            cv2.line(image, *ends, (250, 250, 250), 8, cv2.LINE_AA)
+        cv2.imwrite(str(tmp_path / name), image)
     done = camapp(tmp_path, "--model", "track", "--jsonl", tmp_path / "found.jsonl", "--workers", 1)
     assert done.returncode == 0, done.stderr
     for found in read_jsonl(tmp_path / "found.jsonl"):
@@ -134,7 +134,7 @@ def test_lines_of_a_track_are_written_with_the_size_of_their_picture(tmp_path):
             assert (points <= (width, height)).all()
 
 
-def test_results_are_those_of_one_picture_at_a_time(folder):
+def test_results_are_those_of_one_image_at_a_time(folder):
     files = [str(path) for path in sorted(folder.glob("[0-4]*_*.png")) if path.name not in BAD]
     together = list(job().rows(files))
     alone = [row for file in files for row in job().rows([file])]
@@ -144,12 +144,12 @@ def test_results_are_those_of_one_picture_at_a_time(folder):
 
 
 def test_those_prepared_at_once_are_as_if_prepared_alone(tmp_path):
-    """MNIST's own, some of which touch their rim, among pictures of other kinds and sizes."""
+    """MNIST's own, some of which touch their rim, among images of other kinds and sizes."""
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST at {MNIST}")
-    with gzip.open(MNIST / "train-images-idx3-ubyte.gz") as images:
-        images.seek(16)
-        digits = np.frombuffer(images.read(400 * 784), np.uint8).reshape(-1, 28, 28)
+    with gzip.open(MNIST / "train-images-idx3-ubyte.gz") as file:
+        file.seek(16)
+        digits = np.frombuffer(file.read(400 * 784), np.uint8).reshape(-1, 28, 28)
     odd = {
         30: 255 - digits[30], 60: np.zeros((28, 28), np.uint8), 90: digits[90] // 8, 120: np.tile(digits[120], (2, 2)),
         150: cv2.cvtColor(digits[150], cv2.COLOR_GRAY2BGR), 180: cv2.resize(digits[180], (20, 40)),
@@ -158,20 +158,20 @@ def test_those_prepared_at_once_are_as_if_prepared_alone(tmp_path):
     for index, digit in enumerate(digits):
         if odd.get(index, digit) is not None:
             cv2.imwrite(str(tmp_path / f"{index}_1.png"), odd.get(index, digit))
-    (tmp_path / "240_1.png").write_text("no picture")
+    (tmp_path / "240_1.png").write_text("no image")
     files = list(walk_images(tmp_path))
     together, alone = job(), job()
-    alone._task.prepare_stills = lambda pictures, batch: [None] * len(pictures)
+    alone._task.prepare_stills = lambda images, batch: [None] * len(images)
     rims = sum(digit[[0, -1]].any() or digit[:, [0, -1]].any() for digit in digits)
     assert rims > 0
-    pictures = [read_image(file) for file in files if "240_" not in file]
-    batch = np.zeros((len(pictures), 1, 28, 28), np.float32)
-    found = together._task.prepare_stills(pictures, batch)
+    images = [read_image(file) for file in files if "240_" not in file]
+    batch = np.zeros((len(images), 1, 28, 28), np.float32)
+    found = together._task.prepare_stills(images, batch)
     assert len(found) - found.count(None) == len(digits) - rims - (len(odd) - 1)
     inputs = iter(batch)
-    for picture, prepared in zip(pictures, found, strict=True):
+    for image, prepared in zip(images, found, strict=True):
         one = np.full((8, 1, 28, 28), np.nan, np.float32)
-        expected = together._task.prepare(Frame.still(picture), one)
+        expected = together._task.prepare(Frame.still(image), one)
         if prepared is not None:
             assert prepared == expected
             assert np.array_equal(next(inputs), one[0])
@@ -186,9 +186,9 @@ def test_those_prepared_at_once_are_as_if_prepared_alone(tmp_path):
             assert len(row.prediction.boxes) == len(expected.prediction.boxes)
 
 
-def test_large_pictures_of_paper_are_found_and_read_too(tmp_path):
-    picture, truth = DigitScene(SceneOptions(size=(640, 480), seed=3, count=2)).render(0)
-    cv2.imwrite(str(tmp_path / "page.png"), picture[..., ::-1])
+def test_large_images_of_paper_are_found_and_read_too(tmp_path):
+    image, truth = DigitScene(SceneOptions(size=(640, 480), seed=3, count=2)).render(0)
+    cv2.imwrite(str(tmp_path / "page.png"), image[..., ::-1])
     (row,) = job().rows([str(tmp_path / "page.png")])
     assert row.prediction.label == truth.label
     assert len(row.prediction.boxes) == 2
@@ -206,9 +206,9 @@ def test_a_classifying_model_gives_its_best_labels(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["mnist", "objects", "track"])
-def test_bad_pictures_without_a_good_one_among_them_say_why(tmp_path, model):
+def test_bad_images_without_a_good_one_among_them_say_why(tmp_path, model):
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
     rows = job(model=model).rows([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
     assert [row.error for row in rows] == ["it is damaged, or no image"] * 2
 
@@ -234,7 +234,7 @@ def test_truth_is_told_by_name_or_folder(file, way, expected):
     assert truth_of(file, way, frozenset({"7", "cat"})) == expected
 
 
-def test_one_picture_is_shown_with_its_best_labels(tmp_path):
+def test_one_image_is_shown_with_its_best_labels(tmp_path):
     cv2.imwrite(str(tmp_path / "3_cat.png"), np.full((60, 80, 3), 120, np.uint8))
     done = camapp(tmp_path / "3_cat.png", "--model", "cifar10")
     assert done.returncode == 0, done.stderr
@@ -295,7 +295,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(folder, tmp_path):
         file.write(lines.read_text().splitlines()[-1].replace(kept[-1]["file"], "ahead.png") + "\n")
     done = camapp(*arguments, "--resume")
     assert done.returncode == 0, done.stderr
-    assert f"2040 of 2040 pictures done, {len(kept)} of them earlier" in done.stderr
+    assert f"2040 of 2040 images done, {len(kept)} of them earlier" in done.stderr
     rows = read_csv(parts)
     assert [row["file"] for row in rows] == list(walk_images(folder))
     assert [row for row in rows if not Path(row["file"]).name.startswith("x")] == read_csv(whole)
@@ -304,7 +304,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(folder, tmp_path):
     assert re.search(rf"all +│ +{counted} │", done.stderr)
 
 
-def test_a_killed_worker_loses_no_picture(folder):
+def test_a_killed_worker_loses_no_image(folder):
     files = [str(path) for path in sorted(folder.rglob("[0-9]*.png")) if path.name not in BAD] * 20
     model = load_model(load_settings({}, environment={}))
     options = FilesOptions(TaskOptions(smoothing=0), 4, "auto", ("jsonl",), "mnist")
@@ -346,7 +346,7 @@ def test_existing_results_are_not_overwritten(folder, tmp_path):
         (["{folder}", "--model", "absent"], 78, "no model 'absent'"),
         (["{folder}", "--roi", "0.9,0,0.5,1"], 2, "command line: --roi = '0.9,0,0.5,1' is not allowed"),
         (["{folder}/5_5.png"], 69, "cannot read {folder}/5_5.png: the file is empty"),
-        (["{folder}/5_5.png", "{folder}/15_5.png"], 69, "none of the pictures could be read"),
+        (["{folder}/5_5.png", "{folder}/15_5.png"], 69, "none of the images could be read"),
     ],
 )
 def test_mistakes_give_one_clear_line(folder, arguments, code, message):
@@ -380,7 +380,7 @@ def test_names_that_are_odd_survive_the_results_and_resuming(tmp_path):
     assert not any(row["error"] for row in rows)
     done = camapp(home, "--csv", out, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "5 of 5 pictures done, 5 of them earlier" in done.stderr
+    assert "5 of 5 images done, 5 of them earlier" in done.stderr
     assert read_csv(out) == rows
 
 
@@ -403,13 +403,13 @@ def test_workers_are_given_more_files_at_a_time_the_faster_they_are():
 
 def test_what_came_of_files_survives_the_way_to_the_parent():
     rows = [
-        Row('odd\n",\n"ü', "mnist", (28, 28), "3", Prediction(0, "digits", "7", 0.5, top=(("7", 0.5),))),
-        Row("gone", "mnist", error="no such file"),
+        ResultRow('odd\n",\n"ü', "mnist", (28, 28), "3", Prediction(0, "digits", "7", 0.5, top=(("7", 0.5),))),
+        ResultRow("gone", "mnist", error="no such file"),
     ]
-    read = Read.of(rows, ("text", "csv", "jsonl"))
+    read = ReadItem.of(rows, ("text", "csv", "jsonl"))
     assert read.said == {("3", "7"): 1}
     assert read.bad == (("gone", "no such file"),)
-    assert Read.from_bytes(read.to_bytes()) == read
+    assert ReadItem.from_bytes(read.to_bytes()) == read
 
 
 def test_labels_and_names_of_any_kind_are_written_as_they_are():
@@ -418,7 +418,9 @@ def test_labels_and_names_of_any_kind_are_written_as_they_are():
         Prediction(0, "digits", name, 0.5, top=((name, 0.25), ("b", 0.125)), boxes=(Box(0, 1, 2, 3, name, 0.5),) * 2)
         for name in odd
     ]
-    read = Read.of([Row(f"{name}.png", "any", (2, 3), "", one) for name, one in zip(odd, found, strict=True)], FORMATS)
+    read = ReadItem.of(
+        [ResultRow(f"{name}.png", "any", (2, 3), "", one) for name, one in zip(odd, found, strict=True)], FORMATS
+    )
     objects = [json.loads(line) for line in read.lines["jsonl"].decode().split("\n")[:-1]]
     cells = list(csv.DictReader(io.StringIO(FORMATS["csv"].header + read.lines["csv"].decode(), newline="")))
     assert [line["file"] for line in objects] == [line["file"] for line in cells] == [f"{name}.png" for name in odd]

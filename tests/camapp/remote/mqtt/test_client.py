@@ -11,7 +11,7 @@ import pytest
 
 from camapp.core.errors import SinkError
 from camapp.remote.mqtt import client as link_module
-from camapp.remote.mqtt.client import Link, Message, access, new_client
+from camapp.remote.mqtt.client import Message, MqttClient, access, new_client
 from tests.camapp.remote.mqtt.mosquitto import Listener, Mosquitto, make_certificates, needs_mosquitto, wait_for
 
 
@@ -30,7 +30,7 @@ def linked(monkeypatch):
     links = []
 
     def make(uri, name="test", password_file=None, ca=None, **options):
-        link = Link(access(uri, password_file, ca), name, **options)
+        link = MqttClient(access(uri, password_file, ca), name, **options)
         links.append(link)
         link.start()
         return link
@@ -116,7 +116,7 @@ def test_a_broker_that_is_killed_and_started_again_hears_everything_from_then_on
         listener.wait_for(lambda: listener.payloads("a/event") == [b"meanwhile"])
         listener.wait_for(lambda: listener.payloads("a/state"))
 
-    link = Link(access(broker.uri, None, None), "test", on_connected=say_all)
+    link = MqttClient(access(broker.uri, None, None), "test", on_connected=say_all)
     link.start()
     wait_for(lambda: link.connected)
     for _ in range(2):
@@ -399,7 +399,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path, wanted):
     if wanted == "empty certificate":
         file.write_text("nothing")
         with pytest.raises(SinkError, match="holds no certificate"):
-            Link(access("mqtts://h", None, file), "x")
+            MqttClient(access("mqtts://h", None, file), "x")
         return
     with pytest.raises(SinkError, match="cannot read --mqtt-password-file"):
         access("mqtt://u@h", file, None)

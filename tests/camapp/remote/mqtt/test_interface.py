@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Prediction
 from camapp.core.settings import Settings, load_settings
 from camapp.core.stats import Balance
@@ -17,11 +17,12 @@ from camapp.remote.mqtt import client as link_module
 from camapp.remote.mqtt import commands as orders_module
 from camapp.remote.mqtt import interface as face_module
 from camapp.remote.mqtt.client import access
-from camapp.remote.mqtt.interface import MqttFace, encoded
+from camapp.remote.mqtt.interface import MqttInterface, encoded
+from camapp.sinks.sink import ImageSink, PredictionSink
 from engine.model import ModelError
 from tests.camapp.remote.mqtt.mosquitto import Listener, Mosquitto, wait_for
 
-PIXEL = Picture.of(np.zeros((4, 4, 3), np.uint8), Layout.RGB)
+PIXEL = Image.of(np.zeros((4, 4, 3), np.uint8), Layout.RGB)
 
 
 class Camera:
@@ -32,7 +33,7 @@ class Camera:
         self.settings = load_settings(
             {"name": name, "snapshots": str(tmp_path / "pictures"), **settings}, environment={}
         )
-        self.prediction_sinks, self.picture_sinks = [], []
+        self.prediction_sinks, self.image_sinks = [], []
         self.state, self.task = State.RUNNING, task
         self.changes = []
         self.broken = None
@@ -49,10 +50,19 @@ class Camera:
             self.name, self.state, "", figures, balance, latency, None, 0.0, self.task, (), (4, 4), None, 12.0
         )
 
-    def pause(self, held):
-        self.state = State.PAUSED if held else State.RUNNING
+    def add_sink(self, sink):
+        if isinstance(sink, PredictionSink):
+            self.prediction_sinks.append(sink)
+        if isinstance(sink, ImageSink):
+            self.image_sinks.append(sink)
 
-    def change(self, settings):
+    def pause(self):
+        self.state = State.PAUSED
+
+    def resume(self):
+        self.state = State.RUNNING
+
+    def apply(self, settings):
         time.sleep(self.change_s)
         if self.broken:
             raise self.broken
@@ -67,7 +77,7 @@ class Camera:
         trace = Trace(seq, captured=time.monotonic_ns())
         for sink in self.prediction_sinks:
             sink.accept(prediction, Frame(seq, Shot(PIXEL, PIXEL)), trace)
-        for sink in self.picture_sinks:
+        for sink in self.image_sinks:
             if sink.wanted():
                 sink.show(np.zeros((4, 4, 3), np.uint8), trace)
 
@@ -92,9 +102,9 @@ def run(broker, monkeypatch):
     faces = []
 
     def start(*cameras, device="pi"):
-        face = MqttFace(cameras, access(broker.uri, None, None), device)
+        face = MqttInterface(cameras, access(broker.uri, None, None), device)
         for camera in cameras:
-            for sink in camera.picture_sinks:
+            for sink in camera.image_sinks:
                 sink.start()
         face.start()
         faces.append(face)
@@ -285,10 +295,10 @@ def test_a_snapshot_is_saved_and_named(camera, listener, run, tmp_path):
 
 
 def test_a_snapshot_that_never_comes_is_told(camera, listener, run, monkeypatch):
-    monkeypatch.setattr(orders_module, "_PICTURE_S", 0.3)
+    monkeypatch.setattr(orders_module, "_IMAGE_S", 0.3)
     run(camera)
     order(listener, "snapshot", "PRESS")
-    assert answer(listener)["message"] == "refused: no picture came; it is saved when one does"
+    assert answer(listener)["message"] == "refused: no image came; it is saved when one does"
 
 
 @pytest.mark.parametrize(

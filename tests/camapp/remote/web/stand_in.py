@@ -1,18 +1,18 @@
-"""A camera's run as the page sees it, without one: pictures and predictions come when a test says so."""
+"""A camera's run as the page sees it, without one: images and predictions come when a test says so."""
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from camapp.core.errors import PoolError
 from camapp.core.frames import Frame, Shot, Trace
-from camapp.core.image import Layout, Picture
+from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
 from camapp.core.stats import Balance
 from camapp.core.status import Hud, State, Status
+from camapp.sinks.sink import ImageSink, PredictionSink
 
 
 class StandIn:
@@ -23,8 +23,8 @@ class StandIn:
         self.name = name
         self.settings = load_settings(given | settings, environment={})
         self.prediction_sinks = []
-        self.picture_sinks = []
-        self.renderer = SimpleNamespace(show_hud=True)
+        self.image_sinks = []
+        self.hud_shown = True
         self.paused = False
         self.refuses = ""
         self._seq = 0
@@ -46,28 +46,40 @@ class StandIn:
             uptime_s=12.0,
         )
 
-    def pause(self, held):
-        self.paused = held
+    def add_sink(self, sink):
+        if isinstance(sink, PredictionSink):
+            self.prediction_sinks.append(sink)
+        if isinstance(sink, ImageSink):
+            self.image_sinks.append(sink)
 
-    def change(self, settings):
+    def set_hud(self, shown):
+        self.hud_shown = shown
+
+    def pause(self):
+        self.paused = True
+
+    def resume(self):
+        self.paused = False
+
+    def apply(self, settings):
         if self.refuses:
             raise PoolError(self.refuses)
         self.settings = settings
 
     def wanted(self):
-        return any(sink.wanted() for sink in self.picture_sinks)
+        return any(sink.wanted() for sink in self.image_sinks)
 
     def film(self, size=(320, 240), grey=None):
-        """One frame: a prediction, and a picture if one is wanted."""
+        """One frame: a prediction, and an image if one is wanted."""
         seq, self._seq = self._seq, self._seq + 1
         trace = Trace(seq, captured=time.monotonic_ns(), decoded=time.monotonic_ns())
         width, height = size
         canvas = np.full((height, width, 3), seq % 256 if grey is None else grey, np.uint8)
-        picture = Picture.of(canvas, Layout.BGR)
+        image = Image.of(canvas, Layout.BGR)
         prediction = Prediction(seq, "digits", label=str(seq % 10), score=0.9, model="mnist")
         for sink in self.prediction_sinks:
-            sink.accept(prediction, Frame(seq, Shot(picture, picture)), trace)
+            sink.accept(prediction, Frame(seq, Shot(image, image)), trace)
         if self.wanted():
-            for sink in self.picture_sinks:
+            for sink in self.image_sinks:
                 sink.show(canvas, trace)
         return seq

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 pytest.importorskip("websockets", reason="the extra 'web' is not installed")
 
 from camapp.system.process import rss_bytes
-from tests.camapp.remote.web.test_interface import Site, pictures
+from tests.camapp.remote.web.test_interface import Site, images
 
 MALFORMED = 10_000
 HOST = b"Host: localhost\r\n"
@@ -141,7 +141,7 @@ class Watch:
         site = self.site
         assert site.face.pid == self.pid
         assert site.face.lost == self.lost
-        stream = pictures(site.port)
+        stream = images(site.port)
         assert next(stream)[0] >= 0
         stream.close()
         deadline = time.monotonic() + 30

@@ -11,11 +11,11 @@ pytest.importorskip("httpx", reason="httpx is not installed")
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from camapp.remote.web.auth import Hosts, Keys
-from camapp.remote.web.connection_limits import Doors
+from camapp.remote.web.auth import HostCheck, TokenAuth
+from camapp.remote.web.connection_limits import ConnectionLimiter
 from camapp.remote.web.openapi import DOCUMENT
 from camapp.remote.web.routes import ORDERS, build
-from camapp.remote.web.state import Hub
+from camapp.remote.web.state import ServerState
 
 TOKEN = "t" * 32
 HELLO = {"cameras": [{"name": "porch", "models": ["mnist", "lenet"]}, {"name": "yard", "models": ["mnist"]}]}
@@ -28,7 +28,7 @@ class Run:
         self.orders = []
         self.refuses = ""
         self.deaf = False
-        self.hub = Hub(HELLO, self.told)
+        self.hub = ServerState(HELLO, self.told)
 
     def told(self, message):
         if self.deaf:
@@ -42,8 +42,8 @@ class Run:
         return True
 
     def client(self, token="", host="localhost", **options):
-        keys = Keys(token, 8080, **options)
-        app = build(self.hub, keys, Hosts(["camera.example"]), Doors())
+        keys = TokenAuth(token, 8080, **options)
+        app = build(self.hub, keys, HostCheck(["camera.example"]), ConnectionLimiter())
         return TestClient(app, base_url=f"http://{host}", follow_redirects=False)
 
 
@@ -204,7 +204,7 @@ def test_a_fault_of_ours_is_told_once_and_costs_one_answer(run, monkeypatch, cap
     def fails(*_):
         raise LookupError("a fault")
 
-    monkeypatch.setattr("camapp.remote.web.state.Feed.since", fails)
+    monkeypatch.setattr("camapp.remote.web.state.CameraState.since", fails)
     client = run.client()
     assert [client.get("/api/predictions").status_code for _ in range(3)] == [500] * 3
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [

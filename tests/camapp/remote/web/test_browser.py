@@ -16,8 +16,8 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import sync_playwright
 
 from camapp.core.settings import load_settings
-from camapp.pipeline.multi_camera import Cameras, build
-from camapp.remote.web.interface import WebFace
+from camapp.pipeline.multi_camera import MultiCamera, build
+from camapp.remote.web.interface import WebInterface
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -41,8 +41,8 @@ class Run:
             for number, name in enumerate(names, 1)
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
-        self.cameras = Cameras(build([load_settings(camera | common, environment={}) for camera in cameras]))
-        self.face = WebFace(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
+        self.cameras = MultiCamera(build([load_settings(camera | common, environment={}) for camera in cameras]))
+        self.face = WebInterface(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
         self._thread = threading.Thread(target=self.cameras.run, daemon=True)
 
     @property
@@ -100,18 +100,18 @@ def eventually(what, seconds=SLOWLY / 1000):
     return found
 
 
-# A few pixels of the picture as it is shown now.
+# A few pixels of the image as it is shown now.
 PIXELS = """() => {
-  const canvas = document.createElement("canvas"), picture = document.getElementById("picture");
-  if (!picture.naturalWidth) return null;
+  const canvas = document.createElement("canvas"), image = document.getElementById("image");
+  if (!image.naturalWidth) return null;
   [canvas.width, canvas.height] = [64, 36];
   const c = canvas.getContext("2d");
-  c.drawImage(picture, 0, 0, 64, 36);
+  c.drawImage(image, 0, 0, 64, 36);
   return Array.from(c.getImageData(0, 0, 64, 36).data.filter((_, n) => n % 4 === 0));
 }"""
 
 
-def test_the_page_loads_and_the_picture_moves(page, run):
+def test_the_page_loads_and_the_image_moves(page, run):
     page.goto(run.url)
     # Not `wait_for_function`: the page's policy forbids it, as it should.
     eventually(lambda: page.evaluate("document.getElementById('picture').naturalWidth") == 640)
@@ -261,9 +261,9 @@ def test_a_tab_that_is_closed_or_hidden_costs_nothing(browser, run):
     page = context.new_page()
     page.goto(run.url)
     page.wait_for_selector("#state.good", timeout=SLOWLY)
-    watched = run.pipeline.picture_sinks[-1]  # the page's; snapshots come first
+    watched = run.pipeline._image_sinks[-1]  # the page's; snapshots come first
     deadline = time.monotonic() + SLOWLY / 1000
-    while not watched.wanted():  # the page asks for its picture when it has said how all is
+    while not watched.wanted():  # the page asks for its image when it has said how all is
         assert time.monotonic() < deadline
         time.sleep(0.02)
     context.close()

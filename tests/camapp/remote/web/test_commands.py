@@ -2,8 +2,8 @@ import pytest
 
 from camapp.core.errors import SettingsError
 from camapp.core.settings import load_settings
-from camapp.remote.commands import Refused
-from camapp.remote.web.commands import WebOrders
+from camapp.remote.commands import CommandRejected
+from camapp.remote.web.commands import WebCommands
 from tests.camapp.remote.web.stand_in import StandIn
 
 
@@ -14,7 +14,7 @@ class Desk:
         self.told = []
         self.camera = StandIn(tmp_path, **settings)
         self.state = tmp_path / "state"
-        self.orders = WebOrders(
+        self.orders = WebCommands(
             [self.camera], self.state, metrics, reread, lambda camera, text, by: self.told.append((camera, text, by))
         )
 
@@ -43,7 +43,7 @@ def test_a_model_of_those_that_ship(desk):
 @pytest.mark.parametrize("model", ["../../etc/passwd", "/etc/passwd", "", None, 3, ["mnist"], "nix"])
 def test_no_other_file_can_be_named(desk, model):
     before = desk.camera.settings
-    with pytest.raises(Refused, match="there are"):
+    with pytest.raises(CommandRejected, match="there are"):
         desk("model", model=model)
     assert desk.camera.settings == before
 
@@ -61,7 +61,7 @@ def test_what_the_user_said_of_a_model_comes_and_goes_with_it(tmp_path):
 
 def test_a_model_that_cannot_run_is_refused_and_nothing_changes(desk):
     desk.camera.refuses = "no worker could run it"
-    with pytest.raises(Refused, match="not changed: no worker could run it"):
+    with pytest.raises(CommandRejected, match="not changed: no worker could run it"):
         desk("model", model="lenet")
     assert desk.told == []
 
@@ -85,7 +85,7 @@ def test_a_region_is_taken_up_kept_and_told(desk):
      [float("nan")] * 4, [True, False, None, 1], [-0.1, 0, 0.5, 0.5], [[0]] * 4],
 )  # fmt: skip
 def test_a_region_that_is_none_is_refused(desk, roi):
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRejected):
         desk("roi", roi=roi)
     assert desk.camera.settings.roi is None
     assert not desk.state.exists()
@@ -109,15 +109,15 @@ def test_it_is_told_where_a_region_is_not_kept(tmp_path):
     assert "cannot be kept" in desk("roi", roi=[0, 0, 0.5, 0.5])["why"]
 
 
-def test_the_figures_on_the_picture(desk):
+def test_the_figures_on_the_image(desk):
     assert desk("hud", shown=False) == {"shown": False}
-    assert desk.camera.renderer.show_hud is False
-    with pytest.raises(Refused):
+    assert desk.camera.hud_shown is False
+    with pytest.raises(CommandRejected):
         desk("hud", shown="no")
 
 
 def test_a_snapshot_is_saved_and_told(desk, tmp_path):
-    (sink,) = desk.camera.picture_sinks
+    (sink,) = desk.camera.image_sinks
     sink.start()
     assert not sink.wanted()
     desk("snapshot")
@@ -130,6 +130,6 @@ def test_a_snapshot_is_saved_and_told(desk, tmp_path):
 
 
 def test_metrics_or_how_to_have_them(tmp_path, desk):
-    with pytest.raises(Refused, match="pip install"):
+    with pytest.raises(CommandRejected, match="pip install"):
         desk("metrics")
     assert Desk(tmp_path, metrics=lambda: "up 1\n")("metrics") == {"text": "up 1\n"}

@@ -20,7 +20,7 @@ pytest.importorskip("websockets", reason="the extra 'web' is not installed")
 from websockets.sync.client import connect
 
 from camapp.core.errors import SinkError
-from camapp.remote.web.interface import WebFace, check_packages
+from camapp.remote.web.interface import WebInterface, check_packages
 from tests.camapp.remote.web.stand_in import StandIn
 
 FPS = 30
@@ -32,7 +32,7 @@ class Site:
     def __init__(self, folder, names=("camera",), address="127.0.0.1:0", size=(320, 240)):
         self.cameras = [StandIn(folder, name) for name in names]
         self.said = []
-        self.face = WebFace(
+        self.face = WebInterface(
             self.cameras, address, state=folder / "state", metrics=lambda: "up 1\n", say=self.said.append
         )
         self.size = size
@@ -42,7 +42,7 @@ class Site:
     def __enter__(self):
         self.face.start()
         for camera in self.cameras:
-            for sink in camera.picture_sinks:
+            for sink in camera.image_sinks:
                 sink.start()
         self._filming.start()
         self.wait_until_served()
@@ -98,8 +98,8 @@ def site(tmp_path):
         yield site
 
 
-def pictures(port, path="/stream.mjpg"):
-    """Yields (seq, picture) of a stream."""
+def images(port, path="/stream.mjpg"):
+    """Yields (seq, image) of a stream."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.closing(connection):
         connection.request("GET", path)
@@ -116,14 +116,14 @@ def pictures(port, path="/stream.mjpg"):
             yield seq, cv2.imdecode(np.frombuffer(stream.read(length), np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
-def test_the_picture_moves(site):
-    stream = pictures(site.port)
+def test_the_image_moves(site):
+    stream = images(site.port)
     seen = [next(stream) for _ in range(10)]
     stream.close()
     assert [seq for seq, _ in seen] == sorted({seq for seq, _ in seen})
-    for seq, picture in seen:
-        assert picture.shape == (240, 320)
-        assert abs(int(picture.mean()) - seq % 256) <= 2
+    for seq, image in seen:
+        assert image.shape == (240, 320)
+        assert abs(int(image.mean()) - seq % 256) <= 2
 
 
 def test_nothing_is_drawn_while_nobody_looks(site):
@@ -136,8 +136,8 @@ def test_nothing_is_drawn_while_nobody_looks(site):
     assert not site.cameras[0].wanted()
 
 
-def test_a_picture_that_changes_its_size(site):
-    stream = pictures(site.port)
+def test_a_image_that_changes_its_size(site):
+    stream = images(site.port)
     next(stream)
     site.size = (64, 48)
     deadline = time.monotonic() + 5
@@ -181,7 +181,7 @@ def test_several_cameras(tmp_path):
         assert [camera.paused for camera in site.cameras] == [False, True]
         assert site.json("/cameras/yard/status")["camera"] == "yard"
         assert site.ask("/cameras/nix/status")[0] == 404
-        seq, _ = next(pictures(site.port, "/cameras/yard/stream.mjpg"))
+        seq, _ = next(images(site.port, "/cameras/yard/stream.mjpg"))
         assert seq >= 0
 
 
@@ -192,7 +192,7 @@ def test_the_serving_process_is_started_again(site):
     while site.face.pid in (old, None) and time.monotonic() < deadline:
         time.sleep(0.05)
     site.wait_until_served()
-    assert next(pictures(site.port))[0] > 0
+    assert next(images(site.port))[0] > 0
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_one_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_the_end_is_quick_even_with_visitors(tmp_path):
     site = Site(tmp_path)
     with site:
-        stream = pictures(site.port)
+        stream = images(site.port)
         next(stream)
         pid = site.face.pid
         since = time.monotonic()
@@ -221,7 +221,7 @@ def test_the_end_is_quick_even_with_visitors(tmp_path):
 
 def test_a_taken_port_is_told_in_a_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        face = WebFace([StandIn(tmp_path)], f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
+        face = WebInterface([StandIn(tmp_path)], f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
         with pytest.raises(SinkError, match="another program has this port") as told:
             face.start()
         face.stop()
@@ -230,7 +230,7 @@ def test_a_taken_port_is_told_in_a_line(tmp_path):
 
 @pytest.mark.parametrize(("address", "why"), [("192.0.2.1:80", "no such address"), ("no-such.invalid", "no such")])
 def test_an_address_that_is_not_ours(tmp_path, address, why):
-    face = WebFace([StandIn(tmp_path)], address, state=tmp_path)
+    face = WebInterface([StandIn(tmp_path)], address, state=tmp_path)
     with pytest.raises(SinkError, match=why):
         face.start()
     face.stop()

@@ -9,8 +9,8 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 
 from camapp.remote.web import streams
-from camapp.remote.web.connection_limits import Doors
-from camapp.remote.web.state import Hub
+from camapp.remote.web.connection_limits import ConnectionLimiter
+from camapp.remote.web.state import ServerState
 
 SCOPE = {"type": "http", "method": "GET", "path": "/stream.mjpg", "headers": [], "query_string": b""}
 
@@ -25,7 +25,7 @@ class Visitor:
         self.gone = asyncio.Event()
         self.parts = []
         self.task = asyncio.ensure_future(
-            streams.Stream(hub, Doors(), lambda _: self.feed)(SCOPE, self.receive, self.send)
+            streams.Stream(hub, ConnectionLimiter(), lambda _: self.feed)(SCOPE, self.receive, self.send)
         )
 
     async def receive(self):
@@ -49,7 +49,7 @@ async def settle():
 
 @pytest.fixture
 def hub():
-    return Hub({"cameras": [{"name": "camera", "models": []}]}, lambda message: True)
+    return ServerState({"cameras": [{"name": "camera", "models": []}]}, lambda message: True)
 
 
 def test_a_slow_visitor_gets_the_newest_and_what_it_skips_is_counted(hub):
@@ -58,7 +58,7 @@ def test_a_slow_visitor_gets_the_newest_and_what_it_skips_is_counted(hub):
         quick.may_take.set()
         await settle()
         for seq in range(8):
-            slow.feed.take_picture(b"jpeg", seq)
+            slow.feed.take_image(b"jpeg", seq)
             await settle()
         assert quick.seqs == list(range(8))
         assert slow.seqs == []
@@ -80,7 +80,7 @@ def test_a_part_is_ended_at_once_so_that_browsers_show_it(hub):
         visitor.may_take.set()
         await settle()
         for seq in range(2):
-            visitor.feed.take_picture(b"jpeg%d" % seq, seq)
+            visitor.feed.take_image(b"jpeg%d" % seq, seq)
             await settle()
         visitor.gone.set()
         await asyncio.wait_for(visitor.task, 1)
@@ -98,7 +98,7 @@ def test_one_who_takes_nothing_is_put_out(hub, monkeypatch):
     async def visit():
         visitor = Visitor(hub)
         await settle()
-        visitor.feed.take_picture(b"jpeg", 0)
+        visitor.feed.take_image(b"jpeg", 0)
         await asyncio.wait_for(visitor.task, 5)
         assert visitor.feed.watchers == 0
 
@@ -106,10 +106,10 @@ def test_one_who_takes_nothing_is_put_out(hub, monkeypatch):
 
 
 def test_no_more_streams_than_there_is_room_for(hub, monkeypatch):
-    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
 
     async def visit():
-        stream = streams.Stream(hub, Doors(), lambda _: hub.feeds["camera"])
+        stream = streams.Stream(hub, ConnectionLimiter(), lambda _: hub.feeds["camera"])
         gone = asyncio.Event()
 
         async def receive():
