@@ -95,7 +95,7 @@ class Photographs:
             seen = cv2.warpPerspective(source, scaled, size, flags=cv2.INTER_LINEAR, borderValue=shade)
             images[i] = _taken_again(np.asarray(seen, np.uint8), rng)
             moved = [(part, faint) for faint, group in enumerate((lines, doubtful)) for part in _moved(group, change)]
-            fields[i] = line_decoder.write([(part.tolist(), bool(faint)) for part, faint in moved], cells)
+            fields[i] = line_decoder.encode([(part.tolist(), bool(faint)) for part, faint in moved], cells)
         return Shard(images, fields)
 
 

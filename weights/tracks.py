@@ -54,7 +54,7 @@ def render(seeds: Sequence[int]) -> Shard:
         image, truth, _ = random_image(seed, size, shape=shape)
         images[i] = image
         lines = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in truth.lines]
-        fields[i] = line_decoder.write(lines, cells)
+        fields[i] = line_decoder.encode(lines, cells)
     return Shard(images, fields)
 
 

@@ -1,4 +1,4 @@
-"""One label for an image: softmax over the outputs, the best few, smoothed."""
+"""Task `classify`: one label per image, from a softmax over the outputs, smoothed over time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.model import ModelCard
 
 
 class ClassifyTask(Task):
-    """The whole image, or its region of interest, is one thing."""
+    """Classifies the whole image, or its region of interest."""
 
     name = "classify"
 
@@ -31,14 +31,14 @@ class ClassifyTask(Task):
         return Prepared(1, self._preprocess(frame.model_view, batch[0]))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
-        """Logits (1, classes) into a smoothed label with the raw one beside it."""
+        """Turn logits (1, classes) into a smoothed label and the raw label of this frame."""
         scores = softmax(np.ravel(outputs[0][0]))
         raw = int(scores.argmax())
         mean = self._average.update(scores, now_ns)
         (top,) = self._top(mean[None])
         leader = int(mean.argmax())
-        was = self._latch.held
-        held = self._latch.update(leader, float(mean[leader]), 0.0 if was is None else float(mean[was]))
+        previous = self._latch.held
+        held = self._latch.update(leader, float(mean[leader]), 0.0 if previous is None else float(mean[previous]))
         fit: Fit = prepared.geometry
         return Prediction(
             seq=frame.seq,
@@ -54,7 +54,7 @@ class ClassifyTask(Task):
     def decode_stills(
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Logits (images, classes) into labels, all at once."""
+        """Turn logits (images, classes) into labels, all in one pass."""
         tops = self._top(softmax(outputs[0].reshape(len(images), -1)))
         return [
             Prediction(
@@ -65,26 +65,26 @@ class ClassifyTask(Task):
                 raw_label=top[0][0],
                 raw_score=top[0][1],
                 top=top,
-                region=mine.geometry.region((1.0, 1.0)),
+                region=item.geometry.region((1.0, 1.0)),
             )
-            for mine, top in zip(prepared, tops, strict=True)
+            for item, top in zip(prepared, tops, strict=True)
         ]
 
     def reset(self) -> None:
-        """Forget the average and the label."""
+        """Clear the average and the label."""
         self._average = ArrayAverage(self.options.smoothing)
         self._latch: Latch[int] = Latch(self.options.threshold_high, self.options.threshold_low)
 
     def _top(self, scores: Floats) -> list[tuple[tuple[str, float], ...]]:
-        """The best (label, score) pairs of each row, best first."""
+        """Return the best (label, score) pairs of each row, best first."""
         count = min(self.options.top, scores.shape[1])
         best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-        found = np.take_along_axis(scores, best, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        best, found = np.take_along_axis(best, order, axis=1), np.take_along_axis(found, order, axis=1)
+        best_scores = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-best_scores, axis=1, kind="stable")
+        best, best_scores = np.take_along_axis(best, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
         return [
             tuple((self._label(i), score) for i, score in zip(*row, strict=True))
-            for row in zip(best.tolist(), found.tolist(), strict=True)
+            for row in zip(best.tolist(), best_scores.tolist(), strict=True)
         ]
 
     def _label(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Handwritten digits on paper, one or several, read from left to right."""
+"""Task `digits`: finds handwritten digits on paper and reads them from left to right."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ from camapp.tasks.smoothing import Latch, NamedAverage, softmax
 from camapp.tasks.task import Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
-Place = tuple[float, float, float, float]
+Rect = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Where each item of the batch came from, and where we looked: (x0, y0, x1, y1) in the view's pixels."""
+    """Rectangles of the batch items, and the region searched: (x0, y0, x1, y1) in the view's pixels."""
 
-    places: tuple[Place, ...]
+    rects: tuple[Rect, ...]
     region: Box
 
 
 _LABEL, _SCORE = attrgetter("label"), attrgetter("score")
 _FIELD = (0.0, 0.0, float(FIELD), float(FIELD))
-_WHOLE = Prepared(1, _Geometry((_FIELD,), Box(*_FIELD)))  # an image that is a digit
+# Result of `prepare` for an image that is itself an MNIST digit.
+_WHOLE = Prepared(1, _Geometry((_FIELD,), Box(*_FIELD)))
 
 
 class DigitsTask(Task):
-    """Every digit in view is one item of the batch; the label is the number they spell."""
+    """Each digit in view is one item of the batch; the label is the number that they form."""
 
     name = "digits"
     max_items = 8
 
     def __init__(self, card: ModelCard, options: TaskOptions) -> None:
-        """For a model of digits.
+        """Prepare for a model of digits.
 
         Raises:
             ValueError: its input is smaller than MNIST's 28x28, or the region of interest leaves the image.
@@ -66,27 +67,27 @@ class DigitsTask(Task):
         x0, y0, x1, y1 = roi_pixels(image.size, self.options.roi)
         scale_x, scale_y = frame.model_to_view
         marks = find_marks(image.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y)
-        self._write(np.array([mark.ink for mark in marks], np.float32).reshape(-1, FIELD, FIELD), batch)
-        places = tuple(
+        self._write_items(np.array([mark.ink for mark in marks], np.float32).reshape(-1, FIELD, FIELD), batch)
+        rects = tuple(
             ((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
             for left, top, right, bottom in (mark.rect for mark in marks)
         )
-        return Prepared(len(marks), _Geometry(places, Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y)))
+        return Prepared(len(marks), _Geometry(rects, Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y)))
 
     def prepare_stills(self, images: Sequence[Image], batch: Floats) -> list[Prepared | None]:
-        """Write those that are as MNIST's own."""
-        found: list[Prepared | None] = [None] * len(images)
-        places = [place for place, image in enumerate(images) if image.size == (FIELD, FIELD)]
-        if places and self.options.roi is None:
-            fields = np.array([images[place].gray() for place in places])
+        """Write the images that have the form of MNIST images."""
+        prepared: list[Prepared | None] = [None] * len(images)
+        candidates = [index for index, image in enumerate(images) if image.size == (FIELD, FIELD)]
+        if candidates and self.options.roi is None:
+            fields = np.array([images[index].gray() for index in candidates])
             whole = are_whole(fields)
-            self._write(as_ink(fields[whole]), batch)
-            for place in compress(places, whole.tolist()):
-                found[place] = _WHOLE
-        return found
+            self._write_items(as_ink(fields[whole]), batch)
+            for index in compress(candidates, whole.tolist()):
+                prepared[index] = _WHOLE
+        return prepared
 
-    def _write(self, fields: Floats, batch: Floats) -> None:
-        """Ink (n, 28, 28), in the middle of the first items of `batch` and normalised."""
+    def _write_items(self, fields: Floats, batch: Floats) -> None:
+        """Write ink (n, 28, 28) into the middle of the first items of `batch`, normalised."""
         items = batch[: len(fields)]
         if self._has_border:
             items[...] = 0.0
@@ -96,9 +97,9 @@ class DigitsTask(Task):
             items /= self._std
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
-        """Logits (count, 10) into labelled boxes and the number read; sure of it as of its least sure digit."""
+        """Turn logits (count, 10) into labelled boxes and a number; its score is that of the least certain digit."""
         geometry: _Geometry = prepared.geometry
-        boxes = self._read(geometry.places, *_best(outputs[0])) if prepared.count else ()
+        boxes = self._read(geometry.rects, *_best(outputs[0])) if prepared.count else ()
         raw, raw_score = _number(boxes)
         mean = self._average.update({raw: raw_score}, now_ns)
         leader = next(iter(mean))
@@ -119,37 +120,37 @@ class DigitsTask(Task):
     def decode_stills(
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Logits (digits of all images, 10) into the number on each."""
+        """Turn logits (digits of all images, 10) into the number on each image."""
         best, scores = _best(outputs[0])
-        found, at = [], 0
-        # The inner loop of a folder of small images: half of what is not reading and the net.
-        for mine in prepared:
-            geometry: _Geometry = mine.geometry
-            end = at + mine.count
-            boxes = self._read(geometry.places, best[at:end], scores[at:end])
-            at = end
-            label, sure = _number(boxes)
-            score = sure if label else 0.0
+        predictions, start = [], 0
+        # The inner loop for a folder of small images: half of the time apart from reading files and the net.
+        for item in prepared:
+            geometry: _Geometry = item.geometry
+            end = start + item.count
+            boxes = self._read(geometry.rects, best[start:end], scores[start:end])
+            start = end
+            label, certainty = _number(boxes)
+            score = certainty if label else 0.0
             top = ((label, score),) if label else ()
             values = {"count": float(len(boxes))}
-            found.append(
+            predictions.append(
                 Prediction(0, self.name, label, score, label, score, top, boxes, values=values, region=geometry.region)
             )
-        return found
+        return predictions
 
     def reset(self) -> None:
-        """Forget the average and the number."""
+        """Clear the average and the number."""
         self._average = NamedAverage(self.options.smoothing)
         self._latch: Latch[str] = Latch(self.options.threshold_high, self.options.threshold_low)
 
-    def _read(self, places: tuple[Place, ...], best: list[int], scores: list[float]) -> tuple[Box, ...]:
-        """The boxes whose digit is sure enough."""
-        least = self.options.threshold_low
+    def _read(self, rects: tuple[Rect, ...], best: list[int], scores: list[float]) -> tuple[Box, ...]:
+        """Return the boxes whose digit reaches the lower threshold."""
+        threshold = self.options.threshold_low
         return tuple(
             [
-                Box(*place, self._label(digit), score)
-                for place, digit, score in zip(places, best, scores, strict=True)
-                if score >= least
+                Box(*rect, self._label(digit), score)
+                for rect, digit, score in zip(rects, best, scores, strict=True)
+                if score >= threshold
             ]
         )
 
@@ -158,11 +159,11 @@ class DigitsTask(Task):
 
 
 def _best(logits: Floats) -> tuple[list[int], list[float]]:
-    """The likeliest digit of each item, and how likely it is."""
+    """Return the most probable digit of each item and its probability."""
     scores = softmax(logits)
     return scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
 
 
 def _number(boxes: tuple[Box, ...]) -> tuple[str, float]:
-    """What the digits spell, and the score of the least sure one; 1 where there is none."""
+    """Return the number that the digits form and the lowest score of them; 1 if there is none."""
     return "".join(map(_LABEL, boxes)), min(map(_SCORE, boxes), default=1.0)

@@ -1,4 +1,4 @@
-"""Tells a camera that has stopped, and shows its last image on and on, from one that looks at something still."""
+"""Distinguishes a frozen camera (repeated identical images) from a still scene (sensor noise differs)."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from collections import deque
 
 from camapp.core.arrays import Floats
 
-MEMORY = 32  # images: a coder that starts anew now and then shows the same few in turn
-SOME, OF = 4, 16  # so many images must be new for one to count: a coder's fresh start makes one or two
+# Number of images remembered: a video encoder that restarts now and then repeats the same few images in turn.
+MEMORY = 32
+# A new image counts if MIN_NEW of the last WINDOW were new: a restart of the encoder alone makes one or two.
+MIN_NEW, WINDOW = 4, 16
 
 
 class FreezeDetector:
-    """How long nothing new has been shown. A sensor's noise makes every image new, to the last bit."""
+    """Measures the time since the last new image. Sensor noise makes every image differ, down to the last bit."""
 
     def __init__(self) -> None:
-        self._shown: deque[int] = deque(maxlen=MEMORY)
-        self._new = deque([True] * OF, maxlen=OF)
+        self._hashes: deque[int] = deque(maxlen=MEMORY)
+        self._new = deque([True] * WINDOW, maxlen=WINDOW)
         self._since = 0
 
     def update(self, grey: Floats, now_ns: int) -> float:
-        """Seconds since the image was new.
+        """Return the seconds since the last new image.
 
         Args:
-            grey: (h, w) of any numbers that follow from the whole image.
+            grey: (h, w), any numbers that depend on the whole image.
             now_ns: monotonic nanoseconds.
         """
-        mark = hash(grey.tobytes())
-        self._new.append(mark not in self._shown)
-        self._shown.append(mark)
-        if self._new[-1] and sum(self._new) >= SOME:
+        digest = hash(grey.tobytes())
+        self._new.append(digest not in self._hashes)
+        self._hashes.append(digest)
+        if self._new[-1] and sum(self._new) >= MIN_NEW:
             self._since = now_ns
         return (now_ns - self._since) / 1e9

@@ -1,4 +1,4 @@
-"""From lines on the ground to the lane a car is in: offset, heading and curvature, and a filter of them over time."""
+"""Computes the lane of a car from lines on the ground (offset, heading, curvature) and filters it over time."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from numpy.typing import NDArray
 
 from camapp.core.arrays import Floats
 
-STEEPEST = math.radians(60)  # lines that lie more across than this are not taken for borders of the car's lane
-SAME_BORDER = 0.25  # of the lane's width: lines nearer to each other are a double tape
-WIDTHS = (0.4, 2.0)  # of the expected lane width: what two borders may be apart
-STEPS = 4  # of the fit; each starts from the last one's heading and curvature
-CALM_CURVATURE, CALM_CHANGE = 0.0007, 0.002  # how strongly a lane is believed to be straight, and evenly bent
-FITS = (0.02, 0.03)  # lane widths, and share of its distance, by which a point of a line may lie off it
-MAX_CURVED = 0.9  # of the lane's width times the curvature: no track bends more
+# Lines at a larger angle to the car's direction are not borders of its lane.
+MAX_ANGLE = math.radians(60)
+# Lines closer than this share of the lane's width are one double tape.
+SAME_BORDER = 0.25
+# Allowed distance of two borders, as a share of the expected lane width.
+WIDTHS = (0.4, 2.0)
+# Iterations of the fit; each starts from the heading and curvature of the last one.
+STEPS = 4
+# Strength of the priors that the lane is straight, and that its curvature is constant.
+PRIOR_CURVATURE, PRIOR_CHANGE = 0.0007, 0.002
+# A point fits if its deviation is below this many lane widths plus this share of its distance.
+FITS = (0.02, 0.03)
+# Maximum of lane width times curvature: no track bends more.
+MAX_CURVED = 0.9
 
 
 @dataclass(frozen=True)
 class Lane:
-    """Where a car is in its lane (DESIGN.md's names and signs).
+    """Position of a car in its lane.
 
     Attributes:
-        offset: metres right of the lane's middle.
-        heading: radians to the right of the lane.
-        curvature: of the lane's middle, 1/m, positive to the right.
-        width: metres.
-        confidence: 0 to 1; at most a half where one border alone is seen.
+        offset: distance to the right of the lane's middle, metres.
+        heading: direction of the car to the right of the lane, radians.
+        curvature: curvature of the lane's middle, 1/m, positive to the right.
+        width: width of the lane, metres.
+        confidence: 0 to 1; at most 0.5 if only one border is visible.
         left: index of the line that is the left border, or None.
-        right: the same of the right one.
-        points: how many points of the lines lie where this lane would have them.
+        right: index of the line that is the right border, or None.
+        points: number of line points that agree with this lane.
     """
 
     offset: float
@@ -46,65 +53,65 @@ class Lane:
 
 
 def find_lane(lines: Sequence[Floats], scores: Sequence[float], expected_width: float, reach: float) -> Lane | None:
-    """The lane around a car at the origin that looks along y; None if no line tells.
+    """Return the lane around a car at the origin that points along y, or None if no line determines it.
 
     Args:
         lines: ground points (n, 2) of each line, metres.
-        scores: how sure each line is, 0 to 1.
-        expected_width: of the lane, metres; where two borders are seen, they tell.
-        reach: metres from which on points are not looked at.
+        scores: score of each line, 0 to 1.
+        expected_width: width of the lane, metres; if two borders are visible, their distance is used instead.
+        reach: distance beyond which points are ignored, metres.
     """
-    # Measured in lane widths, so that a course of tape and a stadium are fitted alike.
+    # In units of the lane width, so that a tape course and a stadium are fitted alike.
     near = [line[np.hypot(line[:, 0], line[:, 1]) < reach] / expected_width for line in lines]
     usable = [i for i, line in enumerate(near) if len(line) > 3 and _lengthwise(line)]
     if not usable:
         return None
     nearest = _near_first([near[i] for i in usable])
-    # Lines beside the next lanes may bend elsewhere; the nearest two on either side decide.
+    # Lines of the neighbouring lanes may bend differently: only the lines nearest to the car are used.
     chosen = [usable[i] for i in nearest]
     fit = _fit([near[i] for i in chosen])
     if fit is None:
         return None
-    heading, bend, places, fitting = fit
-    if abs(bend) > MAX_CURVED or abs(heading) > STEEPEST:
+    heading, bend, positions, fitting = fit
+    if abs(bend) > MAX_CURVED or abs(heading) > MAX_ANGLE:
         return None
-    curvature, offsets = bend / expected_width, [place * expected_width for place in places]
+    curvature, offsets = bend / expected_width, [position * expected_width for position in positions]
     borders = _borders(offsets, [scores[i] for i in chosen], SAME_BORDER * expected_width)
     lane = _lane(borders, chosen, heading, curvature, expected_width)
-    # Lines that do not run side by side make a poor lane, however clear each of them is.
+    # Lines that are not parallel make a poor lane, however clear each of them is.
     return replace(lane, confidence=lane.confidence * float(fitting.mean()), points=int(fitting.sum()))
 
 
 def _lengthwise(line: Floats) -> bool:
     across, ahead = np.ptp(line, axis=0)
-    return bool(ahead > across / math.tan(STEEPEST))
+    return bool(ahead > across / math.tan(MAX_ANGLE))
 
 
 def _near_first(lines: Sequence[Floats], count: int = 4) -> list[int]:
-    """The `count` lines that pass nearest to the car, in their own order."""
+    """Return the indices of the `count` lines that pass nearest to the car, ascending."""
     distances = [float(np.hypot(line[:, 0], line[:, 1]).min()) for line in lines]
     return sorted(np.argsort(distances, kind="stable")[:count].tolist())
 
 
 def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np.bool_]] | None:
-    """Heading of the car against the lines, their curvature beside it, how far each is to its right; which points fit.
+    """Return the heading of the car, the curvature of the lines, the offset of each line, and which points fit.
 
-    Lines of one track are concentric: one at offset d bends with k / (1 - k d), and k changes along the way. Each step
-    turns the points into the present heading, takes off what is not linear in the unknowns (offsets, slope, curvature
-    and its change), and solves the rest by weighted least squares.
+    Lines of one track are concentric: a line at offset d has the curvature k / (1 - k d), and k changes along the way.
+    Each iteration rotates the points by the present heading, subtracts what is not linear in the unknowns (offsets,
+    slope, curvature and its change), and solves the rest by weighted least squares.
     """
     which = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     points = np.concatenate(lines)
-    # A pixel is worth more metres the farther off it lies.
+    # A pixel covers more metres the farther away it is.
     away = np.hypot(points[:, 0], points[:, 1])
     weight = 1 / (0.25 + away) ** 1.5
     count = len(lines)
     heading, curvature, change, offsets = 0.0, 0.0, 0.0, np.zeros(count)
 
-    def against() -> tuple[Floats, Floats, Floats]:
-        """How far the points lie along the lane and beside it, less its bend; and how much more each line is bent."""
+    def residuals() -> tuple[Floats, Floats, Floats]:
+        """Return the distance of the points along the lane, beside it less its bend, and the relative curvature."""
         sine, cosine = math.sin(heading), math.cos(heading)
-        # In the lane's frame: a car that points right of its lane sees the lane lead to the left.
+        # In the lane's frame: for a car that points right of its lane, the lane leads to the left.
         x = points[:, 0] * cosine + points[:, 1] * sine
         y = points[:, 1] * cosine - points[:, 0] * sine
         spread = 1 / np.maximum(1 - curvature * offsets, 0.2)[which]
@@ -115,20 +122,20 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np
     matrix = np.zeros((len(points), count + 3))
     matrix[np.arange(len(points)), which] = 1
     for step in range(STEPS):
-        y, rest, spread = against()
+        y, rest, spread = residuals()
         square = y * y / 2
         matrix[:, count] = y
         matrix[:, count + 1] = square * spread**2
         matrix[:, count + 2] = square * y / 3
         if step:
-            # Points that fit badly belong to something else, or are wrong.
+            # Down-weight points that fit badly: they belong to something else, or are wrong.
             off = np.abs(rest - offsets[which]) * weight
             weight = weight / (1 + (off / max(float(np.median(off)) * 3, 1e-4)) ** 2)
-        # Points near the car say little of how the lane bends: a weak belief in an even, straight one holds it.
-        calm = np.zeros((2, count + 3))
-        calm[[0, 1], [count + 1, count + 2]] = np.array([CALM_CURVATURE, CALM_CHANGE]) * float(weight.sum())
-        system = np.concatenate([matrix * weight[:, None], calm])
-        target = np.concatenate([rest * weight, -calm[:, count + 1 :] @ (curvature, change)])
+        # Points near the car hardly determine the curvature: a weak prior for a straight, even lane does.
+        prior = np.zeros((2, count + 3))
+        prior[[0, 1], [count + 1, count + 2]] = np.array([PRIOR_CURVATURE, PRIOR_CHANGE]) * float(weight.sum())
+        system = np.concatenate([matrix * weight[:, None], prior])
+        target = np.concatenate([rest * weight, -prior[:, count + 1 :] @ (curvature, change)])
         solution, *_ = np.linalg.lstsq(system, target, rcond=None)
         if not np.isfinite(solution).all():
             return None
@@ -136,7 +143,7 @@ def _fit(lines: Sequence[Floats]) -> tuple[float, float, list[float], NDArray[np
         heading -= math.atan(solution[count])
         curvature += float(solution[count + 1])
         change += float(solution[count + 2])
-    _, rest, _ = against()
+    _, rest, _ = residuals()
     fitting = np.abs(rest - offsets[which]) < FITS[0] + FITS[1] * away
     return heading, curvature, [float(offset) for offset in offsets], fitting
 
@@ -149,7 +156,7 @@ class _Border:
 
 
 def _borders(offsets: Sequence[float], scores: Sequence[float], apart: float) -> list[_Border]:
-    """Borders from left to right; lines of a double tape are one."""
+    """Return the borders from left to right; the lines of a double tape are one border."""
     borders: list[list[int]] = []
     for i in np.argsort(offsets).tolist():
         if borders and offsets[i] - offsets[borders[-1][-1]] < apart:
@@ -173,7 +180,7 @@ def _lane(borders: list[_Border], chosen: list[int], heading: float, curvature: 
     if left and right:
         width = right.offset - left.offset
         if not WIDTHS[0] * expected <= width <= WIDTHS[1] * expected:
-            # They are not the two borders of one lane: the nearer one tells more.
+            # They are not the two borders of one lane: keep the nearer one.
             left, right = (left, None) if -left.offset < right.offset else (None, right)
             width = expected
     if left and right:
@@ -195,68 +202,70 @@ def _lane(borders: list[_Border], chosen: list[int], heading: float, curvature: 
 
 
 class LaneFilter:
-    """A constant-velocity filter of offset and heading; curvature and width are averaged.
+    """Constant-velocity filter of offset and heading; curvature and width are averaged.
 
-    A car cannot leap: a measurement far from where the last ones lead counts little until it has been confirmed.
+    A car cannot jump: a measurement far from the extrapolated state has little weight until it is confirmed.
     """
 
-    RESPONSE = 0.08  # seconds in which a new measurement replaces most of the old state
-    HOLD = 0.35  # seconds for which the lane is foretold without being seen
+    # Seconds in which a new measurement replaces most of the old state.
+    RESPONSE = 0.08
+    # Seconds for which the lane is extrapolated without a measurement.
+    HOLD = 0.35
 
     def __init__(self) -> None:
         self._lane: Lane | None = None
         self._rates = (0.0, 0.0)
-        self._now = 0
-        self._seen = 0
-        self._odd = 0
+        self._now_ns = 0
+        self._measured_ns = 0
+        self._jumps = 0
 
     def update(self, lane: Lane | None, now_ns: int) -> tuple[Lane | None, float]:
-        """The filtered lane and the seconds since one was measured; None when that is too long ago."""
-        passed = max(0.0, (now_ns - self._now) / 1e9)
-        self._now = now_ns
-        if self._lane is None or passed > self.HOLD:
+        """Return the filtered lane, None if the last measurement is older than HOLD, and its age in seconds."""
+        elapsed = max(0.0, (now_ns - self._now_ns) / 1e9)
+        self._now_ns = now_ns
+        if self._lane is None or elapsed > self.HOLD:
             self._start(lane, now_ns)
             return self._lane, 0.0
-        foretold = replace(
+        predicted = replace(
             self._lane,
-            offset=self._lane.offset + self._rates[0] * passed,
-            heading=self._lane.heading + self._rates[1] * passed,
+            offset=self._lane.offset + self._rates[0] * elapsed,
+            heading=self._lane.heading + self._rates[1] * elapsed,
         )
         if lane is None:
-            age = (now_ns - self._seen) / 1e9
+            age = (now_ns - self._measured_ns) / 1e9
             if age > self.HOLD:
                 self._lane = None
                 return None, 0.0
-            self._lane = replace(foretold, confidence=foretold.confidence * math.exp(-passed / self.HOLD))
+            self._lane = replace(predicted, confidence=predicted.confidence * math.exp(-elapsed / self.HOLD))
             return self._lane, age
-        jump = abs(lane.offset - foretold.offset) > 0.25 * lane.width or abs(lane.heading - foretold.heading) > 0.35
-        self._odd = self._odd + 1 if jump else 0
-        if self._odd >= 3:  # it stays there: the car crossed a line, or was carried
+        jump = abs(lane.offset - predicted.offset) > 0.25 * lane.width or abs(lane.heading - predicted.heading) > 0.35
+        self._jumps = self._jumps + 1 if jump else 0
+        if self._jumps >= 3:  # confirmed three times: the car crossed a line, or was carried
             self._start(lane, now_ns)
             return self._lane, 0.0
-        share = -math.expm1(-passed / self.RESPONSE) * (0.15 if jump else 0.4 + 0.6 * lane.confidence)
-        self._lane = self._blend(foretold, lane, share, passed)
-        self._seen = now_ns
+        share = -math.expm1(-elapsed / self.RESPONSE) * (0.15 if jump else 0.4 + 0.6 * lane.confidence)
+        self._lane = self._blend(predicted, lane, share, elapsed)
+        self._measured_ns = now_ns
         return self._lane, 0.0
 
     def _start(self, lane: Lane | None, now_ns: int) -> None:
-        self._lane, self._rates, self._seen, self._odd = lane, (0.0, 0.0), now_ns, 0
+        self._lane, self._rates, self._measured_ns, self._jumps = lane, (0.0, 0.0), now_ns, 0
 
-    def _blend(self, foretold: Lane, lane: Lane, share: float, passed: float) -> Lane:
+    def _blend(self, predicted: Lane, lane: Lane, share: float, elapsed: float) -> Lane:
         def mix(old: float, new: float) -> float:
             return old + share * (new - old)
 
-        if passed > 0:
-            gain = 0.35 * share * share / passed
-            gaps = (lane.offset - foretold.offset, lane.heading - foretold.heading)
-            # Rates fade, or a lane that is lost in a bend would be foretold into the ditch.
+        if elapsed > 0:
+            gain = 0.35 * share * share / elapsed
+            gaps = (lane.offset - predicted.offset, lane.heading - predicted.heading)
+            # Rates decay, or a lane lost in a bend would be extrapolated off the track.
             rates = [0.97 * rate + gain * gap for rate, gap in zip(self._rates, gaps, strict=True)]
             self._rates = (min(max(rates[0], -3.0), 3.0), min(max(rates[1], -3.0), 3.0))
         return replace(
             lane,
-            offset=mix(foretold.offset, lane.offset),
-            heading=mix(foretold.heading, lane.heading),
-            curvature=mix(foretold.curvature, lane.curvature),
-            width=mix(foretold.width, lane.width),
-            confidence=mix(foretold.confidence, lane.confidence),
+            offset=mix(predicted.offset, lane.offset),
+            heading=mix(predicted.heading, lane.heading),
+            curvature=mix(predicted.curvature, lane.curvature),
+            width=mix(predicted.width, lane.width),
+            confidence=mix(predicted.confidence, lane.confidence),
         )

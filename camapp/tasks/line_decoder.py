@@ -1,7 +1,7 @@
-"""The field of line points that the track net predicts: polylines written into it, and read back out of it.
+"""Encodes polylines as the field of line points that the track net predicts, and decodes such a field.
 
-Each cell near a line holds the line's nearest point and its direction there. Reading links the points of neighbouring
-cells into chains, so lines may run any way, as flat as a bend across the image or back towards the camera.
+Each cell near a line holds the nearest point of the line and its direction there. Decoding links the points of
+neighbouring cells into chains, so lines may have any direction, also across the image or back towards the camera.
 """
 
 from __future__ import annotations
@@ -16,34 +16,38 @@ from camapp.core.arrays import Floats
 from camapp.core.predictions import Point
 from engine.nets.track import FIELDS, SUBCELLS
 
-# Distances of a line from a cell's centre, in cells: nearer, it is in the cell; beyond the second, it is not.
+# Distance of a line from a cell's centre, in cells: present below INSIDE, absent beyond OUTSIDE, ignored between.
 INSIDE, OUTSIDE = 0.6, 0.85
-FAINT = 1.2  # around lines that nobody could be sure of, cells are judged by
-DOUBT = 0.2  # so much: not at all, and the net would see lines along every horizon
-REACH = 2.7  # cells from one point of a line to the next, at most
-ECHO = 2.5  # cells: a line that runs so near to a much longer one all along is its echo,
-ECHO_LENGTH = 0.5  # if it has less than this share of the other's length
-MAX_POINTS = 400  # of the surest are linked; an image full of lines has about 150
+# Loss weight DOUBT of the cells within FAINT cells of an ambiguous line. With 0 the net hallucinates lines at the
+# horizon.
+FAINT, DOUBT = 1.2, 0.2
+# Maximum distance of consecutive points of a line, in cells.
+MAX_STEP = 2.7
+# A line within DUPLICATE_DISTANCE cells of another one over its whole length is a duplicate if it is shorter than this
+# share of the other's length.
+DUPLICATE_DISTANCE, DUPLICATE_LENGTH = 2.5, 0.5
+# Only the points with the highest scores are linked; an image full of lines has about 150.
+MAX_POINTS = 400
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A line: points (n, 2) as fractions of the image, n > 1, and how sure the net is of it, 0 to 1."""
+    """A line: points (n, 2), n > 1, as fractions of the image, and its score, 0 to 1."""
 
     points: Floats
     score: float
 
 
-def write(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) -> Floats:
-    """What the net should say.
+def encode(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) -> Floats:
+    """Return the target field of the net for these lines.
 
     Args:
-        lines: (points as fractions of the image, faint) each.
+        lines: (points as fractions of the image, faint) of each line.
         grid: (rows, columns) of cells.
 
     Returns:
         (rows, columns, FIELDS + 1): presence, x and y of the nearest point from the cell's centre in cells, cos and
-        sin of twice the direction; last the weight of the presence, less than 1 where it is in doubt.
+        sin of twice the direction; last the loss weight of the presence, below 1 if it is ambiguous.
     """
     rows, columns = grid
     field = np.zeros((rows * columns, FIELDS + 1), np.float32)
@@ -55,27 +59,29 @@ def write(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) 
     at, ahead, faint = np.split(np.concatenate(parts), [2, 4], axis=1)
     nearby = np.floor(at)[:, None] + np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
     away = nearby + 0.5 - at[:, None]
-    along = np.clip((away * ahead[:, None]).sum(axis=2), -0.15, 0.15)  # points lie a quarter of a cell apart
+    # Points lie a quarter of a cell apart.
+    along = np.clip((away * ahead[:, None]).sum(axis=2), -0.15, 0.15)
     foot = along[..., None] * ahead[:, None] - away
     distance = np.hypot(foot[..., 0], foot[..., 1])
     within = (nearby >= 0).all(axis=2) & (nearby < (columns, rows)).all(axis=2) & (distance < FAINT)
     cell = (nearby[..., 1] * columns + nearby[..., 0])[within].astype(int)
     point = np.nonzero(within)[0]
     foot, distance = foot[within], distance[within]
-    order = np.lexsort((-distance, -faint[point, 0]))  # sure lines after faint ones, the nearest last
+    # Later entries overwrite earlier ones: clear lines after faint ones, the nearest last.
+    order = np.lexsort((-distance, -faint[point, 0]))
     cell, point, foot, distance = cell[order], point[order], foot[order], distance[order]
     cosine, sine = ahead[point, 0], ahead[point, 1]
-    unsure = faint[point, 0] > 0
-    field[cell, 0] = (distance < INSIDE) & ~unsure
+    ambiguous = faint[point, 0] > 0
+    field[cell, 0] = (distance < INSIDE) & ~ambiguous
     field[cell, 1:3] = foot
     field[cell, 3] = cosine * cosine - sine * sine
     field[cell, 4] = 2 * cosine * sine
-    field[cell, 5] = np.where(unsure, DOUBT, np.where((distance >= INSIDE) & (distance < OUTSIDE), 0.0, 1.0))
+    field[cell, 5] = np.where(ambiguous, DOUBT, np.where((distance >= INSIDE) & (distance < OUTSIDE), 0.0, 1.0))
     return field.reshape(rows, columns, -1)
 
 
 def _points(points: Sequence[Point], faint: bool, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """(n, 5): x, y in cells, unit direction, faint; a quarter of a cell apart."""
+    """Return (n, 5): x, y in cells, unit direction, faint; points lie a quarter of a cell apart."""
     path = np.asarray(points, np.float64) * (grid[1], grid[0])
     steps = np.hypot(*np.diff(path, axis=0).T)
     along = np.concatenate([[0.0], np.cumsum(steps)])
@@ -89,141 +95,142 @@ def _points(points: Sequence[Point], faint: bool, grid: tuple[int, int]) -> NDAr
 
 
 def unpack(output: Floats) -> Floats:
-    """The net's output (SUBCELLS * SUBCELLS * FIELDS, h, w) as a field (rows, columns, FIELDS), raw numbers."""
+    """Return the output (SUBCELLS * SUBCELLS * FIELDS, h, w) as a field (rows, columns, FIELDS) of raw numbers."""
     height, width = output.shape[1:]
     parts = output.reshape(SUBCELLS, SUBCELLS, FIELDS, height, width).transpose(3, 0, 4, 1, 2)
     return parts.reshape(height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
-def read(
-    field: Floats, weak: float = 0.5, sure: float = 0.85, clear: float = 0.91, shortest: float = 4.5
+def decode(
+    field: Floats, weak: float = 0.5, strong: float = 0.85, clear: float = 0.91, min_length: float = 4.5
 ) -> list[Chain]:
-    """Lines in a field of raw numbers, the surest first.
+    """Return the lines in a field of raw numbers, by descending score.
 
     Args:
         field: (rows, columns, FIELDS); presence as a logit.
-        weak: presence from which a cell may lengthen a line.
-        sure: presence from which it may begin one.
-        clear: mean presence of the surest line, before it is lengthened, from which there is any at all.
-        shortest: length from which a line counts, cells.
+        weak: minimum presence of a cell that extends a line.
+        strong: minimum presence of a cell that starts a line.
+        clear: minimum mean presence of the best line, before it is extended; below it there are no lines at all.
+        min_length: minimum length of a line, cells.
     """
     rows, columns = field.shape[:2]
     logits = np.nan_to_num(field[..., 0].ravel(), nan=-50.0)
     chosen = np.flatnonzero(logits > np.log(weak / (1 - weak)))
-    # The surest first: they decide which points are only their echoes.
+    # Descending scores: a point suppresses its duplicates of lower score.
     chosen = chosen[np.argsort(-logits[chosen], kind="stable")[:MAX_POINTS]]
     score = 1 / (1 + np.exp(-np.clip(logits[chosen], -50, 50)))
-    if (score > sure).sum() < 2:
+    if (score > strong).sum() < 2:
         return []
     values = np.nan_to_num(field.reshape(-1, FIELDS)[chosen])
     at = np.stack([chosen % columns, chosen // columns], axis=1) + 0.5 + np.clip(values[:, 1:3], -1.5, 1.5)
     angle = np.arctan2(values[:, 4], values[:, 3]) / 2
     ahead = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    keep = _thinned(at, ahead)
+    keep = _suppress_duplicates(at, ahead)
     at, ahead, score = at[keep], ahead[keep], score[keep]
-    strong = int((score > sure).sum())
-    along, across, agree = _between(at, ahead)
-    links = _links(along[:strong, :strong], _price(along, across, agree, 0.7)[:strong, :strong])
-    chains = _joined(_chains(links), at)
-    chains = _joined(_grown(chains, along, _price(along, across, agree, 0.5)), at)
+    starts = int((score > strong).sum())
+    along, across, agree = _pairwise(at, ahead)
+    links = _links(along[:starts, :starts], _link_cost(along, across, agree, 0.7)[:starts, :starts])
+    chains = _join(_chains(links), at)
+    chains = _join(_extend(chains, along, _link_cost(along, across, agree, 0.5)), at)
     lines = []
-    for chain in _without_echoes(chains, at, shortest):
+    for chain in _without_duplicates(chains, at, min_length):
         path = _smooth(at[chain])
         if path[0, 1] < path[-1, 1]:
             path = path[::-1]
-        presence = float(score[[point for point in chain if point < strong]].mean())
+        presence = float(score[[point for point in chain if point < starts]].mean())
         lines.append(Chain((path / (columns, rows)).astype(np.float32), presence))
     lines.sort(key=lambda line: -line.score)
     return lines if lines and lines[0].score >= clear else []
 
 
-def _grown(chains: list[list[int]], along: Floats, price: Floats) -> list[list[int]]:
-    """Chains lengthened by weaker points that lie where their ends lead."""
+def _extend(chains: list[list[int]], along: Floats, cost: Floats) -> list[list[int]]:
+    """Extend the chains by weaker points in the direction of their ends."""
     free = np.ones(len(along), bool)
     free[[point for chain in chains for point in chain]] = False
     for chain in sorted(chains, key=len, reverse=True):
         for _ in (0, 1):
             chain.reverse()
-            while (point := _next(chain[-1], chain[-2], along, price, free)) is not None:
+            while (point := _next(chain[-1], chain[-2], along, cost, free)) is not None:
                 chain.append(point)
                 free[point] = False
     return chains
 
 
-def _next(here: int, last: int, along: Floats, price: Floats, free: NDArray[np.bool_]) -> int | None:
-    """The free point that a line leads to which comes from `last`."""
-    onward = along[here] > 0 if along[here, last] < 0 else along[here] < 0
-    prices = np.where(free & onward, price[here], np.inf)
-    point = int(prices.argmin())
-    return point if prices[point] < np.inf else None
+def _next(current: int, previous: int, along: Floats, cost: Floats, free: NDArray[np.bool_]) -> int | None:
+    """Return the free point that continues a line from `previous` through `current`."""
+    onward = along[current] > 0 if along[current, previous] < 0 else along[current] < 0
+    costs = np.where(free & onward, cost[current], np.inf)
+    point = int(costs.argmin())
+    return point if costs[point] < np.inf else None
 
 
-def _thinned(at: Floats, ahead: Floats) -> NDArray[np.intp]:
-    """Points, the surest first, that no surer one beside them says already."""
-    along, across, agree = _between(at, ahead)
-    told = (np.abs(along) < 0.55) & (np.abs(across) < 0.6) & (agree > 0.8)
-    return np.flatnonzero(~np.tril(told, -1).any(axis=1))
+def _suppress_duplicates(at: Floats, ahead: Floats) -> NDArray[np.intp]:
+    """Non-maximum suppression of line points, which are sorted by descending score."""
+    along, across, agree = _pairwise(at, ahead)
+    same = (np.abs(along) < 0.55) & (np.abs(across) < 0.6) & (agree > 0.8)
+    return np.flatnonzero(~np.tril(same, -1).any(axis=1))
 
 
-def _between(at: Floats, ahead: Floats) -> tuple[Floats, Floats, Floats]:
-    """For points i (rows) and j: how far j lies along i's direction and to its side, and how well directions agree."""
+def _pairwise(at: Floats, ahead: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return, for points i (rows) and j, the distance of j along and beside i's direction, and |cos| of their angle."""
     aside = ahead[:, ::-1] * (1, -1)
     along = ahead @ at.T - (ahead * at).sum(axis=1)[:, None]
     across = aside @ at.T - (aside * at).sum(axis=1)[:, None]
     return along, across, np.abs(ahead @ ahead.T)
 
 
-def _price(along: Floats, across: Floats, agree: Floats, bend: float) -> Floats:
-    """What it costs a line to go from one point to another; infinite where it cannot."""
-    # Off the tangent of either end: a line bends, but both its ends tell how.
+def _link_cost(along: Floats, across: Floats, agree: Floats, bend: float) -> Floats:
+    """Return the cost of a link between two points, infinite if they cannot be linked."""
+    # Distance from the tangents of both ends: a line bends, and both directions show how.
     off = np.abs(across) + np.abs(across.T)
     reach = np.abs(along)
-    fits = (reach > 0.2) & (reach < REACH) & (off < 0.3 + bend * reach) & (agree > 0.6)
+    fits = (reach > 0.2) & (reach < MAX_STEP) & (off < 0.3 + bend * reach) & (agree > 0.6)
     return np.where(fits, reach + 2 * off + 2 * (1 - agree), np.inf)
 
 
-def _links(along: Floats, price: Floats) -> NDArray[np.intp]:
-    """(n, 2): the neighbour of each point against and along its direction, -1 for none; all links are mutual."""
-    here = np.arange(len(along))
+def _links(along: Floats, cost: Floats) -> NDArray[np.intp]:
+    """Return (n, 2): the neighbour of each point against and along its direction, or -1; all links are mutual."""
+    points = np.arange(len(along))
     best = np.full((len(along), 2), -1, np.intp)
-    for side, there in enumerate((along < 0, along > 0)):
-        prices = np.where(there, price, np.inf)
-        nearest = prices.argmin(axis=1)
-        best[:, side] = np.where(prices[here, nearest] < np.inf, nearest, -1)
-    # Each must be the other's choice, on the side where it lies.
-    chooser = here[:, None]
+    for side, on_side in enumerate((along < 0, along > 0)):
+        costs = np.where(on_side, cost, np.inf)
+        nearest = costs.argmin(axis=1)
+        best[:, side] = np.where(costs[points, nearest] < np.inf, nearest, -1)
+    # Each must be the best of the other, on the side where it lies.
+    chooser = points[:, None]
     mutual = (best >= 0) & (best[best, (along[best, chooser] > 0).astype(int)] == chooser)
     return np.where(mutual, best, -1)
 
 
 def _chains(pairs: NDArray[np.intp]) -> list[list[int]]:
-    """Each unbroken path of links once."""
+    """Return each connected path of links once."""
     links = pairs.tolist()
     seen: set[int] = set()
     chains = []
     ends = [i for i, pair in enumerate(links) if min(pair) < 0]
-    for start in [*ends, *range(len(links))]:  # what is left after the ends are rings
+    # After the paths with ends, only rings are left.
+    for start in [*ends, *range(len(links))]:
         if start in seen:
             continue
-        chain, last, here = [], -1, start
-        while here >= 0 and here not in seen:
-            seen.add(here)
-            chain.append(here)
-            ahead = [j for j in links[here] if j >= 0 and j != last]
-            last, here = here, ahead[0] if ahead else -1
+        chain, previous, current = [], -1, start
+        while current >= 0 and current not in seen:
+            seen.add(current)
+            chain.append(current)
+            following = [j for j in links[current] if j >= 0 and j != previous]
+            previous, current = current, following[0] if following else -1
         chains.append(chain)
     return [chain for chain in chains if len(chain) > 1]
 
 
-def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float = 6.0) -> list[list[int]]:
-    """Chains whose ends point at each other over a small gap, or past each other a little, as one."""
+def _join(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float = 6.0) -> list[list[int]]:
+    """Join chains whose ends point at each other over a small gap, or overlap a little."""
     while len(chains) > 1:
         ends = [(i, side) for i in range(len(chains)) for side in (0, 1)]
-        place = np.array([at[chains[i][-side]] for i, side in ends])
+        tip = np.array([at[chains[i][-side]] for i, side in ends])
         inner = np.array([at[chains[i][-side + (1 - 2 * side) * min(5, len(chains[i]) - 1)]] for i, side in ends])
-        out = place - inner
+        out = tip - inner
         out /= np.maximum(np.hypot(*out.T), 1e-9)[:, None]
-        away = place[None] - place[:, None]
+        away = tip[None] - tip[:, None]
         along = (away * out[:, None]).sum(axis=2)
         across = np.abs(away[..., 0] * out[:, None, 1] - away[..., 1] * out[:, None, 0])
         owner = np.array([i for i, _ in ends])
@@ -231,34 +238,35 @@ def _joined(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: floa
         fits &= fits.T & (owner[None] != owner[:, None])
         if not fits.any():
             break
-        price = np.where(fits, np.abs(along) + 2 * across, np.inf)
-        a, b = np.unravel_index(int(price.argmin()), price.shape)
+        cost = np.where(fits, np.abs(along) + 2 * across, np.inf)
+        a, b = np.unravel_index(int(cost.argmin()), cost.shape)
         first = chains[ends[a][0]] if ends[a][1] else chains[ends[a][0]][::-1]
         second = chains[ends[b][0]][::-1] if ends[b][1] else chains[ends[b][0]]
-        # What lies side by side is told once.
-        beyond = (at[second] - place[a]) @ out[a] > 0
+        # Drop the points of the second chain that lie beside the first.
+        beyond = (at[second] - tip[a]) @ out[a] > 0
         second = second[int(beyond.argmax()) :] if beyond.any() else second[-1:]
         chains = [chain for i, chain in enumerate(chains) if i not in (ends[a][0], ends[b][0])] + [first + second]
     return chains
 
 
-def _without_echoes(chains: list[list[int]], at: Floats, shortest: float) -> list[list[int]]:
-    """Chains that are long enough and no short copy beside a long one, as a broad or blurred line may have."""
+def _without_duplicates(chains: list[list[int]], at: Floats, min_length: float) -> list[list[int]]:
+    """Drop chains that are too short, and short copies beside a long one, which broad or blurred lines may have."""
     lengths = [float(np.hypot(*np.diff(at[chain], axis=0).T).sum()) for chain in chains]
     kept: list[int] = []
     for i in sorted(range(len(chains)), key=lambda i: -lengths[i]):
-        longer = [at[chains[j]] for j in kept if lengths[i] < ECHO_LENGTH * lengths[j]]
+        longer = [at[chains[j]] for j in kept if lengths[i] < DUPLICATE_LENGTH * lengths[j]]
         path = at[chains[i]]
         beside = any(
-            (np.hypot(*(path[:, None] - other).transpose(2, 0, 1)).min(axis=1) < ECHO).all() for other in longer
+            (np.hypot(*(path[:, None] - other).transpose(2, 0, 1)).min(axis=1) < DUPLICATE_DISTANCE).all()
+            for other in longer
         )
-        if lengths[i] >= shortest and not beside:
+        if lengths[i] >= min_length and not beside:
             kept.append(i)
     return [chains[i] for i in kept]
 
 
 def _smooth(path: Floats) -> Floats:
-    """Weighted with the neighbours; ends stay."""
+    """Average each point with its neighbours (weights 1, 2, 1); the ends stay."""
     smooth = path.copy()
     smooth[1:-1] = (path[:-2] + 2 * path[1:-1] + path[2:]) / 4
     return smooth

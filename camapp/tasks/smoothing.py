@@ -1,4 +1,4 @@
-"""Scores averaged over time, and labels that do not flicker: filters for decode."""
+"""Filters for `decode`: moving averages of scores, and labels with hysteresis."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import numpy as np
 from camapp.core.arrays import Floats
 
 Key = TypeVar("Key", bound=Hashable)
-_FORGET = 1e-3
+# Scores below this are removed from a NamedAverage.
+_MIN_SCORE = 1e-3
 
 
 def softmax(logits: Floats) -> Floats:
-    """Probabilities along the last axis; safe for large numbers."""
+    """Return probabilities along the last axis, without overflow for large logits."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 class Clock:
-    """How much of an average a new value replaces, by the time since the last one."""
+    """Computes the weight of a new value in a moving average from the time since the last one."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._last_ns: int | None = None
 
     def share(self, now_ns: int) -> float:
-        """1 for the first value or without smoothing; frames that come twice as late count (almost) twice."""
+        """Return the weight: 1 for the first value or without smoothing, else almost proportional to the interval."""
         last, self._last_ns = self._last_ns, now_ns
         if last is None or self._seconds <= 0:
             return 1.0
@@ -36,14 +37,14 @@ class Clock:
 
 
 class ArrayAverage:
-    """Exponential moving average of an array by time."""
+    """Exponential moving average of an array over time."""
 
     def __init__(self, seconds: float) -> None:
         self._clock = Clock(seconds)
         self._mean: Floats | None = None
 
     def update(self, values: Floats, now_ns: int) -> Floats:
-        """The average after these values; valid until the next call."""
+        """Add `values` and return the average, which is valid until the next call."""
         share = self._clock.share(now_ns)
         if self._mean is None:
             self._mean = values.astype(np.float32)
@@ -53,31 +54,31 @@ class ArrayAverage:
 
 
 class NamedAverage:
-    """Exponential moving average by time of scores whose names come and go; what is not named scores 0."""
+    """Exponential moving average over time of named scores; a name that is absent scores 0."""
 
     def __init__(self, seconds: float) -> None:
         self._clock = Clock(seconds)
         self._mean: dict[str, float] = {}
 
     def update(self, scores: Mapping[str, float], now_ns: int) -> dict[str, float]:
-        """The averages after these scores, best first."""
+        """Add `scores` and return the averages, best first."""
         share = self._clock.share(now_ns)
         names = [*self._mean, *(name for name in scores if name not in self._mean)]
         mean = {name: self._mean.get(name, 0.0) * (1 - share) + scores.get(name, 0.0) * share for name in names}
         ranked = sorted(mean.items(), key=lambda item: -item[1])
-        self._mean = {name: score for name, score in ranked if score > _FORGET}
+        self._mean = {name: score for name, score in ranked if score > _MIN_SCORE}
         return self._mean
 
 
 class Latch(Generic[Key]):
-    """Holds a label (or its index): taken at a high score, let go at a low one.
+    """Holds a label, or its index, with hysteresis: accepted at a high score, dropped at a low one.
 
     Attributes:
-        held: what is held now; None is nothing.
+        held: the current label; None if there is none.
     """
 
     def __init__(self, high: float, low: float) -> None:
-        """Start with nothing held.
+        """Start without a label.
 
         Raises:
             ValueError: thresholds not in 0 <= low <= high <= 1.
@@ -89,12 +90,12 @@ class Latch(Generic[Key]):
         self.held: Key | None = None
 
     def update(self, best: Key, best_score: float, held_score: float) -> Key | None:
-        """Take `best` if it scores high, else keep what is held while that does not score low.
+        """Accept `best` if its score is high, else keep the held label until its own score is low.
 
         Args:
-            best: what scores most now.
-            best_score: its score.
-            held_score: the present score of `held`; any number while that is None.
+            best: label with the highest score.
+            best_score: score of `best`.
+            held_score: present score of `held`; ignored if `held` is None.
         """
         if best_score >= self._high:
             self.held = best

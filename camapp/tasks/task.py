@@ -1,4 +1,4 @@
-"""The Task protocol and the registry of tasks."""
+"""Defines the Task protocol and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What the user may set for any task.
+    """The settings that apply to any task.
 
     Attributes:
-        fit: how an image meets the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
-        roi: (x, y, width, height) of the part to look at, as fractions of the image; None is all.
-        smoothing: seconds of the label's moving average; 0 takes each frame as it is.
-        threshold_high: score at which a label is taken.
-        threshold_low: score under which it is let go.
-        top: how many (label, score) pairs a prediction keeps.
-        camera_height: of the camera over the ground, metres.
-        camera_pitch: degrees by which it looks down.
-        camera_roll: degrees by which it leans to the right.
-        camera_hfov: degrees that it sees along the longer side of its image.
-        camera_distortion: barrel distortion of its lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
-        lane_width: expected, metres.
+        fit: how an image is fitted to the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
+        roi: (x, y, width, height) of the region of interest, as fractions of the image; None is the whole image.
+        smoothing: time constant of the label's moving average, seconds; 0 disables it.
+        threshold_high: score at which a label is accepted.
+        threshold_low: score below which the label is dropped (hysteresis).
+        top: number of (label, score) pairs in a prediction.
+        camera_height: height of the camera over the ground, metres.
+        camera_pitch: angle of the camera below the horizontal, degrees.
+        camera_roll: rotation of the camera to the right, degrees.
+        camera_hfov: field of view along the longer side of the image, degrees.
+        camera_distortion: barrel distortion of the lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
+        lane_width: expected width of the lane, metres.
     """
 
     fit: str = "crop"
@@ -52,24 +52,26 @@ class TaskOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> TaskOptions:
-        """Those among all settings, by the same names."""
+        """Return the options of these settings; both use the same names."""
         return cls(**{item.name: getattr(settings, item.name) for item in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare` wrote: the number of items in the batch, and what the task needs to get back to the view."""
+    """What `prepare` wrote: the number of items in the batch, and the geometry that maps results back to the view."""
 
     count: int
     geometry: Any
 
 
 class Task(ABC):
-    """Both ends of a model. `prepare` runs in one thread, `decode` in another, each in frame order.
+    """Prepares the input of a model and decodes its outputs.
+
+    `prepare` runs in one thread, `decode` in another, each in frame order.
 
     Attributes:
-        name: as in the registry and in `Prediction.task`.
-        max_items: the most items that one frame can become (slots are sized for it).
+        name: key in the registry, and `Prediction.task`.
+        max_items: maximum number of batch items per frame; slots are sized for it.
     """
 
     name: ClassVar[str]
@@ -81,41 +83,41 @@ class Task(ABC):
 
     @abstractmethod
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
-        """Write the model's input into `batch` (max_items, C, H, W) in place. Count 0: nothing to infer."""
+        """Write the model's input into `batch` (max_items, C, H, W) in place. A count of 0 means nothing to infer."""
 
     @abstractmethod
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
-        """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
+        """Turn the raw outputs, each (count, ...), into a prediction; `now_ns` is the time for filters."""
 
     def prepare_stills(self, images: Sequence[Image], batch: Floats) -> list[Prepared | None]:
-        """Write those of these images that can be done at once into `batch`, an item each, one after another.
+        """Write the images that need no search into consecutive items of `batch`, one item each.
 
         Returns:
-            For each image what `prepare` would; None where that is still to be asked.
+            For each image the result of `prepare`, or None if `prepare` must still be called for it.
         """
         return [None] * len(images)
 
     def decode_stills(
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Predictions of images that have nothing to do with one another, the best label always taken.
+        """Return the predictions of unrelated images; the best label is always accepted.
 
         Args:
-            images: each prepared as `Frame.still` of it.
-            outputs: each (items, ...), the items of all images one after another.
-            prepared: of each image.
+            images: the images, each prepared as a `Frame.still`.
+            outputs: outputs of the model, each (items, ...), with the items of all images in order.
+            prepared: result of `prepare` for each image.
         """
-        found, at = [], 0
-        for image, mine in zip(images, prepared, strict=True):
+        predictions, start = [], 0
+        for image, item in zip(images, prepared, strict=True):
             self.reset()
-            mine_out = [output[at : at + mine.count] for output in outputs]
-            found.append(self.decode(Frame.still(image), mine_out, mine, 0))
-            at += mine.count
-        return found
+            item_outputs = [output[start : start + item.count] for output in outputs]
+            predictions.append(self.decode(Frame.still(image), item_outputs, item, 0))
+            start += item.count
+        return predictions
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget filters, as after a source was lost."""
+        """Clear the filters, for example after the source was lost."""
 
 
 REGISTRY = {
@@ -126,7 +128,7 @@ REGISTRY = {
 
 
 def task_for(settings: Settings, card: ModelCard, **changes: Any) -> Task:
-    """The task of a model as the settings (and `changes` to their options) have it.
+    """Return the task of a model for these settings, with `changes` to their options.
 
     Raises:
         ModelError: the task is unknown, or does not suit the model.
@@ -138,7 +140,7 @@ def task_for(settings: Settings, card: ModelCard, **changes: Any) -> Task:
 
 
 def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:
-    """The task of that name for a model.
+    """Return the task of that name for a model.
 
     Raises:
         ValueError: no such task.

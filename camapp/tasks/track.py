@@ -1,4 +1,4 @@
-"""Lane lines of a track, and where the car is in its lane."""
+"""Task `track`: finds the lane lines of a track and the position of the car in its lane."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ from camapp.tasks.task import Prepared, Task, TaskOptions
 from camapp.tasks.upside_down import SURE, UpsideDownDetector, likelihood
 from engine.model import ModelCard
 
-REACH = 20.0  # camera heights ahead from which on the ground tells too little of the lane
-DARK, BRIGHT = 0.02, 0.985  # mean brightness, 0 to 1, of a covered and of a blinded camera
-FLAT = 0.008  # standard deviation under which an image shows nothing
-FROZEN_S = 1.0  # a camera whose images do not differ at all for so long has stopped: sensors have noise
+# Distance ahead, in camera heights, beyond which points on the ground are too inaccurate for the lane.
+REACH = 20.0
+# Mean brightness, 0 to 1, below which the lens is covered and above which it is dazzled.
+DARK, BRIGHT = 0.02, 0.985
+# Standard deviation of the brightness below which an image shows nothing.
+FLAT = 0.008
+# A camera whose images do not differ at all for this time has stopped, since sensors have noise.
+FROZEN_S = 1.0
 UPSIDE_DOWN = "the image seems upside down; turn the camera, or --rotate 180"
 
 
@@ -37,11 +41,11 @@ class _Geometry:
 
 
 class TrackTask(Task):
-    """Lines anywhere in the image; the two beside the car are labelled 'left' and 'right'.
+    """Finds lines anywhere in the image; the two beside the car are labelled 'left' and 'right'.
 
-    `label` is 'lane', or 'no lane: ' and why. `values` always has `confidence` (0 without a lane) and `age_ms` (since a
-    lane was last measured, in an image unlike the one before it); only with a lane it has `offset_m`, `offset_lanes`,
-    `heading_deg`, `curvature_1_m` and `lane_width_m`: a number that is not there cannot be steered by.
+    `label` is 'lane', or 'no lane: ' with the reason. `values` always has `confidence` (0 without a lane) and `age_ms`
+    (since a lane was last measured in an image that differs from the one before). Only with a lane it has `offset_m`,
+    `offset_lanes`, `heading_deg`, `curvature_1_m` and `lane_width_m`: an absent number cannot be used for steering.
     """
 
     name = "track"
@@ -50,10 +54,10 @@ class TrackTask(Task):
         """Prepare for a model.
 
         Raises:
-            ValueError: the region leaves the image, or a camera as described cannot be.
+            ValueError: the region leaves the image, or no camera has this geometry.
         """
         super().__init__(card, options)
-        # The net learnt images of any shape stretched to its input.
+        # The net was trained on images of any shape stretched to its input.
         self._preprocess = Preprocessor(card, "stretch", options.roi)
         self._mean = np.array(card.mean, np.float32)[:, None, None]
         self._std = np.array(card.std, np.float32)[:, None, None]
@@ -69,17 +73,19 @@ class TrackTask(Task):
         return Prepared(1, _Geometry(fit, _fault(grey), grey))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
-        """The net's field into lines and the filtered lane."""
+        """Turn the field of line points into lines and the filtered lane."""
         geometry: _Geometry = prepared.geometry
-        shown = self._standstill.update(geometry.grey, now_ns)
-        fault = geometry.fault or ("the image is frozen" if shown > FROZEN_S else "")
-        chains = [] if fault else line_decoder.read(line_decoder.unpack(outputs[0][0]))
+        unchanged_s = self._freeze.update(geometry.grey, now_ns)
+        fault = geometry.fault or ("the image is frozen" if unchanged_s > FROZEN_S else "")
+        chains = [] if fault else line_decoder.decode(line_decoder.unpack(outputs[0][0]))
         lines = self._in_view(chains, frame)
         lane, reason = (None, fault) if fault else self._measure(lines, frame, now_ns)
         if fault or reason == UPSIDE_DOWN:
-            self._filter = LaneFilter()  # what a camera saw last that sees nothing, or wrongly, is no guide
+            # The last lane of a camera that now sees nothing, or sees wrongly, must not be extrapolated.
+            self._filter = LaneFilter()
         filtered, age = self._filter.update(lane, now_ns)
-        age += shown  # a lane seen in an image that is shown again and again is as old as that
+        # A lane measured in a repeated image is as old as the first copy of that image.
+        age += unchanged_s
         label = "lane" if filtered else f"no lane: {reason}"
         return Prediction(
             seq=frame.seq,
@@ -94,9 +100,9 @@ class TrackTask(Task):
         )
 
     def reset(self) -> None:
-        """Forget the lane."""
-        self._standstill: FreezeDetector = FreezeDetector()
-        self._way_up: UpsideDownDetector = UpsideDownDetector()
+        """Clear the lane."""
+        self._freeze = FreezeDetector()
+        self._upside_down = UpsideDownDetector()
         self._filter = LaneFilter()
 
     def _in_view(self, chains: Sequence[line_decoder.Chain], frame: Frame) -> list[Polyline]:
@@ -107,17 +113,17 @@ class TrackTask(Task):
         ]
 
     def _measure(self, lines: Sequence[Polyline], frame: Frame, now_ns: int) -> tuple[Lane | None, str]:
-        """The lane that these lines make, or why there is none."""
+        """Return the lane that these lines make, or None and the reason."""
         if not lines:
             return None, "no line in sight"
         size = frame.view.width, frame.view.height
         scores = [line.score for line in lines]
         pixels = [np.array(line.points) for line in lines]
         lane, below, upright = self._lane(pixels, scores, size)
-        if self._way_up.due(now_ns):
+        if self._upside_down.due(now_ns):
             turned = self._lane([size - line for line in pixels], scores, size)[2] if upright < SURE else 0.0
-            self._way_up.update(upright, turned, len(lines), now_ns)
-        if self._way_up.upside_down:
+            self._upside_down.update(upright, turned, len(lines), now_ns)
+        if self._upside_down.upside_down:
             return None, UPSIDE_DOWN
         if not below:
             return None, "all lines lie above the horizon; is the camera's pitch wrong?"
@@ -130,9 +136,9 @@ class TrackTask(Task):
     def _lane(
         self, pixels: Sequence[NDArray[np.float64]], scores: Sequence[float], size: tuple[int, int]
     ) -> tuple[Lane | None, int, float]:
-        """The lane that lines make, how many of their points are on the ground, and how likely all that is."""
+        """Return the lane of the lines, the number of their points on the ground, and the likelihood of the lane."""
         camera = self._camera(size)
-        grounds = [ground[seen] for ground, seen in map(camera.unproject, pixels)]
+        grounds = [ground[visible] for ground, visible in map(camera.unproject, pixels)]
         lane = find_lane(grounds, scores, self.options.lane_width, REACH * self.options.camera_height)
         below = sum(map(len, grounds))
         return lane, below, likelihood(lane, sum(map(len, pixels)), below)
@@ -150,7 +156,7 @@ class TrackTask(Task):
 
 
 def _fault(grey: Floats) -> str:
-    """Why no line can be seen in an image, mean brightness 0 to 1 a pixel; '' if one could."""
+    """Return why no line can be seen in an image of brightness 0 to 1 per pixel; '' if one could be seen."""
     mean, spread = float(grey.mean()), float(grey.std())
     if mean < DARK:
         return "the image is black; is the lens covered?"

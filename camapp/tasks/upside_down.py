@@ -1,4 +1,4 @@
-"""Tells by the lines it sees whether a camera hangs upside down: which way round do they make the better lane?"""
+"""Detects an upside-down camera: compares the lane that the lines make upright and turned by 180 degrees."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import math
 
 from camapp.tasks.lane import Lane
 
-SETTLES_S = 0.5  # in which clear evidence replaces most of what was seen before
-COMPARED_S = 0.1  # at most so often
-DOUBT = -0.2  # evidence, -1 to 1, from which on it is believed
-SURE = 0.8  # a lane so likely need not be compared with one seen upside down
+# Time constant of the evidence, seconds: clear evidence replaces most of the older evidence in this time.
+SETTLES_S = 0.5
+# Minimum interval between comparisons, seconds.
+COMPARED_S = 0.1
+# The camera counts as upside down if the evidence, -1 to 1, is below this.
+DOUBT = -0.2
+# A lane of at least this likelihood is not compared with the turned one.
+SURE = 0.8
 
 
 def likelihood(lane: Lane | None, points: int, below: int) -> float:
-    """How much like what a driver sees, 0 to 1.
+    """Return how plausible a lane is as a driver's view, 0 to 1.
 
     Args:
-        lane: that the lines make, if any.
-        points: how many points the lines have.
-        below: how many of them lie below the horizon; above it there are none on the ground.
+        lane: lane that the lines make, if any.
+        points: number of points of all lines.
+        below: number of these points below the horizon; no point above it is on the ground.
     """
     if lane is None:
         return 0.0
@@ -27,7 +31,7 @@ def likelihood(lane: Lane | None, points: int, below: int) -> float:
 
 
 class UpsideDownDetector:
-    """The evidence of the last second or so."""
+    """Accumulates the evidence of about the last second."""
 
     def __init__(self) -> None:
         self._evidence: float | None = None
@@ -35,25 +39,25 @@ class UpsideDownDetector:
 
     @property
     def upside_down(self) -> bool:
-        """Whether the camera hangs so."""
+        """Whether the camera is upside down."""
         return self._evidence is not None and self._evidence < DOUBT
 
     def due(self, now_ns: int) -> bool:
-        """Whether to compare again, which costs the search for a lane: cameras do not turn over by themselves."""
+        """Whether to compare again. A comparison costs a lane search, and the mounting of a camera rarely changes."""
         return self._evidence is None or not 0 <= now_ns - self._now < COMPARED_S * 1e9
 
     def update(self, upright: float, turned: float, lines: int, now_ns: int) -> None:
-        """Take up a comparison.
+        """Add a comparison.
 
         Args:
-            upright: likelihood of the lane as the camera is said to sit.
-            turned: of that in the image turned half round.
-            lines: how many there are; one alone may also be seen from a car that points far off its lane.
+            upright: likelihood of the lane for the configured mounting.
+            turned: likelihood of the lane in the image turned by 180 degrees.
+            lines: number of lines; a single one is also seen by a car that points far off its lane.
             now_ns: monotonic nanoseconds.
         """
-        seen = (upright - turned) * (0.5 if lines == 1 else 1.0)
-        passed, self._now = max(0, now_ns - self._now) / 1e9, now_ns
+        evidence = (upright - turned) * (0.5 if lines == 1 else 1.0)
+        elapsed, self._now = max(0, now_ns - self._now) / 1e9, now_ns
         if self._evidence is None:
-            self._evidence = seen
-        # What tells little weighs little.
-        self._evidence -= math.expm1(-passed * abs(seen) / SETTLES_S) * (seen - self._evidence)
+            self._evidence = evidence
+        # Weight each comparison by its evidence.
+        self._evidence -= math.expm1(-elapsed * abs(evidence) / SETTLES_S) * (evidence - self._evidence)

@@ -58,7 +58,7 @@ def test_the_loss_is_least_where_the_output_says_the_truth():
 def test_mirrored_images_have_mirrored_fields():
     line = [(0.2, 0.9), (0.4, 0.3)]
     mirrored = [(1 - x, y) for x, y in line]
-    there, back = (line_decoder.write([(points, False)], grid()) for points in (line, mirrored))
+    there, back = (line_decoder.encode([(points, False)], grid()) for points in (line, mirrored))
     shard = render([21])
     fields = np.stack([there, there]).astype(np.float16)
     images = np.concatenate([shard.images] * 2)

@@ -36,7 +36,7 @@ def gap(points, line):
 
 @pytest.mark.parametrize("name", LINES)
 def test_a_line_written_is_read_back_to_a_fraction_of_a_cell(name):
-    (chain,) = line_decoder.read(said(line_decoder.write([(LINES[name], False)], GRID)))
+    (chain,) = line_decoder.decode(said(line_decoder.encode([(LINES[name], False)], GRID)))
     assert gap(chain.points, LINES[name]) < 0.2
     assert chain.score == pytest.approx(1 / (1 + np.exp(-4)), rel=1e-3)
     assert gap(LINES[name], chain.points) < 1.6  # nor is it cut short
@@ -45,7 +45,7 @@ def test_a_line_written_is_read_back_to_a_fraction_of_a_cell(name):
 
 def test_a_double_tape_is_two_lines():
     pair = [[(x, 0.95), (x + 0.1, 0.3)] for x in (0.3, 0.34)]
-    chains = line_decoder.read(said(line_decoder.write([(line, False) for line in pair], GRID)))
+    chains = line_decoder.decode(said(line_decoder.encode([(line, False) for line in pair], GRID)))
     assert len(chains) == 2
     assert all(any(gap(chain.points, line) < 0.3 for chain in chains) for line in pair)
 
@@ -53,45 +53,45 @@ def test_a_double_tape_is_two_lines():
 def test_a_short_line_along_a_long_one_is_its_echo_and_one_that_leaves_it_is_none():
     long, echo, other = [(0.3, 0.95), (0.4, 0.1)], [(0.37, 0.7), (0.39, 0.5)], [(0.37, 0.7), (0.55, 0.5)]
     for lines, count in (([long, echo], 1), ([long, other], 2), ([echo], 1)):
-        assert len(line_decoder.read(said(line_decoder.write([(line, False) for line in lines], GRID)))) == count
+        assert len(line_decoder.decode(said(line_decoder.encode([(line, False) for line in lines], GRID)))) == count
 
 
 def test_an_unclear_line_counts_beside_a_clear_one_alone():
     unclear, clear = [(0.2, 0.95), (0.25, 0.3)], [(0.7, 0.95), (0.6, 0.3)]
-    field = said(line_decoder.write([(unclear, False)], GRID), sure=2.0)  # presence 0.88
-    assert line_decoder.read(field) == []
-    right = said(line_decoder.write([(clear, False)], GRID))
+    field = said(line_decoder.encode([(unclear, False)], GRID), sure=2.0)  # presence 0.88
+    assert line_decoder.decode(field) == []
+    right = said(line_decoder.encode([(clear, False)], GRID))
     field[:, GRID[1] // 2 :] = right[:, GRID[1] // 2 :]
-    first, second = line_decoder.read(field)
+    first, second = line_decoder.decode(field)
     assert gap(first.points, clear) < 0.2
     assert gap(second.points, unclear) < 0.2
 
 
 def test_a_small_gap_is_bridged_and_a_large_one_is_not():
-    field = line_decoder.write([([(0.5, 0.98), (0.5, 0.02)], False)], GRID)
+    field = line_decoder.encode([([(0.5, 0.98), (0.5, 0.02)], False)], GRID)
     small, large = field.copy(), field.copy()
     small[13:16, :, 0] = 0
     large[10:20, :, 0] = 0
-    assert len(line_decoder.read(said(small))) == 1
-    assert len(line_decoder.read(said(large))) == 2
+    assert len(line_decoder.decode(said(small))) == 1
+    assert len(line_decoder.decode(said(large))) == 2
 
 
 def test_crossing_lines_stay_straight():
     cross = [[(0.1, 0.9), (0.9, 0.2)], [(0.1, 0.2), (0.9, 0.9)]]
-    chains = line_decoder.read(said(line_decoder.write([(line, False) for line in cross], GRID)))
+    chains = line_decoder.decode(said(line_decoder.encode([(line, False) for line in cross], GRID)))
     assert all(min(gap(chain.points, line) for line in cross) < 0.6 for chain in chains)
 
 
 def test_faint_lines_hardly_count():
-    field = line_decoder.write([(LINES["upright"], True)], GRID)
+    field = line_decoder.encode([(LINES["upright"], True)], GRID)
     assert field[..., 0].sum() == 0
     assert (field[..., FIELDS] == np.float32(line_decoder.DOUBT)).sum() > 20
-    assert line_decoder.write([], GRID)[..., FIELDS].min() == 1
+    assert line_decoder.encode([], GRID)[..., FIELDS].min() == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 50.0])
 def test_any_numbers_give_finite_lines(value):
-    for chain in line_decoder.read(np.full((*GRID, FIELDS), value, np.float32)):
+    for chain in line_decoder.decode(np.full((*GRID, FIELDS), value, np.float32)):
         assert np.isfinite(chain.points).all()
         assert 0 <= chain.score <= 1
 
@@ -99,7 +99,7 @@ def test_any_numbers_give_finite_lines(value):
 def test_noise_gives_finite_lines():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        for chain in line_decoder.read(rng.normal(0, 3, (*GRID, FIELDS)).astype(np.float32)):
+        for chain in line_decoder.decode(rng.normal(0, 3, (*GRID, FIELDS)).astype(np.float32)):
             assert np.isfinite(chain.points).all()
             assert len(chain.points) > 1
 

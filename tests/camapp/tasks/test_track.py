@@ -24,7 +24,7 @@ NOTHING = np.full((1, 20, 15, 20), -9.0, np.float32)
 def output_of(lines, size):
     """What a perfect net says of polylines in an image of that size."""
     shown = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in lines]
-    field = line_decoder.write(shown, (30, 40))
+    field = line_decoder.encode(shown, (30, 40))
     raw = field[..., :FIELDS].copy()
     raw[..., 0] = np.where(field[..., 0] > 0, 5, -5)
     return raw.reshape(15, SUBCELLS, 20, SUBCELLS, FIELDS).transpose(1, 3, 4, 0, 2).reshape(1, -1, 15, 20)
