@@ -2,4 +2,4 @@
 
 
 class WeightsError(Exception):
-    """A data set, recipe or training run that cannot go on: the message says what is wrong and what to do."""
+    """A data set, recipe or training run cannot be used; the message says what to do."""

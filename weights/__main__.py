@@ -1,4 +1,4 @@
-"""`python -m weights`: train makes a model file of a recipe, evaluate measures one with the NumPy engine."""
+"""Train models in PyTorch (train), and measure model files with the NumPy engine (evaluate)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from camapp.core.files import write_atomic
 from weights import WeightsError
 from weights.recipes import RECIPES, TRACKS
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from engine.model import Model
     from engine.model_card import ModelCard
     from weights.datasets import Dataset, Images
-    from weights.evaluate import Interpreter
+    from weights.evaluate import Evaluation
     from weights.recipe import Recipe, TrackRecipe
     from weights.train import Trained
 
@@ -42,32 +43,34 @@ DataFolder = Annotated[
     Path,
     typer.Option(
         "--data",
-        help="Folder of the data sets; what is missing is downloaded. For track_photographs: the labelled ones.",
+        help="Folder of the data sets; missing ones are downloaded. For track_photographs: the labelled photographs.",
     ),
 ]
-Plots = Annotated[Path | None, typer.Option(help="Folder to draw PNG plots into.")]
+Plots = Annotated[Path | None, typer.Option(help="Folder for PNG plots.")]
 
 
 @app.command()
 def train(
     name: Annotated[
         str,
-        typer.Argument(help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or folder, for classes of your own."),
+        typer.Argument(help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or 'folder' for your own classes."),
     ],
-    images: Annotated[Path | None, typer.Argument(help="For folder: holds a folder of images a class.")] = None,
+    images: Annotated[
+        Path | None, typer.Argument(help="For 'folder': a folder with one subfolder of images per class.")
+    ] = None,
     data: DataFolder = DEFAULT_FOLDER,
-    out: Annotated[Path | None, typer.Option(help="Model file to write; runs/NAME.npz if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last epoch of an interrupted run.")] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Model file to write (default: runs/NAME.npz).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run after its last epoch.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs (default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed (default: the recipe's).")] = None,
     patience: Annotated[
-        int | None, typer.Option(min=0, help="Stop after so many epochs without progress; 0: never.")
+        int | None, typer.Option(min=0, help="Stop after this many epochs without progress; 0: never.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="Model whose weights a track recipe begins with, instead of its own.")
+        str | None, typer.Option(help="Model file whose weights a track recipe starts from, instead of its own.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's threads; its own choice if not given.")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch computes.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch (default: chosen by PyTorch).")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device that PyTorch uses.")] = "cpu",
     plots: Plots = None,
 ) -> None:
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
@@ -79,12 +82,12 @@ def train(
         return
     out = out or Path("runs") / f"{name}.npz"
     checkpoint = out.with_suffix(".checkpoint")
-    with _errors(f"interrupted: --resume goes on with {checkpoint}"):
+    with _errors(f"interrupted: --resume continues from {checkpoint}"):
         if start is not None:
-            raise WeightsError("--start is for the track recipes")
+            raise WeightsError("--start applies to the track recipes only")
         recipe = _recipe(name, epochs, seed)
         if (images is None) == (name == FOLDER):
-            raise WeightsError("'train folder DATA' takes the folder that holds your classes, other recipes none")
+            raise WeightsError("only 'train folder DATA' takes a folder of images")
         _check_out(out)
         torch = _import_torch(device)
         if plots:
@@ -118,10 +121,10 @@ def evaluate_file(
     file: Annotated[Path, typer.Argument(help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
     dataset: Annotated[
-        str | None, typer.Option(help=f"One of: {SETS}; the recipe's if not given; or {SCENES}: digits on paper.")
+        str | None, typer.Option(help=f"One of: {SETS} (default: the recipe's), or {SCENES}: digits on paper.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images of the test split.")] = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; 0 takes all cores.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images of the test split.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes; 0: one per core.")] = 0,
     plots: Plots = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Markdown file to write.")] = None,
 ) -> None:
@@ -155,7 +158,7 @@ def main() -> None:
 
 @contextmanager
 def _errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """One line and an exit code for what a user can cause."""
+    """Print an error that a user can cause as one line, and exit with its code."""
     from camapp.core.errors import SourceError
     from engine.graph import ModelError
 
@@ -174,7 +177,7 @@ def _recipe(name: str, epochs: int | None, seed: int | None) -> Recipe:
 
     recipes = {**RECIPES, FOLDER: folder.RECIPE}
     if name not in recipes:
-        raise WeightsError(f"no recipe '{name}': there are {', '.join([*recipes, *TRACKS])}")
+        raise WeightsError(f"no recipe '{name}'; available: {', '.join([*recipes, *TRACKS])}")
     return _changed(recipes[name], epochs, seed)
 
 
@@ -198,7 +201,7 @@ def _train_track(
     out = out or Path("runs") / f"{recipe.name}.npz"
     _check_out(out)
     if device != "cpu":
-        raise WeightsError("the track net is trained on the CPU: leave --device out")
+        raise WeightsError("the track net is trained on the CPU only: omit --device")
     torch = _import_torch(device)
     if plots:
         _import_plots()
@@ -218,7 +221,7 @@ def _train_track(
         )
 
     photographs = Photographs(data) if recipe.photographs else None
-    # Images are slow to make: they stay, as the checkpoint does, until the run is done.
+    # Images are slow to render: like the checkpoint, they are kept until the run is complete.
     folder = out.with_suffix(".run")
     trained = train_track(recipe, folder, report, photographs=photographs, resume=resume)
     export_track(trained, recipe, out)
@@ -231,7 +234,7 @@ def _train_track(
 
 
 def _check_out(out: Path) -> None:
-    """Find out before the work, not after it."""
+    """Check the output file before the training, not after it."""
     if out.suffix != ".npz":
         raise WeightsError(f"--out {out}: a model file's name ends in .npz")
     try:
@@ -245,7 +248,7 @@ def _check_out(out: Path) -> None:
 def _import_torch(device: str) -> Any:
     torch = _optional("torch", "training needs PyTorch")
     if device == "cuda" and not torch.cuda.is_available():
-        raise WeightsError("this PyTorch sees no CUDA device: leave --device out to train on the CPU")
+        raise WeightsError("this PyTorch finds no CUDA device: omit --device to train on the CPU")
     return torch
 
 
@@ -266,7 +269,7 @@ def _optional(module: str, need: str) -> Any:
 
 @contextmanager
 def _progress(*columns: str) -> Iterator[Progress]:
-    """A bar with a time left, and what `columns` name of the task's fields."""
+    """Show a progress bar with the time left and these fields of the task."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     fields = (TextColumn("{task.fields[" + column + "]}") for column in columns)
@@ -301,10 +304,10 @@ def _data_of(card: ModelCard) -> str:
     from weights.datasets import SOURCES
 
     if card.net not in RECIPES:
-        raise WeightsError(f"no recipe for net '{card.net}': name its data with --dataset ({SETS})")
+        raise WeightsError(f"no recipe for net '{card.net}': give its data set with --dataset ({SETS})")
     if card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes):
         raise WeightsError(
-            "it has classes of its own: 'camapp classify FOLDER --model FILE --truth folder' measures it on images"
+            "the model has its own classes: 'camapp classify FOLDER --model FILE --truth folder' measures it"
         )
     return RECIPES[card.net].data
 
@@ -340,14 +343,14 @@ def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resu
         return train(recipe, dataset, device, Report(step, epoch), checkpoint, resume, patience)
 
 
-def _print_result(result: Interpreter, card: ModelCard, title: str, detail: bool = False) -> None:
+def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool = False) -> None:
     from rich.console import Console
 
     from camapp.commands.classify.report import print_report
 
     print(title)
     print_report(Console(highlight=False), result.names(card), result.confusion, detail)
-    print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, their start included")
+    print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, including the start")
 
 
 def _evaluate_scenes(
@@ -379,15 +382,13 @@ def _evaluate_scenes(
 def _write_report(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_atomic(path, text.encode())
     except OSError as error:
         raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
     print(f"wrote {path}")
 
 
-def _plot_result(model: Model, result: Interpreter, images: Images, folder: Path) -> None:
+def _plot_result(model: Model, result: Evaluation, images: Images, folder: Path) -> None:
     from weights.evaluate import normalised
     from weights.plots import confusion, grid
 

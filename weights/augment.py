@@ -1,4 +1,4 @@
-"""Varies a whole batch of training images at once, on tensors, as an `Augment` says."""
+"""Varies a whole batch of training images, as tensors, according to an `Augment`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def apply(images: Tensor, augment: Augment, generator: torch.Generator) -> Tenso
 
 
 def _uniform(images: Tensor, columns: int, generator: torch.Generator) -> Tensor:
-    """(batch, columns) numbers in 0..1."""
+    """Return random numbers (batch, columns) in 0..1."""
     return torch.rand(len(images), columns, generator=generator, device=images.device)
 
 
@@ -59,7 +59,7 @@ def _crop(images: Tensor, border: int, generator: torch.Generator) -> Tensor:
 
 
 def _erase(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Paint a square grey whose centre may lie anywhere, so that some of it may lie outside."""
+    """Paint a grey square at a random position, partly outside the image if near its border."""
     height, width = images.shape[2:]
     down, across = _uniform(images, 2, generator).unbind(1)
     rows, columns = (
@@ -74,7 +74,7 @@ def _affine(images: Tensor, augment: Augment, generator: torch.Generator) -> Ten
     angle, x, y, wide, high = (2 * _uniform(images, 5, generator) - 1).unbind(1)
     angle = angle * math.radians(augment.rotate)
     wide, high = 1 + augment.scale * wide, 1 + augment.scale * high
-    # The matrix takes output places to input places, both in -1..1, hence the divisions.
+    # The matrix maps output positions to input positions, both in -1..1, hence the divisions.
     across = torch.stack([angle.cos() / wide, -angle.sin() / wide, x * 2 * augment.shift / width], 1)
     down = torch.stack([angle.sin() / high, angle.cos() / high, y * 2 * augment.shift / height], 1)
     grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
@@ -82,7 +82,7 @@ def _affine(images: Tensor, augment: Augment, generator: torch.Generator) -> Ten
 
 
 def _stroke(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Widen or thin bright strokes: towards the brightest, or the darkest, of each 3x3 neighbourhood."""
+    """Widen or thin bright strokes: blend towards the maximum or minimum of each 3x3 neighbourhood."""
     amount = strength * (2 * _uniform(images, 1, generator) - 1)[:, :, None, None]
     widest = F.max_pool2d(images, 3, stride=1, padding=1)
     thinnest = -F.max_pool2d(-images, 3, stride=1, padding=1)

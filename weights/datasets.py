@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 from their published files, in a folder or downloaded into it, and generated signals.
+"""Reads MNIST and CIFAR-10 from their published files, downloading missing ones, and makes generated signals.
 
 Splits never move. The official test sets stay untouched: the last tenth of the training files is the test split, which
 nothing is tuned on, and the validation split lies just before it.
@@ -44,7 +44,7 @@ class Images:
         return Images(self.images[which], self.labels[which])
 
     def fitted(self, shape: tuple[int, ...]) -> Images:
-        """The same images centred on zeros, to be as large as a net's (C, H, W) input.
+        """Return the images padded with zeros to a net's (C, H, W) input, centred.
 
         Raises:
             WeightsError: other channels, larger images, or a border that cannot be even.
@@ -81,7 +81,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file: its address, the checksum of its bytes, and where it goes under the data folder."""
+    """A published file: its address, its checksum, and its path below the data folder."""
 
     url: str
     sha256: str
@@ -90,7 +90,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from and how its files are read.
+    """Origin of a data set and the function that reads its files.
 
     Attributes:
         classes: names, in label order.
@@ -116,7 +116,7 @@ def load(
     download: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
-    """Read a data set, downloading what is missing.
+    """Read a data set; missing files are downloaded.
 
     Args:
         name: one of `SOURCES`.
@@ -169,12 +169,12 @@ def _split(name: str, classes: tuple[str, ...], images: Images, validation: floa
 
 
 def joined(*parts: Images) -> Images:
-    """One after another."""
+    """Concatenate them."""
     return Images(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
 
 def digest(images: Images) -> str:
-    """sha256 in hex of images and labels."""
+    """Return the sha256 of images and labels in hex."""
     total = hashlib.sha256(images.images.data)
     total.update(images.labels.data)
     return total.hexdigest()
@@ -227,7 +227,7 @@ def _read_cifar10(paths: list[Path]) -> Images:
 
 
 def _read_cifar_batch(path: Path) -> Array:
-    """(count, 3073) uint8: a label, then the red, green and blue planes."""
+    """Read (count, 3073) uint8: a label, then the red, green and blue planes."""
     record = 1 + math.prod(CIFAR_SHAPE)
     try:
         data = np.fromfile(path, np.uint8)
@@ -248,7 +248,7 @@ def _checked(images: Images, classes: tuple[str, ...], where: Path) -> Images:
 
 
 def _unpack_cifar10(folder: Path) -> None:
-    """Take the batches, and nothing else, out of the archive."""
+    """Extract the batches, and nothing else, from the archive."""
     archive = folder / CIFAR10_ARCHIVE
     home = folder / CIFAR10_HOMES[0]
     home.mkdir(parents=True, exist_ok=True)

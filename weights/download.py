@@ -1,4 +1,4 @@
-"""Fetches one file from the network: resumed where it stopped, checked, and in place only when whole."""
+"""Downloads a file: resumable, checked against its checksum, and moved into place only when complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from weights import WeightsError
 
 Progress = Callable[[int, int], None]
-"""Told (bytes so far, bytes in all or 0 where the server does not say)."""
+"""Called with (bytes so far, total bytes or 0 if the server does not send it)."""
 
 TIMEOUT_S = 30.0
 CHUNK = 1 << 16
@@ -22,7 +22,7 @@ RANGE_NOT_SATISFIABLE = 416
 
 
 def fetch(url: str, to: Path, sha256: str, progress: Progress = lambda done, total: None) -> Path:
-    """Bring `url` to the file `to`, or leave `to` as it was.
+    """Download `url` to the file `to`, or leave `to` unchanged.
 
     What has arrived is kept beside it as `<name>.part`, and a later call goes on from there.
 
@@ -65,7 +65,8 @@ def _receive(url: str, part: Path, progress: Progress) -> None:
     except urllib.error.HTTPError as error:
         if error.code != RANGE_NOT_SATISFIABLE or not have:
             raise
-        return  # all of it had arrived: the checksum decides
+        # The file had arrived completely: the checksum decides.
+        return
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         have = have if resumed else 0

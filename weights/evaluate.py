@@ -1,4 +1,4 @@
-"""How good a model is on a labelled split, as the NumPy engine runs it."""
+"""Measures the accuracy of a model on a labelled split with the NumPy engine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from weights.datasets import Images
 
 
 @dataclass(frozen=True)
-class Interpreter:
-    """Right and wrong answers.
+class Evaluation:
+    """Correct and wrong predictions.
 
     Attributes:
         confusion: int64 (classes, classes); row: the truth, column: what the model said.
@@ -38,32 +38,32 @@ class Interpreter:
 
     @property
     def images(self) -> int:
-        """Images looked at."""
+        """Number of images."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, 0..1."""
+        """Share of correct predictions, 0..1."""
         return float(np.trace(self.confusion)) / self.images
 
     @property
     def per_class(self) -> Array:
-        """Share of right answers for each true class, 0..1; NaN where the split has none of it."""
+        """Share of correct predictions for each true class, 0..1; NaN if the split has none of it."""
         with np.errstate(invalid="ignore"):
             shares: Array = np.diag(self.confusion) / self.confusion.sum(axis=1)
         return shares
 
     @property
     def images_per_s(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / self.seconds
 
     def names(self, card: ModelCard) -> Sequence[str]:
-        """The classes: the card's labels, or numbers."""
+        """Return the names of the classes: the card's labels, or numbers."""
         return card.labels or [str(number) for number in range(len(self.confusion))]
 
 
-def evaluate(model: Model, images: Images, workers: int = 0) -> Interpreter:
+def evaluate(model: Model, images: Images, workers: int = 0) -> Evaluation:
     """Run a model over all images, in the application's worker processes.
 
     Args:
@@ -90,11 +90,11 @@ def evaluate(model: Model, images: Images, workers: int = 0) -> Interpreter:
             np.add.at(confusion, part, 1)
     except PoolError as error:
         raise WeightsError(f"evaluating stopped: {error}") from error
-    return Interpreter(confusion, time.perf_counter() - began, run.pool.workers)
+    return Evaluation(confusion, time.perf_counter() - began, run.pool.workers)
 
 
 def _work(model: Model) -> Work[Images, tuple[Array, Array]]:
-    """Images in; (labels, what the model said) out."""
+    """Return the work of the pool: images in, (labels, predicted classes) out."""
 
     def write(part: Images, slot: Slot) -> tuple[int, bytes]:
         slot.input[: len(part)] = normalised(part.images, model.card)
@@ -110,7 +110,7 @@ def _work(model: Model) -> Work[Images, tuple[Array, Array]]:
 
 
 def normalised(images: Array, card: ModelCard) -> Array:
-    """Images (N, C, H, W) or signals (N, C, L) as the card wants them: float32, less its mean, by its std.
+    """Images (N, C, H, W) or signals (N, C, L) normalised by the card: float32, minus its mean, divided by its std.
 
     Its scale has bytes on 0..1.
     """
@@ -120,8 +120,8 @@ def normalised(images: Array, card: ModelCard) -> Array:
     return np.ascontiguousarray((images.astype(np.float32) / scale - mean) / std)
 
 
-def report(model: Model, result: Interpreter, title: str, command: str) -> str:
-    """The evaluation in Markdown: what was measured, where and how, accuracy by class, confusion."""
+def report(model: Model, result: Evaluation, title: str, command: str) -> str:
+    """Return the evaluation as Markdown: what was measured, where and how, accuracy by class, confusion."""
     from camapp.system.machine import machine
 
     card, host = model.card, machine()

@@ -1,4 +1,4 @@
-"""Makes a bundle of a training run: checked against the engine, measured by it, and saved whole or not at all."""
+"""Writes the result of a training run as a bundle, after checking and measuring it with the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.model import Model
 from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Dataset
-from weights.evaluate import Interpreter, evaluate, normalised
+from weights.evaluate import Evaluation, evaluate, normalised
 from weights.recipe import Recipe, TrackRecipe
 from weights.torch_net import TorchNet
 from weights.tracks import VALIDATION_SEED, render
@@ -28,7 +28,7 @@ CHECKED_SCENES = 20
 LICENCE = "MIT"
 
 
-def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tuple[Model, Interpreter]:
+def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tuple[Model, Evaluation]:
     """Write the best checkpoint as a bundle with its card.
 
     Returns:
@@ -85,12 +85,12 @@ def _save(out: Path, arrays: dict[str, Array], card: ModelCard) -> ModelCard:
 
 
 def stored(arrays: dict[str, Array], storage: str) -> dict[str, Array]:
-    """The arrays as the file holds them: those of two and more dimensions, which make its size, in that dtype."""
+    """Return the arrays as stored: those of two and more dimensions, which dominate the size, in that dtype."""
     return {name: array.astype(storage) if array.ndim > 1 else array for name, array in arrays.items()}
 
 
 def describe(recipe: Recipe, trained: Trained, dataset: Dataset) -> str:
-    """What made the file, in a line: enough to make it again."""
+    """Describe the training in one line, enough to repeat it."""
     best = trained.best
     splits = f"{len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test"
     return (

@@ -1,4 +1,4 @@
-"""The user's own classes: a folder of images a class, read as the application will see them."""
+"""Reads the user's own classes from a folder with one subfolder per class, with the application's preprocessing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from weights.recipe import Augment, FineTuning
 
 NAME = "folder"
 MAX_CLASSES = 256
-# Fewer images of a class than this, or so many times fewer than of another, and the result is worth a warning.
+# A class with fewer images than this, or fewer than another by this factor, gives a warning.
 FEW, UNBALANCED = 20, 4
 VALIDATION = 0.2
 
-# A minute on a PC for some hundred images: the shipped features first as they are, then all layers, slowly.
+# A minute on a PC for some hundred images: first only the last layer, then all layers with a low rate.
 RECIPE = FineTuning(
     net="cifar10",
     data=NAME,
@@ -42,7 +42,7 @@ RECIPE = FineTuning(
 
 
 def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable[[str], None] = print) -> Dataset:
-    """Read every image below a folder; its class is the name of the folder at the top that it lies in.
+    """Read every image below a folder; its class is the name of the top-level subfolder.
 
     The last fifth of each class, in order of their names, is held back for validation: frames taken one after
     another resemble each other, and chance would put their like on both sides.

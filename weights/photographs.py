@@ -1,4 +1,4 @@
-"""Labelled photographs of track lines: read from a folder, and varied for training."""
+"""Reads labelled photographs of track lines from a folder and varies them for training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ from weights.tracks import Shard, grid, input_size
 
 Line = NDArray[np.float64]
 
-LARGEST = 480  # pixels along the longer side to which a photograph is reduced before it is varied
-TURN = np.radians(5)  # most that one is turned, standard deviation
-LEAN = 0.06  # most that a corner is moved, as a fraction of the image
-ZOOM = 1.5  # most that one is enlarged
-GAMMA = 0.2  # standard deviation of its logarithm
-BLURRED, MOVED = 0.3, 2.5  # share of the variants that are blurred by motion, and by how many of the net's pixels
+# Pixels along the longer side to which a photograph is reduced before it is varied.
+LARGEST = 480
+# Two standard deviations of the rotation, radians.
+TURN = np.radians(5)
+# Two standard deviations of the shift of a corner, as a fraction of the image.
+LEAN = 0.06
+# Maximum enlargement.
+ZOOM = 1.5
+# Standard deviation of the logarithm of gamma.
+GAMMA = 0.2
+# Share of the variants with motion blur, and its length in pixels of the net's input.
+BLURRED, MOVED = 0.3, 2.5
 
 
 def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
@@ -48,7 +54,7 @@ def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]
 
 
 def read(path: Path) -> Pixels:
-    """An image file as RGB.
+    """Read an image file as RGB.
 
     Raises:
         WeightsError: it is none.
@@ -60,10 +66,10 @@ def read(path: Path) -> Pixels:
 
 
 class Photographs:
-    """A folder of labelled photographs, from which any number of variants can be drawn."""
+    """A folder of labelled photographs, from which variants are drawn."""
 
     def __init__(self, folder: Path) -> None:
-        """Read them all.
+        """Read all photographs.
 
         Raises:
             WeightsError: the labels or an image cannot be read, or there is none.
@@ -79,7 +85,7 @@ class Photographs:
             raise WeightsError(f"{folder / 'labels.json'} names no image")
 
     def varied(self, count: int, seed: int) -> Shard:
-        """So many variants, each photograph as often as the others: turned, enlarged, seen from elsewhere."""
+        """Draw variants, equally many of each photograph: rotated, enlarged, from another viewpoint."""
         rng = np.random.default_rng([seed, 11])
         size, cells = input_size(), grid()
         images = np.empty((count, size[1], size[0], 3), np.uint8)
@@ -87,7 +93,7 @@ class Photographs:
         for i in range(count):
             small, lines, doubtful = self._all[i % len(self._all)]
             change = _change(rng)
-            # From the photograph's pixels to the net's, by way of fractions of either.
+            # From the photograph's pixels to the net's, through fractions of both.
             scaled = np.diag([*size, 1.0]) @ change @ np.diag([1 / small.shape[1], 1 / small.shape[0], 1.0])
             soft = max(small.shape[1] / size[0], small.shape[0] / size[1]) / 3
             source = cv2.GaussianBlur(small, (0, 0), soft) if soft > 0.5 else small
@@ -100,7 +106,7 @@ class Photographs:
 
 
 def _change(rng: np.random.Generator) -> Line:
-    """A homography of the unit square."""
+    """Return a random homography of the unit square."""
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
     turn, zoom = rng.normal(0, TURN / 2), rng.uniform(0.92, ZOOM) if rng.random() < 0.7 else 1.0
     frame = zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -111,7 +117,7 @@ def _change(rng: np.random.Generator) -> Line:
 
 
 def _taken_again(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """In other light, and some by a camera that moves."""
+    """Vary the light, and add motion blur to some."""
     gamma = float(np.exp(rng.normal(0, GAMMA)))
     tones = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     pixels = np.asarray(cv2.LUT(pixels, tones), np.uint8)
@@ -122,7 +128,7 @@ def _taken_again(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _moved(lines: list[Line], change: Line) -> Iterator[Line]:
-    """The parts of lines that stay in the image, on a fine path."""
+    """Return the parts of the lines inside the image, densely sampled."""
     for line in lines:
         fine = np.linspace(0, len(line) - 1, 8 * len(line))
         path = np.stack([np.interp(fine, np.arange(len(line)), line[:, axis]) for axis in (0, 1)], axis=1)

@@ -1,4 +1,4 @@
-"""Images of a training run and its result, as PNG files."""
+"""Plots of a training run and its result, as PNG files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from weights.train_track import TrackEpoch
 
 
 def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Path:
-    """Loss and accuracy of both splits by epoch, the checkpoint that was kept marked."""
+    """Plot loss and accuracy of both splits by epoch, and mark the best checkpoint."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     figure.suptitle(title)
     numbers = [epoch.number for epoch in history]
@@ -34,7 +34,7 @@ def curves(history: Sequence[Epoch], best: Epoch, title: str, path: Path) -> Pat
 
 
 def track_curves(history: Sequence[TrackEpoch], best: TrackEpoch, title: str, path: Path) -> Path:
-    """Loss, and how well cells are found, by epoch; the checkpoint that was kept marked."""
+    """Plot the loss and the accuracy of the cells by epoch, and mark the best checkpoint."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     figure.suptitle(title)
     numbers = [epoch.number for epoch in history]
@@ -43,7 +43,7 @@ def track_curves(history: Sequence[TrackEpoch], best: TrackEpoch, title: str, pa
         for field in fields:
             axes.plot(numbers, [getattr(epoch, field) for epoch in history], ".-", label=field.replace("_loss", ""))
         axes.axvline(best.number, color="grey", linestyle=":", label=f"kept: epoch {best.number}")
-        # The first epochs' loss is a hundred times the last ones'.
+        # The loss of the first epochs is a hundred times that of the last ones.
         axes.set(xlabel="epoch", ylabel=label, yscale="log" if label == "loss" else "linear")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, which="both")
@@ -52,7 +52,7 @@ def track_curves(history: Sequence[TrackEpoch], best: TrackEpoch, title: str, pa
 
 
 def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Path) -> Path:
-    """The confusion matrix: a row a true class, coloured by its share, counts written in."""
+    """Plot the confusion matrix: one row per true class, coloured by share, with counts."""
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
@@ -70,7 +70,7 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
 
 
 def grid(images: Images, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
-    """Up to 16 images (or signals) with what was said of each: green where that is right, else red with the truth."""
+    """Plot up to 16 images or signals with their predictions: green if correct, else red with the truth."""
     figure = Figure(figsize=(7, 8), layout="constrained")
     figure.suptitle(title)
     for axes in (places := figure.subplots(4, 4).ravel()):

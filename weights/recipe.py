@@ -1,4 +1,4 @@
-"""Recipe: what a training run is made of, declared; nothing here runs."""
+"""Declares what a training run consists of; nothing here runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Augment:
-    """How training images are varied, drawn anew for each image in each epoch.
+    """How training images are varied; drawn again for each image in each epoch.
 
     Attributes:
         share: part of the images that the geometric and stroke changes touch; the rest stay as they are.
@@ -73,13 +73,13 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """What `python -m weights train` calls it."""
+        """Name for `python -m weights train`."""
         return self.net
 
 
 @dataclass(frozen=True)
 class FineTuning(Recipe):
-    """A recipe that begins with a shipped model and gives it a new last layer, for other classes.
+    """A recipe that starts from a shipped model with a new last layer, for other classes.
 
     Attributes:
         start: name of that model, whose net it is.
@@ -91,13 +91,13 @@ class FineTuning(Recipe):
 
     @property
     def name(self) -> str:
-        """Its data's: the same for any classes."""
+        """Name of the data; the same for any classes."""
         return self.data
 
 
 @dataclass(frozen=True)
 class TrackRecipe:
-    """The track net and its schedule: AdamW on presence and place, over images that are rendered as it learns.
+    """The track net and its schedule: AdamW on presence and place, on images rendered during the training.
 
     Attributes:
         name: what `python -m weights train` calls it.
@@ -132,5 +132,5 @@ class TrackRecipe:
     seed: int = 42
 
     def samples(self, epoch: int) -> int:
-        """Images learnt from in an epoch, from 1."""
+        """Number of images in an epoch, counted from 1."""
         return min(epoch, self.uses) * (self.images + self.photographs)

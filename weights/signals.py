@@ -1,4 +1,4 @@
-"""Generated signals for the nets in one dimension: sine against square waves, as much noise in them as wave."""
+"""Generates signals for the one-dimensional nets: sine and square waves, with noise as strong as the wave."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 CLASSES = ("sine", "square")
 COUNT, CHANNELS, LENGTH = 10_000, 3, 224
-PERIODS = (2.0, 12.0)  # least and most in a signal
+# Minimum and maximum number of periods in a signal.
+PERIODS = (2.0, 12.0)
 SEED = 1
 
 
 def signals(count: int = COUNT, seed: int = SEED) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Waves of power 1 and random frequency, seen in each channel with a random phase, in noise of power 1 (0 dB).
+    """Return waves of power 1 and random frequency, with a random phase per channel, in noise of power 1 (0 dB).
 
     Returns:
         float32 (count, 3, 224), and uint8 (count,): which of `CLASSES` each is.

@@ -1,4 +1,4 @@
-"""TorchNet: an engine graph as a PyTorch module, so that one definition of a net trains here and runs there."""
+"""Runs an engine graph as a PyTorch module, so that each net is defined only once."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class TorchNet(nn.Module):
         self._keep_unused_norms(graph)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw network outputs of a batch laid out as the graph's input says."""
+        """Return the raw outputs for a batch in the layout of the graph's input."""
         values = {self._source: images}
         for inputs, output, step in self._steps:
             values[output] = step(*(values[name] for name in inputs))
         return values[self._result]
 
     def _keep_unused_norms(self, graph: Graph) -> None:
-        """Nets may declare norms that they leave out (see `mobilenet_v3_1d`): their files hold them all the same."""
+        """Add batch norms that a net declares but skips (see `mobilenet_v3_1d`): its files contain them."""
         last = ".running_mean"
         placed = self.state_dict()
         for name, shape in graph.parameters.items():
@@ -55,7 +55,7 @@ class TorchNet(nn.Module):
                 self.place(name.removesuffix(last), nn.BatchNorm1d(shape[0]))
 
     def place(self, name: str, layer: nn.Module) -> nn.Module:
-        """Register a layer under a dotted name, making the modules on the way."""
+        """Register a layer under a dotted name; parent modules are created."""
         *way, last = name.split(".")
         parent: nn.Module = self
         for step in way:
@@ -71,7 +71,8 @@ def _conv(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
     kernel = shape[2:]
     axes = len(kernel)
     pads = _pads(node, axes)
-    even = pads[::2] == pads[1::2]  # then the layer pads by itself, without a copy
+    # With symmetric padding the layer pads itself, without a copy.
+    even = pads[::2] == pads[1::2]
     group = node.attributes.get("group", 1)
     kind: Any = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
     layer: nn.Module = kind(
@@ -97,14 +98,14 @@ def _gemm(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm1d, 2d and 3d in one: the graph says of how many axes its values are, not the norm."""
+    """BatchNorm1d, 2d and 3d in one: the graph has the number of axes, not the norm."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
 def _batch_norm(net: TorchNet, node: Node, graph: Graph) -> Callable[..., Tensor]:
-    # ONNX's momentum is the share of the old value, PyTorch's that of the new one.
+    # The momentum of ONNX is the share of the old value, that of PyTorch the share of the new one.
     layer = _BatchNorm(
         graph.parameters[node.inputs[1]][0],
         eps=node.attributes.get("epsilon", 1e-5),
@@ -184,7 +185,7 @@ def _layer(net: TorchNet, node: Node, layer: nn.Module) -> nn.Module:
 
 
 def _only(node: Node, **allowed: Any) -> None:
-    """Refuse attributes whose value this module would not honour; those left out have the ONNX default."""
+    """Refuse attribute values that this module does not support; absent attributes have the ONNX default."""
     for name, value in allowed.items():
         found = node.attributes.get(name, ONNX_DEFAULTS[name])
         if found != value:
@@ -209,7 +210,7 @@ def _window(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
 
 
 def _pads(node: Node, axes: int) -> tuple[int, ...]:
-    """ONNX pads (all begins, then all ends) as `F.pad` takes them (begin, end of the last axis first)."""
+    """Convert ONNX pads (all begins, then all ends) to the order of `F.pad` (begin, end of the last axis first)."""
     _only(node, auto_pad="NOTSET")
     pads = tuple(node.attributes.get("pads", (0,) * (2 * axes)))
     return tuple(pads[axis + side * axes] for axis in reversed(range(axes)) for side in (0, 1))

@@ -1,4 +1,4 @@
-"""Generated track images for training: rendered in the background, a shard ahead of what is being learnt."""
+"""Renders track images for training in the background, one shard ahead of the training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from camapp.scenes.track import random_image
 from camapp.tasks import line_decoder
 from engine.nets.track import FIELDS, SUBCELLS, track
 
-# Shapes a camera's image may have, and how often: the net sees all of them stretched to its input.
+# Image shapes and their weights: the net gets all of them stretched to its input.
 SHAPES = ((4, 3), (3, 2), (16, 9), (1, 1), (3, 4), (9, 16))
 SHARES = (0.5, 0.07, 0.17, 0.03, 0.08, 0.15)
-VALIDATION_SEED = 1_000_000_000  # seeds from here are never learnt from
+# Seeds from here on are never used for training.
+VALIDATION_SEED = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class Shard:
 
 
 def input_size() -> tuple[int, int]:
-    """(width, height) of the net's input."""
+    """Return (width, height) of the net's input."""
     _, _, height, width = track().inputs[0].shape
     return width, height
 
 
 def grid() -> tuple[int, int]:
-    """(rows, columns) of the net's cells."""
+    """Return (rows, columns) of the net's cells."""
     _, _, height, width = track().outputs[0].shape
     return height * SUBCELLS, width * SUBCELLS
 
 
 def render(seeds: Sequence[int]) -> Shard:
-    """The images of those seeds."""
+    """Render the images of these seeds."""
     cv2.setNumThreads(1)
     size, cells = input_size(), grid()
     images = np.empty((len(seeds), size[1], size[0], 3), np.uint8)
@@ -61,7 +62,7 @@ def render(seeds: Sequence[int]) -> Shard:
 def shards(
     count: int, images: int, first_seed: int, folder: Path, processes: int = 1, begin: int = 0
 ) -> Iterator[Shard]:
-    """`count` shards in order; while one is in use the next is rendered. They stay in `folder`, and are found there.
+    """Yield `count` shards in order, and render the next one meanwhile. They are kept in `folder` and reused.
 
     Args:
         count: of shards.
@@ -93,7 +94,7 @@ def shards(
         return shard
 
     spawn = multiprocessing.get_context("spawn")
-    # Rendering gives way to learning where both want the same core.
+    # Rendering yields to training if both use the same core.
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=os.nice, initargs=(10,)) as pool:
         coming = start(pool, begin)
         for number in range(begin, count):

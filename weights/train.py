@@ -1,4 +1,4 @@
-"""Trains a recipe's net in PyTorch: stochastic gradient descent, the best checkpoint by validation loss kept."""
+"""Trains a recipe's net in PyTorch by stochastic gradient descent; keeps the checkpoint of lowest validation loss."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVALUATION_BATCH = 500
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training split gave. Losses are mean cross-entropy, accuracies are 0..1."""
+    """Result of one pass over the training split. Losses are mean cross-entropy, accuracies are 0..1."""
 
     number: int
     train_loss: float
@@ -41,7 +41,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: the best checkpoint as `state_dict` arrays, and the way there."""
+    """A finished run: the best checkpoint as `state_dict` arrays, and the history."""
 
     arrays: dict[str, Array]
     history: tuple[Epoch, ...]
@@ -50,14 +50,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Report:
-    """Who is told of the run as it goes: each step's (loss), each epoch."""
+    """Callbacks for progress: the loss of each step, and each epoch."""
 
     step: Callable[[float], None] = lambda loss: None
     epoch: Callable[[Epoch], None] = lambda epoch: None
 
 
 def steps_in(recipe: Recipe, dataset: Dataset) -> int:
-    """Steps of a whole run."""
+    """Return the number of steps of a whole run."""
     return recipe.epochs * math.ceil(len(dataset.train) / recipe.batch)
 
 
@@ -99,7 +99,7 @@ def train(
 
 
 def card_for(recipe: Recipe, dataset: Dataset) -> ModelCard:
-    """The card of the net's published form, with the data's classes where these are others or it has none."""
+    """Return the card of the published net, with the classes of the data if they differ."""
     card = nets.default_card(recipe.net)
     return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) or not card.labels else card
 
@@ -129,12 +129,12 @@ class Run:
         self._schedule = _schedule(self._optimiser, recipe, steps_in(recipe, dataset))
 
     def is_over(self, patience: int = 0) -> bool:
-        """Whether all epochs are done, or the last `patience` ones brought nothing."""
+        """Whether all epochs are done, or the last `patience` ones brought no progress."""
         done = len(self.history)
         return done >= self._recipe.epochs or bool(self.best and patience and done - self.best.number >= patience)
 
     def epoch(self, report: Report) -> Epoch:
-        """One pass over the training split, and what it gave."""
+        """Run one pass over the training split and return its result."""
         number = len(self.history) + 1
         for name, value in self._net.named_parameters():
             value.requires_grad_(number > self._frozen or name.startswith(_head(self._recipe)))
@@ -148,7 +148,7 @@ class Run:
         return epoch
 
     def save(self, path: Path) -> None:
-        """Keep everything that the next epoch depends on, whole or not at all.
+        """Save everything that the next epoch depends on, completely or not at all.
 
         Raises:
             WeightsError: the file cannot be written; what it held before is still there.
@@ -171,12 +171,12 @@ class Run:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # PyTorch says RuntimeError of a full disk
+        except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk
             partial.unlink(missing_ok=True)
             raise WeightsError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
     def restore(self, path: Path) -> None:
-        """Go on from a file that `save` wrote.
+        """Continue from a file that `save` wrote.
 
         Raises:
             WeightsError: it is damaged, or of another run.
@@ -203,7 +203,7 @@ class Run:
         self.arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
 
     def _learn(self, batches: Iterator[tuple[Tensor, Tensor]], report: Report, number: int) -> tuple[float, float]:
-        """One pass. Returns mean loss and accuracy as they were during it."""
+        """Run one pass; return the mean loss and accuracy during it."""
         recipe = self._recipe
         reduced = recipe.precision == "bfloat16"
         self._net.train()
@@ -228,13 +228,13 @@ class Run:
         return total / seen, right / seen
 
     def _chance(self) -> list[Tensor]:
-        """The states of all random numbers: dropout's, the feed's, and on CUDA dropout's there."""
+        """Return the states of all random generators: of dropout, of the feed, and of dropout on CUDA."""
         cuda = [torch.cuda.get_rng_state()] if self._device == "cuda" else []
         return [torch.get_rng_state(), self._feed.generator.get_state(), *cuda]
 
 
 def _net(recipe: Recipe, dataset: Dataset) -> TorchNet:
-    """The net as training begins: by chance, or a shipped one's with another last layer."""
+    """Return the initial net: random, or a shipped one with a new last layer."""
     net = nets.REGISTRY[recipe.net]
     if not isinstance(recipe, FineTuning):
         return TorchNet(net.build())
@@ -248,7 +248,7 @@ def _net(recipe: Recipe, dataset: Dataset) -> TorchNet:
 
 
 def _head(recipe: Recipe) -> str:
-    """What the last layer's parameters begin with, in nets that come with any number of classes."""
+    """Return the name prefix of the last layer's parameters in nets with any number of classes."""
     return nets.REGISTRY[recipe.net].head.removesuffix("weight")
 
 
@@ -261,7 +261,7 @@ class Held:
 
 
 class Feed:
-    """Makes batches as the net sees them: in 0..1, varied if they are learnt from, normalised."""
+    """Makes batches for the net: in 0..1, varied for training, normalised."""
 
     def __init__(self, recipe: Recipe, card: ModelCard, device: str) -> None:
         self._recipe = recipe
@@ -273,7 +273,7 @@ class Feed:
         self._std = torch.tensor(card.std, device=device)[axes]
 
     def hold(self, split: Images) -> Held:
-        """Bring a split to the device."""
+        """Move a split to the device."""
         fitted = split.fitted(self._shape)
         return Held(
             torch.tensor(fitted.images, device=self._device),
@@ -281,14 +281,14 @@ class Feed:
         )
 
     def shuffled(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
-        """Varied batches in a new order."""
+        """Yield varied batches in a new order."""
         order = torch.randperm(len(held.labels), generator=self.generator, device=self._device)
         for which in torch.split(order, self._recipe.batch):
             images = apply(_scaled(held.images[which]), self._recipe.augment, self.generator)
             yield self._normalised(images), held.labels[which]
 
     def in_order(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches as they are."""
+        """Yield batches without variation."""
         batches = (torch.split(values, EVALUATION_BATCH) for values in (held.images, held.labels))
         for images, labels in zip(*batches, strict=True):
             yield self._normalised(_scaled(images)), labels
@@ -299,12 +299,12 @@ class Feed:
 
 
 def _scaled(images: Tensor) -> Tensor:
-    """Bytes on 0..1; signals are floats already, on the scale that they came with."""
+    """Scale bytes to 0..1; signals are floats already and keep their scale."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def to_arrays(net: nn.Module) -> dict[str, Array]:
-    """`state_dict` as NumPy arrays of their own, without PyTorch's count of batches."""
+    """Return a copy of `state_dict` as NumPy arrays, without PyTorch's count of batches."""
     return {
         name: np.array(value.detach().cpu().numpy())
         for name, value in net.state_dict().items()
@@ -332,7 +332,7 @@ def _schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> t
 
 @torch.no_grad()
 def _judge(net: TorchNet, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean loss and accuracy, learning nothing."""
+    """Return mean loss and accuracy without training."""
     net.eval()
     total, right, seen = 0.0, 0, 0
     for images, labels in batches:

@@ -1,4 +1,4 @@
-"""Trains the track net in PyTorch on images that are rendered meanwhile; the best checkpoint by validation kept."""
+"""Trains the track net in PyTorch on images rendered meanwhile; keeps the best checkpoint by validation."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ from weights.torch_net import TorchNet
 from weights.tracks import VALIDATION_SEED, Shard, render, shards
 from weights.train import to_arrays
 
-PRESENT = 2.0  # a cell on a line counts so much more than one off it: there are ten times fewer
-PLACE, DIRECTION = 2.0, 1.0  # weights of the losses of place (cells) and direction beside that of presence
+# Loss weight of cells on a line, of which there are ten times fewer than cells off it.
+PRESENT = 2.0
+# Loss weights of position (in cells) and direction relative to presence.
+PLACE, DIRECTION = 2.0, 1.0
 EVALUATION_BATCH = 100
 CHECKPOINT = "checkpoint"
-PARTS = ("net", "average", "optimiser", "schedule")  # of a run, as PyTorch saves them
+# Parts of a run that PyTorch saves.
+PARTS = ("net", "average", "optimiser", "schedule")
 
 
 @dataclass(frozen=True)
 class TrackEpoch:
-    """What one epoch gave: mean losses, and on validation how well cells are found.
+    """Result of one epoch: mean losses, and the accuracy of the cells on validation.
 
     Attributes:
         number: from 1.
@@ -57,7 +60,7 @@ class TrackEpoch:
 
 @dataclass(frozen=True)
 class TrackTrained:
-    """A finished run: the best checkpoint as `state_dict` arrays, and the way there."""
+    """A finished run: the best checkpoint as `state_dict` arrays, and the history."""
 
     arrays: dict[str, Array]
     history: tuple[TrackEpoch, ...]
@@ -133,13 +136,13 @@ class _Run:
         self.arrays: dict[str, Array] = {}
 
     def output(self, net: TorchNet, images: Tensor) -> Tensor:
-        """What a net says to images of 0 to 1."""
+        """Return the outputs of a net for images of 0 to 1."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
             said: Tensor = net((images - self.mean) / self.std)
         return said.float()
 
     def learn(self, parts: list[Shard], number: int) -> float:
-        """One epoch; the mean loss."""
+        """Run one epoch; return the mean loss."""
         self.net.train()
         total, seen = 0.0, 0
         for images, fields in _varied(parts, self.recipe.batch, self.generator):
@@ -156,7 +159,7 @@ class _Run:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        # Early values are soon forgotten.
+        # Early values decay quickly.
         share = max(1 - self.recipe.average, 1 / (1 + self.schedule.last_epoch))
         for mean, value in zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True):
             if mean.is_floating_point():
@@ -170,13 +173,13 @@ class _Run:
 
     @property
     def best(self) -> TrackEpoch:
-        """The epoch whose weights are kept: the last one where photographs take part, which scenes cannot judge."""
+        """Return the epoch to keep: with photographs the last one, since validation uses scenes only."""
         if self.recipe.photographs:
             return self.history[-1]
         return min(reversed(self.history), key=lambda one: one.validation_loss)
 
     def save(self, file: Path) -> None:
-        """All that is needed to go on."""
+        """Save everything that is needed to continue."""
         partial = file.with_name(f"{file.name}.partial")
         state = {name: getattr(self, name).state_dict() for name in PARTS}
         state |= {
@@ -189,7 +192,7 @@ class _Run:
         os.replace(partial, file)
 
     def load(self, file: Path) -> None:
-        """Go on from there.
+        """Continue from a saved run.
 
         Raises:
             WeightsError: there is nothing, or it is another recipe's.
@@ -207,18 +210,18 @@ class _Run:
 
 
 def fields_of(output: Tensor) -> Tensor:
-    """The net's output (n, C, h, w) as fields (n, rows, columns, FIELDS); see `linefield.unpack`."""
+    """Return the net's output (n, C, h, w) as fields (n, rows, columns, FIELDS); see `line_decoder.unpack`."""
     count, _, height, width = output.shape
     parts = output.reshape(count, SUBCELLS, SUBCELLS, FIELDS, height, width).permute(0, 4, 1, 5, 2, 3)
     return parts.reshape(count, height * SUBCELLS, width * SUBCELLS, FIELDS)
 
 
 def loss_of(output: Tensor, wanted: Tensor) -> Tensor:
-    """Presence by cross-entropy, place and direction by their distance on the cells that a line crosses."""
+    """Return the loss: cross-entropy of presence, and distance of position and direction on cells with a line."""
     said = fields_of(output)
     present, judged = wanted[..., 0], wanted[..., FIELDS]
     presence = F.binary_cross_entropy_with_logits(said[..., 0], present, reduction="none")
-    # Cells that are easily right count little, so that the few hard ones are heard.
+    # Focal weighting: easy cells have little weight, so that the few hard ones dominate.
     sure = torch.exp(-presence.detach())
     weight = judged * (1 + (PRESENT - 1) * present) * (1 - sure)
     lines = present.sum().clamp(min=1)
@@ -238,7 +241,7 @@ def _rate(share: float) -> float:
 
 
 def _varied(parts: list[Shard], batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in a new order, half of the images mirrored, in other light: float32 (n, 3, H, W), and their fields."""
+    """Yield shuffled batches, half of them mirrored, with varied light: float32 (n, 3, H, W), and their fields."""
     images = [torch.from_numpy(part.images) for part in parts]
     fields = [torch.from_numpy(part.fields) for part in parts]
     places = [(part, i) for part, shard in enumerate(parts) for i in range(len(shard.images))]
@@ -254,7 +257,7 @@ def _varied(parts: list[Shard], batch: int, generator: torch.Generator) -> Itera
 
 
 def _lit(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Other gains and contrast for each image, and for some batches noise; 0 to 1."""
+    """Vary gain and contrast per image, and add noise to some batches; 0 to 1."""
     count = len(images)
 
     def between(low: float, high: float, *shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""MNIST's digits on paper, seen through the application's own digit task: to learn from, and to be judged by."""
+"""Puts MNIST digits on paper before a camera and reads them with the digit task, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ from weights.datasets import Dataset, Images, digest, joined
 
 Progress = Callable[[int, int], None]
 
-SEED = 4  # of the scenes that judge; those to learn from have other seeds, and other digits in them
+# Seed of the evaluation scenes; training scenes have other seeds and other digits.
+SEED = 4
 LEARNT_SEED, CHOOSING_SEED, PEN_SEED = 1, 2, 30_000
-LEARNT_RANGES = replace(RANGES, digits=(3, 4))  # full sheets: as many digits in less time
-CHOOSING = 2_500  # digits of the validation split that are put on paper
-PEN_SCENES, PEN_DIGITS = 300, 800  # sheets of the generated pen, and about how many digits are on them
-SAME = 0.4  # overlap by union of a found box and the true one
+# Full sheets for training: more digits per scene.
+LEARNT_RANGES = replace(RANGES, digits=(3, 4))
+# Number of digits of the validation split that are put on paper.
+CHOOSING = 2_500
+# Number of sheets written by the generated pen, and about how many digits are on them.
+PEN_SCENES, PEN_DIGITS = 300, 800
+# Minimum intersection over union of a found box and the true one.
+SAME = 0.4
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How digits in camera scenes were read.
+    """Result of reading digits in camera scenes.
 
     Attributes:
         said: how often (truth, what was said); '' stands for a digit not found, and for a mark where no digit is.
@@ -52,12 +57,12 @@ class Reading:
 
     @property
     def digits(self) -> int:
-        """Written ones."""
+        """Number of written digits."""
         return sum(count for (truth, _), count in self.said.items() if truth)
 
     @property
     def accuracy(self) -> float:
-        """Share of the written digits that were found and read right."""
+        """Share of the written digits that were found and read correctly."""
         return sum(count for (truth, label), count in self.said.items() if truth and truth == label) / self.digits
 
     def __str__(self) -> str:
@@ -71,7 +76,7 @@ class Reading:
 
 
 def read_scenes(model: Model, images: Images, progress: Progress = lambda done, total: None) -> Reading:
-    """Let the application read these digits off paper, with the NumPy engine.
+    """Read these digits on paper with the application's digit task and the NumPy engine.
 
     Args:
         model: of the task 'digits'.
@@ -105,13 +110,13 @@ def read_scenes(model: Model, images: Images, progress: Progress = lambda done, 
 
 
 def report(model: Model, result: Reading, title: str, command: str) -> str:
-    """The reading in Markdown: the figure, the ranges it holds for, each digit."""
+    """Return the result as Markdown: the accuracy, the ranges it holds for, each digit."""
     lines = [f"# {title}", "", f"{result}.", "", f"- ranges: {RANGES}", f"- model: sha256 `{model.card.sha256}`"]
     return "\n".join([*lines, f"- command: `{command}`", "", markdown(*confusion_of(result.said))])
 
 
 def scenes_of(images: Images, seed: int, ranges: PaperRanges = RANGES) -> Iterator[tuple[Pixels, Truth]]:
-    """Sheets of some digits each, until every image has been shown once."""
+    """Yield sheets of some digits each, until every image was used once."""
     rng = np.random.default_rng(seed)
     at = 0
     while at < len(images):
@@ -122,7 +127,7 @@ def scenes_of(images: Images, seed: int, ranges: PaperRanges = RANGES) -> Iterat
 
 
 def with_scenes(dataset: Dataset, learnt: int, progress: Progress = lambda done, total: None) -> Dataset:
-    """MNIST, and to its training and validation splits what the application makes of such digits on paper.
+    """Return MNIST with images of digits on paper added to its training and validation splits.
 
     Args:
         dataset: MNIST.
@@ -146,7 +151,7 @@ def with_scenes(dataset: Dataset, learnt: int, progress: Progress = lambda done,
 
 
 def _pen_scenes() -> Iterator[tuple[Pixels, Truth]]:
-    """The application's own pattern source."""
+    """Yield images of the generated pen's scenes, as grey pixels, with their ground truth."""
     for seed in range(PEN_SEED, PEN_SEED + PEN_SCENES):
         scene = DigitScene(SceneOptions(size=(640, 480), seed=seed))
         pixels, truth = scene.render(seed % 600)
@@ -154,7 +159,7 @@ def _pen_scenes() -> Iterator[tuple[Pixels, Truth]]:
 
 
 def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], None]) -> Images:
-    """The digits as the net will see them, of those that were found."""
+    """Return the found digits in the form of the net's input."""
     images, labels = [], []
     for pixels, truth in scenes:
         marks = find_marks(pixels, DigitsTask.max_items)
@@ -168,7 +173,7 @@ def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], Non
 
 
 def _compared(truth: Truth, found: tuple[Box, ...]) -> list[tuple[str, str]]:
-    """(truth, said) of each written digit and of each mark where there is none."""
+    """Return (truth, predicted) of each written digit, and of each mark without a digit."""
     free = list(found)
     pairs = []
     for true in truth.boxes:
@@ -182,7 +187,7 @@ def _compared(truth: Truth, found: tuple[Box, ...]) -> list[tuple[str, str]]:
 
 
 def _overlap(a: Box, b: Box) -> float:
-    """Area in both, by the area in either."""
+    """Return the intersection over union of two boxes."""
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
     common = max(0.0, width) * max(0.0, height)
     return common / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - common)

@@ -152,9 +152,9 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "folder"], "error: 'train folder DATA' takes the folder that holds your classes"),
-        (["train", "mnist", "photos"], "error: 'train folder DATA' takes the folder that holds your classes"),
-        (["train", "vgg"], "error: no recipe 'vgg': there are mnist, digits, lenet, cifar10,"),
+        (["train", "folder"], "error: only 'train folder DATA' takes a folder of images"),
+        (["train", "mnist", "photos"], "error: only 'train folder DATA' takes a folder of images"),
+        (["train", "vgg"], "error: no recipe 'vgg'; available: mnist, digits, lenet, cifar10,"),
         (["train", "mnist", "--out", "model.pth"], "error: --out model.pth: a model file's name ends in .npz"),
         (["train", "mnist", "--out", "/proc/none/model.npz"], "error: cannot make /proc/none"),
         (["evaluate", "absent.npz"], "error: absent.npz: cannot read the model: No such file or directory"),

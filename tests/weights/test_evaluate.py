@@ -6,7 +6,7 @@ from engine.model import Model
 from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Images
-from weights.evaluate import Interpreter, evaluate, normalised
+from weights.evaluate import Evaluation, evaluate, normalised
 from weights.signals import signals
 
 
@@ -40,7 +40,7 @@ def test_accuracy_overall_and_per_class():
     confusion = np.zeros((3, 3), np.int64)
     confusion[0] = 3, 1, 0
     confusion[1] = 0, 6, 0
-    result = Interpreter(confusion, 2.0)
+    result = Evaluation(confusion, 2.0)
     assert result.accuracy == 0.9
     assert result.images_per_s == 5
     np.testing.assert_array_equal(result.per_class, [0.75, 1.0, np.nan])

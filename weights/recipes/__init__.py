@@ -1,4 +1,4 @@
-"""How each shipped file is made, and some that do not ship: one short declarative module a net, one line here."""
+"""Recipes of the shipped files and some others: one short declarative module per net, and one line here."""
 
 from weights.recipe import Recipe, TrackRecipe
 from weights.recipes import (
