@@ -44,7 +44,9 @@ def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str],
         from camapp.remote.mqtt.interface import MqttInterface
 
         broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
-        faces.append(MqttInterface(pipelines, broker, device_id(settings.device_name)))
+        mqtt = MqttInterface(pipelines, broker, device_id(settings.device_name))
+        mqtt.attach()
+        faces.append(mqtt)
     return faces
 
 

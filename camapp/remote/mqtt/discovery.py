@@ -1,6 +1,6 @@
-"""What Home Assistant is told of a device, so that its cameras appear there by themselves (MQTT device discovery).
+"""Builds the message by which Home Assistant finds a device and its cameras (MQTT device discovery).
 
-One retained message holds the device and all its entities: Home Assistant 2024.11 or later,
+One retained message describes the device and all its entities: Home Assistant 2024.11 or later,
 https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 """
 
@@ -15,9 +15,9 @@ from camapp import __version__
 from camapp.core.status import State
 
 PREFIX = "homeassistant"
-# Home Assistant says "online" here when it has started.
+# Home Assistant publishes "online" here when it has started.
 BIRTH_TOPIC = f"{PREFIX}/status"
-# Values of a track: name, unit, decimals; see the README for their signs.
+# Values of a track: name, unit, decimals; docs/track.md defines their signs.
 _TRACK = {
     "offset_m": ("Offset", "m", 3),
     "heading_deg": ("Heading", "°", 1),
@@ -25,19 +25,19 @@ _TRACK = {
     "lane_width_m": ("Lane width", "m", 2),
     "confidence": ("Confidence", None, 2),
 }
-# The longest state that Home Assistant takes.
+# Maximum length of a state in Home Assistant.
 _SHORT = "[:255]"
 
 
 @dataclass(frozen=True)
-class CameraCard:
-    """What Home Assistant has to know of a camera.
+class CameraEntities:
+    """What the entities of one camera depend on.
 
     Attributes:
-        name: the camera's.
-        topic: what its topics begin with.
-        task: what its model's numbers mean.
-        models: what it can be told to run.
+        name: of the camera.
+        topic: prefix of its topics.
+        task: of its model; a track has entities for its values.
+        models: names that a command can choose.
     """
 
     name: str
@@ -47,20 +47,20 @@ class CameraCard:
 
 
 def discovery_topic(device: str) -> str:
-    """Where Home Assistant looks for a device."""
+    """Return the topic on which Home Assistant expects a device."""
     return f"{PREFIX}/device/camapp_{device}/config"
 
 
 def discovery_payload(
-    device: str, topic: str, cameras: Sequence[CameraCard], known: Mapping[str, str]
+    device: str, topic: str, cameras: Sequence[CameraEntities], known: Mapping[str, str]
 ) -> tuple[bytes, dict[str, str]]:
-    """The message, and the platform of each component in it.
+    """Return the message, and the platform of each component in it.
 
     Args:
-        device: its id.
-        topic: what its topics begin with.
+        device: id of the device.
+        topic: prefix of its topics.
         cameras: all of them.
-        known: components that an earlier message had, which vanish if they are in this one no more.
+        known: platforms of the components of earlier messages; those that are missing now are removed.
     """
     components = _machine(topic)
     for camera in cameras:
@@ -108,7 +108,7 @@ def _machine(topic: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
+def _camera(camera: CameraEntities, prefix: str) -> dict[str, dict[str, Any]]:
     prediction, status, values = (f"{camera.topic}/{name}" for name in ("prediction", "status", "values"))
     components: dict[str, dict[str, Any]] = {
         "label": _text("Label", prediction, f"(value_json.label or '-'){_SHORT}")

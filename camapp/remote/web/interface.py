@@ -85,6 +85,7 @@ class WebInterface:
         self._stop_event = threading.Event()
         self._feeds = [_Feed(camera, number, self._send) for number, camera in enumerate(cameras)]
         self._orders = WebCommands(cameras, self._state, metrics, reread, self._notify)
+        self._orders.attach()
         self._clerk: CommandQueue[channel.Message] = CommandQueue("web-orders", self._obey, _WAITING_ORDERS)
         self._thread = threading.Thread(target=self._supervise, name="web", daemon=True)
         for camera, feed in zip(cameras, self._feeds, strict=True):
@@ -226,7 +227,7 @@ class WebInterface:
             self._feeds[message["camera"]].note_done()
         elif kind == "watched":
             self._feeds[message["camera"]].watch(message["on"])
-        elif kind == "order" and not self._clerk.take(message):
+        elif kind == "order" and not self._clerk.submit(message):
             self._send({"type": "answer", "id": message["id"], "error": "too much is asked for at once"})
 
     # -- in the clerk's thread
@@ -234,7 +235,7 @@ class WebInterface:
     def _obey(self, message: channel.Message) -> None:
         answer: channel.Message = {"type": "answer", "id": message["id"]}
         try:
-            answer["body"] = self._orders.obey(message["order"], message["camera"], message["body"])
+            answer["body"] = self._orders.handle(message["order"], message["camera"], message["body"])
         except CommandRejected as error:
             answer["error"] = str(error)
         except Exception as error:
