@@ -108,7 +108,8 @@ class MqttCommands:
         except CommandRejected as rejection:
             self._log_rejection(camera, command, rejection)
             self._on_answer(CommandAnswer(camera, command, False, f"refused: {rejection}"))
-        except Exception as error:  # the thread must survive a command that fails
+        except Exception as error:
+            # The thread must survive a command that fails.
             log.error("MQTT: command '%s' for camera '%s' failed: %s", command, camera, error)
             log.debug("traceback", exc_info=error)
             self._on_answer(CommandAnswer(camera, command, False, f"failed: {error}"))
@@ -125,17 +126,17 @@ class MqttCommands:
 
     def _snapshot(self, camera: str) -> str:
         """Save a snapshot and wait for its file, so that the answer can name it."""
-        writer, saved = self._dispatcher.snapshots[camera].writer, self._saved[camera]
+        sink, saved = self._dispatcher.snapshots[camera], self._saved[camera]
         # Remove the file of an earlier command that stopped waiting.
         while not saved.empty():
             saved.get()
-        lost = writer.lost
+        lost = sink.writer.lost
         self._dispatcher.run("snapshot", camera)
         deadline = time.monotonic() + self._image_timeout
         while time.monotonic() < deadline and not self._queue.stopping.is_set():
             try:
                 return f"saved {saved.get(timeout=0.05)}"
             except queue.Empty:
-                if writer.lost > lost:
-                    raise CommandRejected(f"the image could not be saved: {writer.reason}") from None
+                if sink.writer.lost > lost:
+                    raise CommandRejected(f"the image could not be saved: {sink.writer.reason}") from None
         raise CommandRejected("no image came; it is saved when one does")

@@ -93,7 +93,7 @@ class _Server:
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
-        self._encoders = [self._encoder(number, loop) for number in range(len(self._hub.feeds))]
+        self._encoders = [self._encoder(number, loop) for number in range(len(self._hub.cameras))]
         for encoder in self._encoders:
             encoder.start()
         loop.add_reader(self._run, self._hear)
@@ -108,11 +108,11 @@ class _Server:
                 encoder.stop()
 
     def _encoder(self, number: int, loop: asyncio.AbstractEventLoop) -> Encoder:
-        feed = list(self._hub.feeds.values())[number]
+        feed = list(self._hub.cameras.values())[number]
 
         def on_jpeg(jpeg: bytes, seq: int) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has just ended
-                loop.call_soon_threadsafe(feed.take_image, jpeg, seq)
+                loop.call_soon_threadsafe(feed.set_image, jpeg, seq)
 
         done: channel.Message = {"type": "done", "camera": number}
         return Encoder(lambda: feed.watchers > 0, on_jpeg, lambda: _always(channel.send(self._run, done)))
@@ -136,7 +136,7 @@ class _Server:
         elif kind == "frame":
             self._encoders[message["camera"]].offer(message["slot"], message["seq"])
         else:
-            self._hub.hear(message)
+            self._hub.receive(message)
 
 
 def _always(_: bool) -> None:
