@@ -133,14 +133,14 @@ class Watch:
 
     def __init__(self, site):
         self.site, self.since = site, site.json("/api/predictions?limit=1")["next"]
-        self.pid, self.lost = site.face.pid, site.face.lost
+        self.pid, self.lost = site.interface.pid, site.interface.lost
         self.files = descriptors(self.pid), descriptors(os.getpid())
 
     def check(self):
         """Nothing crashed, nothing was lost, nothing is left behind."""
         site = self.site
-        assert site.face.pid == self.pid
-        assert site.face.lost == self.lost
+        assert site.interface.pid == self.pid
+        assert site.interface.lost == self.lost
         stream = images(site.port)
         assert next(stream)[0] >= 0
         stream.close()
@@ -172,12 +172,12 @@ def test_ten_thousand_malformed_requests_leave_nothing_behind(tmp_path, capsys):
         rng = random.Random(7)
         kinds = list(KINDS.values())
         attack(site.port, [rng.choice(kinds)(rng) for _ in range(1000)])  # what is kept once is kept now
-        watch, memory = Watch(site), rss_bytes([site.face.pid])
+        watch, memory = Watch(site), rss_bytes([site.interface.pid])
         since = time.monotonic()
         answers = attack(site.port, (rng.choice(kinds)(rng) for _ in range(MALFORMED)))
         span = time.monotonic() - since
         watch.check()
-        grown = rss_bytes([site.face.pid]) - memory
+        grown = rss_bytes([site.interface.pid]) - memory
         with capsys.disabled():
             print(f"\n{MALFORMED} requests of {len(kinds)} kinds in {span:.0f} s: {dict(sorted(answers.items()))}")
             print(f"server: RSS {memory / 1e6:.0f} MB, grown by {grown / 1e6:.1f} MB")
@@ -220,14 +220,14 @@ def test_visitors_who_dawdle_neither_keep_others_out_nor_stay(tmp_path):
             finally:
                 over.set()
                 thread.join(5)
-            assert site.face.pid == watch.pid
+            assert site.interface.pid == watch.pid
         watch.check()
 
 
 @pytest.mark.slow
 def test_a_visitor_of_the_socket_who_does_not_read_is_put_out(tmp_path):
     with Site(tmp_path) as site:
-        watch, memory = Watch(site), rss_bytes([site.face.pid])
+        watch, memory = Watch(site), rss_bytes([site.interface.pid])
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             sock.connect(("127.0.0.1", site.port))
@@ -237,5 +237,5 @@ def test_a_visitor_of_the_socket_who_does_not_read_is_put_out(tmp_path):
             with contextlib.suppress(OSError):
                 for _ in range(200_000):
                     sock.sendall(ping)
-        assert rss_bytes([site.face.pid]) - memory < 30e6
+        assert rss_bytes([site.interface.pid]) - memory < 30e6
         watch.check()
