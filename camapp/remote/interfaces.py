@@ -37,7 +37,9 @@ def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str],
         from camapp.remote.web.interface import WebInterface
 
         metrics = _metrics_of(pipelines)
-        faces.append(WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
+        web = WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread)
+        web.attach()
+        faces.append(web)
     if settings.mqtt is not None:
         from camapp.core.mqtt_address import device_id
         from camapp.remote.mqtt.client import access
