@@ -261,7 +261,7 @@ def test_a_wrong_token_is_refused_and_the_right_one_accepted(page, tmp_path):
 
 def watchers(run):
     """Return the number of clients that want the run's images."""
-    with urllib.request.urlopen(f"{run.url}/status") as answer:
+    with urllib.request.urlopen(run.url + "status") as answer:
         return json.load(answer)["web"]["visitors"]["camera"]
 
 
