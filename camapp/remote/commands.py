@@ -7,10 +7,10 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from camapp.core.errors import PoolError, SettingsError
 from camapp.core.models import model_choices, with_model
@@ -66,14 +66,8 @@ class CameraControl(Protocol):
         """Apply changed settings; may take seconds. Raises ModelError or PoolError and then changes nothing."""
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    """The outcome of a command.
-
-    Attributes:
-        values: named values, as the HTTP interface answers them.
-        text: one line for people; "" if there is nothing to announce.
-    """
+class CommandResult(NamedTuple):
+    """What a command returns: values as the HTTP interface answers them, and a line of text to announce, or ""."""
 
     values: dict[str, Any]
     text: str = ""

@@ -39,16 +39,12 @@ class Timeouts:
     """Time limits and intervals of a client, in seconds.
 
     Attributes:
-        connect: for the TCP connection and the TLS handshake.
         answer: for the broker's answer to CONNECT.
-        keepalive: of MQTT; the broker ends a connection that is silent for 1.5 times this.
-        retry: pause after the first failed connection; doubled with each further one, up to `retry_max`.
-        retry_max: longest pause.
+        retry: pause after a failed connection; doubled with each further one, up to `retry_max`.
         retry_flood: pause after a connection that was ended because of a flood.
         mute: after a flood, nothing is subscribed to for this time.
         goodbye: to send the waiting messages when the client stops.
         join: for the thread to end.
-        tick: interval of `on_tick`.
     """
 
     connect: float = 5.0
