@@ -1,4 +1,4 @@
-"""MQTT client that keeps a connection to a broker from one thread; its messages wait in an `OutgoingQueue`."""
+"""Keeps a connection to an MQTT broker from one thread; messages wait in an `OutgoingQueue`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BAD_PASSWORD, _NOT_AUTHORISED, _BAD_VERSION = 134, 135, 132
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Time limits and intervals of a client, in seconds.
+    """Bounds the waits of a client; all values are in seconds.
 
     Attributes:
         answer: for the broker's answer to CONNECT.
@@ -61,7 +61,7 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Subscription:
-    """What a client receives.
+    """Selects the messages that a client receives.
 
     Attributes:
         topics: topic filters.
@@ -78,7 +78,7 @@ class Subscription:
 
 @dataclass(frozen=True)
 class Access:
-    """Address and credentials of a broker.
+    """Holds the address and credentials of a broker.
 
     Attributes:
         address: of the broker, with the user.

@@ -22,7 +22,7 @@ _LOG_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class CommandAnswer:
-    """The outcome of a command, for its sender."""
+    """Reports the outcome of a command to its sender."""
 
     camera: str
     command: str
@@ -40,10 +40,7 @@ class MqttCommands:
     """
 
     def __init__(
-        self,
-        cameras: Sequence[CameraControl],
-        on_answer: Callable[[CommandAnswer], None],
-        image_timeout: float = 5.0,
+        self, cameras: Sequence[CameraControl], on_answer: Callable[[CommandAnswer], None], image_timeout: float = 5.0
     ) -> None:
         self._on_answer = on_answer
         self._image_timeout = image_timeout

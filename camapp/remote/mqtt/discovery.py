@@ -32,7 +32,7 @@ _DIAGNOSTIC = {"entity_category": "diagnostic"}
 
 @dataclass(frozen=True)
 class CameraEntities:
-    """What the entities of one camera depend on.
+    """Describes a camera, as far as its entities depend on it.
 
     Attributes:
         name: of the camera.

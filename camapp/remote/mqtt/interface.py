@@ -44,7 +44,7 @@ _TIMEOUTS = Timeouts()
 
 @dataclass(frozen=True)
 class Timing:
-    """Intervals and limits of the interface, in seconds.
+    """Sets the intervals of the messages; all values are in seconds.
 
     Attributes:
         heartbeat: an unchanged label is published again after this time.

@@ -1,4 +1,4 @@
-"""Messages on their way to a broker: waiting, in flight, or counted as sent or lost."""
+"""Holds the messages for a broker: waiting, in flight, or counted as sent or lost."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CAPACITY = 1000
 
 @dataclass(frozen=True)
 class Message:
-    """A message to send. All are retained, so that a later subscriber gets the newest."""
+    """Holds one message. All are retained, so that a later subscriber gets the newest."""
 
     topic: str
     payload: bytes
 
 
 class OutgoingQueue:
-    """Bounded queue of events, and the latest state of each topic. Any thread may add to it, one thread sends.
+    """Queues events up to a bound, and keeps the latest state of each topic; any thread adds, one thread sends.
 
     Args:
         capacity: maximum number of waiting events; the oldest beyond it are dropped.
@@ -44,12 +44,12 @@ class OutgoingQueue:
 
     @property
     def in_flight(self) -> int:
-        """Messages that were handed over, but not acknowledged."""
+        """Return the number of messages that were handed over, but not acknowledged."""
         return len(self._in_flight)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is in flight."""
+        """Return whether nothing waits and nothing is in flight."""
         return not (self._in_flight or self._states or self._events)
 
     def put(self, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Access checks before every request (Host, origin, token), and security headers in every answer."""
+"""Checks every request (Host, origin, token), and adds security headers to every answer."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class TokenAuth:
 
 
 class HostCheck:
-    """Allowed Host headers: the names of this machine, and `names`. Rejects all others (DNS rebinding)."""
+    """Allows the names of this machine and `names` as Host headers; rejects all others (DNS rebinding)."""
 
     def __init__(self, names: Collection[str] = ()) -> None:
         own = socket.gethostname().lower()

@@ -1,4 +1,4 @@
-"""Connection limits: their number, the time for a whole request, the bytes that wait to be sent.
+"""Limits connections: their number, the time for a whole request, the bytes that wait to be sent.
 
 uvicorn leaves these to a proxy in front of it, which a camera does not have.
 """

@@ -89,7 +89,7 @@ _POST_ERRORS = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One entry of the route table.
+    """Describes one entry of the route table.
 
     Attributes:
         path: of the URL.
@@ -115,12 +115,12 @@ class Endpoint:
 
     @property
     def method(self) -> str:
-        """GET or POST."""
+        """Return GET or POST."""
         return "GET" if self.body is None else "POST"
 
     @property
     def paths(self) -> list[str]:
-        """All paths that it is served at."""
+        """Return all paths that it is served at."""
         return [self.path, f"/cameras/{{camera}}{self.path}"] if self.of_camera else [self.path]
 
 

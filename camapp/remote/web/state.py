@@ -1,4 +1,4 @@
-"""Latest state of each camera, broadcast to subscribers. Slow subscribers skip updates."""
+"""Keeps the latest state of each camera, and broadcasts it to subscribers. Slow subscribers skip updates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Broadcast:
 
 
 class CameraState:
-    """Latest state of one camera.
+    """Keeps the latest state of one camera.
 
     Args:
         name: of the camera.
@@ -115,7 +115,7 @@ class CameraState:
 
 
 class ServerState:
-    """Latest state of all cameras, and the commands that wait for the run's answer.
+    """Keeps the latest state of all cameras, and the commands that wait for the run's answer.
 
     Args:
         hello: the run's first message.

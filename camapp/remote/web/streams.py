@@ -1,4 +1,4 @@
-"""Answers that last until the client leaves: the MJPEG stream, and the WebSocket of predictions and statistics."""
+"""Serves what lasts until the client leaves: the MJPEG stream, and the WebSocket of predictions and statistics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BOUNDARY = b"--frame\r\n"
 
 
 class MjpegStream:
-    """/stream.mjpg: sends each client the newest image once it has read the previous one; it skips the others.
+    """Serves /stream.mjpg: a client gets the newest image once it has read the previous one, and skips the others.
 
     Args:
         state: has the images.
@@ -112,7 +112,7 @@ async def _until(receive: Receive, kind: str) -> None:
 
 
 class LiveSocket:
-    """/live: sends the updates of all cameras as JSON; a slow client misses old predictions, never newer ones.
+    """Serves /live: the updates of all cameras as JSON. A slow client misses old predictions, never newer ones.
 
     Each message is an object with some of: `hello`, `status` (by camera), `predictions` (a list by camera),
     `notices`, `missed` (number of predictions left out).
