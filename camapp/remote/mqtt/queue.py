@@ -83,8 +83,10 @@ class OutgoingQueue:
         """Count a message in flight as sent, else as lost, and return it; None if there is no such message."""
         message, _ = self._in_flight.pop(number, (None, False))
         if message is not None:
-            self.sent += accepted
-            self.lost += not accepted
+            # Other threads count dropped messages.
+            with self._lock:
+                self.sent += accepted
+                self.lost += not accepted
         return message
 
     def requeue(self) -> None:
