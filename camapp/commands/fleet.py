@@ -21,7 +21,7 @@ from rich.text import Text
 
 from camapp.core.errors import CamappError, ExitCode, SettingsError
 from camapp.core.status import Rating, rate
-from camapp.remote.mqtt.client import Access, MqttClient, access
+from camapp.remote.mqtt.client import Access, MqttClient, Subscription, access
 from camapp.system.systemd import on_stop_signals
 
 _REFRESH_S = 0.5
@@ -182,9 +182,8 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
     # What is wrong stands over the table, or is the error.
     logging.getLogger("camapp.remote.mqtt").setLevel(logging.CRITICAL)
     fleet = Fleet(broker_access.address.prefix)
-    link = MqttClient(
-        broker_access, "camapp-fleet", topics=fleet.topics, on_message=fleet.hear, with_retained=True, flood=0
-    )
+    incoming = Subscription(fleet.topics, fleet.hear, with_retained=True, max_rate=0)
+    link = MqttClient(broker_access, "camapp-fleet", subscription=incoming)
     link.start()
     try:
         if once or as_json or not sys.stdout.isatty():

@@ -1,31 +1,39 @@
-"""What may be ordered of a camera from elsewhere, and who obeys: shared by the page and the broker's face."""
+"""Remote commands (pause, model, snapshot, ...), shared by the web and MQTT interfaces."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from camapp.core.errors import PoolError
+from camapp.core.errors import PoolError, SettingsError
 from camapp.core.models import model_choices, with_model
-from camapp.core.settings import Settings
+from camapp.core.settings import Settings, checked
 from camapp.core.stats import Stats
 from camapp.core.status import Status
 from camapp.sinks.sink import Sink
 from camapp.sinks.snapshot import SnapshotSink
+from camapp.system.state_dir import remember_roi
 from engine.model import ModelError
 
-_STOP_S = 1.0
+log = logging.getLogger(__name__)
 
-Order = TypeVar("Order")
+_STOP_S = 1.0
+# Smallest side of a region, as a fraction of the image: a smaller one is an accidental drag, and hardly a pixel of the
+# model's input.
+_MIN_ROI_SIDE = 0.02
+
+Command = TypeVar("Command")
 
 
 class CommandRejected(Exception):
-    """An order that is not obeyed; the text says why, for who gave it."""
+    """A command that is not run; the message names the reason for its sender."""
 
 
 class CameraControl(Protocol):
@@ -58,79 +66,171 @@ class CameraControl(Protocol):
         """Apply changed settings; may take seconds. Raises ModelError or PoolError and then changes nothing."""
 
 
-class RemoteControl:
-    """Does with the cameras what any face may order, in the caller's thread.
+class CommandResult(NamedTuple):
+    """What a command returns: values as the HTTP interface answers them, and a line of text to announce, or ""."""
+
+    values: dict[str, Any]
+    text: str = ""
+
+
+class CommandDispatcher:
+    """Runs the commands that a remote interface receives, in the caller's thread.
 
     Args:
         cameras: the runs.
-        saved: called with a camera's name and the file of each snapshot, in another thread.
+        on_saved: called with a camera's name and the file of each snapshot, in another thread.
+        state: folder that keeps regions for the next start; None keeps none.
+        reread: returns a camera's settings as the next start would read them; None skips that comparison.
 
     Attributes:
-        snapshots: what saves each camera's, by its name.
+        snapshots: the sink that saves a camera's snapshots, by its name.
     """
 
-    def __init__(self, cameras: Sequence[CameraControl], saved: Callable[[str, Path], None]) -> None:
+    def __init__(
+        self,
+        cameras: Sequence[CameraControl],
+        on_saved: Callable[[str, Path], None],
+        state: Path | None = None,
+        reread: Callable[[str], Settings] | None = None,
+    ) -> None:
+        self._cameras = {camera.name: camera for camera in cameras}
         self._first = {camera.name: camera.settings for camera in cameras}
-        self.snapshots: dict[str, SnapshotSink] = {}
-        for camera in cameras:
-            sink = SnapshotSink(camera.settings.snapshots, partial(saved, camera.name))
-            self.snapshots[camera.name] = sink
-            camera.add_sink(sink)
+        self._state = state
+        self._reread = reread
+        self.snapshots = {
+            camera.name: SnapshotSink(camera.settings.snapshots, partial(on_saved, camera.name)) for camera in cameras
+        }
+        self._handlers: dict[str, Callable[[CameraControl, object], CommandResult]] = {
+            "pause": self._pause,
+            "resume": self._resume,
+            "snapshot": self._snapshot,
+            "model": self._model,
+            "roi": self._roi,
+            "hud": self._hud,
+        }
 
-    def choose_model(self, camera: CameraControl, wanted: object) -> None:
-        """Have it run a model that ships, or the one that it began with. Raises Refused."""
+    def attach(self) -> None:
+        """Add the snapshot sinks to the cameras; once, before the run starts."""
+        for name, sink in self.snapshots.items():
+            self._cameras[name].add_sink(sink)
+
+    def run(self, command: str, camera: str, value: object = None) -> CommandResult:
+        """Run a command; may take seconds, so never on a thread of the pipeline.
+
+        Args:
+            command: pause, resume, snapshot, model, roi or hud.
+            camera: a camera's name.
+            value: the model's name; x, y, width, height of the region, or None for the whole image; whether the
+                statistics are drawn. Not used by other commands.
+
+        Raises:
+            CommandRejected: it cannot be run; nothing has changed.
+        """
+        return self._handlers[command](self._cameras[camera], value)
+
+    def _pause(self, camera: CameraControl, value: object) -> CommandResult:
+        camera.pause()
+        return CommandResult({"paused": True}, "paused")
+
+    def _resume(self, camera: CameraControl, value: object) -> CommandResult:
+        camera.resume()
+        return CommandResult({"paused": False}, "resumed")
+
+    def _snapshot(self, camera: CameraControl, value: object) -> CommandResult:
+        self.snapshots[camera.name].request()
+        return CommandResult({"folder": str(camera.settings.snapshots)})
+
+    def _model(self, camera: CameraControl, value: object) -> CommandResult:
         first = self._first[camera.name]
         choices = model_choices(first)
-        if not isinstance(wanted, str) or wanted not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise CommandRejected(f"no such model; there are {', '.join(choices)}")
-        self.change(camera, with_model(camera.settings, first, choices[wanted]))
+        _apply(camera, with_model(camera.settings, first, choices[value]))
+        return CommandResult({"model": value}, f"model {value}")
 
-    def change(self, camera: CameraControl, settings: Settings) -> None:
-        """Have it take up changed settings; may take seconds. Raises Refused."""
+    def _roi(self, camera: CameraControl, value: object) -> CommandResult:
         try:
-            camera.apply(settings)
-        except (ModelError, PoolError, OSError) as error:
-            raise CommandRejected(f"not changed: {error}") from error
+            roi = None if value is None else checked("roi", value, "the page")
+        except SettingsError as error:
+            raise CommandRejected(str(error)) from error
+        if roi is not None:
+            roi = tuple(round(fraction, 4) for fraction in roi)
+            if min(roi[2:]) < _MIN_ROI_SIDE:
+                raise CommandRejected(f"the region is too small: each side at least {_MIN_ROI_SIDE:.0%} of the image")
+        _apply(camera, replace(camera.settings, roi=roi))
+        problem = self._keep(camera.name, roi)
+        shown = "the whole image" if roi is None else ", ".join(f"{fraction:.0%}" for fraction in roi)
+        return CommandResult({"roi": roi, "kept": not problem, "why": problem}, f"region changed: {shown}")
+
+    def _keep(self, camera: str, roi: tuple[float, ...] | None) -> str:
+        """Keep the region for the next start; return why the next start will not use it, or ""."""
+        if self._state is None:
+            return "regions are not kept"
+        try:
+            remember_roi(self._state, camera, roi)  # type: ignore[arg-type]
+        except OSError as error:
+            log.warning("the region is not kept: %s: %s", self._state, error.strerror)
+            return f"it cannot be kept in {self._state}: {error.strerror}"
+        try:
+            if self._reread is not None and self._reread(camera).roi != roi:
+                return "the configuration sets another region, which the next start uses"
+        except SettingsError as error:
+            return f"the next start will fail: {error}"
+        return ""
+
+    def _hud(self, camera: CameraControl, value: object) -> CommandResult:
+        if not isinstance(value, bool):
+            raise CommandRejected("shown is true or false")
+        camera.set_hud(value)
+        return CommandResult({"shown": value})
 
 
-class CommandQueue(Generic[Order]):
-    """Obeys orders in a thread of its own, one at a time: taking one in is quick, obeying it may take seconds.
+def _apply(camera: CameraControl, settings: Settings) -> None:
+    try:
+        camera.apply(settings)
+    except (ModelError, PoolError, OSError) as error:
+        raise CommandRejected(f"not changed: {error}") from error
+
+
+class CommandQueue(Generic[Command]):
+    """Runs commands one at a time in a background thread: queueing one is quick, running it may take seconds.
 
     Args:
         name: of the thread.
-        obey: called with each; does not raise.
-        most: how many may wait.
+        handle: called with each command; does not raise.
+        capacity: maximum number of queued commands.
 
     Attributes:
-        stopping: whoever obeys, and waits for something, gives up on it.
+        stopping: set by `stop`; a `handle` that waits for something gives up.
     """
 
-    def __init__(self, name: str, obey: Callable[[Order], None], most: int) -> None:
+    def __init__(self, name: str, handle: Callable[[Command], None], capacity: int) -> None:
         self.stopping = threading.Event()
-        self._obey = obey
-        self._waiting: queue.Queue[Order | None] = queue.Queue(most)
-        self._thread = threading.Thread(target=self._obey_all, name=name, daemon=True)
+        self._handle = handle
+        self._queue: queue.Queue[Command | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
-        """Be ready to obey."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave what waits; an order that is being obeyed is left, after a second, to the run's own stop."""
+        """Discard the queued commands; wait up to 1 s for the running one, then leave it to the run's own stop."""
         self.stopping.set()
-        with contextlib.suppress(queue.Full):  # then it is at one, and looks at `stopping` after that
-            self._waiting.put_nowait(None)
+        # If the queue is full, the thread is busy and checks `stopping` after that command.
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
 
-    def take(self, order: Order) -> bool:
-        """Take one in, from any thread; False if too many wait."""
+    def submit(self, command: Command) -> bool:
+        """Queue a command, from any thread; return False if the queue is full."""
         try:
-            self._waiting.put_nowait(order)
+            self._queue.put_nowait(command)
         except queue.Full:
             return False
         return True
 
-    def _obey_all(self) -> None:
-        while (order := self._waiting.get()) is not None and not self.stopping.is_set():
-            self._obey(order)
+    def _work(self) -> None:
+        while (command := self._queue.get()) is not None and not self.stopping.is_set():
+            self._handle(command)

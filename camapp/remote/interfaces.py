@@ -37,14 +37,18 @@ def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str],
         from camapp.remote.web.interface import WebInterface
 
         metrics = _metrics_of(pipelines)
-        faces.append(WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
+        web = WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread)
+        web.attach()
+        faces.append(web)
     if settings.mqtt is not None:
         from camapp.core.mqtt_address import device_id
         from camapp.remote.mqtt.client import access
         from camapp.remote.mqtt.interface import MqttInterface
 
         broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
-        faces.append(MqttInterface(pipelines, broker, device_id(settings.device_name)))
+        mqtt = MqttInterface(pipelines, broker, device_id(settings.device_name))
+        mqtt.attach()
+        faces.append(mqtt)
     return faces
 
 

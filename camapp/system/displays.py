@@ -75,7 +75,7 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
 
 
 # cage shows one window over the whole screen; -s lets Ctrl-Alt-F2 lead to a terminal.
-KIOSK_SHELL = ("cage", "-s", "--")
+KIOSK_COMMAND = ("cage", "-s", "--")
 
 
 def probe_kiosk(root: Path = Path("/")) -> Display:

@@ -1,42 +1,55 @@
-"""CPU time and memory of processes, from /proc; and how many BLAS threads they take."""
+"""Starts child processes, and reads the CPU time and memory of processes from /proc."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process together with the thread that started it, even while it computes or is stopped.
+
+    If the parent died before this call, the socket to it shows that; the parent's number does not: in a container it
+    may be 1.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def blas_threads(threads: int) -> dict[str, str]:
-    """What to set in the environment before NumPy is imported, for whichever BLAS it multiplies with."""
+    """Return environment variables that set the number of threads of any BLAS; effective before NumPy is imported."""
     return {f"{name}_NUM_THREADS": str(threads) for name in ("OPENBLAS", "OMP", "MKL", "BLIS")}
 
 
 def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
-    """User and system time of each process; those that are gone are left out."""
+    """Return the user and system time of each process; processes that have ended are left out."""
     used: dict[int, float] = {}
     for pid in pids:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             continue
-        # The name, in parentheses, may hold anything; fields 14 and 15 are counted from behind it.
+        # The name, in parentheses, may contain anything; fields 14 and 15 are counted from behind it.
         fields = stat[stat.rindex(")") + 2 :].split()
         used[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
     return used
 
 
 def rss_bytes(pids: Iterable[int]) -> int:
-    """The resident memory of each process now, summed; pages that they share count in each."""
+    """Return the sum of the resident memory of the processes; a shared page counts in each of them."""
     return _status_bytes(pids, "VmRSS")
 
 
 def peak_rss_bytes(pids: Iterable[int]) -> int:
-    """The most resident memory each process has had, summed; pages that they share count in each."""
+    """Return the sum of the peak resident memory of the processes; a shared page counts in each of them."""
     return _status_bytes(pids, "VmHWM")
 
 
@@ -56,33 +69,34 @@ def start_child(
     *arguments: str,
     fds: Sequence[int],
     threads: int = 1,
-    before: Sequence[str] = (),
+    wrapper: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module`; its stdin and stdout are nowhere, as the parent's stdout may carry the log.
+    """Start `python -m module` with stdin and stdout on /dev/null, as the parent's stdout may carry the log.
 
     Args:
-        module: its name.
-        arguments: it gets.
+        module: to run.
+        arguments: of the child.
         fds: descriptors that it inherits, by the same numbers.
-        threads: of BLAS, set before it imports NumPy.
-        before: a command that starts it, such as a kiosk's.
-        environment: what it finds there unless the user has set that otherwise.
+        threads: BLAS threads.
+        wrapper: a command that starts the child, such as a kiosk's.
+        environment: variables that the child gets unless the user has set them.
         stderr: as `subprocess.Popen` takes it; None leaves it the parent's.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the process cannot be started.
     """
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        # -P: never import what happens to lie in the user's folder.
-        [*before, sys.executable, "-P", "-m", module, *arguments],
+        # -P: never import from the current folder.
+        [*wrapper, sys.executable, "-P", "-m", module, *arguments],
         pass_fds=fds,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
-        process_group=0,  # a terminal's Ctrl-C and Ctrl-Z are for the parent
+        # A terminal sends Ctrl-C and Ctrl-Z to the parent's group only.
+        process_group=0,
         env={**(environment or {}), **os.environ, **blas_threads(threads), "PYTHONPATH": path},
     )

@@ -1,7 +1,7 @@
-"""Drawn frames in shared memory: one writer, readers in other processes, newest wins, nothing is ever torn.
+"""Passes drawn images to other processes through shared memory: the newest wins, and no image is ever torn.
 
-A slot has one owner at a time. The writer owns the slots that no reader holds; a reader owns what it took until it
-says that it is done. With a slot for each reader, one for the newest and one to draw in, nobody waits.
+A slot has one owner at a time. The writer owns the slots that no reader holds; a reader owns the slot that it took
+until it reports that it is done. One slot for each reader, one for the newest image and one to draw in: no side waits.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from camapp.core.arrays import Pixels
 
+# The `seq` of an image that shows no frame, such as 'no signal'.
+NO_FRAME = -1
+
 
 @dataclass(frozen=True, slots=True)
 class ReadFrame:
-    """A drawn frame in a reader's hands.
+    """A drawn frame that a reader holds.
 
     Attributes:
         generation: of the memory, which is new for each frame size.
-        slot: which part of it.
-        seq: the frame's number.
-        serial: counts what was published, from 1.
+        slot: index into the memory's images.
+        seq: the frame's number, or NO_FRAME.
+        serial: number of the published image, from 1.
     """
 
     generation: int
@@ -34,21 +39,22 @@ class ReadFrame:
 
 
 def map_slots(fd: int, slots: int, height: int, width: int) -> Pixels:
-    """The (slots, height, width, 3) uint8 images behind a descriptor. The mapping lives as long as the array.
+    """Map the (slots, height, width, 3) uint8 images behind a descriptor; the mapping lives as long as the array.
 
     Raises:
-        ValueError: the memory is smaller than that.
+        ValueError: the memory is smaller.
     """
     size = slots * height * width * 3
-    memory = mmap.mmap(fd, size)  # refuses a length beyond the file's
+    # Raises ValueError if the length exceeds the file's.
+    memory = mmap.mmap(fd, size)
     return np.frombuffer(memory, np.uint8, size).reshape(slots, height, width, 3)
 
 
 class SharedFrames:
-    """The writer's side. Safe to use from several threads.
+    """Owns the memory on the writer's side. Safe to use from several threads.
 
     Args:
-        readers: how many there are; each may hold one frame at a time.
+        readers: number of readers; each may hold one frame at a time.
     """
 
     def __init__(self, readers: int = 1) -> None:
@@ -64,18 +70,18 @@ class SharedFrames:
 
     @property
     def fd(self) -> int:
-        """Descriptor of the memory of this generation; -1 before the first frame."""
+        """Return the descriptor of this generation's memory; -1 before the first frame."""
         return self._fd
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the frames of this generation."""
+        """Return the (height, width) of this generation's frames."""
         return self._images.shape[1], self._images.shape[2]
 
     def acquire(self, height: int, width: int) -> Pixels:
-        """A (height, width, 3) uint8 slot to draw the next frame in; valid until `publish` or the next `acquire`.
+        """Return a (height, width, 3) uint8 slot to draw in; valid until `publish` or the next `acquire`.
 
-        A new size makes new memory: `generation` rises, `fd` changes, and frames taken before stay readable.
+        A new size allocates new memory: `generation` rises, `fd` changes, and frames taken before stay readable.
         """
         with self._lock:
             if (height, width) != self.size:
@@ -86,7 +92,7 @@ class SharedFrames:
             return self._drawing[1]
 
     def publish(self, image: Pixels, seq: int) -> None:
-        """Make an image the newest: a slot from `acquire` as it is, any other by copying it into one."""
+        """Make `image` the newest. A slot from `acquire` is not copied, any other array is."""
         drawing = self._drawing
         if drawing is None or image is not drawing[1]:
             np.copyto(self.acquire(image.shape[0], image.shape[1]), image)
@@ -97,7 +103,7 @@ class SharedFrames:
                 self._drawing = None
 
     def take(self, after: int = 0) -> ReadFrame | None:
-        """The newest frame, to be held until `release`; None unless it is newer than serial number `after`."""
+        """Return the newest frame, held until `release`; None unless it is newer than serial number `after`."""
         with self._lock:
             taken = self._newest
             if taken is None or taken.serial <= after:
@@ -106,13 +112,13 @@ class SharedFrames:
             return taken
 
     def release(self, taken: ReadFrame) -> None:
-        """A reader is done with a frame. Frames of an earlier generation are ignored."""
+        """Return a frame that a reader is done with. Frames of an earlier generation are ignored."""
         with self._lock:
             if taken.generation == self.generation and self._held[taken.slot]:
                 self._held[taken.slot] -= 1
 
     def close(self) -> None:
-        """Forget the memory; the kernel frees it when the last process that maps it ends or lets go."""
+        """Release the memory; the kernel frees it once no process maps it."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -121,9 +127,9 @@ class SharedFrames:
             self._newest = self._drawing = None
 
     def _renew(self, height: int, width: int) -> None:
-        fd = os.memfd_create("camapp-canvas", os.MFD_CLOEXEC)
+        fd = os.memfd_create("camapp-frames", os.MFD_CLOEXEC)
         try:
-            # Finds out now that memory is short; ftruncate alone would end in SIGBUS at the first touch.
+            # Fails now if memory is short; after ftruncate alone the first write would raise SIGBUS.
             os.posix_fallocate(fd, 0, self.slots * height * width * 3)
             images = map_slots(fd, self.slots, height, width)
         except BaseException:
@@ -135,3 +141,80 @@ class SharedFrames:
         self.generation += 1
         self._held = [0] * self.slots
         self._newest = self._drawing = None
+
+
+class FramePublisher:
+    """Hands the newest image to one reader process; the reader has at most one at a time, and reports when it is done.
+
+    Safe to use from several threads. Neither a slow reader nor one that ended blocks `publish`.
+
+    Args:
+        send_memory: sends the reader a descriptor and the shape (slots, height, width) of the images that follow.
+        send_frame: sends the reader a frame's slot. Both return False if the reader does not take the message.
+
+    Attributes:
+        wanted: whether the reader wants images; the owner sets it.
+    """
+
+    def __init__(
+        self, send_memory: Callable[[int, tuple[int, int, int]], bool], send_frame: Callable[[ReadFrame], bool]
+    ) -> None:
+        self.wanted = False
+        self._send_memory = send_memory
+        self._send_frame = send_frame
+        self._frames = SharedFrames(readers=1)
+        self._lock = threading.Lock()
+        self._held: ReadFrame | None = None
+        self._sent_at = 0.0
+        self._last_serial = self._sent_generation = 0
+
+    def publish(self, image: Pixels, seq: int) -> None:
+        """Make `image` the newest; an older one that the reader has not got is dropped. Costs one copy."""
+        self._frames.publish(image, seq)
+        self.offer()
+
+    def offer(self) -> None:
+        """Send the newest image, if it is new, wanted, and the reader has none."""
+        with self._lock:
+            if not self.wanted or self._held is not None:
+                return
+            frame = self._frames.take(self._last_serial)
+            if frame is None:
+                return
+            if not self._send(frame):
+                self._frames.release(frame)
+                return
+            self._held, self._last_serial, self._sent_at = frame, frame.serial, time.monotonic()
+
+    def release(self) -> ReadFrame | None:
+        """Take back the frame that the reader is done with, and offer the next; return the former."""
+        with self._lock:
+            frame, self._held = self._held, None
+        if frame is not None:
+            self._frames.release(frame)
+            self.offer()
+        return frame
+
+    def held_s(self) -> float:
+        """Return for how many seconds the reader has held a frame; 0 if it holds none."""
+        with self._lock:
+            return time.monotonic() - self._sent_at if self._held is not None else 0.0
+
+    def reset(self) -> None:
+        """Forget a reader that ended; the next one starts with the newest image, once `wanted` is set."""
+        with self._lock:
+            self.wanted = False
+            if self._held is not None:
+                self._frames.release(self._held)
+            self._held, self._last_serial, self._sent_generation = None, 0, 0
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._frames.close()
+
+    def _send(self, frame: ReadFrame) -> bool:
+        if frame.generation != self._sent_generation:
+            if not self._send_memory(self._frames.fd, (self._frames.slots, *self._frames.size)):
+                return False
+            self._sent_generation = frame.generation
+        return self._send_frame(frame)

@@ -1,4 +1,4 @@
-"""The parent's side of the workers: hands out slots, collects results, replaces processes that die or hang."""
+"""Runs the net in worker processes: hands out slots, collects results, replaces processes that die or hang."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import selectors
 import socket
-import subprocess
 import threading
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from typing import Any
 
 from camapp.core.errors import PoolError
 from camapp.core.stats import Quantiles
-from camapp.system.process import start_child
+from camapp.system.supervised_process import ChildProcess
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
 from engine.model import Model
@@ -26,25 +25,46 @@ from engine.runtime.shared_model import write_shared
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 30.0
-STUCK_AT_LEAST = 1.7  # with the poll and the words about it, less than two seconds
-STUCK_TIMES_P95 = 10.0
-RESTARTS, RESTARTS_WITHIN = 5, 60.0
-# Workers that may be lost without a result between before waiting for the next no longer counts as a bounded step.
-LOST_IN_ROW = 3
-_POLL = 0.25
 # The error of jobs that were not done when the pool was stopped.
 STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
-class OwnJob:
-    """What workers do with messages, in place of running the net from slot to slot.
+class PoolLimits:
+    """Time limits of workers, and how many may be lost.
 
     Attributes:
-        make: 'module:function', called in each worker with the model and `options`; gives `message -> pieces of the
-            reply`, in bytes.
+        start_s: a worker that is not ready within this time is replaced.
+        min_stuck_s: a job may take at least this long; with the poll and logging that is less than two seconds.
+        stuck_times_p95: a job may take this multiple of the 95th percentile of all jobs' times.
+        restarts: workers that may be lost within `restarts_within_s` before the pool fails.
+        restarts_within_s: see `restarts`.
+        lost_in_row: workers that may be lost without a result in between, before waiting for the next no longer counts
+            as a bounded step.
+        poll_s: interval of the checks.
+    """
+
+    start_s: float = START_TIMEOUT
+    min_stuck_s: float = 1.7
+    stuck_times_p95: float = 10.0
+    restarts: int = 5
+    restarts_within_s: float = 60.0
+    lost_in_row: int = 3
+    poll_s: float = 0.25
+
+
+DEFAULT_LIMITS = PoolLimits()
+
+
+@dataclass(frozen=True)
+class OwnJob:
+    """What workers do with messages instead of running the net from slot to slot.
+
+    Attributes:
+        make: 'module:function', called in each worker with the model and `options`; returns a function from a message
+            to the pieces of its reply, in bytes.
         options: plain values.
-        stuck_after: seconds without a piece, be it an empty one, after which a worker is taken for hung.
+        stuck_after: seconds without a piece (an empty one counts) after which a worker is replaced as hung.
     """
 
     make: str
@@ -54,7 +74,7 @@ class OwnJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. `error` is "" when the slot's outputs (or `reply`, of an own job) hold results."""
+    """How a job ended. With `error` "" the slot's outputs, or the `reply` of an own job, hold results."""
 
     token: int
     slot: Slot
@@ -76,32 +96,31 @@ class _Job:
 
 @dataclass(eq=False)
 class _Worker:
-    process: subprocess.Popen[bytes]
-    sock: socket.socket
-    started: float
+    child: ChildProcess
     ready: bool = False
     job: _Job | None = None
     busy_since: float = 0.0
 
 
 class WorkerPool:
-    """A fixed number of worker processes for one model.
+    """Runs one model in a fixed number of worker processes.
 
-    A slot has one owner at a time: whoever acquired it, then (from `submit` on) the pool, then `on_outcome`, which
-    must `release` it. A slot held by a dead worker is handed out again only after that process was reaped.
+    A slot has one owner at a time: the caller that acquired it, then (from `submit` on) the pool, then `on_outcome`,
+    which must `release` it. The slot of a dead worker is handed out again only after that process was reaped.
 
-    Frames that are prepared ahead wait for a new worker; without spare slots they would be lost meanwhile, so one more
-    process stands by, started when the others are ready. It is a worker like them, of which no more than `workers` work
-    at a time, having as many slots: starting another takes half a second and more, going on with a ready one nothing.
+    Frames that are prepared ahead wait for a new worker. Without spare slots they would be lost meanwhile, so one more
+    process is on standby, started once the others are ready. The standby is an ordinary worker; the number of slots
+    still limits concurrency to `workers`. It exists because starting a process takes over 0.5 s.
 
     Args:
-        model: optimised once here; every worker maps the same packed weights.
-        max_items: items a slot holds.
+        model: planned once here; every worker maps the same packed weights.
+        max_items: items that a slot holds.
         workers: processes that work at a time.
         threads: BLAS threads of each.
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
-        own_job: what workers do with messages; None has them run the net on what slots hold.
+        own_job: what workers do with messages; None runs the net on the slots' inputs.
+        limits: None takes `DEFAULT_LIMITS`.
     """
 
     def __init__(
@@ -113,14 +132,15 @@ class WorkerPool:
         spare_slots: int,
         on_outcome: Callable[[Outcome], None],
         own_job: OwnJob | None = None,
+        limits: PoolLimits | None = None,
     ) -> None:
         self.workers = workers
-        self._processes = workers + int(not spare_slots)
         self.restarts = 0
         self.error: PoolError | None = None
         self._threads = threads
         self._on_outcome = on_outcome
-        self._ahead = spare_slots > 0
+        self._limits = limits or DEFAULT_LIMITS
+        self._has_standby = not spare_slots
         self._own_limit = own_job.stuck_after if own_job else None
         item_shape = model.card.input_shape
         plan = model.plan((max_items, *item_shape))
@@ -130,7 +150,8 @@ class WorkerPool:
         self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
         with os.fdopen(os.dup(self._model_fd), "wb") as file:
             write_shared(model, file)
-        model.release()  # the workers have it now: once in memory is enough
+        # The workers map it from the file: one copy in memory is enough.
+        model.release()
         self._slots = Slots.create(layout)
         self._config = json.dumps({"layout": layout.to_json(), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
@@ -150,67 +171,73 @@ class WorkerPool:
     # -- the caller's side
 
     def start(self) -> None:
-        """Start the thread that starts the processes and serves them; they become ready in the background."""
+        """Start the thread that starts and serves the processes; they become ready in the background."""
         self._thread.start()
 
-    def wait_ready(self, timeout: float) -> bool:
-        """Whether a worker is ready within `timeout` seconds. Raises PoolError when none will be."""
+    def wait_ready(self, timeout: float, workers: int = 1) -> bool:
+        """Return whether `workers` of them are ready within `timeout` seconds. Raises PoolError if none will be."""
         with self._lock:
-            self._lock.wait_for(lambda: self.error or any(worker.ready for worker in self._live), timeout)
+
+            def are_ready() -> bool:
+                return sum(worker.ready for worker in self._live) >= workers
+
+            self._lock.wait_for(lambda: self.error or are_ready(), timeout)
             if self.error:
                 raise self.error
-            return any(worker.ready for worker in self._live)
+            return are_ready()
 
     def acquire(self, timeout: float) -> Slot | None:
-        """A free slot, and without spare slots also a worker with nothing to do; None if none within `timeout` s."""
+        """Return a free slot, without spare slots only if a worker is idle too; None if none within `timeout` s."""
         with self._lock:
             if not self._lock.wait_for(self._has_room, timeout) or self.error:
                 return None
             return self._slots[self._free.popleft()]
 
     def submit(self, slot: Slot, token: int, items: int, message: bytes = b"") -> None:
-        """Hand a written slot over, or a message (at most MESSAGE_BYTES) with its slot; `on_outcome` follows."""
+        """Run a written slot, or a message (at most MESSAGE_BYTES) with its slot; `on_outcome` follows."""
         with self._lock:
             self._pending.append(_Job(token, slot, items, message))
             self._dispatch()
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back."""
+        """Return a slot."""
         with self._lock:
             self._free.append(slot.index)
             self._lock.notify_all()
 
     def busy_seconds(self) -> float:
-        """Time that all workers have spent inferring since the start, summed."""
+        """Return the inference time of all workers since the start, summed."""
         with self._lock:
             return self._busy_ns / 1e9
 
     def processes(self) -> list[int]:
-        """Process ids of the live workers."""
+        """Return the process ids of the live workers."""
         with self._lock:
-            return [worker.process.pid for worker in self._live]
+            return [worker.child.pid for worker in self._live]
 
     def bounded_step(self) -> str:
-        """What a worker is at within its time limit, 'starting workers' or 'inferring'; "" if none is."""
-        now = time.monotonic()
+        """Return 'starting workers' or 'inferring' while a worker does that within its time limit, else ""."""
+        now, limits = time.monotonic(), self._limits
         with self._lock:
-            if self._lost_in_row > LOST_IN_ROW:
-                return ""  # each is bounded, but one after another they would never end
-            if any(not worker.ready and now - worker.started <= START_TIMEOUT + _POLL for worker in self._live):
+            # Each start is bounded, but one after another they would never end.
+            if self._lost_in_row > limits.lost_in_row:
+                return ""
+            starting = [worker.child.started for worker in self._live if not worker.ready]
+            if any(now - started <= limits.start_s + limits.poll_s for started in starting):
                 return "starting workers"
-            limit = self._stuck_after() + _POLL
+            limit = self._stuck_after() + limits.poll_s
             if any(worker.job is not None and now - worker.busy_since <= limit for worker in self._live):
                 return "inferring"
         return ""
 
     def drain(self, timeout: float) -> bool:
-        """Wait for every submitted job to end; True if none is left."""
+        """Wait for every submitted job to end; return whether none is left."""
         with self._lock:
             self._lock.wait_for(lambda: self.error is not None or self._is_idle(), timeout)
             return self._is_idle()
 
     def stop(self, timeout: float = 0.5) -> None:
-        """End the processes within about `timeout` seconds; jobs not done come back as failed outcomes."""
+        """End the processes within about `timeout` seconds; report unfinished jobs as failed outcomes."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
@@ -218,14 +245,10 @@ class WorkerPool:
         if self._thread.is_alive():
             self._thread.join(timeout + 1)
         for worker in self._live:
-            worker.sock.close()
+            worker.child.hang_up()
         deadline = time.monotonic() + timeout
         for worker in self._live:
-            try:
-                worker.process.wait(max(0.01, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            worker.child.end(max(0.01, deadline - time.monotonic()))
         self._abandon(STOPPED)
         self._live = []
         self._selector.close()
@@ -237,12 +260,12 @@ class WorkerPool:
 
     def _serve(self) -> None:
         try:
-            # Here and not in `start`: the kernel ends a worker with the thread that started it (PR_SET_PDEATHSIG).
+            # Not in `start`: the kernel kills a worker together with the thread that started it (PR_SET_PDEATHSIG).
             for _ in range(self.workers):
                 self._spawn()
             while not self._stopping and self.error is None:
-                for key, _ in self._selector.select(_POLL):
-                    if key.data is not None:  # else it is `stop` that wakes us
+                for key, _ in self._selector.select(self._limits.poll_s):
+                    if key.data is not None:  # otherwise `stop` has ended the wait
                         self._receive(key.data)
                 self._check_stuck()
         except Exception as error:
@@ -253,7 +276,7 @@ class WorkerPool:
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            packet = worker.sock.recv(PACKET_BYTES)
+            packet = worker.child.socket.recv(PACKET_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -268,8 +291,10 @@ class WorkerPool:
                 self._infer_s.add((end - start) / 1e9)
                 self._dispatch()
                 self._lock.notify_all()
-                complete = len(self._live) >= self._processes or not all(one.ready for one in self._live)
-            if not complete:
+                standby_due = (
+                    self._has_standby and len(self._live) <= self.workers and all(one.ready for one in self._live)
+                )
+            if standby_due:
                 self._spawn()
             return
         if status == STATUS_PART:
@@ -284,46 +309,45 @@ class WorkerPool:
                 self._lost_in_row = 0
                 self._infer_s.add((end - start) / 1e9)
                 self._busy_ns += end - start
-                # The worker's next job starts before this one is decoded: it should not wait for us.
+                # The worker's next job starts before this one is decoded.
                 self._dispatch()
             else:
                 worker.ready = False  # it exits now; EOF follows
             self._lock.notify_all()
         if job is None or job.token != token:
-            raise RuntimeError(f"worker {worker.process.pid} answered for {token}, which it was not given")
+            raise RuntimeError(f"worker {worker.child.pid} replied to {token}, which it was not given")
         self._on_outcome(Outcome(job.token, job.slot, job.items, start, end, error, b"".join(job.parts)))
 
     def _check_stuck(self) -> None:
-        now = time.monotonic()
+        now, limits = time.monotonic(), self._limits
         for worker in list(self._live):
             busy = now - worker.busy_since if worker.job is not None else 0.0
-            if busy > STUCK_AT_LEAST and busy > self._stuck_after():  # the first test spares most the second's sort
+            # The first test usually avoids the second's sort.
+            if busy > limits.min_stuck_s and busy > self._stuck_after():
                 self._replace(worker, f"hung for {busy:.1f} s")
-            elif not worker.ready and worker.job is None and now - worker.started > START_TIMEOUT:
-                self._replace(worker, f"not ready within {START_TIMEOUT:.0f} s")
+            elif not worker.ready and worker.job is None and now - worker.child.started > limits.start_s:
+                self._replace(worker, f"not ready within {limits.start_s:.0f} s")
 
     def _replace(self, worker: _Worker, why: str) -> None:
         """Reap a worker, fail its job, and start another if the budget allows."""
-        self._selector.unregister(worker.sock)
-        worker.process.kill()
-        code = worker.process.wait()
-        worker.sock.close()
+        self._selector.unregister(worker.child.socket)
+        worker.child.end(0)
         with self._lock:
             self._live.remove(worker)
             self._lost_in_row += 1
             job = worker.job
             self._dispatch()
             self._lock.notify_all()
-        what = f"worker {worker.process.pid} {why}" + (f" (exit status {code})" if why == "died" else "")
-        log.warning("%s; %s", what, "what it held is lost" if job else "it held nothing")
+        what = f"worker {worker.child.pid} {why}" + (f" ({worker.child.exit_reason})" if why == "died" else "")
+        log.warning("%s; %s", what, "its job is lost" if job else "it had no job")
         if job:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=f"worker {why.split(' for ')[0]}"))
-        now = time.monotonic()
+        now, within = time.monotonic(), self._limits.restarts_within_s
         self._deaths.append(now)
-        while now - self._deaths[0] > RESTARTS_WITHIN:
+        while now - self._deaths[0] > within:
             self._deaths.popleft()
-        if len(self._deaths) > RESTARTS:
-            self._fail(PoolError(f"{len(self._deaths)} workers lost within {RESTARTS_WITHIN:.0f} s, the last: {what}"))
+        if len(self._deaths) > self._limits.restarts:
+            self._fail(PoolError(f"{len(self._deaths)} workers lost within {within:.0f} s, the last: {what}"))
             return
         self.restarts += 1
         self._spawn()
@@ -334,7 +358,7 @@ class WorkerPool:
             self._lock.notify_all()
 
     def _abandon(self, reason: str) -> None:
-        """Return every job that will not be run any more."""
+        """Report every job that will not be run as failed."""
         with self._lock:
             jobs = list(self._pending) + [worker.job for worker in self._live if worker.job is not None]
             self._pending.clear()
@@ -345,7 +369,8 @@ class WorkerPool:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=reason))
 
     def _stuck_after(self) -> float:
-        return max(STUCK_AT_LEAST, self._own_limit or STUCK_TIMES_P95 * self._infer_s.at(95)[0])
+        limits = self._limits
+        return max(limits.min_stuck_s, self._own_limit or limits.stuck_times_p95 * self._infer_s.at(95)[0])
 
     # -- with the lock held, or before the thread runs
 
@@ -357,7 +382,7 @@ class WorkerPool:
             return True
         if not self._free or self._stopping:
             return False
-        return self._ahead or any(worker.ready and worker.job is None for worker in self._live)
+        return not self._has_standby or any(worker.ready and worker.job is None for worker in self._live)
 
     def _dispatch(self) -> None:
         for worker in self._live:
@@ -367,18 +392,13 @@ class WorkerPool:
                 job = self._pending.popleft()
                 worker.job, worker.busy_since = job, time.monotonic()
                 try:
-                    worker.sock.send(TASK.pack(job.token, job.slot.index, job.items) + job.message)
+                    worker.child.socket.send(TASK.pack(job.token, job.slot.index, job.items) + job.message)
                 except OSError:
                     worker.ready = False  # it has died: EOF follows, and with it the job's outcome
 
     def _spawn(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            fd = theirs.fileno()
-            process = start_child("camapp.workers.worker", str(fd), fds=[fd], threads=self._threads)
-        socket.send_fds(ours, [self._config], [self._slots.fd, self._model_fd])
-        ours.setblocking(False)
-        worker = _Worker(process, ours, time.monotonic())
+        worker = _Worker(ChildProcess("camapp.workers.worker", threads=self._threads))
+        socket.send_fds(worker.child.socket, [self._config], [self._slots.fd, self._model_fd])
         with self._lock:
             self._live.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._selector.register(worker.child.socket, selectors.EVENT_READ, worker)

@@ -1,11 +1,11 @@
-"""What the parent and a worker say to each other over their SEQPACKET socket: one message a packet."""
+"""Defines the messages between the pool and a worker on their SEQPACKET socket: one message a packet."""
 
 from __future__ import annotations
 
 import struct
 
-# parent -> worker: token, slot, items; for a worker with a job of its own, its message follows.
-# Before the first, one JSON packet with the descriptors (see worker.py).
+# parent -> worker: token, slot, items; for a worker with its own job, the message follows.
+# Before the first task comes one JSON packet with the descriptors (see worker.py).
 TASK = struct.Struct("<qii")
 # worker -> parent: token, status, start and end of inference in monotonic nanoseconds; an error's text follows, or
 # with STATUS_PART a piece of the reply that STATUS_DONE completes.

@@ -1,4 +1,4 @@
-"""Workers that several cameras with the same model take turns at: each sees a pool of its own."""
+"""Shares one worker pool among cameras with the same model; each camera uses its share like its own pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.model import Model
 
 
 class Pool(Protocol):
-    """What the inference stage asks of its workers (see `WorkerPool`)."""
+    """What the inference stage needs of its workers (see `WorkerPool`)."""
 
     @property
     def error(self) -> PoolError | None: ...  # noqa: D102
@@ -35,11 +35,11 @@ class Pool(Protocol):
 
 
 MakePool = Callable[[Model, int, int, Callable[[Outcome], None]], Pool]
-"""(model, max_items, spare_slots, on_outcome) -> its pool, not yet started."""
+"""(model, max_items, spare_slots, on_outcome) -> a pool that is not started yet."""
 
 
 class SharedWorkers:
-    """Gives every camera that comes with the same key a share in one pool.
+    """Gives all cameras with the same key a share in one pool.
 
     Args:
         workers: processes of each pool.
@@ -55,23 +55,23 @@ class SharedWorkers:
     def share(
         self, key: Hashable, model: Model, max_items: int, spare_slots: int, on_outcome: Callable[[Outcome], None]
     ) -> Share:
-        """A share in the pool of that key, which names all that a worker's work depends on."""
-        whole = (key, max_items, spare_slots)
+        """Return a share in the pool of `key`, which identifies everything that a worker's results depend on."""
+        full_key = (key, max_items, spare_slots)
         with self._lock:
-            shared = self._pools.get(whole)
+            shared = self._pools.get(full_key)
             if shared is None or shared.closed:
-                shared = self._pools[whole] = _Shared(model, max_items, self.workers, self._threads, spare_slots)
+                shared = self._pools[full_key] = _Shared(model, max_items, self.workers, self._threads, spare_slots)
             return shared.enter(on_outcome)
 
 
 class _Shared:
-    """The pool behind its shares: passes outcomes on, and stops with the last share."""
+    """Owns the pool of several shares: routes the outcomes, and stops with the last share."""
 
     def __init__(self, model: Model, max_items: int, workers: int, threads: int, spare_slots: int) -> None:
         self.pool = WorkerPool(model, max_items, workers, threads, spare_slots, self._route)
         self.closed = False
         self.lock = threading.Condition()
-        # Whoever waits longest is next: a camera that always has a frame ready cannot starve the others.
+        # The share that has waited longest is next: a camera that always has a frame ready cannot starve the others.
         self.waiting: deque[Share] = deque()
         self.jobs: dict[int, tuple[Share, int, Slot, int]] = {}
         self._members = 0
@@ -92,9 +92,9 @@ class _Shared:
     def submit(self, share: Share, slot: Slot, token: int, items: int) -> None:
         with self.lock:
             self._tokens += 1
-            ours = self._tokens
-            self.jobs[ours] = (share, token, slot, items)
-        self.pool.submit(slot, ours, items)
+            pool_token = self._tokens
+            self.jobs[pool_token] = (share, token, slot, items)
+        self.pool.submit(slot, pool_token, items)
 
     def leave(self, timeout: float) -> None:
         with self.lock:
@@ -107,70 +107,70 @@ class _Shared:
     def _route(self, outcome: Outcome) -> None:
         with self.lock:
             share, token, *_ = self.jobs.pop(outcome.token, (None, 0))
-        if share is None:  # its camera has left, and only now is the slot free
+        if share is None:  # its camera has stopped; until now the worker used the slot
             self.pool.release(outcome.slot)
         else:
             share.take(replace(outcome, token=token))
 
 
 class Share:
-    """One camera's part in a shared pool, with a pool's methods; made by `SharedWorkers.share`."""
+    """One camera's share of a pool, with a pool's methods; made by `SharedWorkers.share`."""
 
     def __init__(self, shared: _Shared, on_outcome: Callable[[Outcome], None]) -> None:
         self._shared = shared
         self._on_outcome = on_outcome
         self._busy_ns = 0
-        self._given_up: set[int] = set()
+        self._abandoned: set[int] = set()
 
     @property
     def error(self) -> PoolError | None:
-        """Why the workers cannot go on, which is the same for all shares."""
+        """Return the error that stopped the workers of all shares, if any."""
         return self._shared.pool.error
 
     @property
     def restarts(self) -> int:
-        """Workers replaced so far, whosever frame they held."""
+        """Return the number of workers replaced so far, for all shares."""
         return self._shared.pool.restarts
 
     def start(self) -> None:
-        """Start the workers, if no other share has."""
+        """Start the workers unless another share has."""
         self._shared.start()
 
     def wait_ready(self, timeout: float) -> bool:
-        """Whether a worker is ready within `timeout` seconds. Raises PoolError when none will be."""
+        """Return whether a worker is ready within `timeout` seconds. Raises PoolError if none will be."""
         return self._shared.pool.wait_ready(timeout)
 
     def acquire(self, timeout: float) -> Slot | None:
-        """A free slot and a worker, in turn with the other shares; None if none within `timeout` seconds."""
+        """Return a free slot with an idle worker, in turn with the other shares; None if none within `timeout` s."""
         shared = self._shared
         deadline = time.monotonic() + timeout
         with shared.lock:
             if self not in shared.waiting:
                 shared.waiting.append(self)
             if not shared.lock.wait_for(lambda: shared.waiting[0] is self, timeout):
-                return None  # it keeps its place in the queue
+                return None  # this share keeps its place in the queue
         slot = shared.pool.acquire(max(0.0, deadline - time.monotonic()))
         if slot is not None:
             self._leave_queue()
         return slot
 
     def submit(self, slot: Slot, token: int, items: int) -> None:
-        """Hand a written slot over; `on_outcome` follows."""
+        """Run a written slot; `on_outcome` follows."""
         self._shared.submit(self, slot, token, items)
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back."""
-        if slot.index in self._given_up:
-            self._given_up.discard(slot.index)  # a worker may still write into it: `_route` frees it
+        """Return a slot."""
+        if slot.index in self._abandoned:
+            self._abandoned.discard(slot.index)  # a worker may still write into it: `_route` frees it
         else:
             self._shared.pool.release(slot)
 
     def busy_seconds(self) -> float:
-        """Time that the workers have spent on this share's frames."""
+        """Return the inference time of this share's frames, summed."""
         return self._busy_ns / 1e9
 
     def processes(self) -> list[int]:
-        """Process ids of the live workers."""
+        """Return the process ids of the live workers."""
         return self._shared.pool.processes()
 
     def bounded_step(self) -> str:
@@ -178,35 +178,35 @@ class Share:
         return self._shared.pool.bounded_step()
 
     def drain(self, timeout: float) -> bool:
-        """Wait for every job of this share to end; True if none is left."""
+        """Wait for every job of this share to end; return whether none is left."""
         deadline = time.monotonic() + timeout
         with self._shared.lock:
-            self._shared.lock.wait_for(lambda: self.error is not None or not self._mine(), timeout)
-        # A failing pool ends its jobs from its own thread.
-        while self._mine() and time.monotonic() < deadline:
+            self._shared.lock.wait_for(lambda: self.error is not None or not self._has_jobs(), timeout)
+        # A failing pool ends its jobs in its own thread.
+        while self._has_jobs() and time.monotonic() < deadline:
             time.sleep(0.005)
-        return not self._mine()
+        return not self._has_jobs()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Leave; jobs not done come back as failed outcomes. The last share stops the workers."""
+        """Report unfinished jobs as failed outcomes and leave the pool; the last share stops the workers."""
         self._leave_queue()
         with self._shared.lock:
-            mine = [(ours, *job) for ours, job in self._shared.jobs.items() if job[0] is self]
-            for ours, *_ in mine:
-                del self._shared.jobs[ours]
-        for _, _, token, slot, items in mine:
-            self._given_up.add(slot.index)
+            jobs = {pool_token: job for pool_token, job in self._shared.jobs.items() if job[0] is self}
+            for pool_token in jobs:
+                del self._shared.jobs[pool_token]
+        for _, token, slot, items in jobs.values():
+            self._abandoned.add(slot.index)
             self._on_outcome(Outcome(token, slot, items, error=STOPPED))
         self._shared.leave(timeout)
 
     def take(self, outcome: Outcome) -> None:
-        """Called in the pool's thread with each outcome of this share."""
+        """Report an outcome of this share; called in the pool's thread."""
         self._busy_ns += outcome.infer_end - outcome.infer_start
         self._on_outcome(outcome)
         with self._shared.lock:
             self._shared.lock.notify_all()
 
-    def _mine(self) -> bool:
+    def _has_jobs(self) -> bool:
         return any(job[0] is self for job in list(self._shared.jobs.values()))
 
     def _leave_queue(self) -> None:

@@ -1,6 +1,6 @@
-"""Shared memory between the parent and its workers: numbered slots in one memfd, each with one owner at a time.
+"""Shares memory between the pool and its workers: numbered slots in one memfd, each with one owner at a time.
 
-A memfd has no name in /dev/shm, so nothing can be left behind: it is gone with the last process that holds it.
+A memfd has no name in /dev/shm, so no file can be left behind: the kernel frees it with the last process that holds it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _ALIGN = 64
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """Sizes of the slots; both sides compute the same offsets from it.
+    """Holds the sizes of the slots, from which both sides compute the same offsets.
 
     Attributes:
-        slots: how many.
+        slots: their number.
         input_shape: (items, C, H, W) float32.
-        output_shapes: one (items, ...) float32 shape an output of the net.
+        output_shapes: (items, ...) float32, one for each output of the net.
     """
 
     slots: int
@@ -33,23 +33,23 @@ class SlotLayout:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SlotLayout:
-        """The layout from `asdict`'s form after a trip through JSON."""
+        """Return the layout from a decoded JSON object (see `to_json`)."""
         outputs = tuple(tuple(shape) for shape in values["output_shapes"])
         return cls(values["slots"], tuple(values["input_shape"]), outputs)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @property
     def stride(self) -> int:
-        """Bytes from one slot to the next."""
+        """Return the bytes from one slot to the next."""
         return sum(_bytes(shape) for shape in (self.input_shape, *self.output_shapes))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place for a batch and its results."""
+    """Memory of one batch and its results."""
 
     index: int
     input: Floats
@@ -57,7 +57,7 @@ class Slot:
 
 
 class Slots:
-    """All slots of a pool, mapped into this process."""
+    """Maps all slots of a pool into this process."""
 
     def __init__(self, fd: int, layout: SlotLayout) -> None:
         self.fd = fd
@@ -67,10 +67,10 @@ class Slots:
 
     @classmethod
     def create(cls, layout: SlotLayout) -> Slots:
-        """Allocate the memory. Raises OSError when there is not enough."""
+        """Allocate the memory. Raises OSError if there is not enough."""
         fd = os.memfd_create("camapp-slots", os.MFD_CLOEXEC)
         try:
-            # posix_fallocate finds out now that memory is short; ftruncate alone would end in SIGBUS at first touch.
+            # Fails now if memory is short; after ftruncate alone the first write would raise SIGBUS.
             os.posix_fallocate(fd, 0, layout.stride * layout.slots)
         except OSError:
             os.close(fd)
@@ -84,7 +84,7 @@ class Slots:
         return len(self._slots)
 
     def close(self) -> None:
-        """Drop this process's descriptor; the mapping goes when the last view does."""
+        """Close this process's descriptor; the mapping is released with the last view."""
         self._slots = []
         os.close(self.fd)
 

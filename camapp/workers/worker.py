@@ -1,20 +1,19 @@
-"""A worker process: maps the shared model and slots, then runs one plan after another until its socket closes.
+"""Runs the net in a worker process: maps the shared model and slots, then runs plans until its socket closes.
 
 Started by the pool as `python -m camapp.workers.worker FD`, with its BLAS threads already set in the environment.
-It never sees a camera and imports nothing but the engine, unless it is told of a job: then that gets each message
-and makes the reply, and the slots hold nothing.
+It needs only the engine, unless the pool names a job: then the job gets each message and makes the reply, and the
+slots are unused.
 """
 
 from __future__ import annotations
 
 import signal
 
-# First of all: it is the parent who decides when work ends, and a service manager signals every process.
+# Before the other imports: the parent decides when work ends, and a service manager signals every process.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 # ruff: noqa: E402
-import ctypes
 import gc
 import json
 import mmap
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from camapp.system.process import die_with_parent
 from camapp.workers.protocol import (
     MESSAGE_BYTES,
     PACKET_BYTES,
@@ -40,17 +40,17 @@ from engine.model import Model
 from engine.plan import Plan
 from engine.runtime.shared_model import attach_shared
 
-Job = Callable[[bytes], Iterable[bytes]]  # a message in, the reply in pieces out
+# From a message to the pieces of its reply.
+Job = Callable[[bytes], Iterable[bytes]]
 
-_PR_SET_PDEATHSIG = 1
-# A live frame has a few items at most, and must not wait for a plan; larger batches are planned when they come.
+# A live frame has a few items at most and must not wait for a plan; larger batches are planned on demand.
 _PLANNED_AHEAD = 8
 
 
 def main() -> int:
-    """Serve until the parent closes the socket; 1 after an error was reported."""
+    """Serve until the parent closes the socket; return 1 after an error was reported."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    _die_with_parent()
+    die_with_parent()
     message, descriptors, _, _ = socket.recv_fds(sock, PACKET_BYTES, 2)
     if not message:
         return 0
@@ -62,7 +62,7 @@ def main() -> int:
     runs: dict[tuple[int, int], Callable[[], None]] = {}
 
     def run(slot_index: int, items: int) -> tuple[int, int]:
-        """Run the plan for so many items from a slot's input into its outputs, without a copy between."""
+        """Run the plan for `items` items from a slot's input into its outputs, without a copy in between."""
         if (slot_index, items) not in runs:
             slot = slots[slot_index]
             if items not in plans:
@@ -74,12 +74,12 @@ def main() -> int:
 
     try:
         job = _make_job(config["job"], model) if config["job"] else None
-        # Warm: the first run pays for page faults and BLAS start-up. No slot is ours yet.
+        # Warm up: the first run includes page faults and BLAS start-up. This worker owns no slot yet.
         for items in range(1, min(slots.layout.input_shape[0], _PLANNED_AHEAD) + 1):
             plans[items] = model.plan((items, *item_shape))
         start = time.monotonic_ns()
         plans[1].run()
-        # What is here stays, and what comes seldom makes cycles: to look for them was a twentieth of a small image.
+        # Start-up objects are permanent, and later ones seldom form cycles: collections cost 5 % on small nets.
         gc.freeze()
         gc.set_threshold(100_000)
         sock.send(REPLY.pack(0, STATUS_READY, start, time.monotonic_ns()))
@@ -96,29 +96,22 @@ def main() -> int:
                     end = time.monotonic_ns()
             except (BrokenPipeError, ConnectionResetError):
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it was, the parent must hear of it
+            except Exception as error:  # noqa: BLE001 - any error has to reach the parent
                 text = f"{type(error).__name__}: {error}".encode()[:4096]
                 sock.send(REPLY.pack(token, STATUS_ERROR, 0, 0) + text)
-                return 1  # a fresh process is surer than one that has just failed
+                # A new process is safer than one that has just failed.
+                return 1
             sock.send(REPLY.pack(token, STATUS_DONE, start, end))
     except (BrokenPipeError, ConnectionResetError):
-        return 0  # the parent is gone
+        return 0  # the parent has closed the socket
     return 0
 
 
 def _make_job(config: dict[str, Any], model: Model) -> Job:
-    """The job that the parent named ('module:function'), made for this model with the parent's options."""
+    """Make the job that the parent named as 'module:function', with this model and the parent's options."""
     module, _, name = config["make"].partition(":")
     job: Job = getattr(import_module(module), name)(model, config["options"])
     return job
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process with its parent, even while it computes or is stopped.
-
-    One that died before this is seen at its socket. Its number tells nothing: in a container it may be 1.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

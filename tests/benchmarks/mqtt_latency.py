@@ -25,9 +25,8 @@ import paho.mqtt.client as paho
 
 from camapp.core.settings import load_settings
 from camapp.pipeline.pipeline import Pipeline
-from camapp.remote.mqtt import interface as face_module
 from camapp.remote.mqtt.client import access
-from camapp.remote.mqtt.interface import MqttInterface
+from camapp.remote.mqtt.interface import MqttInterface, Timing
 from tests.benchmarks.common import ROOT, print_conditions
 from tests.camapp.remote.mqtt.mosquitto import Mosquitto
 
@@ -41,7 +40,6 @@ def main() -> None:
         listen(options.listen, options.seconds)
         return
     print_conditions()
-    face_module.HEARTBEAT_S = 0.0
     with tempfile.TemporaryDirectory() as folder:
         broker = Mosquitto(Path(folder) / "broker").start()
         try:
@@ -62,8 +60,9 @@ def run(seconds: float, uri: str | None, trouble: Callable[[], object] | None = 
     """A live run; `trouble` comes half-way."""
     settings = load_settings({"source": "pattern://digits?size=640x480", "duration": seconds}, environment={})
     pipeline = Pipeline(settings)
-    face = MqttInterface([pipeline], access(uri, None, None), "bench") if uri else None
+    face = MqttInterface([pipeline], access(uri, None, None), "bench", Timing(heartbeat=0.0)) if uri else None
     if face:
+        face.attach()
         face.start()
     if trouble:
         timer = threading.Timer(seconds / 2, trouble)

@@ -121,8 +121,10 @@ class InThread:
     """Stands for the serving process where the server is a thread of the run."""
 
     pid = os.getpid()
+    stderr = None
+    returncode = 0
 
-    def __init__(self, module: str, *arguments: str, fds: list[int]) -> None:
+    def __init__(self, module: str, *arguments: str, fds: list[int], **options: object) -> None:
         run, listener = (socket.socket(fileno=os.dup(fd)) for fd in fds)
         self._thread = threading.Thread(target=server.serve, args=(run, listener), daemon=True)
         self._thread.start()
@@ -145,8 +147,9 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     face = (
         WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
     )
-    with mock.patch("camapp.remote.web.interface.start_child", InThread) if in_thread else nullcontext():
+    with mock.patch("camapp.system.supervised_process.start_child", InThread) if in_thread else nullcontext():
         if face is not None:
+            face.attach()
             face.start()
         run = threading.Thread(target=pipeline.run, daemon=True)
         run.start()
@@ -217,6 +220,7 @@ def measure_browser(seconds: float, fps: float) -> None:
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=ClockSource(fps)):
         pipeline = Pipeline(settings)
     face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
+    face.attach()
     face.start()
     run = threading.Thread(target=pipeline.run, daemon=True)
     run.start()

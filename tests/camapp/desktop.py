@@ -1,4 +1,4 @@
-"""An X server for tests, without a screen."""
+"""Starts an X server for tests, without a screen."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 
 
 class Desktop:
-    """An X server of our own, which can be killed and started again under the same name."""
+    """Runs an X server that can be killed and started again under the same name."""
 
     def __init__(self) -> None:
-        self.name = f":{100 + os.getpid() % 50000}"  # nobody takes it while the server is down
+        # No other server takes this number while this one is down.
+        self.name = f":{100 + os.getpid() % 50000}"
         self._server: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
         reading, writing = os.pipe()
-        number = [self.name]
         options = ["-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset"]
-        command = ["Xvfb", *number, "-displayfd", str(writing), *options]
+        command = ["Xvfb", self.name, "-displayfd", str(writing), *options]
         self._server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
         os.close(writing)
-        with os.fdopen(reading) as told:
-            self.name = f":{told.readline().strip()}"
+        with os.fdopen(reading) as number:
+            self.name = f":{number.readline().strip()}"
 
     def kill(self) -> None:
         if self._server is not None:
@@ -41,7 +41,7 @@ class Desktop:
         for _ in range(20):
             if encoded := self.run("import", "-window", "root", "png:-"):
                 break
-            time.sleep(0.2)  # it gives up if a window goes while it looks
+            time.sleep(0.2)  # `import` fails if a window closes meanwhile
         return np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR))
 
     def press(self, title: str, key: str) -> None:

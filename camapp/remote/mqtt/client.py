@@ -1,4 +1,4 @@
-"""Link: the way to a broker, kept up by one thread: what is put there goes out, or waits, or is counted as lost."""
+"""Keeps a connection to an MQTT broker from one thread; messages wait in an `OutgoingQueue`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import ssl
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,47 +19,71 @@ from typing import TYPE_CHECKING, Any
 
 from camapp.core.errors import SinkError
 from camapp.core.mqtt_address import Address, parse_address
+from camapp.remote.mqtt.queue import CAPACITY, Message, OutgoingQueue
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
 
 log = logging.getLogger(__name__)
 
-# Messages that wait while the broker is away: the newest are kept.
-KEEP = 1000
-# The broker is told to send us nothing larger (MQTT 5, 3.1.2.11.4).
-LARGEST = 65536
-# More messages than this within a second are an attack or a loop: see `_heard`.
-FLOOD = 100
-DEAF_S = 60.0
-_KEEPALIVE_S = 20
-_CONNECT_S = 5.0
-_ANSWER_S = 10.0
-_RETRY_S, _RETRY_MOST_S, _RETRY_FLOOD_S = 1.0, 30.0, 0.1
+# Largest packet that the broker may send to this client, bytes (MQTT 5, 3.1.2.11.4).
+MAX_PACKET = 65536
 _IN_FLIGHT = 20
-_GOODBYE_S = 0.7
-_JOIN_S = 1.5
 _LOST = "the connection was lost"
 # Reason codes of MQTT 5, 2.4.
 _BAD_PASSWORD, _NOT_AUTHORISED, _BAD_VERSION = 134, 135, 132
 
 
 @dataclass(frozen=True)
-class Message:
-    """One to send. All are retained: who comes later is told the newest."""
+class Timeouts:
+    """Bounds the waits of a client; all values are in seconds.
 
-    topic: str
-    payload: bytes
+    Attributes:
+        answer: for the broker's answer to CONNECT.
+        retry: pause after a failed connection; doubled with each further one, up to `retry_max`.
+        retry_flood: pause after a connection that was ended because of a flood.
+        mute: after a flood, nothing is subscribed to for this time.
+        goodbye: to send the waiting messages when the client stops.
+        join: for the thread to end.
+    """
+
+    connect: float = 5.0
+    answer: float = 10.0
+    keepalive: int = 20
+    retry: float = 1.0
+    retry_max: float = 30.0
+    retry_flood: float = 0.1
+    mute: float = 60.0
+    goodbye: float = 0.7
+    join: float = 1.5
+    tick: float = 1.0
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """Selects the messages that a client receives.
+
+    Attributes:
+        topics: topic filters.
+        on_message: called in the client's thread with topic, payload and whether it was retained; returns soon.
+        with_retained: also receive messages that were retained before the connection.
+        max_rate: more messages than this within a second are an attack or a loop, and end the connection; 0 for any.
+    """
+
+    topics: Sequence[str] = ()
+    on_message: Callable[[str, bytes, bool], None] = lambda topic, payload, retained: None
+    with_retained: bool = False
+    max_rate: int = 100
 
 
 @dataclass(frozen=True)
 class Access:
-    """What the broker wants to know.
+    """Holds the address and credentials of a broker.
 
     Attributes:
-        address: where it is.
+        address: of the broker, with the user.
         password: None for none.
-        ca: file with the certificate that the broker's is signed by; None for those that the system trusts.
+        ca: CA certificate (PEM) to verify the broker; None for the authorities that the system trusts.
     """
 
     address: Address
@@ -72,12 +95,12 @@ class Access:
 
 
 def access(uri: str, password_file: Path | None, ca: Path | None) -> Access:
-    """Access to the broker at an address, with the password of the file, else of the environment.
+    """Return the access to the broker at `uri`, with the password from the file, else from the environment.
 
-    The environment's is taken out of it, so that no child inherits it.
+    CAMAPP_MQTT_PASSWORD is removed from the environment, so that no child process inherits it.
 
     Raises:
-        ValueError: no such address.
+        ValueError: the address is invalid.
         SinkError: a file cannot be used.
     """
     address = parse_address(uri)
@@ -87,7 +110,7 @@ def access(uri: str, password_file: Path | None, ca: Path | None) -> Access:
             with password_file.open(encoding="utf-8") as file:
                 password = file.read(1024).removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is no text"
+            why = getattr(error, "strerror", None) or "it is not text"
             raise SinkError(
                 f"cannot read --mqtt-password-file {password_file}: {why}", denied=isinstance(error, PermissionError)
             ) from error
@@ -99,28 +122,24 @@ def access(uri: str, password_file: Path | None, ca: Path | None) -> Access:
 
 
 class MqttClient:
-    """Keeps a connection to a broker, whatever happens to it.
+    """Keeps a connection to a broker, and connects again after every fault.
 
-    Nothing here blocks who puts messages in, and nothing that the broker does or fails to do raises; the log has one
-    line for each thing that is wrong, and one when it is over.
+    No method blocks, and no fault of the broker raises; the log has one line for each fault, and one when it is over.
 
     Args:
-        access: the broker.
-        name: what the broker logs of us; letters are added, for of two clients of a name one's connection is ended.
-        will: sent by the broker when this client vanishes; None for none.
-        topics: filters to listen to.
-        on_connected: called in the link's thread with each connection, to say all that the broker may have forgotten.
-        on_message: called in the link's thread with topic, payload and whether it was retained; returns soon.
-        on_tick: called in the link's thread while connected, about every `tick` seconds; returns soon.
-        tick: seconds.
-        with_retained: hear what was retained before, too.
-        flood: messages a second that are too many; 0 for any number.
+        access: address and credentials of the broker.
+        name: client id; letters are added, because a broker ends the older connection of two clients of one id.
+        will: message that the broker sends if this client vanishes; None for none.
+        subscription: what to receive.
+        on_connected: called in the client's thread after each connection, to set all states that the broker may lack.
+        on_tick: called in the client's thread while connected, every `timeouts.tick` seconds; returns soon.
+        capacity: maximum number of events that wait while the broker is away.
+        timeouts: time limits and intervals.
 
     Attributes:
-        connected: whether the broker has let us in.
-        reason: why not, or "".
-        sent: messages that the broker has taken.
-        lost: messages that it will never get.
+        connected: whether the broker has accepted this client.
+        reason: why it has not, or "".
+        queue: the messages that wait, and the counts of those sent and lost.
 
     Raises:
         SinkError: paho-mqtt is not installed, or a certificate cannot be used.
@@ -131,76 +150,64 @@ class MqttClient:
         access: Access,
         name: str,
         will: Message | None = None,
-        topics: Sequence[str] = (),
+        subscription: Subscription = Subscription(),
         on_connected: Callable[[], None] = lambda: None,
-        on_message: Callable[[str, bytes, bool], None] = lambda topic, payload, retained: None,
         on_tick: Callable[[], None] = lambda: None,
-        tick: float = 1.0,
-        with_retained: bool = False,
-        flood: int = FLOOD,
+        capacity: int = CAPACITY,
+        timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.connected = False
         self.reason = ""
-        self.sent = 0
-        self.lost = 0
+        self.queue = OutgoingQueue(capacity)
         self._access = access
         self._client_id = f"{name}-{secrets.token_hex(3)}"
         self._will = will
-        self._topics = topics
-        self._on_connected, self._on_message, self._on_tick = on_connected, on_message, on_tick
-        self._tick = tick
-        self._with_retained = with_retained
-        self._flood = flood
+        self._subscription = subscription
+        self._on_connected, self._on_tick = on_connected, on_tick
+        self._timeouts = timeouts
         self._paho = _import_paho()
         self._tls = _tls_context(access.ca) if access.address.tls else None
-        self._lock = threading.Lock()
-        self._states: dict[str, Message] = {}
-        self._queue: deque[Message] = deque()
-        self._in_flight: dict[int, tuple[Message, bool]] = {}
         self._window = _IN_FLIGHT
-        self._heard_since, self._heard_count = 0.0, 0
-        self._deaf_until = 0.0
+        # Start of the current second, and the messages received in it.
+        self._second, self._received = 0.0, 0
+        self._muted_until = 0.0
         self._ended = ""
-        self._retry = _RETRY_S
+        self._retry = timeouts.retry
         self._next_tick = 0.0
         self._stopping = threading.Event()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="mqtt", daemon=True)
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Start to connect; returns at once."""
         self._thread.start()
 
     def put(self, topic: str, payload: bytes) -> None:
-        """Send, in order, every one of them, as long as not too many wait; from any thread."""
-        with self._lock:
-            self._queue.append(Message(topic, payload))
-            self._trim()
+        """Send an event, from any thread: all arrive, in order, unless more than `capacity` wait."""
+        self.queue.put(Message(topic, payload))
         os.eventfd_write(self._wake, 1)
 
     def set(self, topic: str, payload: bytes) -> None:
-        """Send; one of the same topic that still waits is forgotten for it, for only the newest matters."""
-        with self._lock:
-            self._states[topic] = Message(topic, payload)
+        """Send a state, from any thread: it replaces a waiting one of the same topic."""
+        self.queue.set(Message(topic, payload))
         os.eventfd_write(self._wake, 1)
 
-    def nudge(self) -> None:
-        """Tick soon."""
+    def tick_soon(self) -> None:
+        """Call `on_tick` as soon as possible."""
         self._next_tick = 0.0
         os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
-        """Send what waits, if the broker takes it at once, and take leave."""
+        """Send the waiting messages, if the broker takes them at once, and disconnect."""
         self._stopping.set()
         os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
-        with self._lock:
-            left = len(self._queue)
-        if self.lost + left:
-            log.warning("the MQTT broker %s did not get %d messages", self._access.address, self.lost + left)
+            self._thread.join(self._timeouts.join)
+        lost = self.queue.lost + len(self.queue)
+        if lost:
+            log.warning("the MQTT broker %s did not get %d messages", self._access.address, lost)
 
-    # -- the thread
+    # -- in the client's thread
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -208,59 +215,63 @@ class MqttClient:
             client = self._client()
             try:
                 self._connect(client)
-                self._talk(client)
-            except Exception as error:  # whatever it is, the next connection may have better luck
+                self._run(client)
+            except Exception as error:
+                # The next connection may work, whatever the fault was.
                 self._ended = f"{type(error).__name__}: {error}"
                 log.debug("traceback", exc_info=error)
             finally:
-                self._hang_up(client)
+                self._disconnect(client)
             if self._stopping.is_set():
                 return
-            self._say(self._ended or _LOST)
-            # Not all at once, where a broker comes back that many were waiting for.
+            self._log_fault(self._ended or _LOST)
+            # A random share, so that the clients of a broker that returns do not all connect at once.
             self._stopping.wait(self._retry * random.uniform(1, 1.5))
-            self._retry = min(max(2 * self._retry, _RETRY_S), _RETRY_MOST_S)
+            self._retry = min(max(2 * self._retry, self._timeouts.retry), self._timeouts.retry_max)
 
-    def _say(self, reason: str) -> None:
+    def _log_fault(self, reason: str) -> None:
         if reason != self.reason:
             self.reason = reason
-            log.warning("MQTT broker %s: %s (trying again; predictions go on)", self._access.address, reason)
+            log.warning("MQTT broker %s: %s (retrying; predictions continue)", self._access.address, reason)
 
     def _connect(self, client: paho.Client) -> None:
         address = self._access.address
         properties = self._paho.properties.Properties(self._paho.packettypes.PacketTypes.CONNECT)
-        properties.MaximumPacketSize = LARGEST
+        properties.MaximumPacketSize = MAX_PACKET
         try:
-            client.connect(address.host, address.port, _KEEPALIVE_S, clean_start=True, properties=properties)
+            client.connect(
+                address.host, address.port, self._timeouts.keepalive, clean_start=True, properties=properties
+            )
         except (OSError, ValueError) as error:
-            self._ended = _explained(error, self._access)
+            self._ended = _explained(error, self._access, self._timeouts.connect)
 
-    def _talk(self, client: paho.Client) -> None:
-        """Until the connection ends, or `stop` has been heeded."""
-        answer_by = time.monotonic() + _ANSWER_S
+    def _run(self, client: paho.Client) -> None:
+        """Serve one connection until it ends, or until `stop` and a last attempt to send."""
+        answer_by = time.monotonic() + self._timeouts.answer
         goodbye_by = 0.0
         self._next_tick = 0.0
-        listening = False
+        subscribed = False
         while not self._ended and client.socket() is not None:
             now = time.monotonic()
             if self.connected:
-                self._send(client)  # first: a tick may take a millisecond or two
+                # Sends first: a tick may take a millisecond or two.
+                self._send(client)
                 if now >= self._next_tick:
-                    self._next_tick = now + self._tick
+                    self._next_tick = now + self._timeouts.tick
                     self._on_tick()
-                if not listening and now >= self._deaf_until:
-                    listening = True
-                    self._listen(client)
+                if not subscribed and now >= self._muted_until:
+                    subscribed = True
+                    self._subscribe(client)
             elif now > answer_by:
-                self._ended = f"no answer within {_ANSWER_S:.0f} s"
+                self._ended = f"no answer within {self._timeouts.answer:.0f} s"
             if self._stopping.is_set():
-                goodbye_by = goodbye_by or now + _GOODBYE_S
-                if not self.connected or now > goodbye_by or not (self._in_flight or self._states or self._queue):
+                goodbye_by = goodbye_by or now + self._timeouts.goodbye
+                if not self.connected or now > goodbye_by or self.queue.is_idle:
                     return
             self._exchange(client)
 
     def _exchange(self, client: paho.Client) -> None:
-        """Read and write what can be, or wait for it, for a message to send, or for the next tick."""
+        """Read and write what is possible, else wait for the socket, for a message to send, or for the next tick."""
         connection: Any = client.socket()
         if connection is None:
             return
@@ -284,58 +295,48 @@ class MqttClient:
             self._ended = (
                 _LOST
                 if self.connected
-                else "it hung up without an answer"
+                else "it closed the connection without an answer"
                 + ("" if self._tls else "; if that port is for TLS, write mqtts:// in place of mqtt://")
             )
 
     def _send(self, client: paho.Client) -> None:
-        # While the socket takes no more, nothing is given to paho, whose own queue has no bound.
-        while len(self._in_flight) < self._window and not client.want_write():
-            with self._lock:
-                if is_state := bool(self._states):
-                    message = self._states.pop(next(iter(self._states)))
-                elif self._queue:
-                    message = self._queue.popleft()
-                else:
-                    return
-            info = client.publish(message.topic, message.payload, qos=1, retain=True)
-            self._in_flight[info.mid] = message, is_state
+        def publish(message: Message) -> int:
+            return client.publish(message.topic, message.payload, qos=1, retain=True).mid
 
-    def _listen(self, client: paho.Client) -> None:
+        # If the socket is full, paho gets nothing more: its own queue has no bound.
+        while self.queue.in_flight < self._window and not client.want_write() and self.queue.send_next(publish):
+            pass
+
+    def _subscribe(self, client: paho.Client) -> None:
         make = self._paho.subscribeoptions.SubscribeOptions
-        which = make.RETAIN_SEND_ON_SUBSCRIBE if self._with_retained else make.RETAIN_DO_NOT_SEND
-        options = make(qos=1, noLocal=True, retainHandling=which)
-        if self._topics:
-            client.subscribe([(topic, options) for topic in self._topics])
+        retained = self._subscription.with_retained
+        handling = make.RETAIN_SEND_ON_SUBSCRIBE if retained else make.RETAIN_DO_NOT_SEND
+        options = make(qos=1, noLocal=True, retainHandling=handling)
+        if self._subscription.topics:
+            client.subscribe([(topic, options) for topic in self._subscription.topics])
 
-    def _hang_up(self, client: paho.Client) -> None:
+    def _disconnect(self, client: paho.Client) -> None:
         self.connected = False
         if client.socket() is not None:
-            client.disconnect()  # a will is for those who vanish
+            # Without DISCONNECT the broker would send the will.
+            client.disconnect()
             client.loop_write()
         connection: Any = client.socket()
         if connection is not None:
             connection.close()
-        with self._lock:
-            # States are all said again with the next connection; what it was not known to have got is sent again.
-            self._queue.extendleft(message for message, is_state in reversed(self._in_flight.values()) if not is_state)
-            self._trim()
-        self._in_flight.clear()
+        self.queue.requeue()
 
-    def _trim(self) -> None:
-        while len(self._queue) > KEEP:
-            self._queue.popleft()
-            self.lost += 1
-
-    # -- what paho calls, in this thread too
+    # -- called by paho, in the client's thread too
 
     def _client(self) -> paho.Client:
-        """A new one for each connection: nothing of the old one's state can come along."""
-        client = new_client(self._paho.client, self._client_id, self._answered, self._put_out, self._taken)
-        client.on_message = lambda _client, _data, message: self._heard(message)
+        """Return a new paho client: each connection has its own, so that no state of the old one remains."""
+        client = new_client(
+            self._paho.client, self._client_id, self._handle_connect, self._handle_disconnect, self._handle_publish
+        )
+        client.on_message = lambda _client, _data, message: self._handle_message(message)
         client.max_inflight_messages_set(_IN_FLIGHT)
         if hasattr(client, "connect_timeout"):
-            client.connect_timeout = _CONNECT_S
+            client.connect_timeout = self._timeouts.connect
         if self._access.address.user:
             client.username_pw_set(self._access.address.user, self._access.password)
         if self._tls is not None:
@@ -344,90 +345,87 @@ class MqttClient:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         return client
 
-    def _answered(self, code: int, text: str, receive_maximum: int) -> None:
+    def _handle_connect(self, code: int, text: str, receive_maximum: int) -> None:
         if code:
             self._ended = _refused(code, text)
             return
         self.connected = True
-        self._retry = _RETRY_S
+        self._retry = self._timeouts.retry
         self._window = min(_IN_FLIGHT, receive_maximum)
         if self.reason:
-            log.warning("MQTT broker %s is back; messages lost so far: %d", self._access.address, self.lost)
+            log.warning("MQTT broker %s is back; messages lost so far: %d", self._access.address, self.queue.lost)
             self.reason = ""
         else:
             log.info("MQTT broker %s: connected as %s", self._access.address, self._client_id)
         self._on_connected()
 
-    def _put_out(self, code: int, text: str) -> None:
+    def _handle_disconnect(self, code: int, text: str) -> None:
         if code and not self._ended:
             self._ended = f"it ended the connection: {text}"
 
-    def _taken(self, number: int, code: int, text: str) -> None:
-        message, _ = self._in_flight.pop(number, (None, False))
-        if message is None:
-            return
-        if code < 128:
-            self.sent += 1
-            return
-        self.lost += 1
-        if self.lost == 1:
-            log.warning("MQTT broker %s refuses %s: %s (said once)", self._access.address, message.topic, text)
+    def _handle_publish(self, number: int, code: int, text: str) -> None:
+        accepted = code < 128
+        message = self.queue.acknowledge(number, accepted)
+        if message is not None and not accepted and self.queue.lost == 1:
+            log.warning("MQTT broker %s refuses %s: %s (logged once)", self._access.address, message.topic, text)
 
-    def _heard(self, message: paho.MQTTMessage) -> None:
+    def _handle_message(self, message: paho.MQTTMessage) -> None:
         now = time.monotonic()
-        if now - self._heard_since > 1:
-            self._heard_since, self._heard_count = now, 0
-        self._heard_count += 1
-        if self._flood and self._heard_count > self._flood:
-            # Answers to what we send would stand in line behind the flood: a new connection has no such line.
-            self._deaf_until = now + DEAF_S
-            self._retry = _RETRY_FLOOD_S
-            self._ended = f"more than {self._flood} messages a second came in: not listening for {DEAF_S:.0f} s"
+        if now - self._second > 1:
+            self._second, self._received = now, 0
+        self._received += 1
+        limit = self._subscription.max_rate
+        if limit and self._received > limit:
+            # The broker's acknowledgements would queue behind the flood; a new connection has no such queue.
+            self._muted_until = now + self._timeouts.mute
+            self._retry = self._timeouts.retry_flood
+            self._ended = f"more than {limit} messages a second came in: ignoring them for {self._timeouts.mute:.0f} s"
             return
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            return  # no topic of ours
-        self._on_message(topic, bytes(message.payload), bool(message.retain))
+            # Not a topic of camapp.
+            return
+        self._subscription.on_message(topic, bytes(message.payload), bool(message.retain))
 
 
 def new_client(
     module: Any,
     client_id: str,
-    answered: Callable[[int, str, int], None],
-    put_out: Callable[[int, str], None],
-    taken: Callable[[int, int, str], None],
+    on_connect: Callable[[int, str, int], None],
+    on_disconnect: Callable[[int, str], None],
+    on_publish: Callable[[int, int, str], None],
 ) -> paho.Client:
-    """A client of paho-mqtt 1 or 2, whose callbacks differ, speaking MQTT 5.
+    """Return an MQTT 5 client of paho-mqtt 1 or 2, whose callbacks differ.
 
     Args:
         module: paho.mqtt.client.
         client_id: of the client.
-        answered: called with the broker's reason code, its text, and how many messages may be under way.
-        put_out: called with reason code and text when the connection ends.
-        taken: called with a message's number, reason code and text when the broker has taken or refused it; paho-mqtt 1
-            does not tell the code.
+        on_connect: called with the broker's reason code, its text, and the maximum number of messages in flight.
+        on_disconnect: called with reason code and text when the connection ends.
+        on_publish: called with a message's number, reason code and text when the broker has accepted or rejected it;
+            with paho-mqtt 1 the code is always 0.
     """
 
-    def on_connect(client: Any, data: Any, flags: Any, code: Any, properties: Any = None) -> None:
-        answered(_value(code), str(code), getattr(properties, "ReceiveMaximum", 65535))
+    def connected(client: Any, data: Any, flags: Any, code: Any, properties: Any = None) -> None:
+        on_connect(_value(code), str(code), getattr(properties, "ReceiveMaximum", 65535))
 
-    def on_publish(client: Any, data: Any, number: int, code: Any = 0, properties: Any = None) -> None:
-        taken(number, _value(code), str(code))
+    def published(client: Any, data: Any, number: int, code: Any = 0, properties: Any = None) -> None:
+        on_publish(number, _value(code), str(code))
 
     if hasattr(module, "CallbackAPIVersion"):
         client = module.Client(module.CallbackAPIVersion.VERSION2, client_id, protocol=module.MQTTv5)
 
-        def on_disconnect(client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
-            put_out(_value(code) if flags.is_disconnect_packet_from_server else 0, str(code))
+        def disconnected(client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
+            on_disconnect(_value(code) if flags.is_disconnect_packet_from_server else 0, str(code))
     else:
         client = module.Client(client_id, protocol=module.MQTTv5)
 
-        def on_disconnect(client: Any, data: Any, code: Any, properties: Any = None) -> None:  # type: ignore[misc]
-            # A plain number is paho's own, of a connection that was lost.
-            put_out(0 if isinstance(code, int) else _value(code), str(code))
+        def disconnected(client: Any, data: Any, code: Any, properties: Any = None) -> None:  # type: ignore[misc]
+            # A plain number is paho's own code for a lost connection.
+            on_disconnect(0 if isinstance(code, int) else _value(code), str(code))
 
-    client.on_connect, client.on_disconnect, client.on_publish = on_connect, on_disconnect, on_publish
+    client.on_connect, client.on_disconnect, client.on_publish = connected, disconnected, published
     new: paho.Client = client
     return new
 
@@ -453,32 +451,30 @@ def _tls_context(ca: Path | None) -> ssl.SSLContext:
     except PermissionError as error:
         raise SinkError(f"--mqtt-ca {ca}: no permission to read it", denied=True) from error
     except OSError as error:
-        why = "it holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
+        why = "it contains no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
         raise SinkError(f"--mqtt-ca {ca}: {why}") from error
 
 
 def _refused(code: int, text: str) -> str:
     if code in (_BAD_PASSWORD, _NOT_AUTHORISED):
         return (
-            "user or password refused; the user stands in the address (mqtt://USER@HOST), "
+            "user or password refused; the user belongs in the address (mqtt://USER@HOST), "
             "the password in CAMAPP_MQTT_PASSWORD or --mqtt-password-file"
         )
     if code == _BAD_VERSION:
-        return "it does not speak MQTT 5: mosquitto does from 1.6 on"
+        return "it does not support MQTT 5: mosquitto does since 1.6"
     return f"it refused the connection: {text}"
 
 
-def _explained(error: Exception, access: Access) -> str:
+def _explained(error: Exception, access: Access, connect_s: float) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not to be trusted ({error.verify_message}); --mqtt-ca names the file of who signed it"
-        )
+        return f"its certificate is not trusted ({error.verify_message}); --mqtt-ca FILE gives the CA certificate"
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and access.address.tls):
-        return "it does not speak TLS at that port; for one without it write mqtt:// in place of mqtts://"
+        return "that port is not for TLS; without TLS, write mqtt:// in place of mqtts://"
     if isinstance(error, socket.gaierror):
-        return f"no machine of the name '{access.address.host}' is found"
+        return f"there is no machine named '{access.address.host}'"
     if isinstance(error, TimeoutError):
-        return f"no answer within {_CONNECT_S:.0f} s"
+        return f"no answer within {connect_s:.0f} s"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there (connection refused): is the broker running?"
+        return "connection refused: is the broker running?"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

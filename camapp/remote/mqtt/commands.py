@@ -1,133 +1,136 @@
-"""What is ordered of a camera by MQTT, obeyed one at a time; all else is refused, and the answer says why."""
+"""Runs the commands that arrive by MQTT, one at a time; all else is rejected, and the answer names the reason."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected, RemoteControl
+from camapp.remote.commands import CameraControl, CommandDispatcher, CommandQueue, CommandRejected
 
 log = logging.getLogger(__name__)
 
-_WAITING = 4
-_LONGEST = 256
-_SAY_EVERY_S = 10.0
-_IMAGE_S = 5.0
+_COMMANDS = ("pause", "snapshot", "model")
+_PAUSE = {"ON": "pause", "OFF": "resume"}
+_CAPACITY = 4
+_MAX_PAYLOAD = 256
+_LOG_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of an order."""
+class CommandAnswer:
+    """Reports the outcome of a command to its sender."""
 
     camera: str
-    order: str
-    obeyed: bool
+    command: str
+    ok: bool
     text: str
 
 
 class MqttCommands:
-    """Takes orders in from any thread, at most a few at a time, and obeys them in its own.
+    """Queues commands from any thread, a few at most, and runs them in a background thread.
 
     Args:
-        cameras: that can be ordered about.
-        answer: called with what came of each.
+        cameras: the runs.
+        on_answer: called with the outcome of each command.
+        image_timeout: seconds that a snapshot may wait for an image.
     """
 
-    def __init__(self, cameras: Sequence[CameraControl], answer: Callable[[Answer], None]) -> None:
-        self._cameras = {camera.name: camera for camera in cameras}
-        self._answer = answer
-        self._saved: dict[str, queue.SimpleQueue[Path]] = {name: queue.SimpleQueue() for name in self._cameras}
-        self._steering = RemoteControl(cameras, lambda name, path: self._saved[name].put(path))
-        self._orders: Mapping[str, Callable[[CameraControl, str], str]] = {
-            "pause": self._pause,
-            "snapshot": self._snapshot,
-            "model": self._model,
-        }
-        self._clerk: CommandQueue[tuple[str, str, str]] = CommandQueue("mqtt-orders", self._obey, _WAITING)
-        self._unsaid = 0
-        self._say_at = 0.0
+    def __init__(
+        self, cameras: Sequence[CameraControl], on_answer: Callable[[CommandAnswer], None], image_timeout: float = 5.0
+    ) -> None:
+        self._on_answer = on_answer
+        self._image_timeout = image_timeout
+        self._saved: dict[str, queue.SimpleQueue[Path]] = {camera.name: queue.SimpleQueue() for camera in cameras}
+        self._dispatcher = CommandDispatcher(cameras, lambda name, path: self._saved[name].put(path))
+        self._queue: CommandQueue[tuple[str, str, str]] = CommandQueue("mqtt-commands", self._handle, _CAPACITY)
+        self._suppressed = 0
+        self._log_at = 0.0
+
+    def attach(self) -> None:
+        """Add the snapshot sinks to the cameras; once, before the run starts."""
+        self._dispatcher.attach()
 
     def start(self) -> None:
-        """Be ready to obey."""
-        self._clerk.start()
+        """Start to run commands."""
+        self._queue.start()
 
     def stop(self) -> None:
-        """Leave what waits; an order that is being obeyed is left to the run's own stop."""
-        self._clerk.stop()
+        """Discard the queued commands; a running one is left to the run's own stop."""
+        self._queue.stop()
 
-    def take(self, camera: str, order: str, payload: bytes, retained: bool) -> None:
-        """Take one in; returns at once. What cannot be obeyed is answered, if there is such a camera, and logged."""
+    def submit(self, camera: str, command: str, payload: bytes, retained: bool) -> None:
+        """Queue a command; returns at once. A rejected one is logged, and answered if the camera exists."""
         try:
-            if not self._clerk.take((camera, order, self._checked(camera, order, payload, retained))):
-                raise CommandRejected(f"{_WAITING} others are waiting")
-        except CommandRejected as refusal:
-            self._complain(camera, order, str(refusal))
-            if camera in self._cameras and order in self._orders:
-                self._answer(Answer(camera, order, False, f"refused: {refusal}"))
+            if not self._queue.submit((camera, command, self._checked(camera, command, payload, retained))):
+                raise CommandRejected(f"{_CAPACITY} others are waiting")
+        except CommandRejected as rejection:
+            self._log_rejection(camera, command, rejection)
+            if camera in self._saved and command in _COMMANDS:
+                self._on_answer(CommandAnswer(camera, command, False, f"refused: {rejection}"))
 
-    def _checked(self, camera: str, order: str, payload: bytes, retained: bool) -> str:
-        if camera not in self._cameras:
-            raise CommandRejected(f"no such camera; there are {', '.join(self._cameras)}")
-        if order not in self._orders:
-            raise CommandRejected(f"no such order; there are {', '.join(self._orders)}")
+    def _checked(self, camera: str, command: str, payload: bytes, retained: bool) -> str:
+        if camera not in self._saved:
+            raise CommandRejected(f"no such camera; there are {', '.join(self._saved)}")
+        if command not in _COMMANDS:
+            raise CommandRejected(f"no such command; there are {', '.join(_COMMANDS)}")
         if retained:
-            raise CommandRejected("it was retained: an order is for now")
-        if len(payload) > _LONGEST:
+            raise CommandRejected("it was retained, and may be old: send commands without the retain flag")
+        if len(payload) > _MAX_PAYLOAD:
             raise CommandRejected(f"{len(payload)} bytes are too many")
         try:
             return payload.decode()
         except UnicodeDecodeError:
-            raise CommandRejected("it is no UTF-8") from None
+            raise CommandRejected("it is not UTF-8") from None
 
-    def _complain(self, camera: str, order: str, why: str) -> None:
-        """One line now and then, however many come."""
+    def _log_rejection(self, camera: str, command: str, reason: CommandRejected) -> None:
+        """Log a rejection, at most once in `_LOG_EVERY_S` seconds."""
         now = time.monotonic()
-        if now < self._say_at:
-            self._unsaid += 1
+        if now < self._log_at:
+            self._suppressed += 1
             return
-        more = f" ({self._unsaid} more were refused since the last such line)" if self._unsaid else ""
-        self._say_at, self._unsaid = now + _SAY_EVERY_S, 0
-        log.warning("MQTT: order %.40r for camera %.40r refused: %s%s", order, camera, why, more)
+        more = f" ({self._suppressed} more were refused since the last such line)" if self._suppressed else ""
+        self._log_at, self._suppressed = now + _LOG_EVERY_S, 0
+        log.warning("MQTT: command %.40r for camera %.40r refused: %s%s", command, camera, reason, more)
 
-    # -- in the clerk's thread
+    # -- in the queue's thread
 
-    def _obey(self, what: tuple[str, str, str]) -> None:
-        camera, order, value = what
+    def _handle(self, item: tuple[str, str, str]) -> None:
+        camera, command, value = item
         try:
-            text = self._orders[order](self._cameras[camera], value)
-        except CommandRejected as refusal:
-            self._complain(camera, order, str(refusal))
-            self._answer(Answer(camera, order, False, f"refused: {refusal}"))
-        except Exception as error:  # one bad order must not be the last
-            log.error("MQTT: order '%s' for camera '%s' failed: %s", order, camera, error)
+            text = self._snapshot(camera) if command == "snapshot" else self._run(camera, command, value)
+        except CommandRejected as rejection:
+            self._log_rejection(camera, command, rejection)
+            self._on_answer(CommandAnswer(camera, command, False, f"refused: {rejection}"))
+        except Exception as error:
+            # The thread must survive a command that fails.
+            log.error("MQTT: command '%s' for camera '%s' failed: %s", command, camera, error)
             log.debug("traceback", exc_info=error)
-            self._answer(Answer(camera, order, False, f"failed: {error}"))
+            self._on_answer(CommandAnswer(camera, command, False, f"failed: {error}"))
         else:
             log.info("MQTT: %s: %s", camera, text)
-            self._answer(Answer(camera, order, True, text))
+            self._on_answer(CommandAnswer(camera, command, True, text))
 
-    def _pause(self, camera: CameraControl, value: str) -> str:
-        if value not in ("ON", "OFF"):
-            raise CommandRejected("pause takes ON or OFF")
-        (camera.pause if value == "ON" else camera.resume)()
-        return "paused" if value == "ON" else "going on"
+    def _run(self, camera: str, command: str, value: str) -> str:
+        if command == "pause":
+            if value not in _PAUSE:
+                raise CommandRejected("pause takes ON or OFF")
+            command = _PAUSE[value]
+        return self._dispatcher.run(command, camera, value).text
 
-    def _model(self, camera: CameraControl, value: str) -> str:
-        self._steering.choose_model(camera, value)
-        return f"model {value}"
-
-    def _snapshot(self, camera: CameraControl, value: str) -> str:
-        sink, saved = self._steering.snapshots[camera.name], self._saved[camera.name]
-        while not saved.empty():  # of an order that was given up
+    def _snapshot(self, camera: str) -> str:
+        """Save a snapshot and wait for its file, so that the answer can name it."""
+        sink, saved = self._dispatcher.snapshots[camera], self._saved[camera]
+        # Remove the file of an earlier command that stopped waiting.
+        while not saved.empty():
             saved.get()
         lost = sink.writer.lost
-        sink.request()
-        deadline = time.monotonic() + _IMAGE_S
-        while time.monotonic() < deadline and not self._clerk.stopping.is_set():
+        self._dispatcher.run("snapshot", camera)
+        deadline = time.monotonic() + self._image_timeout
+        while time.monotonic() < deadline and not self._queue.stopping.is_set():
             try:
                 return f"saved {saved.get(timeout=0.05)}"
             except queue.Empty:

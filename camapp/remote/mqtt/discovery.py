@@ -1,6 +1,6 @@
-"""What Home Assistant is told of a device, so that its cameras appear there by themselves (MQTT device discovery).
+"""Builds the message by which Home Assistant finds a device and its cameras (MQTT device discovery).
 
-One retained message holds the device and all its entities: Home Assistant 2024.11 or later,
+One retained message describes the device and all its entities: Home Assistant 2024.11 or later,
 https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 """
 
@@ -15,9 +15,9 @@ from camapp import __version__
 from camapp.core.status import State
 
 PREFIX = "homeassistant"
-# Home Assistant says "online" here when it has started.
+# Home Assistant publishes "online" here when it has started.
 BIRTH_TOPIC = f"{PREFIX}/status"
-# Values of a track: name, unit, decimals; see the README for their signs.
+# Values of a track: name, unit, decimals; docs/track.md defines their signs.
 _TRACK = {
     "offset_m": ("Offset", "m", 3),
     "heading_deg": ("Heading", "°", 1),
@@ -25,19 +25,20 @@ _TRACK = {
     "lane_width_m": ("Lane width", "m", 2),
     "confidence": ("Confidence", None, 2),
 }
-# The longest state that Home Assistant takes.
+# Maximum length of a state in Home Assistant.
 _SHORT = "[:255]"
+_DIAGNOSTIC = {"entity_category": "diagnostic"}
 
 
 @dataclass(frozen=True)
-class CameraCard:
-    """What Home Assistant has to know of a camera.
+class CameraEntities:
+    """Describes a camera, as far as its entities depend on it.
 
     Attributes:
-        name: the camera's.
-        topic: what its topics begin with.
-        task: what its model's numbers mean.
-        models: what it can be told to run.
+        name: of the camera.
+        topic: prefix of its topics.
+        task: of its model; a track has entities for its values.
+        models: names that a command can choose.
     """
 
     name: str
@@ -47,20 +48,20 @@ class CameraCard:
 
 
 def discovery_topic(device: str) -> str:
-    """Where Home Assistant looks for a device."""
+    """Return the topic on which Home Assistant expects a device."""
     return f"{PREFIX}/device/camapp_{device}/config"
 
 
 def discovery_payload(
-    device: str, topic: str, cameras: Sequence[CameraCard], known: Mapping[str, str]
+    device: str, topic: str, cameras: Sequence[CameraEntities], known: Mapping[str, str]
 ) -> tuple[bytes, dict[str, str]]:
-    """The message, and the platform of each component in it.
+    """Return the message, and the platform of each component in it.
 
     Args:
-        device: its id.
-        topic: what its topics begin with.
+        device: id of the device.
+        topic: prefix of its topics.
         cameras: all of them.
-        known: components that an earlier message had, which vanish if they are in this one no more.
+        known: platforms of the components of earlier messages; those that are missing now are removed.
     """
     components = _machine(topic)
     for camera in cameras:
@@ -87,13 +88,11 @@ def discovery_payload(
 
 def _machine(topic: str) -> dict[str, dict[str, Any]]:
     health = f"{topic}/health"
+    cpu = "(value_json.cpu * 100) | round(1) if value_json.cpu is not none else none"
     return {
-        "temperature": _sensor("Temperature", health, "value_json.temperature_c", "°C", 1)
-        | {"device_class": "temperature", "entity_category": "diagnostic"},
-        "cpu": _sensor(
-            "CPU", health, "(value_json.cpu * 100) | round(1) if value_json.cpu is not none else none", "%", 0
-        )
-        | {"entity_category": "diagnostic"},
+        "temperature": _sensor("Temperature", health, "value_json.temperature_c", "°C", 1, **_DIAGNOSTIC)
+        | {"device_class": "temperature"},
+        "cpu": _sensor("CPU", health, cpu, "%", 0, **_DIAGNOSTIC),
         "slowed": {
             "platform": "binary_sensor",
             "name": "Slowed down",
@@ -101,15 +100,15 @@ def _machine(topic: str) -> dict[str, dict[str, Any]]:
             "value_template": "{{ 'ON' if value_json.alerts else 'OFF' }}",
             "json_attributes_topic": health,
             "device_class": "problem",
-            "entity_category": "diagnostic",
+            **_DIAGNOSTIC,
         },
-        "lost": _sensor("Messages lost", health, "value_json.messages_lost", None, 0, "total_increasing")
-        | {"entity_category": "diagnostic"},
+        "lost": _counter("Messages lost", health, "value_json.messages_lost"),
     }
 
 
-def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
+def _camera(camera: CameraEntities, prefix: str) -> dict[str, dict[str, Any]]:
     prediction, status, values = (f"{camera.topic}/{name}" for name in ("prediction", "status", "values"))
+    answer = f"{camera.topic}/answer"
     components: dict[str, dict[str, Any]] = {
         "label": _text("Label", prediction, f"(value_json.label or '-'){_SHORT}")
         | {
@@ -119,17 +118,14 @@ def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
             "icon": "mdi:eye",
         },
         "score": _sensor("Score", prediction, "(value_json.score * 100) | round(1)", "%", 1),
-        "state": _text("State", status, "value_json.state")
-        | {"device_class": "enum", "options": [state.value for state in State], "entity_category": "diagnostic"},
+        "state": _text("State", status, "value_json.state", **_DIAGNOSTIC)
+        | {"device_class": "enum", "options": [state.value for state in State]},
         "fps": _sensor("Predictions a second", status, "value_json.fps.inference", "fps", 1),
-        "latency": _sensor("Latency p95", status, "value_json.latency_ms.p95", "ms", 1)
-        | {"device_class": "duration", "entity_category": "diagnostic"},
-        "dropped": _sensor("Frames dropped", status, "value_json.frames.dropped_total", None, 0, "total_increasing")
-        | {"entity_category": "diagnostic"},
-        "failed": _sensor("Frames failed", status, "value_json.frames.failed_total", None, 0, "total_increasing")
-        | {"entity_category": "diagnostic"},
-        "restarts": _sensor("Workers replaced", status, "value_json.restarts", None, 0, "total_increasing")
-        | {"entity_category": "diagnostic"},
+        "latency": _sensor("Latency p95", status, "value_json.latency_ms.p95", "ms", 1, **_DIAGNOSTIC)
+        | {"device_class": "duration"},
+        "dropped": _counter("Frames dropped", status, "value_json.frames.dropped_total"),
+        "failed": _counter("Frames failed", status, "value_json.frames.failed_total"),
+        "restarts": _counter("Workers replaced", status, "value_json.restarts"),
         "pause": {
             "platform": "switch",
             "name": "Pause",
@@ -153,8 +149,8 @@ def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
             "options": list(camera.models),
             "entity_category": "config",
         },
-        "answer": _text("Last answer", f"{camera.topic}/answer", f"value_json.message{_SHORT}")
-        | {"json_attributes_topic": f"{camera.topic}/answer", "entity_category": "diagnostic"},
+        "answer": _text("Last answer", answer, f"value_json.message{_SHORT}", **_DIAGNOSTIC)
+        | {"json_attributes_topic": answer},
     }
     if camera.task == "track":
         for value, (name, unit, decimals) in _TRACK.items():
@@ -164,12 +160,16 @@ def _camera(camera: CameraCard, prefix: str) -> dict[str, dict[str, Any]]:
     return {f"{camera.name}_{name}": component for name, component in components.items()}
 
 
-def _text(name: str, topic: str, template: str) -> dict[str, Any]:
-    return {"platform": "sensor", "name": name, "state_topic": topic, "value_template": f"{{{{ {template} }}}}"}
+def _text(name: str, topic: str, template: str, **more: object) -> dict[str, Any]:
+    return {"platform": "sensor", "name": name, "state_topic": topic, "value_template": f"{{{{ {template} }}}}"} | more
 
 
 def _sensor(
-    name: str, topic: str, template: str, unit: str | None, decimals: int, kind: str = "measurement"
+    name: str, topic: str, template: str, unit: str | None, decimals: int, kind: str = "measurement", **more: object
 ) -> dict[str, Any]:
-    sensor = _text(name, topic, template) | {"state_class": kind, "suggested_display_precision": decimals}
+    sensor = _text(name, topic, template, **more) | {"state_class": kind, "suggested_display_precision": decimals}
     return sensor | {"unit_of_measurement": unit} if unit else sensor
+
+
+def _counter(name: str, topic: str, template: str) -> dict[str, Any]:
+    return _sensor(name, topic, template, None, 0, "total_increasing", **_DIAGNOSTIC)

@@ -1,4 +1,4 @@
-"""What every request passes before it is answered: whose it is, where it comes from, and what browsers are told."""
+"""Checks every request (Host, origin, token), and adds security headers to every answer."""
 
 from __future__ import annotations
 
@@ -35,33 +35,37 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-# What the login form itself is made of.
+# The login form and its parts.
 _OPEN_PATHS = frozenset({"/login", "/page.css", "/icon.svg"})
 _COOKIE_DAYS = 30
-# Wrong tokens that one address may give within so many seconds; addresses remembered.
+# Wrong tokens that one address may send within `_TRIES_S` seconds; number of addresses whose failures are kept.
 _TRIES, _TRIES_S, _ADDRESSES = 5, 60.0, 1024
 
 
 class TokenAuth:
-    """The token: who has it may come in.
+    """Checks the token, or the cookie that stands for it.
 
     Args:
-        token: "" lets everybody in.
-        port: of the page: browsers keep one jar of cookies for all ports of a machine.
-        clock: seconds.
+        token: "" accepts every request.
+        port: of the page; it is part of the cookie's name, because cookies are shared by all ports of a host.
+        clock: returns seconds.
+
+    Attributes:
+        needed: whether there is a token.
+        cookie: name of the cookie.
     """
 
     def __init__(self, token: str, port: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.needed = bool(token)
         self.cookie = f"camapp-{port}"
         self._token = token.encode()
-        # A stolen cookie does not tell the token; a new token file makes all cookies void.
+        # The token cannot be derived from a stolen cookie; a new token invalidates all cookies.
         self._session = hmac.new(self._token, b"camapp session", hashlib.sha256).hexdigest()
         self._clock = clock
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
     def try_token(self, token: str, address: str) -> bool:
-        """Whether this is it; a wrong one counts against the address."""
+        """Return whether this is the token; a wrong one counts as a failure of the address."""
         if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token):
             return True
         failures = self._failures.setdefault(address, [])
@@ -73,14 +77,14 @@ class TokenAuth:
         return False
 
     def wait_s(self, address: str) -> float:
-        """Seconds until the address may try a token again; 0 is now."""
+        """Return the seconds until the address may try a token again; 0 is now."""
         failures = self._failures.get(address, [])
         if len(failures) < _TRIES:
             return 0.0
         return max(0.0, failures[0] + _TRIES_S - self._clock())
 
     def admits(self, headers: Headers, address: str) -> bool:
-        """Whether a request with these headers has the token, or the cookie that stands for it."""
+        """Return whether these headers hold the token, or the cookie that stands for it."""
         if not self.needed:
             return True
         try:
@@ -92,26 +96,26 @@ class TokenAuth:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and not self.wait_s(address) and self.try_token(token.strip(), address)
 
-    def let_in(self, response: Response) -> None:
-        """Give a browser its cookie."""
+    def set_cookie(self, response: Response) -> None:
+        """Give a browser the cookie that stands for the token."""
         seconds = _COOKIE_DAYS * 86400
         response.set_cookie(self.cookie, self._session, max_age=seconds, path="/", httponly=True, samesite="strict")
 
-    def let_out(self, response: Response) -> None:
-        """Take it back."""
+    def clear_cookie(self, response: Response) -> None:
+        """Delete the cookie."""
         response.delete_cookie(self.cookie, path="/", httponly=True, samesite="strict")
 
 
 class HostCheck:
-    """Names this machine may be called by. Any other would be a page of somebody else's that was pointed at us."""
+    """Allows the names of this machine and `names` as Host headers; rejects all others (DNS rebinding)."""
 
-    def __init__(self, more: Collection[str] = ()) -> None:
+    def __init__(self, names: Collection[str] = ()) -> None:
         own = socket.gethostname().lower()
         short = own.partition(".")[0]
-        self._names = {"localhost", own, short, f"{short}.local", *(name.lower().rstrip(".") for name in more)}
+        self._names = {"localhost", own, short, f"{short}.local", *(name.lower().rstrip(".") for name in names)}
 
-    def knows(self, host: str) -> bool:
-        """Whether a Host header is one of them, or an IP address: no name leads to that."""
+    def allows(self, host: str) -> bool:
+        """Return whether a Host header is allowed; an IP address is, because DNS cannot redirect it."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
             valid = not set(host) & set("/?#@\\") and urlsplit(f"//{host}").port != 0
@@ -127,34 +131,43 @@ class HostCheck:
 
 
 class AuthMiddleware:
-    """Stands before the application.
+    """Checks each request before the application gets it, and adds the security headers to each answer.
 
     Args:
-        app: what is guarded.
-        keys: who may come in.
-        hosts: what we are called.
-        doors: is told which connections are busy.
-        refused: called with the reason of each refusal.
+        app: the application.
+        auth: checks the token.
+        hosts: checks the Host header.
+        limiter: limits the connections; this class marks the busy ones.
+        on_refused: called with the reason of each refusal.
+
+    Attributes:
+        app: the application.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: TokenAuth, hosts: HostCheck, doors: ConnectionLimiter, refused: Callable[[str], None]
+        self,
+        app: ASGIApp,
+        auth: TokenAuth,
+        hosts: HostCheck,
+        limiter: ConnectionLimiter,
+        on_refused: Callable[[str], None],
     ) -> None:
-        self._app = app
-        self._keys = keys
+        self.app = app
+        self._auth = auth
         self._hosts = hosts
-        self._doors = doors
-        self._refused = refused
-        self._said: set[str] = set()
+        self._limiter = limiter
+        self._on_refused = on_refused
+        self._logged: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        with self._doors.busy(scope):
+        with self._limiter.busy(scope):
             refusal = self._refusal(scope)
             if refusal is None:
                 await self._answer(scope, receive, send)
             elif scope["type"] == "websocket":
-                await receive()  # its opening
+                # The opening handshake comes first.
+                await receive()
                 await send({"type": "websocket.close", "code": 1008})
             else:
                 await refusal(scope, receive, _with_headers(send))
@@ -162,30 +175,31 @@ class AuthMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         finished = False
 
-        async def watched(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal finished
             await send(message)
             finished = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
-            await self._app(scope, receive, _with_headers(watched))
+            await self.app(scope, receive, _with_headers(send_and_note))
         except (OSError, ClientDisconnect):
-            log.debug("a visitor is gone", exc_info=True)
-        except Exception as error:  # noqa: BLE001 - told here, once a kind: uvicorn would tell it of each request
-            self._complain(scope, error)
-            if not finished:  # what answers has said 500 already, if it still could
-                await self._doors.expel(scope)
+            log.debug("a client has disconnected", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - uvicorn would log it for each request
+            self._log_error(scope, error)
+            # Starlette has sent a 500 already, unless the answer had begun.
+            if not finished:
+                await self._limiter.drop(scope)
 
-    def _complain(self, scope: Scope, error: Exception) -> None:
+    def _log_error(self, scope: Scope, error: Exception) -> None:
         kind = type(error).__name__
-        if kind not in self._said:
-            self._said.add(kind)
-            log.error("the page failed at %r (said once a kind)", scope["path"], exc_info=error)
+        if kind not in self._logged:
+            self._logged.add(kind)
+            log.error("the page failed at %r (logged once per kind)", scope["path"], exc_info=error)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if len(headers.getlist("host")) != 1 or not self._hosts.knows(headers["host"]):
-            return self._refuse("host", 421, "this machine is not known by that name; --web-hosts NAME adds it")
+        if len(headers.getlist("host")) != 1 or not self._hosts.allows(headers["host"]):
+            return self._refuse("host", 421, "that is not a name of this machine; --web-hosts NAME adds it")
         if _is_foreign(scope, headers):
             return self._refuse("origin", 403, "requests from another site's pages are refused")
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] not in ("/login", "/logout"):
@@ -193,16 +207,16 @@ class AuthMiddleware:
             if kind != "application/json":
                 return self._refuse("content type", 415, "send application/json")
         if scope["path"] not in _OPEN_PATHS:
-            return self._unknown_visitor(scope, headers)
+            return self._token_refusal(scope, headers)
         return None
 
-    def _unknown_visitor(self, scope: Scope, headers: Headers) -> Response | None:
+    def _token_refusal(self, scope: Scope, headers: Headers) -> Response | None:
         address = scope["client"][0] if scope.get("client") else ""
-        if self._keys.admits(headers, address):
+        if self._auth.admits(headers, address):
             return None
         if scope.get("method") == "GET" and scope["path"] == "/":
             return RedirectResponse("/login", 303)
-        if headers.get("authorization") and (wait := self._keys.wait_s(address)):
+        if headers.get("authorization") and (wait := self._auth.wait_s(address)):
             refusal = self._refuse("too many tries", 429, "too many wrong tokens; wait a minute")
             refusal.headers["retry-after"] = str(int(wait) + 1)
             return refusal
@@ -211,12 +225,12 @@ class AuthMiddleware:
         return refusal
 
     def _refuse(self, reason: str, code: int, text: str) -> Response:
-        self._refused(reason)
+        self._on_refused(reason)
         return JSONResponse({"error": text}, code)
 
 
 def _is_foreign(scope: Scope, headers: Headers) -> bool:
-    """Whether another site's page makes a browser ask this: nothing but following a link to us is let through."""
+    """Return whether another site's page caused this request; a followed link is allowed."""
     origin = headers.get("origin")
     try:
         if origin is not None and urlsplit(origin).netloc != headers["host"]:

@@ -1,7 +1,7 @@
-"""The socket between the run and the process that serves its page: one JSON object a packet, never blocking.
+"""Sends messages between the run and its web server process: one JSON object a packet, never blocking.
 
-Run to server: hello, canvas (with the memory's descriptor), frame, prediction, status, notice, answer.
-Server to run: alive (for each status), watched, done, order. `face.py` and `child.py` are the two ends.
+Run to server: hello, memory (with its descriptor), frame, prediction, status, notice, answer.
+Server to run: alive (for each status), watched, done, order. `interface.py` and `server.py` are the two ends.
 """
 
 from __future__ import annotations
@@ -14,21 +14,13 @@ from typing import Any
 
 Message = dict[str, Any]
 
-# The kernel's own bound is lower on most machines (net.core.wmem_max, 208 KiB): it takes what it allows.
-_BUFFER = 1 << 20
+# Largest packet. On most machines the kernel limits a send buffer to less (net.core.wmem_max, 208 KiB).
+BUFFER_BYTES = 1 << 20
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a new link."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-    return ends
-
-
 def send(end: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> bool:
-    """Hand a message over, or not at all: False if the other end is gone, takes nothing now, or it is too large."""
+    """Send a whole message; return False if the other end is closed, its buffer is full, or the message too large."""
     packet = _ENCODER.encode(message).encode("utf-8", "backslashreplace")
     try:
         socket.send_fds(end, [packet], descriptors, socket.MSG_DONTWAIT)
@@ -38,13 +30,13 @@ def send(end: socket.socket, message: Message, descriptors: Sequence[int] = ()) 
 
 
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message, with the descriptors that came with it; None when the other end is gone.
+    """Return the next message and its descriptors; None if the other end is closed.
 
     Raises:
-        BlockingIOError: there is none (yet).
+        BlockingIOError: no message has arrived.
     """
     try:
-        packet, descriptors, flags, _ = socket.recv_fds(end, _BUFFER, 1)
+        packet, descriptors, flags, _ = socket.recv_fds(end, BUFFER_BYTES, 1)
     except ConnectionError:
         return None
     if not packet:

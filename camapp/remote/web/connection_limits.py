@@ -1,4 +1,4 @@
-"""Bounds on connections: how many, how long one may say nothing whole, how much may wait to be sent to it.
+"""Limits connections: their number, the time for a whole request, the bytes that wait to be sent.
 
 uvicorn leaves these to a proxy in front of it, which a camera does not have.
 """
@@ -19,10 +19,10 @@ MAX_CONNECTIONS = 128
 # Seconds for a whole request to arrive, and for the next one to begin.
 REQUEST_S = 8.0
 _SWEEP_S = 1.0
-# More than a few large images: whoever lets so much pile up has stopped reading.
+# Bytes; more than a few large images: a client with this much unsent data has stopped reading.
 _MAX_UNSENT = 8 << 20
 
-Place = tuple[str, int]
+Address = tuple[str, int]
 
 
 @dataclass
@@ -33,96 +33,97 @@ class _Connection:
 
 
 class ConnectionLimiter:
-    """All open connections of one server.
+    """Limits all open connections of one server.
 
     Args:
-        most: connections at a time. When one more comes, the one that has been idle longest goes.
+        capacity: maximum number of connections. One more drops the one that has been idle for longest.
 
     Attributes:
-        turned_away: connections that were ended for time or room.
+        dropped: connections that were ended because of a limit.
     """
 
-    def __init__(self, most: int = MAX_CONNECTIONS) -> None:
-        self.turned_away = 0
-        self._most = most
-        # By when they last began to be idle: the longest first.
-        self._guests: OrderedDict[Place, _Connection] = OrderedDict()
+    def __init__(self, capacity: int = MAX_CONNECTIONS) -> None:
+        self.dropped = 0
+        self._capacity = capacity
+        # In the order in which they became idle, the longest idle first.
+        self._connections: OrderedDict[Address, _Connection] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._connections)
 
-    def enter(self, transport: asyncio.Transport) -> None:
-        """A new connection."""
-        if len(self._guests) >= self._most and not self._make_room():
-            self.turned_away += 1
+    def add(self, transport: asyncio.Transport) -> None:
+        """Add a new connection, or end it if there is no room."""
+        if len(self._connections) >= self._capacity and not self._make_room():
+            self.dropped += 1
             transport.abort()
             return
-        self._guests[_place(transport.get_extra_info("peername"))] = _Connection(transport, _now())
+        self._connections[_address(transport.get_extra_info("peername"))] = _Connection(transport, _now())
 
-    def leave(self, transport: asyncio.Transport) -> None:
-        """One is gone."""
-        self._guests.pop(_place(transport.get_extra_info("peername")), None)
+    def remove(self, transport: asyncio.Transport) -> None:
+        """Remove a connection that has ended."""
+        self._connections.pop(_address(transport.get_extra_info("peername")), None)
 
     @contextmanager
     def busy(self, scope: Scope) -> Iterator[None]:
-        """A request is being answered: the connection of that scope is not idle."""
-        place = _place(scope.get("client"))
-        guest = self._guests.get(place)
-        if guest is None:
+        """Mark the connection of `scope` as busy while its request is answered."""
+        address = _address(scope.get("client"))
+        connection = self._connections.get(address)
+        if connection is None:
             yield
             return
-        guest.requests += 1
+        connection.requests += 1
         try:
             yield
         finally:
-            guest.requests -= 1
-            guest.since = _now()
-            if place in self._guests:
-                self._guests.move_to_end(place)
+            connection.requests -= 1
+            connection.since = _now()
+            if address in self._connections:
+                self._connections.move_to_end(address)
 
-    async def expel(self, scope: Scope) -> None:
-        """End the connection of that scope at once: whoever is there has stopped reading."""
-        place = _place(scope.get("client"))
-        if place in self._guests:
-            self._end(place)
-        await asyncio.sleep(0)  # the loss of the connection is told in the next round
+    async def drop(self, scope: Scope) -> None:
+        """End the connection of `scope` at once: its client has stopped reading."""
+        address = _address(scope.get("client"))
+        if address in self._connections:
+            self._end(address)
+        # asyncio reports the lost connection in the next iteration of the loop.
+        await asyncio.sleep(0)
 
     def close(self) -> None:
-        """End all of them."""
-        for guest in self._guests.values():
-            guest.transport.abort()
+        """End all connections."""
+        for connection in self._connections.values():
+            connection.transport.abort()
 
     async def sweep_forever(self) -> None:
-        """End what idles for too long or does not read, once a second."""
+        """Call `sweep` once a second."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.sweep(_now())
 
     def sweep(self, now: float) -> None:
-        """The same, once."""
-        for place, guest in list(self._guests.items()):
-            if guest.transport.is_closing() and guest.transport.get_write_buffer_size() == 0:
-                del self._guests[place]
-            elif self._is_over(guest, now):
-                self._end(place)
+        """End the connections that are idle for too long or do not read."""
+        for address, connection in list(self._connections.items()):
+            if connection.transport.is_closing() and connection.transport.get_write_buffer_size() == 0:
+                del self._connections[address]
+            elif self._is_over(connection, now):
+                self._end(address)
 
-    def _is_over(self, guest: _Connection, now: float) -> bool:
-        if guest.transport.get_write_buffer_size() > _MAX_UNSENT:
+    def _is_over(self, connection: _Connection, now: float) -> bool:
+        if connection.transport.get_write_buffer_size() > _MAX_UNSENT:
             return True
-        return not guest.requests and now - guest.since > REQUEST_S
+        return not connection.requests and now - connection.since > REQUEST_S
 
     def _make_room(self) -> bool:
-        idle = next((place for place, guest in self._guests.items() if not guest.requests), None)
+        idle = next((address for address, connection in self._connections.items() if not connection.requests), None)
         if idle is not None:
             self._end(idle)
         return idle is not None
 
-    def _end(self, place: Place) -> None:
-        self.turned_away += 1
-        self._guests.pop(place).transport.abort()
+    def _end(self, address: Address) -> None:
+        self.dropped += 1
+        self._connections.pop(address).transport.abort()
 
 
-def _place(client: Any) -> Place:
+def _address(client: Any) -> Address:
     return (str(client[0]), int(client[1])) if client else ("", 0)
 
 
@@ -130,16 +131,16 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def protocol(doors: ConnectionLimiter) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1 for connections that come in by these doors."""
+def protocol(limiter: ConnectionLimiter) -> type[H11Protocol]:
+    """Return uvicorn's HTTP/1.1 protocol with these limits on its connections."""
 
-    class Guarded(H11Protocol):
+    class Limited(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            doors.enter(transport)
+            limiter.add(transport)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            doors.leave(self.transport)
+            limiter.remove(self.transport)
             super().connection_lost(exc)
 
-    return Guarded
+    return Limited

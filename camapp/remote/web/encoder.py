@@ -1,4 +1,4 @@
-"""A camera's images as JPEG files: encoded once for all visitors, in a thread of its own."""
+"""Encodes a camera's images as JPEG, once for all clients, in a background thread."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 80)
 
 
 class Encoder:
-    """Encodes what the run has put into shared memory; it has one image at a time.
+    """Encodes images from shared memory; the run sends one at a time.
 
     Args:
-        wanted: whether anybody waits for images.
-        on_jpeg: called with the file and the frame's number; in this thread.
-        on_done: called when the memory may be written to again; in this thread.
+        wanted: returns whether a client waits for images.
+        on_jpeg: called in this thread with the file and the frame's number.
+        on_done: called in this thread once the memory may be written to again.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class Encoder:
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
 
     def start(self) -> None:
-        """Be ready."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more."""
+        """Encode nothing more."""
         self._queue.put(None)
 
     def remap(self, descriptor: int, slots: int, height: int, width: int) -> None:
-        """The images that follow are in this memory; takes the descriptor over."""
+        """Use this memory for the images that follow; closes the descriptor."""
 
         def change() -> None:
             try:
@@ -58,7 +58,7 @@ class Encoder:
         self._queue.put(change)
 
     def offer(self, slot: int, seq: int) -> None:
-        """Encode the image in that slot."""
+        """Encode the image in a slot."""
 
         def encode() -> None:
             try:
@@ -74,5 +74,5 @@ class Encoder:
         while (job := self._queue.get()) is not None:
             try:
                 job()
-            except Exception as error:  # noqa: BLE001 - the next image may do better
+            except Exception as error:  # noqa: BLE001 - the next image may be encodable
                 log.error("an image cannot be encoded: %s: %s", type(error).__name__, error)

@@ -1,196 +1,165 @@
-"""The API as an OpenAPI document, kept by hand beside `routes.py`; a test holds the two against each other."""
+"""Generates the OpenAPI document of the HTTP interface from the route table in `routes.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from camapp import __version__
+from camapp.core.status import State
 
-_Json = dict[str, Any]
+Schema = dict[str, Any]
 
-
-def _answer(text: str, schema: _Json | None = None, kind: str = "application/json") -> _Json:
-    return {"description": text} | ({"content": {kind: {"schema": schema}}} if schema is not None else {})
-
-
-def _ref(name: str) -> _Json:
-    return {"$ref": f"#/components/schemas/{name}"}
+NUMBER, TEXT, FLAG, COUNT, OBJECT = ({"type": name} for name in ("number", "string", "boolean", "integer", "object"))
+IMAGE: Schema = TEXT | {"format": "binary"}
+ERROR, STATUS, PREDICTION = ({"$ref": f"#/components/schemas/{name}"} for name in ("Error", "Status", "Prediction"))
 
 
-def _object(**properties: _Json) -> _Json:
-    return {"type": "object", "properties": properties}
+def fields(**properties: Schema) -> Schema:
+    """Return the schema of an object."""
+    return OBJECT | {"properties": properties}
 
 
-_NUMBER, _TEXT, _FLAG, _COUNT = {"type": "number"}, {"type": "string"}, {"type": "boolean"}, {"type": "integer"}
-_ROI: _Json = {
-    "description": "x, y, width, height as fractions of the image; null is all of it",
-    "oneOf": [
-        {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 4, "maxItems": 4},
-        {"type": "null"},
-    ],
+def array(items: Schema, **bounds: int) -> Schema:
+    """Return the schema of an array."""
+    return {"type": "array", "items": items, **bounds}
+
+
+def query(name: str, schema: Schema, description: str) -> Schema:
+    """Return an optional parameter of the query."""
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+_NULL = {"type": "null"}
+_COUNTS, _NUMBERS = ({**OBJECT, "additionalProperties": values} for values in (COUNT, NUMBER))
+_FRACTION = NUMBER | {"minimum": 0, "maximum": 1}
+ROI: Schema = {
+    "description": "x, y, width, height as fractions of the image; null is the whole image",
+    "oneOf": [array(_FRACTION, minItems=4, maxItems=4), _NULL],
 }
-_COUNTS: _Json = {"type": "object", "additionalProperties": _COUNT}
-_CAMERA: _Json = {"name": "camera", "in": "query", "schema": _TEXT, "description": "its name; the first if left out"}
-_IN_PATH: _Json = {"name": "camera", "in": "path", "required": True, "schema": _TEXT, "description": "its name"}
-_SINCE: _Json = {
-    "name": "since",
-    "in": "query",
-    "schema": {"type": "integer", "default": -1},
-    "description": "only frames after this number; the `next` of the last answer",
-}
-_LIMIT: _Json = {"name": "limit", "in": "query", "schema": _COUNT, "description": "of more than that, the newest"}
-_ERRORS: _Json = {
-    "401": _answer("the token is needed", _ref("Error")),
-    "403": _answer("asked by another site's page", _ref("Error")),
-    "404": _answer("no such camera", _ref("Error")),
-    "421": _answer("a Host header that this machine is not known by", _ref("Error")),
-}
-
-
-def _get(summary: str, ok: _Json, *parameters: _Json, **errors: _Json) -> _Json:
-    return {"summary": summary, "parameters": list(parameters), "responses": {"200": ok, **_ERRORS, **errors}}
-
-
-def _post(summary: str, body: _Json, ok: _Json) -> _Json:
-    client = {"client": {"type": "string", "description": "comes back as `by` in the notice that all visitors get"}}
-    properties = {**body, **client}
-    required = list(body)
-    schema: _Json = {"type": "object", "properties": properties} | ({"required": required} if required else {})
-    return {
-        "summary": summary,
-        "parameters": [],
-        "requestBody": {"required": bool(body), "content": {"application/json": {"schema": schema}}},
-        "responses": {
-            "200": _answer("done", ok),
-            **_ERRORS,
-            "400": _answer("no JSON object", _ref("Error")),
-            "408": _answer("the body did not arrive in time", _ref("Error")),
-            "409": _answer("it cannot be done; the message says why", _ref("Error")),
-            "413": _answer("the body is too large", _ref("Error")),
-            "415": _answer("not application/json", _ref("Error")),
-            "504": _answer("the run does not answer", _ref("Error")),
-        },
-    }
-
-
-_OF_A_CAMERA: _Json = {
-    "/snapshot.jpg": {
-        "get": _get(
-            "The next image that is drawn",
-            _answer("an image; its frame's number is in X-Seq", {"type": "string", "format": "binary"}, "image/jpeg"),
-            **{"503": _answer("there is no image now", _ref("Error"))},
-        )
-    },
-    "/stream.mjpg": {
-        "get": _get(
-            "Images as they are drawn; a slow visitor skips some",
-            _answer("one part an image", {"type": "string", "format": "binary"}, "multipart/x-mixed-replace"),
-            **{"503": _answer("too many are watching", _ref("Error"))},
-        )
-    },
-    "/api/predictions": {
-        "get": _get(
-            "Predictions of about the last minute, oldest first",
-            _answer(
-                "predictions, and what to ask with next",
-                _object(camera=_TEXT, predictions={"type": "array", "items": _ref("Prediction")}, next=_COUNT),
-            ),
-            _SINCE,
-            _LIMIT,
-            **{"400": _answer("since or limit is no number", _ref("Error"))},
-        )
-    },
-    "/api/pause": {"post": _post("Hold the image and the predictions", {}, _object(paused=_FLAG))},
-    "/api/resume": {"post": _post("Go on", {}, _object(paused=_FLAG))},
-    "/api/snapshot": {"post": _post("Save the next image on the device", {}, _object(folder=_TEXT))},
-    "/api/model": {"post": _post("Run another of the models offered", {"model": _TEXT}, _object(model=_TEXT))},
-    "/api/roi": {
-        "post": _post(
-            "Look only at this part of the image, now and after the next start",
-            {"roi": _ROI},
-            _object(roi=_ROI, kept=_FLAG, why={"type": "string", "description": "why it is not kept"}),
-        )
-    },
-    "/api/hud": {"post": _post("Draw the figures on the image, or do not", {"shown": _FLAG}, _object(shown=_FLAG))},
-}
-
-_STATUS: _Json = _object(
-    camera=_TEXT,
-    state={"type": "string", "enum": ["starting", "running", "paused", "no signal", "ended"]},
-    reason=_TEXT,
-    figures={"type": "object", "description": "rates, drops, workers, health: as on the image"},
-    balance=_object(
-        captured=_COUNT, predicted=_COUNT, dropped=_COUNTS, failed=_COUNTS, in_flight=_COUNT, sensor_missed=_COUNT
+_SCHEMAS = {
+    "Error": fields(error=TEXT),
+    "Status": fields(
+        **dict.fromkeys(("camera", "reason", "task", "model"), TEXT),
+        **dict.fromkeys(("labels", "models"), array(TEXT)),
+        **dict.fromkeys(("age_s", "uptime_s"), NUMBER),
+        state=TEXT | {"enum": [state.value for state in State]},
+        figures=OBJECT | {"description": "rates, drops, workers, health: as drawn on the image"},
+        balance=fields(
+            **dict.fromkeys(("captured", "predicted", "in_flight", "sensor_missed"), COUNT),
+            **dict.fromkeys(("dropped", "failed"), _COUNTS),
+        ),
+        latency_ms={**OBJECT, "additionalProperties": fields(p50=NUMBER, p95=NUMBER, p99=NUMBER)},
+        prediction={"oneOf": [OBJECT, _NULL]},
+        size={"oneOf": [array(COUNT), _NULL]},
+        roi=ROI,
+        hud=FLAG,
+        watchers=COUNT,
     ),
-    latency_ms={"type": "object", "additionalProperties": _object(p50=_NUMBER, p95=_NUMBER, p99=_NUMBER)},
-    prediction={"oneOf": [{"type": "object"}, {"type": "null"}]},
-    age_s=_NUMBER,
-    task=_TEXT,
-    labels={"type": "array", "items": _TEXT},
-    size={"oneOf": [{"type": "array", "items": _COUNT}, {"type": "null"}]},
-    roi=_ROI,
-    uptime_s=_NUMBER,
-    model=_TEXT,
-    models={"type": "array", "items": _TEXT},
-    hud=_FLAG,
-    watchers=_COUNT,
-)
-_PREDICTION: _Json = _object(
-    seq=_COUNT,
-    time={"type": "string", "format": "date-time"},
-    t_mono_ns=_COUNT,
-    model=_TEXT,
-    task=_TEXT,
-    label=_TEXT,
-    score=_NUMBER,
-    raw_label=_TEXT,
-    raw_score=_NUMBER,
-    top={"type": "array", "items": {"type": "array"}},
-    boxes={"type": "array", "items": {"type": "object"}},
-    lines={"type": "array", "items": {"type": "object"}},
-    values={"type": "object", "additionalProperties": _NUMBER},
-    latency_ms={"type": "object", "additionalProperties": _NUMBER},
-    truth={"type": "object", "description": "where the source knows it"},
-)
+    "Prediction": fields(
+        **dict.fromkeys(("seq", "t_mono_ns"), COUNT),
+        **dict.fromkeys(("model", "task", "label", "raw_label"), TEXT),
+        **dict.fromkeys(("score", "raw_score"), NUMBER),
+        **dict.fromkeys(("boxes", "lines"), array(OBJECT)),
+        **dict.fromkeys(("values", "latency_ms"), _NUMBERS),
+        time=TEXT | {"format": "date-time"},
+        top=array({"type": "array"}),
+        truth=OBJECT | {"description": "if the source provides it"},
+    ),
+}
+_CLIENT = TEXT | {"description": "id of the sender; it returns as `by` in the notice that all visitors get"}
+_IN_QUERY = query("camera", TEXT, "name of the camera; the first one by default")
+_IN_PATH: Schema = {"name": "camera", "in": "path", "required": True, "schema": TEXT, "description": "its name"}
+_ERRORS = {
+    401: "the token is missing",
+    403: "the request comes from another site's page",
+    404: "no such camera",
+    421: "the Host header is not a name of this machine",
+}
+_POST_ERRORS = {
+    400: "the body is not a JSON object",
+    408: "the body did not arrive in time",
+    409: "the command cannot be run; the message gives the reason",
+    413: "the body is too large",
+    415: "the content type is not application/json",
+    504: "the run does not answer",
+}
 
 
-def _with(parameter: _Json, item: _Json) -> _Json:
+@dataclass(frozen=True)
+class Endpoint:
+    """Describes one entry of the route table.
+
+    Attributes:
+        path: of the URL.
+        handler: name of the method that answers.
+        summary: one line of documentation.
+        answer: schema of what a successful request returns.
+        media_type: of that.
+        parameters: of the query.
+        errors: descriptions of further errors, by status code.
+        body: properties of the JSON object of a POST, all required; None for a GET.
+        of_camera: whether a query may name the camera, and the same is served below /cameras/{camera}.
+    """
+
+    path: str
+    handler: str
+    summary: str
+    answer: Schema
+    media_type: str = "application/json"
+    parameters: tuple[Schema, ...] = ()
+    errors: Mapping[int, str] = field(default_factory=dict)
+    body: Schema | None = None
+    of_camera: bool = True
+
+    @property
+    def method(self) -> str:
+        """Return GET or POST."""
+        return "GET" if self.body is None else "POST"
+
+    @property
+    def paths(self) -> list[str]:
+        """Return all paths that it is served at."""
+        return [self.path, f"/cameras/{{camera}}{self.path}"] if self.of_camera else [self.path]
+
+
+def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """Return the OpenAPI document of these endpoints."""
     return {
-        method: operation | {"parameters": [parameter, *operation["parameters"]]} for method, operation in item.items()
+        "openapi": "3.1.0",
+        "info": {
+            "title": "camapp",
+            "version": __version__,
+            "description": "A camera, and what a CNN sees in it. The WebSocket /live sends predictions and statistics.",
+        },
+        "security": [{"token": []}, {"cookie": []}, {}],
+        "paths": {path: {each.method.lower(): _operation(each, path)} for each in endpoints for path in each.paths},
+        "components": {
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": "camapp-PORT"},
+            },
+            "schemas": _SCHEMAS,
+        },
     }
 
 
-DOCUMENT: _Json = {
-    "openapi": "3.1.0",
-    "info": {
-        "title": "camapp",
-        "version": __version__,
-        "description": "A camera, and what a CNN sees in it. A WebSocket at /live tells predictions and statistics.",
-    },
-    "security": [{"token": []}, {"cookie": []}, {}],
-    "paths": {
-        "/status": {
-            "get": _get(
-                "All cameras, and the server itself",
-                _answer("now", _object(cameras={"type": "array", "items": _ref("Status")}, web={"type": "object"})),
-            )
-        },
-        "/metrics": {
-            "get": _get(
-                "For Prometheus",
-                _answer("text format 0.0.4", _TEXT, "text/plain"),
-                **{"501": _answer("prometheus-client is missing", _ref("Error"))},
-            )
-        },
-        "/cameras/{camera}/status": {"get": _get("One camera", _answer("now", _ref("Status")), _IN_PATH)},
-        **{path: _with(_CAMERA, item) for path, item in _OF_A_CAMERA.items()},
-        **{f"/cameras/{{camera}}{path}": _with(_IN_PATH, item) for path, item in _OF_A_CAMERA.items()},
-    },
-    "components": {
-        "securitySchemes": {
-            "token": {"type": "http", "scheme": "bearer"},
-            "cookie": {"type": "apiKey", "in": "cookie", "name": "camapp-PORT"},
-        },
-        "schemas": {"Error": _object(error=_TEXT), "Status": _STATUS, "Prediction": _PREDICTION},
-    },
-}
+def _operation(endpoint: Endpoint, path: str) -> Schema:
+    camera = [_IN_PATH] if "{camera}" in path else [_IN_QUERY] if endpoint.of_camera else []
+    errors = {**_ERRORS, **endpoint.errors, **({} if endpoint.body is None else _POST_ERRORS)}
+    operation = {
+        "summary": endpoint.summary,
+        "parameters": [*camera, *endpoint.parameters],
+        "responses": {"200": {"description": "success", "content": {endpoint.media_type: {"schema": endpoint.answer}}}}
+        | {str(code): {"description": text, "content": _json(ERROR)} for code, text in errors.items()},
+    }
+    if endpoint.body is not None:
+        required = {"required": list(endpoint.body)} if endpoint.body else {}
+        content = _json(fields(**endpoint.body, client=_CLIENT) | required)
+        operation["requestBody"] = {"required": bool(endpoint.body), "content": content}
+    return operation
+
+
+def _json(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}

@@ -1,6 +1,6 @@
-"""The process that serves the page: `python -m camapp.remote.web.server LINK LISTENER`, started by `WebInterface`.
+"""Serves the page: `python -m camapp.remote.web.server CHANNEL LISTENER`, started by `WebInterface`.
 
-It ends when the run's end of the link does. Whatever visitors do to it, the run does not feel.
+It exits once the run closes its end of the channel. Its clients cannot slow the run down.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from camapp.remote.web.connection_limits import ConnectionLimiter, protocol
 from camapp.remote.web.encoder import Encoder
 from camapp.remote.web.routes import build
 from camapp.remote.web.state import ServerState
+from camapp.system.process import die_with_parent
 from camapp.system.systemd import JournalFormatter, is_journal
 
 log = logging.getLogger(__name__)
 
-# Where the cores do not do for both, the run comes first.
+# If there are too few cores for both, the run has priority.
 _NICE = 5
-_LARGEST_HEAD = 16 << 10
-# What the kernel may hold for one visitor that was not sent yet: old images are of no use to a slow one.
-_UNSENT = 128 << 10
+_MAX_HEAD_BYTES = 16 << 10
+# Limit of the kernel's unsent bytes for one client: old images are of no use to a slow one.
+_MAX_UNSENT_BYTES = 128 << 10
 _HELLO_S = 30.0
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until the run hangs up."""
-    with contextlib.suppress(PermissionError):  # a service may be forbidden to say so, even to its own cost
+    """Serve until the run closes the channel."""
+    die_with_parent()
+    # A service may lack the permission, even to lower its own priority.
+    with contextlib.suppress(PermissionError):
         os.nice(_NICE)
     cv2.setNumThreads(1)
-    # The run says when it is time.
+    # The run closes the channel to end this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     handler = logging.StreamHandler(sys.stderr)
     if is_journal(sys.stderr.fileno()):
@@ -53,27 +56,27 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(run: socket.socket, listener: socket.socket) -> None:
-    """Serve on `listener` what comes over the link `run`, until that is hung up."""
+    """Serve on `listener` what the channel `run` brings, until that is closed."""
     run.settimeout(_HELLO_S)
-    greeting = channel.receive(run)
-    if greeting is None:
+    received = channel.receive(run)
+    if received is None:
         return
     run.setblocking(False)
-    asyncio.run(_Server(run, listener, greeting[0]).serve())
+    asyncio.run(_Server(run, listener, received[0]).serve())
 
 
 class _Server:
     def __init__(self, run: socket.socket, listener: socket.socket, hello: channel.Message) -> None:
         self._run = run
         self._listener = listener
-        self._hub = ServerState(hello, partial(channel.send, run))
-        self._doors = ConnectionLimiter()
-        keys = TokenAuth(hello["token"], hello["port"])
-        app = build(self._hub, keys, HostCheck(hello["hosts"]), self._doors)
+        self._state = ServerState(hello, partial(channel.send, run))
+        self._limiter = ConnectionLimiter()
+        auth = TokenAuth(hello["token"], hello["port"])
+        app = build(self._state, auth, HostCheck(hello["hosts"]), self._limiter)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=protocol(self._doors),
+                http=protocol(self._limiter),
                 ws="websockets-sansio",
                 ws_max_size=4096,
                 ws_per_message_deflate=False,
@@ -84,22 +87,22 @@ class _Server:
                 server_header=False,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=1,
-                h11_max_incomplete_event_size=_LARGEST_HEAD,
+                h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
             )
         )
-        # Each malformed request would be a line in the log; they are answered, and that is all.
+        # Malformed requests are answered, but not logged.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._encoders: list[Encoder] = []
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
-        self._encoders = [self._encoder(number, loop) for number in range(len(self._hub.feeds))]
+        self._encoders = [self._encoder(number, loop) for number in range(len(self._state.cameras))]
         for encoder in self._encoders:
             encoder.start()
-        loop.add_reader(self._run, self._hear)
-        # Inherited by what it accepts.
-        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-        sweeping = asyncio.ensure_future(self._doors.sweep_forever())
+        loop.add_reader(self._run, self._receive)
+        # Accepted connections inherit this option.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT_BYTES)
+        sweeping = asyncio.ensure_future(self._limiter.sweep_forever())
         try:
             await self._uvicorn.serve(sockets=[self._listener])
         finally:
@@ -108,39 +111,38 @@ class _Server:
                 encoder.stop()
 
     def _encoder(self, number: int, loop: asyncio.AbstractEventLoop) -> Encoder:
-        feed = list(self._hub.feeds.values())[number]
+        camera = list(self._state.cameras.values())[number]
 
         def on_jpeg(jpeg: bytes, seq: int) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has just ended
-                loop.call_soon_threadsafe(feed.take_image, jpeg, seq)
+            with contextlib.suppress(RuntimeError):  # the event loop has just ended
+                loop.call_soon_threadsafe(camera.set_image, jpeg, seq)
 
         done: channel.Message = {"type": "done", "camera": number}
-        return Encoder(lambda: feed.watchers > 0, on_jpeg, lambda: _always(channel.send(self._run, done)))
+        return Encoder(lambda: camera.watchers > 0, on_jpeg, lambda: _ignore(channel.send(self._run, done)))
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
             received = channel.receive(self._run)
         except BlockingIOError:
             return
         if received is None:
             asyncio.get_running_loop().remove_reader(self._run)
-            self._doors.close()
-            self._hub.close()
+            self._limiter.close()
+            self._state.close()
             self._uvicorn.should_exit = True
             return
         message, descriptors = received
         kind = message["type"]
-        if kind == "canvas":
-            size = message["slots"], message["height"], message["width"]
-            self._encoders[message["camera"]].remap(descriptors[0], *size)
+        if kind == "memory":
+            self._encoders[message["camera"]].remap(descriptors[0], *message["shape"])
         elif kind == "frame":
             self._encoders[message["camera"]].offer(message["slot"], message["seq"])
         else:
-            self._hub.hear(message)
+            self._state.receive(message)
 
 
-def _always(_: bool) -> None:
-    """A run that does not take this is gone, or finds out by itself."""
+def _ignore(_: bool) -> None:
+    """Ignore that a message was not sent: the run has ended, or its bounds notice it."""
 
 
 if __name__ == "__main__":

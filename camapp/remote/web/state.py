@@ -1,4 +1,4 @@
-"""What the server knows of each camera, and who waits to know more: everybody gets the newest, nobody is waited for."""
+"""Keeps the latest state of each camera, and broadcasts it to subscribers. Slow subscribers skip updates."""
 
 from __future__ import annotations
 
@@ -13,54 +13,57 @@ from camapp.remote.web.channel import Message
 
 Record = dict[str, Any]
 
-# About a minute at 30 a second; a prediction is about a kilobyte.
+# About a minute at 30 predictions/s; each is about a kilobyte.
 KEPT_PREDICTIONS = 2000
 _KEPT_NOTICES = 20
 _KEPT_CHANGES = 200
-_ORDER_S = 45.0
+_COMMAND_S = 45.0
 
 
 class CommandFailed(Exception):
-    """The run did not do what a visitor asked for: the message says why."""
+    """The run did not run a command; the message gives the reason."""
 
 
 class Broadcast:
-    """Something that changes, and wakes all who wait for the next change. Of one event loop.
+    """Wakes all waiting tasks of one event loop at each change.
 
     Attributes:
-        serial: counts the changes.
+        serial: number of changes.
     """
 
     def __init__(self) -> None:
         self.serial = 0
         self._next = asyncio.Event()
 
-    def tell(self) -> None:
-        """It has changed."""
+    def notify(self) -> None:
+        """Count a change, and wake all that wait for it."""
         self.serial += 1
         woken, self._next = self._next, asyncio.Event()
         woken.set()
 
-    async def beyond(self, serial: int) -> int:
-        """Wait until it has changed more often than that; how often it has."""
+    async def wait_newer(self, serial: int) -> int:
+        """Wait for a serial newer than `serial` and return it."""
         while self.serial <= serial:
             await self._next.wait()
         return self.serial
 
 
 class CameraState:
-    """One camera as the server knows it.
+    """Keeps the latest state of one camera.
+
+    Args:
+        name: of the camera.
+        models: names that a visitor may choose.
+        on_watch: called with True when the first client wants images, with False when the last one leaves.
 
     Attributes:
-        name: the camera's.
-        models: that a visitor may choose.
-        status: its newest, {} before the first.
+        status: the newest, {} before the first.
         predictions: the newest ones, oldest first.
-        predicted: counts them.
+        predicted: number of predictions so far.
         changes: (time, label, score) of each change of the label, oldest first.
         image: the newest image as a JPEG file, and its frame's number.
-        images: changes with it.
-        watchers: who wait for images now.
+        images: notifies of each new image.
+        watchers: number of clients that want images.
     """
 
     def __init__(self, name: str, models: list[str], on_watch: Callable[[bool], None]) -> None:
@@ -77,7 +80,7 @@ class CameraState:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Images are drawn and encoded only as long as somebody is in here."""
+        """Count a client that wants images: they are drawn and encoded only if there is one."""
         self.watchers += 1
         if self.watchers == 1:
             self._on_watch(True)
@@ -88,115 +91,111 @@ class CameraState:
             if self.watchers == 0:
                 self._on_watch(False)
 
-    def take_prediction(self, record: Record) -> None:
-        """A new prediction."""
+    def add_prediction(self, record: Record) -> None:
+        """Add the newest prediction."""
         self.predictions.append(record)
         self.predicted += 1
         label = record.get("label", "")
         if not self.changes or self.changes[-1][1] != label:
             self.changes.append((record.get("time", ""), label, record.get("score", 0.0)))
 
-    def take_image(self, jpeg: bytes, seq: int) -> None:
-        """A new image."""
+    def set_image(self, jpeg: bytes, seq: int) -> None:
+        """Set the newest image."""
         self.image = (jpeg, seq)
-        self.images.tell()
+        self.images.notify()
 
-    def since(self, seq: int, most: int = KEPT_PREDICTIONS) -> list[Record]:
-        """The kept predictions of frames after that one, oldest first; of more than `most`, the newest."""
+    def since(self, seq: int, limit: int = KEPT_PREDICTIONS) -> list[Record]:
+        """Return the newest kept predictions of frames after `seq`, at most `limit`, oldest first."""
         found: list[Record] = []
         for record in reversed(self.predictions):
-            if record["seq"] <= seq or len(found) == most:
+            if record["seq"] <= seq or len(found) == limit:
                 break
             found.append(record)
         return found[::-1]
 
 
 class ServerState:
-    """All cameras, the visitors' view of them, and the way back to the run.
+    """Keeps the latest state of all cameras, and the commands that wait for the run's answer.
 
     Args:
         hello: the run's first message.
-        tell_run: hands a message to the run; False if it takes none now.
+        send: sends a message to the run; returns False if it accepts none now.
 
     Attributes:
-        feeds: by the camera's name, in the run's order.
-        locked: the token is needed here.
-        news: changes with each prediction, status and notice.
-        notices: (serial, record) of what happened lately.
-        skipped: images that some visitor was too slow for.
-        refused: requests refused, by reason.
+        cameras: by name, in the run's order.
+        locked: whether visitors need the token.
+        updates: notifies of each prediction, status and notice.
+        notices: (number, record) of the latest notices.
+        noticed: number of notices so far.
+        skipped: images that were skipped because a client was slow.
+        refused: number of refused requests, by reason.
     """
 
-    def __init__(self, hello: Message, tell_run: Callable[[Message], bool]) -> None:
-        self._tell_run = tell_run
-        self.feeds = {
+    def __init__(self, hello: Message, send: Callable[[Message], bool]) -> None:
+        self._send = send
+        self.cameras = {
             camera["name"]: CameraState(camera["name"], camera["models"], self._watch(number))
             for number, camera in enumerate(hello["cameras"])
         }
-        self._by_number = list(self.feeds.values())
+        self._by_number = list(self.cameras.values())
         self.locked = bool(hello.get("token"))
-        self.news = Broadcast()
+        self.updates = Broadcast()
         self.notices: deque[tuple[int, Record]] = deque(maxlen=_KEPT_NOTICES)
         self.skipped = 0
         self.refused: dict[str, int] = {}
-        self._noticed = 0
+        self.noticed = 0
         self._numbers = count(1)
         self._answers: dict[int, asyncio.Future[Message]] = {}
 
     def _watch(self, number: int) -> Callable[[bool], None]:
-        def tell(on: bool) -> None:
-            self._tell_run({"type": "watched", "camera": number, "on": on})
+        def send(on: bool) -> None:
+            self._send({"type": "watched", "camera": number, "on": on})
 
-        return tell
+        return send
 
-    @property
-    def noticed(self) -> int:
-        """How many notices there have been."""
-        return self._noticed
-
-    def refuse(self, reason: str) -> None:
-        """Count a request that was refused."""
+    def count_refusal(self, reason: str) -> None:
+        """Count a refused request."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
-    def hear(self, message: Message) -> None:
-        """Take in what the run says; images come by `CameraState.take_image`."""
+    def receive(self, message: Message) -> None:
+        """Handle a message of the run; images come by `CameraState.set_image`."""
         kind = message["type"]
         if kind == "prediction":
-            self._by_number[message["camera"]].take_prediction(message["record"])
+            self._by_number[message["camera"]].add_prediction(message["record"])
         elif kind == "status":
-            feed = self._by_number[message["camera"]]
-            feed.status = message["record"] | {"models": feed.models, "watchers": feed.watchers}
-            self._tell_run({"type": "alive"})
+            camera = self._by_number[message["camera"]]
+            camera.status = message["record"] | {"models": camera.models, "watchers": camera.watchers}
+            self._send({"type": "alive"})
         elif kind == "notice":
-            self._noticed += 1
-            self.notices.append((self._noticed, {key: message[key] for key in ("camera", "text", "by")}))
+            self.noticed += 1
+            self.notices.append((self.noticed, {key: message[key] for key in ("camera", "text", "by")}))
         elif kind == "answer":
             waiting = self._answers.pop(message["id"], None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
             return
-        self.news.tell()
+        self.updates.notify()
 
     def close(self) -> None:
-        """The run is gone: nobody will answer any more."""
+        """Let all waiting commands fail: the run has ended."""
         for waiting in self._answers.values():
             if not waiting.done():
                 waiting.set_exception(TimeoutError())
 
-    async def order(self, order: str, camera: str, body: Record) -> Record:
-        """Ask the run for something and wait for its answer.
+    async def run_command(self, command: str, camera: str, body: Record) -> Record:
+        """Send a command to the run, and return the body of its answer.
 
         Raises:
-            CommandFailed: it refused.
-            TimeoutError: it did not answer.
+            CommandFailed: the run refused it.
+            TimeoutError: the run did not answer within 45 s.
         """
         number = next(self._numbers)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
-            if not self._tell_run({"type": "order", "id": number, "order": order, "camera": camera, "body": body}):
+            if not self._send({"type": "order", "id": number, "order": command, "camera": camera, "body": body}):
                 raise TimeoutError
-            async with asyncio.timeout(_ORDER_S):
+            async with asyncio.timeout(_COMMAND_S):
                 message = await answer
         finally:
             self._answers.pop(number, None)

@@ -1,4 +1,4 @@
-"""What goes on until the visitor leaves: the MJPEG stream, and the WebSocket of predictions, statistics and notices."""
+"""Serves what lasts until the client leaves: the MJPEG stream, and the WebSocket of predictions and statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from camapp.remote.web.connection_limits import ConnectionLimiter
@@ -17,73 +17,86 @@ from camapp.remote.web.state import CameraState, ServerState
 
 MAX_STREAMS = 48
 MAX_SOCKETS = 48
-# Whoever takes nothing for so long is gone, whatever the network says.
-_STALLED_S = 10.0
-# Predictions and news are told this often at most; statistics change twice a second.
-_TELL_EVERY_S = 0.05
+# A client that reads nothing for this long is disconnected.
+STALLED_S = 10.0
+# Shortest interval of messages on a socket; statistics change twice a second.
+_SEND_EVERY_S = 0.05
 _MAX_AT_ONCE = 60
+# Not sent on the socket twice a second, because they are long and the page does not show them; /status has them.
+_OMITTED = {"labels"}
 
 _BOUNDARY = b"--frame\r\n"
 
 
-class Stream:
-    """/stream.mjpg: each visitor gets the newest image when it has taken the one before; the others are skipped.
+class MjpegStream:
+    """Serves /stream.mjpg: a client gets the newest image once it has read the previous one, and skips the others.
 
     Args:
-        hub: where images are.
-        doors: where who does not read is put out.
-        feed: finds the camera of a request.
+        state: has the images.
+        limiter: drops clients that stop reading.
+        camera: finds the camera of a request.
+        capacity: maximum number of streams.
+        stalled_s: a client that reads nothing for this long is dropped.
     """
 
-    def __init__(self, hub: ServerState, doors: ConnectionLimiter, feed: Callable[[Request], CameraState]) -> None:
+    def __init__(
+        self,
+        state: ServerState,
+        limiter: ConnectionLimiter,
+        camera: Callable[[Request], CameraState],
+        capacity: int = MAX_STREAMS,
+        stalled_s: float = STALLED_S,
+    ) -> None:
         self._streams = 0
-        self._hub = hub
-        self._doors = doors
-        self._feed = feed
+        self._state = state
+        self._limiter = limiter
+        self._camera = camera
+        self._capacity = capacity
+        self._stalled_s = stalled_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one visitor until it leaves."""
-        feed = self._feed(Request(scope))
+        """Serve one client until it leaves."""
+        camera = self._camera(Request(scope))
         if scope["method"] != "GET":
             raise HTTPException(405, "GET it", {"allow": "GET"})
-        if self._streams >= MAX_STREAMS:
-            self._hub.refuse("too many streams")
-            raise HTTPException(503, "too many are watching already; try again later", {"retry-after": "10"})
+        if self._streams >= self._capacity:
+            self._state.count_refusal("too many streams")
+            raise HTTPException(503, "too many streams already; try again later", {"retry-after": "10"})
         self._streams += 1
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(_until(receive, "http.disconnect"))
         try:
-            with feed.watched():
-                await self._show(scope, feed, send, gone)
+            with camera.watched():
+                await self._send_images(scope, camera, send, gone)
         finally:
             self._streams -= 1
             gone.cancel()
 
-    async def _show(self, scope: Scope, feed: CameraState, send: Send, gone: asyncio.Future[None]) -> None:
+    async def _send_images(self, scope: Scope, camera: CameraState, send: Send, gone: asyncio.Future[None]) -> None:
         headers = [(b"content-type", b"multipart/x-mixed-replace; boundary=frame"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        seen = feed.images.serial
-        # The boundary goes behind each image, not before it: browsers show a part once they have seen its end.
+        seen = camera.images.serial
+        # The boundary follows each image at once: browsers show a part once they have its end.
         opening = _BOUNDARY
         while not gone.done():
-            if not await _comes(feed.images.beyond(seen), gone):
+            if not await _wait(camera.images.wait_newer(seen), gone):
                 return
-            serial = feed.images.serial
-            self._hub.skipped += serial - seen - 1
+            serial = camera.images.serial
+            self._state.skipped += serial - seen - 1
             seen = serial
-            jpeg, seq = feed.image
+            jpeg, seq = camera.image
             head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\nX-Seq: %d\r\n\r\n" % (len(jpeg), seq)
             part = b"".join((opening, head, jpeg, b"\r\n", _BOUNDARY))
             opening = b""
             try:
-                async with asyncio.timeout(_STALLED_S):
+                async with asyncio.timeout(self._stalled_s):
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             except TimeoutError:
-                await self._doors.expel(scope)
+                await self._limiter.drop(scope)
                 return
 
 
-async def _comes(awaited: Coroutine[Any, Any, object], gone: asyncio.Future[None]) -> bool:
-    """Wait for something, unless the visitor leaves first."""
+async def _wait(awaited: Coroutine[Any, Any, object], gone: asyncio.Future[None]) -> bool:
+    """Wait for something, or until the client leaves; return False if it leaves first."""
     waiting: asyncio.Future[Any] = asyncio.ensure_future(awaited)
     try:
         await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -92,114 +105,99 @@ async def _comes(awaited: Coroutine[Any, Any, object], gone: asyncio.Future[None
         waiting.cancel()
 
 
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
+async def _until(receive: Receive, kind: str) -> None:
+    """Discard a client's messages until one of this type comes."""
+    while (await receive())["type"] != kind:
         pass
 
 
-class Streams:
-    """/live: JSON of all cameras, told as it comes; who is slow misses old predictions, never newer ones.
+class LiveSocket:
+    """Serves /live: the updates of all cameras as JSON. A slow client misses old predictions, never newer ones.
 
     Each message is an object with some of: `hello`, `status` (by camera), `predictions` (a list by camera),
-    `notices`, `missed` (predictions passed over).
+    `notices`, `missed` (number of predictions left out).
     """
 
-    def __init__(self, hub: ServerState, doors: ConnectionLimiter) -> None:
+    def __init__(self, state: ServerState, limiter: ConnectionLimiter) -> None:
         self._sockets = 0
-        self._hub = hub
-        self._doors = doors
+        self._state = state
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one visitor until it leaves."""
+        """Serve one client until it leaves."""
         socket = WebSocket(scope, receive, send)
         if self._sockets >= MAX_SOCKETS:
-            self._hub.refuse("too many sockets")
+            self._state.count_refusal("too many sockets")
             await socket.close(1013)
             return
         self._sockets += 1
         try:
             await socket.accept()
-            gone = asyncio.ensure_future(_until_closed(receive))
+            gone = asyncio.ensure_future(_until(receive, "websocket.disconnect"))
             try:
-                await self._tell_all(socket, gone)
+                await self._send_updates(socket, gone)
             finally:
                 gone.cancel()
         except (ClientDisconnect, RuntimeError, OSError):
-            return  # it left while it was told something
+            # The client left during a message.
+            return
         finally:
             self._sockets -= 1
 
-    async def _tell_all(self, socket: WebSocket, gone: asyncio.Future[None]) -> None:
-        visitor = _Client(self._hub)
+    async def _send_updates(self, socket: WebSocket, gone: asyncio.Future[None]) -> None:
+        client = _Client(self._state)
         while not gone.done():
-            message = visitor.news()
+            message = client.next_message()
             if message:
                 try:
-                    async with asyncio.timeout(_STALLED_S):
+                    async with asyncio.timeout(STALLED_S):
                         await socket.send_text(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
                 except TimeoutError:
-                    await self._doors.expel(socket.scope)
+                    await self._limiter.drop(socket.scope)
                     return
-            await _comes(visitor.wait(), gone)
-            await asyncio.wait({gone}, timeout=_TELL_EVERY_S)
-
-
-async def _until_closed(receive: Receive) -> None:
-    """What a visitor says is of no interest, but for its leaving."""
-    message: Message = {"type": ""}
-    while message["type"] != "websocket.disconnect":
-        message = await receive()
+            await _wait(client.wait(), gone)
+            await asyncio.wait({gone}, timeout=_SEND_EVERY_S)
 
 
 class _Client:
-    """What one visitor has been told already."""
+    """Records what one client has received."""
 
-    def __init__(self, hub: ServerState) -> None:
-        self._hub = hub
-        self._predicted = {name: feed.predicted for name, feed in hub.feeds.items()}
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self._predicted = {name: camera.predicted for name, camera in state.cameras.items()}
         self._status: dict[str, int] = {}
-        self._noticed = hub.noticed
+        self._noticed = state.noticed
         self._serial = -1
         self._greeted = False
 
     async def wait(self) -> None:
-        """Until there is more."""
-        await self._hub.news.beyond(self._serial)
+        """Wait for an update."""
+        await self._state.updates.wait_newer(self._serial)
 
-    def news(self) -> dict[str, Any]:
-        """What it has not been told yet."""
-        self._serial = self._hub.news.serial
+    def next_message(self) -> dict[str, Any]:
+        """Return what the client has not received yet."""
+        state = self._state
+        self._serial = state.updates.serial
         message: dict[str, Any] = {}
         if not self._greeted:
             self._greeted = True
             cameras = [
-                {"name": feed.name, "models": feed.models, "changes": list(feed.changes)}
-                for feed in self._hub.feeds.values()
+                {"name": camera.name, "models": camera.models, "changes": list(camera.changes)}
+                for camera in state.cameras.values()
             ]
-            message["hello"] = {"cameras": cameras, "locked": self._hub.locked}
+            message["hello"] = {"cameras": cameras, "locked": state.locked}
         statuses, predictions, missed = {}, {}, 0
-        for name, feed in self._hub.feeds.items():
-            if feed.status and self._status.get(name) != id(feed.status):
-                self._status[name] = id(feed.status)
-                statuses[name] = {key: value for key, value in feed.status.items() if key not in _NOT_TOLD}
-            fresh = feed.predicted - self._predicted[name]
+        for name, camera in state.cameras.items():
+            if camera.status and self._status.get(name) != id(camera.status):
+                self._status[name] = id(camera.status)
+                statuses[name] = {key: value for key, value in camera.status.items() if key not in _OMITTED}
+            fresh = camera.predicted - self._predicted[name]
             if fresh:
-                self._predicted[name] = feed.predicted
-                told = min(fresh, _MAX_AT_ONCE, len(feed.predictions))
-                predictions[name] = list(feed.predictions)[-told:]
-                missed += fresh - told
-        if statuses:
-            message["status"] = statuses
-        if predictions:
-            message["predictions"] = predictions
-        if missed:
-            message["missed"] = missed
-        notices = [record for number, record in self._hub.notices if number > self._noticed]
-        self._noticed = self._hub.noticed
-        if notices:
-            message["notices"] = notices
-        return message
-
-
-# Long, and of no use to a page twice a second; /status has it.
-_NOT_TOLD = {"labels"}
+                self._predicted[name] = camera.predicted
+                count = min(fresh, _MAX_AT_ONCE, len(camera.predictions))
+                predictions[name] = list(camera.predictions)[-count:]
+                missed += fresh - count
+        notices = [record for number, record in state.notices if number > self._noticed]
+        self._noticed = state.noticed
+        found = {"status": statuses, "predictions": predictions, "missed": missed, "notices": notices}
+        return message | {key: value for key, value in found.items() if value}

@@ -161,7 +161,7 @@ def test_a_read_that_hangs_does_not_hold_up_the_stop_and_is_told_to_who_ends_the
 
 
 def test_a_stopped_worker_does_not_stop_live_predictions(build, monkeypatch):
-    monkeypatch.setattr(pool_module, "STUCK_AT_LEAST", 0.6)
+    monkeypatch.setattr(pool_module, "DEFAULT_LIMITS", pool_module.PoolLimits(min_stuck_s=0.6))
     source = ScriptedSource(60, live=True, interval=0.01)
     pipeline, keep = build(source, workers=2)
     source.script += [lambda: os.kill(pipeline.inference.pool.processes()[0], signal.SIGSTOP), 140]

@@ -1,4 +1,4 @@
-"""What Prometheus reads is what the runs have counted; the dashboard asks for nothing else."""
+"""The metrics equal the counts of the runs, and the dashboard uses no others."""
 
 import json
 import re
@@ -23,16 +23,16 @@ MS = 1_000_000
 
 @dataclass
 class Run:
-    """A camera's run that stands still."""
+    """A camera's run with fixed counts."""
 
     stats: Stats
-    told: Status
+    fixed: Status
 
     def status(self):
-        return replace(self.told, balance=self.stats.balance())
+        return replace(self.fixed, balance=self.stats.balance())
 
 
-def a_run(camera="door", state=State.RUNNING, health=None):
+def make_run(camera="door", state=State.RUNNING, health=None):
     stats = Stats()
     for seq, milliseconds in enumerate((4, 30, 9000)):
         trace = stats.captured(seq, 0)
@@ -66,7 +66,7 @@ def value(samples, name, **labels):
 
 
 def test_every_frame_is_in_the_counters():
-    samples = scrape(a_run())
+    samples = scrape(make_run())
     assert value(samples, "camapp_frames_captured_total", camera="door") == 6
     assert value(samples, "camapp_frames_predicted_total", camera="door") == 3
     assert value(samples, "camapp_frames_dropped_total", camera="door", reason="newer frame") == 1
@@ -76,7 +76,7 @@ def test_every_frame_is_in_the_counters():
 
 
 def test_latencies_are_histograms_in_seconds():
-    samples = scrape(a_run())
+    samples = scrape(make_run())
     at_most = {
         float(dict(labels)["le"]): count
         for (name, labels), count in samples.items()
@@ -90,8 +90,8 @@ def test_latencies_are_histograms_in_seconds():
     assert value(samples, "camapp_stage_duration_seconds_sum", camera="door", stage="prepare") == 0
 
 
-def test_the_machine_is_told_of_once_and_each_camera_by_its_name():
-    samples = scrape(a_run("door"), a_run("yard", State.NO_SIGNAL))
+def test_the_machine_has_one_sample_and_each_camera_its_own():
+    samples = scrape(make_run("door"), make_run("yard", State.NO_SIGNAL))
     assert value(samples, "camapp_source_up", camera="door") == 1
     assert value(samples, "camapp_source_up", camera="yard") == 0
     assert value(samples, "camapp_state", camera="yard", state="no signal") == 1
@@ -103,20 +103,20 @@ def test_the_machine_is_told_of_once_and_each_camera_by_its_name():
     assert value(samples, "camapp_model_info", camera="yard", model="mnist", task="digits") == 1
 
 
-def test_what_a_machine_does_not_tell_is_left_out():
-    names = {name for name, _ in scrape(a_run(health=Health()))}
+def test_unknown_values_of_the_machine_are_left_out():
+    names = {name for name, _ in scrape(make_run(health=Health()))}
     assert not names & {"camapp_temperature_celsius", "camapp_cpu_usage_ratio"}
     assert "camapp_throttled" in names
 
 
 def test_two_renderings_share_nothing():
-    first, second = Metrics([a_run("door")]), Metrics([a_run("yard")])
+    first, second = Metrics([make_run("door")]), Metrics([make_run("yard")])
     assert b'"yard"' not in first.render()
     assert b'"door"' not in second.render()
 
 
 def test_names_follow_the_conventions():
-    families = list(text_string_to_metric_families(Metrics([a_run()]).render().decode()))
+    families = list(text_string_to_metric_families(Metrics([make_run()]).render().decode()))
     ours = [family for family in families if family.name.startswith("camapp_")]
     assert len(ours) > 15
     for family in ours:
@@ -135,7 +135,7 @@ def test_a_histogram_counts_a_value_on_a_bound_below_it():
     assert histogram.cumulative()[-2:] == [3, 4]
 
 
-def test_a_frame_that_never_met_a_worker_is_in_no_histogram_of_inference():
+def test_a_frame_without_a_worker_is_not_in_the_histogram_of_inference():
     stats = Stats()
     stats.captured(0, 0)
     stats.predicted(Trace(0, captured=1, taken=1, prepared=1, decoded=2))
@@ -143,15 +143,15 @@ def test_a_frame_that_never_met_a_worker_is_in_no_histogram_of_inference():
     assert stats.histograms["total"].cumulative()[-1] == 1
 
 
-def test_every_metric_that_the_dashboard_asks_for_exists_with_those_labels():
+def test_every_metric_of_the_dashboard_exists_with_its_labels():
     known = {}
-    for name, labels in scrape(a_run()):
+    for name, labels in scrape(make_run()):
         known.setdefault(name, set()).update(key for key, _ in labels)
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    asked += [variable["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
-    assert len(asked) > 15
-    for expression in asked:
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [variable["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+    assert len(queries) > 15
+    for expression in queries:
         uses = re.findall(r"(camapp_\w+)(?:\{([^}]*)\})?", expression)
         assert uses, expression
         for name, selector in uses:
@@ -160,7 +160,7 @@ def test_every_metric_that_the_dashboard_asks_for_exists_with_those_labels():
             assert set(re.findall(r"(\w+)=", selector)) <= known[name] | {"instance"}, expression
 
 
-def test_panels_lie_side_by_side():
+def test_panels_do_not_overlap():
     taken = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         place = panel["gridPos"]

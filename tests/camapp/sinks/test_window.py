@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +15,8 @@ import numpy as np
 import pytest
 
 from camapp.core.frames import Trace
-from camapp.sinks import window
-from camapp.sinks.window import WindowSink, _explained
-from camapp.sinks.window_process import CLOSED, FRAME, KEY, ORDER, REPORT, letterboxed, next_area
+from camapp.sinks.window import WindowSink, explain
+from camapp.sinks.window_process import letterboxed, next_area
 from camapp.system import displays
 from tests.camapp.desktop import Desktop
 
@@ -43,21 +41,23 @@ def managed(desktop: Desktop) -> Iterator[Desktop]:
         pytest.skip("needs openbox, a window manager")
     environment = {**os.environ, "DISPLAY": desktop.name}
     with subprocess.Popen(["openbox"], env=environment, stderr=subprocess.DEVNULL) as manager:
-        ready = ["xdotool", "get_desktop"]  # which only a window manager can tell
+        ready = ["xdotool", "get_desktop"]  # fails without a window manager
         assert until(lambda: not subprocess.run(ready, env=environment, capture_output=True, timeout=10).returncode)
         yield desktop
         manager.terminate()
 
 
 class Show:
-    """A sink fed like by a renderer, from a thread of its own."""
+    """A window sink that gets images from another thread, as from a renderer."""
 
-    def __init__(self, image: np.ndarray) -> None:
+    def __init__(self, image: np.ndarray, full_screen: bool = False, answer_s: float = 10.0) -> None:
         self.image = image
         self.keys: list[str] = []
         self.shown: list[tuple[int, int]] = []
         self.slowest = 0.0
-        self.sink = WindowSink(TITLE, False, self.keys.append, lambda *what: self.shown.append(what), retry_s=0.2)
+        self.sink = WindowSink(
+            TITLE, full_screen, self.keys.append, lambda *what: self.shown.append(what), retry_s=0.2, answer_s=answer_s
+        )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._feed)
 
@@ -72,7 +72,11 @@ class Show:
         start = time.monotonic()
         self.sink.stop()
         assert time.monotonic() - start < 3
-        assert not self.sink._thread.is_alive()
+        assert not self.is_supervised()
+
+    @staticmethod
+    def is_supervised() -> bool:
+        return any(thread.name == "window" for thread in threading.enumerate())
 
     def _feed(self) -> None:
         seq = 0
@@ -104,7 +108,7 @@ def area(screen: np.ndarray, colour: tuple[int, int, int]) -> int:
 
 
 def fills_the_screen(desktop: Desktop) -> bool:
-    """Press f once the window manager has taken the window in and the image is to be seen."""
+    """Press f once the window manager manages the window and the image is visible."""
     active = ["xdotool", "getactivewindow", "getwindowname"]
     if not until(lambda: desktop.run(*active).decode().strip() == TITLE, 10):
         return False
@@ -115,7 +119,7 @@ def fills_the_screen(desktop: Desktop) -> bool:
 
 
 def windows_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let a window's process run this code in the place of its module; its arguments stay."""
+    """Have the window's process run this code instead of its module, with the same arguments."""
     spawn = subprocess.Popen
 
     def with_code(command: list[str], **options: object) -> subprocess.Popen[bytes]:
@@ -123,7 +127,7 @@ def windows_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
             command = [command[0], "-c", code, *command[4:]]
         return spawn(command, **options)  # type: ignore[call-overload, no-any-return]
 
-    monkeypatch.setattr(window.subprocess, "Popen", with_code)
+    monkeypatch.setattr(subprocess, "Popen", with_code)
 
 
 def children() -> list[str]:
@@ -176,7 +180,7 @@ def test_the_close_button_counts_as_q(managed: Desktop) -> None:
         assert until(lambda: show.sink.alive)
 
         def closed() -> bool:
-            managed.press(TITLE, "alt+F4")  # again and again: the window manager may not have the window yet
+            managed.press(TITLE, "alt+F4")  # repeatedly: the window manager may not manage the window yet
             time.sleep(0.1)
             return "q" in show.keys
 
@@ -185,54 +189,35 @@ def test_the_close_button_counts_as_q(managed: Desktop) -> None:
         assert not children()
 
 
-def test_last_words_are_heard_over_a_frame_left_unread() -> None:
-    """The kernel tells of the frame, by ECONNRESET, before it hands over what the window said."""
-    keys: list[str] = []
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.send(ORDER.pack(FRAME, 0, 0, 0))
-    theirs.send(REPORT.pack(KEY, ord(CLOSED), 0))
-    theirs.close()
-    with ours, subprocess.Popen(["true"], stderr=subprocess.PIPE) as child:
-        assert WindowSink(TITLE, on_key=keys.append)._listen(ours, child, bytearray()) == ""
-    assert keys == ["q"]
+def test_the_last_report_is_read_even_if_the_window_left_a_frame_unread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel reports the unread frame, by ECONNRESET, before it delivers the window's last packet."""
+    monkeypatch.setattr(displays, "probe", lambda: displays.Display(displays.DisplayKind.X11, ":0"))
+    code = """
+import select, socket, sys
+from camapp.sinks.window_process import CLOSED, KEY, REPORT
+parent = socket.socket(fileno=int(sys.argv[1]))
+select.select([parent], [], [])
+parent.send(REPORT.pack(KEY, ord(CLOSED), 0))
+"""
+    windows_run(monkeypatch, code)
+    with Show(striped()) as show:
+        assert until(lambda: not show.is_supervised())
+        assert show.keys == ["q"]
+    assert not caplog.records
 
 
 @needs_x
-def test_a_window_that_qt_would_never_paint_is_opened_anew(desktop: Desktop, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = """
-import sys
-from camapp.sinks import window_process
-answers = iter([True, True])
-window_process.is_unpainted = lambda: next(answers, False)
-window_process._PAINTED_S = 0.3
-sys.exit(window_process.main(sys.argv[1:]))
-"""
-    windows_run(monkeypatch, code)
+def test_a_full_screen_window_is_opened_a_second_time(desktop: Desktop) -> None:
     find, windows = ("xdotool", "search", "--name", TITLE), set[bytes]()
-    with Show(striped()) as show:
-        assert until(lambda: windows.update(desktop.run(*find).split()) or len(windows) == 3), windows
+    with Show(striped(), full_screen=True) as show:
+        assert until(lambda: windows.update(desktop.run(*find).split()) or len(windows) == 2), windows
         count = len(show.shown)
         assert until(lambda: len(show.shown) > count + 60)
         assert area(desktop.image(), (0, 0, 250)) > 30_000
         assert windows.issuperset(desktop.run(*find).split())
     assert show.keys == []
-
-
-@needs_x
-def test_qt_tells_whether_it_paints_a_window(desktop: Desktop) -> None:
-    code = """
-import subprocess, cv2, numpy
-from camapp.sinks.qt_exposure import is_unpainted
-print(is_unpainted())
-cv2.namedWindow("one alone")
-cv2.imshow("one alone", numpy.zeros((9, 9, 3), "uint8"))
-for order in ("windowmap", "windowunmap", "windowmap"):
-    subprocess.run(["xdotool", "search", "--name", "one alone", order], check=True, timeout=10)
-    cv2.waitKey(1000)
-    print(is_unpainted())
-"""
-    told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=True).stdout
-    assert told.split() == [b"False", b"False", b"True", b"False"]
 
 
 @needs_x
@@ -245,7 +230,7 @@ def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
         assert until(lambda: not show.sink.alive)
         time.sleep(0.6)
         assert caplog.text.count("the window is gone") == 1
-        assert len(caplog.records) == 1, "said once, however often it looks"
+        assert len(caplog.records) == 1, "one warning, however often it looks for a display"
         count = len(show.shown)
         desktop.start()
         assert until(lambda: show.sink.alive)
@@ -254,15 +239,12 @@ def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
 
 
 @needs_x
-def test_a_window_process_that_is_killed_or_hangs_is_replaced(
-    desktop: Desktop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("camapp.sinks.window._ANSWER_S", 3.0)
-    with Show(striped()) as show:
-        for blow in (signal.SIGKILL, signal.SIGSTOP):
+def test_a_window_process_that_is_killed_or_hangs_is_replaced(desktop: Desktop) -> None:
+    with Show(striped(), answer_s=3.0) as show:
+        for number in (signal.SIGKILL, signal.SIGSTOP):
             assert until(lambda: show.sink.alive)
-            told = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", TITLE], capture_output=True, timeout=10)
-            os.kill(int(told.stdout.split()[0]), blow)
+            found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", TITLE], capture_output=True, timeout=10)
+            os.kill(int(found.stdout.split()[0]), number)
             assert until(lambda: not show.sink.alive)
         assert until(lambda: show.sink.alive)
 
@@ -291,7 +273,7 @@ while True:
     assert until(lambda: not subprocess.run(find, capture_output=True, timeout=10).stdout, 10)
 
 
-def test_without_a_display_the_run_goes_on_with_one_warning_and_no_window_code(
+def test_without_a_display_the_run_continues_with_one_warning_and_no_window_process(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -302,10 +284,10 @@ def test_without_a_display_the_run_goes_on_with_one_warning_and_no_window_code(
         assert not show.sink.alive
     (record,) = caplog.records
     assert "DISPLAY is not set" in record.getMessage()
-    assert "the run goes on without a window" in record.getMessage()
+    assert "the run continues without a window" in record.getMessage()
 
 
-def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
+def test_an_opencv_without_windows_is_reported_once_and_not_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "cv2.py").write_text(
@@ -317,7 +299,7 @@ def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from camapp.sinks.window_process import main; "
     windows_run(monkeypatch, code + "sys.exit(main(sys.argv[1:]))")
     with Show(striped()) as show:
-        assert until(lambda: not show.sink._thread.is_alive())
+        assert until(lambda: not show.is_supervised())
         show.sink.show(striped(), None)
     assert len(caplog.records) == 1
     assert "install opencv-python instead" in caplog.text
@@ -330,8 +312,8 @@ def test_an_opencv_without_windows_is_told_once_and_not_tried_again(
         ("error: odd", "no window: error: odd"),
     ],
 )
-def test_what_is_wrong_with_opencv_is_explained(reason: str, words: str) -> None:
-    assert words in _explained(reason)
+def test_the_message_says_what_is_wrong_with_opencv(reason: str, words: str) -> None:
+    assert words in explain(reason)
 
 
 @pytest.mark.parametrize("size", [(320, 240), (800, 600), (800, 100), (100, 800), (1, 1)])
@@ -347,11 +329,11 @@ def test_images_keep_their_shape_in_any_window(size: tuple[int, int]) -> None:
 
 
 def test_area_follows_the_window_both_ways_whatever_opencv_reports() -> None:
-    for honest in (True, False):
+    for exact in (True, False):
         area = (640, 480)
         for size in ((1920, 1080), (300, 1000), (640, 480)):
             for _ in range(8):
-                handed = area[0] + 1, area[1] + 1
-                reported = size if honest else (min(size[0], handed[0]), min(size[1], handed[1]))
-                area = next_area(reported, handed)
+                shown = area[0] + 1, area[1] + 1
+                reported = size if exact else (min(size[0], shown[0]), min(size[1], shown[1]))
+                area = next_area(reported, shown)
             assert area == size

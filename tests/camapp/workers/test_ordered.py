@@ -1,4 +1,4 @@
-"""Batches through real worker processes: order, kills, poison."""
+"""Runs batches on real worker processes: order, kills, batches that kill their worker."""
 
 import os
 import signal
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from camapp.core.errors import PoolError
-from camapp.workers import pool as pool_module
 from camapp.workers.ordered import OrderedRun, Work
-from camapp.workers.pool import OwnJob
+from camapp.workers.pool import DEFAULT_LIMITS, OwnJob, PoolLimits
 from engine import nets
 from engine.model import Model
 
@@ -23,15 +22,16 @@ def model():
     return Model(nets.default_card("mnist"), graph)
 
 
-def words(model, workers=2, stuck_after=30.0, **options):
-    """A run whose batches are lists of words, echoed."""
+def echo_run(model, workers=2, stuck_after=30.0, limits=DEFAULT_LIMITS, **options):
+    """Return a run whose batches are lists of words, echoed."""
     work = Work(
         write=lambda batch, slot: (len(batch), " ".join(batch).encode()),
         read=lambda batch, outcome: outcome.reply.decode().split(),
         give_up=lambda batch, error: [f"{word}: {error}" for word in batch],
         split=lambda batch: [[word] for word in batch],
     )
-    return OrderedRun(model, work, 1, workers, own_job=OwnJob("tests.camapp.worker_jobs:echo", options, stuck_after))
+    own_job = OwnJob("tests.camapp.worker_jobs:echo", options, stuck_after)
+    return OrderedRun(model, work, 1, workers, own_job=own_job, limits=limits)
 
 
 def batches(count, size=4):
@@ -43,11 +43,11 @@ def flat(lists):
 
 
 def test_results_come_in_order_from_several_workers(model):
-    assert list(words(model).results(batches(60))) == batches(60)
+    assert list(echo_run(model).results(batches(60))) == batches(60)
 
 
 def test_a_reply_may_be_much_larger_than_a_packet(model):
-    (found,) = words(model, times=20_000).results([["abcdefg", ""]])
+    (found,) = echo_run(model, times=20_000).results([["abcdefg", ""]])
     assert found == ["abcdefg"] * 20_000
 
 
@@ -67,7 +67,7 @@ def test_the_net_itself_runs_on_what_slots_hold(model):
 
 
 def test_killed_workers_lose_and_double_nothing(model):
-    run = words(model, seconds=0.01)
+    run = echo_run(model, seconds=0.01)
     found = []
     for number, result in enumerate(run.results(batches(80))):
         found += result
@@ -77,42 +77,40 @@ def test_killed_workers_lose_and_double_nothing(model):
     assert run.pool.restarts == 3
 
 
-def test_a_worker_that_shows_signs_of_life_is_not_taken_for_hung(model, monkeypatch):
-    monkeypatch.setattr(pool_module, "STUCK_AT_LEAST", 0.5)
-    monkeypatch.setattr(pool_module, "_POLL", 0.05)
-    run = words(model, workers=1, stuck_after=0.5, signs=5)
+def test_a_worker_that_sends_empty_pieces_is_not_replaced_as_hung(model):
+    run = echo_run(model, workers=1, stuck_after=0.5, limits=PoolLimits(min_stuck_s=0.5, poll_s=0.05), empty_pieces=5)
     assert list(run.results(batches(1))) == batches(1)
     assert run.pool.restarts == 0
 
 
-def test_what_kills_its_worker_is_given_up_alone(model):
+def test_an_item_that_kills_its_worker_is_given_up_alone(model):
     given = batches(8)
     given[3][2] = "poison"
-    found = flat(words(model).results(given))
+    found = flat(echo_run(model).results(given))
     expected = flat(given)
     expected[expected.index("poison")] = "poison: worker died"
     assert found == expected
 
 
-def test_what_raises_says_why(model):
-    found = flat(words(model, workers=1).results([["a", "raise", "b"]]))
-    assert found == ["a", "raise: ValueError: as asked", "b"]
+def test_the_error_of_a_job_that_raises_is_reported(model):
+    found = flat(echo_run(model, workers=1).results([["a", "raise", "b"]]))
+    assert found == ["a", "raise: ValueError: as requested", "b"]
 
 
-def test_what_hangs_is_given_up_within_its_bound(model, monkeypatch):
-    monkeypatch.setattr(pool_module, "STUCK_AT_LEAST", 0.2)
+def test_an_item_that_hangs_is_given_up_within_its_bound(model):
     began = time.monotonic()
-    assert flat(words(model, stuck_after=0.3).results([["a", "hang"], ["b"]])) == ["a", "hang: worker hung", "b"]
+    run = echo_run(model, stuck_after=0.3, limits=PoolLimits(min_stuck_s=0.2))
+    assert flat(run.results([["a", "hang"], ["b"]])) == ["a", "hang: worker hung", "b"]
     assert time.monotonic() - began < 10
 
 
 def test_too_many_deaths_end_the_run(model):
     with pytest.raises(PoolError, match="workers lost within"):
-        list(words(model, workers=1).results([["poison"]] * 10))
+        list(echo_run(model, workers=1).results([["poison"]] * 10))
 
 
-def test_a_stop_finishes_what_is_under_way_and_takes_no_more(model):
-    run = words(model, seconds=0.01)
+def test_stop_finishes_the_submitted_batches_and_reads_no_more(model):
+    run = echo_run(model, seconds=0.01)
     taken, found = [], []
 
     def source():
@@ -127,7 +125,7 @@ def test_a_stop_finishes_what_is_under_way_and_takes_no_more(model):
     assert not run.pool.processes()
 
 
-def test_few_batches_wait_behind_a_slow_one_and_are_dropped_in_silence(model, caplog):
+def test_few_batches_wait_behind_a_slow_one_and_are_dropped_without_a_warning(model, caplog):
     taken = []
 
     def source():
@@ -135,7 +133,7 @@ def test_few_batches_wait_behind_a_slow_one_and_are_dropped_in_silence(model, ca
             taken.append(batch)
             yield batch
 
-    results = words(model).results(source())
+    results = echo_run(model).results(source())
     next(results)
     time.sleep(0.5)
     assert len(taken) < 60

@@ -1,4 +1,4 @@
-"""Cameras that share workers: each gets its own results and its turn, and can leave at any time."""
+"""Tests cameras that share workers: each gets its own results and its turn, and can stop at any time."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def model():
 
 
 class Camera:
-    """A share whose outcomes are kept."""
+    """Keeps the outcomes of a share."""
 
     def __init__(self, shared, model, key="same"):
         self.outcomes = {}
@@ -76,7 +76,7 @@ def test_each_camera_gets_the_results_of_its_own_images_under_its_own_numbers(pa
     assert all(camera.share.busy_seconds() > 0 for camera in pair)
 
 
-def test_a_camera_that_always_has_a_image_ready_does_not_starve_the_other(pair):
+def test_a_camera_that_always_has_an_image_ready_does_not_starve_the_other(pair):
     stop = threading.Event()
     counts = [0, 0]
 
@@ -95,7 +95,7 @@ def test_a_camera_that_always_has_a_image_ready_does_not_starve_the_other(pair):
     assert min(counts) >= 0.8 * max(counts) > 10
 
 
-def test_a_camera_may_leave_while_its_image_is_with_a_worker_and_the_other_goes_on(pair):
+def test_a_camera_may_stop_while_a_worker_has_its_image_and_the_other_continues(pair):
     worker = pair[0].share.processes()[0]
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -120,7 +120,7 @@ def test_a_killed_worker_costs_the_camera_whose_image_it_held(pair):
     assert pair[0].share.restarts == pair[1].share.restarts == 1
 
 
-def test_the_workers_end_with_the_last_camera_and_a_later_one_gets_new_ones(model):
+def test_the_workers_end_with_the_last_camera_and_a_later_one_starts_new_ones(model):
     shared = SharedWorkers(workers=1, threads=1)
     first, second = Camera(shared, model), Camera(shared, model)
     assert first.share.wait_ready(20)

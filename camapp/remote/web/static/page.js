@@ -1,21 +1,22 @@
-// The page: listens on one socket, shows one camera at a time, asks by fetch. No library, nothing from elsewhere.
+// The page: receives updates by one WebSocket, shows one camera at a time, sends commands by fetch. No library, and
+// nothing from other sites.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY_S = 120, SPEED_S = 120, STAGES = ["capture", "prepare", "queue", "infer", "decode"];
-const me = Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const clientId = Array.from(crypto.getRandomValues(new Uint8Array(6)), (b) => b.toString(16).padStart(2, "0")).join("");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 const cameras = new Map(); // name -> {name, models, status, prediction, changes, speeds}
-let shown = null; // the camera that is looked at
-let socket = null, wait = 500, heard = 0;
-let region = null; // [x, y, w, h] while it is drawn, else null
+let shown = null; // the camera on the page
+let socket = null, wait = 500, receivedAt = 0;
+let region = null; // [x, y, w, h] while it is edited, else null
 const hues = new Map();
 
 // ---- small helpers
 
 const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
-const wide = (element, share) => (element.style.width = `${100 * share}%`);
+const setWidth = (element, share) => (element.style.width = `${100 * share}%`);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -25,7 +26,7 @@ function hue(label) {
   return hues.get(label);
 }
 
-function put(element, text) {
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
@@ -36,10 +37,10 @@ function make(tag, text = "", name = "") {
   return element;
 }
 
-function list(element, pairs) {
-  const told = JSON.stringify(pairs);
-  if (element.dataset.told === told) return;
-  element.dataset.told = told;
+function showPairs(element, pairs) {
+  const content = JSON.stringify(pairs);
+  if (element.dataset.content === content) return;
+  element.dataset.content = content;
   element.replaceChildren(...pairs.flatMap(([name, value, how]) => [make("dt", name), make("dd", value, how)]));
 }
 
@@ -54,18 +55,18 @@ function path(rest) {
   return `/cameras/${encodeURIComponent(shown.name)}${rest}`;
 }
 
-async function order(name, body, button) {
+async function sendCommand(name, body, button) {
   if (button) button.disabled = true;
   try {
     const answer = await fetch(path(`/api/${name}`), {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ ...body, client: me }),
+      body: JSON.stringify({ ...body, client: clientId }),
     });
     if (answer.status === 401) location.assign("/login");
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(told.error);
-    return told;
+    const result = await answer.json();
+    if (!answer.ok) throw new Error(result.error);
+    return result;
   } catch (error) {
     toast(error.message || "The camera cannot be reached.", true);
     return null;
@@ -82,35 +83,35 @@ function connect() {
   socket.onopen = () => {
     opened = true;
     wait = 500;
-    heard = Date.now();
-    linked("good", "connected");
+    receivedAt = Date.now();
+    showConnection("good", "connected");
     watch();
   };
   socket.onmessage = (event) => {
-    heard = Date.now();
-    hear(JSON.parse(event.data));
+    receivedAt = Date.now();
+    receive(JSON.parse(event.data));
   };
   socket.onclose = async () => {
-    linked("poor", "reconnecting");
+    showConnection("poor", "reconnecting");
     if (!opened && (await fetch("/status").then((a) => a.status, () => 0)) === 401) location.assign("/login");
     setTimeout(connect, wait + 200 * Math.random());
     wait = Math.min(2 * wait, 8000);
   };
 }
 
-function linked(how, text) {
-  $("link").className = `chip ${how}`;
-  put($("link"), text);
+function showConnection(how, text) {
+  $("connection").className = `chip ${how}`;
+  setText($("connection"), text);
   if (how === "poor") state("poor", "connection lost");
 }
 
 setInterval(() => {
-  // A cable that was pulled closes no socket.
-  if (socket && socket.readyState === 1 && Date.now() - heard > 6000) socket.close();
+  // An unplugged cable closes no socket.
+  if (socket && socket.readyState === 1 && Date.now() - receivedAt > 6000) socket.close();
 }, 2000);
 
-function hear(message) {
-  if (message.hello) greet(message.hello);
+function receive(message) {
+  if (message.hello) showHello(message.hello);
   for (const [name, status] of Object.entries(message.status || {})) {
     const camera = cameras.get(name);
     camera.status = status;
@@ -121,13 +122,13 @@ function hear(message) {
   }
   for (const [name, records] of Object.entries(message.predictions || {})) {
     const camera = cameras.get(name);
-    for (const record of records) note(camera, Date.parse(record.time), record.label, record.score);
+    for (const record of records) addChange(camera, Date.parse(record.time), record.label, record.score);
     camera.prediction = records[records.length - 1];
   }
-  for (const notice of message.notices || []) tell(notice);
+  for (const notice of message.notices || []) showNotice(notice);
 }
 
-function greet(hello) {
+function showHello(hello) {
   $("logout").hidden = !hello.locked;
   for (const { name, models, changes } of hello.cameras) {
     const known = cameras.get(name);
@@ -139,27 +140,27 @@ function greet(hello) {
   buildTiles();
 }
 
-function note(camera, at, label, score) {
+function addChange(camera, at, label, score) {
   const last = camera.changes[camera.changes.length - 1];
   if (last && last.label === label) last.score = score;
   else camera.changes.push({ at, label, score });
   while (camera.changes.length > 400) camera.changes.shift();
 }
 
-function tell(notice) {
-  if (notice.by === me) return;
+function showNotice(notice) {
+  if (notice.by === clientId) return;
   const several = cameras.size > 1 ? `${notice.camera}: ` : "";
   const other = notice.by ? "Another page: " : "";
   toast(several + other + notice.text);
   if (region && shown && notice.camera === shown.name && notice.text.startsWith("region"))
-    put($("advice"), "Another page has just saved a region. Saving yours replaces it.");
+    setText($("advice"), "Another page has just saved a region. Saving yours replaces it.");
 }
 
-// ---- the picture
+// ---- the image
 
 function watch() {
   if (!shown || document.hidden) return;
-  $("picture").src = `${path("/stream.mjpg")}?${Date.now()}`;
+  $("image").src = `${path("/stream.mjpg")}?${Date.now()}`;
 }
 
 function choose(name) {
@@ -167,7 +168,7 @@ function choose(name) {
   endEdit();
   $("model").replaceChildren(...shown.models.map((model) => new Option(model)));
   $("download").href = path("/snapshot.jpg");
-  $("picture").alt = `Live picture of ${name}`;
+  $("image").alt = `Live image of ${name}`;
   document.title = cameras.size > 1 ? `${name} · camapp` : "camapp";
   if (cameras.size > 1) history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   if (shown.status) showStatus(shown.status);
@@ -176,11 +177,11 @@ function choose(name) {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) $("picture").removeAttribute("src");
+  if (document.hidden) $("image").removeAttribute("src");
   else watch();
 });
-$("picture").onerror = () => {
-  if ($("picture").hasAttribute("src")) setTimeout(watch, 1500);
+$("image").onerror = () => {
+  if ($("image").hasAttribute("src")) setTimeout(watch, 1500);
 };
 
 function buildTiles() {
@@ -205,7 +206,7 @@ function refreshTiles() {
     const camera = cameras.get(tile.dataset.name);
     const label = camera.prediction ? camera.prediction.label || "–" : "";
     const at = camera.status ? camera.status.state : "";
-    put(tile.querySelector("em"), at === "running" ? `${label} · ${camera.status.figures.infer_fps.toFixed(0)}/s` : at);
+    setText(tile.querySelector("em"), at === "running" ? `${label} · ${camera.status.figures.infer_fps.toFixed(0)}/s` : at);
     if (tile.firstChild.complete && !["", "starting", "ended"].includes(at)) tile.firstChild.src = `/cameras/${encodeURIComponent(camera.name)}/snapshot.jpg?${Date.now()}`;
   }
 }
@@ -213,36 +214,36 @@ function refreshTiles() {
 function state(how, text) {
   $("state").hidden = !text;
   $("state").className = `chip state ${how}`;
-  put($("state"), text);
+  setText($("state"), text);
 }
 
-// ---- figures
+// ---- statistics
 
 function showStatus(status) {
   const figures = status.figures, health = figures.health, paused = status.state === "paused";
-  put($("source"), `${figures.source} · ${figures.model}`);
+  setText($("source"), `${figures.source} · ${figures.model}`);
   if (status.size) {
-    [$("picture").width, $("picture").height] = status.size;
+    [$("image").width, $("image").height] = status.size;
   }
   const how = { running: "good", starting: "fair", paused: "fair" }[status.state] || "poor";
   state(how, status.state === "running" ? "live" : status.state + (status.reason ? `: ${status.reason}` : ""));
   $("pause").setAttribute("aria-pressed", paused);
-  put($("pause").lastChild, paused ? "Resume" : "Pause");
-  $("figures").setAttribute("aria-pressed", status.hud);
+  setText($("pause").lastChild, paused ? "Resume" : "Pause");
+  $("statistics").setAttribute("aria-pressed", status.hud);
   if (document.activeElement !== $("model") && !$("model").disabled) $("model").value = status.model;
 
   const target = figures.target_fps;
   for (const [id, value] of [["fps-infer", figures.infer_fps], ["fps-camera", figures.camera_fps], ["fps-display", figures.display_fps]]) {
-    put($(id), value.toFixed(1));
+    setText($(id), value.toFixed(1));
     $(id).className = id === "fps-display" ? "" : rating(value, target);
   }
-  const words = { good: "on target", fair: "a little under target", poor: "under target" };
-  put($("verdict"), `${words[rating(figures.infer_fps, target)]}: ${figures.infer_fps.toFixed(1)} of ${target} a second`);
+  const words = { good: "on target", fair: "slightly below target", poor: "below target" };
+  setText($("rating"), `${words[rating(figures.infer_fps, target)]}: ${figures.infer_fps.toFixed(1)} of ${target} per second`);
   showLatency(status.latency_ms);
 
   const balance = status.balance;
   const lost = { ...balance.dropped, ...balance.failed };
-  list($("frames"), [
+  showPairs($("frames"), [
     ["captured", balance.captured.toLocaleString()],
     ["predicted", balance.predicted.toLocaleString()],
     ...Object.entries(lost).map(([reason, count]) => [`dropped: ${reason}`, count.toLocaleString(), "fair"]),
@@ -250,19 +251,19 @@ function showStatus(status) {
     ...(balance.sensor_missed ? [["missed by the sensor", balance.sensor_missed.toLocaleString(), "fair"]] : []),
   ]);
   const sum = Object.values(lost).reduce((a, b) => a + b, balance.predicted + balance.in_flight);
-  put($("balance"), sum === balance.captured ? "Every frame is accounted for." : "The account does not add up: please report it.");
+  setText($("balance"), sum === balance.captured ? "Every frame is accounted for." : "The frame counts do not add up: please report it.");
 
   const alerts = [...health.now, ...(health.temperature_c >= 80 && !health.now.length ? ["hot"] : [])];
   $("alerts").className = `chip ${alerts.length ? "poor" : "good"}`;
-  put($("alerts"), alerts.length ? alerts.join(", ") : "well");
-  list($("machine"), [
+  setText($("alerts"), alerts.length ? alerts.join(", ") : "no alerts");
+  showPairs($("machine"), [
     ...(health.temperature_c === null ? [] : [["temperature", `${health.temperature_c.toFixed(0)} °C`]]),
-    ...(health.cpu === null ? [] : [["processor", percent(health.cpu)]]),
+    ...(health.cpu === null ? [] : [["CPU", percent(health.cpu)]]),
     ["workers", `${figures.workers}, ${percent(figures.workers_busy)} busy`],
     ["worker restarts", String(figures.restarts), figures.restarts ? "fair" : ""],
     ...(health.since_boot.length ? [["since boot", health.since_boot.join(", ")]] : []),
-    ["up for", duration(status.uptime_s)],
-    ["watching now", String(status.watchers)],
+    ["uptime", duration(status.uptime_s)],
+    ["viewers", String(status.watchers)],
   ]);
 }
 
@@ -297,7 +298,7 @@ function showLatency(latency) {
   }
   rows.forEach((stage, number) => {
     const values = latency[stage], cells = table.rows[number].cells;
-    ["p50", "p95", "p99"].forEach((name, at) => put(cells[at + 1], values[name].toFixed(1)));
+    ["p50", "p95", "p99"].forEach((name, at) => setText(cells[at + 1], values[name].toFixed(1)));
     if (stage !== "total") $("stack").children[number].style.flexGrow = Math.max(0.001, values.p50);
   });
 }
@@ -306,12 +307,12 @@ function showPrediction() {
   const record = shown && shown.prediction;
   if (!record) return;
   const label = record.label;
-  put($("label"), label || "nothing sure");
+  setText($("label"), label || "no label");
   $("label").className = label ? "label" : "label none";
-  put($("score"), label ? `${percent(record.score)} sure` : "");
-  wide($("score-bar"), label ? record.score : 0);
+  setText($("score"), label ? `score ${percent(record.score)}` : "");
+  setWidth($("score-bar"), label ? record.score : 0);
   const truth = record.truth && record.truth.label;
-  put($("truth"), truth ? `truth: ${truth}` : "");
+  setText($("truth"), truth ? `truth: ${truth}` : "");
   $("truth").className = truth === label ? "right" : "wrong";
   const top = $("top");
   while (top.children.length > record.top.length) top.lastChild.remove();
@@ -324,20 +325,20 @@ function showPrediction() {
       row.append(make("span"), meter, make("span"));
       top.append(row);
     }
-    put(row.children[0], name);
-    wide(row.children[1].firstChild, score);
-    put(row.children[2], percent(score));
+    setText(row.children[0], name);
+    setWidth(row.children[1].firstChild, score);
+    setText(row.children[2], percent(score));
   });
-  list($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), String(+value.toFixed(3))]));
+  showPairs($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), String(+value.toFixed(3))]));
 }
 
-let spokenAt = 0, spoken = "";
-function speak() {
+let announcedAt = 0, announced = "";
+function announce() {
   const label = shown && shown.prediction && shown.prediction.label;
-  if (!$("speak").checked || !label || label === spoken || Date.now() - spokenAt < 4000) return;
-  spoken = label;
-  spokenAt = Date.now();
-  put($("spoken"), `${label}, ${percent(shown.prediction.score)}`);
+  if (!$("announce").checked || !label || label === announced || Date.now() - announcedAt < 4000) return;
+  announced = label;
+  announcedAt = Date.now();
+  setText($("announced"), `${label}, ${percent(shown.prediction.score)}`);
 }
 
 // ---- charts
@@ -389,9 +390,9 @@ function drawTimeline() {
 
 function listChanges() {
   const changes = shown ? shown.changes.filter((change) => change.label).slice(-6).reverse() : [];
-  const told = changes.map((change) => `${change.at}${change.label}`).join();
-  if ($("changes").dataset.told === told) return;
-  $("changes").dataset.told = told;
+  const content = changes.map((change) => `${change.at}${change.label}`).join();
+  if ($("changes").dataset.content === content) return;
+  $("changes").dataset.content = content;
   $("changes").replaceChildren(...changes.map(({ at, label }) => {
     const item = make("li", `${new Date(at).toLocaleTimeString()} `);
     item.append(make("b", label));
@@ -404,8 +405,8 @@ function drawSpeed() {
   const [c, width, height] = context($("speed"));
   if (!shown || !shown.status || !shown.speeds.length) return;
   const target = shown.status.figures.target_fps, points = shown.speeds, now = Date.now();
-  const most = Math.max(target * 1.25, ...points.map((point) => Math.max(point[1], point[2]) * 1.1));
-  const x = (at) => width - ((now - at) / (SPEED_S * 1000)) * width, y = (fps) => height - 1 - (fps / most) * (height - 4);
+  const top = Math.max(target * 1.25, ...points.map((point) => Math.max(point[1], point[2]) * 1.1));
+  const x = (at) => width - ((now - at) / (SPEED_S * 1000)) * width, y = (fps) => height - 1 - (fps / top) * (height - 4);
   const line = (which, style, thick) => {
     c.beginPath();
     points.forEach((point, number) => c[number ? "lineTo" : "moveTo"](x(point[0]), y(point[which])));
@@ -427,12 +428,12 @@ function drawSpeed() {
   line(2, colour("--line"), 3);
   line(1, colour("--accent"), 2);
   const low = Math.min(...points.map((point) => point[1]));
-  $("speed").setAttribute("aria-label", `Predictions a second over two minutes: now ${points[points.length - 1][1].toFixed(1)}, lowest ${low.toFixed(1)}, target ${target}`);
+  $("speed").setAttribute("aria-label", `Predictions per second over two minutes: now ${points[points.length - 1][1].toFixed(1)}, lowest ${low.toFixed(1)}, target ${target}`);
 }
 
 // ---- the region
 
-function place() {
+function placeRegion() {
   const box = $("region").style;
   [box.left, box.top, box.width, box.height] = region.map((value) => `${100 * value}%`);
   const inputs = ["rx", "ry", "rw", "rh"];
@@ -446,8 +447,8 @@ function startEdit() {
   $("stage").classList.add("editing");
   $("edit").setAttribute("aria-pressed", "true");
   $("editor").hidden = $("region").hidden = false;
-  put($("advice"), "Drag over the picture to choose the part that is looked at.");
-  place();
+  setText($("advice"), "Drag over the image to choose the region that the model sees.");
+  placeRegion();
 }
 
 function endEdit() {
@@ -470,7 +471,7 @@ function inside([x, y, w, h]) {
 $("stage").addEventListener("pointerdown", (event) => {
   if (!region || event.button) return;
   event.preventDefault();
-  const frame = $("picture").getBoundingClientRect();
+  const frame = $("image").getBoundingClientRect();
   const at = (e) => [clamp((e.clientX - frame.left) / frame.width, 0, 1), clamp((e.clientY - frame.top) / frame.height, 0, 1)];
   const start = at(event), [x, y, w, h] = region, corner = event.target.dataset.corner;
   const fixed = corner && [corner.includes("w") ? x + w : x, corner.includes("n") ? y + h : y];
@@ -479,7 +480,7 @@ $("stage").addEventListener("pointerdown", (event) => {
   const follow = (e) => {
     const now = at(e);
     region = inside(moves ? [x + now[0] - start[0], y + now[1] - start[1], w, h] : span(fixed || start, now));
-    place();
+    placeRegion();
   };
   const end = () => {
     removeEventListener("pointermove", follow);
@@ -497,7 +498,7 @@ $("region").addEventListener("keydown", (event) => {
   event.preventDefault();
   const [x, y, w, h] = region;
   region = inside(event.shiftKey ? [x, y, Math.min(w + step[0], 1 - x), Math.min(h + step[1], 1 - y)] : [x + step[0], y + step[1], w, h]);
-  place();
+  placeRegion();
 });
 
 for (const id of ["rx", "ry", "rw", "rh"]) {
@@ -506,16 +507,16 @@ for (const id of ["rx", "ry", "rw", "rh"]) {
     region = [clamp(x, 0, 0.98), clamp(y, 0, 0.98), 0, 0];
     region[2] = clamp(w, 0.02, 1 - region[0]);
     region[3] = clamp(h, 0.02, 1 - region[1]);
-    place();
+    placeRegion();
   };
 }
 
 async function saveRegion(roi) {
-  const told = await order("roi", { roi }, $("save"));
-  if (!told) return;
+  const result = await sendCommand("roi", { roi }, $("save"));
+  if (!result) return;
   endEdit();
   $("edit").focus();
-  toast(told.kept ? (roi ? "Region saved." : "The whole picture is looked at.") : `Taken for now: ${told.why}.`);
+  toast(result.kept ? (roi ? "Region saved." : "The model sees the whole image.") : `Used until the next start: ${result.why}.`);
 }
 
 $("editor").onsubmit = (event) => {
@@ -532,39 +533,39 @@ $("cancel").onclick = () => {
 // ---- buttons and keys
 
 $("edit").onclick = () => (region ? endEdit() : startEdit());
-$("pause").onclick = () => order($("pause").getAttribute("aria-pressed") === "true" ? "resume" : "pause", {}, $("pause"));
-$("snapshot").onclick = () => order("snapshot", {}, $("snapshot"));
-$("figures").onclick = async () => {
-  const told = await order("hud", { shown: $("figures").getAttribute("aria-pressed") !== "true" }, $("figures"));
-  if (told) $("figures").setAttribute("aria-pressed", told.shown);
+$("pause").onclick = () => sendCommand($("pause").getAttribute("aria-pressed") === "true" ? "resume" : "pause", {}, $("pause"));
+$("snapshot").onclick = () => sendCommand("snapshot", {}, $("snapshot"));
+$("statistics").onclick = async () => {
+  const result = await sendCommand("hud", { shown: $("statistics").getAttribute("aria-pressed") !== "true" }, $("statistics"));
+  if (result) $("statistics").setAttribute("aria-pressed", result.shown);
 };
 $("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen?.());
 $("model").onchange = async () => {
-  toast(`Changing to ${$("model").value} …`);
-  const told = await order("model", { model: $("model").value }, $("model"));
-  if (told) toast(`${told.model} runs now.`);
+  toast(`Loading ${$("model").value} …`);
+  const result = await sendCommand("model", { model: $("model").value }, $("model"));
+  if (result) toast(`${result.model} runs now.`);
 };
 $("stage").addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const button = { p: "pause", s: "snapshot", r: "edit", h: "figures", f: "full" }[event.key];
+  const button = { p: "pause", s: "snapshot", r: "edit", h: "statistics", f: "full" }[event.key];
   if (button) $(button).click();
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && region) $("cancel").click();
 });
 
-// ---- go
+// ---- start
 
 let drawnAt = 0;
 function draw(now) {
   requestAnimationFrame(draw);
-  if (now - drawnAt < (calm.matches ? 1000 : 100)) return;
+  if (now - drawnAt < (reducedMotion.matches ? 1000 : 100)) return;
   drawnAt = now;
   showPrediction();
   drawTimeline();
   listChanges();
   drawSpeed();
-  speak();
+  announce();
 }
 requestAnimationFrame(draw);
 setInterval(refreshTiles, 1000);

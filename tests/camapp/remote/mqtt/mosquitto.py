@@ -1,4 +1,4 @@
-"""A real mosquitto on a port of its own, that tests start, kill and start again."""
+"""A real mosquitto on a free port, which tests start, kill and restart."""
 
 import shutil
 import socket
@@ -11,24 +11,26 @@ PROGRAM = shutil.which("mosquitto", path="/usr/local/sbin:/usr/sbin:/usr/local/b
 
 
 def needs_mosquitto():
-    """Skip where there is none."""
+    """Skip the test if mosquitto or paho-mqtt is missing."""
     if PROGRAM is None:
         pytest.skip("mosquitto is not installed (sudo apt install mosquitto)")
     pytest.importorskip("paho.mqtt.client", reason="the extra 'mqtt' is not installed")
 
 
 def free_port():
-    with socket.socket() as way:
-        way.bind(("127.0.0.1", 0))
-        return way.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 class Mosquitto:
-    """Args:
-    folder: for its files.
-    user: and password that it asks for; None lets anybody in.
-    tls: whether it speaks TLS, with a certificate for localhost by a new authority, `ca`.
-    lines: more of its configuration.
+    """A broker.
+
+    Args:
+        folder: for its files.
+        user: name and password that it requires; None requires none.
+        tls: whether it uses TLS, with a certificate for localhost by a new authority, `ca`.
+        lines: more of its configuration.
     """
 
     def __init__(self, folder, user=None, tls=False, lines=()):
@@ -48,11 +50,11 @@ class Mosquitto:
         if tls:
             make_certificates(folder)
             config += [f"cafile {self.ca}", f"certfile {folder}/server.pem", f"keyfile {folder}/server.key"]
-        # Started as root, it becomes this user, who would not find tmp_path.
+        # As root, mosquitto would change to its own user, which cannot read tmp_path.
         (folder / "mosquitto.conf").write_text("\n".join(["user root", *config]) + "\n")
 
     def start(self):
-        """Run, and wait until somebody can connect."""
+        """Start it, and wait until it accepts connections."""
         log = (self._folder / "mosquitto.log").open("ab")
         self._process = subprocess.Popen(
             [PROGRAM, "-c", self._folder / "mosquitto.conf", "-v"], stdout=log, stderr=subprocess.STDOUT
@@ -68,14 +70,14 @@ class Mosquitto:
         raise RuntimeError((self._folder / "mosquitto.log").read_text())
 
     def kill(self):
-        """As by a power cut."""
+        """Kill it, as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(5)
             self._process = None
 
     def suspend(self, signal):
-        """SIGSTOP keeps its connections open and answers nothing."""
+        """Send it a signal: SIGSTOP keeps its connections open but answers nothing."""
         self._process.send_signal(signal)
 
     @property
@@ -84,7 +86,7 @@ class Mosquitto:
 
 
 def make_certificates(folder, name="localhost"):
-    """An authority (ca.pem) and a server's certificate by it (server.pem, server.key)."""
+    """Make an authority (ca.pem) and a server certificate of it (server.pem, server.key)."""
     openssl = shutil.which("openssl") or pytest.skip("openssl is not installed")
 
     def run(*arguments):
@@ -99,7 +101,7 @@ def make_certificates(folder, name="localhost"):
 
 
 class Listener:
-    """A plain client of the broker that keeps all it hears, retained ones too."""
+    """A plain client of the broker that keeps all messages, retained ones too."""
 
     def __init__(self, broker, topic="#", user=None, password=None):
         import paho.mqtt.client as mqtt
@@ -119,11 +121,11 @@ class Listener:
         self.client.loop_start()
 
     def payloads(self, topic):
-        return [payload for heard, payload, _ in self.messages if heard == topic]
+        return [payload for found, payload, _ in self.messages if found == topic]
 
     def wait_for(self, what, seconds=30):
-        """Until `what()` is true; its value."""
-        return wait_for(what, seconds, lambda: f"heard only {[topic for topic, _, _ in self.messages]}")
+        """Wait until `what()` is true; return its value."""
+        return wait_for(what, seconds, lambda: f"received only {[topic for topic, _, _ in self.messages]}")
 
     def close(self):
         self.client.disconnect()

@@ -12,7 +12,7 @@ import pytest
 
 from camapp.core.stats import Balance
 from camapp.core.status import Health, Hud, State, Status
-from camapp.remote.mqtt.discovery import CameraCard, discovery_payload, discovery_topic
+from camapp.remote.mqtt.discovery import CameraEntities, discovery_payload, discovery_topic
 from camapp.remote.mqtt.interface import encoded, status_record
 
 ROOT = {
@@ -29,7 +29,7 @@ ENTITY = {
     *("platform", "unique_id", "name", "icon", "enabled_by_default", "entity_category", "entity_picture", "object_id"),
     *("json_attributes_topic", "json_attributes_template", "qos", "encoding"),
 }
-# platform: (what it must have, what it may have besides).
+# platform: (required keys, optional keys).
 PLATFORMS = {
     "sensor": (
         {"state_topic"},
@@ -59,20 +59,20 @@ UNITS = {"temperature": {"°C", "°F", "K"}, "duration": {"d", "h", "min", "s", 
 BINARY_CLASSES = {"problem", "connectivity", "running", "heat", "power"}
 
 
-def a_card(name="door", task="track"):
-    return CameraCard(name, f"camapp/pi-3f2a/{name}", task, ("cifar10", "mnist", "track"))
+def entities(name="door", task="track"):
+    return CameraEntities(name, f"camapp/pi-3f2a/{name}", task, ("cifar10", "mnist", "track"))
 
 
-def payload_of(*cards, known=()):
-    payload, components = discovery_payload("pi-3f2a", "camapp/pi-3f2a", cards, dict(known))
+def payload_of(*cameras, known=()):
+    payload, components = discovery_payload("pi-3f2a", "camapp/pi-3f2a", cameras, dict(known))
     return json.loads(payload), components
 
 
 def check_component(name, component):
     assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
-    must, may = PLATFORMS[component["platform"]]
-    assert must | {"unique_id", "name"} <= component.keys(), name
-    assert component.keys() <= must | may | ENTITY, name
+    required, optional = PLATFORMS[component["platform"]]
+    assert required | {"unique_id", "name"} <= component.keys(), name
+    assert component.keys() <= required | optional | ENTITY, name
     assert component.get("entity_category") in (None, "diagnostic", "config")
     if component["platform"] in ("sensor", "binary_sensor"):
         assert component.get("entity_category") != "config", "sensors cannot be of that category"
@@ -97,13 +97,13 @@ def check_sensor(sensor):
         assert kind == "enum"
         assert not sensor.keys() & {"state_class", "unit_of_measurement"}
     if unit is not None:
-        assert sensor.get("state_class"), "a number that is to be kept"
+        assert sensor.get("state_class"), "Home Assistant keeps a history only of sensors with a state class"
     assert 0 <= sensor.get("suggested_display_precision", 0) <= 6
 
 
-@pytest.mark.parametrize("cards", [[a_card()], [a_card("door"), a_card("yard", "digits")]])
-def test_the_message_follows_the_documented_rules(cards):
-    payload, _ = payload_of(*cards)
+@pytest.mark.parametrize("cameras", [[entities()], [entities("door"), entities("yard", "digits")]])
+def test_the_message_follows_the_documented_rules(cameras):
+    payload, _ = payload_of(*cameras)
     assert payload.keys() <= ROOT
     assert {"device", "origin", "components"} <= payload.keys()
     assert payload["device"].keys() <= DEVICE
@@ -119,31 +119,31 @@ def test_the_message_follows_the_documented_rules(cards):
     assert len(names) == len(set(names))
 
 
-def test_the_topic_is_one_that_home_assistant_listens_to():
+def test_the_topic_is_one_that_home_assistant_subscribes_to():
     assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", discovery_topic("pi-3f2a"))
 
 
-def test_names_carry_the_camera_only_where_there_are_several():
-    one, _ = payload_of(a_card())
+def test_names_start_with_the_camera_only_if_there_are_several():
+    one, _ = payload_of(entities())
     assert one["components"]["door_label"]["name"] == "Label"
-    several, _ = payload_of(a_card("door"), a_card("yard"))
+    several, _ = payload_of(entities("door"), entities("yard"))
     assert several["components"]["yard_label"]["name"] == "yard Label"
     assert one["components"]["door_label"]["unique_id"] == several["components"]["door_label"]["unique_id"]
 
 
-def test_what_was_there_before_is_taken_away_by_its_platform_alone():
-    _, track = payload_of(a_card(task="track"))
-    payload, now = payload_of(a_card(task="digits"), known=track.items())
+def test_components_of_before_are_removed_by_a_bare_platform():
+    _, track = payload_of(entities(task="track"))
+    payload, now = payload_of(entities(task="digits"), known=track.items())
     assert payload["components"]["door_offset_m"] == {"platform": "sensor"}
     assert "door_offset_m" not in now
 
 
 def test_a_message_for_eight_cameras_is_small_enough_for_any_broker():
-    payload, _ = discovery_payload("pi", "camapp/pi", [a_card(f"camera{number}") for number in range(8)], {})
+    payload, _ = discovery_payload("pi", "camapp/pi", [entities(f"camera{number}") for number in range(8)], {})
     assert len(payload) < 64_000
 
 
-def a_status(state=State.RUNNING, paused=False):
+def make_status(state=State.RUNNING, paused=False):
     figures = Hud(camera_fps=30, infer_fps=29.53, target_fps=30, paused=paused, health=Health())
     balance = Balance(10, 8, {"late": 1}, {"worker died": 1}, 0, 0)
     latency = {"total": (10.0, 20.5, 30.0)}
@@ -152,7 +152,7 @@ def a_status(state=State.RUNNING, paused=False):
 
 MESSAGES = {
     "health": {"temperature_c": 61.52, "cpu": 0.403, "alerts": ["throttled"], "messages_lost": 3},
-    "door/status": status_record(a_status(), "track"),
+    "door/status": status_record(make_status(), "track"),
     "door/prediction": {"label": "lane", "score": 0.912, "top": [["lane", 0.912]]},
     "door/values": {"offset_m": -0.1234, "heading_deg": 2.5},
     "door/answer": {"message": "model track", "ok": True},
@@ -161,7 +161,7 @@ SHOWN = {
     **{"temperature": "61.52", "cpu": "40.3", "slowed": "ON", "lost": "3", "door_label": "lane", "door_score": "91.2"},
     **{"door_state": "running", "door_fps": "29.53", "door_latency": "20.5", "door_dropped": "1", "door_failed": "1"},
     **{"door_restarts": "0", "door_pause": "OFF", "door_model": "track", "door_answer": "model track"},
-    # "None" is Home Assistant's word for a value that is not known.
+    # Home Assistant shows the state "None" as unknown.
     **{"door_offset_m": "-0.1234", "door_heading_deg": "2.5", "door_confidence": "None", "door_curvature_1_m": "None"},
     **{"door_lane_width_m": "None"},
 }
@@ -173,9 +173,9 @@ def render(template, topic, message=None):
     return jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(template).render(value_json=message)
 
 
-def test_every_template_says_what_it_should_of_a_real_message():
+def test_every_template_renders_a_real_message():
     pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
-    payload, _ = payload_of(a_card())
+    payload, _ = payload_of(entities())
     shown = {
         name: render(component["value_template"], component["state_topic"])
         for name, component in payload["components"].items()
@@ -188,9 +188,9 @@ def test_every_template_says_what_it_should_of_a_real_message():
     assert json.loads(render(attributes, "door/prediction")) == {"score": 0.912, "top": [["lane", 0.912]]}
 
 
-def test_templates_bear_what_is_missing_or_long():
+def test_templates_render_missing_and_long_values():
     pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
-    components = payload_of(a_card())[0]["components"]
+    components = payload_of(entities())[0]["components"]
     assert render(components["door_label"]["value_template"], "door/prediction", {"label": ""}) == "-"
     assert len(render(components["door_label"]["value_template"], "door/prediction", {"label": "x" * 999})) == 255
     assert render(components["cpu"]["value_template"], "health", {"cpu": None}) == "None"

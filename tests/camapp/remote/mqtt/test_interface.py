@@ -1,4 +1,4 @@
-"""The cameras on a real broker: what is told when, and what orders do."""
+"""The MQTT interface with a real broker: what is published when, and what commands do."""
 
 import json
 import logging
@@ -13,11 +13,10 @@ from camapp.core.predictions import Box, Prediction
 from camapp.core.settings import Settings, load_settings
 from camapp.core.stats import Balance
 from camapp.core.status import Health, Hud, State, Status
-from camapp.remote.mqtt import client as link_module
-from camapp.remote.mqtt import commands as orders_module
-from camapp.remote.mqtt import interface as face_module
-from camapp.remote.mqtt.client import access
-from camapp.remote.mqtt.interface import MqttInterface, encoded
+from camapp.remote.mqtt.client import Timeouts, access
+from camapp.remote.mqtt.commands import MqttCommands
+from camapp.remote.mqtt.interface import MqttInterface, Timing, encoded
+from camapp.remote.mqtt.queue import CAPACITY
 from camapp.sinks.sink import ImageSink, PredictionSink
 from engine.model import ModelError
 from tests.camapp.remote.mqtt.mosquitto import Listener, Mosquitto, wait_for
@@ -26,7 +25,7 @@ PIXEL = Image.of(np.zeros((4, 4, 3), np.uint8), Layout.RGB)
 
 
 class Camera:
-    """A run that does what a test says."""
+    """A run whose state a test sets."""
 
     def __init__(self, tmp_path, name="door", task="digits", **settings):
         self.name = name
@@ -70,7 +69,7 @@ class Camera:
         self.changes.append(settings)
         self.task = "track" if settings.model == "track" else "digits"
 
-    def see(self, seq, label="7", **values):
+    def predict(self, seq, label="7", **values):
         prediction = Prediction(
             seq, self.task, label, 0.9, label, 0.9, ((label, 0.9),), (Box(0, 0, 2, 2, label),), values=values
         )
@@ -97,24 +96,27 @@ def listener(broker):
 
 
 @pytest.fixture
-def run(broker, monkeypatch):
-    monkeypatch.setattr(link_module, "_RETRY_S", 0.1)
-    faces = []
+def run(broker):
+    interfaces = []
 
-    def start(*cameras, device="pi"):
-        face = MqttInterface(cameras, access(broker.uri, None, None), device)
+    def start(*cameras, device="pi", **timing):
+        interface = MqttInterface(
+            cameras, access(broker.uri, None, None), device, Timing(**timing), Timeouts(retry=0.1)
+        )
+        interface.attach()
         for camera in cameras:
             for sink in camera.image_sinks:
                 sink.start()
-        face.start()
-        faces.append(face)
-        wait_for(lambda: face.link.connected)
-        time.sleep(0.1)  # its subscriptions reach the broker after its connection
-        return face
+        interface.start()
+        interfaces.append(interface)
+        wait_for(lambda: interface.client.connected)
+        # The subscriptions reach the broker after the connection.
+        time.sleep(0.1)
+        return interface
 
     yield start
-    for face in faces:
-        face.stop()
+    for interface in interfaces:
+        interface.stop()
 
 
 @pytest.fixture
@@ -122,115 +124,117 @@ def camera(tmp_path):
     return Camera(tmp_path)
 
 
-def told(listener, topic):
+def records(listener, topic):
     return [json.loads(payload) for payload in listener.payloads(f"camapp/pi/{topic}")]
 
 
-def order(listener, what, payload, camera="door", **options):
+def send_command(listener, what, payload, camera="door", **options):
     listener.client.publish(f"camapp/pi/{camera}/set/{what}", payload, qos=1, **options)
 
 
 def answer(listener, count=1):
-    return listener.wait_for(lambda: len(told(listener, "door/answer")) >= count and told(listener, "door/answer")[-1])
+    return listener.wait_for(
+        lambda: len(records(listener, "door/answer")) >= count and records(listener, "door/answer")[-1]
+    )
 
 
-def test_a_prediction_is_told_when_its_label_changes_and_now_and_then(camera, listener, run, monkeypatch):
-    monkeypatch.setattr(face_module, "HEARTBEAT_S", 0.5)
-    run(camera)
+def test_a_prediction_is_published_when_its_label_changes_and_after_the_heartbeat(camera, listener, run):
+    run(camera, heartbeat=0.5)
     began = time.monotonic()
     for seq in range(70):
-        camera.see(seq, label="7" if seq < 30 else "8")
+        camera.predict(seq, label="7" if seq < 30 else "8")
         time.sleep(0.01)
     took = time.monotonic() - began
-    heard = listener.wait_for(lambda: told(listener, "door/prediction"))
+    received = listener.wait_for(lambda: records(listener, "door/prediction"))
     time.sleep(0.2)
-    heard = told(listener, "door/prediction")
-    assert [record["label"] for record in heard] == sorted(record["label"] for record in heard)
-    assert next(record["seq"] for record in heard if record["label"] == "8") == 30
-    assert 2 <= len(heard) <= 2 + took / 0.5
-    assert heard[0]["score"] == 0.9
-    assert heard[0]["boxes"][0]["label"] == "7"
+    received = records(listener, "door/prediction")
+    assert [record["label"] for record in received] == sorted(record["label"] for record in received)
+    assert next(record["seq"] for record in received if record["label"] == "8") == 30
+    assert 2 <= len(received) <= 2 + took / 0.5
+    assert received[0]["score"] == 0.9
+    assert received[0]["boxes"][0]["label"] == "7"
 
 
-def test_numbers_are_told_at_a_rate_that_a_house_can_bear_and_are_valid_json(camera, listener, run):
+def test_values_are_published_at_a_limited_rate_and_are_valid_json(camera, listener, run):
     run(camera)
     began = time.monotonic()
     for seq in range(80):
-        camera.see(seq, offset_m=seq / 100, heading_deg=float("nan"))
+        camera.predict(seq, offset_m=seq / 100, heading_deg=float("nan"))
         time.sleep(0.01)
     took = time.monotonic() - began
-    heard = listener.wait_for(lambda: told(listener, "door/values"))
+    received = listener.wait_for(lambda: records(listener, "door/values"))
     time.sleep(0.2)
-    heard = told(listener, "door/values")
-    assert 3 <= len(heard) <= 2 + took / 0.2
-    assert heard[-1]["offset_m"] > 0.3
-    assert heard[-1]["heading_deg"] is None
+    received = records(listener, "door/values")
+    assert 3 <= len(received) <= 2 + took / 0.2
+    assert received[-1]["offset_m"] > 0.3
+    assert received[-1]["heading_deg"] is None
 
 
 def test_availability_status_and_health_are_retained(camera, broker, run):
-    face = run(camera)
-    camera.see(1)
-    wait_for(lambda: face.link.sent >= 5)
+    interface = run(camera)
+    camera.predict(1)
+    wait_for(lambda: interface.client.queue.sent >= 5)
     late = Listener(broker)
     try:
-        late.wait_for(lambda: told(late, "door/prediction") and told(late, "health") and told(late, "door/status"))
+        late.wait_for(
+            lambda: records(late, "door/prediction") and records(late, "health") and records(late, "door/status")
+        )
         assert late.payloads("camapp/pi/availability") == [b"online"]
         assert all(retained for _, _, retained in late.messages)
-        status = told(late, "door/status")[0]
+        status = records(late, "door/status")[0]
         assert (status["state"], status["fps"]["inference"], status["fps"]["target"]) == ("running", 29, 30)
         assert status["latency_ms"] == {"p50": 10.0, "p95": 20.0, "p99": 30.0}
         assert (status["frames"]["captured"], status["frames"]["dropped_total"]) == (100, 9)
-        assert told(late, "health")[0]["throttled"] == ["throttled"]
+        assert records(late, "health")[0]["throttled"] == ["throttled"]
     finally:
         late.close()
 
 
-def test_a_change_of_state_is_told_at_once_and_the_end_before_leaving(camera, listener, run):
-    face = run(camera)
+def test_a_changed_state_is_published_at_once_and_the_end_before_disconnecting(camera, listener, run):
+    interface = run(camera)
     camera.state = State.NO_SIGNAL
-    listener.wait_for(lambda: [record["state"] for record in told(listener, "door/status")][-1:] == ["no signal"], 3)
+    listener.wait_for(lambda: [record["state"] for record in records(listener, "door/status")][-1:] == ["no signal"], 3)
     camera.state = State.ENDED
-    face.stop()
+    interface.stop()
     listener.wait_for(lambda: listener.payloads("camapp/pi/availability") == [b"online", b"offline"])
-    assert told(listener, "door/status")[-1]["state"] == "ended"
+    assert records(listener, "door/status")[-1]["state"] == "ended"
 
 
-def test_everything_is_said_again_to_a_broker_that_lost_its_memory(camera, broker, listener, run):
+def test_all_is_published_again_to_a_restarted_broker(camera, broker, listener, run):
     run(camera)
-    camera.see(1, label="3")
-    listener.wait_for(lambda: told(listener, "door/prediction"))
+    camera.predict(1, label="3")
+    listener.wait_for(lambda: records(listener, "door/prediction"))
     broker.kill()
     broker.start()
     late = Listener(broker)
     try:
-        late.wait_for(lambda: told(late, "door/prediction") and told(late, "door/status"))
+        late.wait_for(lambda: records(late, "door/prediction") and records(late, "door/status"))
         late.wait_for(lambda: late.payloads("homeassistant/device/camapp_pi/config"))
         assert late.payloads("camapp/pi/availability")[-1] == b"online"
     finally:
         late.close()
 
 
-def test_changes_while_the_broker_is_away_arrive_in_order_when_it_is_back(camera, broker, run):
-    face = run(camera)
+def test_changes_without_a_broker_arrive_in_order_when_it_is_back(camera, broker, run):
+    interface = run(camera)
     broker.kill()
-    wait_for(lambda: not face.link.connected)
+    wait_for(lambda: not interface.client.connected)
     for seq in range(60):
-        camera.see(seq, label=str(seq // 20))
+        camera.predict(seq, label=str(seq // 20))
     listener_broker = broker.start()
     listener = Listener(listener_broker)
     try:
-        listener.wait_for(lambda: [r["label"] for r in told(listener, "door/prediction")][-1:] == ["2"])
-        wait_for(lambda: not face.link._queue)
-        labels = [record["label"] for record in told(listener, "door/prediction")]
+        listener.wait_for(lambda: [r["label"] for r in records(listener, "door/prediction")][-1:] == ["2"])
+        wait_for(lambda: not len(interface.client.queue))
+        labels = [record["label"] for record in records(listener, "door/prediction")]
         assert labels == sorted(labels)
-        assert face.link.lost == 0
+        assert interface.client.queue.lost == 0
     finally:
         listener.close()
 
 
-def test_home_assistants_birth_is_answered_with_all_it_needs_and_not_too_often(camera, listener, run, monkeypatch):
-    monkeypatch.setattr(face_module, "_ANNOUNCE_EVERY_S", 0.5)
-    run(camera)
+def test_home_assistants_birth_message_is_answered_and_not_too_often(camera, listener, run):
+    run(camera, announce=0.5)
     topic = "homeassistant/device/camapp_pi/config"
     listener.wait_for(lambda: len(listener.payloads(topic)) == 1)
     listener.client.publish("homeassistant/status", "offline")
@@ -244,30 +248,30 @@ def test_home_assistants_birth_is_answered_with_all_it_needs_and_not_too_often(c
     assert listener.payloads("camapp/pi/availability") == [b"online", b"online"]
 
 
-def test_pause_and_going_on_are_ordered_answered_and_shown(camera, listener, run):
+def test_pause_and_resume_are_run_answered_and_records(camera, listener, run):
     run(camera)
-    order(listener, "pause", "ON")
-    said = answer(listener)
-    assert (said["ok"], said["order"], said["message"]) == (True, "pause", "paused")
-    listener.wait_for(lambda: told(listener, "door/status")[-1]["paused"], 3)
-    order(listener, "pause", "OFF")
-    assert answer(listener, 2)["message"] == "going on"
-    listener.wait_for(lambda: not told(listener, "door/status")[-1]["paused"], 3)
+    send_command(listener, "pause", "ON")
+    reply = answer(listener)
+    assert (reply["ok"], reply["order"], reply["message"]) == (True, "pause", "paused")
+    listener.wait_for(lambda: records(listener, "door/status")[-1]["paused"], 3)
+    send_command(listener, "pause", "OFF")
+    assert answer(listener, 2)["message"] == "resumed"
+    listener.wait_for(lambda: not records(listener, "door/status")[-1]["paused"], 3)
 
 
-def test_a_model_is_chosen_by_name_with_nothing_of_the_old_one_and_back(tmp_path, listener, run):
+def test_a_model_is_chosen_by_name_without_options_of_the_old_one_and_back(tmp_path, listener, run):
     camera = Camera(tmp_path, model="/home/pi/my.npz", labels="a,b", mean="0.5")
     run(camera)
-    order(listener, "model", "lenet")
+    send_command(listener, "model", "lenet")
     assert answer(listener)["message"] == "model lenet"
     assert (camera.settings.model, camera.settings.labels, camera.settings.mean) == ("lenet", None, None)
-    listener.wait_for(lambda: told(listener, "door/status")[-1]["model"] == "lenet", 3)
-    order(listener, "model", "my.npz")
+    listener.wait_for(lambda: records(listener, "door/status")[-1]["model"] == "lenet", 3)
+    send_command(listener, "model", "my.npz")
     assert answer(listener, 2)["ok"]
     assert (camera.settings.model, camera.settings.labels) == ("/home/pi/my.npz", "a,b")
 
 
-def test_a_model_with_other_numbers_gets_other_entities_and_loses_them_again(camera, listener, run):
+def test_the_entities_follow_the_task_of_the_model(camera, listener, run):
     run(camera)
     topic = "homeassistant/device/camapp_pi/config"
 
@@ -276,28 +280,27 @@ def test_a_model_with_other_numbers_gets_other_entities_and_loses_them_again(cam
 
     listener.wait_for(lambda: listener.payloads(topic))
     assert "door_offset_m" not in components()
-    order(listener, "model", "track")
+    send_command(listener, "model", "track")
     listener.wait_for(lambda: "unique_id" in components().get("door_offset_m", {}), 5)
-    order(listener, "model", "mnist")
+    send_command(listener, "model", "mnist")
     listener.wait_for(lambda: components()["door_offset_m"] == {"platform": "sensor"}, 5)
 
 
-def test_a_snapshot_is_saved_and_named(camera, listener, run, tmp_path):
+def test_a_snapshot_is_saved_and_the_answer_names_its_file(camera, listener, run, tmp_path):
     run(camera)
-    order(listener, "snapshot", "PRESS")
+    send_command(listener, "snapshot", "PRESS")
     deadline = time.monotonic() + 5
-    while not told(listener, "door/answer") and time.monotonic() < deadline:
-        camera.see(1)
+    while not records(listener, "door/answer") and time.monotonic() < deadline:
+        camera.predict(1)
         time.sleep(0.02)
-    said = answer(listener)
+    reply = answer(listener)
     (saved,) = (tmp_path / "pictures").glob("*.png")
-    assert said["message"] == f"saved {saved}"
+    assert reply["message"] == f"saved {saved}"
 
 
-def test_a_snapshot_that_never_comes_is_told(camera, listener, run, monkeypatch):
-    monkeypatch.setattr(orders_module, "_IMAGE_S", 0.3)
-    run(camera)
-    order(listener, "snapshot", "PRESS")
+def test_a_snapshot_without_an_image_is_refused(camera, listener, run):
+    run(camera, image=0.3)
+    send_command(listener, "snapshot", "PRESS")
     assert answer(listener)["message"] == "refused: no image came; it is saved when one does"
 
 
@@ -306,67 +309,72 @@ def test_a_snapshot_that_never_comes_is_told(camera, listener, run, monkeypatch)
     [
         ("pause", "maybe", "pause takes ON or OFF"),
         ("pause", "", "pause takes ON or OFF"),
-        ("pause", b"\xff\xfe", "it is no UTF-8"),
+        ("pause", b"\xff\xfe", "it is not UTF-8"),
         ("model", "../../etc/passwd", "no such model; there are cifar10"),
         ("model", "x" * 300, "300 bytes are too many"),
     ],
 )
-def test_a_bad_order_is_refused_in_words_and_changes_nothing(camera, listener, run, caplog, what, payload, why):
+def test_a_bad_command_is_refused_with_a_reason_and_changes_nothing(camera, listener, run, caplog, what, payload, why):
     run(camera)
     before = camera.settings
-    order(listener, what, payload)
-    said = answer(listener)
-    assert not said["ok"]
-    assert why in said["message"]
+    send_command(listener, what, payload)
+    reply = answer(listener)
+    assert not reply["ok"]
+    assert why in reply["message"]
     assert camera.settings is before
     assert camera.state is State.RUNNING
     assert any(why in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
 
 
-def test_orders_to_nobody_are_logged_and_not_answered(camera, listener, run, caplog):
+def test_commands_for_an_unknown_camera_are_logged_and_not_answered(camera, listener, run, caplog):
     run(camera)
-    order(listener, "pause", "ON", camera="yard")
+    send_command(listener, "pause", "ON", camera="yard")
     wait_for(lambda: "no such camera; there are door" in caplog.text)
     assert not any("yard" in topic and "answer" in topic for topic, _, _ in listener.messages)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [(ModelError("damaged"), "refused: not changed: damaged"), (ZeroDivisionError("a fault"), "failed: a fault")],
 )
-def test_a_model_that_cannot_be_used_is_told_and_the_next_order_obeyed(camera, listener, run, error, told):
+def test_a_model_that_cannot_be_used_is_answered_and_the_next_command_runs(camera, listener, run, error, message):
     camera.broken = error
     run(camera)
-    order(listener, "model", "lenet")
-    said = answer(listener)
-    assert (said["ok"], said["message"]) == (False, told)
+    send_command(listener, "model", "lenet")
+    reply = answer(listener)
+    assert (reply["ok"], reply["message"]) == (False, message)
     assert camera.settings.model == Settings().model
-    order(listener, "pause", "ON")
+    send_command(listener, "pause", "ON")
     assert answer(listener, 2)["ok"]
 
 
-def test_retained_rubbish_is_never_obeyed(camera, broker, listener, run, caplog):
+def test_retained_commands_are_never_run(camera, broker, listener, run):
     for what, payload in (("pause", "ON"), ("model", "lenet"), ("snapshot", "PRESS"), ("pause", b"\xff" * 60_000)):
-        order(listener, what, payload, retain=True)
+        send_command(listener, what, payload, retain=True)
     time.sleep(0.3)
-    face = run(camera)
+    interface = run(camera)
     time.sleep(0.5)
     broker.kill()
     broker.start()
-    wait_for(lambda: face.link.connected)
+    wait_for(lambda: interface.client.connected)
     time.sleep(0.5)
     assert camera.state is State.RUNNING
     assert not camera.changes
-    assert not told(listener, "door/answer")
-    face._orders.take("door", "pause", b"ON", True)  # from a broker that does not know of that
-    assert "it was retained" in caplog.text
+    assert not records(listener, "door/answer")
 
 
-def test_more_orders_than_can_wait_are_refused_and_the_log_stays_short(camera, listener, run, caplog):
+def test_a_retained_command_of_a_broker_that_ignores_the_subscription_option_is_refused(camera):
+    answers = []
+    MqttCommands([camera], answers.append).submit("door", "pause", b"ON", True)
+    assert "it was retained" in answers[0].text
+    assert camera.state is State.RUNNING
+
+
+def test_commands_beyond_the_capacity_are_refused_and_the_log_stays_short(camera, listener, run, caplog):
     camera.change_s = 0.3
     run(camera)
     for _ in range(60):
-        order(listener, "model", "lenet")
+        send_command(listener, "model", "lenet")
     wait_for(lambda: len(camera.changes) >= 4)
     time.sleep(0.5)
     assert len(camera.changes) <= 6
@@ -375,7 +383,7 @@ def test_more_orders_than_can_wait_are_refused_and_the_log_stays_short(camera, l
     assert "others are waiting" in refusals[0].getMessage()
 
 
-def test_a_namesake_is_told_of_once_and_the_old_connections_will_is_contradicted(
+def test_a_second_device_of_one_name_is_logged_once_and_an_old_will_is_corrected(
     camera, listener, run, caplog, tmp_path
 ):
     run(camera)
@@ -389,28 +397,28 @@ def test_a_namesake_is_told_of_once_and_the_old_connections_will_is_contradicted
     assert caplog.text.count("another camapp") == 1
 
 
-def test_several_cameras_share_a_connection_and_have_topics_of_their_own(tmp_path, listener, run):
+def test_several_cameras_share_a_connection_and_have_separate_topics(tmp_path, listener, run):
     cameras = [Camera(tmp_path, name) for name in ("door", "yard")]
     run(*cameras)
-    cameras[1].see(0, label="4")
-    listener.wait_for(lambda: told(listener, "yard/prediction"))
-    assert not told(listener, "door/prediction")
-    order(listener, "pause", "ON", camera="yard")
+    cameras[1].predict(0, label="4")
+    listener.wait_for(lambda: records(listener, "yard/prediction"))
+    assert not records(listener, "door/prediction")
+    send_command(listener, "pause", "ON", camera="yard")
     wait_for(lambda: cameras[1].state is State.PAUSED)
     assert cameras[0].state is State.RUNNING
-    listener.wait_for(lambda: told(listener, "health"))
-    assert told(listener, "health")[0]["cameras"] == ["door", "yard"]
+    listener.wait_for(lambda: records(listener, "health"))
+    assert records(listener, "health")[0]["cameras"] == ["door", "yard"]
 
 
-def test_what_waits_for_a_broker_is_bounded_and_the_rest_counted(camera, broker, run):
-    face = run(camera)
+def test_waiting_messages_are_bounded_and_the_dropped_ones_counted(camera, broker, run):
+    interface = run(camera)
     broker.kill()
-    wait_for(lambda: not face.link.connected)
-    for seq in range(link_module.KEEP + 500):
-        camera.see(seq, label=str(seq))
-    assert face.link.lost >= 500
-    assert len(face.link._queue) == link_module.KEEP
+    wait_for(lambda: not interface.client.connected)
+    for seq in range(CAPACITY + 500):
+        camera.predict(seq, label=str(seq))
+    assert interface.client.queue.lost >= 500
+    assert len(interface.client.queue) == CAPACITY
 
 
-def test_what_is_no_number_becomes_null():
+def test_nan_and_infinity_become_null():
     assert encoded({"a": [float("inf"), 1.5], "b": {"c": float("nan")}}) == b'{"a":[null,1.5],"b":{"c":null}}'

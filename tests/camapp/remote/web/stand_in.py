@@ -1,4 +1,4 @@
-"""A camera's run as the page sees it, without one: images and predictions come when a test says so."""
+"""Provides a stand-in for a camera's run: a test makes its images and predictions."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from camapp.sinks.sink import ImageSink, PredictionSink
 
 
 class StandIn:
-    """Obeys the page, and shows what it is told to."""
+    """Implements `CameraControl` without a pipeline, and keeps the sinks."""
 
     def __init__(self, folder: Path, name="camera", **settings):
         given = {"source": "pattern://digits", "name": name, "snapshots": folder / "snapshots"}
@@ -70,7 +70,7 @@ class StandIn:
         return any(sink.wanted() for sink in self.image_sinks)
 
     def film(self, size=(320, 240), grey=None):
-        """One frame: a prediction, and an image if one is wanted."""
+        """Make one frame: a prediction, and an image if a sink wants one."""
         seq, self._seq = self._seq, self._seq + 1
         trace = Trace(seq, captured=time.monotonic_ns(), decoded=time.monotonic_ns())
         width, height = size

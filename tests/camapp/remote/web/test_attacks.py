@@ -1,4 +1,4 @@
-"""What hostile visitors can do to the page: nothing that the run would feel, and nothing that stays."""
+"""Hostile clients of the page: they neither disturb the run nor leave anything behind."""
 
 import contextlib
 import json
@@ -63,17 +63,17 @@ KINDS = {
     "a path without end": lambda r: get(b"/" + b"a" * r.randint(10_000, 15_000)),
     "a camera of odd name": lambda r: get(b"/cameras/%2e%2e%2f" + b"%0a" * r.randint(1, 50) + b"/status"),
     "a query without end": lambda r: get(b"/api/predictions?since=" + b"9" * r.randint(100, 12_000)),
-    "a query that is no number": lambda r: get(b"/api/predictions?since=" + r.choice(ODD_NUMBERS)),
+    "a query that is not a number": lambda r: get(b"/api/predictions?since=" + r.choice(ODD_NUMBERS)),
     "a negative length": lambda r: BARE_POST + b"Content-Length: -%d\r\n\r\n" % r.randint(1, 9),
     "a length that lies": lambda r: post(b"/api/roi", b"{}", b"Content-Length: %d" % r.randint(3, 99)),
     "a huge length": lambda r: BARE_POST + b"Content-Length: 99999999999999\r\n\r\n{}",
     "length and chunks": lambda r: post(b"/api/roi", b"0\r\n\r\n", b"Transfer-Encoding: chunked"),
     "chunks of odd size": lambda r: BARE_POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFFFF\r\n",
     "a body too large": lambda r: post(b"/api/roi", b" " * r.randint(17_000, 60_000)),
-    "a body that is no JSON": lambda r: post(b"/api/roi", r.randbytes(r.randint(1, 500))),
+    "a body that is not JSON": lambda r: post(b"/api/roi", r.randbytes(r.randint(1, 500))),
     "JSON too deep": lambda r: post(b"/api/roi", b"[" * 8000),
     "JSON of a huge number": lambda r: post(b"/api/roi", b'{"roi": [' + b"9" * 10_000 + b", 0, 1, 1]}"),
-    "a region that is none": lambda r: post(
+    "an invalid region": lambda r: post(
         b"/api/roi", json.dumps({"roi": [r.uniform(-9, 9)] * r.choice((1, 3, 4, 5, 99))}).encode()
     ),
     "a model that is a path": lambda r: post(
@@ -90,14 +90,15 @@ KINDS = {
 
 
 def attack(port, requests):
-    """Send each on a connection of its own, 16 at a time; how many were answered, by the code's first digit."""
+    """Send each on its own connection, 16 at a time; return the number of answers by the code's first digit."""
     answers = {}
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for request in requests:
             while len(selector.get_map()) >= 16:
                 reap(selector, answers)
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
-            with contextlib.suppress(ConnectionError):  # it may hang up before it has heard the end
+            # The server may close the connection before it has the whole request.
+            with contextlib.suppress(ConnectionError):
                 sock.sendall(request)
                 sock.shutdown(socket.SHUT_WR)
             selector.register(sock, selectors.EVENT_READ, time.monotonic() + 1.0)
@@ -129,18 +130,18 @@ def descriptors(pid):
 
 
 class Watch:
-    """Counts the predictions that reach a faithful visitor while others attack."""
+    """Checks that an ordinary client gets all predictions while others attack."""
 
     def __init__(self, site):
         self.site, self.since = site, site.json("/api/predictions?limit=1")["next"]
-        self.pid, self.lost = site.face.pid, site.face.lost
+        self.pid, self.lost = site.interface.pid, site.interface.lost
         self.files = descriptors(self.pid), descriptors(os.getpid())
 
     def check(self):
-        """Nothing crashed, nothing was lost, nothing is left behind."""
+        """Assert that nothing crashed, nothing was lost, and nothing is left behind."""
         site = self.site
-        assert site.face.pid == self.pid
-        assert site.face.lost == self.lost
+        assert site.interface.pid == self.pid
+        assert site.interface.lost == self.lost
         stream = images(site.port)
         assert next(stream)[0] >= 0
         stream.close()
@@ -152,7 +153,7 @@ class Watch:
         assert found == list(range(found[0], found[0] + len(found)))
 
 
-def test_each_kind_of_malformed_request_is_answered_or_hung_up_on(tmp_path, capfd):
+def test_each_kind_of_malformed_request_is_answered_or_closed(tmp_path, capfd):
     with Site(tmp_path) as site:
         watch, model = Watch(site), site.cameras[0].settings.model
         for name, kind in KINDS.items():
@@ -160,7 +161,8 @@ def test_each_kind_of_malformed_request_is_answered_or_hung_up_on(tmp_path, capf
             assert "5" not in answers, (name, answers)
             assert site.ask("/status")[0] == 200, name
         watch.check()
-        assert capfd.readouterr().err == ""  # nobody can fill the log
+        # No client can fill the log.
+        assert capfd.readouterr().err == ""
         assert not site.cameras[0].paused
         assert site.cameras[0].settings.model == model
 
@@ -171,13 +173,14 @@ def test_ten_thousand_malformed_requests_leave_nothing_behind(tmp_path, capsys):
     with Site(tmp_path) as site:
         rng = random.Random(7)
         kinds = list(KINDS.values())
-        attack(site.port, [rng.choice(kinds)(rng) for _ in range(1000)])  # what is kept once is kept now
-        watch, memory = Watch(site), rss_bytes([site.face.pid])
+        # Fills all caches first.
+        attack(site.port, [rng.choice(kinds)(rng) for _ in range(1000)])
+        watch, memory = Watch(site), rss_bytes([site.interface.pid])
         since = time.monotonic()
         answers = attack(site.port, (rng.choice(kinds)(rng) for _ in range(MALFORMED)))
         span = time.monotonic() - since
         watch.check()
-        grown = rss_bytes([site.face.pid]) - memory
+        grown = rss_bytes([site.interface.pid]) - memory
         with capsys.disabled():
             print(f"\n{MALFORMED} requests of {len(kinds)} kinds in {span:.0f} s: {dict(sorted(answers.items()))}")
             print(f"server: RSS {memory / 1e6:.0f} MB, grown by {grown / 1e6:.1f} MB")
@@ -188,13 +191,13 @@ def test_ten_thousand_malformed_requests_leave_nothing_behind(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_visitors_who_dawdle_neither_keep_others_out_nor_stay(tmp_path):
+def test_slow_clients_neither_block_others_nor_stay(tmp_path):
     with Site(tmp_path) as site:
         watch = Watch(site)
         over = threading.Event()
         socks = []
 
-        def dawdle():
+        def trickle():
             while not over.wait(0.5):
                 for sock in socks:
                     with contextlib.suppress(OSError):
@@ -210,7 +213,7 @@ def test_visitors_who_dawdle_neither_keep_others_out_nor_stay(tmp_path):
                 with contextlib.suppress(OSError):
                     sock.send(opening)
                 socks.append(sock)
-            thread = threading.Thread(target=dawdle, daemon=True)
+            thread = threading.Thread(target=trickle, daemon=True)
             thread.start()
             try:
                 until = time.monotonic() + 20
@@ -220,14 +223,14 @@ def test_visitors_who_dawdle_neither_keep_others_out_nor_stay(tmp_path):
             finally:
                 over.set()
                 thread.join(5)
-            assert site.face.pid == watch.pid
+            assert site.interface.pid == watch.pid
         watch.check()
 
 
 @pytest.mark.slow
-def test_a_visitor_of_the_socket_who_does_not_read_is_put_out(tmp_path):
+def test_a_client_of_the_socket_that_does_not_read_is_dropped(tmp_path):
     with Site(tmp_path) as site:
-        watch, memory = Watch(site), rss_bytes([site.face.pid])
+        watch, memory = Watch(site), rss_bytes([site.interface.pid])
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             sock.connect(("127.0.0.1", site.port))
@@ -237,5 +240,5 @@ def test_a_visitor_of_the_socket_who_does_not_read_is_put_out(tmp_path):
             with contextlib.suppress(OSError):
                 for _ in range(200_000):
                     sock.sendall(ping)
-        assert rss_bytes([site.face.pid]) - memory < 30e6
+        assert rss_bytes([site.interface.pid]) - memory < 30e6
         watch.check()

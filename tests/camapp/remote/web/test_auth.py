@@ -1,4 +1,4 @@
-"""What the guard lets through, without a run or a network: the hub is told by hand."""
+"""Access checks and routes, without a run or a network: the test sends the run's messages."""
 
 import asyncio
 import json
@@ -13,8 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from camapp.remote.web.auth import HostCheck, TokenAuth
 from camapp.remote.web.connection_limits import ConnectionLimiter
-from camapp.remote.web.openapi import DOCUMENT
-from camapp.remote.web.routes import ORDERS, build
+from camapp.remote.web.routes import DOCUMENT, ENDPOINTS, build
 from camapp.remote.web.state import ServerState
 
 TOKEN = "t" * 32
@@ -22,28 +21,28 @@ HELLO = {"cameras": [{"name": "porch", "models": ["mnist", "lenet"]}, {"name": "
 
 
 class Run:
-    """The run's end of the link: answers orders at once."""
+    """The run's end of the channel: answers commands at once."""
 
     def __init__(self):
-        self.orders = []
+        self.commands = []
         self.refuses = ""
-        self.deaf = False
-        self.hub = ServerState(HELLO, self.told)
+        self.accepts = True
+        self.state = ServerState(HELLO, self.send)
 
-    def told(self, message):
-        if self.deaf:
+    def send(self, message):
+        if not self.accepts:
             return False
         if message["type"] == "order":
-            self.orders.append((message["camera"], message["order"], message["body"]))
+            self.commands.append((message["camera"], message["order"], message["body"]))
             body = {"text": "up 1\n"} if message["order"] == "metrics" else {"done": True}
             outcome = {"error": self.refuses} if self.refuses else {"body": body}
-            # The answer comes when the asker waits for it.
-            asyncio.get_running_loop().call_soon(self.hub.hear, {"type": "answer", "id": message["id"], **outcome})
+            # The answer arrives when the server waits for it.
+            asyncio.get_running_loop().call_soon(self.state.receive, {"type": "answer", "id": message["id"], **outcome})
         return True
 
     def client(self, token="", host="localhost", **options):
-        keys = TokenAuth(token, 8080, **options)
-        app = build(self.hub, keys, HostCheck(["camera.example"]), ConnectionLimiter())
+        auth = TokenAuth(token, 8080, **options)
+        app = build(self.state, auth, HostCheck(["camera.example"]), ConnectionLimiter())
         return TestClient(app, base_url=f"http://{host}", follow_redirects=False)
 
 
@@ -55,7 +54,7 @@ def run():
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:1234", "127.0.0.1:8080", "[::1]:80", "192.168.7.7", "camera.example"]
 )
-def test_names_that_are_ours(run, host):
+def test_names_and_addresses_of_this_machine_are_allowed(run, host):
     assert run.client().get("/status", headers={"host": host}).status_code == 200
 
 
@@ -63,10 +62,10 @@ def test_names_that_are_ours(run, host):
     "host",
     ["evil.example", "localhost.evil.example", "", "localhost@evil", "a b", "127.0.0.1.nip.io", "[::1", "localhost:0"],
 )
-def test_a_page_of_another_name_that_was_pointed_at_us_gets_nothing(run, host):
+def test_any_other_host_header_is_refused(run, host):
     answer = run.client().get("/status", headers={"host": host})
     assert answer.status_code == 421
-    assert run.hub.refused == {"host": 1}
+    assert run.state.refused == {"host": 1}
 
 
 @pytest.mark.parametrize(
@@ -80,35 +79,35 @@ def test_a_page_of_another_name_that_was_pointed_at_us_gets_nothing(run, host):
         {"sec-fetch-site": "same-site"},
     ],
 )
-def test_another_sites_page_can_change_nothing(run, headers):
+def test_another_sites_page_cannot_send_commands(run, headers):
     client = run.client()
     assert client.post("/api/pause", json={}, headers=headers).status_code == 403
     assert client.get("/snapshot.jpg", headers=headers).status_code == 403
-    assert run.orders == []
+    assert run.commands == []
 
 
-def test_a_form_of_another_page_cannot_be_json(run):
+def test_a_command_must_be_json(run):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         assert run.client().post("/api/pause", content="{}", headers={"content-type": kind}).status_code == 415
-    assert run.orders == []
+    assert run.commands == []
 
 
-def test_our_own_page_and_programs_can(run):
+def test_the_own_page_and_programs_can_send_commands(run):
     client = run.client()
     own = {"origin": "http://localhost", "sec-fetch-site": "same-origin"}
     assert client.post("/api/pause", json={}, headers=own).status_code == 200
     assert client.post("/cameras/yard/api/resume", json={"client": "x"}).status_code == 200
-    assert run.orders == [("porch", "pause", {}), ("yard", "resume", {"client": "x"})]
+    assert run.commands == [("porch", "pause", {}), ("yard", "resume", {"client": "x"})]
 
 
-def test_a_link_from_elsewhere_may_be_followed(run):
+def test_a_link_from_another_site_can_be_followed(run):
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert run.client().get("/", headers=link).status_code == 200
     frame = link | {"sec-fetch-dest": "iframe"}
     assert run.client().get("/", headers=frame).status_code == 403
 
 
-def test_without_the_token_there_is_only_the_form(run):
+def test_without_the_token_only_the_login_form_is_served(run):
     client = run.client(TOKEN)
     assert client.get("/").headers["location"] == "/login"
     assert client.get("/login").status_code == 200
@@ -122,15 +121,15 @@ def test_without_the_token_there_is_only_the_form(run):
         "/api/predictions",
     ):
         assert client.get(path).status_code == 401, path
-    for order in ORDERS:
-        assert client.post(f"/api/{order}", json={}).status_code == 401
+    for endpoint in ENDPOINTS:
+        assert client.request(endpoint.method, endpoint.path, json={}).status_code == 401, endpoint.path
     with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("ws://localhost/live"):
         pass
     assert refused.value.code == 1008
-    assert run.orders == []
+    assert run.commands == []
 
 
-def test_the_token_opens_by_form_and_by_header(run):
+def test_the_token_is_accepted_by_form_and_by_header(run):
     client = run.client(TOKEN)
     assert client.get("/status", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert client.post("/login", data={"token": "wrong"}).status_code == 403
@@ -145,7 +144,7 @@ def test_the_token_opens_by_form_and_by_header(run):
     assert client.get("/status").status_code == 401
 
 
-def test_wrong_tokens_are_not_tried_for_ever(run):
+def test_wrong_tokens_are_limited_in_number(run):
     now = [0.0]
     client = run.client(TOKEN, clock=lambda: now[0])
     codes = [client.post("/login", data={"token": f"guess{number}"}).status_code for number in range(8)]
@@ -156,11 +155,11 @@ def test_wrong_tokens_are_not_tried_for_ever(run):
 
 
 @pytest.mark.parametrize("cookie", ["camapp-8080=", "camapp-8080=%00", "camapp-8080=" + TOKEN, ";;;=", "a" * 5000])
-def test_a_made_up_cookie_opens_nothing(run, cookie):
+def test_a_forged_cookie_is_refused(run, cookie):
     assert run.client(TOKEN).get("/status", headers={"cookie": cookie}).status_code == 401
 
 
-def test_every_answer_tells_browsers_to_be_careful(run):
+def test_every_answer_has_security_headers(run):
     client = run.client()
     for path in ("/", "/status", "/page.js", "/nowhere", "/login"):
         headers = client.get(path).headers
@@ -174,10 +173,10 @@ def test_every_answer_tells_browsers_to_be_careful(run):
 
 
 @pytest.mark.parametrize("body", ["{", "[]", "3", '"x"', "[" * 5000, "\xff"])
-def test_a_body_that_is_no_object_is_refused(run, body):
+def test_a_body_that_is_not_an_object_is_refused(run, body):
     answer = run.client().post("/api/roi", content=body.encode("latin-1"), headers={"content-type": "application/json"})
     assert answer.status_code == 400
-    assert run.orders == []
+    assert run.commands == []
 
 
 def test_a_large_body_is_refused(run):
@@ -189,18 +188,18 @@ def test_a_large_body_is_refused(run):
             yield b" " * 1000
 
     assert client.post("/api/roi", content=drip(), headers={"content-type": "application/json"}).status_code == 413
-    assert run.orders == []
+    assert run.commands == []
 
 
-def test_what_the_run_refuses_is_told(run):
+def test_a_refusal_of_the_run_is_answered(run):
     run.refuses = "no model 'x'; there are mnist"
     answer = run.client().post("/api/model", json={"model": "x"})
     assert (answer.status_code, answer.json()) == (409, {"error": run.refuses})
-    run.deaf = True
+    run.accepts = False
     assert run.client().post("/api/model", json={"model": "x"}).status_code == 504
 
 
-def test_a_fault_of_ours_is_told_once_and_costs_one_answer(run, monkeypatch, caplog):
+def test_an_internal_error_is_logged_once_and_fails_one_answer(run, monkeypatch, caplog):
     def fails(*_):
         raise LookupError("a fault")
 
@@ -208,14 +207,14 @@ def test_a_fault_of_ours_is_told_once_and_costs_one_answer(run, monkeypatch, cap
     client = run.client()
     assert [client.get("/api/predictions").status_code for _ in range(3)] == [500] * 3
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
-        "the page failed at '/api/predictions' (said once a kind)"
+        "the page failed at '/api/predictions' (logged once per kind)"
     ]
     assert client.get("/status").status_code == 200
 
 
-def test_predictions_since(run):
+def test_predictions_after_a_frame_are_returned(run):
     for seq in range(10):
-        run.hub.hear({"type": "prediction", "camera": 1, "record": {"seq": seq, "label": str(seq)}})
+        run.state.receive({"type": "prediction", "camera": 1, "record": {"seq": seq, "label": str(seq)}})
     client = run.client()
     found = client.get("/cameras/yard/api/predictions?since=6").json()
     assert [record["seq"] for record in found["predictions"]] == [7, 8, 9]
@@ -228,16 +227,16 @@ def test_predictions_since(run):
 
 def test_predictions_are_bounded(run):
     for seq in range(5000):
-        run.hub.hear({"type": "prediction", "camera": 0, "record": {"seq": seq}})
+        run.state.receive({"type": "prediction", "camera": 0, "record": {"seq": seq}})
     assert len(run.client().get("/api/predictions").json()["predictions"]) == 2000
 
 
-def test_metrics(run):
+def test_metrics_are_served(run):
     assert run.client().get("/metrics").text == "up 1\n"
 
 
-def test_the_socket_greets_and_tells_how_it_stands(run):
-    run.hub.hear({"type": "status", "camera": 0, "record": {"state": "running", "labels": ["a"] * 1000}})
+def test_the_socket_sends_hello_and_the_status(run):
+    run.state.receive({"type": "status", "camera": 0, "record": {"state": "running", "labels": ["a"] * 1000}})
     with run.client().websocket_connect("ws://localhost/live") as socket:
         first = json.loads(socket.receive_text())
         assert [camera["name"] for camera in first["hello"]["cameras"]] == ["porch", "yard"]
@@ -246,7 +245,7 @@ def test_the_socket_greets_and_tells_how_it_stands(run):
 
 
 @pytest.mark.parametrize("headers", [{"origin": "http://evil.example"}, {"host": "evil.example"}])
-def test_another_sites_page_cannot_listen(run, headers):
+def test_another_sites_page_cannot_open_the_socket(run, headers):
     with (
         pytest.raises(WebSocketDisconnect) as refused,
         run.client().websocket_connect("ws://localhost/live", headers=headers),
@@ -255,12 +254,12 @@ def test_another_sites_page_cannot_listen(run, headers):
     assert refused.value.code == 1008
 
 
-def test_the_document_describes_what_there_is(run):
+def test_the_openapi_document_describes_all_routes(run):
     validator = pytest.importorskip("openapi_spec_validator", reason="openapi-spec-validator is not installed")
     document = run.client().get("/openapi.json").json()
     validator.validate(document)
     assert document == DOCUMENT
-    app = run.client().app._app
+    app = run.client().app.app
     served = {
         (route.path, method.lower())
         for route in app.routes

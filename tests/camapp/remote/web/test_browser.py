@@ -1,11 +1,13 @@
-"""The page in a real browser: what a person sees and does, against a real run of the pattern."""
+"""The page in a real browser, with a real run of generated digits."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,8 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-SLOWLY = 60_000  # milliseconds: machines that run tests are busy
+# Milliseconds; machines that run tests are busy.
+TIMEOUT_MS = 60_000
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +45,8 @@ class Run:
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
         self.cameras = MultiCamera(build([load_settings(camera | common, environment={}) for camera in cameras]))
-        self.face = WebInterface(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
+        self.interface = WebInterface(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
+        self.interface.attach()
         self._thread = threading.Thread(target=self.cameras.run, daemon=True)
 
     @property
@@ -51,17 +55,17 @@ class Run:
 
     @property
     def url(self):
-        return self.face.address.url
+        return self.interface.address.url
 
     def __enter__(self):
-        self.face.start()
+        self.interface.start()
         self._thread.start()
         return self
 
     def __exit__(self, *_):
         self.cameras.request_stop("the test is over")
         self._thread.join(20)
-        self.face.stop()
+        self.interface.stop()
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,10 @@ def browser():
 def page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(SLOWLY)
+    page.set_default_timeout(TIMEOUT_MS)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda said: page.problems.append(said.text) if "Security Policy" in said.text else None)
+    page.on("console", lambda line: page.problems.append(line.text) if "Security Policy" in line.text else None)
     yield page
     context.close()
     assert page.problems == []
@@ -91,8 +95,8 @@ def run(tmp_path):
         yield run
 
 
-def eventually(what, seconds=SLOWLY / 1000):
-    """Wait until it holds; what it gives."""
+def eventually(what, seconds=TIMEOUT_MS / 1000):
+    """Wait until `what()` is true; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it never happened"
@@ -100,7 +104,7 @@ def eventually(what, seconds=SLOWLY / 1000):
     return found
 
 
-# A few pixels of the image as it is shown now.
+# A few pixels of the image on the page.
 PIXELS = """() => {
   const canvas = document.createElement("canvas"), image = document.getElementById("image");
   if (!image.naturalWidth) return null;
@@ -113,15 +117,14 @@ PIXELS = """() => {
 
 def test_the_page_loads_and_the_image_moves(page, run):
     page.goto(run.url)
-    # Not `wait_for_function`: the page's policy forbids it, as it should.
-    eventually(lambda: page.evaluate("document.getElementById('picture').naturalWidth") == 640)
+    # The page's security policy forbids `wait_for_function`.
+    eventually(lambda: page.evaluate("document.getElementById('image').naturalWidth") == 640)
     first = eventually(lambda: page.evaluate(PIXELS))
     eventually(lambda: page.evaluate(PIXELS) != first)
     assert page.locator("#state").text_content() == "live"
 
 
-def test_what_is_told_is_what_the_pattern_shows(page, run):
-    """Whenever the page has settled on a label, it is the one of the pattern."""
+def test_the_labels_are_those_of_the_pattern(page, run):
     page.goto(run.url)
     page.wait_for_selector("#truth.right, #truth.wrong")
     seen = set()
@@ -135,12 +138,12 @@ def test_what_is_told_is_what_the_pattern_shows(page, run):
         return len(seen) >= 2
 
     eventually(right, 60)
-    spoken = page.locator("#spoken")
-    eventually(lambda: spoken.text_content().split(",")[0].isdigit())
-    assert spoken.get_attribute("aria-live") == "polite"
+    announced = page.locator("#announced")
+    eventually(lambda: announced.text_content().split(",")[0].isdigit())
+    assert announced.get_attribute("aria-live") == "polite"
 
 
-def test_pause_and_resume(page, run):
+def test_the_button_pauses_and_resumes(page, run):
     page.goto(run.url)
     page.wait_for_selector("#state.good")
     page.click("#pause")
@@ -152,11 +155,11 @@ def test_pause_and_resume(page, run):
     assert not run.pipeline.capture.paused.is_set()
 
 
-def test_a_region_drawn_by_the_mouse_changes_what_the_model_is_shown(page, run, tmp_path):
+def test_a_region_drawn_by_the_mouse_changes_the_models_input(page, run, tmp_path):
     page.goto(run.url)
     page.wait_for_selector("#state.good")
     page.click("#edit")
-    box = page.locator("#picture").bounding_box()
+    box = page.locator("#image").bounding_box()
 
     def at(x, y):
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
@@ -176,7 +179,7 @@ def test_a_region_drawn_by_the_mouse_changes_what_the_model_is_shown(page, run, 
     eventually(lambda: run.pipeline.settings.roi is None)
 
 
-def test_a_region_by_keyboard_alone(page, run):
+def test_a_region_is_set_by_keyboard_alone(page, run):
     page.goto(run.url)
     page.wait_for_selector("#state.good")
     page.focus("#stage")
@@ -193,12 +196,12 @@ def test_a_region_by_keyboard_alone(page, run):
     assert run.pipeline.settings.roi == pytest.approx((0.11, 0, 0.5, 0.99), abs=0.001)
 
 
-def test_of_two_pages_the_last_wins_and_the_other_is_told(browser, page, run):
+def test_of_two_pages_the_last_wins_and_the_other_shows_a_notice(browser, page, run):
     page.goto(run.url)
     page.wait_for_selector("#state.good")
     other = browser.new_context().new_page()
     other.goto(run.url)
-    other.wait_for_selector("#state.good", timeout=SLOWLY)
+    other.wait_for_selector("#state.good", timeout=TIMEOUT_MS)
     page.click("#edit")
     other.click("#edit")
     other.fill("#rw", "40")
@@ -211,11 +214,11 @@ def test_of_two_pages_the_last_wins_and_the_other_is_told(browser, page, run):
     page.press("#rw", "Tab")
     page.click("#save")
     eventually(lambda: run.pipeline.settings.roi[2] == 0.7)
-    other.wait_for_selector("#toasts :text('Another page: region changed')", timeout=SLOWLY)
+    other.wait_for_selector("#toasts :text('Another page: region changed')", timeout=TIMEOUT_MS)
     other.context.close()
 
 
-def test_a_snapshot_and_another_model(page, run, tmp_path):
+def test_a_snapshot_is_saved_and_another_model_chosen(page, run, tmp_path):
     page.goto(run.url)
     page.wait_for_selector("#state.good")
     page.click("#snapshot")
@@ -226,29 +229,29 @@ def test_a_snapshot_and_another_model(page, run, tmp_path):
     assert run.pipeline.settings.model == "lenet"
 
 
-def test_the_page_comes_back_by_itself(page, run):
+def test_the_page_reconnects_to_a_restarted_server(page, run):
     page.goto(run.url)
-    page.wait_for_selector("#link.good")
-    old = run.face.pid
+    page.wait_for_selector("#connection.good")
+    old = run.interface.pid
     os.kill(old, signal.SIGKILL)
-    page.wait_for_selector("#link.poor")
-    eventually(lambda: run.face.pid not in (old, None))
-    page.wait_for_selector("#link.good")
+    page.wait_for_selector("#connection.poor")
+    eventually(lambda: run.interface.pid not in (old, None))
+    page.wait_for_selector("#connection.good")
     first = eventually(lambda: page.evaluate(PIXELS))
     eventually(lambda: page.evaluate(PIXELS) != first)
 
 
-def test_the_token_is_asked_for_refused_and_taken(page, tmp_path):
+def test_a_wrong_token_is_refused_and_the_right_one_accepted(page, tmp_path):
     with Run(tmp_path, "0.0.0.0:0") as run:
         token = eventually(lambda: (path := tmp_path / "state" / "web-token").exists() and path.read_text().strip())
         page.goto(run.url)
         assert page.url.endswith("/login")
         page.fill("#token", "not the token")
         page.click("button")
-        assert "not the token" in page.locator("#problem").text_content()
+        assert "token is wrong" in page.locator("#problem").text_content()
         page.fill("#token", token)
         page.click("button")
-        page.wait_for_selector("#link.good")
+        page.wait_for_selector("#connection.good")
         assert page.evaluate("document.cookie") == ""
         page.click("#logout button")
         page.wait_for_url("**/login")
@@ -256,18 +259,20 @@ def test_the_token_is_asked_for_refused_and_taken(page, tmp_path):
         assert page.url.endswith("/login")
 
 
-def test_a_tab_that_is_closed_or_hidden_costs_nothing(browser, run):
+def watchers(run):
+    """Return the number of clients that want the run's images."""
+    with urllib.request.urlopen(run.url + "status") as answer:
+        return json.load(answer)["web"]["visitors"]["camera"]
+
+
+def test_no_image_is_drawn_for_a_closed_tab(browser, run):
     context = browser.new_context()
     page = context.new_page()
     page.goto(run.url)
-    page.wait_for_selector("#state.good", timeout=SLOWLY)
-    watched = run.pipeline._image_sinks[-1]  # the page's; snapshots come first
-    deadline = time.monotonic() + SLOWLY / 1000
-    while not watched.wanted():  # the page asks for its image when it has said how all is
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    page.wait_for_selector("#state.good", timeout=TIMEOUT_MS)
+    eventually(lambda: watchers(run) == 1)
     context.close()
-    eventually(lambda: not watched.wanted())
+    eventually(lambda: watchers(run) == 0)
     before = run.pipeline.stats.predictions()
     eventually(lambda: run.pipeline.stats.predictions() > before)
 
@@ -282,7 +287,7 @@ def test_nothing_is_wider_than_the_screen(browser, tmp_path, width):
     ):
         page = context.new_page()
         page.goto(run.url)
-        page.wait_for_selector("#state.good", timeout=SLOWLY)
+        page.wait_for_selector("#state.good", timeout=TIMEOUT_MS)
         page.click("#edit")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         small = page.evaluate(

@@ -7,76 +7,77 @@ from camapp.remote.web.commands import WebCommands
 from tests.camapp.remote.web.stand_in import StandIn
 
 
-class Desk:
-    """Orders for one camera, and what visitors were told."""
+class Page:
+    """Sends commands to one camera, and records the notices to visitors."""
 
-    def __init__(self, tmp_path, reread=None, metrics=None, **settings):
-        self.told = []
+    def __init__(self, tmp_path, reread=None, metrics=None, state="state", **settings):
+        self.notices = []
         self.camera = StandIn(tmp_path, **settings)
-        self.state = tmp_path / "state"
-        self.orders = WebCommands(
-            [self.camera], self.state, metrics, reread, lambda camera, text, by: self.told.append((camera, text, by))
+        self.state = tmp_path / state
+        self.commands = WebCommands(
+            [self.camera], self.state, metrics, reread, lambda camera, text, by: self.notices.append((camera, text, by))
         )
+        self.commands.attach()
 
-    def __call__(self, order, **body):
-        return self.orders.obey(order, "camera", body)
+    def __call__(self, command, **body):
+        return self.commands.handle(command, "camera", body)
 
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(tmp_path)
+def page(tmp_path):
+    return Page(tmp_path)
 
 
-def test_pause_and_resume(desk):
-    assert desk("pause", client="tab1") == {"paused": True}
-    assert desk.camera.paused
-    assert desk("resume") == {"paused": False}
-    assert not desk.camera.paused
-    assert desk.told == [("camera", "paused", "tab1"), ("camera", "resumed", "")]
+def test_pause_and_resume_are_run_and_announced(page):
+    assert page("pause", client="tab1") == {"paused": True}
+    assert page.camera.paused
+    assert page("resume") == {"paused": False}
+    assert not page.camera.paused
+    assert page.notices == [("camera", "paused", "tab1"), ("camera", "resumed", "")]
 
 
-def test_a_model_of_those_that_ship(desk):
-    assert desk("model", model="lenet") == {"model": "lenet"}
-    assert desk.camera.settings.model == "lenet"
+def test_a_shipped_model_is_chosen_by_name(page):
+    assert page("model", model="lenet") == {"model": "lenet"}
+    assert page.camera.settings.model == "lenet"
 
 
 @pytest.mark.parametrize("model", ["../../etc/passwd", "/etc/passwd", "", None, 3, ["mnist"], "nix"])
-def test_no_other_file_can_be_named(desk, model):
-    before = desk.camera.settings
+def test_no_other_file_can_be_chosen(page, model):
+    before = page.camera.settings
     with pytest.raises(CommandRejected, match="there are"):
-        desk("model", model=model)
-    assert desk.camera.settings == before
+        page("model", model=model)
+    assert page.camera.settings == before
 
 
-def test_what_the_user_said_of_a_model_comes_and_goes_with_it(tmp_path):
+def test_options_of_a_model_are_used_with_that_model_only(tmp_path):
     own = {"model": "own/net.npz", "net": "mnist", "labels": "a,b", "mean": "0.5", "smoothing": 1.0}
-    desk = Desk(tmp_path, **own)
-    desk("model", model="lenet")
-    changed = desk.camera.settings
+    page = Page(tmp_path, **own)
+    page("model", model="lenet")
+    changed = page.camera.settings
     assert (changed.net, changed.labels, changed.mean, changed.smoothing) == (None, None, None, 1.0)
-    desk("model", model="net.npz")
-    assert desk.camera.settings.net == "mnist"
-    assert desk.camera.settings.labels == "a,b"
+    page("model", model="net.npz")
+    assert page.camera.settings.net == "mnist"
+    assert page.camera.settings.labels == "a,b"
 
 
-def test_a_model_that_cannot_run_is_refused_and_nothing_changes(desk):
-    desk.camera.refuses = "no worker could run it"
+def test_a_model_that_cannot_run_is_rejected_and_nothing_changes(page):
+    page.camera.refuses = "no worker could run it"
     with pytest.raises(CommandRejected, match="not changed: no worker could run it"):
-        desk("model", model="lenet")
-    assert desk.told == []
+        page("model", model="lenet")
+    assert page.notices == []
 
 
-def test_a_region_is_taken_up_kept_and_told(desk):
-    assert desk("roi", roi=[0.25, 0.25, 0.5, 0.5], client="tab1") == {
+def test_a_region_is_applied_kept_and_announced(page):
+    assert page("roi", roi=[0.25, 0.25, 0.5, 0.5], client="tab1") == {
         "roi": (0.25, 0.25, 0.5, 0.5),
         "kept": True,
         "why": "",
     }
-    assert desk.camera.settings.roi == (0.25, 0.25, 0.5, 0.5)
-    assert desk.told == [("camera", "region changed: 25%, 25%, 50%, 50%", "tab1")]
-    assert "0.25" in (desk.state / "remembered.json").read_text()
-    desk("roi", roi=None, client="tab2")
-    assert desk.camera.settings.roi is None
+    assert page.camera.settings.roi == (0.25, 0.25, 0.5, 0.5)
+    assert page.notices == [("camera", "region changed: 25%, 25%, 50%, 50%", "tab1")]
+    assert "0.25" in (page.state / "remembered.json").read_text()
+    page("roi", roi=None, client="tab2")
+    assert page.camera.settings.roi is None
 
 
 @pytest.mark.parametrize(
@@ -84,52 +85,49 @@ def test_a_region_is_taken_up_kept_and_told(desk):
     [[0, 0, 2, 1], [0.5, 0, 0.6, 1], [0, 0, 0, 0], [0, 0, 0.001, 1], [0, 0, 1], "all", 3, {"x": 1}, ["a"] * 4,
      [float("nan")] * 4, [True, False, None, 1], [-0.1, 0, 0.5, 0.5], [[0]] * 4],
 )  # fmt: skip
-def test_a_region_that_is_none_is_refused(desk, roi):
+def test_an_invalid_region_is_rejected(page, roi):
     with pytest.raises(CommandRejected):
-        desk("roi", roi=roi)
-    assert desk.camera.settings.roi is None
-    assert not desk.state.exists()
+        page("roi", roi=roi)
+    assert page.camera.settings.roi is None
+    assert not page.state.exists()
 
 
-def test_it_is_told_where_a_region_is_not_kept(tmp_path):
+def test_the_answer_names_the_reason_if_a_region_is_not_kept(tmp_path):
     settings = load_settings({"roi": "0,0,0.3,0.3"}, environment={})
-    desk = Desk(tmp_path, reread=lambda _: settings)
-    answer = desk("roi", roi=[0, 0, 0.5, 0.5])
+    page = Page(tmp_path, reread=lambda _: settings)
+    answer = page("roi", roi=[0, 0, 0.5, 0.5])
     assert not answer["kept"]
     assert "configuration" in answer["why"]
 
     def broken(_):
         raise SettingsError("camapp.toml: unknown setting 'x'")
 
-    assert "unknown setting" in Desk(tmp_path, reread=broken)("roi", roi=[0, 0, 0.5, 0.5])["why"]
-    desk.state.chmod(0o755)
+    assert "unknown setting" in Page(tmp_path, reread=broken)("roi", roi=[0, 0, 0.5, 0.5])["why"]
     (tmp_path / "file").write_text("")
-    desk = Desk(tmp_path)
-    desk.orders._state = tmp_path / "file"
-    assert "cannot be kept" in desk("roi", roi=[0, 0, 0.5, 0.5])["why"]
+    assert "cannot be kept" in Page(tmp_path, state="file")("roi", roi=[0, 0, 0.5, 0.5])["why"]
 
 
-def test_the_figures_on_the_image(desk):
-    assert desk("hud", shown=False) == {"shown": False}
-    assert desk.camera.hud_shown is False
+def test_the_statistics_on_the_image_are_switched_off(page):
+    assert page("hud", shown=False) == {"shown": False}
+    assert page.camera.hud_shown is False
     with pytest.raises(CommandRejected):
-        desk("hud", shown="no")
+        page("hud", shown="no")
 
 
-def test_a_snapshot_is_saved_and_told(desk, tmp_path):
-    (sink,) = desk.camera.image_sinks
+def test_a_snapshot_is_saved_and_announced(page, tmp_path):
+    (sink,) = page.camera.image_sinks
     sink.start()
     assert not sink.wanted()
-    desk("snapshot")
+    page("snapshot")
     assert sink.wanted()
-    desk.camera.film()
+    page.camera.film()
     sink.stop()
     files = list((tmp_path / "snapshots").iterdir())
     assert len(files) == 1
-    assert desk.told == [("camera", f"snapshot saved as {files[0].name}", "")]
+    assert page.notices == [("camera", f"snapshot saved as {files[0].name}", "")]
 
 
-def test_metrics_or_how_to_have_them(tmp_path, desk):
+def test_metrics_are_rendered_or_the_answer_names_the_package(tmp_path, page):
     with pytest.raises(CommandRejected, match="pip install"):
-        desk("metrics")
-    assert Desk(tmp_path, metrics=lambda: "up 1\n")("metrics") == {"text": "up 1\n"}
+        page("metrics")
+    assert Page(tmp_path, metrics=lambda: "up 1\n")("metrics") == {"text": "up 1\n"}

@@ -1,4 +1,4 @@
-"""The page from end to end: a stand-in for the camera, the real process that serves, and a real network."""
+"""Tests the page from end to end: a stand-in for the camera, the real server process, and real sockets."""
 
 import contextlib
 import http.client
@@ -27,43 +27,43 @@ FPS = 30
 
 
 class Site:
-    """A served page whose cameras film at 30 frames a second."""
+    """Serves a page whose cameras make 30 frames a second."""
 
-    def __init__(self, folder, names=("camera",), address="127.0.0.1:0", size=(320, 240)):
+    def __init__(self, folder, names=("camera",), address="127.0.0.1:0", size=(320, 240), **options):
         self.cameras = [StandIn(folder, name) for name in names]
-        self.said = []
-        self.face = WebInterface(
-            self.cameras, address, state=folder / "state", metrics=lambda: "up 1\n", say=self.said.append
-        )
+        self.lines = []
+        options |= {"state": folder / "state", "metrics": lambda: "up 1\n", "say": self.lines.append}
+        self.interface = WebInterface(self.cameras, address, **options)
+        self.interface.attach()
         self.size = size
-        self._over = threading.Event()
-        self._filming = threading.Thread(target=self._film, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._make_frames, daemon=True)
 
     def __enter__(self):
-        self.face.start()
+        self.interface.start()
         for camera in self.cameras:
             for sink in camera.image_sinks:
                 sink.start()
-        self._filming.start()
+        self._thread.start()
         self.wait_until_served()
         return self
 
     def __exit__(self, *_):
-        self._over.set()
-        self._filming.join(5)
-        self.face.stop()
+        self._ended.set()
+        self._thread.join(5)
+        self.interface.stop()
 
-    def _film(self):
-        while not self._over.wait(1 / FPS):
+    def _make_frames(self):
+        while not self._ended.wait(1 / FPS):
             for camera in self.cameras:
                 camera.film(self.size)
 
     @property
     def port(self):
-        return self.face.address.port
+        return self.interface.address.port
 
     def wait_until_served(self):
-        """The port takes connections at once; an answer comes when the process has started."""
+        """Wait for the server process: the port accepts connections before it answers."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -73,7 +73,7 @@ class Site:
         raise AssertionError("the page was not served within 30 s")
 
     def ask(self, path, body=None, headers=None):
-        """(code, body, headers) of one request."""
+        """Send a request; return (code, body, headers)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         with contextlib.closing(connection):
             kind = {"content-type": "application/json"} if body is not None else {}
@@ -99,7 +99,7 @@ def site(tmp_path):
 
 
 def images(port, path="/stream.mjpg"):
-    """Yields (seq, image) of a stream."""
+    """Yield (seq, image) of a stream."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.closing(connection):
         connection.request("GET", path)
@@ -126,7 +126,7 @@ def test_the_image_moves(site):
         assert abs(int(image.mean()) - seq % 256) <= 2
 
 
-def test_nothing_is_drawn_while_nobody_looks(site):
+def test_images_are_drawn_only_while_a_client_reads_them(site):
     assert not site.cameras[0].wanted()
     code, jpeg, headers = site.ask("/snapshot.jpg")
     assert (code, headers["content-type"], jpeg[:2]) == (200, "image/jpeg", b"\xff\xd8")
@@ -136,7 +136,7 @@ def test_nothing_is_drawn_while_nobody_looks(site):
     assert not site.cameras[0].wanted()
 
 
-def test_a_image_that_changes_its_size(site):
+def test_the_image_size_may_change(site):
     stream = images(site.port)
     next(stream)
     site.size = (64, 48)
@@ -158,7 +158,7 @@ def test_predictions_and_status(site):
     assert site.ask("/metrics")[1] == b"up 1\n"
 
 
-def test_the_socket_follows_predictions_and_tells_of_orders(site):
+def test_the_socket_sends_predictions_and_notices(site):
     with connect(f"ws://127.0.0.1:{site.port}/live") as socket_:
         assert json.loads(socket_.recv(timeout=10))["hello"]["cameras"][0]["name"] == "camera"
         seqs, notices, states = [], [], []
@@ -169,7 +169,7 @@ def test_the_socket_follows_predictions_and_tells_of_orders(site):
             seqs += [record["seq"] for record in message.get("predictions", {}).get("camera", [])]
             notices += message.get("notices", [])
             states += [message["status"]["camera"]["state"]] if "status" in message else []
-    assert seqs == sorted(set(seqs))  # one may be missing where the machine is so busy that the server does not take it
+    assert seqs == sorted(set(seqs))  # one may be missing on a busy machine
     assert len(seqs) >= 30
     assert notices == [{"camera": "camera", "text": "paused", "by": "tab1"}]
     assert "paused" in states
@@ -185,72 +185,71 @@ def test_several_cameras(tmp_path):
         assert seq >= 0
 
 
-def test_the_serving_process_is_started_again(site):
-    old = site.face.pid
+def test_a_killed_server_process_is_restarted(site):
+    old = site.interface.pid
     os.kill(old, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while site.face.pid in (old, None) and time.monotonic() < deadline:
+    while site.interface.pid in (old, None) and time.monotonic() < deadline:
         time.sleep(0.05)
     site.wait_until_served()
     assert next(images(site.port))[0] > 0
 
 
 @pytest.mark.slow
-def test_one_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("camapp.remote.web.interface._HANGS_S", 1.0)
-    with Site(tmp_path) as site:
-        old = site.face.pid
+def test_a_server_process_that_hangs_is_replaced(tmp_path):
+    with Site(tmp_path, answer_s=1.0) as site:
+        old = site.interface.pid
         os.kill(old, signal.SIGSTOP)
         deadline = time.monotonic() + 20
-        while site.face.pid in (old, None) and time.monotonic() < deadline:
+        while site.interface.pid in (old, None) and time.monotonic() < deadline:
             time.sleep(0.05)
         site.wait_until_served()
 
 
-def test_the_end_is_quick_even_with_visitors(tmp_path):
+def test_stop_is_quick_even_with_clients(tmp_path):
     site = Site(tmp_path)
     with site:
         stream = images(site.port)
         next(stream)
-        pid = site.face.pid
+        pid = site.interface.pid
         since = time.monotonic()
     assert time.monotonic() - since < 4
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_a_taken_port_is_told_in_a_line(tmp_path):
+def test_a_port_in_use_is_reported_in_a_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        face = WebInterface([StandIn(tmp_path)], f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
-        with pytest.raises(SinkError, match="another program has this port") as told:
-            face.start()
-        face.stop()
-    assert "\n" not in str(told.value)
+        interface = WebInterface([StandIn(tmp_path)], f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
+        with pytest.raises(SinkError, match="another program has this port") as raised:
+            interface.start()
+        interface.stop()
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("address", "why"), [("192.0.2.1:80", "no such address"), ("no-such.invalid", "no such")])
-def test_an_address_that_is_not_ours(tmp_path, address, why):
-    face = WebInterface([StandIn(tmp_path)], address, state=tmp_path)
+def test_an_address_of_another_machine_is_rejected(tmp_path, address, why):
+    interface = WebInterface([StandIn(tmp_path)], address, state=tmp_path)
     with pytest.raises(SinkError, match=why):
-        face.start()
-    face.stop()
+        interface.start()
+    interface.stop()
 
 
-def test_other_machines_need_the_token_which_is_told_once(tmp_path, monkeypatch):
+def test_other_machines_need_the_token_which_is_shown_once(tmp_path, monkeypatch):
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     with Site(tmp_path, address="0.0.0.0:0") as site:
         token = (tmp_path / "state" / "web-token").read_text().strip()
-        assert any(token in line for line in site.said)
+        assert any(token in line for line in site.lines)
         assert site.ask("/status")[0] == 401
         assert site.ask("/status", headers={"authorization": f"Bearer {token}"})[0] == 200
         assert site.ask("/snapshot.jpg", headers={"authorization": f"Bearer {token}"})[0] == 200
     with Site(tmp_path, address="0.0.0.0:0") as site:
-        assert not any(token in line for line in site.said)
+        assert not any(token in line for line in site.lines)
         assert site.ask("/status", headers={"authorization": f"Bearer {token}"})[0] == 200
 
 
 @pytest.mark.slow
-def test_a_request_that_never_ends_is_ended(site):
+def test_a_request_that_never_ends_is_closed(site):
     ends = []
     with contextlib.ExitStack() as stack:
         for opening in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n"):
@@ -264,14 +263,13 @@ def test_a_request_that_never_ends_is_ended(site):
         assert time.monotonic() - since < 12
 
 
-def test_more_connections_than_there_is_room_for_push_out_idle_ones(site):
+def test_too_many_connections_drop_idle_ones(site):
     with contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=5))
         assert site.ask("/status")[0] == 200
 
 
-def test_a_lack_of_packages_is_told_in_a_line(monkeypatch):
-    monkeypatch.setattr("camapp.remote.web.interface._NEEDED", ("starlette", "no_such_package"))
+def test_missing_packages_are_reported_in_a_line():
     with pytest.raises(SinkError, match=r"--web needs no_such_package: .* -m pip install starlette no_such_package"):
-        check_packages()
+        check_packages(("starlette", "no_such_package"))

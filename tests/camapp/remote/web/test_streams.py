@@ -1,4 +1,4 @@
-"""What a visitor of the stream gets who takes his time; without a network: the test is the one who takes."""
+"""The MJPEG stream with slow and stalled clients, without a network: the test decides when a client reads."""
 
 import asyncio
 import re
@@ -8,25 +8,25 @@ import pytest
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 
-from camapp.remote.web import streams
+from starlette.exceptions import HTTPException
+
 from camapp.remote.web.connection_limits import ConnectionLimiter
 from camapp.remote.web.state import ServerState
+from camapp.remote.web.streams import MjpegStream
 
 SCOPE = {"type": "http", "method": "GET", "path": "/stream.mjpg", "headers": [], "query_string": b""}
 
 
-class Visitor:
-    """Takes a message when the test lets it."""
+class Client:
+    """Reads if the test allows it."""
 
-    def __init__(self, hub):
-        self.hub = hub
-        self.feed = hub.feeds["camera"]
-        self.may_take = asyncio.Event()
+    def __init__(self, state, **options):
+        self.camera = state.cameras["camera"]
+        self.may_read = asyncio.Event()
         self.gone = asyncio.Event()
         self.parts = []
-        self.task = asyncio.ensure_future(
-            streams.Stream(hub, ConnectionLimiter(), lambda _: self.feed)(SCOPE, self.receive, self.send)
-        )
+        stream = MjpegStream(state, ConnectionLimiter(), lambda _: self.camera, **options)
+        self.task = asyncio.ensure_future(stream(SCOPE, self.receive, self.send))
 
     async def receive(self):
         await self.gone.wait()
@@ -34,7 +34,7 @@ class Visitor:
 
     async def send(self, message):
         if message["type"] == "http.response.body":
-            await self.may_take.wait()
+            await self.may_read.wait()
             self.parts.append(message["body"])
 
     @property
@@ -48,68 +48,64 @@ async def settle():
 
 
 @pytest.fixture
-def hub():
+def state():
     return ServerState({"cameras": [{"name": "camera", "models": []}]}, lambda message: True)
 
 
-def test_a_slow_visitor_gets_the_newest_and_what_it_skips_is_counted(hub):
+def test_a_slow_client_gets_the_newest_image_and_skipped_ones_are_counted(state):
     async def visit():
-        slow, quick = Visitor(hub), Visitor(hub)
-        quick.may_take.set()
+        slow, quick = Client(state), Client(state)
+        quick.may_read.set()
         await settle()
         for seq in range(8):
-            slow.feed.take_image(b"jpeg", seq)
+            slow.camera.set_image(b"jpeg", seq)
             await settle()
         assert quick.seqs == list(range(8))
         assert slow.seqs == []
-        slow.may_take.set()
+        slow.may_read.set()
         await settle()
         assert slow.seqs == [0, 7]
-        assert hub.skipped == 6
-        for visitor in (slow, quick):
-            visitor.gone.set()
-            await asyncio.wait_for(visitor.task, 1)
-        assert slow.feed.watchers == 0
+        assert state.skipped == 6
+        for client in (slow, quick):
+            client.gone.set()
+            await asyncio.wait_for(client.task, 1)
+        assert slow.camera.watchers == 0
 
     asyncio.run(visit())
 
 
-def test_a_part_is_ended_at_once_so_that_browsers_show_it(hub):
+def test_the_boundary_follows_each_image_at_once(state):
     async def visit():
-        visitor = Visitor(hub)
-        visitor.may_take.set()
+        client = Client(state)
+        client.may_read.set()
         await settle()
         for seq in range(2):
-            visitor.feed.take_image(b"jpeg%d" % seq, seq)
+            client.camera.set_image(b"jpeg%d" % seq, seq)
             await settle()
-        visitor.gone.set()
-        await asyncio.wait_for(visitor.task, 1)
+        client.gone.set()
+        await asyncio.wait_for(client.task, 1)
         head = b"Content-Type: image/jpeg\r\nContent-Length: 5\r\nX-Seq: %d\r\n\r\n"
-        assert b"".join(visitor.parts) == (
+        assert b"".join(client.parts) == (
             b"--frame\r\n" + head % 0 + b"jpeg0\r\n--frame\r\n" + head % 1 + b"jpeg1\r\n--frame\r\n"
         )
 
     asyncio.run(visit())
 
 
-def test_one_who_takes_nothing_is_put_out(hub, monkeypatch):
-    monkeypatch.setattr(streams, "_STALLED_S", 0.05)
-
+def test_a_client_that_reads_nothing_is_dropped(state):
     async def visit():
-        visitor = Visitor(hub)
+        client = Client(state, stalled_s=0.05)
         await settle()
-        visitor.feed.take_image(b"jpeg", 0)
-        await asyncio.wait_for(visitor.task, 5)
-        assert visitor.feed.watchers == 0
+        client.camera.set_image(b"jpeg", 0)
+        await asyncio.wait_for(client.task, 5)
+        assert client.camera.watchers == 0
 
     asyncio.run(visit())
 
 
-def test_no_more_streams_than_there_is_room_for(hub, monkeypatch):
-    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
-
+def test_streams_beyond_the_capacity_are_refused(state):
     async def visit():
-        stream = streams.Stream(hub, ConnectionLimiter(), lambda _: hub.feeds["camera"])
+        stream = MjpegStream(state, ConnectionLimiter(), lambda _: state.cameras["camera"], capacity=1)
         gone = asyncio.Event()
 
         async def receive():
@@ -121,11 +117,11 @@ def test_no_more_streams_than_there_is_room_for(hub, monkeypatch):
 
         first = asyncio.ensure_future(stream(SCOPE, receive, send))
         await settle()
-        with pytest.raises(streams.HTTPException) as refused:
+        with pytest.raises(HTTPException) as refused:
             await stream(SCOPE, receive, send)
         assert refused.value.status_code == 503
         gone.set()
         await asyncio.wait_for(first, 1)
-        assert hub.refused == {"too many streams": 1}
+        assert state.refused == {"too many streams": 1}
 
     asyncio.run(visit())
