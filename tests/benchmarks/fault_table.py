@@ -452,7 +452,7 @@ def fill_clips(folder: Path) -> Measured:
 def fill_record(folder: Path) -> Measured:
     with (
         small_disk(folder / "disk", "size=64m") as disk,
-        Run("--source", PATTERN, "--record", str(disk / "film.mp4")) as run,
+        Run("--source", PATTERN, "--record", str(disk / "video.mp4")) as run,
     ):
         run.steady()
         began = time.monotonic()
@@ -683,7 +683,7 @@ def term_hung_worker(folder: Path) -> Measured:
 
 @fault("SIGTERM while recording and saving clips", back=None)
 def term_recording(folder: Path) -> Measured:
-    events = ("--clip-on", "*", "--clips", str(folder), "--record", str(folder / "film.mp4"))
+    events = ("--clip-on", "*", "--clips", str(folder), "--record", str(folder / "video.mp4"))
     with Run("--source", PATTERN, *events) as run:
         run.steady(3)
         measured = stopped(run)

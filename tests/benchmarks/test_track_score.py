@@ -51,10 +51,10 @@ def test_the_limit_of_horizontal_lines_is_four_times_larger():
 
 def test_three_quarters_of_each_line_must_be_near_the_other():
     half = sampled(UPRIGHT, 1.0)[:95]
-    most = sampled(UPRIGHT, 1.0)[:165]
+    nearly_all = sampled(UPRIGHT, 1.0)[:165]
     assert counts([half], [UPRIGHT]) == (0, 1, 1)
     assert counts([UPRIGHT], [half]) == (0, 1, 1)
-    assert counts([most], [UPRIGHT]) == (1, 0, 0)
+    assert counts([nearly_all], [UPRIGHT]) == (1, 0, 0)
 
 
 def test_two_detected_lines_cannot_match_one():

@@ -86,7 +86,7 @@ sys.path.insert(0, ".")
 from tests.benchmarks.web_load import read_clock
 cv2.setNumThreads(1)
 port, count, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-async def visit(number, out):
+async def receive(number, out):
     begun = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     writer.write(b"GET /stream.mjpg HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
@@ -110,7 +110,7 @@ async def visit(number, out):
     writer.transport.abort()
 async def main():
     out = []
-    await asyncio.gather(*(visit(number, out) for number in range(count)))
+    await asyncio.gather(*(receive(number, out) for number in range(count)))
     print(json.dumps(out))
 asyncio.run(main())
 """
@@ -153,14 +153,14 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
         before, since = pipeline.stats.balance(), time.monotonic()
         pids = [os.getpid(), *([face.pid] if face and face.pid and not in_thread else [])]
         cpu = cpu_seconds(pids)
-        visitors = []
+        results = []
         if clients and face is not None:
             command = [sys.executable, "-c", CLIENTS, str(face.address.port), str(clients), str(seconds)]
             # In another session, which the kernel schedules as a separate group: they stand for other machines.
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, text=True, timeout=seconds + 60, check=True, start_new_session=True
             )
-            visitors = json.loads(done.stdout)
+            results = json.loads(done.stdout)
         else:
             time.sleep(seconds)
         after, span = pipeline.stats.balance(), time.monotonic() - since
@@ -176,11 +176,11 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     row = f"{captured:8d} {predicted:9d} {dropped:5d} {used[pids[0]] / max(1, captured) * 1e3:8.1f}"
     row += f" {100 * used[pids[1]] / span:8.0f}" if len(pids) > 1 else f" {'-':>8}"
     row += f" {decoded[0]:7.1f} {decoded[1]:7.1f}"
-    if visitors:
-        rates = sorted(visitor["fps"] for visitor in visitors)
-        ages = sorted(age for visitor in visitors for age in visitor["ages"])
-        first = max(visitor["first"] for visitor in visitors)
-        size = sum(visitor["bytes"] for visitor in visitors) / sum(visitor["images"] for visitor in visitors)
+    if results:
+        rates = sorted(result["fps"] for result in results)
+        ages = sorted(age for result in results for age in result["ages"])
+        first = max(result["first"] for result in results)
+        size = sum(result["bytes"] for result in results) / sum(result["images"] for result in results)
         row += f" {rates[0]:6.1f} {rates[len(rates) // 2]:6.1f} {1e3 * first:8.0f}"
         row += f" {ages[len(ages) // 2]:6d} {ages[int(0.95 * len(ages))]:6d} {size / 1e3:6.0f}"
     return row

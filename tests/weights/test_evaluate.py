@@ -71,7 +71,7 @@ def test_digits_are_padded_to_a_larger_net():
     assert evaluate(random_model("lenet"), random_images(3)).images == 3
 
 
-def test_data_of_another_kind_is_refused():
+def test_data_of_the_wrong_kind_raise_an_error():
     with pytest.raises(WeightsError, match="do not fit a net that takes"):
         evaluate(random_model(), random_images(3, (3, 32, 32)))
 

@@ -122,8 +122,8 @@ def test_random_images_without_lines_have_no_values():
 
 def test_a_stretched_image_has_the_lines_of_the_unstretched_image():
     _, truth, view = random_image(11, (160, 120), "rubber", shape=(9, 16))
-    _, same, own = random_image(11, (90, 160), "rubber")
-    assert view.camera.resized((90, 160)).focal == pytest.approx(own.camera.focal)
+    _, same, unstretched = random_image(11, (90, 160), "rubber")
+    assert view.camera.resized((90, 160)).focal == pytest.approx(unstretched.camera.focal)
     assert truth.values == same.values
 
 
