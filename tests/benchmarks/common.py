@@ -22,10 +22,13 @@ from engine.nets.layers import NetBuilder
 ROOT = Path(__file__).parents[2]
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description and prints defaults."""
+
+
 def benchmark_parser() -> argparse.ArgumentParser:
-    """Return a parser with the first paragraph of the script's docstring and defaults in the help."""
-    description = (sys.modules["__main__"].__doc__ or "").split("\n\n")[0]
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Return a parser whose help has the script's docstring and the defaults."""
+    return argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, formatter_class=_HelpFormatter)
 
 
 def print_conditions() -> None:
@@ -35,7 +38,12 @@ def print_conditions() -> None:
     print(f"Python {host['python']}, NumPy {host['numpy']}, OpenCV {host['opencv']}")
     blas = os.environ.get("OPENBLAS_NUM_THREADS", "one per core")
     print(f"threads of this process: OpenCV {cv2.getNumThreads()}, BLAS {blas}")
-    print("command: python -m", " ".join([sys.modules["__main__"].__spec__.name, *sys.argv[1:]]))
+    print("command:", command())
+
+
+def command() -> str:
+    """Return the command line of the running script."""
+    return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]])
 
 
 def clip(seconds: float, size: tuple[int, int] = (1280, 720), fps: int = 30) -> Path:

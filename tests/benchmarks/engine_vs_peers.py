@@ -12,7 +12,6 @@ import os
 # BLAS reads these when NumPy is imported.
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-import argparse
 import json
 import sys
 import time
@@ -27,7 +26,7 @@ from engine import nets
 from engine.graph import Array, Graph
 from engine.kernels import blas
 from engine.model import Model
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, command, print_conditions
 from tests.benchmarks.peers import PEERS, USUAL
 
 # The runtimes run in turns, so that a slow moment of the machine affects all of them.
@@ -78,11 +77,11 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser()
     parser.add_argument(
         "--against", default=",".join(USUAL), help=f"comma-separated, of {', '.join(PEERS)}; missing ones are skipped"
     )
-    parser.add_argument("--nets", nargs="*", default=list(nets.REGISTRY), metavar="NET", help="default: all")
+    parser.add_argument("--nets", nargs="*", default=(), metavar="NET", help="names of nets; none for all")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="one or more batch sizes")
     parser.add_argument(
         "--cpu-time", action="store_true", help="measure CPU time instead of elapsed time, for a busy machine"
@@ -90,9 +89,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object with conditions and rows")
     options = parser.parse_args()
     peers = options.against.split(",")
-    unknown = [name for name in peers if name not in PEERS] + [
-        name for name in options.nets if name not in nets.REGISTRY
-    ]
+    names = options.nets or list(nets.REGISTRY)
+    unknown = [name for name in peers if name not in PEERS] + [name for name in names if name not in nets.REGISTRY]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(nets.REGISTRY)}")
     if not options.json:
@@ -106,7 +104,7 @@ def main() -> None:
             "error",
         )
     rows = []
-    for name in options.nets:
+    for name in names:
         for batch in options.batch:
             row = measure(name, peers, batch, time.thread_time if options.cpu_time else time.perf_counter)
             rows.append(row)
@@ -118,7 +116,7 @@ def main() -> None:
             "blas": blas.describe().as_dict(),
             "versions": versions(peers),
             "threads": 1,
-            "command": sys.orig_argv[1:],
+            "command": command(),
         }
         print(json.dumps({**conditions, "load": os.getloadavg()[0], "rows": [asdict(row) for row in rows]}, indent=1))
 

@@ -13,7 +13,6 @@ import os
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from camapp.core.predictions import Prediction
 from camapp.scenes.track import random_image
 from camapp.tasks.task import TaskOptions, create_task
 from engine.model import Model, load
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, print_conditions
 from tests.benchmarks.track_baseline import baseline_lines
 from weights.photographs import labelled, read
 
@@ -187,7 +186,7 @@ def lines_by(model: Model) -> Detector:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser()
     parser.add_argument("--model", default="track", help="name or path of a track model")
     parser.add_argument("--labels", type=Path, nargs="*", default=[], help="folders of labelled images")
     parser.add_argument("--no-line", type=Path, nargs="*", default=[], help="folders of images without lines")
