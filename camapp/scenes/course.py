@@ -1,4 +1,4 @@
-"""Courses: lanes along a bending centre line, painted with lines, and where a car stands on them."""
+"""Defines courses: lanes along a curved centre line, their painted lines, and the pose of a car."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from camapp.core.arrays import Floats
 
 Rgb = tuple[float, float, float]
 
-MAX_TURN = (2.6, 3.3)  # radians by which an open course turns from its start, behind and ahead
-DEFAULT_LANE = 1.22  # metres, a running track's
+# Maximum turn of an open course from its start, behind and ahead, in radians.
+MAX_TURN = (2.6, 3.3)
+# Lane width of a running track, in metres.
+DEFAULT_LANE = 1.22
 
 
 @dataclass(frozen=True)
 class Pose:
-    """A car on the ground: metres, and radians clockwise from the y axis."""
+    """Pose of a car on the ground: metres, and radians clockwise from the y axis."""
 
     x: float
     y: float
@@ -26,16 +28,16 @@ class Pose:
 
 @dataclass(frozen=True)
 class Stripe:
-    """Paint or tape along a path on the ground.
+    """A stripe of paint or tape along a path on the ground.
 
     Attributes:
         path: (n, 2) metres.
         width: metres.
         colour: RGB, 0 to 255.
-        is_line: it is a lane line; other paint is a mark to be overlooked.
-        cover: share of the ground that it hides, 0 to 1.
-        wear: share that has gone, in patches, 0 to 1.
-        dash: (painted, bare) metres; None is unbroken.
+        is_line: True for a lane line; other paint is a mark that a detector must ignore.
+        cover: opacity, 0 to 1.
+        wear: share that is worn off, in patches, 0 to 1.
+        dash: (painted, bare) lengths in metres; None for a solid stripe.
     """
 
     path: Floats
@@ -47,7 +49,7 @@ class Stripe:
     dash: tuple[float, float] | None = None
 
     def seen_from(self, pose: Pose) -> Stripe:
-        """In the ground frame of a car there: x to its right, y ahead."""
+        """Return the stripe in the ground frame of a car at this pose: x to its right, y ahead."""
         sine, cosine = math.sin(pose.heading), math.cos(pose.heading)
         away = self.path - (pose.x, pose.y)
         path = np.stack([away[:, 0] * cosine - away[:, 1] * sine, away[:, 0] * sine + away[:, 1] * cosine], axis=1)
@@ -55,7 +57,7 @@ class Stripe:
 
     @property
     def edges(self) -> tuple[Floats, Floats]:
-        """Left and right edge, (n, 2) each."""
+        """Return the left and the right edge, (n, 2) each."""
         ahead = np.gradient(self.path, axis=0)
         ahead = ahead / np.maximum(np.hypot(ahead[:, 0], ahead[:, 1]), 1e-9)[:, None]
         right = np.stack([ahead[:, 1], -ahead[:, 0]], axis=1) * (self.width / 2)
@@ -81,18 +83,18 @@ class Course:
     borders: tuple[float, ...]
 
     def beside(self, offset: float) -> Floats:
-        """The path at an offset to the right of the centre line, (n, 2)."""
+        """Return the path at an offset to the right of the centre line, (n, 2)."""
         right = np.stack([np.cos(self.heading), -np.sin(self.heading)], axis=1)
         path: Floats = self.centre + offset * right
         return path
 
     def pose(self, along: float, offset: float = 0.0, turned: float = 0.0) -> Pose:
-        """A car at a place along the centre line, `offset` metres to its right, turned right by radians."""
-        x, y, heading = (np.interp(along, self.along, of) for of in (*self.beside(offset).T, self.heading))
+        """Return the pose `along` metres from the start and `offset` to the right, turned right by `turned` radians."""
+        x, y, heading = (np.interp(along, self.along, values) for values in (*self.beside(offset).T, self.heading))
         return Pose(float(x), float(y), float(heading) + turned)
 
     def values(self, pose: Pose) -> dict[str, float]:
-        """Where a car is in its lane: what a track task reports (DESIGN.md's names and signs); {} off the lanes."""
+        """Return the position in the lane as the track task reports it, with its names and signs; {} off the lanes."""
         away = np.array([pose.x, pose.y]) - self.centre
         i = int(np.argmin((away**2).sum(axis=1)))
         sine, cosine = math.sin(self.heading[i]), math.cos(self.heading[i])
@@ -115,15 +117,15 @@ class Course:
 
 
 def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: float = 0.0) -> Course:
-    """An open course that starts at the origin along y and bends as told over `reach` metres.
+    """Return an open course that starts at the origin along y and has these curvatures over `reach` metres.
 
     Args:
         reach: metres ahead.
-        curvatures: 1/m at places spread evenly over the reach; between them it is linear.
-        borders: of the lanes.
-        back: metres that it also goes back from the origin.
+        curvatures: 1/m at evenly spaced points of the reach, linearly interpolated.
+        borders: offsets of the lane borders, metres.
+        back: length behind the origin, metres.
     """
-    # Dense where a camera is near, sparse where it is far.
+    # Dense near the camera, sparse far from it.
     spread = np.sinh(np.linspace(0, 3.5, 150)) / math.sinh(3.5)
     along = np.concatenate([-back * spread[:0:-2], reach * spread])
     curvature = np.interp(along, np.linspace(0, reach, len(curvatures)), curvatures)
@@ -134,29 +136,29 @@ def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: 
     moves = np.stack([np.sin(middle), np.cos(middle)], axis=1) * step[:, None]
     centre = np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)])
     centre -= centre[int(np.searchsorted(along, 0.0))]
-    # A full turn would lay the course over its own lines.
+    # With a full turn the course would overlap its own lines.
     start = int(np.searchsorted(along, 0.0))
-    whole = np.abs(heading) < np.where(np.arange(len(heading)) < start, *MAX_TURN)
-    first = start - int(np.argmin(np.append(whole[start::-1], False))) + 1
-    last = start + int(np.argmin(np.append(whole[start:], False)))
+    allowed = np.abs(heading) < np.where(np.arange(len(heading)) < start, *MAX_TURN)
+    first = start - int(np.argmin(np.append(allowed[start::-1], False))) + 1
+    last = start + int(np.argmin(np.append(allowed[start:], False)))
     kept = slice(first, last)
     return Course(centre[kept], heading[kept], curvature[kept], along[kept], borders)
 
 
 def circuit(length: float, rng: np.random.Generator, borders: tuple[float, ...], step: float = 0.05) -> Course:
-    """A closed course with bends to both hands; its last point is its first one.
+    """Return a closed course with left and right bends; its last point equals its first.
 
     Args:
-        length: of the centre line, metres.
-        rng: chooses the shape.
-        borders: of the lanes.
-        step: between points, metres.
+        length: length of the centre line, metres.
+        rng: determines the shape.
+        borders: offsets of the lane borders, metres.
+        step: distance between points, metres.
     """
-    round_ = np.linspace(0, math.tau, 4001)
-    # The third wave is what bends the other way; the second makes straights.
-    radius = 1 + rng.uniform(0.1, 0.2) * np.cos(2 * round_ + rng.uniform(0, math.tau))
-    radius += rng.uniform(0.14, 0.2) * np.cos(3 * round_ + rng.uniform(0, math.tau))
-    loop = np.stack([radius * np.sin(round_), radius * np.cos(round_)], axis=1)
+    angles = np.linspace(0, math.tau, 4001)
+    # The third harmonic makes bends to the other side; the second makes straights.
+    radius = 1 + rng.uniform(0.1, 0.2) * np.cos(2 * angles + rng.uniform(0, math.tau))
+    radius += rng.uniform(0.14, 0.2) * np.cos(3 * angles + rng.uniform(0, math.tau))
+    loop = np.stack([radius * np.sin(angles), radius * np.cos(angles)], axis=1)
     if rng.random() < 0.5:
         loop = loop[::-1]
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(loop, axis=0).T))])

@@ -1,4 +1,4 @@
-"""A randomised pen: digits as strokes, drawn with a hand's jitter, slant and pressure."""
+"""Draws handwritten digits from strokes, with random jitter, slant and pen pressure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camapp.core.arrays import Pixels
 
 Points = NDArray[np.float64]
 
-# How people write each digit: strokes part at ';', corners at '|', points 'x,y' in a box 60 wide and 100 high.
+# Variants of each digit: ';' separates strokes, '|' marks a corner, points are 'x,y' in a box 60 wide and 100 high.
 GLYPHS: dict[str, tuple[str, ...]] = {
     "0": (
         "32,2 10,16 2,52 12,88 32,98 52,84 58,48 50,14 30,3",
@@ -60,18 +60,19 @@ GLYPHS: dict[str, tuple[str, ...]] = {
         "48,20 30,3 8,16 10,42 30,46 47,28 | 46,60 36,100",
     ),
 }
-SAMPLES = 8  # points a spline segment
+# Points per spline segment.
+SAMPLES = 8
 OVERSAMPLE = 2
 
 
 @dataclass(frozen=True)
 class Hand:
-    """One writer's habits, steady over a line of digits.
+    """The handwriting of one writer, constant over a row of digits.
 
     Attributes:
         slant: horizontal shift per unit of height; positive leans right.
-        aspect: width against the glyph's own.
-        wobble: how far points stray, as a fraction of the height.
+        aspect: width relative to that of the glyph.
+        wobble: standard deviation of the points' jitter as a fraction of the height.
         pen: stroke width as a fraction of the height.
     """
 
@@ -82,7 +83,7 @@ class Hand:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Hand:
-        """Somebody."""
+        """Return the handwriting of a random writer."""
         return cls(
             slant=float(rng.normal(0.08, 0.12)),
             aspect=float(rng.uniform(0.8, 1.12)),
@@ -92,16 +93,16 @@ class Hand:
 
 
 def write_digit(digit: str, height: float, hand: Hand, rng: np.random.Generator) -> Pixels:
-    """Ink of one written digit.
+    """Return the ink of one handwritten digit.
 
     Args:
         digit: '0' to '9'.
-        height: of the strokes, in pixels, before the pen's width.
-        hand: the writer.
-        rng: chooses the variant, the jitter and the pressure.
+        height: height of the strokes in pixels, without the pen's width.
+        hand: the handwriting.
+        rng: determines the variant, the jitter and the pressure.
 
     Returns:
-        Coverage 0..255, uint8, cut close around the ink.
+        Coverage 0..255, uint8, cropped to the ink.
     """
     variants = GLYPHS[digit]
     strokes = _strokes(variants[rng.integers(len(variants))], hand, rng)
@@ -109,33 +110,33 @@ def write_digit(digit: str, height: float, hand: Hand, rng: np.random.Generator)
     pen = max(hand.pen * height, 1.6) * OVERSAMPLE
     margin = pen + 2 * OVERSAMPLE
     points = [stroke * scale for stroke in strokes]
-    everything = np.concatenate(points)
-    low = everything.min(axis=0) - margin
-    width, tall = np.ceil((everything.max(axis=0) - low + margin) / OVERSAMPLE).astype(int)
-    canvas: Pixels = np.zeros((tall * OVERSAMPLE, width * OVERSAMPLE), np.uint8)
+    all_points = np.concatenate(points)
+    origin = all_points.min(axis=0) - margin
+    width, height_px = np.ceil((all_points.max(axis=0) - origin + margin) / OVERSAMPLE).astype(int)
+    canvas: Pixels = np.zeros((height_px * OVERSAMPLE, width * OVERSAMPLE), np.uint8)
     phase = rng.uniform(0, 2 * np.pi)
     for stroke in points:
-        pixels = np.rint((stroke - low) * 16).astype(int).tolist()
+        pixels = np.rint((stroke - origin) * 16).astype(int).tolist()
         for i, (start, end) in enumerate(pairwise(pixels)):
-            # The hand presses now more, now less.
+            # The pressure varies along the stroke.
             pressure = 1 + 0.13 * np.sin(phase + 5.0 * i / SAMPLES)
             cv2.line(canvas, start, end, (255,), max(1, round(float(pen * pressure))), cv2.LINE_AA, 4)
-    ink = np.asarray(cv2.resize(canvas, (int(width), int(tall)), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    ink = np.asarray(cv2.resize(canvas, (int(width), int(height_px)), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     x, y, w, h = cv2.boundingRect(ink)
     return ink[y : y + h, x : x + w]
 
 
 def _strokes(glyph: str, hand: Hand, rng: np.random.Generator) -> list[Points]:
-    """Smooth polylines of a glyph in units where the height is 100, strayed and slanted by the hand."""
-    strayed: dict[str, Points] = {}
+    """Return smooth polylines of a glyph, height 100, with the jitter and slant of the handwriting."""
+    jittered: dict[str, Points] = {}
 
     def point(text: str) -> Points:
-        # Keyed by the text, so that strokes that meet keep meeting.
-        if text not in strayed:
+        # Cached by the text, so that strokes that share a point still meet.
+        if text not in jittered:
             x, y = map(float, text.split(","))
             x, y = np.array([x, y]) + rng.normal(0, 100 * hand.wobble, 2)
-            strayed[text] = np.array([(x - 30) * hand.aspect + (50 - y) * hand.slant, y])
-        return strayed[text]
+            jittered[text] = np.array([(x - 30) * hand.aspect + (50 - y) * hand.slant, y])
+        return jittered[text]
 
     strokes = []
     for stroke in glyph.split(";"):
@@ -153,7 +154,7 @@ def _strokes(glyph: str, hand: Hand, rng: np.random.Generator) -> list[Points]:
 
 
 def _spline(knots: Points) -> Points:
-    """A Catmull-Rom curve through (n, 2) knots."""
+    """Return a Catmull-Rom spline through (n, 2) knots."""
     padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
     t = np.linspace(0, 1, SAMPLES, endpoint=False)[:, None, None]
     p0, p1, p2, p3 = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]

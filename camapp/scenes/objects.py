@@ -1,4 +1,4 @@
-"""A moving test chart: colour bars, wedges and drifting shapes that any classifier can be pointed at."""
+"""Renders a moving test chart: colour bars, a grey wedge and drifting shapes, usable with any classifier."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COLOURS = {
 }
 CORNERS = {"circle": 64, "triangle": 3, "square": 4, "pentagon": 5, "star": 10}
 BARS = ((235, 235, 235), (235, 235, 16), (16, 235, 235), (16, 235, 16), (235, 16, 235), (235, 16, 16), (16, 16, 235))
-GROUND = (204, 206, 210)
+BACKGROUND = (204, 206, 210)
 
 
 class ObjectScene(Scene):
-    """Coloured shapes drift and turn before a chart with a frame counter; the label names the largest shape."""
+    """Shows coloured shapes that drift and turn over a chart with a frame counter; the label is the largest shape."""
 
     counts = (1, 8)
 
@@ -44,7 +44,7 @@ class ObjectScene(Scene):
         self._spins = rng.uniform(-1.2, 1.2, count)
 
     def render(self, index: int) -> tuple[Pixels, Truth]:
-        """The image of that index and its shapes: RGB uint8, new memory. Later shapes lie on top."""
+        """Return the image of an index (RGB uint8, newly allocated) and its shapes; later shapes are on top."""
         width, height = self.options.size
         time = index / self.options.fps
         image = self._chart.copy()
@@ -52,10 +52,10 @@ class ObjectScene(Scene):
         boxes = []
         for i, (kind, name) in enumerate(zip(self._kinds, self._names, strict=True)):
             radius = float(self._radii[i])
-            # A triangle wave bounces between the walls.
-            there = np.abs(2 * ((self._rates[i] * time + self._phases[i]) % 1) - 1)
+            # A triangle wave, so that shapes bounce off the borders.
+            position = np.abs(2 * ((self._rates[i] * time + self._phases[i]) % 1) - 1)
             room = np.array([width, 0.8 * height]) - 2 * radius
-            outline = radius + there * room + radius * _outline(kind, float(self._spins[i]) * time)
+            outline = radius + position * room + radius * _outline(kind, float(self._spins[i]) * time)
             cv2.fillPoly(image, [np.rint(outline * 16).astype(np.int32)], COLOURS[name], cv2.LINE_AA, 4)
             (x0, y0), (x1, y1) = outline.min(axis=0), outline.max(axis=0) + 1
             boxes.append(Box(float(x0), float(y0), min(float(x1), width), float(y1), f"{name} {kind}"))
@@ -75,7 +75,7 @@ class ObjectScene(Scene):
 
 
 def _outline(kind: str, turn: float) -> NDArray[np.float64]:
-    """Corners (n, 2) of a shape within the unit circle."""
+    """Return the corners (n, 2) of a shape in the unit circle."""
     corners = CORNERS[kind]
     angles = turn + 2 * np.pi * np.arange(corners) / corners
     reach = np.where(np.arange(corners) % 2, 0.45, 1.0) if kind == "star" else np.ones(corners)
@@ -84,8 +84,8 @@ def _outline(kind: str, turn: float) -> NDArray[np.float64]:
 
 
 def _chart(width: int, height: int) -> Pixels:
-    """The part that stands still: a grid, and a foot of colour bars over a wedge of greys."""
-    chart: Pixels = np.full((height, width, 3), GROUND, np.uint8)
+    """Return the static part: a grid above colour bars and a grey wedge."""
+    chart: Pixels = np.full((height, width, 3), BACKGROUND, np.uint8)
     step = max(8, height // 12)
     chart[::step] = chart[:, ::step] = (184, 188, 194)
     bars = chart[int(0.8 * height) : int(0.92 * height)]
@@ -96,7 +96,7 @@ def _chart(width: int, height: int) -> Pixels:
 
 
 def _sweep(image: Pixels, time: float) -> None:
-    """A black and a white line that wander once in four seconds: torn or repeated frames show at a glance."""
+    """Draw a black and a white line that cross once in four seconds and make torn or repeated frames visible."""
     height, width = image.shape[:2]
     thick = max(1, width // 320)
     x = int(time / 4 % 1 * (width - 2 * thick))

@@ -1,4 +1,4 @@
-"""Photographs painted ground: textures by an inverse map of its plane, paint as polygons, then the camera's faults."""
+"""Renders painted ground: inverse-mapped ground textures, paint as polygons, then lens and sensor effects."""
 
 from __future__ import annotations
 
@@ -16,39 +16,44 @@ from camapp.scenes.course import Rgb, Stripe
 
 Mask = NDArray[np.uint8]
 
-TILE = 256  # pixels a side of a texture tile, which repeats
-FINE = 2  # paint is drawn this much larger and averaged, in images narrower than `COARSE_WIDTH`
+# Side of a repeating texture tile, in pixels.
+TILE = 256
+# Supersampling factor of paint in narrow images.
+SUPERSAMPLING = 2
+# Images narrower than this many pixels are supersampled.
 COARSE_WIDTH = 400
-METERED = (0.35, 3.0)  # gains between which a camera's exposure can choose
-SHARPENED = 0.004  # of the image's width: the blur by which a camera tells what to sharpen
+# Minimum and maximum gain of the camera's automatic exposure.
+EXPOSURE_GAINS = (0.35, 3.0)
+# Standard deviation of the blur in the camera's unsharp mask, as a share of the image's width.
+UNSHARP_BLUR = 0.004
 
 
 @dataclass(frozen=True)
 class Look:
-    """All that an image shows but its lines and its camera's place.
+    """Appearance of an image except its lines and its camera's pose.
 
     Attributes:
         ground: RGB of the surface.
-        grain: standard deviation of its texture, 0 to 255.
-        grain_size: metres of the texture's finest parts.
-        streak: how much longer the texture's parts are ahead than across.
-        ragged: how frayed the edges of paint are, 0 to 1.
-        reach: metres to where the ground ends and the backdrop begins.
-        patches: (outline on the ground (n, 2), RGB, cover): other ground, shadows, areas of paint.
+        grain: standard deviation of the surface's texture, 0 to 255.
+        grain_size: size of the finest detail of the texture, metres.
+        streak: ratio of the detail's length ahead to its width.
+        ragged: raggedness of the edges of paint, 0 to 1.
+        reach: distance at which the ground ends and the backdrop begins, metres.
+        patches: (outline on the ground (n, 2), RGB, opacity): other ground, shadows, areas of paint.
         backdrop: 0 sky and trees, 1 a room, 2 plain.
-        bumper: outlines (n, 2) as fractions of the image: parts of the car in view.
-        light: coarse brightness (rows, columns), 1 is even.
-        cast: RGB gains.
-        haze: 0 to 1, how much light is added over all.
-        glare: (x, y, radius, strength, tall), fractions of the image; so many times as high as wide.
-        exposure: mean level, 0 to 255, that the camera strives for within `METERED`; 0 takes the light as it is.
-        gamma: of the tones.
-        blur: standard deviation, as a fraction of the image's width.
+        bumper: outlines (n, 2) of parts of the car in view, as fractions of the image.
+        light: coarse brightness map (rows, columns), 1 is neutral.
+        cast: RGB gains of the colour cast.
+        haze: share of white added everywhere, 0 to 1.
+        glare: (x, y, radius, strength, ratio of height to width), lengths as fractions of the image.
+        exposure: mean level, 0 to 255, of the automatic exposure within `EXPOSURE_GAINS`; 0 switches it off.
+        gamma: exponent of the tones.
+        blur: standard deviation of the lens blur, as a fraction of the image's width.
         motion: (x, y) length of the motion blur, as a fraction of the width.
-        sharpened: how much of what a blur would take away is added, as a small camera's own processing does.
-        noise: standard deviation, 0 to 255.
-        jpeg: quality, 0 for none.
-        seed: of textures, wear and noise.
+        sharpened: strength of the unsharp mask that small cameras apply.
+        noise: standard deviation of the sensor noise, 0 to 255.
+        jpeg: JPEG quality, 0 for no compression.
+        seed: seed of textures, wear and noise.
     """
 
     ground: Rgb
@@ -75,66 +80,67 @@ class Look:
 
 
 def photograph(stripes: Sequence[Stripe], look: Look, camera: GroundCamera, moment: int = 0) -> Pixels:
-    """RGB uint8 (height, width, 3) of stripes in the camera's ground frame.
+    """Render stripes in the camera's ground frame to RGB uint8 (height, width, 3).
 
     Args:
-        stripes: painted in order.
-        look: everything else.
-        camera: gives the image its size.
-        moment: only noise differs between moments.
+        stripes: stripes in painting order.
+        look: everything else that the image shows.
+        camera: the camera, with the size of the image.
+        moment: frame index; only noise depends on it.
     """
-    eye = _Eye(camera, look)
+    canvas = _GroundCanvas(camera, look)
     rng = np.random.default_rng([look.seed, 7])
-    image = eye.surface(rng)
+    image = canvas.surface(rng)
     for outline, colour, cover in look.patches:
-        eye.lay(image, eye.outline(outline), colour, cover)
+        canvas.fill_colour(image, canvas.outline(outline), colour, cover)
     for stripe in stripes:
-        mask = eye.stripe(stripe)
+        mask = canvas.stripe(stripe)
         if mask is not None:
-            eye.paint(image, stripe, mask, rng)
-    eye.stand(image, look, rng)
+            canvas.paint(image, stripe, mask, rng)
+    canvas.backdrop(image, rng)
     for part in look.bumper:
         shade = 12 + 30 * rng.random()
-        eye.lay(image, eye.fill([part * camera.size]), (shade, shade, shade), 1.0)
-    return _develop(image, look, np.random.default_rng([look.seed, 8, moment]), rng)
+        canvas.fill_colour(image, canvas.fill([part * camera.size]), (shade, shade, shade), 1.0)
+    return _apply_camera(image, look, np.random.default_rng([look.seed, 8, moment]), rng)
 
 
 def bumper_mask(look: Look, size: tuple[int, int]) -> Mask:
-    """Where parts of the car hide the ground, uint8 (height, width) of 0 and 1."""
+    """Return the mask of pixels in which parts of the car hide the ground, uint8 (height, width) of 0 and 1."""
     mask: Mask = np.zeros((size[1], size[0]), np.uint8)
     for part in look.bumper:
         cv2.fillPoly(mask, [np.rint(part * size * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
     return mask
 
 
-class _Eye:
-    """One camera over one ground: its maps, and drawing through them."""
+class _GroundCanvas:
+    """Draws on the image of one camera over one ground, through its ground maps."""
 
     def __init__(self, camera: GroundCamera, look: Look) -> None:
         self.camera = camera
         width, height = camera.size
-        self.scale = FINE if width < COARSE_WIDTH else 1
+        self.scale = SUPERSAMPLING if width < COARSE_WIDTH else 1
         x, y = np.meshgrid(np.arange(width, dtype=np.float32) + 0.5, np.arange(height, dtype=np.float32) + 0.5)
         ground, seen = camera.unproject(np.stack([x, y], axis=-1))
         self.ground = ground.astype(np.float32)
-        self.away = np.hypot(self.ground[..., 0], self.ground[..., 1])
-        self.beyond = ~seen | (self.away > look.reach)
+        self.distance = np.hypot(self.ground[..., 0], self.ground[..., 1])
+        self.beyond = ~seen | (self.distance > look.reach)
         self.look = look
-        # Metres of ground under a pixel, ahead: textures finer than that fade.
-        self.footprint = (self.away**2 + camera.height**2) / (camera.height * max(camera.focal))
+        # Metres of ground ahead that one pixel covers: finer textures fade.
+        self.footprint = (self.distance**2 + camera.height**2) / (camera.height * max(camera.focal))
 
     def texture(self, kind: int, metres: float, streak: float, rng: np.random.Generator) -> Floats:
-        """Noise fixed to the ground, float32 (h, w), mean 0, standard deviation at most 1."""
+        """Return noise fixed to the ground, float32 (h, w), mean 0, standard deviation at most 1."""
         step = np.float32(1 / metres)
         shift = rng.uniform(0, TILE, 2).astype(np.float32)
         u, v = self.ground[..., 0] * step + shift[0], self.ground[..., 1] * (step / np.float32(streak)) + shift[1]
-        for at in (u, v):
-            at -= np.floor(at * np.float32(1 / TILE)) * TILE  # three times as fast as np.mod
+        for coordinates in (u, v):
+            # Three times as fast as np.mod.
+            coordinates -= np.floor(coordinates * np.float32(1 / TILE)) * TILE
         values = cv2.remap(_tile(kind), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         return np.asarray(values / (1 + (0.4 * self.footprint / (metres * streak)) ** 2) ** 0.5, np.float32)
 
     def surface(self, rng: np.random.Generator) -> Floats:
-        """The bare ground, float32 RGB."""
+        """Return the bare ground, float32 RGB."""
         look = self.look
         fine = self.texture(0, look.grain_size, look.streak, rng) * look.grain
         fine += self.texture(1, look.grain_size * 9, 1.0, rng) * (look.grain * rng.uniform(0.2, 0.8))
@@ -143,7 +149,7 @@ class _Eye:
         return np.array(look.ground, np.float32) + fine[..., None] * tint
 
     def fill(self, outlines: Sequence[Floats]) -> Mask:
-        """Coverage of polygons in pixels, uint8 (h, w)."""
+        """Return the coverage of polygons given in pixels, uint8 (h, w)."""
         width, height = self.camera.size
         mask: Mask = np.zeros((height * self.scale, width * self.scale), np.uint8)
         points = [np.rint(np.clip(part, -9000, 9000) * (16 * self.scale) - 8).astype(np.int32) for part in outlines]
@@ -153,39 +159,39 @@ class _Eye:
         return mask
 
     def outline(self, ground: Floats) -> Mask:
-        """Coverage of an area of ground."""
+        """Return the coverage of an area of ground."""
         dense = np.concatenate(
             [np.linspace(a, b, 12)[:-1] for a, b in zip(ground, np.roll(ground, -1, 0), strict=True)]
         )
         pixels, seen = self.camera.project(dense)
-        return self.fill([pixels[seen]]) if seen.sum() > 2 else np.zeros(self.away.shape, np.uint8)
+        return self.fill([pixels[seen]]) if seen.sum() > 2 else np.zeros(self.distance.shape, np.uint8)
 
     def stripe(self, stripe: Stripe) -> Mask | None:
-        """Coverage of a stripe; None if it is out of sight."""
-        (left, seen), (right, also) = (self.camera.project(edge) for edge in stripe.edges)
+        """Return the coverage of a stripe; None if it is out of view."""
+        (left, left_seen), (right, right_seen) = (self.camera.project(edge) for edge in stripe.edges)
         near = np.abs(stripe.path).max(axis=1) < self.look.reach * 1.5
         parts = []
-        for start, stop in runs(seen & also & near & _painted(stripe)):
+        for start, stop in runs(left_seen & right_seen & near & _painted(stripe)):
             outline = np.concatenate([left[start:stop], right[start:stop][::-1]])
-            if stop - start > 1 and _meets(outline, self.camera.size):
+            if stop - start > 1 and _overlaps(outline, self.camera.size):
                 parts.append(outline)
         return self.fill(parts) if parts else None
 
     def paint(self, image: Floats, stripe: Stripe, mask: Mask, rng: np.random.Generator) -> None:
-        """Lay a stripe's colour, worn and frayed."""
+        """Draw a stripe with its wear and ragged edges."""
         cover = mask.astype(np.float32) * np.float32(stripe.cover / 255)
         ragged = self.look.ragged
         if ragged:
             cover = cv2.GaussianBlur(cover, (0, 0), 0.3 + 0.004 * ragged * self.camera.size[0])
-            frayed = self.texture(0, self.look.grain_size * 1.5, 1.0, rng)
-            cover = np.clip(cover * (1 + 0.6 * ragged) + ragged * 0.45 * frayed * (cover > 0.03), 0, stripe.cover)
+            frays = self.texture(0, self.look.grain_size * 1.5, 1.0, rng)
+            cover = np.clip(cover * (1 + 0.6 * ragged) + ragged * 0.45 * frays * (cover > 0.03), 0, stripe.cover)
         if stripe.wear:
-            gone = self.texture(1, stripe.width * 0.12, 2.0, rng) + self.texture(0, stripe.width * 0.05, 1.0, rng) * 0.6
-            cover = cover * np.clip(1.5 - 2.2 * stripe.wear - 0.8 * gone, 0, 1)
+            worn = self.texture(1, stripe.width * 0.12, 2.0, rng) + self.texture(0, stripe.width * 0.05, 1.0, rng) * 0.6
+            cover = cover * np.clip(1.5 - 2.2 * stripe.wear - 0.8 * worn, 0, 1)
         self._blend(image, cover, stripe.colour)
 
-    def lay(self, image: Floats, mask: Mask, colour: Rgb, cover: float) -> None:
-        """Lay an even colour."""
+    def fill_colour(self, image: Floats, mask: Mask, colour: Rgb, cover: float) -> None:
+        """Draw an area of one colour."""
         if mask.any():
             self._blend(image, mask.astype(np.float32) * np.float32(cover / 255), colour)
 
@@ -194,20 +200,20 @@ class _Eye:
         rows, columns = (np.flatnonzero(cover.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             return
-        # Most paint hides a small part of the image.
+        # Only the bounding box is blended: most paint covers a small part of the image.
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         image[part] += (np.array(colour, np.float32) - image[part]) * cover[part][..., None].astype(np.float32)
 
-    def stand(self, image: Floats, look: Look, rng: np.random.Generator) -> None:
-        """What stands beyond the ground, and people's feet before it."""
+    def backdrop(self, image: Floats, rng: np.random.Generator) -> None:
+        """Draw the backdrop beyond the ground, and feet of people in front of it."""
         height, width = image.shape[:2]
         rows = np.asarray(self.beyond.any(axis=1))
         foot = int(height - np.argmax(rows[::-1])) if rows.any() else 0
         if foot:
-            scenery = _scenery(look.backdrop, width, foot, rng)
+            scenery = _backdrop_image(self.look.backdrop, width, foot, rng)
             beyond = self.beyond[:foot]
             image[:foot][beyond] = scenery[beyond]
-        for _ in range(rng.poisson(0.6 if look.backdrop == 1 else 0.3)):
+        for _ in range(rng.poisson(0.6 if self.look.backdrop == 1 else 0.3)):
             x, wide = rng.uniform(0, width), rng.uniform(0.01, 0.05) * width
             bottom = foot + rng.uniform(0, 0.12) * height
             tone = rng.uniform(10, 90) * rng.uniform(0.6, 1.2, 3)
@@ -220,12 +226,12 @@ class _Eye:
 
 
 def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(start, stop) of each unbroken stretch of True."""
+    """Return (start, stop) of each run of True."""
     edge = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))
 
 
-def _meets(points: Floats, size: tuple[int, int]) -> bool:
+def _overlaps(points: Floats, size: tuple[int, int]) -> bool:
     low, high = points.min(axis=0), points.max(axis=0)
     return bool((high > 0).all() and (low < size).all())
 
@@ -240,7 +246,7 @@ def _painted(stripe: Stripe) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=4)
 def _tile(kind: int) -> Floats:
-    """A square of noise that repeats without a seam: 0 fine speckle, 1 soft clouds. Standard deviation 1."""
+    """Return a seamlessly repeating square of noise, standard deviation 1; kind 0 is fine speckle, 1 soft clouds."""
     rng = np.random.default_rng([kind, 99])
     noise = rng.normal(size=(TILE, TILE)).astype(np.float32)
     spectrum = np.fft.rfft2(noise)
@@ -250,8 +256,8 @@ def _tile(kind: int) -> Floats:
     return np.ascontiguousarray((tile - tile.mean()) / tile.std())
 
 
-def _scenery(kind: int, width: int, height: int, rng: np.random.Generator) -> Floats:
-    """Backdrop, float32 RGB (height, width, 3): its lower edge meets the ground."""
+def _backdrop_image(kind: int, width: int, height: int, rng: np.random.Generator) -> Floats:
+    """Return the backdrop, float32 RGB (height, width, 3); its lower edge meets the ground."""
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     if kind == 0:
         sky, tree = rng.uniform(150, 255, 3), rng.uniform(20, 130) * rng.uniform([0.6, 0.9, 0.5], [1.1, 1.2, 0.9])
@@ -265,19 +271,19 @@ def _scenery(kind: int, width: int, height: int, rng: np.random.Generator) -> Fl
         scene = np.empty((height, width, 3), np.float32)
         scene[:] = rng.uniform(40, 235) * rng.uniform(0.85, 1.1, 3)
         if kind == 1:
-            _furnish(scene, rng)
+            _draw_furniture(scene, rng)
         for _ in range(rng.integers(0, 25) if kind == 1 else rng.integers(0, 4)):
             x0, y0 = rng.uniform(-0.1, 1, 2) * (width, height)
             wide, tall = rng.exponential(0.07) * width + 1, rng.exponential(0.3) * height + 1
-            _block(scene, x0, y0, wide, tall, rng)
+            _draw_block(scene, x0, y0, wide, tall, rng)
         for _ in range(rng.poisson(2) if kind == 1 else 0):
             ends = (rng.uniform(0, 1, (2, 2)) * (width, height)).astype(int)
             cv2.line(scene, ends[0].tolist(), ends[1].tolist(), rng.uniform(0, 255, 3).tolist(), 1 + width // 200)
     return scene
 
 
-def _furnish(scene: Floats, rng: np.random.Generator) -> None:
-    """Windows in a row, a skirting board, tables on their legs and people: bright and dark edges near the floor."""
+def _draw_furniture(scene: Floats, rng: np.random.Generator) -> None:
+    """Draw windows, a skirting board, table legs and people: bright and dark edges near the floor."""
     height, width = scene.shape[:2]
     if rng.random() < 0.5:
         top, tall, step = (
@@ -293,23 +299,24 @@ def _furnish(scene: Floats, rng: np.random.Generator) -> None:
     if rng.random() < 0.5:
         board = max(1, round(rng.uniform(0.02, 0.2) * height))
         scene[-board:] = rng.choice([rng.uniform(5, 70), rng.uniform(170, 250)]) * rng.uniform(0.85, 1.1, 3)
-    if rng.random() < 0.7:  # what stands there is dark below and busy
+    # Furniture is dark at the bottom and cluttered.
+    if rng.random() < 0.7:
         low = int(rng.uniform(0.2, 0.9) * height)
         start, stop = np.sort(rng.uniform(-0.2, 1.2, 2) * width)
         for x0 in rng.uniform(start, stop, rng.integers(5, 50)):
-            _block(scene, x0, rng.uniform(low, height), rng.exponential(0.012) * width + 1, height, rng)
+            _draw_block(scene, x0, rng.uniform(low, height), rng.exponential(0.012) * width + 1, height, rng)
         for _ in range(rng.integers(0, 12)):
-            _block(scene, rng.uniform(start, stop), rng.uniform(low, height), rng.exponential(0.1) * width, 2, rng)
+            _draw_block(scene, rng.uniform(start, stop), rng.uniform(low, height), rng.exponential(0.1) * width, 2, rng)
 
 
-def _block(scene: Floats, x: float, y: float, wide: float, tall: float, rng: np.random.Generator) -> None:
+def _draw_block(scene: Floats, x: float, y: float, wide: float, tall: float, rng: np.random.Generator) -> None:
     level = rng.choice([rng.uniform(0, 60), rng.uniform(0, 60), rng.uniform(60, 180), rng.uniform(200, 255)])
     tone = level * rng.uniform(0.75, 1.1, 3)
     cv2.rectangle(scene, (int(x), int(y)), (int(x + wide), int(y + tall)), tone.tolist(), -1)
 
 
-def _develop(image: Floats, look: Look, noise: np.random.Generator, rng: np.random.Generator) -> Pixels:
-    """Light, lens and sensor."""
+def _apply_camera(image: Floats, look: Look, noise: np.random.Generator, rng: np.random.Generator) -> Pixels:
+    """Apply the effects of light, lens and sensor."""
     height, width = image.shape[:2]
     light = cv2.resize(look.light.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     image = image * (light[..., None] * np.array(look.cast, np.float32))
@@ -321,14 +328,14 @@ def _develop(image: Floats, look: Look, noise: np.random.Generator, rng: np.rand
             blob = np.exp(-((x - at_x) ** 2 + ((y - at_y * height / width) / tall) ** 2) / (2 * radius**2))
             image += (np.float32(strength) * blob)[..., None]
     if look.exposure:
-        image = image * np.float32(np.clip(look.exposure / max(float(image.mean()), 1.0), *METERED))
+        image = image * np.float32(np.clip(look.exposure / max(float(image.mean()), 1.0), *EXPOSURE_GAINS))
     if look.blur * width > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), look.blur * width)
     moved = np.hypot(*look.motion) * width
     if moved > 1:
         image = cv2.filter2D(image, -1, smear(look.motion[0] * width, look.motion[1] * width))
     if look.sharpened:
-        soft = cv2.GaussianBlur(image, (0, 0), max(0.6, SHARPENED * width))
+        soft = cv2.GaussianBlur(image, (0, 0), max(0.6, UNSHARP_BLUR * width))
         image = image + (image - soft) * np.float32(look.sharpened)
     image = np.clip(image * np.float32(1 / 255), 0, 1)
     if look.gamma != 1:
@@ -340,15 +347,15 @@ def _develop(image: Floats, look: Look, noise: np.random.Generator, rng: np.rand
         image += grain * np.float32(look.noise)
     pixels: Pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     if look.jpeg:
-        done, packed = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, look.jpeg))
-        if not done:
+        ok, encoded = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, look.jpeg))
+        if not ok:
             raise RuntimeError("OpenCV could not write a JPEG")
-        pixels = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+        pixels = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     return pixels
 
 
 def smear(x: float, y: float) -> Floats:
-    """A kernel that moves the image along (x, y) pixels while it is taken."""
+    """Return the kernel of a motion blur along (x, y) pixels."""
     side = 2 * int(np.ceil(max(abs(x), abs(y)) / 2)) + 1
     kernel = np.zeros((side, side), np.float32)
     middle = side // 2

@@ -1,4 +1,4 @@
-"""The Scene protocol and the registry of scenes."""
+"""Defines the interface of scenes and their registry."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from camapp.core.ground_camera import GroundCamera
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What every scene is made from.
+    """Options common to all scenes.
 
     Attributes:
         size: (width, height) in pixels.
-        fps: frames a second, which turns an index into a time.
-        seed: everything random follows from it and the index.
-        count: how many things to show; None varies.
+        fps: frames per second, which converts an index to a time.
+        seed: with the index it determines everything random.
+        count: number of things to show; None varies it.
     """
 
     size: tuple[int, int] = (1280, 720)
@@ -29,12 +29,12 @@ class SceneOptions:
 
 
 class Scene(ABC):
-    """A world that can be photographed at any frame index, in any order.
+    """A synthetic world that can be rendered at any frame index, in any order.
 
     Attributes:
-        counts: the least and the most things that `SceneOptions.count` may ask for.
-        seconds: after which it has shown all that it has to show, and begins again.
-        camera: over the ground, where there is ground.
+        counts: minimum and maximum of `SceneOptions.count`.
+        seconds: duration after which the scene repeats.
+        camera: the camera over the ground, if the scene has ground.
     """
 
     counts: tuple[int, int] = (1, 8)
@@ -46,7 +46,7 @@ class Scene(ABC):
 
     @abstractmethod
     def render(self, index: int) -> tuple[Pixels, Truth]:
-        """The image of that index, RGB uint8 (height, width, 3), new memory, and what it shows in its pixels."""
+        """Return the image of an index, RGB uint8 (height, width, 3), newly allocated, and its truth in pixels."""
 
 
 REGISTRY = {
@@ -57,10 +57,10 @@ REGISTRY = {
 
 
 def scene_class(name: str) -> type[Scene]:
-    """The class of a scene.
+    """Return the class of a scene.
 
     Raises:
-        ValueError: no such scene.
+        ValueError: the scene is unknown.
     """
     if name not in REGISTRY:
         raise ValueError(f"unknown scene '{name}'; known are {', '.join(REGISTRY)}")

@@ -1,4 +1,4 @@
-"""Tracks at random: floors with tape, grass with chalk, rubber and asphalt; cameras, weather, marks and clutter."""
+"""Makes random tracks: taped floors, chalked grass, rubber, asphalt; with cameras, weather, marks and clutter."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ Rng = np.random.Generator
 
 KINDS = ("floor", "grass", "rubber", "asphalt")
 YELLOW = (226.0, 200.0, 60.0)
+# Share of views without any line.
 EMPTY_SHARE = 0.12
 
 
 @dataclass(frozen=True)
 class View:
-    """One moment: what stands where, and what the car should know.
+    """Everything that one image shows, with the values that the track task should report.
 
     Attributes:
-        camera: of the image.
-        stripes: in the car's ground frame.
-        look: everything else.
-        values: where the car is in its lane (`Course.values`).
+        camera: the camera of the image.
+        stripes: stripes in the car's ground frame.
+        look: everything else that the image shows.
+        values: position of the car in its lane (`Course.values`).
     """
 
     camera: GroundCamera
@@ -39,12 +40,12 @@ class View:
 
 
 def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> View:
-    """Any track, any camera; one view in eight has no line at all.
+    """Return a random view of a random track; one in eight has no line at all.
 
     Args:
-        rng: everything follows from it.
+        rng: determines everything.
         size: (width, height) of the image.
-        kind: one of `KINDS`; None chooses.
+        kind: one of `KINDS`; None chooses at random.
     """
     kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.17, 0.13) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
     camera = random_camera(kind, size, rng)
@@ -52,14 +53,14 @@ def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> Vie
     empty = rng.random() < EMPTY_SHARE
     stripes = [] if empty else paint(kind, course, rng)
     if not empty and rng.random() < (0.6 if kind == "floor" else 0.1):
-        stripes += _elsewhere(kind, course, rng)
+        stripes += _distant_part(kind, course, rng)
     stripes = [*marks(kind, course, rng, empty), *stripes]
     look = random_look(kind, camera, rng, stray=0.7 if empty else 0.15)
     return View(camera, tuple(stripe.seen_from(pose) for stripe in stripes), look, {} if empty else course.values(pose))
 
 
 def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
-    """On a small car, or carried over a running track."""
+    """Return a random camera, on a small car or carried over a running track."""
     low = kind == "floor" or rng.random() < (0.35 if kind == "grass" else 0.6) * (0.4 if size[1] > size[0] else 1.0)
     height = float(
         np.exp(rng.uniform(math.log(0.1), math.log(0.45)) if low else rng.uniform(math.log(0.5), math.log(1.8)))
@@ -69,10 +70,11 @@ def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
     else:
         bend, across = rng.uniform(0, 0.3), math.radians(rng.uniform(45, 85))
     camera = GroundCamera.of(size, height, 0.0, across, bend=bend)
-    while math.hypot(*size) / 2 / camera.focal[0] * bend > 1.35:  # the corners would look backwards
+    # Beyond this the corners would look backwards.
+    while math.hypot(*size) / 2 / camera.focal[0] * bend > 1.35:
         across *= 0.94
         camera = GroundCamera.of(size, height, 0.0, across, bend=bend)
-    # The horizon lies in the upper part, of upright images often at their top; the angle to it follows from the lens.
+    # The horizon is in the upper part of the image, in portrait images often at the top; the lens gives its angle.
     up = rng.uniform(0.3 if size[1] > size[0] and rng.random() < 0.6 else 0.02, 0.5) * size[1] / camera.focal[1]
     pitch = math.atan(math.tan(up * bend) / (2 * math.tan(bend / 2)) if bend > 0.01 and up * bend < 1.4 else up)
     roll = math.radians(rng.normal(0, 2.5 if low else 1.5))
@@ -90,15 +92,16 @@ def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
         lanes = int(rng.integers(1, 9)) if kind != "asphalt" else int(rng.integers(1, 4))
     half = lanes * lane / 2
     borders = tuple(float(edge) for edge in np.linspace(-half, half, lanes + 1))
-    sharpest = 0.75 / (half + lane)
+    max_curvature = 0.75 / (half + lane)
     if kind == "floor":
-        if lanes == 1 and rng.random() < 0.25:  # hairpins, tighter than any car could follow in the middle of its lane
-            sharpest = 1.5 / lane
-        bends = np.clip(rng.normal(0, 0.45 / lane) + rng.normal(0, 0.5 / lane, 5), -sharpest, sharpest)
+        # Hairpins, too tight for a car to follow the middle of its lane.
+        if lanes == 1 and rng.random() < 0.25:
+            max_curvature = 1.5 / lane
+        bends = np.clip(rng.normal(0, 0.45 / lane) + rng.normal(0, 0.5 / lane, 5), -max_curvature, max_curvature)
         reach = 14 * lane
     else:
         bend = rng.normal(0, 0.05 / lane) if rng.random() < 0.6 else 0.0
-        bends = np.clip(bend + rng.normal(0, 0.025 / lane, 4) * (rng.random() < 0.5), -sharpest, sharpest)
+        bends = np.clip(bend + rng.normal(0, 0.025 / lane, 4) * (rng.random() < 0.5), -max_curvature, max_curvature)
         reach = 60 * lane
     course = bending(reach, bends, borders, back=4 * lane)
     chosen = rng.integers(lanes)
@@ -111,7 +114,7 @@ def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
 
 
 def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
-    """The lines of a course's borders: their width, colour, wear and dashes."""
+    """Return the lines on a course's borders, with random width, colour, wear and dashes."""
     lane = course.borders[1] - course.borders[0]
     width = lane * (rng.uniform(0.05, 0.16) if kind == "floor" else rng.uniform(0.025, 0.09))
     white = rng.uniform(205, 255) * np.array([1, rng.uniform(0.96, 1), rng.uniform(0.88, 1)])
@@ -129,23 +132,23 @@ def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
         dash = None if outer and rng.random() < 0.8 else inner
         if double and outer and rng.random() < 0.75:
             apart = width * rng.uniform(1.3, 2.2)
-            places = [border - apart / 2, border + apart / 2]
+            offsets = [border - apart / 2, border + apart / 2]
         else:
-            places = [border]
-        stripes += [Stripe(course.beside(at), width, colour, cover=cover, wear=wear, dash=dash) for at in places]
+            offsets = [border]
+        stripes += [Stripe(course.beside(at), width, colour, cover=cover, wear=wear, dash=dash) for at in offsets]
     return stripes
 
 
-def _elsewhere(kind: str, course: Course, rng: Rng) -> list[Stripe]:
-    """Another part of the same circuit, some way off."""
+def _distant_part(kind: str, course: Course, rng: Rng) -> list[Stripe]:
+    """Return the lines of another, distant part of the same circuit."""
     lane = course.borders[1] - course.borders[0]
-    sharpest = rng.choice([0.7, 1.6]) / lane
-    bends = np.clip(rng.normal(0, 0.6 * sharpest, 4), -sharpest, sharpest)
+    max_curvature = rng.choice([0.7, 1.6]) / lane
+    bends = np.clip(rng.normal(0, 0.6 * max_curvature, 4), -max_curvature, max_curvature)
     other = bending(12 * lane, bends, (-lane / 2, lane / 2))
     beyond = max(abs(course.borders[0]), abs(course.borders[-1])) + lane * rng.uniform(1.0, 2.5)
     side = 1 if rng.random() < 0.5 else -1
     away = rng.uniform(-1, 5) * lane
-    # Starts beside the course and leads away from it, so that lines do not cross near the car.
+    # It starts beside the course and leads away from it, so that lines do not cross near the car.
     start = course.pose(away, side * beyond)
     turn = start.heading + side * math.radians(rng.uniform(0, 130))
     sine, cosine = math.sin(turn), math.cos(turn)
@@ -157,20 +160,21 @@ def _elsewhere(kind: str, course: Course, rng: Rng) -> list[Stripe]:
 
 
 def marks(kind: str, course: Course, rng: Rng, empty: bool = False, start: float = 0.0) -> list[Stripe]:
-    """What is no lane line over a dozen lane widths: stop lines, crossing marks, numbers, kerbs, seams and cracks.
+    """Return marks that are not lane lines, over a dozen lane widths: stop lines, numbers, kerbs, seams and cracks.
 
     Args:
         kind: one of `KINDS`.
-        course: that it lies on.
-        rng: everything follows from it.
-        empty: there are no lines on the course.
-        start: metres along the course from which on it lies.
+        course: the course that they are on.
+        rng: determines everything.
+        empty: True if the course has no lines.
+        start: position along the course where they begin, metres.
     """
     lane = course.borders[1] - course.borders[0]
     stripes: list[Stripe] = []
 
     def across(along: float, low: float, high: float, width: float, colour: Rgb) -> Stripe:
-        ends = np.array([course.beside(offset)[_at(course, start + along)] for offset in np.linspace(low, high, 12)])
+        index = _index_at(course, start + along)
+        ends = np.array([course.beside(offset)[index] for offset in np.linspace(low, high, 12)])
         return Stripe(ends, width, colour, is_line=False, cover=0.95)
 
     if rng.random() < (0.3 if kind == "floor" else 0.08):
@@ -193,19 +197,21 @@ def marks(kind: str, course: Course, rng: Rng, empty: bool = False, start: float
             stripes.append(
                 across(along, min(edge, edge + reach), max(edge, edge + reach), 0.04 * lane, (235.0, 235.0, 232.0))
             )
-    if kind != "floor" and not empty and rng.random() < 0.12:  # start, finish and hand-over lines
+    # Start, finish and hand-over lines.
+    if kind != "floor" and not empty and rng.random() < 0.12:
         low, high = sorted(rng.uniform(-1.5, 1.5, 2) * lane + (course.borders[0], course.borders[-1]))
         stripes.append(
             across(rng.uniform(0.8, 12) * lane, low, high, rng.uniform(0.03, 0.09) * lane, (235.0, 235.0, 232.0))
         )
-    if not start and kind != "floor" and rng.random() < (0.45 if empty else 0.12):  # it goes all along
-        stripes += _edging(course, lane, rng)
+    # Kerbs run along the whole course.
+    if not start and kind != "floor" and rng.random() < (0.45 if empty else 0.12):
+        stripes += _kerbs(course, lane, rng)
     if not empty and rng.random() < (0.12 if kind == "floor" else 0.25):
-        stripes += _number(course, lane, rng, start)
+        stripes += _lane_number(course, lane, rng, start)
     for _ in range(rng.poisson(0.8)):
         heading, length = rng.uniform(0, math.pi), 12 * lane
         aside, along = rng.uniform(-3, 3) * lane, rng.uniform(0, 8) * lane
-        middle = course.beside(aside)[_at(course, start + along)]
+        middle = course.beside(aside)[_index_at(course, start + along)]
         reach = np.linspace(-length, length, 40)[:, None] * [math.sin(heading), math.cos(heading)]
         wobble = np.cumsum(rng.normal(0, 0.01 * lane, (40, 2)), axis=0) * (kind != "floor")
         dark = rng.uniform(0, 50)
@@ -216,8 +222,8 @@ def marks(kind: str, course: Course, rng: Rng, empty: bool = False, start: float
     return stripes
 
 
-def _edging(course: Course, lane: float, rng: Rng) -> list[Stripe]:
-    """Kerbs along a path: stones or bricks, end to end, of any colour but white."""
+def _kerbs(course: Course, lane: float, rng: Rng) -> list[Stripe]:
+    """Return kerbs along a path: stones or bricks, end to end, of any colour except white."""
     stripes = []
     stone = lane * rng.uniform(0.05, 0.4)
     tone = rng.uniform(30, 165) * np.array([1, rng.uniform(0.45, 1), rng.uniform(0.4, 1)])
@@ -225,28 +231,30 @@ def _edging(course: Course, lane: float, rng: Rng) -> list[Stripe]:
         path, width = course.beside(border * rng.uniform(1.02, 1.4)), lane * rng.uniform(0.03, 0.14)
         dash = (stone * rng.uniform(0.7, 0.95), stone * rng.uniform(0.05, 0.3)) if rng.random() < 0.7 else None
         wear = rng.uniform(0, 0.5)
-        if rng.random() < 0.6:  # its shadow, or the earth beside it
+        # Its shadow, or the earth beside it.
+        if rng.random() < 0.6:
             dark = width * rng.uniform(1.3, 2.5)
             stripes.append(Stripe(path, dark, (20.0, 18.0, 15.0), False, rng.uniform(0.3, 0.9)))
         stripes.append(Stripe(path, width, _rgb(tone), False, 0.95, wear, dash))
-        if rng.random() < 0.5:  # the other face of it lies in another light
+        # Its side, under different light.
+        if rng.random() < 0.5:
             aside = course.beside(border * rng.uniform(1.02, 1.4) + width * 0.4)
             stripes.append(Stripe(aside, width * 0.4, _rgb(tone * rng.uniform(0.5, 1.35)), False, 0.9, wear, dash))
     return stripes
 
 
-def _at(course: Course, along: float) -> int:
+def _index_at(course: Course, along: float) -> int:
     return int(np.clip(np.searchsorted(course.along, along), 0, len(course.along) - 1))
 
 
-# A digit's strokes on a 2 x 4 grid: top, upper right, lower right, bottom, lower left, upper left, middle.
+# Segments of a digit on a 2 x 4 grid: top, upper right, lower right, bottom, lower left, upper left, middle.
 _SEGMENTS = np.array([[[0, 4], [2, 4]], [[2, 4], [2, 2]], [[2, 2], [2, 0]], [[2, 0], [0, 0]], [[0, 0], [0, 2]],
                       [[0, 2], [0, 4]], [[0, 2], [2, 2]]], float)  # fmt: skip
 _DIGITS = ("012345", "12", "01643", "01236", "5612", "05623", "056234", "012", "0123456", "012356")
 
 
-def _number(course: Course, lane: float, rng: Rng, start: float) -> list[Stripe]:
-    """The lane's number, painted in its middle."""
+def _lane_number(course: Course, lane: float, rng: Rng, start: float) -> list[Stripe]:
+    """Return the lane's number, painted in its middle."""
     place = course.pose(start + rng.uniform(0.8, 6) * lane, course.borders[0] + lane / 2)
     size = lane * rng.uniform(0.06, 0.13)
     frame = np.array(
@@ -258,13 +266,13 @@ def _number(course: Course, lane: float, rng: Rng, start: float) -> list[Stripe]
 
 
 def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) -> Look:
-    """Ground, light, weather and sensor.
+    """Return a random look: ground, light, weather and sensor.
 
     Args:
         kind: one of `KINDS`.
-        camera: decides how large things look.
-        rng: everything follows from it.
-        stray: how likely the ground is of several parts with edges between them.
+        camera: determines the apparent size of things.
+        rng: determines everything.
+        stray: probability that the ground consists of several parts with edges between them.
     """
     high = camera.height
     reach = high * float(np.exp(rng.uniform(math.log(6), math.log(40)))) if kind == "floor" else 25 + 60 * rng.random()
@@ -347,7 +355,7 @@ def _rgb(values: Floats) -> Rgb:
 
 
 def _patches(high: float, rng: Rng, stray: float) -> list[tuple[Floats, Rgb, float]]:
-    """Shadows, and with a chance of `stray` paths and verges: broad areas with edges that are no lines."""
+    """Return shadows, and with probability `stray` paths and verges: broad areas with edges that are not lines."""
     patches: list[tuple[Floats, Rgb, float]] = []
     if rng.random() < stray:
         for _ in range(rng.integers(1, 4)):
@@ -356,10 +364,11 @@ def _patches(high: float, rng: Rng, stray: float) -> list[tuple[Floats, Rgb, flo
                 np.array([math.sin(heading), math.cos(heading)]),
                 np.array([math.cos(heading), -math.sin(heading)]),
             )
-            wide = high * rng.uniform(1.4, 6)  # a narrower one might pass for a line
+            # A narrower one would look like a line.
+            width = high * rng.uniform(1.4, 6)
             bow = rng.normal(0, 0.3) * high
             outline = [at * right + t * 40 * high * ahead + bow * (3 * t) ** 2 * right for t in np.linspace(-0.2, 1, 6)]
-            outline += [point + wide * right * rng.uniform(0.8, 1.2) for point in outline[::-1]]
+            outline += [point + width * right * rng.uniform(0.8, 1.2) for point in outline[::-1]]
             tone = rng.uniform(40, 215) * rng.uniform([0.95, 0.9, 0.75], [1.1, 1.0, 1.0])
             patches.append((np.array(outline), _rgb(tone), float(rng.uniform(0.3, 1))))
     for _ in range(rng.poisson(0.6)):
@@ -367,19 +376,19 @@ def _patches(high: float, rng: Rng, stray: float) -> list[tuple[Floats, Rgb, flo
         corners = int(rng.integers(3, 8))
         turns = np.sort(rng.uniform(0, math.tau, corners))
         reach = high * rng.uniform(0.3, 4)
-        blot = middle + reach * np.stack([np.cos(turns) * rng.uniform(1, 3), np.sin(turns)], axis=1)
-        patches.append((blot, (0.0, 0.0, 8.0), float(rng.uniform(0.1, 0.5))))
+        shadow = middle + reach * np.stack([np.cos(turns) * rng.uniform(1, 3), np.sin(turns)], axis=1)
+        patches.append((shadow, (0.0, 0.0, 8.0), float(rng.uniform(0.1, 0.5))))
     return patches
 
 
 def _bumper(rng: Rng) -> list[Floats]:
-    """A dark bar along the lower edge, often with two rods."""
+    """Return a dark bar along the lower edge of the image, often with two rods."""
     top = rng.uniform(0.88, 0.985)
     left, right = rng.uniform(-0.1, 0.3), rng.uniform(0.7, 1.1)
     parts = [np.array([[left, 1.1], [left + 0.04, top], [right - 0.04, top], [right, 1.1]])]
     if rng.random() < 0.7:
         lean, tall, thick = rng.uniform(-0.02, 0.09), rng.uniform(0.05, 0.22), rng.uniform(0.008, 0.03)
-        for x, way in ((rng.uniform(0.2, 0.35), -1), (rng.uniform(0.65, 0.8), 1)):
-            parts.append(np.array([[x, top + 0.05], [x + way * lean, top - tall],
-                                   [x + way * lean + thick, top - tall], [x + thick, top + 0.05]]))  # fmt: skip
+        for x, side in ((rng.uniform(0.2, 0.35), -1), (rng.uniform(0.65, 0.8), 1)):
+            parts.append(np.array([[x, top + 0.05], [x + side * lean, top - tall],
+                                   [x + side * lean + thick, top - tall], [x + thick, top + 0.05]]))  # fmt: skip
     return parts

@@ -1,6 +1,6 @@
-"""CPU a frame of the whole application beside a plain single-process loop with OpenCV DNN on the same net.
+"""Compares the CPU time per frame of the application with a plain single-process loop with OpenCV DNN on the same net.
 
-Both decode the same file by cv2.VideoCapture, both resize by averaging, both draw, neither shows. Each runs in its own
+Both decode the same file with cv2.VideoCapture, resize by averaging and draw; neither displays. Each runs in a separate
 process, in turns; CPU is user and system time over all processes, from the first prediction to the last.
 
 python -m tests.benchmarks.against_plain_loop [--model cifar10] [--rounds 5]
@@ -21,15 +21,15 @@ import numpy as np
 from camapp.commands.bench import measure
 from camapp.core.models import load_model
 from camapp.core.settings import load_settings
-from tests.benchmarks.common import clip, onnx_bytes, print_conditions, run_child
+from tests.benchmarks.common import benchmark_parser, clip, onnx_bytes, print_conditions, run_child
 
 SECONDS = 20.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default="cifar10", help="a classifying model")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = benchmark_parser()
+    parser.add_argument("--model", default="cifar10", help="name or path of a classification model")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements of each program")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -37,30 +37,30 @@ def main() -> None:
         return
     print_conditions()
     clip(SECONDS)
-    found: dict[str, list[float]] = {name: [] for name in CHILDREN}
+    measured: dict[str, list[float]] = {name: [] for name in CHILDREN}
     for _ in range(options.rounds):
-        for name, values in found.items():
+        for name, values in measured.items():
             arguments = ("-m", "tests.benchmarks.against_plain_loop", "--model", options.model, "--child", name)
             values.append(json.loads(run_child(*arguments)))
-    loop = found["loop"]
+    loop = measured["loop"]
     print(f"{options.model}, {SECONDS * 30:g} frames of 1280x720, {options.rounds} rounds in turns")
-    for name, values in found.items():
+    for name, values in measured.items():
         ratio = statistics.median(value / base for value, base in zip(values, loop, strict=True))
         spread = f"{min(values):.2f} to {max(values):.2f}"
-        print(f"{name:<10} {statistics.median(values):6.2f} ms of CPU a frame ({spread}), ratio to loop {ratio:.2f}")
+        print(f"{name:<10} {statistics.median(values):6.2f} ms of CPU per frame ({spread}), ratio to loop {ratio:.2f}")
 
 
 def plain_loop(model: str) -> float:
-    """What a student would write, who knows that pixels must be averaged when an image gets smaller."""
+    """Run the loop with a resize that averages pixels, as downscaling needs; return CPU ms per frame."""
     return _loop(model, cv2.INTER_AREA)
 
 
 def quick_loop(model: str) -> float:
-    """The same with OpenCV's default resize, which looks at a few pixels and leaves out the rest."""
+    """Run the loop with OpenCV's default resize, which ignores most pixels; return CPU ms per frame."""
     return _loop(model, cv2.INTER_LINEAR)
 
 
-def _loop(model: str, way: int) -> float:
+def _loop(model: str, interpolation: int) -> float:
     cv2.setNumThreads(1)
     loaded = load_model(load_settings({"model": model}, environment={}))
     _, height, width = loaded.card.input_shape
@@ -77,7 +77,7 @@ def _loop(model: str, way: int) -> float:
             break
         side = min(frame.shape[:2])
         left, top = (frame.shape[1] - side) // 2, (frame.shape[0] - side) // 2
-        small = cv2.resize(frame[top : top + side, left : left + side], (width, height), interpolation=way)
+        small = cv2.resize(frame[top : top + side, left : left + side], (width, height), interpolation=interpolation)
         net.setInput(cv2.dnn.blobFromImage(small, 1 / 127.5, (width, height), (127.5, 127.5, 127.5), swapRB=True))
         scores = net.forward()[0]
         best = int(np.argmax(scores))
@@ -94,19 +94,19 @@ def _loop(model: str, way: int) -> float:
 
 
 def application(model: str) -> float:
-    """Every frame of the file, as fast as it goes."""
+    """Run the application on every frame, as fast as possible; return CPU ms per frame."""
     return _application(model, {})
 
 
 def paced(model: str) -> float:
-    """The same at 30 frames a second, as with a camera."""
+    """Run the application at 30 frames per second, as with a camera; return CPU ms per frame."""
     return _application(model, {"realtime": True})
 
 
-def _application(model: str, more: dict[str, object]) -> float:
-    settings = load_settings({"source": str(clip(SECONDS)), "model": model, "workers": 1, **more}, environment={})
+def _application(model: str, options: dict[str, object]) -> float:
+    settings = load_settings({"source": str(clip(SECONDS)), "model": model, "workers": 1, **options}, environment={})
     figures = measure(settings, 60.0, draw=True)
-    if figures["failed"] or (figures["dropped"] and not more):
+    if figures["failed"] or (figures["dropped"] and not options):
         raise SystemExit(f"not every frame was predicted: {figures['balance']}")
     return float(figures["cpu_ms_per_frame"])
 

@@ -1,7 +1,8 @@
-"""What the benchmark scripts share: the conditions they print, the clip they play, graphs for rival runtimes."""
+"""Helpers of the benchmark scripts: printed conditions, the test video, graphs for other runtimes."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -21,16 +22,32 @@ from engine.nets.layers import NetBuilder
 ROOT = Path(__file__).parents[2]
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description and prints defaults."""
+
+
+def benchmark_parser() -> argparse.ArgumentParser:
+    """Return a parser whose help has the script's docstring and the defaults."""
+    return argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, formatter_class=_HelpFormatter)
+
+
 def print_conditions() -> None:
-    """Machine, versions and command, without which a figure means nothing."""
+    """Print the machine, versions, threads and command of a measurement."""
     host = machine()
     print(f"{host['cpu']}, {host['cores']} cores, load {os.getloadavg()[0]:.1f}; {host['os']}")
     print(f"Python {host['python']}, NumPy {host['numpy']}, OpenCV {host['opencv']}")
-    print("command: python -m", " ".join([sys.modules["__main__"].__spec__.name, *sys.argv[1:]]))
+    blas = os.environ.get("OPENBLAS_NUM_THREADS", "one per core")
+    print(f"threads of this process: OpenCV {cv2.getNumThreads()}, BLAS {blas}")
+    print("command:", command())
+
+
+def command() -> str:
+    """Return the command line of the running script."""
+    return " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]])
 
 
 def clip(seconds: float, size: tuple[int, int] = (1280, 720), fps: int = 30) -> Path:
-    """A video of handwritten digits, made once and kept in the temporary folder."""
+    """Return a video of handwritten digits, made once and kept in the temporary folder."""
     path = Path(tempfile.gettempdir()) / f"camapp-clip-{size[0]}x{size[1]}-{fps}-{seconds:g}s.mp4"
     if path.exists():
         return path
@@ -45,7 +62,7 @@ def clip(seconds: float, size: tuple[int, int] = (1280, 720), fps: int = 30) -> 
 
 
 def heavy_model(channels: int = 64, side: int = 96, layers: int = 12) -> Model:
-    """A net of plain 3x3 convolutions with random weights: 20 to 60 ms a frame on one core."""
+    """Return a net of plain 3x3 convolutions with random weights: 20 to 60 ms per frame on one core."""
     net = NetBuilder("heavy", (3, side, side))
     x, inputs = net.input, 3
     for index in range(layers):
@@ -60,14 +77,18 @@ def heavy_model(channels: int = 64, side: int = 96, layers: int = 12) -> Model:
 
 
 def run_child(*arguments: str) -> str:
-    """Standard output of `python ARGUMENTS` in the project's folder, one BLAS thread."""
+    """Run `python ARGUMENTS` in the project's folder with one BLAS thread and return its standard output."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 def onnx_bytes(graph: Graph) -> bytes:
-    """The graph as an ONNX file. Raises ImportError without the onnx package."""
+    """Return the graph as an ONNX file.
+
+    Raises:
+        ImportError: the onnx package is not installed.
+    """
     import onnx
 
     shapes = {value.name: ["N", *value.shape[1:]] for value in (*graph.inputs, *graph.outputs)}
@@ -75,7 +96,7 @@ def onnx_bytes(graph: Graph) -> bytes:
     def value(name: str) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[name])
 
-    # Dropout's `ratio` is an attribute up to opset 11.
+    # Dropout's `ratio` is an attribute only up to opset 11.
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node(n.op_type, n.inputs, n.outputs, n.name, **n.attributes) for n in graph.nodes],

@@ -1,4 +1,4 @@
-"""The engine beside other runtimes: same weights and input, one thread each, taking turns; ratios of medians.
+"""Compares the engine with other runtimes: same weights and input, one thread each, in turns; ratios of medians.
 
 python -m tests.benchmarks.engine_vs_peers --against onnxruntime,opencv,torch,reference --nets resnet50 --json
 python -m tests.benchmarks.engine_vs_peers --nets resnet50 --batch 1 4 8      # throughput too
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
+# BLAS reads these when NumPy is imported.
+os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-import argparse
 import json
 import sys
 import time
@@ -26,27 +26,43 @@ from engine import nets
 from engine.graph import Array, Graph
 from engine.kernels import blas
 from engine.model import Model
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, command, print_conditions
 from tests.benchmarks.peers import PEERS, USUAL
 
-TURNS = 15  # the runtimes take turns, so that a slow moment of the machine hits all of them
-TURN_SECONDS = 0.1  # of runs each, at least one
-SLOW_SECONDS = 2.0  # a runtime that takes longer for one run gets three turns
+# The runtimes run in turns, so that a slow moment of the machine affects all of them.
+TURNS = 15
+# Duration of a turn; it has at least one run.
+TURN_SECONDS = 0.1
+# A runtime with longer runs gets only three turns.
+SLOW_SECONDS = 2.0
 PACKAGES = {"onnxruntime": "onnxruntime", "opencv": "opencv-python", "torch": "torch", "reference": "onnx"}
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of a run."""
+    """Milliseconds of a run: the median, and the lower and upper quartile."""
 
     median: float
-    low: float  # a quarter of the runs took less
-    high: float  # a quarter took more
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One net."""
+    """Result of one net.
+
+    Attributes:
+        net: name of the net.
+        batch: batch size.
+        mmacs: millions of multiply-adds per item.
+        plan_s: seconds to make the plan.
+        arena_mb: size of the arena, MB.
+        engine: times of the engine.
+        peers: times of the other runtimes.
+        ratios: ratios of medians, engine / peer.
+        items_per_s: throughput of the engine.
+        error: maximum difference from the first peer, relative to its largest output.
+    """
 
     net: str
     batch: int
@@ -55,32 +71,31 @@ class Row:
     arena_mb: float
     engine: Timing
     peers: Mapping[str, Timing]
-    ratios: Mapping[str, float]  # of medians: the engine's time over the peer's
+    ratios: Mapping[str, float]
     items_per_s: float
-    error: float  # largest difference from the first peer, in units of its largest output
+    error: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = benchmark_parser()
     parser.add_argument(
-        "--against", default=",".join(USUAL), help=f"of {', '.join(PEERS)}; those not installed are left out"
+        "--against", default=",".join(USUAL), help=f"comma-separated, of {', '.join(PEERS)}; missing ones are skipped"
     )
-    parser.add_argument("--nets", nargs="*", default=list(nets.REGISTRY), metavar="NET")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="one or several")
+    parser.add_argument("--nets", nargs="*", default=(), metavar="NET", help="names of nets; none for all")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="one or more batch sizes")
     parser.add_argument(
-        "--cpu-time", action="store_true", help="count the thread's own time, not the clock's: on a busy machine"
+        "--cpu-time", action="store_true", help="measure CPU time instead of elapsed time, for a busy machine"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object with machine, versions and rows")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with conditions and rows")
     options = parser.parse_args()
     peers = options.against.split(",")
-    unknown = [name for name in peers if name not in PEERS] + [
-        name for name in options.nets if name not in nets.REGISTRY
-    ]
+    names = options.nets or list(nets.REGISTRY)
+    unknown = [name for name in peers if name not in PEERS] + [name for name in names if name not in nets.REGISTRY]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(nets.REGISTRY)}")
     if not options.json:
         print_conditions()
-        unit = "ms of CPU time a run" if options.cpu_time else "ms a run"
+        unit = "ms of CPU time per run" if options.cpu_time else "ms per run"
         print(f"BLAS {blas.describe()}, one thread each; {unit}, and engine / peer")
         print(", ".join(f"{name} {found}" for name, found in versions(peers).items()))
         print(
@@ -89,7 +104,7 @@ def main() -> None:
             "error",
         )
     rows = []
-    for name in options.nets:
+    for name in names:
         for batch in options.batch:
             row = measure(name, peers, batch, time.thread_time if options.cpu_time else time.perf_counter)
             rows.append(row)
@@ -101,12 +116,13 @@ def main() -> None:
             "blas": blas.describe().as_dict(),
             "versions": versions(peers),
             "threads": 1,
+            "command": command(),
         }
         print(json.dumps({**conditions, "load": os.getloadavg()[0], "rows": [asdict(row) for row in rows]}, indent=1))
 
 
 def versions(peers: list[str]) -> dict[str, str]:
-    """Of the packages of the peers; '-' where one is not installed."""
+    """Return the versions of the peers' packages; '-' if one is not installed."""
     found = {}
     for name in peers:
         try:
@@ -120,8 +136,8 @@ def as_line(row: Row, peers: list[str]) -> str:
     spread = (row.engine.high - row.engine.low) / 2 / row.engine.median
     cells = []
     for name in peers:
-        theirs = row.peers.get(name)
-        cells.append(f"{theirs.median:11.3f} ({row.engine.median / theirs.median:4.2f}x)" if theirs else f"{'-':>19}")
+        peer = row.peers.get(name)
+        cells.append(f"{peer.median:11.3f} ({row.engine.median / peer.median:4.2f}x)" if peer else f"{'-':>19}")
     start = (
         f"{row.net:<22} {row.batch:>5} {row.mmacs:6.0f} {row.plan_s:6.2f} {row.engine.median:8.3f} {100 * spread:4.0f}%"
     )
@@ -130,7 +146,7 @@ def as_line(row: Row, peers: list[str]) -> str:
 
 
 def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float]) -> Row:
-    """Time one net with seeded weights."""
+    """Measure one net with seeded weights."""
     graph = with_weights(nets.build(name))
     model, start = Model(nets.default_card(name), graph), time.perf_counter()
     plan = model.plan((batch, *model.card.input_shape))
@@ -142,8 +158,8 @@ def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float])
         try:
             runs[peer] = PEERS[peer](graph, x)
             expected = np.asarray(runs[peer]())
-        except Exception as problem:  # noqa: BLE001 - each peer has errors of its own; the row goes on without it
-            print(f"  {peer} left out: {problem!r:.100}", file=sys.stderr)
+        except Exception as problem:  # noqa: BLE001 - each peer raises different errors; the row is measured without it
+            print(f"  {peer} skipped: {problem!r:.100}", file=sys.stderr)
             runs.pop(peer, None)
             continue
         if np.isnan(error):
@@ -151,13 +167,13 @@ def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float])
     times = take_turns(runs, clock)
     macs = sum(step.step.macs for step in model.chosen((batch, *model.card.input_shape)))
     engine = times.pop("engine")
-    ratios = {peer: engine.median / theirs.median for peer, theirs in times.items()}
+    ratios = {peer: engine.median / timing.median for peer, timing in times.items()}
     rate = 1e3 * batch / engine.median
     return Row(name, batch, macs / 1e6, seconds, plan.arena_bytes / 1e6, engine, times, ratios, rate, error)
 
 
 def with_weights(graph: Graph) -> Graph:
-    """Seeded weights, scaled so that numbers stay of one size through the net."""
+    """Bind seeded weights, scaled so that values keep their magnitude through the net."""
     state = np.random.default_rng(0)
     arrays: dict[str, Array] = {}
     for key, shape in graph.parameters.items():
@@ -169,7 +185,7 @@ def with_weights(graph: Graph) -> Graph:
 
 
 def take_turns(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, Timing]:
-    """Milliseconds of each, over many short turns; with one thread each, all of a run is in the calling thread."""
+    """Return the times of each run over many short turns; with one thread, all work is in the calling thread."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(TURNS):
         for name, run in runs.items():

@@ -1,15 +1,14 @@
-"""Plants faults in the real program and measures how soon each is told, and how soon predictions are back after it.
+"""Injects faults into the real program and measures the time until each is reported and until predictions resume.
 
 python -m tests.benchmarks.fault_table [--only WORD]
 
-Prints a Markdown table. "Found" runs from the fault to the program's word about it (or to its exit), "back" from the
-end of the cause to the first prediction of a frame captured after it. Faults whose tools (Xvfb, mount) are missing are
-left out, and say so. What needs systemd is in tests/boot.
+Prints a Markdown table. "Found" is the time from the fault to the program's message (or its exit), "back" from the end
+of the cause to the first prediction of a frame captured after it. Faults that need missing tools (Xvfb, mount) are
+reported as skipped. Faults that need systemd are in tests/boot.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -34,13 +33,13 @@ from camapp.system.process import cpu_seconds
 from engine import nets
 from engine.model import Model
 from engine.runtime.convert import save
-from tests.benchmarks.common import ROOT, print_conditions
+from tests.benchmarks.common import ROOT, benchmark_parser, print_conditions
 from tests.camapp.desktop import Desktop
 
 PATTERN = "pattern://digits?size=640x480&fps=30"
 TITLE = "camapp: digits"
 MODELS = ROOT / "weights"
-# The program with a wall clock that is as wrong as a file says; Python's own waits are monotonic.
+# The program with the offset of its wall clock read from a file; Python's waits use the monotonic clock.
 WRONG_CLOCK = """
 import sys, time
 from pathlib import Path
@@ -51,12 +50,12 @@ main()
 """
 
 
-class Missing(Exception):
-    """A tool that this machine lacks."""
+class MissingTool(Exception):
+    """A tool is missing on this machine."""
 
 
 class Run:
-    """The program, with the moments at which it predicted something and said something."""
+    """A process of the program, with the times of its predictions and messages."""
 
     def __init__(
         self,
@@ -76,11 +75,13 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=session,  # without a terminal, as a service is: SIGHUP reloads
+            # Without a terminal, like a service, so that SIGHUP reloads.
+            start_new_session=session,
         )
-        self.predictions: list[tuple[float, float, dict[str, object]]] = []  # captured, decoded, record
-        self.words: list[tuple[float, str]] = []
-        self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read_log, self._read_words)]
+        # (captured, decoded, record)
+        self.predictions: list[tuple[float, float, dict[str, object]]] = []
+        self.messages: list[tuple[float, str]] = []
+        self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read_log, self._read_messages)]
         for thread in self._threads:
             thread.start()
 
@@ -101,19 +102,20 @@ class Run:
             captured = record["t_mono_ns"] / 1e9
             self.predictions.append((captured, captured + record["latency_ms"]["total"] / 1e3, record))
 
-    def _read_words(self) -> None:
+    def _read_messages(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.words.append((time.monotonic(), line.strip()))
+            self.messages.append((time.monotonic(), line.strip()))
 
     def workers(self) -> list[int]:
-        """Its worker processes, the one that has the work first."""
+        """Return the IDs of the worker processes, the active one first."""
         return self.children("camapp.workers")
 
     def children(self, module: str) -> list[int]:
-        """Its child processes that run a module."""
+        """Return the IDs of the child processes that run a module."""
         found = []
-        with contextlib.suppress(FileNotFoundError):  # one has just ended
+        # A child may end meanwhile.
+        with contextlib.suppress(FileNotFoundError):
             for task in Path(f"/proc/{self.process.pid}/task").iterdir():
                 for child in (task / "children").read_text().split():
                     if module in Path(f"/proc/{child}/cmdline").read_text():
@@ -121,28 +123,28 @@ class Run:
         return sorted(found)
 
     def wait(self, condition: Callable[[], object], seconds: float) -> float:
-        """The moment at which the condition came true."""
+        """Wait for a condition and return the time at which it became true."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline or self.process.poll() is not None:
-                said = "\n".join(line for _, line in self.words)
-                raise TimeoutError(f"not within {seconds:g} s; it said:\n{said}")
+                text = "\n".join(line for _, line in self.messages)
+                raise TimeoutError(f"not within {seconds:g} s; messages:\n{text}")
             time.sleep(0.005)
         return time.monotonic()
 
     def steady(self, seconds: float = 1.0) -> None:
-        """Wait until it predicts, until its stand-by has started and rests, and a little longer."""
+        """Wait until it predicts and its standby worker has started and is idle, and `seconds` longer."""
         self.wait(lambda: self.predictions and len(self.workers()) == 2, 20)
         used = -1.0
         while used != (used := cpu_seconds(self.workers()[1:]).popitem()[1]):
             time.sleep(0.3)
         time.sleep(seconds)
 
-    def said(self, text: str, since: float, seconds: float = 15.0) -> float:
-        """Seconds from `since` to these words."""
+    def reported(self, text: str, since: float, seconds: float = 15.0) -> float:
+        """Return the seconds from `since` to the message with this text."""
 
         def found() -> list[float]:
-            return [at for at, line in self.words if at >= since and text in line]
+            return [at for at, line in self.messages if at >= since and text in line]
 
         self.wait(found, seconds)
         return found()[0] - since
@@ -150,7 +152,7 @@ class Run:
     def predicted(
         self, since: float, seconds: float = 15.0, of: Callable[[dict[str, object]], bool] = lambda _: True
     ) -> float:
-        """Seconds from `since` to the first prediction of a frame captured after it."""
+        """Return the seconds from `since` to the first prediction of a frame captured after it."""
 
         def found() -> list[float]:
             return [done for captured, done, record in self.predictions if captured >= since and of(record)]
@@ -159,23 +161,23 @@ class Run:
         return found()[0] - since
 
     def gap(self, since: float) -> float:
-        """The longest time without a prediction from `since` to now."""
+        """Return the longest time without a prediction from `since` to now."""
         moments = [since, *(done for _, done, _ in self.predictions if done > since)]
         return max(later - earlier for earlier, later in pairwise(moments))
 
     def send(self, number: int) -> float:
-        """Send a signal; when."""
+        """Send a signal and return the time."""
         self.process.send_signal(number)
         return time.monotonic()
 
     def exit(self, since: float, seconds: float = 15.0) -> tuple[float, int]:
-        """Seconds from `since` to its end, and the exit code."""
+        """Wait for the exit; return the seconds from `since` and the exit code."""
         code = self.process.wait(seconds)
         return time.monotonic() - since, code
 
 
 class NetCamera:
-    """A network camera on this machine (Motion JPEG over HTTP) that can be taken away, fall silent or send rubbish."""
+    """A local network camera (Motion JPEG over HTTP) that can disappear, stop sending or send damaged images."""
 
     def __init__(self, fps: float = 30.0) -> None:
         scene = scene_class("digits")(SceneOptions(size=(640, 480), fps=30, seed=3))
@@ -183,7 +185,7 @@ class NetCamera:
         self._shots = [cv2.imencode(".jpg", shot)[1].tobytes() for shot in shots]
         self._small = [cv2.imencode(".jpg", cv2.resize(shot, (320, 240)))[1].tobytes() for shot in shots]
         self._period = 1 / fps
-        self.silent = self.rubbish = self.small = self.mute = False
+        self.silent = self.damaged = self.small = self.mute = False
         self._server: socket.socket | None = None
         self._peers: list[socket.socket] = []
         self.visits = 0
@@ -195,14 +197,14 @@ class NetCamera:
         return f"http://127.0.0.1:{self.port}/"
 
     def plug_in(self) -> float:
-        """Be there; when."""
+        """Start the server and return the time."""
         self._server = socket.create_server(("127.0.0.1", self.port))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, args=(self._server,), daemon=True).start()
         return time.monotonic()
 
     def unplug(self) -> float:
-        """Be gone; when."""
+        """Stop the server and return the time."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown(socket.SHUT_RDWR)
@@ -230,7 +232,7 @@ class NetCamera:
             index, due = 0, time.monotonic()
             while True:
                 shot = (self._small if self.small else self._shots)[index % 30]
-                if self.rubbish:
+                if self.damaged:
                     shot = shot[:300] + bytes(len(shot) - 300)
                 while self.silent:
                     time.sleep(0.01)
@@ -242,7 +244,7 @@ class NetCamera:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a fault: seconds, None where there is nothing to measure."""
+    """Result of a fault: seconds, or None if there is nothing to measure."""
 
     found: float | None = None
     back: float | None = None
@@ -251,23 +253,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fault:
-    """A row of the table: bounds in seconds, and what plants and measures it."""
+    """Row of the table: limits in seconds, and the function that injects and measures the fault."""
 
     name: str
     found_in: float | None
     back_in: float | None
-    plant: Callable[[Path], Measured]
+    inject: Callable[[Path], Measured]
 
 
 FAULTS: list[Fault] = []
 
 
 def fault(name: str, found: float | None = 2.0, back: float | None = 2.0) -> Callable[..., Callable[..., Measured]]:
-    """Add a row."""
+    """Return a decorator that adds a row to the table."""
 
-    def add(plant: Callable[[Path], Measured]) -> Callable[[Path], Measured]:
-        FAULTS.append(Fault(name, found, back, plant))
-        return plant
+    def add(inject: Callable[[Path], Measured]) -> Callable[[Path], Measured]:
+        FAULTS.append(Fault(name, found, back, inject))
+        return inject
 
     return add
 
@@ -281,19 +283,19 @@ def kill_worker(folder: Path) -> Measured:
         run.steady()
         began = time.monotonic()
         os.kill(run.workers()[0], signal.SIGKILL)
-        found, back = run.said("died", began), run.predicted(began)
+        found, back = run.reported("died", began), run.predicted(began)
         time.sleep(0.5)
         return Measured(found, back, f"longest gap {run.gap(began - 0.1):.2f} s")
 
 
-@fault("worker and its stand-by killed together")
+@fault("worker and its standby killed together")
 def kill_both(folder: Path) -> Measured:
     with Run("--source", PATTERN) as run:
         run.steady()
         began = time.monotonic()
         for pid in run.workers():
             os.kill(pid, signal.SIGKILL)
-        return Measured(run.said("died", began), run.predicted(began))
+        return Measured(run.reported("died", began), run.predicted(began))
 
 
 @fault("worker stopped (SIGSTOP)", back=0.5)
@@ -302,11 +304,11 @@ def stop_worker(folder: Path) -> Measured:
         run.steady()
         began = time.monotonic()
         os.kill(run.workers()[0], signal.SIGSTOP)
-        found = run.said("hung", began)
+        found = run.reported("hung", began)
         return Measured(found, run.predicted(began + found))
 
 
-@fault("workers killed again and again: exit 70", back=None)
+@fault("workers killed repeatedly: exit 70", back=None)
 def spend_budget(folder: Path) -> Measured:
     with Run("--source", PATTERN) as run:
         run.steady()
@@ -323,23 +325,23 @@ def spend_budget(folder: Path) -> Measured:
 # -- the source
 
 
-@fault("network camera gone and back")
+@fault("network camera disconnected and reconnected")
 def lose_source(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
         run.steady()
-        found = run.said("no image", camera.unplug())
+        found = run.reported("no image", camera.unplug())
         time.sleep(3)
         return Measured(found, run.predicted(camera.plug_in()))
 
 
-@fault("network camera silent, its connection open (hung read)")
+@fault("network camera silent with open connection (hung read)")
 def hang_read(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
         run.steady()
         camera.silent, began = True, time.monotonic()
-        found = run.said("no image", began)
+        found = run.reported("no image", began)
         time.sleep(1)
         camera.silent, ended = False, time.monotonic()
         return Measured(found, run.predicted(ended))
@@ -350,9 +352,9 @@ def poison(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
         run.steady()
-        camera.rubbish = True
+        camera.damaged = True
         time.sleep(2)
-        camera.rubbish, ended = False, time.monotonic()
+        camera.damaged, ended = False, time.monotonic()
         return Measured(None, run.predicted(ended))
 
 
@@ -365,7 +367,7 @@ def resize(folder: Path) -> Measured:
         return Measured(None, run.predicted(began))
 
 
-@fault("network camera gone for good (--reconnect 3): exit 69", found=3 + 2.0, back=None)
+@fault("network camera disconnected permanently (--reconnect 3): exit 69", found=3 + 2.0, back=None)
 def lose_for_good(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri, "--reconnect", "3") as run:
@@ -374,7 +376,7 @@ def lose_for_good(folder: Path) -> Measured:
         return Measured(seconds, note=exits(code, 69))
 
 
-@fault("a damaged image in a folder: told, the others predicted", found=None, back=None)
+@fault("damaged image in a folder: reported, the others predicted", found=None, back=None)
 def poison_folder(folder: Path) -> Measured:
     image = scene_class("digits")(SceneOptions(size=(320, 240))).render(0)[0]
     for index in range(9):
@@ -383,8 +385,8 @@ def poison_folder(folder: Path) -> Measured:
     with Run("--source", str(folder)) as run:
         _, code = run.exit(run.began)
         time.sleep(0.2)
-        told = any("4.png" in line for _, line in run.words)
-        return Measured(note=checked(code == 0 and told and len(run.predictions) == 8, "8 of 9 predicted"))
+        was_reported = any("4.png" in line for _, line in run.messages)
+        return Measured(note=checked(code == 0 and was_reported and len(run.predictions) == 8, "8 of 9 predicted"))
 
 
 # -- disks
@@ -392,14 +394,14 @@ def poison_folder(folder: Path) -> Measured:
 
 @contextlib.contextmanager
 def logging_to(disk: Path) -> Iterator[Run]:
-    """A run that has begun to log there."""
+    """Start a run that logs to this folder."""
     file = disk / "log.jsonl"
     with Run("--source", PATTERN, "--log", str(file)) as run:
         run.wait(lambda: file.exists() and file.stat().st_size, 20)
         yield run
 
 
-@fault("log's disk full")
+@fault("disk of the log full")
 def fill_disk(folder: Path) -> Measured:
     with (
         small_disk(folder / "disk", "size=1m") as disk,
@@ -408,15 +410,15 @@ def fill_disk(folder: Path) -> Measured:
         run.wait(lambda: (disk / "log.jsonl").exists() and (disk / "log.jsonl").stat().st_size, 20)
         began = time.monotonic()
         fill(disk / "ballast")
-        found = run.said("cannot write the log", began)
+        found = run.reported("cannot write the log", began)
         time.sleep(2)
         (disk / "ballast").unlink()
-        back = run.said("written again", time.monotonic())
-        kept = any("; 0 lines lost" in line for _, line in run.words)
+        back = run.reported("written again", time.monotonic())
+        kept = any("; 0 lines lost" in line for _, line in run.messages)
         return Measured(found, back, checked(kept, "no line lost"))
 
 
-@fault("log's folder behind a read-only disk, and back")
+@fault("disk of the log read-only, then writable")
 def read_only(folder: Path) -> Measured:
     with (
         small_disk(folder / "disk", "size=8m") as disk,
@@ -425,44 +427,44 @@ def read_only(folder: Path) -> Measured:
         run.wait(lambda: (disk / "log.jsonl").exists() and (disk / "log.jsonl").stat().st_size, 20)
         began = time.monotonic()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], check=True)
-        found = run.said("cannot write the log", began)
+        found = run.reported("cannot write the log", began)
         time.sleep(2)
         ended = time.monotonic()
         subprocess.run(["umount", disk], check=True)
-        return Measured(found, run.said("written again", ended))
+        return Measured(found, run.reported("written again", ended))
 
 
-@fault("clips' disk full: counted, and the next film whole", found=15.0, back=15.0)
+@fault("disk of the clips full: counted, the next clip complete", found=15.0, back=15.0)
 def fill_clips(folder: Path) -> Measured:
     with small_disk(folder / "disk", "size=4m") as disk:
         fill(disk / "ballast")
         events = ("--clip-on", "*", "--clips", str(disk), "--clip-before", "0.5", "--clip-after", "0.5")
         with Run("--source", PATTERN, *events) as run:
             run.wait(lambda: run.predictions, 20)
-            found = run.said("cannot write a clip", run.began)
+            found = run.reported("cannot write a clip", run.began)
             began = time.monotonic()
             (disk / "ballast").unlink()
-            back = run.said("saved", began)
+            back = run.reported("saved", began)
             return Measured(found, back, "with the next event of the scene")
 
 
-@fault("recording's disk full: recording ends, predictions go on", found=3.0)
+@fault("disk of the recording full: recording ends, predictions continue", found=3.0)
 def fill_record(folder: Path) -> Measured:
     with (
         small_disk(folder / "disk", "size=64m") as disk,
-        Run("--source", PATTERN, "--record", str(disk / "film.mp4")) as run,
+        Run("--source", PATTERN, "--record", str(disk / "video.mp4")) as run,
     ):
         run.steady()
         began = time.monotonic()
         fill(disk / "ballast")
-        found = run.said("recording to", began)
-        return Measured(found, run.predicted(began), "dead encoder; looked at once a second")
+        found = run.reported("recording to", began)
+        return Measured(found, run.predicted(began), "encoder ended; checked once per second")
 
 
 # -- the display
 
 
-@fault("display gone and back", found=2.0, back=2.0)
+@fault("display server stopped and restarted", found=2.0, back=2.0)
 def lose_display(folder: Path) -> Measured:
     with screen() as desktop, Run("--source", PATTERN, environ={"DISPLAY": desktop.name}) as run:
         run.steady()
@@ -470,15 +472,15 @@ def lose_display(folder: Path) -> Measured:
         time.sleep(1)
         began = time.monotonic()
         desktop.kill()
-        found = run.said("the window is gone", began)
+        found = run.reported("the window is gone", began)
         time.sleep(2)
         gap = run.gap(began)
         desktop.start()
         ended = time.monotonic()
-        return Measured(found, run.said("the window is back", ended), f"longest gap in predictions {gap:.2f} s")
+        return Measured(found, run.reported("the window is back", ended), f"longest gap in predictions {gap:.2f} s")
 
 
-@fault("window's process stopped: predictions go on", found=None)
+@fault("window's process stopped: predictions continue", found=None)
 def stop_window(folder: Path) -> Measured:
     with screen() as desktop, Run("--source", PATTERN, environ={"DISPLAY": desktop.name}) as run:
         run.steady(2)
@@ -491,7 +493,7 @@ def stop_window(folder: Path) -> Measured:
 # -- settings and models
 
 
-@fault("model's file replaced by a damaged one: the old one stays", found=3.0, back=0.5)
+@fault("model file replaced by a damaged one: the old one is kept", found=3.0, back=0.5)
 def break_model(folder: Path) -> Measured:
     model = folder / "model.npz"
     shutil.copy(MODELS / "mnist.npz", model)
@@ -499,12 +501,12 @@ def break_model(folder: Path) -> Measured:
         run.steady()
         began = time.monotonic()
         model.write_bytes(model.read_bytes()[:20_000])
-        found = run.said("the old one stays", began)
+        found = run.reported("the old one stays", began)
         time.sleep(0.5)
         return Measured(found, run.gap(began), "back: longest gap in predictions")
 
 
-@fault("model's file replaced by another", found=None, back=4.0)
+@fault("model file replaced by another", found=None, back=4.0)
 def replace_model(folder: Path) -> Measured:
     model = folder / "model.npz"
     shutil.copy(MODELS / "mnist.npz", model)
@@ -513,12 +515,12 @@ def replace_model(folder: Path) -> Measured:
         shutil.copy(MODELS / "lenet.npz", folder / "next.npz")
         began = time.monotonic()
         (folder / "next.npz").replace(model)
-        back = run.said("running model", began)
+        back = run.reported("running model", began)
         time.sleep(0.5)
         return Measured(None, back, f"longest gap in predictions {run.gap(began):.2f} s")
 
 
-@fault("half-written config on reload (SIGHUP): the old one stays", back=0.5)
+@fault("incomplete config on reload (SIGHUP): the old one is kept", back=0.5)
 def half_config(folder: Path) -> Measured:
     config = folder / "camapp.toml"
     config.write_text('target_fps = 30\nmodel = "mnist"\n')
@@ -526,12 +528,12 @@ def half_config(folder: Path) -> Measured:
         run.steady()
         config.write_text('target_fps = 30\nmodel = "mni')
         began = run.send(signal.SIGHUP)
-        found = run.said("settings not reloaded", began)
+        found = run.reported("settings not reloaded", began)
         time.sleep(0.5)
         return Measured(found, run.gap(began), "back: longest gap in predictions")
 
 
-@fault("bad config at the start: exit 78", back=None)
+@fault("invalid config at the start: exit 78", back=None)
 def bad_config(folder: Path) -> Measured:
     config = folder / "camapp.toml"
     config.write_text("fpss = 30\n")
@@ -553,7 +555,7 @@ def unwritable(folder: Path) -> Measured:
 # -- the system
 
 
-@fault("wall clock jumps an hour ahead, then back two", found=None, back=0.5)
+@fault("wall clock jumps one hour ahead, then two back", found=None, back=0.5)
 def jump(folder: Path) -> Measured:
     offset = folder / "offset"
     offset.write_text("0")
@@ -564,18 +566,18 @@ def jump(folder: Path) -> Measured:
             offset.write_text(text)
             time.sleep(1)
         hours = sorted({str(record["time"])[11:13] for captured, _, record in run.predictions if captured > began})
-        jumped = checked(len(hours) == 3, f"labels of {len(hours)} hours")
+        jumped = checked(len(hours) == 3, f"records of {len(hours)} hours")
         return Measured(None, run.gap(began), f"longest gap in predictions; {jumped}")
 
 
-@fault("/dev/shm is read-only: runs all the same", found=None, back=3.0)
+@fault("/dev/shm is read-only: runs", found=None, back=3.0)
 def no_shm(folder: Path) -> Measured:
     wrapper = unshared("mount -t tmpfs -o ro,size=4k none /dev/shm")
     with Run("--source", PATTERN, wrapper=wrapper) as run:
         return Measured(None, run.predicted(run.began), "from the start")
 
 
-@fault("killed (SIGKILL): nothing outlives it, nothing in /dev/shm", found=1.0, back=None)
+@fault("killed (SIGKILL): no process and nothing in /dev/shm remains", found=1.0, back=None)
 def kill_run(folder: Path) -> Measured:
     shared = set(os.listdir("/dev/shm"))
     with Run("--source", PATTERN) as run:
@@ -592,7 +594,7 @@ def kill_run(folder: Path) -> Measured:
 # -- SIGTERM, in every phase
 
 
-@fault("SIGTERM while starting (the worst of 8 moments)", back=None)
+@fault("SIGTERM while starting (maximum of 8 moments)", back=None)
 def term_starting(folder: Path) -> Measured:
     worst, codes = 0.0, set()
     for moment in (0.02, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0):
@@ -603,12 +605,13 @@ def term_starting(folder: Path) -> Measured:
     return Measured(worst, note=checked(codes <= {0, -signal.SIGTERM}, f"ends {sorted(codes)}"))
 
 
-@fault("SIGTERM while loading and planning ResNet-50 (the worst of 4 moments)", back=None)
+@fault("SIGTERM while loading and planning ResNet-50 (maximum of 4 moments)", back=None)
 def term_planning(folder: Path) -> Measured:
     graph, rng = nets.build("resnet50"), np.random.default_rng(0)
     arrays = {name: rng.normal(0, 0.03, shape).astype(np.float32) for name, shape in graph.parameters.items()}
     save(Model(nets.default_card("resnet50"), graph.bind(arrays)), folder / "large.npz")
-    environ = {"XDG_CACHE_HOME": str(folder), "ENGINE_CHOICES": ""}  # so that it times its kernels anew
+    # Without saved times, so that all kernels are timed.
+    environ = {"XDG_CACHE_HOME": str(folder), "ENGINE_CHOICES": ""}
     worst, codes, early = 0.0, set(), True
     for moment in (0.8, 1.4, 2.0, 3.0):
         with Run("--source", PATTERN, "--model", str(folder / "large.npz"), environ=environ) as run:
@@ -619,7 +622,7 @@ def term_planning(folder: Path) -> Measured:
     return Measured(worst, note=f"{note}{', all before the first prediction' if early else ''}")
 
 
-@fault("SIGTERM while opening (a camera that does not answer)", back=None)
+@fault("SIGTERM while opening (a camera that does not respond)", back=None)
 def term_opening(folder: Path) -> Measured:
     camera = NetCamera()
     camera.mute = True
@@ -649,12 +652,12 @@ def term_paused(folder: Path) -> Measured:
         return Measured(measured.found, note=f"{quiet}; {measured.note}")
 
 
-@fault("SIGTERM while the camera is away (reconnecting)", back=None)
+@fault("SIGTERM while reconnecting to the camera", back=None)
 def term_reconnecting(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
         run.steady()
-        run.said("no image", camera.unplug())
+        run.reported("no image", camera.unplug())
         time.sleep(1)
         return stopped(run)
 
@@ -678,18 +681,18 @@ def term_hung_worker(folder: Path) -> Measured:
         return stopped(run)
 
 
-@fault("SIGTERM while recording and filming", back=None)
+@fault("SIGTERM while recording and saving clips", back=None)
 def term_recording(folder: Path) -> Measured:
-    events = ("--clip-on", "*", "--clips", str(folder), "--record", str(folder / "film.mp4"))
+    events = ("--clip-on", "*", "--clips", str(folder), "--record", str(folder / "video.mp4"))
     with Run("--source", PATTERN, *events) as run:
         run.steady(3)
         measured = stopped(run)
         whole = [path for path in folder.iterdir() if cv2.VideoCapture(str(path)).read()[0]]
-        files = checked(len(whole) == len(list(folder.iterdir())) >= 2, f"{len(whole)} films, all play")
+        files = checked(len(whole) == len(list(folder.iterdir())) >= 2, f"{len(whole)} videos, all readable")
         return Measured(measured.found, note=f"{measured.note}; {files}")
 
 
-@fault("SIGTERM twice: at once", found=0.5, back=None)
+@fault("SIGTERM twice: immediate exit", found=0.5, back=None)
 def term_twice(folder: Path) -> Measured:
     camera = NetCamera()
     with Run("--source", camera.uri) as run:
@@ -702,39 +705,39 @@ def term_twice(folder: Path) -> Measured:
         return Measured(seconds, note=exits(code, 128 + signal.SIGTERM, 0))
 
 
-# -- what they share
+# -- helpers
 
 
 def stopped(run: Run) -> Measured:
-    """Ask it to end, and see that it does so in order."""
+    """Stop the run with SIGTERM and check that it ends in order."""
     seconds, code = run.exit(run.send(signal.SIGTERM))
     time.sleep(0.1)
-    words = "\n".join(line for _, line in run.words)
-    tidy = "captured" not in words or ("in flight 0" in words and "ADD UP" not in words)
+    messages = "\n".join(line for _, line in run.messages)
+    tidy = "captured" not in messages or ("in flight 0" in messages and "ADD UP" not in messages)
     return Measured(seconds, note=f"{exits(code, 0)}; {checked(tidy, 'frames conserved')}")
 
 
-def exit_of(wanted: int, *arguments: str) -> Measured:
-    """A run that ends by itself, with one line of its own."""
+def exit_of(expected: int, *arguments: str) -> Measured:
+    """Run until the program exits with an error, and check that it prints one line."""
     with Run(*arguments) as run:
         seconds, code = run.exit(run.began)
         time.sleep(0.1)
-        lines = [line for _, line in run.words if line.startswith("camapp: ")]
-        return Measured(seconds, note=f"{exits(code, wanted)}; {checked(len(lines) == 1, 'one line says why')}")
+        lines = [line for _, line in run.messages if line.startswith("camapp: ")]
+        return Measured(seconds, note=f"{exits(code, expected)}; {checked(len(lines) == 1, 'one error line')}")
 
 
-def exits(code: int, *wanted: int) -> str:
-    """The exit code, in words."""
-    return checked(code in wanted, f"exit {code}")
+def exits(code: int, *expected: int) -> str:
+    """Return the exit code as text."""
+    return checked(code in expected, f"exit {code}")
 
 
-def checked(good: bool, words: str) -> str:
-    """The words, or a mark that `main` counts as a miss."""
-    return words if good else f"WRONG: {words}"
+def checked(good: bool, text: str) -> str:
+    """Return the text, with a mark that `row` counts as a failure if not `good`."""
+    return text if good else f"WRONG: {text}"
 
 
 def is_gone(pid: int) -> bool:
-    """It has ended, whether its new parent has seen to it yet or not."""
+    """Return whether a process has ended, even if its new parent has not reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
@@ -742,7 +745,7 @@ def is_gone(pid: int) -> bool:
 
 
 def fill(path: Path) -> None:
-    """Take all that a disk has."""
+    """Fill a disk."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 16))
@@ -753,10 +756,14 @@ def fill(path: Path) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    """A disk of its own. Raises Missing."""
+    """Mount a small disk.
+
+    Raises:
+        MissingTool: it needs root.
+    """
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
-        raise Missing("root, to mount a small disk")
+        raise MissingTool("root, to mount a small disk")
     try:
         yield folder
     finally:
@@ -764,18 +771,26 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
 
 
 def unshared(script: str) -> tuple[str, ...]:
-    """A wrapper that runs a script in mounts of its own, then the program. Raises Missing."""
+    """Return a wrapper that runs a script in a private mount namespace, then the program.
+
+    Raises:
+        MissingTool: it needs root.
+    """
     wrapper = ("unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh")
     if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
-        raise Missing("root, for mounts of its own")
+        raise MissingTool("root, for a mount namespace")
     return wrapper
 
 
 @contextlib.contextmanager
 def screen() -> Iterator[Desktop]:
-    """A display. Raises Missing."""
+    """Start an X server.
+
+    Raises:
+        MissingTool: Xvfb or xdotool is not installed.
+    """
     if not all(map(shutil.which, ("Xvfb", "xdotool"))):
-        raise Missing("Xvfb and xdotool")
+        raise MissingTool("Xvfb and xdotool")
     desktop = Desktop()
     try:
         yield desktop
@@ -784,40 +799,41 @@ def screen() -> Iterator[Desktop]:
 
 
 def row(item: Fault) -> tuple[str, bool]:
-    """Plant it; a line of the table, and whether it kept its bounds."""
+    """Inject a fault; return its line of the table and whether it is within its limits."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            measured = item.plant(Path(folder))
-        except Missing as tool:
-            return f"| {item.name} | | | | | left out: needs {tool} |", True
+            measured = item.inject(Path(folder))
+        except MissingTool as tool:
+            return f"| {item.name} | | | | | skipped: needs {tool} |", True
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             print(f"{item.name}: {error}", file=sys.stderr)
-            return f"| {item.name} | {_s(item.found_in)} | | {_s(item.back_in)} | | **no**: {str(error)[:60]} |", False
+            limits = f"{_seconds(item.found_in)} | | {_seconds(item.back_in)}"
+            return f"| {item.name} | {limits} | | **no**: {str(error)[:60]} |", False
     pairs = ((measured.found, item.found_in), (measured.back, item.back_in))
     good = all(value is None or bound is None or value <= bound for value, bound in pairs)
     good = good and "WRONG" not in measured.note
-    cells = [_s(item.found_in), _s(measured.found), _s(item.back_in), _s(measured.back)]
+    cells = [_seconds(item.found_in), _seconds(measured.found), _seconds(item.back_in), _seconds(measured.back)]
     return f"| {item.name} | {' | '.join(cells)} | {'yes' if good else '**no**'} {measured.note} |", good
 
 
-def _s(seconds: float | None) -> str:
+def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f} s"
 
 
 def main(faults: Sequence[Fault] = FAULTS) -> None:
-    parser = argparse.ArgumentParser(description="Plants faults in the real program and measures what comes of them.")
-    parser.add_argument("--only", default="", help="faults whose function's name holds this")
+    parser = benchmark_parser()
+    parser.add_argument("--only", default="", help="run only faults whose function name contains this text")
     options = parser.parse_args()
     print_conditions()
-    print("| fault | found within | found | back within | back | kept |")
+    print("| fault | found limit | found | back limit | back | passed |")
     print("|---|---|---|---|---|---|")
-    missed = 0
+    failures = 0
     for item in faults:
-        if options.only in item.plant.__name__:
+        if options.only in item.inject.__name__:
             line, good = row(item)
             print(line, flush=True)
-            missed += not good
-    sys.exit(bool(missed))
+            failures += not good
+    sys.exit(bool(failures))
 
 
 if __name__ == "__main__":

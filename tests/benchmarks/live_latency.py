@@ -1,21 +1,19 @@
-"""A 1280x720 30 fps file in real time with `mnist` and 2 workers, no display: drops, and the pipeline's own latency.
+"""Measures drops and the pipeline's latency for a 1280x720 file at 30 fps in real time: 2 workers, no display.
 
 python -m tests.benchmarks.live_latency [--seconds 60]
 """
 
 from __future__ import annotations
 
-import argparse
-
 from camapp.commands.bench import measure
 from camapp.core.settings import load_settings
-from tests.benchmarks.common import clip, print_conditions
+from tests.benchmarks.common import benchmark_parser, clip, print_conditions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--model", default="mnist")
+    parser = benchmark_parser()
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the video")
+    parser.add_argument("--model", default="mnist", help="name or path of the model")
     options = parser.parse_args()
     print_conditions()
     source = str(clip(options.seconds))
@@ -26,7 +24,7 @@ def main() -> None:
     for stage, values in figures["latency_ms"].items():
         print(f"{stage:<12} {values['p50']:6.2f} {values['p95']:6.2f} {values['p99']:6.2f}")
     print(
-        f"CPU {figures['cpu_ms_per_frame']:.2f} ms a frame over all processes, peak RSS {figures['peak_rss_mb']:.0f} MB"
+        f"CPU {figures['cpu_ms_per_frame']:.2f} ms per frame in all processes, peak RSS {figures['peak_rss_mb']:.0f} MB"
     )
 
 

@@ -1,9 +1,9 @@
-"""How soon a prediction is at another client of the broker, and what the broker's troubles do to predictions.
+"""Measures the latency from a prediction to another MQTT client, and the effect of broker failures on predictions.
 
 python -m tests.benchmarks.mqtt_latency [--seconds 20]
 
-Every prediction is published, 30 a second. The floor is a bare paho-mqtt client that publishes at the same time, from a
-process that does nothing else. Needs mosquitto.
+All predictions are published, 30 per second. The lower bound is a bare paho-mqtt client that publishes at the same
+time from an idle process. Needs mosquitto.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from camapp.core.settings import load_settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.remote.mqtt.client import access
 from camapp.remote.mqtt.interface import MqttInterface, Timing
-from tests.benchmarks.common import ROOT, print_conditions
+from tests.benchmarks.common import ROOT, benchmark_parser, print_conditions
 from tests.camapp.remote.mqtt.mosquitto import Mosquitto
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser = benchmark_parser()
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each run")
     parser.add_argument("--listen", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.listen:
@@ -43,21 +43,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         broker = Mosquitto(Path(folder) / "broker").start()
         try:
-            with listener(broker.port, options.seconds) as heard:
+            with listener(broker.port, options.seconds) as received:
                 figures = run(options.seconds, broker.uri)
-            report("prediction decoded to another client", heard["camapp"])
-            report("bare client to another client", heard["bare"])
+            report("prediction decoded to another client", received["camapp"])
+            report("bare client to another client", received["bare"])
             row("with a broker", figures)
             row("without MQTT", run(options.seconds, None))
-            row("broker flooding us with orders", run(options.seconds, broker.uri, lambda: flood(broker.port)))
-            row("broker killed half-way", run(options.seconds, broker.uri, broker.kill))
+            row("broker floods us with commands", run(options.seconds, broker.uri, lambda: flood(broker.port)))
+            row("broker killed after half the time", run(options.seconds, broker.uri, broker.kill))
         finally:
             broker.kill()
-        row("broker away all the time", run(options.seconds, broker.uri))
+        row("no broker during the whole run", run(options.seconds, broker.uri))
 
 
 def run(seconds: float, uri: str | None, trouble: Callable[[], object] | None = None) -> Pipeline:
-    """A live run; `trouble` comes half-way."""
+    """Run the pipeline live; `trouble` is called after half of the time."""
     settings = load_settings({"source": "pattern://digits?size=640x480", "duration": seconds}, environment={})
     pipeline = Pipeline(settings)
     face = MqttInterface([pipeline], access(uri, None, None), "bench", Timing(heartbeat=0.0)) if uri else None
@@ -75,7 +75,7 @@ def run(seconds: float, uri: str | None, trouble: Callable[[], object] | None = 
 
 
 def row(name: str, pipeline: Pipeline) -> None:
-    """What became of the frames, and how fast."""
+    """Print the share of predicted frames and percentiles of the latency."""
     balance = pipeline.stats.balance()
     p50, p95, p99 = pipeline.stats.latency["total"].at(50, 95, 99)
     share = balance.predicted / max(1, balance.captured)
@@ -83,7 +83,7 @@ def row(name: str, pipeline: Pipeline) -> None:
 
 
 def report(name: str, latencies: list[float]) -> None:
-    """Percentiles."""
+    """Print percentiles of latencies in milliseconds."""
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99))
     print(
         f"{name:<38} p50 {p50:5.2f}  p95 {p95:5.2f}  p99 {p99:5.2f}  max {max(latencies):5.2f} ms  (n={len(latencies)})"
@@ -91,7 +91,7 @@ def report(name: str, latencies: list[float]) -> None:
 
 
 def flood(port: int) -> None:
-    """A thousand orders a second, for two seconds or so."""
+    """Send a thousand commands per second for about two seconds."""
     client = bare_client(port)
     for _ in range(200):
         for _ in range(10):
@@ -102,20 +102,20 @@ def flood(port: int) -> None:
 
 @contextmanager
 def listener(port: int, seconds: float) -> Iterator[dict[str, list[float]]]:
-    """Listens in another process; what it heard is there at the end."""
+    """Receive messages in another process; yields a dict that is filled at the end."""
     command = [sys.executable, "-m", "tests.benchmarks.mqtt_latency", "--listen", str(port), "--seconds", str(seconds)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    heard: dict[str, list[float]] = {}
+    received: dict[str, list[float]] = {}
     try:
-        yield heard
+        yield received
         output, _ = process.communicate(timeout=seconds + 60)
-        heard |= json.loads(output)
+        received |= json.loads(output)
     finally:
         process.kill()
 
 
 def listen(port: int, seconds: float) -> None:
-    """Print milliseconds from a prediction's end, and from a bare client's publishing, to here."""
+    """Print as JSON the milliseconds from the end of a prediction, and from publishing by a bare client, to receipt."""
     latencies: dict[str, list[float]] = {"camapp": [], "bare": []}
 
     def on_message(client: Any, data: Any, message: paho.MQTTMessage) -> None:
@@ -142,7 +142,7 @@ def listen(port: int, seconds: float) -> None:
 
 
 def bare_client(port: int) -> paho.Client:
-    """Connected, with its own thread."""
+    """Return a connected client with its network thread running."""
     versions = getattr(paho, "CallbackAPIVersion", None)
     client = paho.Client(versions.VERSION2) if versions else paho.Client()
     client.connect("localhost", port)

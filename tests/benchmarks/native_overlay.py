@@ -1,7 +1,9 @@
-"""What a preview costs: a window's image at camera rate against an overlay for the camera's own (`--display drm`).
+"""Compares the CPU cost of a window at camera rate with the overlay over the camera's own preview (`--display drm`).
 
-`python -m tests.benchmarks.native_overlay`. Both draw the same findings and figures on 1280x720 images as a Pi
-gives them; the overlay is redrawn ten times a second at the most, and this is that most.
+python -m tests.benchmarks.native_overlay [--rounds 100]
+
+Both draw the same prediction and statistics on 1280x720 images in the format of a Pi camera; the overlay is drawn ten
+times per second, its maximum rate.
 """
 
 from __future__ import annotations
@@ -19,17 +21,16 @@ from camapp.core.status import Hud
 from camapp.overlay.alpha import with_alpha
 from camapp.overlay.overlay import Overlay
 from camapp.system.shared_frames import SharedFrames
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, print_conditions
 
 SIZE = 1280, 720
-ROUNDS = 100
-FRAMES_A_SECOND, OVERLAYS_A_SECOND = 30, 10
+FRAMES_PER_SECOND, OVERLAYS_PER_SECOND = 30, 10
 
 
-def cpu_ms(call: Callable[[int], None]) -> float:
-    """Median CPU milliseconds of a call."""
+def cpu_ms(call: Callable[[int], None], rounds: int) -> float:
+    """Return the median CPU milliseconds of a call."""
     used = []
-    for index in range(ROUNDS):
+    for index in range(rounds):
         began = time.thread_time()
         call(index)
         used.append(1000 * (time.thread_time() - began))
@@ -37,6 +38,9 @@ def cpu_ms(call: Callable[[int], None]) -> float:
 
 
 def main() -> None:
+    parser = benchmark_parser()
+    parser.add_argument("--rounds", type=int, default=100, help="number of measured calls")
+    rounds = parser.parse_args().rounds
     cv2.setNumThreads(1)
     print_conditions()
     width, height = SIZE
@@ -53,20 +57,20 @@ def main() -> None:
         overlay.draw(image, prediction(index), hud, 0.0, False)
         canvas.publish(image, index)
 
-    grounds = {ground: np.empty((height, width, 3), np.uint8) for ground in (0, 255)}
+    backgrounds = {level: np.empty((height, width, 3), np.uint8) for level in (0, 255)}
     rgba = np.empty((height, width, 4), np.uint8)
 
     def native(index: int) -> None:
-        for ground, image in grounds.items():
-            image.fill(ground)
+        for level, image in backgrounds.items():
+            image.fill(level)
             overlay.draw(image, prediction(index), hud, 0.0, False)
-        with_alpha(grounds[0], grounds[255], rgba)
+        with_alpha(backgrounds[0], backgrounds[255], rgba)
 
     for name, cost, rate in (
-        ("window, parent's side", cpu_ms(window), FRAMES_A_SECOND),
-        ("overlay of --display drm", cpu_ms(native), OVERLAYS_A_SECOND),
+        ("window, in the parent process", cpu_ms(window, rounds), FRAMES_PER_SECOND),
+        ("overlay of --display drm", cpu_ms(native, rounds), OVERLAYS_PER_SECOND),
     ):
-        print(f"{name}: {cost:.2f} ms of CPU each, {cost * rate / 10:.1f} % of a core at {rate} a second")
+        print(f"{name}: {cost:.2f} ms of CPU each, {cost * rate / 10:.1f} % of a core at {rate} per second")
     canvas.close()
 
 

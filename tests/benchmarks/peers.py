@@ -1,4 +1,4 @@
-"""The runtimes that the engine is compared with: each turns a graph and an input into a call on one thread."""
+"""Builds runs of other runtimes: each function converts a graph and an input to a call on one thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Run = Callable[[], Array]
 
 
 def onnxruntime_run(graph: Graph, x: Array) -> Run:
-    """ONNX Runtime's CPU provider, one thread."""
+    """Return a run of ONNX Runtime's CPU provider, one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -27,7 +27,7 @@ def onnxruntime_run(graph: Graph, x: Array) -> Run:
 
 
 def reference_run(graph: Graph, x: Array) -> Run:
-    """The onnx package's own evaluator: plain NumPy, an operator at a time. No rival, but where everybody starts."""
+    """Return a run of the onnx package's evaluator: plain NumPy, one operator at a time, as a baseline."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -38,7 +38,7 @@ def reference_run(graph: Graph, x: Array) -> Run:
 
 
 def opencv_run(graph: Graph, x: Array) -> Run:
-    """OpenCV's DNN module, one thread."""
+    """Return a run of OpenCV's DNN module, one thread."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -52,7 +52,7 @@ def opencv_run(graph: Graph, x: Array) -> Run:
 
 
 def torch_run(graph: Graph, x: Array) -> Run:
-    """PyTorch, traced and frozen (batch norms folded), one thread."""
+    """Return a run of PyTorch, traced and frozen (batch norms folded), one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -135,4 +135,5 @@ PEERS: Mapping[str, Callable[[Graph, Array], Run]] = {
     "torch": torch_run,
     "reference": reference_run,
 }
-USUAL = ("onnxruntime", "opencv", "torch")  # the fourth takes seconds a run
+# The fourth takes seconds per run.
+USUAL = ("onnxruntime", "opencv", "torch")

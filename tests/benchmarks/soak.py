@@ -1,16 +1,15 @@
-"""Soak: minutes of a 60 fps pattern with faults; afterwards every frame is accounted for and nothing has grown.
+"""Runs a 60 fps pattern with faults for minutes; checks that every frame is counted and that nothing grows.
 
 python -m tests.benchmarks.soak [--minutes 30] [--every 20] [--plot soak.png]
 
 A fault every few seconds, in turn: a worker killed, a worker stopped, the source lost for 3 s, the log's disk full for
-5 s, another model, the screen gone for 3 s (with Xvfb; else there is no window). Printed: what happened, the balance
-of frames, and how memory, descriptors, threads and the latency change over time: the slope an hour by least
-squares after the warm-up, and the medians of the first and the last third of what follows it.
+5 s, another model, the X server stopped for 3 s (with Xvfb; without it there is no window). It prints the faults, the
+balance of frames, and the change of memory, descriptors, threads and latency after the warm-up: the slope per hour by
+least squares, and the medians of the first and the last third.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import shutil
@@ -34,12 +33,12 @@ from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.window import WindowSink
 from camapp.system.process import rss_bytes
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, print_conditions
 from tests.camapp.desktop import Desktop
 
-_LOST_S, _FULL_S, _DARK_S = 3.0, 5.0, 3.0
+_UNPLUGGED_S, _FULL_S, _NO_SCREEN_S = 3.0, 5.0, 3.0
 _SAMPLE_S = 1.0
-# Each fault came once by then, and every window of percentiles has been full.
+# Share of the run. By then each fault occurred once, and every window of percentiles is full.
 _WARM_UP = 0.2
 _UNITS = {
     "rss_mb": "resident memory, MB",
@@ -52,17 +51,17 @@ _UNITS = {
 
 
 class Frail(PatternSource):
-    """A pattern that can be unplugged."""
+    """A pattern source that can be unplugged."""
 
     away_until = 0.0
 
     def open(self) -> None:
-        """Refuse while unplugged."""
+        """Raise SourceLost while unplugged."""
         self._check()
         super().open()
 
     def read(self, timeout: float) -> Shot:
-        """Fail while unplugged."""
+        """Raise SourceLost while unplugged."""
         self._check()
         return super().read(timeout)
 
@@ -84,7 +83,7 @@ class FrailLog(LogSink):
 
 @dataclass(frozen=True)
 class Sample:
-    """What must not grow, at one moment."""
+    """Values at one moment that must not grow."""
 
     at: float
     rss_mb: float
@@ -119,21 +118,21 @@ class Soak:
         self._models = cycle(("lenet", "mnist"))
 
     def run(self) -> None:
-        """Start, injure, watch, stop."""
-        breaker = threading.Thread(target=self._break_all, daemon=True)
-        watcher = threading.Thread(target=self._watch, daemon=True)
-        breaker.start()
-        watcher.start()
+        """Run the pipeline with faults and samples until the end."""
+        injector = threading.Thread(target=self._inject_faults, daemon=True)
+        sampler = threading.Thread(target=self._sample, daemon=True)
+        injector.start()
+        sampler.start()
         try:
             self.summary = self.pipeline.run()
         finally:
             self._over.set()
-            breaker.join(5)
-            watcher.join(5)
+            injector.join(5)
+            sampler.join(5)
             if self.screen is not None:
                 self.screen.kill()
 
-    def _break_all(self) -> None:
+    def _inject_faults(self) -> None:
         faults: list[Callable[[], None]] = [self.kill, self.freeze, self.unplug, self.fill, self.swap]
         if self.screen is not None:
             faults.append(self.darken)
@@ -150,33 +149,33 @@ class Soak:
         self.pipeline.request_stop("the soak is over")
 
     def kill(self) -> None:
-        """A worker is gone at once."""
+        """Kill a worker."""
         os.kill(self.pipeline.inference.pool.processes()[0], signal.SIGKILL)
 
     def freeze(self) -> None:
-        """A worker answers no more."""
+        """Stop a worker with SIGSTOP."""
         os.kill(self.pipeline.inference.pool.processes()[0], signal.SIGSTOP)
 
     def unplug(self) -> None:
-        """The camera is away for a while."""
-        self.source.away_until = time.monotonic() + _LOST_S
+        """Unplug the camera for a while."""
+        self.source.away_until = time.monotonic() + _UNPLUGGED_S
 
     def fill(self) -> None:
         """The log's disk takes nothing for a while."""
         self.log.full_until = time.monotonic() + _FULL_S
 
     def darken(self) -> None:
-        """The screen is away for a while, and the window dies with it."""
+        """Stop the X server for a while; the window's process ends with it."""
         assert self.screen is not None
         self.screen.kill()
-        time.sleep(_DARK_S)
+        time.sleep(_NO_SCREEN_S)
         self.screen.start()
 
     def swap(self) -> None:
-        """Another model takes over."""
+        """Change the model."""
         self.pipeline.apply(load_settings({"model": next(self._models)}, environment={}))
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         began = time.monotonic()
         while not self._over.wait(_SAMPLE_S):
             stats = self.pipeline.stats
@@ -196,7 +195,7 @@ class Soak:
 
 
 def shared_bytes() -> int:
-    """Shared memory that this process holds, named in /dev/shm or not."""
+    """Return the shared memory in bytes, both named in /dev/shm and unnamed."""
     status = Path("/proc/self/status").read_text()
     mapped = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssShmem"))
     named = os.statvfs("/dev/shm")
@@ -204,7 +203,7 @@ def shared_bytes() -> int:
 
 
 def report(soak: Soak) -> None:
-    """Print what came of it."""
+    """Print the results."""
     replaced = soak.pipeline.inference.restarts
     print(f"{len(soak.faults)} faults in {soak.samples[-1].at / 60:.1f} min; workers replaced {replaced}")
     print(soak.summary.balance)
@@ -213,7 +212,7 @@ def report(soak: Soak) -> None:
     steady = soak.samples[int(_WARM_UP * len(soak.samples)) :]
     hours = np.array([sample.at / 3600 for sample in steady])
     third = len(steady) // 3
-    print(f"| after a warm-up of {_WARM_UP:.0%} | first third | last third | slope an hour |")
+    print(f"| after a warm-up of {_WARM_UP:.0%} | first third | last third | slope per hour |")
     print("|---|---|---|---|")
     for name, title in _UNITS.items():
         values = np.array([getattr(sample, name) for sample in steady], float)
@@ -222,7 +221,7 @@ def report(soak: Soak) -> None:
 
 
 def plot(soak: Soak, path: Path) -> None:
-    """Draw each figure over time, with a grey line at each fault."""
+    """Plot each value over time, with a grey line at each fault."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -241,10 +240,10 @@ def plot(soak: Soak, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser = benchmark_parser()
+    parser.add_argument("--minutes", type=float, default=30.0, help="duration of the run")
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
-    parser.add_argument("--plot", type=Path, help="draw the figures into a PNG")
+    parser.add_argument("--plot", type=Path, help="write a plot of the values to this PNG file")
     options = parser.parse_args()
     print_conditions()
     with tempfile.TemporaryDirectory() as folder:

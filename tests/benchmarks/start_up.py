@@ -1,23 +1,22 @@
-"""Seconds from process start to the first prediction on stdout, and to the end of --help.
+"""Measures the time from process start to the first prediction on stdout, and the time of --help.
 
 python -m tests.benchmarks.start_up [--rounds 7]
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
 
-from tests.benchmarks.common import ROOT, print_conditions
+from tests.benchmarks.common import ROOT, benchmark_parser, print_conditions
 
 RUN = ["-m", "camapp", "run", "--source", "pattern://digits", "--display", "none", "--log", "-", "--max-frames", "3"]
 
 
 def first_prediction() -> float:
-    """Seconds to the first line."""
+    """Return the seconds to the first line of output."""
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, *RUN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None
@@ -25,20 +24,20 @@ def first_prediction() -> float:
         seconds = time.perf_counter() - start
         child.stdout.read()
     if not line.startswith(b'{"schema"'):
-        raise SystemExit("no prediction came")
+        raise SystemExit("no prediction was printed")
     return seconds
 
 
 def help_text(*command: str) -> float:
-    """Seconds of a whole --help."""
+    """Return the seconds of a complete --help."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "camapp", *command, "--help"], cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = benchmark_parser()
+    parser.add_argument("--rounds", type=int, default=7, help="number of measurements")
     options = parser.parse_args()
     print_conditions()
     for name, measure in (

@@ -44,38 +44,38 @@ def test_a_line_within_two_and_a_half_percent_of_the_width_matches():
     assert counts([moved(UPRIGHT, 12, 0)], [UPRIGHT]) == (0, 1, 1)
 
 
-def test_level_lines_are_allowed_four_times_that():
+def test_the_limit_of_horizontal_lines_is_four_times_larger():
     assert counts([moved(LEVEL, 0, 38)], [LEVEL]) == (1, 0, 0)
     assert counts([moved(LEVEL, 0, 44)], [LEVEL]) == (0, 1, 1)
 
 
-def test_three_quarters_of_both_lines_must_be_near_the_other():
+def test_three_quarters_of_each_line_must_be_near_the_other():
     half = sampled(UPRIGHT, 1.0)[:95]
-    most = sampled(UPRIGHT, 1.0)[:165]
+    nearly_all = sampled(UPRIGHT, 1.0)[:165]
     assert counts([half], [UPRIGHT]) == (0, 1, 1)
     assert counts([UPRIGHT], [half]) == (0, 1, 1)
-    assert counts([most], [UPRIGHT]) == (1, 0, 0)
+    assert counts([nearly_all], [UPRIGHT]) == (1, 0, 0)
 
 
-def test_two_found_lines_cannot_match_one():
+def test_two_detected_lines_cannot_match_one():
     assert counts([UPRIGHT, moved(UPRIGHT, 2, 0)], [UPRIGHT]) == (1, 0, 1)
 
 
-def test_lines_are_paired_so_that_most_match():
+def test_lines_are_paired_for_the_maximum_number_of_matches():
     middle = moved(UPRIGHT, 8, 0)
     assert counts([middle, UPRIGHT], [UPRIGHT, moved(UPRIGHT, 16, 0)]) == (2, 0, 0)
 
 
-def test_doubtful_lines_may_be_found_or_not():
+def test_doubtful_lines_are_optional():
     assert counts([UPRIGHT], [], [UPRIGHT]) == (0, 0, 0)
     assert counts([], [], [UPRIGHT]) == (0, 0, 0)
 
 
-def test_nothing_where_nothing_is_scores_one():
+def test_no_lines_in_an_empty_image_score_one():
     assert score([], [], SIZE).f1 == 1.0
 
 
-def test_labels_are_read_with_their_doubts_and_doubles(tmp_path):
+def test_labels_are_read_with_doubtful_and_double_lines(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((30, 40, 3), np.uint8))
     lines = [[[1, 29], [2, 3]], [[9, 29], [8, 3]]]
     entry = {"image": "a.png", "size": [40, 30], "subset": "floor", "lines": lines, "merged_double": [1]}

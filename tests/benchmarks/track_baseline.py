@@ -1,4 +1,4 @@
-"""A classical finder of white lines, for comparison: ridge filter, inverse perspective, RANSAC parabolas."""
+"""Detects white lines with classical methods, for comparison: ridge filter, inverse perspective, RANSAC parabolas."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from camapp.core.image import Pixels
 
 Line = NDArray[np.float64]
 
-WIDTH = 320  # pixels at which it looks at any image
-BIRD = (240, 320)  # columns, rows of the view from above
-# Nobody tells it where the camera is: what suits the small cars' wide images, and the upright ones of telephones.
-# Pitch and view in degrees, then the camera heights that the view from above covers to each side and ahead.
+# Width in pixels to which images are scaled.
+WIDTH = 320
+# Columns and rows of the view from above.
+BIRD = (240, 320)
+# The camera's pose is unknown: these values suit landscape images of small cars, and portrait images of telephones.
+# Pitch and field of view in degrees, then the range of the view from above to each side and ahead, in camera heights.
 LANDSCAPE, PORTRAIT = (20.0, 75.0, 8.0, 10.0), (31.0, 70.0, 4.0, 12.0)
+# In camera heights.
 NEAREST = 0.3
-MOST = 6
+MAX_LINES = 6
 TRIES = 120
-TOLERANCE = 3.0  # pixels of the view from above
-FEWEST = 55  # points that make a line
+# In pixels of the view from above.
+TOLERANCE = 3.0
+# Minimum number of points of a line.
+MIN_POINTS = 55
 
 
 def baseline_lines(pixels: Pixels) -> list[Line]:
-    """White lines of an RGB image: (n, 2) pixels each, near to far."""
+    """Return the white lines of an RGB image, (n, 2) pixels each, from near to far."""
     height, width = pixels.shape[:2]
     size = (WIDTH, round(WIDTH * height / width))
     pitch, across, aside, ahead = LANDSCAPE if width > height else PORTRAIT
@@ -35,11 +40,11 @@ def baseline_lines(pixels: Pixels) -> list[Line]:
     points = np.argwhere(view > 90)[:, ::-1].astype(np.float64)
     rng = np.random.default_rng(0)
     lines = []
-    for _ in range(MOST):
-        if len(points) < FEWEST:
+    for _ in range(MAX_LINES):
+        if len(points) < MIN_POINTS:
             break
         inside, along = _ransac(points, rng)
-        if inside.sum() < FEWEST:
+        if inside.sum() < MIN_POINTS:
             break
         lines.append(_in_image(points[inside], along, camera, aside, ahead) * (width / size[0], height / size[1]))
         points = points[~inside]
@@ -47,7 +52,7 @@ def baseline_lines(pixels: Pixels) -> list[Line]:
 
 
 def ridges(pixels: Pixels) -> NDArray[np.uint8]:
-    """Bright, colourless bars on something darker: 0 to 255."""
+    """Return the response to bright, colourless bars on a darker ground, 0 to 255."""
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
     grey = cv2.GaussianBlur(hsv[..., 2], (0, 0), 1.0)
     answer = np.zeros(grey.shape, np.uint8)
@@ -60,16 +65,16 @@ def ridges(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def bird_view(image: NDArray[np.uint8], camera: GroundCamera, aside: float, ahead: float) -> NDArray[np.uint8]:
-    """The ground from above, `aside` to both sides and `ahead`, the car at the lower edge."""
+    """Return the ground from above, `aside` to both sides and `ahead`, with the car at the lower edge."""
     columns, rows = BIRD
     x, y = np.meshgrid(np.linspace(-aside, aside, columns), np.linspace(ahead, NEAREST, rows))
-    places, seen = camera.project(np.stack([x, y], axis=-1))
-    places = np.where(seen[..., None], places, -1).astype(np.float32)
-    return np.asarray(cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_LINEAR), np.uint8)
+    pixels, seen = camera.project(np.stack([x, y], axis=-1))
+    pixels = np.where(seen[..., None], pixels, -1).astype(np.float32)
+    return np.asarray(cv2.remap(image, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR), np.uint8)
 
 
 def _ransac(points: Line, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
-    """Points near the best parabola, along y (axis 1) or along x (axis 0)."""
+    """Return the points near the best parabola and its axis: y (1) or x (0)."""
     best, best_along = np.zeros(len(points), bool), 1
     for turn in range(TRIES):
         along = 1 if turn % 3 else 0

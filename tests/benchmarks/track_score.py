@@ -1,10 +1,10 @@
-"""How well track lines are found: F1, place, and where the car is, on generated and on real labelled images.
+"""Scores the detection of track lines (F1, position, pose of the car) on generated and on labelled real images.
 
 python -m tests.benchmarks.track_score [--model weights/track.npz] [--labels FOLDER ...] [--no-line FOLDER ...]
     [--generated 400] [--baseline] [--sheet OUT.png]
 
 A labelled folder holds `labels.json`: a list of {"image", "size", "subset", "lines": [[[x, y], ...], ...],
-"doubtful"?: lines that count neither as required nor as false, "merged_double"?: indices of lines that are two}.
+"doubtful"?: optional lines, neither required nor false, "merged_double"?: indices of double lines labelled as one}.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,24 +29,29 @@ from camapp.core.predictions import Prediction
 from camapp.scenes.track import random_image
 from camapp.tasks.task import TaskOptions, create_task
 from engine.model import Model, load
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, print_conditions
 from tests.benchmarks.track_baseline import baseline_lines
 from weights.photographs import labelled, read
 
 Line = NDArray[np.float64]
 Detector = Callable[[Pixels], list[Line]]
 
-STEP = 0.02  # of the image's height: between samples of a line
-WITHIN = 0.025  # of the image's width, by the cosine below
-STEEPEST = 0.25  # the least cosine of a line's angle from vertical that is allowed for
-ENOUGH = 0.75  # of both lines' samples must lie near the other
-GENERATED_SEED = 2_000_000_000  # neither training nor validation takes seeds from here
+# Distance between samples of a line, as a share of the image's height.
+STEP = 0.02
+# Maximum distance of matching samples as a share of the image's width, divided by the cosine below.
+MAX_DISTANCE = 0.025
+# Minimum cosine of a line's angle to the vertical that is used for this.
+MIN_COSINE = 0.25
+# Minimum share of both lines' samples that must be near the other line.
+MIN_SHARE = 0.75
+# Training and validation use no seeds from here on.
+GENERATED_SEED = 2_000_000_000
 GENERATED_SIZES = ((640, 480), (640, 480), (640, 360), (360, 640))
 
 
 @dataclass
 class Score:
-    """Counts over images; errors in fractions of an image's width."""
+    """Counts over images; errors are shares of an image's width."""
 
     matched: int = 0
     missed: int = 0
@@ -58,12 +62,12 @@ class Score:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 if there was nothing to find and nothing was found."""
+        """Return the harmonic mean of precision and recall; 1 if there is no line and none was found."""
         total = 2 * self.matched + self.missed + self.false
         return 2 * self.matched / total if total else 1.0
 
     def __iadd__(self, other: Score) -> Score:
-        for name in ("matched", "missed", "false", "pictures", "with_false"):
+        for name in ("matched", "missed", "false", "images", "with_false"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors += other.errors
         return self
@@ -83,14 +87,14 @@ def score(
     spare: Sequence[Line] = (),
     faint: Sequence[Line] = (),
 ) -> Score:
-    """One image's score.
+    """Return the score of one image.
 
     Args:
-        found: what a detector says, (n, 2) pixels each.
-        lines: the truth.
+        found: detected lines, (n, 2) pixels each.
+        lines: lines of the truth.
         size: (width, height).
-        spare: lines that may be found or not.
-        faint: paint that may be seen or not, such as a line's far end: samples of found lines on it do not count.
+        spare: optional lines.
+        faint: optional paint, such as the far end of a line: samples of detected lines on it do not count.
     """
     found = [line for line in found if len(line) > 1]
     fits = [[_match(one, line, size, faint) for line in lines] for one in found]
@@ -100,31 +104,31 @@ def score(
         result.errors.append(float(fits[i][j] or 0.0))
     left = [one for i, one in enumerate(found) if i not in pairs]
     left = [one for one in left if all(_match(one, line, size) is None for line in spare)]
-    result.false = sum(float(_on(one, faint, size).mean()) < ENOUGH for one in left)
+    result.false = sum(float(_on(one, faint, size).mean()) < MIN_SHARE for one in left)
     result.with_false = int(result.false > 0)
     return result
 
 
 def _match(one: Line, line: Line, size: tuple[int, int], faint: Sequence[Line] = ()) -> float | None:
-    """Mean distance of the samples that are near, as a fraction of the width; None if too few are."""
+    """Return the mean distance of the near samples as a share of the width; None if too few are near."""
     a, b = sampled(one, STEP * size[1]), sampled(line, STEP * size[1])
     limit = _limit(line, size)
     from_a, from_b = _distances(a, line), _distances(b, one)
     from_a = from_a[(from_a <= limit) | ~_on(one, faint, size)]
-    if not len(from_a) or min((from_a <= limit).mean(), (from_b <= limit).mean()) < ENOUGH:
+    if not len(from_a) or min((from_a <= limit).mean(), (from_b <= limit).mean()) < MIN_SHARE:
         return None
     return float(from_b[from_b <= limit].mean()) / size[0]
 
 
 def _limit(line: Line, size: tuple[int, int]) -> float:
-    """Pixels within which a sample lies on a line."""
+    """Return the maximum distance in pixels of a sample on a line."""
     run = line[-1] - line[0]
     cosine = abs(run[1]) / max(float(np.hypot(*run)), 1e-9)
-    return WITHIN * size[0] / max(cosine, STEEPEST)
+    return MAX_DISTANCE * size[0] / max(cosine, MIN_COSINE)
 
 
 def _on(one: Line, lines: Sequence[Line], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which samples of a line lie on any of those."""
+    """Return which samples of a line are on any of the other lines."""
     samples = sampled(one, STEP * size[1])
     near = [_distances(samples, line) <= _limit(line, size) for line in lines if len(line) > 1]
     answer: NDArray[np.bool_] = np.any([np.zeros(len(samples), bool), *near], axis=0)
@@ -132,14 +136,14 @@ def _on(one: Line, lines: Sequence[Line], size: tuple[int, int]) -> NDArray[np.b
 
 
 def sampled(line: Line, step: float) -> Line:
-    """Points along a line at most `step` apart."""
+    """Return points along a line at most `step` apart."""
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
     places = np.linspace(0, along[-1], max(2, math.ceil(along[-1] / step) + 1))
     return np.stack([np.interp(places, along, line[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def _distances(points: Line, line: Line) -> NDArray[np.float64]:
-    """Of each point to the nearest place on a line."""
+    """Return the distance of each point to the line."""
     start, run = line[:-1], np.diff(line, axis=0)
     share = ((points[:, None] - start) * run).sum(axis=2) / np.maximum((run**2).sum(axis=1), 1e-12)
     foot = start + np.clip(share, 0, 1)[..., None] * run
@@ -148,7 +152,7 @@ def _distances(points: Line, line: Line) -> NDArray[np.float64]:
 
 
 def _assign(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
-    """As many pairs (found, line) as can be, each taking part once."""
+    """Return a maximum matching of pairs (found, line)."""
     owner: dict[int, int] = {}
 
     def place(i: int, tried: set[int]) -> bool:
@@ -166,7 +170,7 @@ def _assign(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
 
 
 def predict(model: Model, pixels: Pixels, options: TaskOptions | None = None) -> Prediction:
-    """One image through task and engine, as `camapp` runs it."""
+    """Return the prediction of task and engine for one image, as `camapp` computes it."""
     task = create_task("track", model.card, options or TaskOptions())
     image = Image.of(pixels, Layout.RGB)
     frame = Frame(0, Shot(image, image))
@@ -177,18 +181,18 @@ def predict(model: Model, pixels: Pixels, options: TaskOptions | None = None) ->
 
 
 def lines_by(model: Model) -> Detector:
-    """The net as a detector."""
+    """Return the net as a detector."""
     return lambda pixels: [np.array(line.points) for line in predict(model, pixels).lines]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="track")
-    parser.add_argument("--labels", type=Path, nargs="*", default=[])
-    parser.add_argument("--no-line", type=Path, nargs="*", default=[])
-    parser.add_argument("--generated", type=int, default=400)
-    parser.add_argument("--baseline", action="store_true", help="score the classical detector too")
-    parser.add_argument("--sheet", type=Path, help="draw the labelled images with what the net found")
+    parser = benchmark_parser()
+    parser.add_argument("--model", default="track", help="name or path of a track model")
+    parser.add_argument("--labels", type=Path, nargs="*", default=[], help="folders of labelled images")
+    parser.add_argument("--no-line", type=Path, nargs="*", default=[], help="folders of images without lines")
+    parser.add_argument("--generated", type=int, default=400, help="number of generated images")
+    parser.add_argument("--baseline", action="store_true", help="also score the classical detector")
+    parser.add_argument("--sheet", type=Path, help="write the labelled images with the detected lines to this file")
     options = parser.parse_args()
     print_conditions()
     model = load(model_path(options.model))
@@ -207,7 +211,7 @@ def main() -> None:
 
 
 def score_labelled(name: str, folder: Path, detect: Detector) -> None:
-    """A labelled folder, by subset and over all."""
+    """Print the scores of a labelled folder, per subset and total."""
     scores: dict[str, Score] = {}
     for subset, pixels, lines, spare in labelled(folder):
         one = score(detect(pixels), lines, (pixels.shape[1], pixels.shape[0]), spare)
@@ -218,13 +222,13 @@ def score_labelled(name: str, folder: Path, detect: Detector) -> None:
 
 
 def score_empty(name: str, images: Sequence[Pixels], what: str, detect: Detector) -> None:
-    """Images without lines: how many have a false one."""
+    """Print the number of images without lines in which a line was detected."""
     wrong = sum(bool(detect(pixels)) for pixels in images)
     print(f"{name:9} no lines: {wrong} of {len(images)} images have a false line  ({what})")
 
 
 def score_generated(name: str, count: int, detect: Detector) -> None:
-    """Unseen generated images: lines, and those without any."""
+    """Print the score on unseen generated images, and the false lines on those without lines."""
     scores: dict[str, Score] = {"all": Score()}
     empty, wrong = 0, 0
     for i in range(count):
@@ -242,15 +246,15 @@ def score_generated(name: str, count: int, detect: Detector) -> None:
 
 
 def score_car(model: Model, count: int) -> None:
-    """Offset and heading on generated images where a driver would know them, the camera's place being known."""
-    offsets, headings, bends, asked, known = [], [], [], 0, 0
+    """Print the errors of offset and heading on generated images with a visible lane and a known camera pose."""
+    offsets, headings, bends, total, known = [], [], [], 0, 0
     for i in range(count):
         size = GENERATED_SIZES[i % len(GENERATED_SIZES)]
         pixels, truth, view = random_image(GENERATED_SEED + i, size)
         values, camera = truth.values, view.camera
         if not values or abs(values["heading_deg"]) > 20 or len(truth.lines) < 2:
             continue
-        asked += 1
+        total += 1
         options = TaskOptions(
             camera_height=camera.height,
             camera_pitch=math.degrees(camera.pitch),
@@ -259,28 +263,28 @@ def score_car(model: Model, count: int) -> None:
             camera_distortion=math.degrees(camera.bend),
             lane_width=values["lane_width_m"],
         )
-        said = predict(model, pixels, options).values
-        if said["confidence"] <= 0:
+        values_found = predict(model, pixels, options).values
+        if values_found["confidence"] <= 0:
             continue
         known += 1
-        offsets.append(abs(said["offset_m"] - values["offset_m"]) / values["lane_width_m"])
-        headings.append(abs(said["heading_deg"] - values["heading_deg"]))
-        bends.append(abs(said["curvature_1_m"] - values["curvature_1_m"]) * values["lane_width_m"])
+        offsets.append(abs(values_found["offset_m"] - values["offset_m"]) / values["lane_width_m"])
+        headings.append(abs(values_found["heading_deg"] - values["heading_deg"]))
+        bends.append(abs(values_found["curvature_1_m"] - values["curvature_1_m"]) * values["lane_width_m"])
     if known:
         print(
-            f"car       generated: a lane in {known} of {asked} images; median (p90) error: "
+            f"car       generated: a lane in {known} of {total} images; median (p90) error: "
             f"offset {_median(np.array(offsets) * 100, 1)} % of lane width, heading {_median(headings, 2)} degrees, "
             f"curvature x lane width {_median(bends, 3)}"
         )
 
 
 def _median(values: Sequence[float] | Line, digits: int) -> str:
-    middle, most = np.percentile(values, (50, 90))
-    return f"{middle:.{digits}f} ({most:.{digits}f})"
+    median, p90 = np.percentile(values, (50, 90))
+    return f"{median:.{digits}f} ({p90:.{digits}f})"
 
 
 def sheet(folders: Sequence[Path], empties: Sequence[Path], detect: Detector) -> Pixels:
-    """All images side by side: the truth green, what was found red. BGR."""
+    """Return all labelled images side by side, BGR: the truth in green, detected lines in red."""
     cells = []
     shown = [(pixels, lines) for folder in folders for _, pixels, lines, _ in labelled(folder)]
     shown += [(read(path), []) for folder in empties for path in sorted(folder.glob("*.[jp][pn]g"))]

@@ -1,14 +1,13 @@
-"""What visitors cost: predicted frames lost, CPU, latency from capture to what a visitor sees, at 1280x720 and 30 fps.
+"""Measures the cost of web clients at 1280x720 and 30 fps: lost frames, CPU, latency from capture to the client.
 
 python -m tests.benchmarks.web_load [--seconds 10] [--clients 20] [--fps 30] [--browser]
 
-A clock is drawn into each image when it is captured, and read back from the JPEG files that a visitor gets, or (with
---browser) from what a headless Chromium shows. The last row serves from a thread of the run instead of a process.
+A clock is drawn into each image at capture and read back from the JPEG files that a client receives, or (with
+--browser) from the page in a headless Chromium. The last row runs the server in a thread instead of a process.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -35,15 +34,15 @@ from camapp.remote.web import server
 from camapp.remote.web.interface import WebInterface
 from camapp.scenes.scene import SceneOptions, scene_class
 from camapp.system.process import cpu_seconds
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, print_conditions
 
 SIZE = (1280, 720)
-# The clock: 16 bits of wall-clock milliseconds and their parity, a block each, clear of the figures on the image.
+# The clock: 16 bits of wall-clock milliseconds and their parity, one block each, beside the overlay's text.
 BITS, BLOCK, LEFT, TOP = 17, 16, 640, 24
 
 
 class ClockSource(Source):
-    """A camera of images made beforehand, with the clock in them: it costs a copy a frame."""
+    """Yields prepared images with the clock drawn in; the cost is one copy per frame."""
 
     def __init__(self, fps: float) -> None:
         super().__init__("clock://", SourceOptions())
@@ -69,8 +68,8 @@ class ClockSource(Source):
 def draw_clock(pixels: np.ndarray, ms: int) -> None:
     value = ms & 0xFFFF
     bits = [value >> bit & 1 for bit in range(16)]
-    for place, bit in enumerate([*bits, sum(bits) & 1]):
-        pixels[TOP : TOP + BLOCK, LEFT + place * BLOCK : LEFT + (place + 1) * BLOCK] = 255 * bit
+    for column, bit in enumerate([*bits, sum(bits) & 1]):
+        pixels[TOP : TOP + BLOCK, LEFT + column * BLOCK : LEFT + (column + 1) * BLOCK] = 255 * bit
 
 
 def read_clock(pixels: np.ndarray) -> int | None:
@@ -79,15 +78,15 @@ def read_clock(pixels: np.ndarray) -> int | None:
     return value if sum(map(int, row[:16])) & 1 == int(row[16]) else None
 
 
-# A process of visitors, so that they cost the run no interpreter lock; the first one looks at its images.
-VISITORS = """
+# The clients run in another process, so that they do not hold the run's GIL; only the first one decodes its images.
+CLIENTS = """
 import asyncio, sys, time, json
 import cv2, numpy as np
 sys.path.insert(0, ".")
 from tests.benchmarks.web_load import read_clock
 cv2.setNumThreads(1)
 port, count, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-async def visit(number, out):
+async def receive(number, out):
     begun = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     writer.write(b"GET /stream.mjpg HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
@@ -97,7 +96,7 @@ async def visit(number, out):
         seq = int(await reader.readline())
         length = int(head.rpartition(b"Content-Length: ")[2].split()[0])
         await reader.readline()
-        # uvicorn sends an image as one chunk, after whose head these lines stood: the rest is the image.
+        # uvicorn sends an image as one chunk that begins with these lines: the rest is the image.
         jpeg = await reader.readexactly(length)
         first = first or time.monotonic() - begun
         images, size = images + 1, size + length
@@ -111,14 +110,14 @@ async def visit(number, out):
     writer.transport.abort()
 async def main():
     out = []
-    await asyncio.gather(*(visit(number, out) for number in range(count)))
+    await asyncio.gather(*(receive(number, out) for number in range(count)))
     print(json.dumps(out))
 asyncio.run(main())
 """
 
 
 class InThread:
-    """Stands for the serving process where the server is a thread of the run."""
+    """Runs the server in a thread of the run in place of the server process."""
 
     pid = os.getpid()
     stderr = None
@@ -138,7 +137,7 @@ class InThread:
 
 
 def measure(clients: int, seconds: float, fps: float, web: bool = True, in_thread: bool = False) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     given = {"source": "pattern://digits", "workers": 1, "display": "none"}
     settings = load_settings(given, environment={})
     source = ClockSource(fps)
@@ -157,14 +156,14 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
         before, since = pipeline.stats.balance(), time.monotonic()
         pids = [os.getpid(), *([face.pid] if face and face.pid and not in_thread else [])]
         cpu = cpu_seconds(pids)
-        visitors = []
+        results = []
         if clients and face is not None:
-            command = [sys.executable, "-c", VISITORS, str(face.address.port), str(clients), str(seconds)]
-            # In a session of their own, which the kernel's scheduler counts apart: they stand for other machines.
+            command = [sys.executable, "-c", CLIENTS, str(face.address.port), str(clients), str(seconds)]
+            # In another session, which the kernel schedules as a separate group: they stand for other machines.
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, text=True, timeout=seconds + 60, check=True, start_new_session=True
             )
-            visitors = json.loads(done.stdout)
+            results = json.loads(done.stdout)
         else:
             time.sleep(seconds)
         after, span = pipeline.stats.balance(), time.monotonic() - since
@@ -180,18 +179,18 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     row = f"{captured:8d} {predicted:9d} {dropped:5d} {used[pids[0]] / max(1, captured) * 1e3:8.1f}"
     row += f" {100 * used[pids[1]] / span:8.0f}" if len(pids) > 1 else f" {'-':>8}"
     row += f" {decoded[0]:7.1f} {decoded[1]:7.1f}"
-    if visitors:
-        rates = sorted(visitor["fps"] for visitor in visitors)
-        ages = sorted(age for visitor in visitors for age in visitor["ages"])
-        first = max(visitor["first"] for visitor in visitors)
-        size = sum(visitor["bytes"] for visitor in visitors) / sum(visitor["pictures"] for visitor in visitors)
+    if results:
+        rates = sorted(result["fps"] for result in results)
+        ages = sorted(age for result in results for age in result["ages"])
+        first = max(result["first"] for result in results)
+        size = sum(result["bytes"] for result in results) / sum(result["images"] for result in results)
         row += f" {rates[0]:6.1f} {rates[len(rates) // 2]:6.1f} {1e3 * first:8.0f}"
         row += f" {ages[len(ages) // 2]:6d} {ages[int(0.95 * len(ages))]:6d} {size / 1e3:6.0f}"
     return row
 
 
-# Run in the page: reads the clock from what is shown, each time the browser paints.
-WATCH = """async (seconds) => {
+# Runs in the page: reads the clock from the displayed image at each repaint.
+READ_CLOCK = """async (seconds) => {
   const image = document.getElementById("image"), canvas = document.createElement("canvas"), ages = [];
   [canvas.width, canvas.height] = [BITS, 1];
   const c = canvas.getContext("2d", { willReadFrequently: true }), until = performance.now() + 1000 * seconds;
@@ -213,7 +212,7 @@ WATCH = """async (seconds) => {
 
 
 def measure_browser(seconds: float, fps: float) -> None:
-    """Captured to painted in a browser, and how long the first image takes from the page's start."""
+    """Print the latency from capture to paint in a browser, and the time to the first image of the page."""
     from playwright.sync_api import sync_playwright
 
     settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
@@ -224,7 +223,7 @@ def measure_browser(seconds: float, fps: float) -> None:
     face.start()
     run = threading.Thread(target=pipeline.run, daemon=True)
     run.start()
-    script = WATCH
+    script = READ_CLOCK
     for name, value in {"BITS": BITS, "BLOCK": BLOCK, "LEFT": LEFT, "TOP": TOP}.items():
         script = script.replace(name, str(value))
     try:
@@ -248,21 +247,21 @@ def measure_browser(seconds: float, fps: float) -> None:
         pipeline.request_stop("measured")
         run.join(10)
         face.stop()
-    print(f"browser: page weight {sum(weight) / 1e3:.0f} kB, first image {shown:.0f} ms after the page was asked for")
+    print(f"browser: page weight {sum(weight) / 1e3:.0f} kB, first image {shown:.0f} ms after the page was requested")
     print(
-        f"browser: captured to painted p50 {ages[len(ages) // 2]} ms, p95 {ages[int(0.95 * len(ages))]} ms, "
+        f"browser: capture to paint p50 {ages[len(ages) // 2]} ms, p95 {ages[int(0.95 * len(ages))]} ms, "
         f"{len(ages) / seconds:.1f} images/s; captured {after.captured - before.captured}, "
         f"predicted {after.predicted - before.predicted}"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--fps", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--browser", action="store_true")
+    parser = benchmark_parser()
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
+    parser.add_argument("--clients", type=int, default=20, help="number of clients")
+    parser.add_argument("--fps", type=float, default=30.0, help="frame rate of the camera")
+    parser.add_argument("--rounds", type=int, default=1, help="number of tables")
+    parser.add_argument("--browser", action="store_true", help="measure in a headless Chromium (needs playwright)")
     options = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print_conditions()
@@ -271,18 +270,18 @@ def main() -> None:
         return
     print(
         f"{'':<24} captured predicted  lost  run ms/f server % dec p50 dec p95 "
-        "fps min    med first ms age50  age95 kB/pic"
+        "fps min    med first ms age50  age95 kB/img"
     )
     for _ in range(options.rounds):
         rows = (
             ("no page", {"clients": 0, "web": False}),
-            ("page, nobody watches", {"clients": 0}),
-            ("1 visitor", {"clients": 1}),
-            (f"{options.clients} visitors", {"clients": options.clients}),
+            ("page, no client", {"clients": 0}),
+            ("1 client", {"clients": 1}),
+            (f"{options.clients} clients", {"clients": options.clients}),
             (f"{options.clients}, server in a thread", {"clients": options.clients, "in_thread": True}),
         )
-        for name, how in rows:
-            print(f"{name:<24} {measure(seconds=options.seconds, fps=options.fps, **how)}", flush=True)
+        for name, arguments in rows:
+            print(f"{name:<24} {measure(seconds=options.seconds, fps=options.fps, **arguments)}", flush=True)
 
 
 if __name__ == "__main__":

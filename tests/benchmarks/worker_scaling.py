@@ -1,11 +1,10 @@
-"""A heavy model (plain convolutions, random weights): two workers beside one, and the preview while it is slow.
+"""Compares two workers with one on a heavy model (plain convolutions, random weights), and measures the preview.
 
-python -m tests.benchmarks.worker_scaling [--rounds 5] [--frames 120]
+python -m tests.benchmarks.worker_scaling [--rounds 5] [--frames 160]
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import threading
 import time
@@ -21,11 +20,11 @@ from camapp.core.settings import load_settings
 from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
 from engine.model import Model
-from tests.benchmarks.common import heavy_model, print_conditions
+from tests.benchmarks.common import benchmark_parser, heavy_model, print_conditions
 
 
 class Rendered(Source):
-    """A few frames kept in memory, given out again and again: capture costs nothing."""
+    """Repeats a few frames from memory, so that capture costs nothing."""
 
     live = False
 
@@ -37,21 +36,21 @@ class Rendered(Source):
         self._left = frames
 
     def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     def read(self, timeout: float) -> Shot:
-        """The next."""
+        """Return the next frame."""
         if not self._left:
             raise EndOfStream
         self._left -= 1
         return self._shots[self._left % len(self._shots)]
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def throughput(model: Model, workers: int, frames: int) -> tuple[float, float]:
-    """(frames a second, median milliseconds of inference)."""
+    """Return (frames per second, median milliseconds of inference)."""
     create = pipeline_module.create_source
     pipeline_module.create_source = lambda uri, options: Rendered(frames)
     try:
@@ -65,13 +64,13 @@ def throughput(model: Model, workers: int, frames: int) -> tuple[float, float]:
     summary = pipeline.run()
     if summary.balance.predicted != frames:
         raise SystemExit(f"not every frame was predicted: {summary.balance}")
-    # The first few pay for workers that are still starting.
+    # The first quarter is left out: workers are still starting.
     steady = stamps[frames // 4 :]
     return (len(steady) - 1) * 1e9 / (steady[-1] - steady[0]), pipeline.stats.latency["infer"].at(50)[0]
 
 
 def preview(model: Model, seconds: float) -> None:
-    """Camera and drawing rate while inference is slower than the camera, and whether memory stays flat."""
+    """Print the camera and drawing rates while inference is slower than the camera, and the growth of memory."""
     settings = load_settings({"source": "pattern://objects", "workers": 1, "duration": seconds}, environment={})
     pipeline = Pipeline(settings, model)
     pipeline.add_sink(Discard())
@@ -98,10 +97,10 @@ def preview(model: Model, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--frames", type=int, default=160)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the preview part")
+    parser = benchmark_parser()
+    parser.add_argument("--rounds", type=int, default=5, help="number of comparisons")
+    parser.add_argument("--frames", type=int, default=160, help="frames per measurement")
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of the preview part")
     options = parser.parse_args()
     print_conditions()
     model = heavy_model()
@@ -110,7 +109,7 @@ def main() -> None:
         (one, infer_one), (two, infer_two) = (throughput(model, workers, options.frames) for workers in (1, 2))
         ratios.append(two / one)
         print(
-            f"1 worker {one:5.1f} fps ({infer_one:.1f} ms a frame), 2 workers {two:5.1f} fps ({infer_two:.1f} ms), "
+            f"1 worker {one:5.1f} fps ({infer_one:.1f} ms per frame), 2 workers {two:5.1f} fps ({infer_two:.1f} ms), "
             f"ratio {two / one:.2f}",
             flush=True,
         )

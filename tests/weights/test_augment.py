@@ -17,7 +17,7 @@ def blob(count=64, channels=1, side=28):
 
 
 def centre(images):
-    """(batch, 2): x and y of the mass."""
+    """Return the centre of mass (batch, 2), x and y."""
     places = torch.arange(images.shape[-1], dtype=torch.float32)
     mass = images.sum((1, 2, 3))
     return torch.stack([(images * places).sum((1, 2, 3)), (images * places[:, None]).sum((1, 2, 3))], 1) / mass[:, None]
@@ -29,22 +29,22 @@ def centre(images):
      {"erase": 6},
      {"rotate": 15, "shift": 1.5, "scale": 0.1, "stroke": 0.5, "crop": 2, "flip": True}],
 )  # fmt: skip
-def test_shape_and_range_stay_and_images_differ(settings):
+def test_images_differ_and_keep_their_shape_and_range(settings):
     images = torch.rand(16, 3, 28, 28)
     found = varied(images, **settings)
     assert found.shape == images.shape
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-6
     assert not torch.equal(found, images)
-    assert torch.equal(found, varied(images, **settings)), "the same seed varies alike"
+    assert torch.equal(found, varied(images, **settings)), "the same seed gives the same images"
 
 
-def test_nothing_asked_is_nothing_done():
+def test_without_settings_images_are_unchanged():
     images = blob()
     assert varied(images) is images
 
 
-def test_share_leaves_the_rest_as_they_are():
+def test_the_share_limits_the_number_of_changed_images():
     images = torch.rand(400, 1, 28, 28)
     same = (varied(images, rotate=15, share=0.25) == images).flatten(1).all(1).float().mean()
     assert 0.65 < same < 0.85
@@ -58,17 +58,17 @@ def test_flip_mirrors_about_half():
     assert torch.equal(found[~mirrored], images[~mirrored])
 
 
-def test_crop_moves_whole_pixels_within_its_border():
+def test_crop_moves_by_whole_pixels_within_its_border():
     images = torch.rand(100, 3, 12, 12)
     found = varied(images, crop=2)
     padded = torch.nn.functional.pad(images, (2,) * 4, mode="reflect")
     places = [(row, column) for row in range(5) for column in range(5)]
     hits = torch.stack([(padded[:, :, r : r + 12, c : c + 12] == found).flatten(1).all(1) for r, c in places], 1)
     assert hits.any(1).all()
-    assert hits.any(0).all(), "every move occurs"
+    assert hits.any(0).all(), "every offset occurs"
 
 
-def test_erase_paints_a_square_grey_and_nothing_else():
+def test_erase_only_paints_a_grey_square():
     images = torch.rand(400, 3, 12, 12) + 1
     found = varied(images, erase=4)
     grey = (found == 0.5).all(1)

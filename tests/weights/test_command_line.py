@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def weights(*arguments, **environment):
-    """Run the command line as a user does; returns the finished process."""
+    """Run the command line as a user does and return the completed process."""
     return subprocess.run(
         [sys.executable, "-m", "weights", *map(str, arguments)],
         cwd=ROOT,
@@ -29,7 +29,7 @@ def weights(*arguments, **environment):
 
 
 def without(module, folder):
-    """Environment in which importing `module` fails as if it were not installed."""
+    """Return environment variables with which importing `module` fails as if it were not installed."""
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
         "class Absent:\n"
@@ -42,7 +42,7 @@ def without(module, folder):
 
 
 @pytest.mark.slow
-def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
+def test_training_writes_a_bundle_that_loads_and_evaluates(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib (the extra 'train') is not installed")
     write_mnist(tmp_path / "data", 1000)
@@ -70,7 +70,7 @@ def test_training_ends_in_a_bundle_that_loads_and_evaluates(tmp_path):
     assert "images/s" in seen.stdout
 
 
-def test_an_evaluation_is_reported_in_markdown(tmp_path):
+def test_an_evaluation_writes_a_markdown_report(tmp_path):
     write_mnist(tmp_path / "data", 300)
     report = tmp_path / "new" / "report.md"
     done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path / "data", "--report", report, "--workers", 1)
@@ -87,7 +87,7 @@ def test_an_evaluation_is_reported_in_markdown(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_colour_net_trains_too(tmp_path):
+def test_a_colour_net_can_be_trained(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     write_cifar10(tmp_path, 20)
     done = weights("train", "cifar10", "--data", tmp_path, "--out", tmp_path / "c.npz", "--epochs", 1, "--threads", 1)
@@ -96,7 +96,7 @@ def test_a_colour_net_trains_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_classes_of_ones_own_are_learnt_and_used_by_the_application(tmp_path):
+def test_custom_classes_are_learnt_and_used_by_the_application(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     for label, colour in (("red", (30, 30, 220)), ("green", (40, 200, 50)), ("Blue thing", (210, 60, 30))):
         (tmp_path / "data" / label).mkdir(parents=True)
@@ -124,7 +124,7 @@ def test_classes_of_ones_own_are_learnt_and_used_by_the_application(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_interrupted_goes_on(tmp_path):
+def test_an_interrupted_run_resumes(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     write_mnist(tmp_path / "data", 3000)
     arguments = ["train", "mnist", "--data", tmp_path / "data", "--epochs", 12, "--threads", 1]
@@ -160,14 +160,14 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
         (["evaluate", "absent.npz"], "error: absent.npz: cannot read the model: No such file or directory"),
     ],
 )
-def test_mistakes_give_one_line(arguments, message):
+def test_mistakes_print_one_line(arguments, message):
     done = weights(*arguments)
     assert done.returncode == 78
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
 
 
-def test_training_without_pytorch_names_the_command_that_installs_it(tmp_path):
+def test_training_without_pytorch_prints_the_command_that_installs_it(tmp_path):
     done = weights("train", "mnist", "--out", tmp_path / "m.npz", **without("torch", tmp_path))
     assert done.returncode == 78
     assert done.stderr.startswith("error: training needs PyTorch, which is not installed: pip install -e '.[train]'")
@@ -180,7 +180,7 @@ def test_evaluating_needs_no_pytorch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_damaged_data_give_one_line(tmp_path):
+def test_damaged_data_print_one_line(tmp_path):
     write_mnist(tmp_path)
     path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
@@ -190,20 +190,20 @@ def test_damaged_data_give_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_data_of_another_kind_give_one_line(tmp_path):
+def test_data_of_the_wrong_kind_print_one_line(tmp_path):
     write_cifar10(tmp_path)
     done = weights("evaluate", "weights/mnist.npz", "--data", tmp_path, "--dataset", "cifar10")
     assert done.returncode == 78
     assert done.stderr == "error: images of (3, 32, 32) do not fit a net that takes (1, 28, 28)\n"
 
 
-def test_help_is_quick():
+def test_help_takes_less_than_a_second():
     spans = []
     for _ in range(3):
         before = os.times()
         assert "evaluate" in weights("--help").stdout
         spans.append(os.times().children_user - before.children_user)
-    assert min(spans) < 1.0, "of the processor: on an idle machine 0.3 s"
+    assert min(spans) < 1.0, "CPU time: 0.3 s on an idle machine"
 
 
 def test_help_loads_no_heavy_module():

@@ -26,7 +26,7 @@ def test_mnist_is_read_in_file_order(tmp_path):
     assert data.classes == tuple("0123456789")
 
 
-def test_cifar10_is_read_as_planes_batch_after_batch(tmp_path):
+def test_cifar10_is_read_as_planes_in_the_order_of_its_batches(tmp_path):
     data = load("cifar10", write_cifar10(tmp_path, 40), download=False)
     assert data.train.images.shape[1:] == (3, 32, 32)
     assert np.array_equal(data.train.images[45].reshape(-1), cifar_records(40, seed=2)[5, 1:])
@@ -34,12 +34,12 @@ def test_cifar10_is_read_as_planes_batch_after_batch(tmp_path):
     assert data.classes[3] == "cat"
 
 
-def test_the_data_may_lie_in_the_folder_itself(tmp_path):
+def test_the_files_may_be_in_the_given_folder(tmp_path):
     write_mnist(tmp_path)
     assert len(load("mnist", tmp_path / "mnist", download=False).test) == 60
 
 
-def test_splits_never_move(tmp_path):
+def test_the_test_split_is_always_the_same(tmp_path):
     data = load("mnist", write_mnist(tmp_path, 600), validation=0.2, download=False)
     assert [len(data.train), len(data.validation), len(data.test)] == [432, 108, 60]
     again = load("mnist", tmp_path, validation=0.1, download=False)
@@ -47,22 +47,22 @@ def test_splits_never_move(tmp_path):
     assert data.sha256 == again.sha256
 
 
-def test_too_few_images_to_split(tmp_path):
+def test_too_few_images_raise_an_error(tmp_path):
     with pytest.raises(WeightsError, match="4 images are too few"):
         load("mnist", write_mnist(tmp_path, 4), download=False)
 
 
-def test_missing_files_are_named(tmp_path):
+def test_the_error_lists_missing_files(tmp_path):
     with pytest.raises(WeightsError, match=r"no cifar10 in .*data_batch_1\.bin.*cifar10/cifar-10-batches-bin"):
         load("cifar10", tmp_path, download=False)
 
 
-def test_unknown_data_set(tmp_path):
+def test_an_unknown_data_set_raises_an_error(tmp_path):
     with pytest.raises(WeightsError, match="no data set 'imagenet': there are mnist, cifar10"):
         load("imagenet", tmp_path)
 
 
-# Without a time in it: processes that run tests side by side must name them alike.
+# Without a time stamp: the test IDs must be equal in all parallel test processes.
 packed = partial(gzip.compress, mtime=0)
 
 
@@ -79,7 +79,7 @@ packed = partial(gzip.compress, mtime=0)
         (packed(b"\0\0\x08\x03" + b"\xff" * 12), "more than the 268435456 bytes allowed"),
     ],
 )
-def test_damaged_idx_is_refused(tmp_path, content, message):
+def test_a_damaged_idx_file_raises_an_error(tmp_path, content, message):
     path = tmp_path / "file.gz"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=message) as caught:
@@ -87,14 +87,14 @@ def test_damaged_idx_is_refused(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_images_and_labels_must_belong_together(tmp_path):
+def test_different_numbers_of_images_and_labels_raise_an_error(tmp_path):
     write_mnist(tmp_path)
     (tmp_path / LABELS).write_bytes(gzip.compress(idx(np.zeros(7, np.uint8))))
     with pytest.raises(WeightsError, match="do not belong together"):
         load("mnist", tmp_path)
 
 
-def test_a_label_beyond_the_classes_is_refused(tmp_path):
+def test_a_label_outside_the_classes_raises_an_error(tmp_path):
     write_mnist(tmp_path, 20)
     (tmp_path / LABELS).write_bytes(gzip.compress(idx(np.full(20, 10, np.uint8))))
     with pytest.raises(WeightsError, match="label 10 found, but there are 10 classes"):
@@ -105,7 +105,7 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path):
     ("keep", "message"),
     [(3073 * 39 + 5, "not whole records"), (3073 * 39, "one is truncated"), (0, "not whole records")],
 )
-def test_truncated_cifar_batch_is_refused(tmp_path, keep, message):
+def test_a_truncated_cifar_batch_raises_an_error(tmp_path, keep, message):
     write_cifar10(tmp_path, 40)
     path = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:keep])
@@ -113,22 +113,22 @@ def test_truncated_cifar_batch_is_refused(tmp_path, keep, message):
         load("cifar10", tmp_path, download=False)
 
 
-def test_cifar_archive_gives_its_batches_and_nothing_else(tmp_path):
+def test_only_the_batches_of_a_cifar_archive_are_extracted(tmp_path):
     made = write_cifar10(tmp_path / "made", 40)
     archive = tmp_path / "data" / datasets.CIFAR10_ARCHIVE
     archive.parent.mkdir(parents=True)
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(made / "cifar-10-batches-bin", "cifar-10-batches-bin")
-        sly = tarfile.TarInfo("../../sly.txt")
-        sly.size = 3
-        tar.addfile(sly, io.BytesIO(b"sly"))
+        escaping = tarfile.TarInfo("../../escaped.txt")
+        escaping.size = 3
+        tar.addfile(escaping, io.BytesIO(b"sly"))
     data = load("cifar10", tmp_path / "data")
     assert data.sha256 == load("cifar10", made).sha256
-    assert not list(tmp_path.rglob("sly.txt"))
+    assert not list(tmp_path.rglob("escaped.txt"))
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_damaged_cifar_archive_is_refused(tmp_path):
+def test_a_damaged_cifar_archive_raises_an_error(tmp_path):
     archive = tmp_path / datasets.CIFAR10_ARCHIVE
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"not a tar")
@@ -136,7 +136,7 @@ def test_damaged_cifar_archive_is_refused(tmp_path):
         load("cifar10", tmp_path)
 
 
-def test_small_images_are_centred_on_zeros():
+def test_small_images_are_padded_with_zeros_on_all_sides():
     images = Images(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted((1, 32, 32))
     assert images.images.shape == (2, 1, 32, 32)
     assert images.images[:, :, 2:-2, 2:-2].all()
@@ -144,7 +144,7 @@ def test_small_images_are_centred_on_zeros():
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 27, 28), (1, 28, 31)])
-def test_images_that_do_not_fit_are_refused(shape):
+def test_images_that_do_not_fit_raise_an_error(shape):
     with pytest.raises(WeightsError, match="do not fit"):
         Images(np.ones((2, 1, 28, 28), np.uint8), np.zeros(2, np.uint8)).fitted(shape)
 
@@ -156,7 +156,7 @@ def test_the_real_mnist():
     assert list(data.train.labels[:5]) == [5, 0, 4, 1, 9]
 
 
-def test_every_source_states_whole_checksums():
+def test_every_source_has_complete_checksums():
     for source in datasets.SOURCES.values():
         for remote in source.remotes:
             assert len(bytes.fromhex(remote.sha256)) == 32

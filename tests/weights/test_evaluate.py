@@ -24,19 +24,19 @@ def random_images(count, shape=(1, 28, 28)):
 
 
 @pytest.mark.parametrize("count", [1, 64, 65, 200])
-def test_every_image_is_counted_once_whatever_the_batch(count):
+def test_every_image_is_counted_once_for_any_batch(count):
     model, images = random_model(), random_images(count)
-    said = model.run(normalised(images.images, model.card)).argmax(axis=1)
+    predicted = model.run(normalised(images.images, model.card)).argmax(axis=1)
     expected = np.zeros((10, 10), int)
-    for truth, answer in zip(images.labels, said, strict=True):
-        expected[truth, answer] += 1
+    for truth, label in zip(images.labels, predicted, strict=True):
+        expected[truth, label] += 1
     found = evaluate(model, images, workers=2)
     assert np.array_equal(found.confusion, expected)
     assert found.images == count
     assert found.images_per_s > 0
 
 
-def test_accuracy_overall_and_per_class():
+def test_the_accuracy_is_computed_overall_and_per_class():
     confusion = np.zeros((3, 3), np.int64)
     confusion[0] = 3, 1, 0
     confusion[1] = 0, 6, 0
@@ -46,7 +46,7 @@ def test_accuracy_overall_and_per_class():
     np.testing.assert_array_equal(result.per_class, [0.75, 1.0, np.nan])
 
 
-def test_images_are_normalised_as_the_card_says():
+def test_images_are_normalised_by_the_card():
     card = nets.default_card("cifar10")
     images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)
     found = normalised(images, card)
@@ -54,29 +54,29 @@ def test_images_are_normalised_as_the_card_says():
     np.testing.assert_allclose(found.ravel(), [-1, -0.6, 1], atol=1e-6)
 
 
-def test_signals_stay_on_their_scale():
+def test_signals_are_not_scaled():
     card = ModelCard("mobilenet_v3_1d_small", input_shape=(2, 3), mean=(1, 0), std=(2, 1), colour="")
     found = normalised(np.array([[[1, 3, 5], [7, 8, 9]]], np.float32), card)
     np.testing.assert_array_equal(found, [[[0, 1, 2], [7, 8, 9]]])
 
 
-def test_signals_are_evaluated_too():
+def test_signals_can_be_evaluated():
     model = random_model("mobilenet_v3_1d_small")
-    heard, labels = signals(70)
-    said = model.run(heard).argmax(axis=1)
-    assert evaluate(model, Images(heard, labels), workers=1).accuracy == np.mean(said == labels)
+    inputs, labels = signals(70)
+    predicted = model.run(inputs).argmax(axis=1)
+    assert evaluate(model, Images(inputs, labels), workers=1).accuracy == np.mean(predicted == labels)
 
 
 def test_digits_are_padded_to_a_larger_net():
     assert evaluate(random_model("lenet"), random_images(3)).images == 3
 
 
-def test_data_of_another_kind_is_refused():
+def test_data_of_the_wrong_kind_raise_an_error():
     with pytest.raises(WeightsError, match="do not fit a net that takes"):
         evaluate(random_model(), random_images(3, (3, 32, 32)))
 
 
-def test_labels_beyond_the_models_classes_are_refused():
+def test_labels_outside_the_models_classes_raise_an_error():
     images = random_images(3)
     images.labels[1] = 12
     with pytest.raises(WeightsError, match="label 12, the model only 10 classes"):

@@ -12,21 +12,21 @@ from weights.folder import FEW, RECIPE, load_folder
 CARD = nets.default_card("cifar10")
 
 
-def fill(home, **counts):
+def fill(directory, **counts):
     for label, count in counts.items():
-        (home / label).mkdir(parents=True)
+        (directory / label).mkdir(parents=True)
         for index in range(count):
             image = np.random.default_rng(index).integers(0, 256, (50, 40, 3)).astype(np.uint8)
-            cv2.imwrite(str(home / label / f"{index}.png"), image)
-    return home
+            cv2.imwrite(str(directory / label / f"{index}.png"), image)
+    return directory
 
 
-def load(home):
+def load(directory):
     warnings = []
-    return load_folder(home, CARD, warn=warnings.append), warnings
+    return load_folder(directory, CARD, warn=warnings.append), warnings
 
 
-def test_the_last_fifth_of_each_class_is_held_back(tmp_path):
+def test_the_last_fifth_of_each_class_is_the_validation_split(tmp_path):
     dataset, warnings = load(fill(tmp_path, cup=FEW, pen=30))
     assert dataset.classes == ("cup", "pen")
     assert np.bincount(dataset.train.labels).tolist() == [16, 24]
@@ -36,41 +36,41 @@ def test_the_last_fifth_of_each_class_is_held_back(tmp_path):
     assert load(tmp_path)[0].sha256 == dataset.sha256
 
 
-def test_images_are_seen_as_the_application_sees_them(tmp_path):
+def test_images_are_preprocessed_as_in_the_application(tmp_path):
     dataset, _ = load(fill(tmp_path, cup=FEW, pen=FEW))
     expected = np.zeros(CARD.input_shape, np.float32)
     Preprocessor(CARD)(read_image(tmp_path / "cup" / "0.png"), expected)
     np.testing.assert_allclose(normalised(dataset.train.images[:1], CARD)[0], expected, atol=1e-5)
 
 
-def test_what_promises_ill_is_said(tmp_path):
+def test_likely_problems_give_warnings(tmp_path):
     fill(tmp_path, Cup=10, cup=100, pen=30)
     (tmp_path / "loose.png").write_bytes(b"")
     (tmp_path / "pen" / "bad.png").write_bytes(b"")
     (tmp_path / ".hidden").mkdir()
     dataset, warnings = load(tmp_path)
     assert dataset.classes == ("Cup", "cup", "pen")
-    said = "\n".join(warnings)
-    assert "1 files lie in" in said
-    assert "class 'cup' differs from another only in case" in said
-    assert "bad.png: the file is empty" in said
-    assert "few images (Cup: 10)" in said
-    assert "unbalanced: 100 of 'cup', but 10 of 'Cup'" in said
+    text = "\n".join(warnings)
+    assert "1 files lie in" in text
+    assert "class 'cup' differs from another only in case" in text
+    assert "bad.png: the file is empty" in text
+    assert "few images (Cup: 10)" in text
+    assert "unbalanced: 100 of 'cup', but 10 of 'Cup'" in text
 
 
 @pytest.mark.parametrize("counts", [{}, {"cup": 50}, {"cup": 50, "pen": 1}, {"cup": 5, "pen": 5, "none": 0}])
-def test_too_little_to_learn_from_is_refused(tmp_path, counts):
+def test_too_few_classes_or_images_raise_an_error(tmp_path, counts):
     with pytest.raises(WeightsError, match="at least two classes with two images each are needed"):
         load(fill(tmp_path, **counts))
 
 
-def test_no_folder_is_refused(tmp_path):
+def test_a_missing_folder_raises_an_error(tmp_path):
     with pytest.raises(WeightsError, match="no folder"):
         load(tmp_path / "absent")
 
 
 @pytest.mark.slow
-def test_first_only_the_new_layer_learns(tmp_path):
+def test_only_the_new_layer_is_trained_in_the_first_epochs(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     from dataclasses import replace
 

@@ -22,7 +22,7 @@ def accuracy_of(model):
     return share
 
 
-def test_the_models_of_the_live_application_ship():
+def test_the_default_models_are_shipped():
     assert {"digits.npz", "cifar10.npz"} <= {path.name for path in SHIPPED}
 
 
@@ -30,21 +30,21 @@ def test_every_shipped_file_has_a_recipe():
     assert {path.stem for path in SHIPPED} <= {*RECIPES, *TRACKS}
 
 
-def test_the_track_file_says_what_it_is():
+def test_the_track_file_has_a_complete_card():
     card = engine.model.load(FOLDER / "track.npz").card
     assert (card.net, card.task, card.licence, len(card.sha256)) == ("track", "track", "MIT", 64)
     assert card.recipe.startswith("python -m weights train track_photographs with TrackRecipe(")
 
 
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.name)
-def test_a_shipped_file_says_what_it_is(path):
+def test_a_shipped_file_has_a_complete_card(path):
     model = engine.model.load(path)
     assert model.card.net == path.stem
     made = re.match(rf"python -m weights train {path.stem} with (Recipe\(.*\)), PyTorch", model.card.recipe)
     assert made, model.card.recipe
-    # A setting that a card does not name is younger than its file, which was made as its default has it.
+    # A setting that is missing in a card is newer than its file, which was trained with the default.
     recipe = eval(made[1], {"Recipe": Recipe, "Augment": Augment})
-    assert recipe == RECIPES[path.stem], "the recipe has changed since: train the file anew"
+    assert recipe == RECIPES[path.stem], "the recipe has changed: retrain the file"
     assert model.card.licence == "MIT"
     assert len(model.card.sha256) == 64
     assert len(model.card.labels) == 10
@@ -52,15 +52,15 @@ def test_a_shipped_file_says_what_it_is(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "least"),
+    ("name", "minimum"),
     [("digits", 0.995), ("mnist", 0.986), ("lenet", 0.990), ("cifar10", 0.76), ("cifar_small", 0.65), ("objects", 0.9)],
 )
-def test_stated_accuracy_reaches_the_target(name, least):
-    assert accuracy_of(engine.model.load(FOLDER / f"{name}.npz")) >= least
+def test_the_stated_accuracy_reaches_the_target(name, minimum):
+    assert accuracy_of(engine.model.load(FOLDER / f"{name}.npz")) >= minimum
 
 
 @pytest.mark.parametrize(("name", "mmac", "kilobytes"), [("digits", 5, 500), ("objects", 60, 3000)])
-def test_nets_of_our_own_keep_within_their_bounds(name, mmac, kilobytes):
+def test_this_projects_nets_are_within_their_limits(name, mmac, kilobytes):
     model = engine.model.load(FOLDER / f"{name}.npz")
     assert profile(model, rounds=1).macs <= mmac * 1e6
     assert (FOLDER / f"{name}.npz").stat().st_size <= kilobytes * 1e3

@@ -28,13 +28,13 @@ def test_the_module_equals_the_engine(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_parameters_have_the_graphs_names_and_shapes(name):
+def test_parameters_have_the_names_and_shapes_of_the_graph(name):
     graph = nets.build(name)
     found = {key: value.shape for key, value in to_arrays(TorchNet(graph)).items()}
     assert found == dict(graph.parameters)
 
 
-def test_first_values_are_pytorchs_own():
+def test_initial_values_are_those_of_pytorch():
     torch.manual_seed(3)
     found = TorchNet(nets.build("mnist")).state_dict()
     torch.manual_seed(3)
@@ -43,7 +43,7 @@ def test_first_values_are_pytorchs_own():
     assert torch.equal(found["fc.bias"], fc.bias)
 
 
-def test_a_residual_block_as_pytorch_does_it():
+def test_a_residual_block_equals_pytorch():
     norm = {f"layer1.0.bn.{field}": (4,) for field in ("weight", "bias", "running_mean", "running_var")}
     nodes = (
         Node("Conv", ("x", "layer1.0.conv.weight"), ("a",), {"strides": (2, 2), "pads": (0, 0, 1, 1)}),
@@ -64,7 +64,7 @@ def test_a_residual_block_as_pytorch_does_it():
     torch.testing.assert_close(net(x), expected)
 
 
-def test_pooling_and_softmax_as_pytorch_does_them():
+def test_pooling_and_softmax_equal_pytorch():
     nodes = (
         Node("AveragePool", ("x",), ("a",), {"kernel_shape": (2, 2), "strides": (2, 2)}),
         Node("GlobalAveragePool", ("a",), ("b",)),
@@ -75,14 +75,14 @@ def test_pooling_and_softmax_as_pytorch_does_them():
     torch.testing.assert_close(TorchNet(graph_of(nodes, {}))(x), torch.softmax(x.mean((2, 3)), 1))
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     net = TorchNet(graph_of([Node("Dropout", ("x",), ("y",), {"ratio": 0.5})], {}))
     x = torch.ones(1, 3, 8, 8)
     assert torch.equal(net.eval()(x), x)
     assert set(net.train()(x).unique().tolist()) == {0.0, 2.0}
 
 
-def test_activations_of_mobilenets_as_pytorch_does_them():
+def test_activations_of_mobilenets_equal_pytorch():
     nodes = (
         Node("Clip", ("x",), ("a",), {"min": 0.0, "max": 6.0}),
         Node("HardSwish", ("a",), ("b",)),
@@ -95,7 +95,7 @@ def test_activations_of_mobilenets_as_pytorch_does_them():
     torch.testing.assert_close(TorchNet(graph_of(nodes, {}, (3,), (3, 1)))(x), expected[:, :, None])
 
 
-def test_a_norm_of_one_dimension_learns_and_one_left_out_stays():
+def test_a_one_dimensional_norm_is_trained_and_an_unused_one_is_not():
     fields = ("weight", "bias", "running_mean", "running_var")
     nodes = (Node("BatchNormalization", ("x", *(f"bn.{field}" for field in fields)), ("y",)),)
     parameters = {f"{name}.{field}": (3,) for name in ("bn", "unused") for field in fields}
@@ -118,6 +118,6 @@ def test_a_norm_of_one_dimension_learns_and_one_left_out_stays():
         (Node("Gemm", ("x", "w"), ("y",), {}), "transB"),
     ],
 )
-def test_what_it_does_not_do_is_refused(node, message):
+def test_unsupported_operators_raise_an_error(node, message):
     with pytest.raises(UnsupportedOperator, match=message):
         TorchNet(graph_of([node], {"w": (3, 4)}))

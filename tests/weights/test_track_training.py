@@ -21,7 +21,7 @@ from weights.train_track import _varied, fields_of, loss_of, train_track  # noqa
 TINY = TrackRecipe(name="track", net="track", epochs=2, images=16, batch=8, learning_rate=1e-3, validation=4, seed=1)
 
 
-def test_images_and_fields_have_the_nets_shapes_and_repeat():
+def test_images_and_fields_have_the_shapes_of_the_net_and_are_reproducible():
     one, again = render([3, 4]), render([3, 4])
     assert one.images.shape == (2, input_size()[1], input_size()[0], 3)
     assert one.fields.shape[1:3] == grid()
@@ -29,27 +29,27 @@ def test_images_and_fields_have_the_nets_shapes_and_repeat():
     assert np.array_equal(one.fields, again.fields)
 
 
-def test_shards_follow_each_other_without_gaps_or_repeats(tmp_path):
+def test_shards_are_contiguous_and_disjoint(tmp_path):
     first, second = shards(2, 6, first_seed=10, folder=tmp_path)
     assert np.array_equal(np.concatenate([first.images, second.images]), render(range(10, 22)).images)
     (kept,) = shards(2, 6, first_seed=10, folder=tmp_path, begin=1)
     assert np.array_equal(kept.fields, second.fields)
 
 
-def test_torch_and_the_task_unpack_the_output_alike():
+def test_torch_and_the_task_unpack_the_output_equally():
     output = np.random.default_rng(0).normal(size=(2, *nets.build("track").outputs[0].shape[1:])).astype(np.float32)
     fields = fields_of(torch.from_numpy(output)).numpy()
     for one, field in zip(output, fields, strict=True):
         assert np.array_equal(line_decoder.unpack(one), field)
 
 
-def test_the_loss_is_least_where_the_output_says_the_truth():
+def test_the_loss_is_minimal_if_the_output_is_the_truth():
     wanted = torch.from_numpy(render([21]).fields).float()
     assert wanted[..., 0].sum() > 0
     rows, columns = grid()
-    said = wanted[..., :5].clone()
-    said[..., 0] = wanted[..., 0] * 20 - 10
-    packed = said.reshape(1, rows // 2, 2, columns // 2, 2, 5).permute(0, 2, 4, 5, 1, 3)
+    predicted = wanted[..., :5].clone()
+    predicted[..., 0] = wanted[..., 0] * 20 - 10
+    packed = predicted.reshape(1, rows // 2, 2, columns // 2, 2, 5).permute(0, 2, 4, 5, 1, 3)
     output = packed.reshape(1, -1, rows // 2, columns // 2)
     assert float(loss_of(output, wanted)) < 0.01
     assert float(loss_of(-output, wanted)) > 1
@@ -58,9 +58,9 @@ def test_the_loss_is_least_where_the_output_says_the_truth():
 def test_mirrored_images_have_mirrored_fields():
     line = [(0.2, 0.9), (0.4, 0.3)]
     mirrored = [(1 - x, y) for x, y in line]
-    there, back = (line_decoder.encode([(points, False)], grid()) for points in (line, mirrored))
+    original, mirrored_field = (line_decoder.encode([(points, False)], grid()) for points in (line, mirrored))
     shard = render([21])
-    fields = np.stack([there, there]).astype(np.float16)
+    fields = np.stack([original, original]).astype(np.float16)
     images = np.concatenate([shard.images] * 2)
     generator = torch.Generator().manual_seed(0)
     seen = []
@@ -68,10 +68,10 @@ def test_mirrored_images_have_mirrored_fields():
         for shown, wanted in _varied([type(shard)(images, fields)], batch=2, generator=generator):
             assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
             seen += list(wanted.numpy())
-    present = back[..., 0] > 0
-    flipped = [one for one in seen if np.array_equal(one[..., 0], back[..., 0])]
+    present = mirrored_field[..., 0] > 0
+    flipped = [one for one in seen if np.array_equal(one[..., 0], mirrored_field[..., 0])]
     assert 0 < len(flipped) < 16
-    assert np.allclose(flipped[0][present], back[present], atol=0.02)
+    assert np.allclose(flipped[0][present], mirrored_field[present], atol=0.02)
 
 
 def test_variants_of_a_photograph_keep_its_lines_in_place(tmp_path):
@@ -90,7 +90,7 @@ def test_variants_of_a_photograph_keep_its_lines_in_place(tmp_path):
     assert checked > 100
 
 
-def test_labels_that_cannot_be_read_are_told_of(tmp_path):
+def test_unreadable_labels_raise_an_error(tmp_path):
     with pytest.raises(WeightsError, match=r"labels\.json"):
         Photographs(tmp_path)
     (tmp_path / "labels.json").write_text("[]")
@@ -99,7 +99,7 @@ def test_labels_that_cannot_be_read_are_told_of(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
+def test_a_resumed_run_gives_the_same_result(tmp_path):
     whole = train_track(TINY, tmp_path / "whole")
 
     def stop(epoch):
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_learns_from_photographs_and_exports_what_the_engine_runs(tmp_path):
+def test_a_model_trained_on_photographs_is_exported_for_the_engine(tmp_path):
     photograph(tmp_path)
     recipe = replace(TINY, epochs=1, photographs=8, start="track")
     with pytest.raises(WeightsError, match="--data"):

@@ -27,7 +27,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def test_it_learns_and_keeps_the_best_epoch(data):
+def test_training_learns_and_keeps_the_best_epoch(data):
     epochs, losses = [], []
     done = train(RECIPE, data, report=Report(losses.append, epochs.append))
     assert tuple(epochs) == done.history
@@ -36,10 +36,10 @@ def test_it_learns_and_keeps_the_best_epoch(data):
     assert done.best.validation_accuracy > 0.9
 
 
-def test_the_kept_arrays_are_the_best_epochs_not_the_lasts(data):
+def test_the_result_has_the_arrays_of_the_best_epoch(data):
     wild = replace(RECIPE, epochs=4, learning_rate=0.4)
     done = train(wild, data)
-    assert done.best.number < 4, "this run must get worse after its best epoch, or it shows nothing"
+    assert done.best.number < 4, "the test needs a run that gets worse after its best epoch"
     short = train(replace(wild, epochs=done.best.number), data)
     assert all(np.array_equal(done.arrays[name], short.arrays[name]) for name in short.arrays)
 
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_file(data):
     assert not np.array_equal(one, other)
 
 
-def test_cosine_ends_slowly(data):
+def test_the_cosine_schedule_lowers_the_learning_rate(data):
     def last_steps(schedule):
         losses = []
         train(replace(RECIPE, epochs=2, schedule=schedule), data, report=Report(step=losses.append))
@@ -60,7 +60,7 @@ def test_cosine_ends_slowly(data):
     assert last_steps("cosine")[-1] != last_steps("constant")[-1]
 
 
-def test_one_cycle_rises_for_a_fifth_of_the_run_and_falls_to_nothing(data):
+def test_one_cycle_rises_for_a_fifth_of_the_run_and_falls_to_zero(data):
     run = Run(replace(RECIPE, epochs=5, schedule="one_cycle", learning_rate=0.1), data, "cpu")
     rates = []
     while not run.is_over():
@@ -72,13 +72,13 @@ def test_one_cycle_rises_for_a_fifth_of_the_run_and_falls_to_nothing(data):
     assert rates == sorted(rates[:fifth]) + sorted(rates[fifth:], reverse=True)
 
 
-def test_smoothed_labels_are_learnt_less_surely(data):
+def test_label_smoothing_lowers_the_confidence(data):
     sharp, smooth = (train(replace(RECIPE, label_smoothing=share), data).best for share in (0.0, 0.2))
     assert smooth.train_loss > sharp.train_loss
     assert smooth.validation_accuracy > 0.9
 
 
-def test_bfloat16_learns_in_float32_parameters(data):
+def test_bfloat16_training_keeps_float32_parameters(data):
     done = train(replace(RECIPE, precision="bfloat16"), data)
     assert done.best.validation_accuracy > 0.9
     assert {array.dtype for array in done.arrays.values()} == {np.dtype("float32")}
@@ -101,19 +101,19 @@ def interrupted_after(number, recipe, data, checkpoint):
 @pytest.mark.parametrize(
     "changes", [{"schedule": "cosine"}, {"schedule": "one_cycle", "precision": "bfloat16", "label_smoothing": 0.1}]
 )
-def test_a_resumed_run_ends_in_the_same_result(data, tmp_path, changes):
+def test_a_resumed_run_gives_the_same_result(data, tmp_path, changes):
     checkpoint = tmp_path / "run.checkpoint"
     recipe = replace(RECIPE, epochs=4, **changes)
     whole = train(recipe, data)
     interrupted_after(2, recipe, data, checkpoint)
-    told = []
-    resumed = train(recipe, data, report=Report(epoch=told.append), checkpoint=checkpoint, resume=True)
-    assert resumed.history == whole.history == tuple(told)
+    reported = []
+    resumed = train(recipe, data, report=Report(epoch=reported.append), checkpoint=checkpoint, resume=True)
+    assert resumed.history == whole.history == tuple(reported)
     assert resumed.best == whole.best
     assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(data, tmp_path):
+def test_a_checkpoint_of_another_run_or_a_damaged_one_raises_an_error(data, tmp_path):
     checkpoint = tmp_path / "run.checkpoint"
     train(replace(RECIPE, epochs=1), data, checkpoint=checkpoint)
     with pytest.raises(WeightsError, match="another recipe, device or data"):
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(data, tmp_path)
         train(RECIPE, data, checkpoint=checkpoint, resume=True)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(data, tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_keeps_the_old_one(data, tmp_path, monkeypatch):
     checkpoint = tmp_path / "run.checkpoint"
     checkpoint.write_bytes(b"old")
 
@@ -137,18 +137,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(data, tmp_path, 
     assert [path.read_bytes() for path in tmp_path.glob("*checkpoint*")] == [b"old"]
 
 
-def test_patience_ends_a_run_that_gets_no_better(data):
+def test_patience_ends_a_run_that_does_not_improve(data):
     wild = replace(RECIPE, epochs=30, learning_rate=0.4)
     done = train(wild, data, patience=2)
     assert len(done.history) == done.best.number + 2 < 30
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data):
+def test_a_non_finite_loss_stops_the_run(data):
     with pytest.raises(WeightsError, match=r"the loss became (nan|inf) in epoch 1: nothing was saved; lower"):
         train(replace(RECIPE, learning_rate=1e20), data)
 
 
-def test_half_precision_storage_halves_the_file_and_is_what_is_measured(data, tmp_path):
+def test_half_precision_storage_halves_the_file_and_is_evaluated(data, tmp_path):
     done = train(RECIPE, data)
     half, whole = (
         export.export(done, replace(RECIPE, storage=storage), data, tmp_path / f"{storage}.npz")[0]
@@ -162,7 +162,7 @@ def test_half_precision_storage_halves_the_file_and_is_what_is_measured(data, tm
     np.testing.assert_allclose(half.run(shown), whole.run(shown), atol=0.05)
 
 
-def test_a_net_that_the_engine_runs_otherwise_is_not_saved(data, tmp_path, monkeypatch):
+def test_a_net_with_other_results_in_the_engine_is_not_saved(data, tmp_path, monkeypatch):
     done = train(replace(RECIPE, epochs=1), data)
     monkeypatch.setattr(export.Model, "run", lambda self, inputs: np.zeros((len(inputs), 10), np.float32))
     with pytest.raises(WeightsError, match="differ from PyTorch's"):

@@ -25,7 +25,7 @@ def mnist():
 
 def test_the_application_reads_digits_off_paper(mnist):
     done = []
-    result = written.read_scenes(engine.load(WEIGHTS / "mnist.npz"), mnist.test[:60], lambda *told: done.append(told))
+    result = written.read_scenes(engine.load(WEIGHTS / "mnist.npz"), mnist.test[:60], lambda *step: done.append(step))
     assert result.digits == 60
     assert result.accuracy > 0.9
     assert result.whole <= result.scenes == len(done)
@@ -33,20 +33,20 @@ def test_the_application_reads_digits_off_paper(mnist):
     assert "of 60 digits found and read right" in str(result)
 
 
-def test_each_digit_is_compared_with_what_was_found_there():
+def test_each_digit_is_compared_with_the_box_at_its_position():
     truth = Truth("12", (Box(0, 0, 10, 20, "1"), Box(50, 0, 60, 20, "2")))
     found = (Box(1, 1, 10, 20, "7"), Box(100, 0, 110, 20, "3"))
     assert written._compared(truth, found) == [("1", "7"), ("2", ""), ("", "3")]
 
 
-def test_figures_count_misses_and_false_marks():
-    said = Counter({("1", "1"): 8, ("1", "7"): 1, ("2", ""): 1, ("", "3"): 2})
-    result = written.Reading(said, scenes=5, whole=2, seconds=0.1)
+def test_the_figures_count_missed_digits_and_false_marks():
+    confusion = Counter({("1", "1"): 8, ("1", "7"): 1, ("2", ""): 1, ("", "3"): 2})
+    result = written.Reading(confusion, scenes=5, whole=2, seconds=0.1)
     assert (result.digits, result.accuracy) == (10, 0.8)
     assert "(1 not found, 2 marks that are none); 40.00% of 5 images" in str(result)
 
 
-def test_learning_splits_gain_marks_and_the_test_split_stays(mnist, monkeypatch):
+def test_training_splits_get_marks_and_the_test_split_is_unchanged(mnist, monkeypatch):
     monkeypatch.setattr(written, "PEN_SCENES", 3)
     few = type(mnist)(
         mnist.name,
@@ -57,20 +57,20 @@ def test_learning_splits_gain_marks_and_the_test_split_stays(mnist, monkeypatch)
         mnist.sha256,
         mnist.measured,
     )
-    told = []
-    found = written.with_scenes(few, 30, lambda done, total: told.append((done, total)))
+    progress = []
+    found = written.with_scenes(few, 30, lambda done, total: progress.append((done, total)))
     assert np.array_equal(found.train.images[:50], few.train.images)
     assert np.array_equal(found.validation.labels[:20], few.validation.labels)
     assert 28 <= len(found.train) - 50 - 30 + 30 <= 30 + 40
     assert 18 <= len(found.validation) - 20 <= 20
     assert found.test is few.test
     assert found.sha256 not in ("", few.sha256)
-    assert told[-1][0] >= 50
+    assert progress[-1][0] >= 50
     again = written.with_scenes(few, 30)
     assert again.sha256 == found.sha256, "the same digits give the same scenes"
 
 
-def test_nets_of_other_tasks_read_no_digits():
+def test_nets_of_other_tasks_raise_an_error():
     graph = nets.build("cifar10")
     arrays = {name: np.zeros(shape, np.float32) for name, shape in graph.parameters.items()}
     with pytest.raises(WeightsError, match="net 'cifar10' is for task 'classify'"):

@@ -4,10 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.scenes import paper
 from camapp.scenes.paper import RANGES, photograph
 
-CALM = replace(
+UNDISTORTED = replace(
     RANGES,
     tilt=(0, 0),
     turn=(0, 0),
@@ -21,26 +20,26 @@ CALM = replace(
 
 
 def ring():
-    """A digit of MNIST's size and softness: a 0."""
+    """Return a 0 of the size and softness of MNIST digits."""
     image = np.zeros((28, 28), np.uint8)
     cv2.ellipse(image, (14, 14), (6, 9), 0, 0, 360, 255, 2, cv2.LINE_AA)
     return image
 
 
-def taken(seed, count=2, ranges=RANGES):
-    return photograph([ring()] * count, "0" * count, np.random.default_rng(seed), ranges)
+def render(seed, count=2, ranges=RANGES, **options):
+    return photograph([ring()] * count, "0" * count, np.random.default_rng(seed), ranges, **options)
 
 
-def test_the_same_seed_takes_the_same_image():
-    (one, truth), (two, same), (other, _) = taken(3), taken(3), taken(4)
+def test_the_same_seed_gives_the_same_image():
+    (one, truth), (two, same), (other, _) = render(3), render(3), render(4)
     assert (one.shape, one.dtype, truth) == ((480, 640), np.uint8, same)
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_boxes_hold_the_ink_and_lie_in_the_image(seed):
-    image, truth = taken(seed, 4, replace(RANGES, light=(1, 1), noise=(0, 0), blur=(0, 0)))
+def test_boxes_contain_the_ink_and_are_in_the_image(seed):
+    image, truth = render(seed, 4, replace(RANGES, light=(1, 1), noise=(0, 0), blur=(0, 0)))
     assert [box.label for box in truth.boxes] == ["0"] * 4
     for box in truth.boxes:
         assert 0 < box.x0 < box.x1 < 640
@@ -53,27 +52,27 @@ def test_boxes_hold_the_ink_and_lie_in_the_image(seed):
             assert high >= side - 5
 
 
-def test_light_falls_by_the_stated_ratio():
-    even, _ = taken(1, 1, CALM)
-    lit, _ = taken(1, 1, replace(CALM, light=(4, 4)))
+def test_light_decreases_by_the_configured_ratio():
+    even, _ = render(1, 1, UNDISTORTED)
+    lit, _ = render(1, 1, replace(UNDISTORTED, light=(4, 4)))
     share = lit[even > 60] / even[even > 60]
     assert share.max() == pytest.approx(1, abs=0.05)
     assert share.min() == pytest.approx(1 / 4, abs=0.05)
 
 
-def test_noise_and_gamma_are_the_stated_ones():
-    quiet, _ = taken(1, 1, CALM)
-    loud, _ = taken(1, 1, replace(CALM, noise=(8, 8)))
-    difference = loud.astype(float) - quiet
+def test_noise_and_gamma_are_the_configured_ones():
+    noiseless, _ = render(1, 1, UNDISTORTED)
+    noisy, _ = render(1, 1, replace(UNDISTORTED, noise=(8, 8)))
+    difference = noisy.astype(float) - noiseless
     assert difference.std() == pytest.approx(8, abs=0.5)
-    bright, _ = taken(1, 1, replace(CALM, gamma=(0.6, 0.6)))
-    grey = (quiet > 30) & (quiet < 190)
-    np.testing.assert_allclose(bright[grey], 200 * (quiet[grey] / 200.0) ** 0.6, atol=2)
+    bright, _ = render(1, 1, replace(UNDISTORTED, gamma=(0.6, 0.6)))
+    grey = (noiseless > 30) & (noiseless < 190)
+    np.testing.assert_allclose(bright[grey], 200 * (noiseless[grey] / 200.0) ** 0.6, atol=2)
 
 
-def test_a_marker_writes_more_broadly_than_a_pen():
+def test_a_marker_is_broader_than_a_pen():
     def ink(level):
-        image, truth = taken(5, 1, replace(CALM, pen=level, marker=level))
+        image, truth = render(5, 1, replace(UNDISTORTED, pen=level, marker=level))
         (box,) = truth.boxes
         inside = image[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)]
         return (inside < 120).mean()
@@ -81,13 +80,12 @@ def test_a_marker_writes_more_broadly_than_a_pen():
     assert ink((0.2, 0.2)) > 1.1 * ink((0.6, 0.6))
 
 
-def test_ranges_tell_themselves():
+def test_ranges_convert_to_text():
     assert "tilt 0 to 30, turn -30 to 30, light 1 to 4" in str(RANGES)
 
 
-def test_digits_that_never_fit_are_refused(monkeypatch):
+def test_digits_that_do_not_fit_raise_an_error():
     with pytest.raises(ValueError, match="900 pixels high: at most 240 fit on a sheet"):
-        taken(0, 1, replace(RANGES, height=(60, 900)))
-    monkeypatch.setattr(paper, "POSES", 0)
+        render(0, 1, replace(RANGES, height=(60, 900)))
     with pytest.raises(ValueError, match="4 digits of these ranges do not fit into 640x480"):
-        taken(0, 4)
+        render(0, 4, poses=0)

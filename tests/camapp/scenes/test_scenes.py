@@ -15,7 +15,7 @@ SMALL = SceneOptions(size=(320, 240), seed=5)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_same_seed_and_index_give_the_same_image_in_any_order(name):
+def test_the_same_seed_and_index_give_the_same_image_in_any_order(name):
     cls = scene_class(name)
     one, other = cls(SMALL), cls(SMALL)
     forwards = [one.render(i) for i in (3, 70, 140)]
@@ -26,7 +26,7 @@ def test_same_seed_and_index_give_the_same_image_in_any_order(name):
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_other_seeds_and_indices_give_other_images(name):
+def test_other_seeds_and_indices_give_different_images(name):
     cls = scene_class(name)
     first = cls(SMALL).render(0)[0]
     assert not np.array_equal(first, cls(SMALL).render(1)[0])
@@ -35,7 +35,7 @@ def test_other_seeds_and_indices_give_other_images(name):
 
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("size", [(64, 64), (1280, 720), (240, 320), (641, 359), (320, 64)])
-def test_images_have_the_size_asked_for_and_truth_lies_within(name, size):
+def test_images_have_the_requested_size_and_contain_the_truth(name, size):
     width, height = size
     scene = scene_class(name)(SceneOptions(size=size, seed=2, count=3))
     for index in (0, 100, 1000):
@@ -48,13 +48,13 @@ def test_images_have_the_size_asked_for_and_truth_lies_within(name, size):
             assert 0 <= box.y0 < box.y1 <= height
 
 
-def test_unknown_scene_is_refused_by_name():
+def test_an_unknown_scene_raises_an_error_with_its_name():
     with pytest.raises(ValueError, match="unknown scene 'desk'; known are digits, objects, track"):
         scene_class("desk")
 
 
 @pytest.mark.parametrize("count", [1, 4, 8])
-def test_digits_are_as_many_as_asked_and_read_from_left_to_right(count):
+def test_the_number_of_digits_is_the_requested_one_and_they_are_ordered_from_left_to_right(count):
     scene = DigitScene(SceneOptions(seed=9, count=count))
     for index in range(0, 600, 60):
         _, truth = scene.render(index)
@@ -68,27 +68,24 @@ def test_digits_change_every_two_seconds_while_the_paper_moves_smoothly():
     scene = DigitScene(SMALL)
     labels = [scene.render(i)[1].label for i in (0, 59, 60, 119, 120)]
     assert labels[0] == labels[1] != labels[2] == labels[3] != labels[4]
-    places = [scene.render(i)[1].boxes[0].x0 for i in range(60)]
-    steps = np.abs(np.diff(places))
+    positions = [scene.render(i)[1].boxes[0].x0 for i in range(60)]
+    steps = np.abs(np.diff(positions))
     assert 0 < steps.max() < 0.02 * SMALL.size[0]
 
 
-def test_truth_boxes_hold_the_ink_exactly():
-    # The same scene with and without ink differs in the ink's pixels alone.
-    scene = DigitScene(SceneOptions(seed=3, count=1))
+def test_boxes_of_the_truth_bound_the_ink_exactly():
+    # The same scene with and without ink differs only in the pixels of the ink.
+    options = SceneOptions(seed=3, count=1)
+    scene, blank = DigitScene(options), DigitScene(options, ink=False)
     for index in (10, 200, 500):
         image, truth = scene.render(index)
-        sheet = scene._sheet(int(index / 30 / 2))
-        paper = np.full_like(sheet.texture, sheet.texture[2, 2])
-        blank = DigitScene(SceneOptions(seed=3, count=1))
-        blank._sheet = {int(index / 30 / 2): replace(sheet, texture=paper)}.get
         darker = cv2.subtract(blank.render(index)[0], image).max(axis=2)
         x, y, w, h = cv2.boundingRect((darker > 0.5 * darker.max()).astype(np.uint8))
         box = truth.boxes[0]
         assert np.allclose((x, y, x + w, y + h), (box.x0, box.y0, box.x1, box.y1), atol=3)
 
 
-def test_sheet_tilts_up_to_thirty_degrees_and_not_beyond():
+def test_the_sheet_tilts_up_to_thirty_degrees():
     tilts = []
     for seed in range(6):
         scene = DigitScene(replace(SMALL, seed=seed))
@@ -96,24 +93,24 @@ def test_sheet_tilts_up_to_thirty_degrees_and_not_beyond():
         focal = 1.2 * width
         camera = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
         for index in range(0, 900, 15):
-            axes = np.linalg.inv(camera) @ scene._pose(index / 30)
+            axes = np.linalg.inv(camera) @ scene.homography(index / 30)
             normal = np.cross(axes[:, 0], axes[:, 1])
             tilts.append(np.degrees(np.arccos(normal[2] / np.linalg.norm(normal))))
     assert max(tilts) <= 30.01
     assert max(tilts) > 25
 
 
-def test_light_differs_up_to_four_to_one_across_the_image():
+def test_the_light_varies_up_to_four_to_one_across_the_image():
     ratios = []
     for seed in range(6):
         scene = DigitScene(replace(SMALL, seed=seed))
         for second in range(30):
-            light = scene._light(float(second)).astype(float)
+            light = scene.light_map(float(second)).astype(float)
             ratios.append(light.max() / light.min())
     assert 3 < max(ratios) < 5
 
 
-def test_handwriting_has_every_digit_and_no_two_alike():
+def test_handwriting_has_all_digits_and_varies():
     rng = np.random.default_rng(0)
     hand = Hand.random(rng)
     assert "".join(GLYPHS) == "0123456789"
@@ -124,7 +121,7 @@ def test_handwriting_has_every_digit_and_no_two_alike():
         assert one.shape != other.shape or not np.array_equal(one, other)
 
 
-def test_object_label_names_the_largest_shape():
+def test_the_label_of_an_object_scene_is_its_largest_shape():
     _, truth = ObjectScene(SceneOptions(seed=4, count=5)).render(33)
 
     def area(box: Box) -> float:

@@ -16,20 +16,20 @@ PLAIN = Look(ground=(60.0, 60.0, 60.0), grain=0.0, grain_size=0.01, backdrop=2)
 CAMERA = GroundCamera.of((320, 240), 0.3, 0.3, 1.2)
 
 
-def view(course, pose, camera=CAMERA, look=PLAIN):
+def view_of(course, pose, camera=CAMERA, look=PLAIN):
     stripes = tuple(Stripe(course.beside(at), 0.06, (250.0,) * 3).seen_from(pose) for at in course.borders)
     return View(camera, stripes, look, course.values(pose))
 
 
-def shown(seen):
-    return truth_of(seen, photograph(seen.stripes, seen.look, seen.camera)).lines
+def visible_lines(view):
+    return truth_of(view, photograph(view.stripes, view.look, view.camera)).lines
 
 
-def test_truth_runs_through_the_middle_of_the_paint():
+def test_the_truth_is_in_the_middle_of_the_paint():
     course = bending(20.0, np.array([0.1, -0.15]), BORDERS, back=2.0)
-    seen = view(course, course.pose(0.0, 0.2, 0.1))
-    image = photograph(seen.stripes, seen.look, seen.camera)
-    lines = [line for line in truth_of(seen, image).lines if line.label == "line"]
+    view = view_of(course, course.pose(0.0, 0.2, 0.1))
+    image = photograph(view.stripes, view.look, view.camera)
+    lines = [line for line in truth_of(view, image).lines if line.label == "line"]
     assert len(lines) == 2
     checked = 0
     for line in lines:
@@ -37,35 +37,36 @@ def test_truth_runs_through_the_middle_of_the_paint():
         along = np.gradient(points, axis=0)
         aside = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.hypot(*along.T)[:, None]
         for point, side in zip(points[2:-8], aside[2:-8], strict=True):
-            # The paint's brightness across the line has its middle on the truth.
-            places = point + np.linspace(-14, 14, 113)[:, None] * side - 0.5
-            if (places < 1).any() or (places > np.array(CAMERA.size) - 2).any():
+            # The bright pixels across the line are centred on the truth.
+            positions = point + np.linspace(-14, 14, 113)[:, None] * side - 0.5
+            if (positions < 1).any() or (positions > np.array(CAMERA.size) - 2).any():
                 continue
-            bright = cv2.remap(image[..., 0], *places.T.astype(np.float32), cv2.INTER_LINEAR).ravel() > 155
+            bright = cv2.remap(image[..., 0], *positions.T.astype(np.float32), cv2.INTER_LINEAR).ravel() > 155
             assert np.linspace(-14, 14, 113)[bright].mean() == pytest.approx(0, abs=0.5)
             checked += 1
     assert checked > 20
 
 
 @pytest.mark.parametrize(("offset", "turned"), [(0.3, 0.0), (-0.3, 0.0), (0.0, 0.2), (0.1, -0.3)])
-def test_values_have_the_signs_of_the_design(offset, turned):
+def test_values_have_the_documented_signs(offset, turned):
     course = bending(20.0, np.array([0.08, 0.08]), BORDERS, back=2.0)
     values = course.values(course.pose(0.0, offset, turned))
     assert values["offset_m"] == pytest.approx(offset, abs=1e-3)
     assert values["offset_lanes"] == pytest.approx(offset / 1.22, abs=1e-3)
     assert values["heading_deg"] == pytest.approx(math.degrees(turned), abs=0.1)
     assert values["curvature_1_m"] == pytest.approx(0.08, rel=0.02)
-    assert course.beside(0.0)[-1, 0] > 0  # a positive curvature bends to the right
+    # A positive curvature bends to the right.
+    assert course.beside(0.0)[-1, 0] > 0
 
 
-def test_a_car_on_the_right_of_its_lane_sees_its_lines_on_the_left():
+def test_from_the_right_side_of_the_lane_the_lines_are_on_the_left():
     course = bending(20.0, np.zeros(2), BORDERS, back=2.0)
-    lines = shown(view(course, course.pose(0.0, 0.4)))
+    lines = visible_lines(view_of(course, course.pose(0.0, 0.4)))
     middle = sum(line.points[len(line.points) // 2][0] for line in lines) / len(lines)
     assert middle < 160
 
 
-def test_the_curvature_of_a_lane_is_that_of_its_own_middle():
+def test_the_curvature_of_a_lane_is_that_of_its_middle():
     course = bending(20.0, np.array([0.1, 0.1]), (-1.0, 0.0, 1.0), back=2.0)
     inner = course.values(course.pose(0.0, 0.5))
     assert inner["curvature_1_m"] == pytest.approx(1 / 9.5, rel=0.02)
@@ -73,7 +74,7 @@ def test_the_curvature_of_a_lane_is_that_of_its_own_middle():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_circuits_close_and_bend_to_both_hands(seed):
+def test_circuits_are_closed_and_bend_both_ways(seed):
     course = circuit(80.0, np.random.default_rng(seed), BORDERS)
     assert np.allclose(course.centre[0], course.centre[-1])
     assert course.along[-1] == pytest.approx(80.0)
@@ -84,7 +85,7 @@ def test_circuits_close_and_bend_to_both_hands(seed):
     assert turned == pytest.approx(0, abs=0.02)
 
 
-def test_a_lap_keeps_the_truth_of_every_moment():
+def test_every_image_of_a_lap_has_a_truth():
     scene = TrackScene(SceneOptions(size=(160, 120), seed=3, count=2))
     for index in range(0, 3000, 300):
         _, truth = scene.render(index)
@@ -96,7 +97,7 @@ def test_a_lap_keeps_the_truth_of_every_moment():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(160, 120), (90, 160), (320, 180)])
-def test_random_images_repeat_and_their_truth_lies_within(kind, size):
+def test_random_images_are_reproducible_and_contain_their_truth(kind, size):
     for seed in range(6):
         image, truth, _ = random_image(seed, size, kind)
         again, truth_again, _ = random_image(seed, size, kind)
@@ -112,38 +113,39 @@ def test_random_images_repeat_and_their_truth_lies_within(kind, size):
             assert points[0, 1] >= points[-1, 1]
 
 
-def test_some_random_images_have_no_line_and_then_no_values():
-    taken = [random_image(seed, (64, 48)) for seed in range(60)]
-    empty = [truth for _, truth, view in taken if not any(stripe.is_line for stripe in view.stripes)]
+def test_random_images_without_lines_have_no_values():
+    samples = [random_image(seed, (64, 48)) for seed in range(60)]
+    empty = [truth for _, truth, view in samples if not any(stripe.is_line for stripe in view.stripes)]
     assert 2 <= len(empty) <= 20
     assert all(not truth.lines and not truth.values for truth in empty)
 
 
-def test_a_stretched_image_has_the_lines_of_the_camera_s_own_shape():
+def test_a_stretched_image_has_the_lines_of_the_unstretched_image():
     _, truth, view = random_image(11, (160, 120), "rubber", shape=(9, 16))
-    _, same, own = random_image(11, (90, 160), "rubber")
-    assert view.camera.resized((90, 160)).focal == pytest.approx(own.camera.focal)
+    _, same, unstretched = random_image(11, (90, 160), "rubber")
+    assert view.camera.resized((90, 160)).focal == pytest.approx(unstretched.camera.focal)
     assert truth.values == same.values
 
 
-def test_lines_too_thin_to_be_sure_of_are_faint():
+def test_thin_lines_are_faint():
     course = bending(60.0, np.zeros(2), BORDERS, back=2.0)
     thin = tuple(Stripe(course.beside(at), 0.01, (250.0,) * 3).seen_from(Pose(0, 0, 0)) for at in BORDERS)
-    lines = shown(View(CAMERA, thin, PLAIN, {}))
+    lines = visible_lines(View(CAMERA, thin, PLAIN, {}))
     near = {label: max(line.points[0][1] for line in lines if line.label == label) for label in ("line", "faint")}
     assert near["line"] > near["faint"]
+    # Even thinner parts are left out: no line reaches the horizon.
     far = min(point[1] for line in lines for point in line.points)
-    assert far > 240 / 2 - CAMERA.focal[1] * 0.3  # thinner still, they are not there: none reaches the horizon
+    assert far > 240 / 2 - CAMERA.focal[1] * 0.3
 
 
-def test_lines_of_the_grounds_own_colour_are_faint():
+def test_lines_with_the_colour_of_the_ground_are_faint():
     course = bending(20.0, np.zeros(2), BORDERS, back=2.0)
     for tone, label in ((61.0, "faint"), (120.0, "line")):
         stripes = tuple(Stripe(course.beside(at), 0.06, (tone,) * 3).seen_from(Pose(0, 0, 0)) for at in BORDERS)
-        assert max(shown(View(CAMERA, stripes, PLAIN, {})), key=lambda line: len(line.points)).label == label
+        assert max(visible_lines(View(CAMERA, stripes, PLAIN, {})), key=lambda line: len(line.points)).label == label
 
 
-def test_an_open_course_never_runs_over_itself():
+def test_an_open_course_never_overlaps_itself():
     course = bending(20.0, np.array([0.6, 0.6]), BORDERS, back=8.0)
     assert np.ptp(course.heading) < 2 * np.pi
     assert np.abs(course.heading).max() > 3

@@ -29,7 +29,7 @@ def run(task, shot, outputs, now_s=0.0):
     return task.decode(shot, outputs, prepared, int(now_s * 1e9))
 
 
-def test_best_labels_come_with_probabilities_and_the_region_seen():
+def test_the_best_labels_have_probabilities_and_the_region():
     task = create_task("classify", CARD, TaskOptions(top=2))
     found = run(task, frame(seq=9), logits(0.1, 0.6, 0.2, 0.1))
     assert isinstance(task, ClassifyTask)
@@ -40,40 +40,40 @@ def test_best_labels_come_with_probabilities_and_the_region_seen():
     assert found.region == Box(16, 0, 48, 32)
 
 
-def test_region_is_in_the_views_pixels():
+def test_the_region_is_in_pixels_of_the_view():
     found = run(create_task("classify", CARD, TaskOptions()), frame(view=(64, 32), model=(16, 16)), logits(1, 1, 1, 1))
     assert found.region == Box(0, 0, 64, 32)
 
 
-def test_one_odd_frame_changes_the_raw_label_alone():
+def test_a_single_outlier_changes_only_the_raw_label():
     task = create_task("classify", CARD, TaskOptions(smoothing=0.3))
     for step in range(10):
         run(task, frame(), logits(0.9, 0.1, 1e-6, 1e-6), step / 30)
-    odd = run(task, frame(), logits(0.05, 0.95, 1e-6, 1e-6), 10 / 30)
-    assert (odd.label, odd.raw_label) == ("cat", "dog")
-    assert odd.raw_score == pytest.approx(0.95, abs=1e-4)
-    assert odd.score > 0.7
+    outlier = run(task, frame(), logits(0.05, 0.95, 1e-6, 1e-6), 10 / 30)
+    assert (outlier.label, outlier.raw_label) == ("cat", "dog")
+    assert outlier.raw_score == pytest.approx(0.95, abs=1e-4)
+    assert outlier.score > 0.7
 
 
-def test_unsure_images_have_no_label_but_a_raw_one():
+def test_uncertain_images_have_only_a_raw_label():
     found = run(create_task("classify", CARD, TaskOptions()), frame(), logits(0.3, 0.25, 0.25, 0.2))
     assert (found.label, found.score, found.raw_label) == ("", 0.0, "cat")
 
 
-def test_reset_forgets():
+def test_reset_clears_the_average():
     task = create_task("classify", CARD, TaskOptions(smoothing=5.0))
     run(task, frame(), logits(1, 1e-6, 1e-6, 1e-6))
     task.reset()
     assert run(task, frame(), logits(1e-6, 1, 1e-6, 1e-6), 0.01).label == "dog"
 
 
-def test_models_without_labels_answer_with_numbers_and_top_is_bounded_by_the_outputs():
+def test_without_labels_classes_are_numbers_and_top_is_limited_by_the_outputs():
     card = ModelCard(net="any", input_shape=(3, 8, 8), colour="RGB")
     found = run(create_task("classify", card, TaskOptions(top=9)), frame(), logits(0.1, 0.1, 0.7, 0.1))
     assert found.label == "2"
     assert len(found.top) == 4
 
 
-def test_unknown_task_is_refused_with_those_known():
+def test_an_unknown_task_raises_an_error_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown task 'guess'; known are classify, digits"):
         create_task("guess", CARD, TaskOptions())

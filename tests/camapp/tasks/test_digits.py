@@ -57,7 +57,7 @@ def read(model, frame, options=None):
 
 
 @pytest.mark.parametrize("model_size", [None, (320, 240)])
-def test_generated_scenes_are_read_with_their_places(model, model_size):
+def test_digits_of_generated_scenes_are_read_and_located(model, model_size):
     total = right = false = 0
     for seed in range(20):
         scene = DigitScene(SceneOptions(seed=seed, size=(1280, 720)))
@@ -74,7 +74,7 @@ def test_generated_scenes_are_read_with_their_places(model, model_size):
 
 
 @pytest.mark.parametrize("invert", [False, True])
-def test_images_of_mnist_itself_are_read_whole(model, invert):
+def test_images_of_mnist_are_read_unchanged(model, invert):
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST at {MNIST}")
     with (
@@ -89,13 +89,13 @@ def test_images_of_mnist_itself_are_read_whole(model, invert):
     assert np.mean([label == str(name) for label, name in zip(read_as, labels, strict=True)]) >= 0.97
 
 
-def test_drawings_light_on_black_are_read_at_any_size(model):
+def test_drawings_in_white_on_black_are_read_at_any_size(model):
     pixels = np.zeros((300, 300), np.uint8)
     write(pixels, "2", 90, 230, 170, darkness=255, thick=22)
     assert read(model, frame_of(pixels)).label == "2"
 
 
-def test_nothing_on_the_paper_is_no_digit(model):
+def test_blank_paper_has_no_digit(model):
     for pixels in (
         paper(),
         paper(light=(60, 240)),
@@ -111,7 +111,7 @@ def test_nothing_on_the_paper_is_no_digit(model):
 def test_marks_are_sorted_and_found_under_uneven_light():
     pixels = paper(light=(60, 240))
     for digit, x in (("7", 420), ("1", 100), ("4", 260)):
-        # Ink keeps a share of the paper's light.
+        # Ink reflects a share of the paper's light.
         ink = np.full_like(pixels, 255)
         write(ink, digit, x, 220, 90)
         pixels = (pixels * (ink / 255.0)).astype(np.uint8)
@@ -119,7 +119,7 @@ def test_marks_are_sorted_and_found_under_uneven_light():
     assert lefts == pytest.approx([130, 268, 430], abs=25)
 
 
-def test_ruling_borders_specks_and_blobs_are_no_marks():
+def test_ruled_lines_borders_specks_and_blobs_are_not_marks():
     pixels = paper()
     pixels[::40] = 185
     pixels[:, :60] = 70
@@ -139,7 +139,7 @@ def test_a_five_with_a_loose_bar_is_one_mark():
     assert len(find_marks(pixels, 8)) == 1
 
 
-def test_clutter_is_not_taken_for_handwriting():
+def test_clutter_has_no_marks():
     noise = np.random.default_rng(0).integers(0, 256, (36, 64)).astype(np.uint8)
     assert find_marks(cv2.resize(noise, (640, 360), interpolation=cv2.INTER_CUBIC), 8) == []
 
@@ -158,49 +158,52 @@ def test_ink_is_sized_and_centred_as_in_mnist():
         mass = mark.ink.sum()
         assert (mark.ink.sum(axis=1) @ np.arange(28)) / mass == pytest.approx(13.5, abs=0.6)
         assert (mark.ink.sum(axis=0) @ np.arange(28)) / mass == pytest.approx(13.5, abs=0.6)
-        # Thin pens are broadened to about MNIST's stroke.
+        # Thin strokes are broadened to about those of MNIST.
         assert mass > 55
 
 
 def turned(pixels, degrees, squeeze=1.0):
-    """The image turned about its middle, then made `squeeze` times as wide."""
+    """Return the image rotated about its centre, then scaled to `squeeze` times its width."""
     height, width = pixels.shape
-    way = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1.0)
-    whole = cv2.warpAffine(pixels, way, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    rotation = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1.0)
+    whole = cv2.warpAffine(pixels, rotation, (width, height), borderMode=cv2.BORDER_REPLICATE)
     return cv2.resize(whole, None, fx=squeeze, fy=1.0, interpolation=cv2.INTER_AREA)
 
 
-def likeness(a, b):
-    """Correlation of the ink of two marks."""
+def correlation(a, b):
+    """Return the correlation of the ink of two marks."""
     return float(np.corrcoef(a.ink.ravel(), b.ink.ravel())[0, 1])
 
 
 @pytest.mark.parametrize("squeeze", [1.0, 0.75])
 @pytest.mark.parametrize("degrees", [-30, -12, 20, 30])
-def test_a_row_that_leans_is_turned_upright(degrees, squeeze):
+def test_a_tilted_row_is_turned_upright(degrees, squeeze):
     pixels = paper()
     for i, digit in enumerate("4725"):
         write(pixels, digit, 140 + 95 * i, 220, 70)
     upright = find_marks(pixels, 8)
     leaning = find_marks(turned(pixels, degrees, squeeze), 8, 1 / squeeze)
     assert len(upright) == len(leaning) == 4
-    alike = list(map(likeness, leaning, upright))  # left as they are, those at 30 degrees have 0.3 to 0.6
-    assert min(alike) > 0.7
-    assert np.mean(alike) > 0.8
+    # Without the rotation, the correlation at 30 degrees is 0.3 to 0.6.
+    correlations = list(map(correlation, leaning, upright))
+    assert min(correlations) > 0.7
+    assert np.mean(correlations) > 0.8
 
 
-def test_what_stands_alone_is_left_as_it_is():
+def test_a_digit_outside_a_row_is_not_turned():
     alone, others = paper(), paper()
     for pixels in (alone, others):
         write(pixels, "4", 300, 220, 70)
-    write(others, "7", 80, 100, 70)  # too far away for a row
-    write(others, "5", 320, 120, 70)  # above it
+    # Too far away for a row.
+    write(others, "7", 80, 100, 70)
+    # Above the digit.
+    write(others, "5", 320, 120, 70)
     marks = find_marks(others, 8)
     assert len(marks) == 3
-    assert likeness(marks[1], find_marks(alone, 8)[0]) > 0.999
+    assert correlation(marks[1], find_marks(alone, 8)[0]) > 0.999
 
 
-def test_no_more_marks_than_asked_and_the_usual_height_wins():
+def test_the_number_of_marks_is_limited():
     pixels = paper(1200, 300)
     for i in range(10):
         write(pixels, "3", 40 + 110 * i, 180, 60)
@@ -209,7 +212,7 @@ def test_no_more_marks_than_asked_and_the_usual_height_wins():
 
 
 @pytest.mark.parametrize("noise", [4, 10])
-def test_marks_are_found_through_a_dim_cameras_noise(noise):
+def test_marks_are_found_in_the_noise_of_a_dim_camera(noise):
     pixels = paper(light=(60, 240))
     ink = np.full_like(pixels, 255)
     for digit, x in (("7", 420), ("3", 60), ("4", 260)):
@@ -219,7 +222,7 @@ def test_marks_are_found_through_a_dim_cameras_noise(noise):
     assert lefts == pytest.approx([70, 268, 430], abs=25)
 
 
-def test_larger_inputs_are_padded_and_normalised_as_the_card_says():
+def test_larger_inputs_are_padded_and_normalised_by_the_card():
     card = ModelCard(net="lenet", task="digits", input_shape=(1, 32, 32), colour="GRAY", mean=(0.5,), std=(0.25,))
     pixels = paper()
     write(pixels, "8", 280, 230, 120)
@@ -232,13 +235,13 @@ def test_larger_inputs_are_padded_and_normalised_as_the_card_says():
     assert np.all(batch[0, 0, :, 30:] == -2)
 
 
-def test_inputs_smaller_than_a_digit_are_refused():
+def test_inputs_smaller_than_a_digit_raise_an_error():
     card = ModelCard(net="any", task="digits", input_shape=(1, 16, 16), colour="GRAY")
     with pytest.raises(ValueError, match="at least 28x28, not 16x16"):
         DigitsTask(card, TaskOptions())
 
 
-def test_region_of_interest_limits_the_search_and_boxes_stay_in_the_view():
+def test_the_region_of_interest_limits_the_search_and_boxes_are_in_pixels_of_the_view():
     pixels = paper()
     write(pixels, "2", 100, 220, 90)
     write(pixels, "6", 450, 220, 90)
@@ -253,22 +256,22 @@ def test_region_of_interest_limits_the_search_and_boxes_stay_in_the_view():
     assert 440 < found.boxes[0].x0 < found.boxes[0].x1 < 540
 
 
-def test_unsure_boxes_are_dropped_and_the_number_is_smoothed():
+def test_uncertain_boxes_are_dropped_and_the_number_is_smoothed():
     pixels = paper()
     for i, digit in enumerate("407"):
         write(pixels, digit, 120 + 150 * i, 220, 90)
     task = DigitsTask(CARD, TaskOptions(smoothing=0.3))
     frame = frame_of(pixels)
     prepared = task.prepare(frame, np.zeros((8, 1, 28, 28), np.float32))
-    sure = np.zeros((3, 10), np.float32)
-    sure[range(3), (4, 0, 7)] = 9
-    unsure = sure.copy()
-    unsure[1] = 0
+    certain = np.zeros((3, 10), np.float32)
+    certain[range(3), (4, 0, 7)] = 9
+    uncertain = certain.copy()
+    uncertain[1] = 0
     for step in range(20):
-        found = task.decode(frame, [sure], prepared, step * 33_000_000)
+        found = task.decode(frame, [certain], prepared, step * 33_000_000)
     assert (found.label, found.raw_label, found.values["count"]) == ("407", "407", 3)
     assert [box.label for box in found.boxes] == ["4", "0", "7"]
-    odd = task.decode(frame, [unsure], prepared, 20 * 33_000_000)
-    assert (odd.label, odd.raw_label, odd.values["count"]) == ("407", "47", 2)
+    outlier = task.decode(frame, [uncertain], prepared, 20 * 33_000_000)
+    assert (outlier.label, outlier.raw_label, outlier.values["count"]) == ("407", "47", 2)
     task.reset()
-    assert task.decode(frame, [unsure], prepared, 21 * 33_000_000).label == "47"
+    assert task.decode(frame, [uncertain], prepared, 21 * 33_000_000).label == "47"

@@ -8,7 +8,7 @@ from camapp.tasks.lane import find_lane
 
 
 def borders_seen(course, pose, reach):
-    """Points along both borders where a car there would see them, in its ground frame."""
+    """Return the points of both borders that a car at this pose sees, in its ground frame."""
     lines = []
     for border in course.borders:
         away = course.beside(border) - (pose.x, pose.y)
@@ -25,8 +25,8 @@ def borders_seen(course, pose, reach):
 @pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
 @pytest.mark.parametrize("bend", [-0.2, -0.08, 0.08, 0.2])
 @pytest.mark.parametrize(("offset", "turned"), [(0.2, -0.1), (-0.2, 0.1), (0.0, 0.0)])
-def test_exact_lines_tell_the_exact_place_however_large_the_course_is(scale, bend, offset, turned):
-    """Offset in lane widths, heading and bend in lane widths are the same of a toy and of a stadium."""
+def test_exact_lines_give_the_exact_position_at_any_scale_of_the_course(scale, bend, offset, turned):
+    """Offset and curvature in units of the lane width, and the heading, are the same for a toy track and a stadium."""
     course = bending(14 * scale, np.array([bend, bend]) / scale, (-scale / 2, scale / 2), back=2 * scale)
     pose = course.pose(0.0, offset * scale, turned)
     truth = course.values(pose)
@@ -39,7 +39,7 @@ def test_exact_lines_tell_the_exact_place_however_large_the_course_is(scale, ben
     assert lane.confidence > 0.95
 
 
-def test_lines_that_do_not_run_side_by_side_make_a_poor_lane():
+def test_lines_that_are_not_parallel_make_a_poor_lane():
     away = np.linspace(0.3, 3, 40)[:, None]
     apart = [away * (-0.5, 1) + (-0.1, 0), away * (0.5, 1) + (0.1, 0)]
     lane = find_lane(apart, [1.0, 1.0], 1.0, 10.0)

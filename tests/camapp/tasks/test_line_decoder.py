@@ -20,14 +20,14 @@ LINES = {
 }
 
 
-def said(field, sure=4.0):
+def predicted(field, logit=4.0):
     raw = field[..., :FIELDS].copy()
-    raw[..., 0] = np.where(field[..., 0] > 0, sure, -sure)
+    raw[..., 0] = np.where(field[..., 0] > 0, logit, -logit)
     return raw
 
 
 def gap(points, line):
-    """Largest distance of points from a densely sampled line, cells."""
+    """Return the maximum distance of points from a densely sampled line, in cells."""
     steps = np.linspace(0, len(line) - 1, 2000)
     dense = np.stack([np.interp(steps, range(len(line)), np.array(line)[:, axis]) for axis in (0, 1)], axis=1)
     away = (np.array(points)[:, None] - dense[None]) * (GRID[1], GRID[0])
@@ -35,32 +35,35 @@ def gap(points, line):
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_line_written_is_read_back_to_a_fraction_of_a_cell(name):
-    (chain,) = line_decoder.decode(said(line_decoder.encode([(LINES[name], False)], GRID)))
+def test_a_line_is_decoded_to_a_fraction_of_a_cell(name):
+    (chain,) = line_decoder.decode(predicted(line_decoder.encode([(LINES[name], False)], GRID)))
     assert gap(chain.points, LINES[name]) < 0.2
     assert chain.score == pytest.approx(1 / (1 + np.exp(-4)), rel=1e-3)
-    assert gap(LINES[name], chain.points) < 1.6  # nor is it cut short
+    # The line is not shortened.
+    assert gap(LINES[name], chain.points) < 1.6
     assert chain.points[0, 1] >= chain.points[-1, 1]
 
 
 def test_a_double_tape_is_two_lines():
     pair = [[(x, 0.95), (x + 0.1, 0.3)] for x in (0.3, 0.34)]
-    chains = line_decoder.decode(said(line_decoder.encode([(line, False) for line in pair], GRID)))
+    chains = line_decoder.decode(predicted(line_decoder.encode([(line, False) for line in pair], GRID)))
     assert len(chains) == 2
     assert all(any(gap(chain.points, line) < 0.3 for chain in chains) for line in pair)
 
 
-def test_a_short_line_along_a_long_one_is_its_echo_and_one_that_leaves_it_is_none():
+def test_a_short_line_along_a_long_one_is_suppressed_and_one_that_leaves_it_is_not():
     long, echo, other = [(0.3, 0.95), (0.4, 0.1)], [(0.37, 0.7), (0.39, 0.5)], [(0.37, 0.7), (0.55, 0.5)]
     for lines, count in (([long, echo], 1), ([long, other], 2), ([echo], 1)):
-        assert len(line_decoder.decode(said(line_decoder.encode([(line, False) for line in lines], GRID)))) == count
+        field = line_decoder.encode([(line, False) for line in lines], GRID)
+        assert len(line_decoder.decode(predicted(field))) == count
 
 
-def test_an_unclear_line_counts_beside_a_clear_one_alone():
+def test_an_uncertain_line_counts_only_beside_a_certain_one():
+    # The score of the first line is 0.88.
     unclear, clear = [(0.2, 0.95), (0.25, 0.3)], [(0.7, 0.95), (0.6, 0.3)]
-    field = said(line_decoder.encode([(unclear, False)], GRID), sure=2.0)  # presence 0.88
+    field = predicted(line_decoder.encode([(unclear, False)], GRID), logit=2.0)
     assert line_decoder.decode(field) == []
-    right = said(line_decoder.encode([(clear, False)], GRID))
+    right = predicted(line_decoder.encode([(clear, False)], GRID))
     field[:, GRID[1] // 2 :] = right[:, GRID[1] // 2 :]
     first, second = line_decoder.decode(field)
     assert gap(first.points, clear) < 0.2
@@ -72,17 +75,17 @@ def test_a_small_gap_is_bridged_and_a_large_one_is_not():
     small, large = field.copy(), field.copy()
     small[13:16, :, 0] = 0
     large[10:20, :, 0] = 0
-    assert len(line_decoder.decode(said(small))) == 1
-    assert len(line_decoder.decode(said(large))) == 2
+    assert len(line_decoder.decode(predicted(small))) == 1
+    assert len(line_decoder.decode(predicted(large))) == 2
 
 
-def test_crossing_lines_stay_straight():
+def test_crossing_lines_remain_straight():
     cross = [[(0.1, 0.9), (0.9, 0.2)], [(0.1, 0.2), (0.9, 0.9)]]
-    chains = line_decoder.decode(said(line_decoder.encode([(line, False) for line in cross], GRID)))
+    chains = line_decoder.decode(predicted(line_decoder.encode([(line, False) for line in cross], GRID)))
     assert all(min(gap(chain.points, line) for line in cross) < 0.6 for chain in chains)
 
 
-def test_faint_lines_hardly_count():
+def test_faint_lines_have_a_low_weight():
     field = line_decoder.encode([(LINES["upright"], True)], GRID)
     assert field[..., 0].sum() == 0
     assert (field[..., FIELDS] == np.float32(line_decoder.DOUBT)).sum() > 20
@@ -106,7 +109,8 @@ def test_noise_gives_finite_lines():
 
 def test_output_channels_are_cells_of_the_field():
     output = np.zeros((SUBCELLS * SUBCELLS * FIELDS, 15, 20), np.float32)
-    output[(1 * SUBCELLS + 0) * FIELDS + 3, 4, 7] = 1  # lower left cell, fourth number
+    # Lower left cell, fourth number.
+    output[(1 * SUBCELLS + 0) * FIELDS + 3, 4, 7] = 1
     field = line_decoder.unpack(output)
     assert field.shape == (30, 40, FIELDS)
     assert np.argwhere(field).tolist() == [[9, 14, 3]]

@@ -22,7 +22,7 @@ NOTHING = np.full((1, 20, 15, 20), -9.0, np.float32)
 
 
 def output_of(lines, size):
-    """What a perfect net says of polylines in an image of that size."""
+    """Return the output of a perfect net for polylines in an image of this size."""
     shown = [([(x / size[0], y / size[1]) for x, y in line.points], line.label == "faint") for line in lines]
     field = line_decoder.encode(shown, (30, 40))
     raw = field[..., :FIELDS].copy()
@@ -48,7 +48,7 @@ def no_lane(found, reason):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_perfect_net_tells_where_the_car_is(seed):
+def test_a_perfect_net_gives_the_position_of_the_car(seed):
     scene = TrackScene(SceneOptions(size=(640, 480), seed=seed, count=1))
     camera = scene.camera
     across = 2 * math.atan(320 / camera.focal[0])
@@ -73,7 +73,7 @@ def test_a_perfect_net_tells_where_the_car_is(seed):
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1280, 720), (720, 1280)])
-def test_lines_come_in_the_views_pixels(size):
+def test_lines_are_in_pixels_of_the_view(size):
     line = type("Line", (), {"points": ((0.3 * size[0], 0.9 * size[1]), (0.4 * size[0], 0.4 * size[1])), "label": ""})
     found = run(create_task("track", CARD, TaskOptions()), noise(size=size), output_of([line], size))
     (shown,) = found.lines
@@ -94,11 +94,11 @@ def test_lines_come_in_the_views_pixels(size):
         (noise(), "no line in sight"),
     ],
 )
-def test_a_camera_that_sees_nothing_says_why(pixels, reason):
+def test_an_image_without_lines_has_a_reason(pixels, reason):
     assert no_lane(run(create_task("track", CARD, TaskOptions()), pixels), reason)
 
 
-def test_lines_in_a_covered_camera_are_not_believed():
+def test_lines_of_a_covered_camera_are_ignored():
     scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
     lines = output_of(scene.render(0)[1].lines, (160, 120))
     task = create_task("track", CARD, TaskOptions())
@@ -108,7 +108,7 @@ def test_lines_in_a_covered_camera_are_not_believed():
     assert covered.lines == ()
 
 
-def test_a_image_that_never_changes_is_frozen():
+def test_an_image_that_never_changes_is_frozen():
     scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
     lines = output_of(scene.render(0)[1].lines, (160, 120))
     task = create_task("track", CARD, TaskOptions())
@@ -118,8 +118,8 @@ def test_a_image_that_never_changes_is_frozen():
     assert [run(task, noise(1 + i), lines, 1.6 + i / 30).label for i in range(5)][-1] == "lane"
 
 
-def test_a_lane_is_as_old_as_the_image_it_was_seen_in():
-    # A camera that stops and shows its last image on: what drives by it must know at once, not after a second.
+def test_the_age_of_a_lane_is_that_of_its_image():
+    # A frozen camera repeats its last image: a control program needs the age at once, not after a second.
     scene = TrackScene(SceneOptions(size=(160, 120), seed=0))
     lines = output_of(scene.render(0)[1].lines, (160, 120))
     task = create_task("track", CARD, TaskOptions())
@@ -129,8 +129,8 @@ def test_a_lane_is_as_old_as_the_image_it_was_seen_in():
     assert still == pytest.approx([1000 * frame / 30 for frame in range(1, 10)], abs=0.1)
 
 
-def test_lines_that_all_lie_above_the_horizon_are_no_lane():
-    # Level lines fit neither way round.
+def test_lines_above_the_horizon_are_not_a_lane():
+    # Level lines fit in neither orientation.
     line = type("Line", (), {"points": ((10.0, 30.0), (150.0, 30.0)), "label": ""})
     task = create_task("track", CARD, TaskOptions(camera_pitch=0.0))
     found = run(task, noise(), output_of([line], (160, 120)))
@@ -139,12 +139,16 @@ def test_lines_that_all_lie_above_the_horizon_are_no_lane():
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("known", [True, False])
-def test_a_camera_that_hangs_upside_down_is_told_and_one_that_does_not_is_not(seed, known):
+def test_only_an_upside_down_camera_is_reported(seed, known):
     size = (320, 240)
     scene = TrackScene(SceneOptions(size=size, seed=seed))
-    at = scene.camera
+    camera = scene.camera
     options = (
-        TaskOptions(camera_height=at.height, camera_pitch=math.degrees(at.pitch), camera_hfov=math.degrees(at.across))
+        TaskOptions(
+            camera_height=camera.height,
+            camera_pitch=math.degrees(camera.pitch),
+            camera_hfov=math.degrees(camera.across),
+        )
         if known
         else TaskOptions()
     )
@@ -158,7 +162,7 @@ def test_a_camera_that_hangs_upside_down_is_told_and_one_that_does_not_is_not(se
         assert no_lane(found, "the image seems upside down")
 
 
-def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_by_what_it_saw_before():
+def test_a_camera_turned_over_during_a_run_is_reported_within_a_second():
     size = (320, 240)
     scene = TrackScene(SceneOptions(size=size, seed=4))
     _, truth = scene.render(0)
@@ -170,9 +174,9 @@ def test_a_camera_that_is_knocked_over_is_told_within_a_second_without_steering_
     assert no_lane(labels[-1], "the image seems upside down")
 
 
-def test_the_way_up_is_compared_ten_times_a_second_at_most(monkeypatch):
+def test_the_orientation_is_checked_at_most_ten_times_a_second(monkeypatch):
     lanes = []
-    monkeypatch.setattr("camapp.tasks.track.find_lane", lambda *given: lanes.append(find_lane(*given)) or lanes[-1])
+    monkeypatch.setattr("camapp.tasks.track.find_lane", lambda *args: lanes.append(find_lane(*args)) or lanes[-1])
     size = (320, 240)
     _, truth = TrackScene(SceneOptions(size=size, seed=4)).render(0)
     task = create_task("track", CARD, TaskOptions())
@@ -181,8 +185,8 @@ def test_the_way_up_is_compared_ten_times_a_second_at_most(monkeypatch):
     assert 60 < len(lanes) <= 60 + 10
 
 
-def test_a_car_that_stands_across_its_lane_is_not_upside_down():
-    # One border alone, 35 degrees to the car: what an upside-down camera sees looks much the same.
+def test_a_car_across_its_lane_is_not_upside_down():
+    # Only one border, at 35 degrees to the car: an upside-down camera sees almost the same.
     camera = GroundCamera.of((640, 480), 0.3, math.radians(18), math.radians(66))
     away = np.linspace(0.2, 3, 50)[:, None] * [-math.sin(0.6), math.cos(0.6)] + [0.4, 0.0]
     pixels, _ = camera.project(away)
@@ -194,13 +198,13 @@ def test_a_car_that_stands_across_its_lane_is_not_upside_down():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_numbers_that_are_none_never_get_out(value):
+def test_nan_and_infinity_are_never_reported(value):
     found = run(create_task("track", CARD, TaskOptions()), noise(), np.full_like(NOTHING, value))
     assert all(math.isfinite(number) for number in found.values.values())
     assert all(math.isfinite(number) for line in found.lines for point in line.points for number in point)
 
 
-def test_the_two_lines_beside_the_car_are_named():
+def test_the_two_lines_beside_the_car_are_labelled():
     scene = TrackScene(SceneOptions(size=(640, 480), seed=1, count=1))
     across = math.degrees(2 * math.atan(320 / scene.camera.focal[0]))
     options = TaskOptions(
@@ -214,6 +218,6 @@ def test_the_two_lines_beside_the_car_are_named():
 
 
 @pytest.mark.parametrize("options", [{"camera_height": 0.0}, {"camera_hfov": 190.0}, {"camera_pitch": 95.0}])
-def test_cameras_that_cannot_be_are_refused(options):
+def test_impossible_cameras_raise_an_error(options):
     with pytest.raises(ValueError, match=r"camera|field of view"):
         create_task("track", CARD, TaskOptions(**options))
