@@ -124,13 +124,13 @@ class MqttCommands:
         sink, saved = self._steering.snapshots[camera.name], self._saved[camera.name]
         while not saved.empty():  # of an order that was given up
             saved.get()
-        lost = sink.writer.lost
+        lost = sink.lost
         sink.request()
         deadline = time.monotonic() + _IMAGE_S
         while time.monotonic() < deadline and not self._clerk.stopping.is_set():
             try:
                 return f"saved {saved.get(timeout=0.05)}"
             except queue.Empty:
-                if sink.writer.lost > lost:
-                    raise CommandRejected(f"the image could not be saved: {sink.writer.reason}") from None
+                if sink.lost > lost:
+                    raise CommandRejected(f"the image could not be saved: {sink.reason}") from None
         raise CommandRejected("no image came; it is saved when one does")
