@@ -29,6 +29,7 @@ class BackgroundSink(Sink, Generic[T]):
     Attributes:
         tick_s: seconds without an item after which `idle` is called, None for never.
         stopping: set when `stop` begins.
+        closed: no more items are handled, by `close`.
         lost: items lost, by `lose`.
         reason: why the last one was lost.
     """
@@ -57,7 +58,7 @@ class BackgroundSink(Sink, Generic[T]):
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._stuck = False
-        self._closed = False
+        self.closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     @property
@@ -92,7 +93,7 @@ class BackgroundSink(Sink, Generic[T]):
                 self._changed.wait_for(self._need_not_wait, self._wait_s)
             full = len(self._items) >= self._capacity
             self._stuck |= full
-            if self._closed or (full and not self._newest):
+            if self._ends() or (full and not self._newest):
                 return False
             if full:
                 self._items.popleft()
@@ -123,7 +124,7 @@ class BackgroundSink(Sink, Generic[T]):
     def close(self) -> None:
         """End the thread once `handle` returns; queued items stay pending, further ones are refused."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     @abstractmethod
@@ -137,11 +138,14 @@ class BackgroundSink(Sink, Generic[T]):
         """Called in the thread as its last step."""
 
     def _need_not_wait(self) -> bool:
-        return len(self._items) < self._capacity or self._stuck or self._closed or self.stopping.is_set()
+        return len(self._items) < self._capacity or self._stuck or self._ends()
+
+    def _ends(self) -> bool:
+        return self.closed or self.stopping.is_set()
 
     def _work(self) -> None:
         try:
-            while not self._closed:
+            while not self.closed:
                 self._await_items()
                 if self._items:
                     self.handle(self._take())
@@ -150,6 +154,8 @@ class BackgroundSink(Sink, Generic[T]):
                 else:
                     self.idle()
         finally:
+            # Also after an unexpected error, so that no `put` waits for a thread that has ended.
+            self.close()
             self.finish()
 
     def _await_items(self) -> None:

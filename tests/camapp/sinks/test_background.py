@@ -83,6 +83,16 @@ def test_stop_ends_a_blocking_put(start):
     assert not sink.put(2)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_unexpected_error_ends_a_blocking_put(start):
+    sink = busy(start(blocking=True, capacity=1))
+    sink.put("not a number")
+    threading.Timer(0.1, sink.open.set).start()
+    while sink.put(1):
+        pass
+    assert sink.handled == [0, "finished"]
+
+
 def test_stop_does_not_wait_for_a_handler_that_hangs(start):
     sink = busy(start(stop_s=0.1))
     began = time.monotonic()
