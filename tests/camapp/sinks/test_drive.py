@@ -18,7 +18,7 @@ PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
 LANE = {"offset_m": -0.1234, "heading_deg": 2.5, "curvature_1_m": 0.05, "confidence": 0.91, "age_ms": 0.0}
 
 
-def see(sink, values, seq=0, captured=None):
+def send(sink, values, seq=0, captured=None):
     trace = Trace(seq, captured=time.monotonic_ns() if captured is None else captured)
     sink.accept(Prediction(seq, "track", values=values), Frame(seq, Shot(PIXEL, PIXEL)), trace)
 
@@ -72,7 +72,7 @@ def receiver():
 def test_each_prediction_is_a_datagram_and_stale_lines_follow(receiver):
     sink = DriveSink(f"udp://127.0.0.1:{receiver.getsockname()[1]}")
     sink.start()
-    see(sink, LANE)
+    send(sink, LANE)
     assert fields(receiver.recv(200))[1:4] == ["0", "0", "-0.1234"]
     began = time.monotonic()
     for seq in (1, 2, 3):
@@ -86,9 +86,9 @@ def test_each_prediction_is_a_datagram_and_stale_lines_follow(receiver):
 def test_a_prediction_of_an_old_image_is_stale(receiver):
     sink = DriveSink(f"udp://127.0.0.1:{receiver.getsockname()[1]}")
     sink.start()
-    see(sink, LANE, captured=time.monotonic_ns() - 500_000_000)
+    send(sink, LANE, captured=time.monotonic_ns() - 500_000_000)
     assert fields(receiver.recv(200))[2] == "1"
-    see(sink, LANE | {"age_ms": 300.0})
+    send(sink, LANE | {"age_ms": 300.0})
     assert fields(receiver.recv(200))[2] == "1"
     sink.stop()
 
@@ -97,7 +97,7 @@ def test_a_serial_port_receives_the_same_lines():
     master, slave = pty.openpty()
     sink = DriveSink(f"serial://{os.ttyname(slave)}?baud=57600")
     sink.start()
-    see(sink, LANE)
+    send(sink, LANE)
     assert fields(os.read(master, 200).strip())[3] == "-0.1234"
     sink.stop()
     os.close(master)
@@ -111,14 +111,14 @@ def test_a_serial_line_that_is_slower_than_the_camera_never_queues_old_lines(mon
     monkeypatch.setattr("camapp.sinks.drive.unsent_bytes", lambda handle: waiting[0])
     sink = DriveSink(f"serial://{os.ttyname(slave)}?baud=9600")
     sink.start()
-    see(sink, LANE)
+    send(sink, LANE)
     until(lambda: sink.sent == 1)
     waiting[0] = 44
     for seq in range(1, 4):
-        see(sink, LANE | {"offset_m": seq / 10}, seq)
+        send(sink, LANE | {"offset_m": seq / 10}, seq)
         until(lambda seq=seq: sink.lost >= seq)
     waiting[0] = 0
-    see(sink, LANE | {"offset_m": 0.5}, 4)
+    send(sink, LANE | {"offset_m": 0.5}, 4)
     until(lambda: sink.sent == 2)
     lines = os.read(master, 500).split()
     assert [fields(line)[3] for line in lines] == ["-0.1234", "0.5000"]
@@ -133,18 +133,18 @@ def test_a_serial_port_that_is_unplugged_and_plugged_in_again_continues(tmp_path
     port.symlink_to(os.ttyname(slave))
     sink = DriveSink(f"serial://{port}", retry_s=0.05)
     sink.start()
-    see(sink, LANE)
+    send(sink, LANE)
     assert fields(os.read(master, 200).strip())[1] == "0"
     os.close(master)
     os.close(slave)
     port.unlink()
-    see(sink, LANE)
+    send(sink, LANE)
     until(lambda: sink.lost > 2)
     master, slave = pty.openpty()
     port.symlink_to(os.ttyname(slave))
     before = sink.sent
     until(lambda: sink.sent > before)
-    see(sink, LANE | {"offset_m": 0.5})
+    send(sink, LANE | {"offset_m": 0.5})
     until(lambda: b",0.5000," in os.read(master, 500))
     sink.stop()
     os.close(master)
@@ -158,7 +158,7 @@ def test_a_missing_receiver_costs_lines_only():
     sink = DriveSink(f"udp://127.0.0.1:{port}")
     sink.start()
     for seq in range(5):
-        see(sink, LANE, seq)
+        send(sink, LANE, seq)
         time.sleep(0.02)
     sink.stop()
     assert sink.sent + sink.lost >= 3

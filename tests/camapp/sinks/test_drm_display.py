@@ -90,14 +90,16 @@ def test_a_screen_that_kills_the_event_loop_loses_the_source_and_is_given_up_aft
         assert not preview.showing
         camera.close()
         camera.open()
-        read(camera, 5)  # without the screen
+        # Without the screen.
+        read(camera, 5)
         assert "no frame came while" in preview.trouble, attempt
     assert preview.given_up
     preview.want(SCREEN)
     read(camera, 5)
     assert not preview.wanted
     fake.plan.screen = ""
-    preview.want(None)  # another screen is tried again
+    # Another screen is tried again.
+    preview.want(None)
     preview.want(SCREEN)
     read(camera, 5)
     assert preview.showing
@@ -240,7 +242,8 @@ def test_the_overlay_is_sent_only_if_it_has_changed(fake, console, start):
     overlays = device(fake).overlays
     assert overlays[0].shape == (240, 320, 4)
     assert overlays[0][..., 3].any()
-    time.sleep(0.5)  # a hundred frames of the same label
+    # A hundred frames of the same label.
+    time.sleep(0.5)
     assert len(overlays) == 1
     began, frames = time.monotonic(), run.stats.predictions()
     for name in "abcdefghij":

@@ -108,7 +108,8 @@ def test_a_change_filter_passes_changed_labels_and_a_heartbeat(tmp_path):
     sink = sink_for(tmp_path / "log.jsonl", changes=ChangeFilter(10.0))
     labels = ["", *["a"] * 250, *["b"] * 5, "a", *[""] * 3]
     for seq, label in enumerate(labels):
-        moment = seq * 100_000_000  # ten frames a second
+        # Ten frames a second.
+        moment = seq * 100_000_000
         sink.accept(Prediction(seq, "digits", label), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq, captured=moment))
     sink.stop()
     written = [(record["seq"], record["label"]) for record in read(tmp_path / "log.jsonl")]
@@ -123,7 +124,8 @@ def test_a_wall_clock_that_jumps_an_hour_changes_only_the_time_field(tmp_path, m
     sink = sink_for(path, changes=ChangeFilter(3600.0))
     for seq, offset in enumerate((0.0, 3600.0, -3600.0, 0.0)):
         clock["offset"] = offset
-        send(sink, seq)  # the label does not change, and a heartbeat by the wall clock would be due
+        # The label does not change, and a heartbeat by the wall clock would be due.
+        send(sink, seq)
     sink.stop()
     assert [record["seq"] for record in read(path)] == [0]
     sink = sink_for(path)

@@ -17,7 +17,7 @@ from camapp.sinks.label_command import LabelCommandSink
 PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
 
 
-def see(sink: LabelCommandSink, label: str, seq: int = 0) -> None:
+def send(sink: LabelCommandSink, label: str, seq: int = 0) -> None:
     sink.accept(Prediction(seq, "digits", label, 0.875), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq))
 
 
@@ -43,19 +43,20 @@ def test_a_changed_label_runs_the_program_with_the_prediction(tmp_path: Path) ->
     sink = LabelCommandSink(recording(out), every=0.0)
     sink.start()
     for seq, label in enumerate(["", "7", "7", "", ""]):
-        see(sink, label, seq)
+        send(sink, label, seq)
     assert until(lambda: lines(out) == ["7 0.8750 1"])
-    see(sink, "7", 5)
+    send(sink, "7", 5)
     assert until(lambda: len(lines(out)) == 2), "the label is new again after an empty one"
     sink.stop()
     assert (sink.started, sink.lost) == (2, 0)
 
 
 def test_no_shell_reads_the_command_or_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # touch reads the ';' as a file name
+    # `touch` reads the ';' as a file name.
+    monkeypatch.chdir(tmp_path)
     sink = LabelCommandSink(f"touch '{tmp_path}/a b' ; {tmp_path}/$HOME", every=0.0)
     sink.start()
-    see(sink, f"$(touch {tmp_path}/evil)")
+    send(sink, f"$(touch {tmp_path}/evil)")
     assert until(lambda: (tmp_path / "a b").exists())
     sink.stop()
     assert not (tmp_path / "evil").exists()
@@ -65,11 +66,11 @@ def test_quick_changes_start_it_at_the_minimum_interval_with_the_newest_label(tm
     out = tmp_path / "out"
     sink = LabelCommandSink(recording(out), every=0.4)
     sink.start()
-    see(sink, "first")
+    send(sink, "first")
     assert until(lambda: len(lines(out)) == 1)
     start = time.monotonic()
     for number in range(50):
-        see(sink, f"label{number}")
+        send(sink, f"label{number}")
     took = time.monotonic() - start
     assert took < 10, "one after another they would have taken 20 s"
     assert until(lambda: lines(out)[-1].startswith("label49"))
@@ -81,7 +82,7 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path, caplog
     pid = tmp_path / "pid"
     sink = LabelCommandSink(f"sh -c 'sleep 60 & echo $! > {pid}; wait'", every=0.0, timeout_s=0.3)
     sink.start()
-    see(sink, "7")
+    send(sink, "7")
     assert until(lambda: sink.lost == 1)
     assert "killed after 0.3 s" in caplog.text
     sleeper = int(pid.read_text())
@@ -92,7 +93,7 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path, caplog
 def test_stop_does_not_wait_long_for_the_program(tmp_path: Path) -> None:
     sink = LabelCommandSink("sleep 60", every=0.0)
     sink.start()
-    see(sink, "7")
+    send(sink, "7")
     assert until(lambda: sink.started == 1)
     start = time.monotonic()
     sink.stop()
@@ -104,7 +105,7 @@ def test_failures_are_counted_and_logged_sparingly(caplog: pytest.LogCaptureFixt
     sink = LabelCommandSink("sh -c 'exit 3'", every=0.0)
     sink.start()
     for number in range(6):
-        see(sink, str(number))
+        send(sink, str(number))
         assert until(lambda number=number: sink.lost == number + 1)  # type: ignore[misc]
     sink.stop()
     assert caplog.text.count("exit code 3") == 3
