@@ -13,52 +13,40 @@ T = TypeVar("T")
 
 
 class BackgroundSink(Sink, Generic[T]):
-    """Queues items with `put` and calls `handle` with one at a time in a background thread.
+    """Queues items with `put` and calls `_handle` with one at a time in a daemon thread.
 
     A full queue or a failure costs items, never the run. `stop` handles what is queued, within a bound.
 
     Args:
         name: of the thread.
         capacity: maximum number of queued items.
+        stop_s: longest wait of `stop`.
         newest: a full queue drops its oldest item instead of the new one.
         blocking: `put` waits for room (for files, whose frames can wait).
-        wait_s: longest wait of a blocking `put`, None for no limit.
+        wait_s: longest wait of a blocking `put`; None for no limit.
+        tick_s: seconds without an item after which `_idle` is called; None for never.
         linger_s: how long items collect before the thread wakes, unless the queue is half full earlier.
-        stop_s: longest wait of `stop`; the thread is a daemon.
 
     Attributes:
-        tick_s: seconds without an item after which `idle` is called, None for never.
         stopping: set when `stop` begins.
-        closed: no more items are handled, by `close`.
-        lost: items lost, by `lose`.
-        reason: why the last one was lost.
+        lost: number of items lost.
+        reason: why the last one was lost, for those that `lose` counted.
+        closed: set by `close`, and once the thread has ended.
     """
 
     def __init__(
-        self,
-        name: str,
-        capacity: int,
-        *,
-        newest: bool = False,
-        blocking: bool = False,
-        wait_s: float | None = None,
-        linger_s: float = 0.0,
-        stop_s: float = 2.0,
-    ) -> None:
-        self.tick_s: float | None = None
+        self, name: str, capacity: int, stop_s: float = 2.0, *, newest: bool = False, blocking: bool = False,
+        wait_s: float | None = None, tick_s: float | None = None, linger_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.stopping = threading.Event()
         self.lost = 0
         self.reason = ""
-        self._capacity = capacity
-        self._newest = newest
-        self._blocking = blocking
-        self._wait_s = wait_s
-        self._linger_s = linger_s
-        self._stop_s = stop_s
+        self._capacity, self._newest = capacity, newest
+        self._blocking, self._wait_s = blocking, wait_s
+        self._stop_s, self._tick_s, self._linger_s = stop_s, tick_s, linger_s
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
-        self._stuck = False
-        self.closed = False
+        self.closed = self._stuck = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     @property
@@ -86,28 +74,27 @@ class BackgroundSink(Sink, Generic[T]):
     def put(self, item: T) -> bool:
         """Queue an item; return False if it, or with `newest` the oldest one, was dropped for lack of room.
 
-        After a wait in vain, or while `handle` fails, a blocking `put` does not wait until an item was taken.
+        After a wait in vain, or while `_handle` fails, a blocking call does not wait until an item was taken.
         """
         with self._changed:
             if self._blocking:
                 self._changed.wait_for(self._need_not_wait, self._wait_s)
-            full = len(self._items) >= self._capacity
-            self._stuck |= full
-            if self._ends() or (full and not self._newest):
+            self._stuck |= (full := self.pending >= self._capacity)
+            if self.closed or self.stopping.is_set() or (full and not self._newest):
                 return False
             if full:
                 self._items.popleft()
             self._items.append(item)
-            if len(self._items) in (1, self._capacity // 2):
+            if self.pending in (1, self._capacity // 2):
                 self._changed.notify_all()
             return not full
 
     def requeue(self, item: T) -> None:
-        """Queue an item again that `handle` could not handle, as the oldest; it is lost if there is no room."""
+        """Queue an item that could not be handled as the oldest one; it is lost if there is no room."""
         with self._changed:
             self._stuck = True
             self._changed.notify_all()
-            if len(self._items) < self._capacity:
+            if self.pending < self._capacity:
                 self._items.appendleft(item)
             else:
                 self.lost += 1
@@ -122,50 +109,44 @@ class BackgroundSink(Sink, Generic[T]):
         return self.lost & (self.lost - 1) == 0
 
     def close(self) -> None:
-        """End the thread once `handle` returns; queued items stay pending, further ones are refused."""
+        """End the thread once `_handle` returns; queued items stay pending, further ones are refused."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
 
     @abstractmethod
-    def handle(self, item: T) -> None:
+    def _handle(self, item: T) -> None:
         """Handle an item, in the thread."""
 
-    def idle(self) -> None:
+    def _idle(self) -> None:
         """Called in the thread if no item came for `tick_s`."""
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Called in the thread as its last step."""
 
     def _need_not_wait(self) -> bool:
-        return len(self._items) < self._capacity or self._stuck or self._ends()
-
-    def _ends(self) -> bool:
-        return self.closed or self.stopping.is_set()
+        return self.pending < self._capacity or self._stuck or self.closed or self.stopping.is_set()
 
     def _work(self) -> None:
         try:
-            while not self.closed:
-                self._await_items()
-                if self._items:
-                    self.handle(self._take())
-                elif self.stopping.is_set():
-                    return
+            while not self.closed and (self._wait_for_items() or not self.stopping.is_set()):
+                if self.pending:
+                    self._handle(self._take())
                 else:
-                    self.idle()
+                    self._idle()
         finally:
             # Also after an unexpected error, so that no `put` waits for a thread that has ended.
             self.close()
-            self.finish()
+            self._finish()
 
-    def _await_items(self) -> None:
+    def _wait_for_items(self) -> bool:
+        """Wait for items; return whether there are any."""
         with self._changed:
-            if self._items:
-                return
-            self._changed.wait_for(lambda: self._items or self.stopping.is_set(), self.tick_s)
-            if self._linger_s:
+            if not self._items:
+                self._changed.wait_for(lambda: self._items or self.stopping.is_set(), self._tick_s)
                 half = self._capacity // 2
-                self._changed.wait_for(lambda: len(self._items) >= half or self.stopping.is_set(), self._linger_s)
+                self._changed.wait_for(lambda: self.pending >= half or self.stopping.is_set(), self._linger_s)
+            return bool(self._items)
 
     def _take(self) -> T:
         with self._changed:

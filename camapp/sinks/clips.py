@@ -217,8 +217,7 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         ring_bytes: int = 48 << 20,
         max_clip_s: float = 120.0,
     ) -> None:
-        super().__init__("clips", _MAX_QUEUED, blocking=blocking, wait_s=2.0)
-        self.tick_s = 0.2
+        super().__init__("clips", _MAX_QUEUED, blocking=blocking, wait_s=2.0, tick_s=0.2)
         self.saved = 0
         self.skipped = 0
         self._folder = folder
@@ -257,11 +256,11 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         if 0 <= moment - self._queued_ns < _INTERVAL_NS and not self._event:
             return
         self._queued_ns = moment
-        if self.put((moment, frame.view, self._event)):
-            self._event = ""
-        else:
+        if not self.put((moment, frame.view, self._event)):
             # An event waits for the next image.
             self.skipped += 1
+            return
+        self._event = ""
 
     def stop(self) -> None:
         """End the clip that is being written."""
@@ -269,22 +268,17 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         if self.lost:
             log.warning("%d clips could not be written", self.lost)
 
-    def handle(self, item: tuple[int, Image, str]) -> None:
-        """Encode an image, and add it to the clip or to the ring buffer."""
+    def _handle(self, item: tuple[int, Image, str]) -> None:
         self._received_ns = time.monotonic_ns()
         try:
             self._add(*item)
         except (OSError, ValueError, MemoryError, cv2.error) as error:
             self._fail(error)
 
-    def idle(self) -> None:
-        """End the clip if the source has been silent: its next images belong to another clip."""
+    def _idle(self) -> None:
+        # The source has been silent; its next images belong to another clip.
         if time.monotonic_ns() - self._received_ns > self._after_ns:
             self._end_clip()
-
-    def finish(self) -> None:
-        """End the clip that is being written."""
-        self._end_clip()
 
     def _add(self, moment: int, image: Image, event: str) -> None:
         _, jpeg = cv2.imencode(".jpg", image.bgr(), _JPEG)
@@ -320,6 +314,9 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         for image in images:
             if self._clips.make_room(self._clip.bytes + len(image.jpeg)):
                 self._clip.add(image)
+
+    def _finish(self) -> None:
+        self._end_clip()
 
     def _end_clip(self) -> None:
         if self._clip is None:

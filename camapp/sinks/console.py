@@ -13,7 +13,6 @@ from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import PredictionSink
 
-STATUS_EVERY = 10.0
 # Lines kept while the terminal is held (Ctrl-S) or its reader is slow.
 _MAX_QUEUED = 1000
 _CLEAR_LINE = "\r\x1b[2K"
@@ -32,14 +31,9 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
     """
 
     def __init__(
-        self,
-        status: Callable[[], str] | None,
-        stream: TextIO | None = None,
-        every: float = STATUS_EVERY,
-        camera: str = "",
+        self, status: Callable[[], str] | None, stream: TextIO | None = None, every: float = 10.0, camera: str = ""
     ) -> None:
-        super().__init__("console", _MAX_QUEUED, newest=True, stop_s=1.0)
-        self.tick_s = 0.25
+        super().__init__("console", _MAX_QUEUED, 1.0, newest=True, tick_s=0.25)
         self._every = every
         self._camera = f"{camera}  " if camera else ""
         self._status = status
@@ -61,8 +55,7 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
             what = f"{prediction.label}  {prediction.score:.0%}" if prediction.label else "-"
             self.put(f"{time.strftime('%H:%M:%S')}  {self._camera}frame {prediction.seq}  {what}\n")
 
-    def handle(self, item: str) -> None:
-        """Print a line, and the status line below it."""
+    def _handle(self, item: str) -> None:
         text = item
         if self._is_terminal:
             # A line that wraps could not be cleared.
@@ -79,10 +72,8 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
             # The terminal is closed; the run continues.
             self.close()
 
-    def idle(self) -> None:
-        """Refresh the status line."""
-        self.handle("")
+    def _idle(self) -> None:
+        self._handle("")
 
-    def finish(self) -> None:
-        """Clear the status line."""
-        self.handle("")
+    def _finish(self) -> None:
+        self._handle("")

@@ -73,8 +73,7 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
     """
 
     def __init__(self, uri: str, clock: Callable[[], int] = time.monotonic_ns, retry_s: float = 1.0) -> None:
-        super().__init__("drive", 1, newest=True, stop_s=1.0)
-        self.tick_s = STALE_MS / 1000
+        super().__init__("drive", 1, 1.0, newest=True, tick_s=STALE_MS / 1000)
         self.sent = 0
         self._open = _opener(uri)
         self._uri = uri
@@ -102,21 +101,18 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
         held = prediction.values.get("age_ms", 0.0)
         self.put((dict(prediction.values), taken - int(held * 1e6) if math.isfinite(held) else 0))
 
-    def handle(self, item: tuple[Mapping[str, float], int]) -> None:
-        """Send a prediction."""
+    def _handle(self, item: tuple[Mapping[str, float], int]) -> None:
         values, self._taken_ns = item
         if not self.stopping.is_set():
             self._send(message(self._seq, values, self._age_ms()))
-            self.tick_s = STALE_MS / 1000
+            self._tick_s = STALE_MS / 1000
 
-    def idle(self) -> None:
-        """Send a stale line."""
+    def _idle(self) -> None:
         self._send(message(self._seq, {}, self._age_ms()))
-        self.tick_s = HEARTBEAT_S
+        self._tick_s = HEARTBEAT_S
 
-    def finish(self) -> None:
-        """Send a last, stale line and close the port."""
-        self.idle()
+    def _finish(self) -> None:
+        self._idle()
         self._close()
 
     def _age_ms(self) -> float:

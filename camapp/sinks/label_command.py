@@ -44,7 +44,7 @@ class LabelCommandSink(BackgroundSink[Prediction], PredictionSink):
     """
 
     def __init__(self, command: str, every: float = 1.0, timeout_s: float = 10.0) -> None:
-        super().__init__("on-label", 1, newest=True, stop_s=2 * _GRACE_S)
+        super().__init__("on-label", 1, 2 * _GRACE_S, newest=True)
         self.started = 0
         self._command = _parsed(command)
         self._every = every
@@ -58,14 +58,14 @@ class LabelCommandSink(BackgroundSink[Prediction], PredictionSink):
             if prediction.label:
                 self.put(prediction)
 
-    def handle(self, item: Prediction) -> None:
-        """Run the program, and wait until the next run is due; a newer label replaces a queued one meanwhile."""
+    def _handle(self, item: Prediction) -> None:
         if self.stopping.is_set():
             return
         next_start = time.monotonic() + self._every
         if (failure := self._run(item)) and self.lose(failure):
             name = self._command[0]
             log.warning("--on-label '%s': %s (%d of %d runs failed)", name, failure, self.lost, self.started)
+        # A newer label replaces a queued one meanwhile.
         self.stopping.wait(max(0.0, next_start - time.monotonic()))
 
     def _run(self, prediction: Prediction) -> str:

@@ -38,7 +38,7 @@ class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
     """
 
     def __init__(self, what: str, on_saved: Callable[[Path], None], blocking: bool = False) -> None:
-        super().__init__(what, _MAX_QUEUED, blocking=blocking, wait_s=10.0, stop_s=4.0)
+        super().__init__(what, _MAX_QUEUED, 4.0, blocking=blocking, wait_s=10.0)
         self.saved = 0
         self._what = what
         self._on_saved = on_saved
@@ -53,8 +53,7 @@ class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
         if not self.put((image, path)):
             self._lose(path, f"{_MAX_QUEUED} are still being written")
 
-    def handle(self, item: tuple[Pixels, Path]) -> None:
-        """Encode and write an image."""
+    def _handle(self, item: tuple[Pixels, Path]) -> None:
         image, path = item
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,17 +52,12 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
     """
 
     def __init__(
-        self,
-        path: Path,
-        fps: Callable[[], float],
-        live: bool = True,
-        check_s: float = 1.0,
-        stalled_s: float = 30.0,
+        self, path: Path, fps: Callable[[], float], live: bool = True, check_s: float = 1.0, stalled_s: float = 30.0
     ) -> None:
         if path.suffix.lower() not in CODECS:
             allowed = " or ".join(CODECS)
             raise SinkError(f"cannot record to '{path}': the name must end in {allowed}")
-        super().__init__("video", _MAX_QUEUED, blocking=not live, stop_s=_STOP_S)
+        super().__init__("video", _MAX_QUEUED, _STOP_S, blocking=not live)
         self.written = 0
         self.skipped = 0
         self._path = path
@@ -108,15 +103,13 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
         if self.running:
             log.warning("the video encoder did not finish in %g s; '%s' is incomplete", _STOP_S, self._partial)
 
-    def handle(self, item: tuple[Pixels, int]) -> None:
-        """Encode an image."""
+    def _handle(self, item: tuple[Pixels, int]) -> None:
         try:
             self._encode(*item)
         except (OSError, cv2.error) as error:
             self._end(str(error).strip())
 
-    def finish(self) -> None:
-        """Close the file and give it its final name."""
+    def _finish(self) -> None:
         if self._writer is not None:
             self._writer.release()
         try:
@@ -129,9 +122,8 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
             return
         if self.written:
             skipped = f", {self.skipped} images skipped" if self.skipped else ""
-            log.info(
-                "recorded %d frames (%.1f s) to '%s'%s", self.written, self.written / self._fps, self._path, skipped
-            )
+            seconds = self.written / self._fps
+            log.info("recorded %d frames (%.1f s) to '%s'%s", self.written, seconds, self._path, skipped)
 
     def _encode(self, image: Pixels, t_ns: int) -> None:
         if self._writer is None:

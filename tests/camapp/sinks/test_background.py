@@ -17,7 +17,7 @@ class Recorder(BackgroundSink[int]):
         self.open = threading.Event()
         self.started = threading.Event()
 
-    def handle(self, item):
+    def _handle(self, item):
         self.started.set()
         self.open.wait(10)
         if item < 0:
@@ -25,7 +25,7 @@ class Recorder(BackgroundSink[int]):
         else:
             self.handled.append(item)
 
-    def finish(self):
+    def _finish(self):
         self.handled.append("finished")
 
 
@@ -45,7 +45,7 @@ def start():
 
 
 def busy(sink):
-    """Make the thread wait inside `handle`."""
+    """Make the thread wait inside `_handle`."""
     sink.put(0)
     assert sink.started.wait(10)
     return sink
