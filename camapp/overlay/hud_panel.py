@@ -51,42 +51,42 @@ def panel_layer(style: Style, hud: Hud) -> Layer:
     inner = min(style.width - 2 * style.margin - 2 * style.pad, (23 if style.detail > 1 else 20) * style.unit)
     panel = PanelBuilder(inner, style.pad)
     small = style.small
+    panel.row(small.cap * 2 + style.figure.cap)
     for column, (name, fps, target) in enumerate(rates):
         x = inner * column * 36 // 100
         panel.caption(x, name.upper(), small)
         panel.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rate(fps, target)], drop=round(small.cap * 2))
-    panel.advance(small.cap * 2 + style.figure.cap + style.unit)
-    if hud.target_fps > 0 and style.detail > 1:
+    has_target = hud.target_fps > 0 and style.detail > 1
+    panel.row(small.cap if has_target else 0, style.unit)
+    if has_target:
         panel.caption(0, f"target {hud.target_fps:g} fps", small, FAINT)
-        panel.advance(small.cap)
     _put_latency(panel, inner, style, hud)
     if style.detail == 1:
         dropped = sum(hud.drops.values())
-        panel.advance(style.unit)
+        panel.row(small.cap, style.unit)
         panel.text(0, f"drops {dropped}", small, AMBER if dropped else SOFT)
         panel.text(inner, f"{hud.workers} x {percent(hud.workers_busy)}", small, SOFT, right=True)
-        panel.advance(small.cap)
         return panel.layer()
     _put_stages(panel, inner, style, hud)
     _put_drops(panel, inner, style, hud)
     _put_workers(panel, inner, style, hud)
     for text in (_health_text(hud), hud.model, hud.source):
         if text:
-            panel.advance(style.unit)
+            panel.row(small.cap, style.unit)
             panel.caption(0, small.fit(text, inner), small, FAINT)
-            panel.advance(small.cap)
     return panel.layer()
 
 
 def _put_latency(panel: PanelBuilder, inner: int, style: Style, hud: Hud) -> None:
     """Add the total latency, and a bar of the stages' shares in it."""
     body = style.body
-    panel.advance(style.unit)
+    panel.row(body.cap, style.unit)
     panel.caption(0, "latency", body)
     panel.text(inner, f"{hud.latency_ms.get('total', 0.0):.1f} ms", body, WHITE, right=True)
-    panel.advance(body.cap + style.unit // 2 + 2)
     parts = [(max(hud.latency_ms.get(name, 0.0), 0.0), colour) for name, colour in STAGE_COLOURS.items()]
-    panel.stack(inner, max(3, style.unit // 2), parts)
+    height = max(3, style.unit // 2)
+    panel.row(height, style.unit // 2 + 2)
+    panel.stack(inner, height, parts)
 
 
 def _put_stages(panel: PanelBuilder, inner: int, style: Style, hud: Hud) -> None:
@@ -95,39 +95,35 @@ def _put_stages(panel: PanelBuilder, inner: int, style: Style, hud: Hud) -> None
     for index, (name, colour) in enumerate(STAGE_COLOURS.items()):
         column = index % 2
         if column == 0:
-            panel.advance(round(style.unit * 0.9))
+            panel.row(small.cap, round(style.unit * 0.9))
         x, width = (0, inner * 47 // 100) if column == 0 else (inner * 53 // 100, inner - inner * 53 // 100)
         panel.dot(x, small.cap, colour)
         panel.caption(x + round(small.cap * 1.6), name, small)
         panel.text(x + width, f"{hud.latency_ms.get(name, 0.0):.1f}", small, WHITE, right=True)
-        if column == 1:
-            panel.advance(small.cap)
-    panel.advance(small.cap + round(style.unit * 1.4))
 
 
 def _put_drops(panel: PanelBuilder, inner: int, style: Style, hud: Hud) -> None:
     body, small = style.body, style.small
+    panel.row(body.cap, round(style.unit * 1.4))
     panel.caption(0, "drops", body)
     panel.text(inner, str(sum(hud.drops.values())), body, WHITE, right=True)
-    panel.advance(body.cap)
     reasons = ", ".join(f"{reason} {count}" for reason, count in hud.drops.items() if count)
     if reasons:
-        panel.advance(round(style.unit * 0.8))
+        panel.row(small.cap, round(style.unit * 0.8))
         panel.text(0, small.fit(reasons, inner), small, FAINT)
-        panel.advance(small.cap)
 
 
 def _put_workers(panel: PanelBuilder, inner: int, style: Style, hud: Hud) -> None:
     body, small = style.body, style.small
-    panel.advance(style.unit)
+    panel.row(body.cap, style.unit)
     panel.caption(0, f"{hud.workers} worker{'' if hud.workers == 1 else 's'} busy", body)
     panel.text(inner, percent(hud.workers_busy), body, WHITE, right=True)
-    panel.advance(body.cap + style.unit // 2 + 2)
-    panel.bar(0, inner, max(3, style.unit // 3), hud.workers_busy, SOFT)
+    height = max(3, style.unit // 3)
+    panel.row(height, style.unit // 2 + 2)
+    panel.bar(0, inner, height, hud.workers_busy, SOFT)
     if hud.restarts:
-        panel.advance(style.unit)
+        panel.row(small.cap, style.unit)
         panel.text(0, f"{hud.restarts} restart{'' if hud.restarts == 1 else 's'}", small, AMBER)
-        panel.advance(small.cap)
 
 
 def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> Layer:
@@ -135,11 +131,11 @@ def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> L
     texts = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rate(fps, target)]) for _, fps, target in rates]
     inner = min(sum(text.width for text in texts) + 2 * style.unit, style.width - 2 * style.margin)
     panel = PanelBuilder(inner, style.pad // 2)
+    panel.row(style.small.cap)
     x = 0
     for text in texts:
         panel.put(text, x, -1)
         x += text.width + style.unit
-    panel.advance(style.small.cap)
     return panel.layer()
 
 

@@ -29,13 +29,14 @@ class PanelBuilder:
     def __init__(self, inner: int, pad: int) -> None:
         self._inner = max(1, inner)
         self._pad = pad
-        self._y = 0
+        self._y = self._bottom = 0
         self._background: list[PlacedLayer] = []
         self._items: list[PlacedLayer] = []
 
-    def advance(self, pixels: int) -> None:
-        """Move down by a number of pixels."""
-        self._y += pixels
+    def row(self, height: int, gap: int = 0) -> None:
+        """Begin a row, `gap` pixels below the last one."""
+        self._y = self._bottom + gap
+        self._bottom = self._y + height
 
     def put(self, layer: Layer, x: int, drop: int = 0) -> None:
         """Add a layer, `drop` pixels below the row's top."""
@@ -50,18 +51,13 @@ class PanelBuilder:
         layer = font.layer(text, colour)
         self.put(layer, x - layer.width if right else x, drop - 1)
 
-    def bar(
-        self, x0: int, x1: int, height: int, share: float, colour: Colour, *, drop: int = 0, flow: bool = True
-    ) -> None:
-        """Add a bar from x0 to x1, filled up to `share`; with `flow`, move down below it."""
+    def bar(self, x0: int, x1: int, height: int, share: float, colour: Colour, drop: int = 0) -> None:
+        """Add a bar from x0 to x1, filled up to `share`, `drop` pixels below the row's top."""
         width = max(1, x1 - x0)
-        drop = drop - height // 2 if drop else 0
         self.put(_solid(width, height, TRACK), x0, drop)
         filled = round(width * min(max(share, 0.0), 1.0))
         if filled:
             self.put(_solid(filled, height, colour), x0, drop)
-        if flow:
-            self.advance(height)
 
     def stack(self, width: int, height: int, parts: list[tuple[float, Colour]]) -> None:
         """Add a bar that is divided in proportion to its parts."""
@@ -72,7 +68,6 @@ class PanelBuilder:
             if x1 > x0:
                 self.put(_solid(x1 - x0, height, colour), x0)
             done += size
-        self.advance(height)
 
     def dot(self, x: int, size: int, colour: Colour) -> None:
         """Add a small square to the background, like a caption."""
@@ -80,8 +75,8 @@ class PanelBuilder:
         self._background.append((_solid(side, side, colour), x + self._pad, self._y + self._pad + (size - side) // 2))
 
     def layer(self) -> Layer:
-        """Return the panel, down to the present row."""
-        width, height = self._inner + 2 * self._pad, self._y + 2 * self._pad
+        """Return the panel, down to the last row."""
+        width, height = self._inner + 2 * self._pad, self._bottom + 2 * self._pad
         background = _background(width, height, max(2, self._pad // 2), tuple(self._background))
         return _stacked(background, self._items)
 

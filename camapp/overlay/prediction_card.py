@@ -51,44 +51,38 @@ def card_layer(style: Style, content: CardContent) -> Layer:
     # Such as "no lane: the image is black".
     head, _, reason = content.label.partition(": ")
     if content.label:
+        panel.row(title.cap)
         panel.caption(0, title.fit(head, room), title, bright)
         panel.text(inner, score, body, soft, right=True, drop=title.cap - body.cap)
-        panel.advance(title.cap + style.unit)
-        panel.bar(0, inner, max(3, style.unit // 2), content.score / 100, accent)
+        height = max(3, style.unit // 2)
+        panel.row(height, style.unit)
+        panel.bar(0, inner, height, content.score / 100, accent)
         for line in body.wrap(reason, inner, MAX_LINES):
-            panel.advance(style.unit)
+            panel.row(body.cap, style.unit)
             panel.caption(0, line, body, soft)
-            panel.advance(body.cap)
     elif not content.values:
+        panel.row(body.cap + style.unit // 2)
         panel.caption(0, "nothing sure", body, soft)
-        panel.advance(body.cap + style.unit // 2)
 
-    note = content.age
+    if content.truth or content.age:
+        panel.row(body.cap, style.unit)
     if content.truth:
-        right = content.truth == content.label
-        panel.advance(style.unit)
-        panel.text(0, body.fit(f"truth {content.truth}", inner), body, GREEN if right else AMBER)
-        if note:
-            panel.text(inner, note, body, AMBER, right=True)
-        panel.advance(body.cap)
-    elif note:
-        panel.advance(style.unit)
-        panel.text(0, note, body, AMBER)
-        panel.advance(body.cap)
+        colour = GREEN if content.truth == content.label else AMBER
+        panel.text(0, body.fit(f"truth {content.truth}", inner), body, colour)
+    if content.age:
+        panel.text(inner if content.truth else 0, content.age, body, AMBER, right=bool(content.truth))
 
     if style.detail:
         names = inner * 11 // 20
         numbers = small.width("100 %") + style.unit // 2
         for label, percent in content.top if style.detail > 1 or not content.label else ():
-            panel.advance(style.unit)
+            panel.row(small.cap, style.unit)
             panel.caption(0, small.fit(label, names - style.unit), small, soft)
             height = max(2, style.unit // 3)
-            panel.bar(names, inner - numbers, height, percent / 100, soft, drop=small.cap // 2, flow=False)
+            panel.bar(names, inner - numbers, height, percent / 100, soft, small.cap // 2 - height // 2)
             panel.text(inner, f"{percent} %", small, soft, right=True)
-            panel.advance(small.cap)
         for name, value in content.values:
-            panel.advance(style.unit)
+            panel.row(body.cap, style.unit)
             panel.text(0, body.fit(name.replace("_", " "), inner - body.width(value) - style.unit), body, soft)
             panel.text(inner, value, body, bright, right=True)
-            panel.advance(body.cap)
     return panel.layer()
