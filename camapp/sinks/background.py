@@ -74,12 +74,14 @@ class BackgroundSink(Sink, Generic[T]):
     def put(self, item: T) -> bool:
         """Queue an item; return False if it, or with `newest` the oldest one, was dropped for lack of room.
 
-        After a wait in vain, or while `_handle` fails, a blocking call does not wait until an item was taken.
+        A blocking call does not wait while `_handle` fails, nor after a wait in vain (without `newest`), until an item
+        was taken.
         """
         with self._changed:
             if self._blocking:
                 self._changed.wait_for(self._need_not_wait, self._wait_s)
-            self._stuck |= (full := self.pending >= self._capacity)
+            full = self.pending >= self._capacity
+            self._stuck |= full and not self._newest
             if self.closed or self.stopping.is_set() or (full and not self._newest):
                 return False
             if full:
@@ -129,9 +131,11 @@ class BackgroundSink(Sink, Generic[T]):
 
     def _work(self) -> None:
         try:
-            while not self.closed and (self._wait_for_items() or not self.stopping.is_set()):
-                if self.pending:
-                    self._handle(self._take())
+            while not self.closed:
+                if items := self._next():
+                    self._handle(*items)
+                elif self.stopping.is_set():
+                    return
                 else:
                     self._idle()
         finally:
@@ -139,17 +143,13 @@ class BackgroundSink(Sink, Generic[T]):
             self.close()
             self._finish()
 
-    def _wait_for_items(self) -> bool:
-        """Wait for items; return whether there are any."""
+    def _next(self) -> list[T]:
+        """Wait for an item and take it; return nothing if none came for `tick_s`, or the sink stops."""
         with self._changed:
             if not self._items:
                 self._changed.wait_for(lambda: self._items or self.stopping.is_set(), self._tick_s)
                 half = self._capacity // 2
                 self._changed.wait_for(lambda: self.pending >= half or self.stopping.is_set(), self._linger_s)
-            return bool(self._items)
-
-    def _take(self) -> T:
-        with self._changed:
             self._stuck = False
             self._changed.notify_all()
-            return self._items.popleft()
+            return [self._items.popleft()] if self._items else []
