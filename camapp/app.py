@@ -23,8 +23,9 @@ from camapp.remote.interfaces import build_interfaces, check_interfaces
 from camapp.sinks.clips import ClipSink, parse_events
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
-from camapp.sinks.jsonl_log import LogSink
+from camapp.sinks.jsonl_log import ChangeFilter, LogSink
 from camapp.sinks.label_command import LabelCommandSink
+from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.system import displays
@@ -186,15 +187,15 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     settings = pipeline.settings
     return LogSink(
-        target,
-        lambda: redacted(pipeline.source.uri),
-        pipeline.stats.inference.rate,
-        int(settings.log_max_mb * 1e6),
-        settings.log_files,
+        RotatingFile(target, int(settings.log_max_mb * 1e6), settings.log_files),
+        lambda: {
+            "camera": settings.name,
+            "source": redacted(pipeline.source.uri),
+            "fps": round(pipeline.stats.inference.rate(), 2),
+        },
+        ChangeFilter(settings.log_heartbeat) if settings.log_on_change else None,
         lambda: pipeline.request_stop("stdout was closed"),
-        patient=not pipeline.source.live,
-        heartbeat=settings.log_heartbeat if settings.log_on_change else None,
-        camera=settings.name,
+        blocking=not pipeline.source.live,
     )
 
 
@@ -207,7 +208,7 @@ def _clip_sink(pipeline: Pipeline) -> ClipSink:
         settings.clip_before,
         settings.clip_after,
         int(settings.clip_budget_mb * 1e6),
-        patient=not pipeline.source.live,
+        blocking=not pipeline.source.live,
     )
 
 

@@ -56,9 +56,9 @@ def run_collect(settings: Settings, options: CollectOptions) -> tuple[ExitCode, 
         raise SettingsError("there is no window for the space bar: give --every SECONDS", usage=True)
     summary = pipeline.run()
     there = sum(1 for file in home.iterdir() if file.suffix in IMAGE_SUFFIXES) if home.exists() else 0
-    log.info("%d images of '%s' saved, %d are in %s now", sink.writer.saved, options.label, there, home)
-    if summary.code is ExitCode.OK and sink.writer.lost:
-        return ExitCode.CONFIG, f"{sink.writer.lost} images could not be saved: {sink.writer.reason}"
+    log.info("%d images of '%s' saved, %d are in %s now", sink.saved, options.label, there, home)
+    if summary.code is ExitCode.OK and sink.lost:
+        return ExitCode.CONFIG, f"{sink.lost} images could not be saved: {sink.reason}"
     return summary.code, summary.reason
 
 

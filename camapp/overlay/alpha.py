@@ -1,4 +1,4 @@
-"""What was drawn, as a layer of its own: for screens that lay it over an image which we never touch."""
+"""Makes a transparent image of a drawing, for screens that blend it over a camera image by themselves."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import numpy as np
 
 from camapp.core.arrays import Pixels
 
-# Rows worked on at a time: what lies between two steps stays in the cache, and is not asked of the kernel anew.
+# Rows processed at a time: intermediate arrays stay in the cache, and their memory is reused.
 BAND = 48
 
 
 def with_alpha(on_black: Pixels, on_white: Pixels, out: Pixels | None = None) -> Pixels:
-    """What was drawn, without its ground: from the same drawing on a black and on a white image.
+    """Return a drawing without its background, from the same drawing on a black and on a white image.
 
-    Where both are alike the drawing is opaque; where they differ by 255 there is none.
+    Pixels that are equal in both are opaque; those that differ by 255 are transparent.
 
     Args:
         on_black: (h, w, 3) uint8 BGR.
         on_white: likewise.
-        out: where to put it, (h, w, 4) uint8; a new array if not given.
+        out: (h, w, 4) uint8 array for the result; None allocates one.
 
     Returns:
         (h, w, 4) uint8 RGBA, not premultiplied.

@@ -1,4 +1,4 @@
-"""What belongs to places in the image: boxes, lines, the lane, the corners of the region that is looked at."""
+"""Draws boxes, lines, the lane and the corners of the model's region at their places in the image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from camapp.core.arrays import Pixels
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.overlay import birds_eye
 from camapp.overlay.panel import tag
-from camapp.overlay.style import ACCENT, DIM, INK, WHITE, Style, percent
+from camapp.overlay.style import ACCENT, DARK, DIM, WHITE, Style, percent
 from camapp.overlay.text import Colour
 
-LANE_TINT = 0.25  # share of the colour between the two lines beside a car
+# Opacity of the colour between the two lines beside a car.
+LANE_TINT = 0.25
 
 
 def draw_annotations(canvas: Pixels, style: Style, prediction: Prediction, stale: bool) -> None:
-    """Draw in place, in the image's own pixels; dimmed if it is stale."""
+    """Draw in place; the prediction's coordinates are pixels of the canvas. A stale one is dimmed."""
     colour = DIM if stale else ACCENT
     if prediction.region is not None:
         _draw_corners(canvas, style, prediction.region, stale)
@@ -29,22 +30,22 @@ def draw_annotations(canvas: Pixels, style: Style, prediction: Prediction, stale
         _draw_line(canvas, style, line, colour)
     for box in prediction.boxes:
         _draw_box(canvas, style, box, colour)
-    if style.detail and birds_eye.shows(prediction.values):
+    if style.detail and birds_eye.has_lane(prediction.values):
         width, height = 14 * style.unit, 18 * style.unit
         place = (style.width - style.margin - width, style.height - style.margin - height, width, height)
-        birds_eye.draw_lane(canvas, prediction.values, place, colour, INK)
+        birds_eye.draw_lane(canvas, prediction.values, place, colour, DARK)
 
 
 def _draw_corners(canvas: Pixels, style: Style, region: Box, stale: bool) -> None:
-    """Four corner marks just inside the region, light on dark so that they show on any image."""
+    """Draw four corner marks just inside the region, light on dark so that they are visible on any image."""
     marks = _corners(*_within(region, style), round(style.unit * 1.4))
-    cv2.polylines(canvas, marks, False, INK, style.line + 2)
+    cv2.polylines(canvas, marks, False, DARK, style.line + 2)
     cv2.polylines(canvas, marks, False, DIM if stale else WHITE, style.line)
 
 
 @lru_cache(maxsize=64)
-def _corners(x0: int, y0: int, x1: int, y1: int, longest: int) -> tuple[NDArray[np.int32], ...]:
-    arm = max(3, min(longest, (x1 - x0) // 4, (y1 - y0) // 4))
+def _corners(x0: int, y0: int, x1: int, y1: int, max_length: int) -> tuple[NDArray[np.int32], ...]:
+    arm = max(3, min(max_length, (x1 - x0) // 4, (y1 - y0) // 4))
     corners = ((x0, y0, 1, 1), (x1, y0, -1, 1), (x0, y1, 1, -1), (x1, y1, -1, -1))
     return tuple(
         np.array([[x + dx * arm, y], [x, y], [x, y + dy * arm]], np.int32).reshape(-1, 1, 2) for x, y, dx, dy in corners
@@ -52,27 +53,28 @@ def _corners(x0: int, y0: int, x1: int, y1: int, longest: int) -> tuple[NDArray[
 
 
 def _draw_line(canvas: Pixels, style: Style, line: Polyline, colour: Colour) -> None:
-    points = _pixels(line.points)
+    points = _fixed_point(line.points)
     if len(points) < 2:
         return
-    cv2.polylines(canvas, [points], False, INK, style.line + 2, cv2.LINE_8, 4)
+    cv2.polylines(canvas, [points], False, DARK, style.line + 2, cv2.LINE_8, 4)
     cv2.polylines(canvas, [points], False, colour, style.line, cv2.LINE_AA, 4)
     if line.label and style.detail:
-        name = tag(line.label, style.small, INK, colour)
+        name = tag(line.label, style.small, DARK, colour)
         x, y = (int(v) // 16 for v in points[-1, 0])
         place = _clamp(x, 0, style.width - name.width), _clamp(y - name.height, 0, style.height - name.height)
         name.lay_on(canvas, *place)
 
 
 def _tint_lane(canvas: Pixels, lines: tuple[Polyline, ...]) -> None:
-    """Colour the ground between the lines labelled left and right, as far as both reach."""
+    """Tint the area between the lines labelled left and right, as far as both reach."""
     sides = {line.label: np.array(line.points).reshape(-1, 2) for line in lines if line.label in ("left", "right")}
     if len(sides) < 2 or not all(len(side) > 1 and np.isfinite(side).all() for side in sides.values()):
         return
     far = max(side[:, 1].min() for side in sides.values())
     shared = [np.flatnonzero(sides[name][:, 1] >= far) for name in ("left", "right")]
     if not all(len(points) for points in shared):
-        return  # they lie one above the other
+        # One line lies above the other.
+        return
     left, right = sides["left"][: shared[0][-1] + 2], sides["right"][: shared[1][-1] + 2]
     outline = np.clip(np.concatenate([left, right[::-1]]), 0, (canvas.shape[1] - 1, canvas.shape[0] - 1))
     (x0, y0), (x1, y1) = outline.min(axis=0).astype(int), outline.max(axis=0).astype(int) + 1
@@ -88,30 +90,30 @@ def _draw_box(canvas: Pixels, style: Style, box: Box, colour: Colour) -> None:
     x0, y0, x1, y1 = _within(box, style)
     # Nested thin rectangles: OpenCV draws one thick one six times slower.
     for ring in range(-1, style.line + 1):
-        edge = colour if 0 <= ring < style.line else INK
+        edge = colour if 0 <= ring < style.line else DARK
         cv2.rectangle(canvas, (x0 + ring, y0 + ring), (max(x0, x1 - ring), max(y0, y1 - ring)), edge)
     if not box.label:
         return
     font = style.body if style.detail else style.small
-    name = tag(f"{font.fit(box.label, style.width // 2)} {percent(box.score)}", font, INK, colour)
+    name = tag(f"{font.fit(box.label, style.width // 2)} {percent(box.score)}", font, DARK, colour)
     y = y0 - name.height if y0 >= name.height else y0
     name.lay_on(canvas, _clamp(x0 - style.line // 2, 0, style.width - name.width), y)
 
 
 def _within(box: Box, style: Style) -> tuple[int, int, int, int]:
-    """A box's corner pixels, inclusive, pulled into the frame; `nan` goes to the edge."""
+    """Return a box's corner pixels, inclusive, clipped to the frame; `nan` becomes the left or upper edge."""
     right, bottom = style.width - 1, style.height - 1
-    x0, y0 = _bounded(box.x0, 0, right), _bounded(box.y0, 0, bottom)
-    return x0, y0, max(x0, _bounded(box.x1 - 1, 0, right)), max(y0, _bounded(box.y1 - 1, 0, bottom))
+    x0, y0 = _rounded(box.x0, 0, right), _rounded(box.y0, 0, bottom)
+    return x0, y0, max(x0, _rounded(box.x1 - 1, 0, right)), max(y0, _rounded(box.y1 - 1, 0, bottom))
 
 
-def _bounded(value: float, low: int, high: int) -> int:
+def _rounded(value: float, low: int, high: int) -> int:
     return round(min(max(value, low), high)) if value == value else low
 
 
-def _pixels(points: tuple[tuple[float, float], ...]) -> NDArray[np.int32]:
-    """Points in sixteenths of a pixel, (n, 1, 2), as OpenCV's `shift=4` reads them; those not finite are left out."""
-    # Clipped well inside OpenCV's 16-bit-after-shift arithmetic, or a far point would wrap round into the image.
+def _fixed_point(points: tuple[tuple[float, float], ...]) -> NDArray[np.int32]:
+    """Return the finite points in sixteenths of a pixel, (n, 1, 2), for OpenCV's `shift=4`."""
+    # Clipped well inside OpenCV's 16-bit-after-shift arithmetic, so that no far point wraps around into the image.
     array = np.asarray(points, np.float64).reshape(-1, 2)
     array = array[np.isfinite(array).all(axis=1)]
     return np.rint(np.clip(array, -30_000, 30_000) * 16).astype(np.int32).reshape(-1, 1, 2)

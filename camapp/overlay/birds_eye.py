@@ -1,4 +1,4 @@
-"""A small view from above of the lane that a car is in: its borders, the car, and an arrow to where the lane leads."""
+"""Draws a small bird's-eye view of the lane of a car: its borders, the car, and an arrow in the lane's direction."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from camapp.core.arrays import Floats, Pixels
 from camapp.overlay.text import Colour
 
 NEEDED = ("offset_m", "heading_deg", "curvature_1_m", "lane_width_m")
-ACROSS = 2.2  # lane widths that the view shows from side to side
-AIM = 1.5  # lane widths ahead to which the arrow points
-SHIFT = 4  # bits of a pixel's fractions in what is drawn
+# Width of the view, in lane widths.
+VIEW_WIDTH = 2.2
+# Distance ahead at which the arrow points, in lane widths.
+AIM = 1.5
+# Fractional bits of the coordinates passed to OpenCV.
+SHIFT = 4
 
 
-def shows(values: Mapping[str, float]) -> bool:
-    """Whether a prediction's values tell of a lane."""
+def has_lane(values: Mapping[str, float]) -> bool:
+    """Return whether a prediction's values describe a lane."""
     return all(math.isfinite(values.get(name, math.nan)) for name in NEEDED) and values["lane_width_m"] > 0
 
 
 def lane_ahead(values: Mapping[str, float], ahead: Floats, beside: float) -> Floats:
-    """Ground points (n, 2), x to the car's right and y ahead of it, of a path along the lane.
+    """Return the ground points (n, 2), x to the car's right and y ahead of it, of a path along the lane.
 
     Args:
-        values: of a prediction (DESIGN.md's names and signs).
+        values: of a prediction, in SI units and degrees; right is positive.
         ahead: metres along the lane, (n,).
-        beside: metres right of the lane's middle.
+        beside: metres right of the lane's centre.
     """
     bend = values["curvature_1_m"]
     turned = bend * ahead
-    # An arc: exact for straight lanes too, where sin(t)/t is 1.
+    # The chord of an arc; exact for straight lanes too, for which sin(t)/t is 1.
     half = np.sinc(turned / (2 * math.pi))
     right = ahead * half * np.sin(turned / 2) + beside * np.cos(turned)
     along = ahead * half * np.cos(turned / 2) - beside * np.sin(turned)
@@ -44,32 +47,32 @@ def lane_ahead(values: Mapping[str, float], ahead: Floats, beside: float) -> Flo
 
 
 def draw_lane(
-    canvas: Pixels, values: Mapping[str, float], box: tuple[int, int, int, int], colour: Colour, ground: Colour
+    canvas: Pixels, values: Mapping[str, float], box: tuple[int, int, int, int], colour: Colour, background: Colour
 ) -> None:
-    """Draw in place.
+    """Draw the view in place.
 
     Args:
         canvas: (h, w, 3) uint8.
-        values: for which `shows` holds.
-        box: (x, y, width, height) in it, pixels.
+        values: for which `has_lane` is true.
+        box: (x, y, width, height) of the view in the canvas, pixels.
         colour: of the lane.
-        ground: of what lies below.
+        background: of the view, blended with the canvas.
     """
     x, y, width, height = box
     part = canvas[max(y, 0) : y + height, max(x, 0) : x + width]
     if part.shape[0] < 8 or part.shape[1] < 8:
         return
-    part[:] = part // 4 + (np.array(ground) * 0.75).astype(np.uint8)
+    part[:] = part // 4 + (np.array(background) * 0.75).astype(np.uint8)
     height, width = part.shape[:2]
     lane = values["lane_width_m"]
-    scale = width / (ACROSS * lane)
+    scale = width / (VIEW_WIDTH * lane)
     car = np.array([width / 2, height * 0.9])
     ahead = np.linspace(-0.4 * lane, height / scale * 1.2, 40)
 
     def pixels(path: Floats) -> NDArray[np.int32]:
-        spots = np.clip(car + path * (scale, -scale), -4 * width, 4 * width) * (1 << SHIFT)
-        places: NDArray[np.int32] = np.rint(spots).astype(np.int32).reshape(-1, 1, 2)
-        return places
+        scaled = np.clip(car + path * (scale, -scale), -4 * width, 4 * width) * (1 << SHIFT)
+        points: NDArray[np.int32] = np.rint(scaled).astype(np.int32).reshape(-1, 1, 2)
+        return points
 
     left, right = (lane_ahead(values, ahead, side * lane / 2) for side in (-1, 1))
     filled = part.copy()

@@ -1,28 +1,28 @@
-"""The image that is shown while there is none."""
+"""Draws the notice that is shown while the source gives no images."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from camapp.core.arrays import Pixels
-from camapp.overlay.style import AMBER, FAINT, INK, WHITE, style_of
+from camapp.overlay.style import AMBER, DARK, FAINT, WHITE, style_of
 from camapp.overlay.text import Font, plain
 
 
 def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None) -> Pixels:
-    """An image that says that there is none.
+    """Return an image with NO SIGNAL and the reason.
 
     Args:
         size: (width, height).
-        reason: why, for people; broken over lines where it is long.
-        waited_s: seconds without an image so far, shown where given.
+        reason: text, broken into lines if it is long.
+        waited_s: seconds without an image so far, drawn if given.
 
     Returns:
         (height, width, 3) uint8 BGR.
     """
     width, height = size
     style = style_of(width, height)
-    image = np.full((height, width, 3), INK, np.uint8)
+    image = np.full((height, width, 3), DARK, np.uint8)
     title, body = style.title, Font(round(style.unit * (1.0, 1.1, 1.3)[style.detail]))
     heading = title.fit("NO SIGNAL", width - 2 * style.margin)
     rows = [(heading, title, AMBER)]

@@ -1,7 +1,7 @@
 """Draws a Prediction and the head-up display on an image.
 
-What changes slowly (the two panels) is drawn into small layers a few times a second and laid on each frame; what
-moves with the image (boxes, lines) is drawn each time. No step touches the whole frame.
+The two panels, which change slowly, are drawn into small layers a few times a second and blended into each frame.
+Boxes and lines move with the image and are drawn each time. No step touches the whole frame.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from camapp.core.predictions import Prediction
 from camapp.core.status import Hud
 from camapp.overlay.annotations import draw_annotations
 from camapp.overlay.hud_panel import digest, draw_badges, panel_layer
-from camapp.overlay.prediction_card import Shown, card_layer
+from camapp.overlay.prediction_card import CardContent, card_layer
 from camapp.overlay.style import style_of
 from camapp.overlay.text import Layer
 
-HUD_INTERVAL_NS = 333_000_000  # figures that change faster cannot be read
+# Numbers that change faster cannot be read.
+HUD_INTERVAL_NS = 333_000_000
 CARD_INTERVAL_NS = 150_000_000
 
 
 class Overlay:
-    """Draws on frames of any size, remembering what it drew.
+    """Draws on frames of any size, and caches its panels.
 
     Args:
         clock: monotonic nanoseconds.
@@ -40,35 +41,35 @@ class Overlay:
         Args:
             canvas: the image; boxes and lines of the prediction are in its pixels.
             prediction: the newest, or None before the first.
-            hud: figures to show, or None to hide them.
-            age_ms: how old the prediction is.
-            stale: it is older than it should be: draw it dimmed, with its age.
+            hud: statistics to show, or None to hide them.
+            age_ms: of the prediction.
+            stale: the prediction is too old; it is drawn dimmed, with its age.
         """
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()
         if prediction is not None:
             draw_annotations(canvas, style, prediction, stale)
-        taken_x, taken_y = 0, 0
+        panel_right, panel_bottom = 0, 0
         if hud is not None:
             panel = self._panel.get(
                 (style, digest(hud)), (style, hud.paused, hud.source, hud.model), now, lambda: panel_layer(style, hud)
             )
             panel.lay_on(canvas, style.margin, style.margin)
-            taken_x, taken_y = style.margin + panel.width, style.margin + panel.height
+            panel_right, panel_bottom = style.margin + panel.width, style.margin + panel.height
             draw_badges(canvas, style, hud)
         if prediction is not None:
             age = f"{age_ms / 1000:.1f} s ago" if stale else ""
             truth = hud.truth if hud else ""
-            shown = Shown.of(prediction, truth, age)
-            urgent = (style, shown.label, stale)
-            card = self._card.get((style, shown), urgent, now, lambda: card_layer(style, shown))
+            content = CardContent.of(prediction, truth, age)
+            urgent = (style, content.label, stale)
+            card = self._card.get((style, content), urgent, now, lambda: card_layer(style, content))
             top = style.height - style.margin - card.height
-            beside = top < taken_y and taken_x + card.width + 2 * style.margin <= style.width
-            card.lay_on(canvas, style.margin + (taken_x if beside else 0), top)
+            beside = top < panel_bottom and panel_right + card.width + 2 * style.margin <= style.width
+            card.lay_on(canvas, style.margin + (panel_right if beside else 0), top)
 
 
 class _Cached:
-    """A layer drawn again when its content changed, at most once an interval unless what is urgent changed."""
+    """A layer that is redrawn if its key has changed, at most once per interval unless the urgent part has changed."""
 
     def __init__(self, interval_ns: int) -> None:
         self._interval_ns = interval_ns

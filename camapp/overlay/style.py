@@ -1,4 +1,4 @@
-"""What all that is drawn has in common: colours, sizes that follow from the frame's, how shares are written."""
+"""Defines colours, sizes that follow from the frame size, and the format of percentages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOFT: Colour = (200, 195, 191)
 FAINT: Colour = (158, 152, 148)
 DIM: Colour = (116, 110, 106)
 TRACK: Colour = (78, 72, 68)
-INK: Colour = (26, 22, 20)
+DARK: Colour = (26, 22, 20)
 ACCENT: Colour = (230, 196, 78)
 GREEN: Colour = (120, 214, 116)
 AMBER: Colour = (70, 184, 250)
@@ -31,14 +31,14 @@ STAGE_COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Sizes in pixels that follow from the frame's.
+    """Sizes in pixels that follow from the frame size.
 
     Attributes:
         width: of the frame.
         height: of the frame.
         unit: height of a capital of body text.
-        margin: between the frame's edge and what is drawn.
-        detail: 0 label and rate only, 1 the main figures, 2 everything.
+        margin: between the frame's edge and the panels.
+        detail: 0 for label and rates only, 1 for the main numbers, 2 for everything.
     """
 
     width: int
@@ -49,22 +49,22 @@ class Style:
 
     @property
     def small(self) -> Font:
-        """Captions."""
+        """Font of captions."""
         return Font(max(6, round(self.unit * 0.82)))
 
     @property
     def body(self) -> Font:
-        """Ordinary text."""
+        """Font of ordinary text."""
         return Font(self.unit)
 
     @property
     def figure(self) -> Font:
-        """The three rates."""
+        """Font of the three rates."""
         return Font(round(self.unit * 1.7), bold=True)
 
     @property
     def title(self) -> Font:
-        """The label."""
+        """Font of the label."""
         return Font(round(self.unit * (1.6, 2.2, 3.0)[self.detail]), bold=True)
 
     @property
@@ -74,13 +74,13 @@ class Style:
 
     @property
     def pad(self) -> int:
-        """Inside panels, between their edge and their content."""
+        """Distance between a panel's edge and its content."""
         return max(4, round(self.unit * (0.7, 0.9, 1.1)[self.detail]))
 
 
 @lru_cache(maxsize=8)
 def style_of(width: int, height: int) -> Style:
-    """The style for a frame size."""
+    """Return the style for a frame size."""
     base = min(width * 4 / 3, height * 16 / 9)
     unit = max(6 if width < 300 else 7, round(base * 0.0083))
     detail = 0 if width < 300 or height < 200 else 1 if width < 560 or height < 400 else 2
@@ -88,10 +88,10 @@ def style_of(width: int, height: int) -> Style:
 
 
 def share(score: float) -> int:
-    """Whole per cent, 0 to 100; `nan` is 0."""
+    """Return whole per cent, 0 to 100; `nan` is 0."""
     return round(min(max(score, 0.0), 1.0) * 100) if score == score else 0
 
 
 def percent(score: float) -> str:
-    """Such as '63 %'."""
+    """Return a text such as '63 %'."""
     return f"{share(score)} %"

@@ -1,7 +1,7 @@
-"""Text and panels as layers: small cached images that one multiply and one add put on an image.
+"""Renders text and panels as layers: small cached images that one multiply and one add blend into an image.
 
-OpenCV's own strokes are drawn four times too large and shrunk, a glyph at a time and once a glyph: it looks better
-than `putText` at small sizes and costs a twentieth of it, and nothing depends on which font an OpenCV version draws.
+Each glyph of OpenCV's stroke font is drawn four times too large, reduced and cached: it looks better than `putText` at
+small sizes and takes a twentieth of its time, and nothing depends on which font an OpenCV version draws.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from camapp.core.arrays import Pixels
 Colour = tuple[int, int, int]
 
 _OVERSAMPLING = 4
-_FACE = cv2.FONT_HERSHEY_SIMPLEX
-_SPELLINGS = str.maketrans(
+_FONT_FACE = cv2.FONT_HERSHEY_SIMPLEX
+_ASCII_SPELLINGS = str.maketrans(
     {
         "ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d",
         "°": " deg", "×": "x", "·": "-", "•": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"',  # noqa: RUF001
@@ -30,18 +30,18 @@ _SPELLINGS = str.maketrans(
 
 @lru_cache(maxsize=512)
 def plain(text: str) -> str:
-    """The text in printable ASCII, which is all that OpenCV can draw: accents go, the rest becomes '?'."""
-    bare = unicodedata.normalize("NFKD", text.translate(_SPELLINGS))
+    """Return the text in printable ASCII, which is all that OpenCV can draw: without accents, the rest as '?'."""
+    bare = unicodedata.normalize("NFKD", text.translate(_ASCII_SPELLINGS))
     return "".join(c if " " <= c <= "~" else "?" for c in bare if not unicodedata.combining(c))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """An image with transparency, ready to lay: result = target * keep / 255 + colour.
+    """An image with transparency: blending it gives target * keep / 255 + colour.
 
     Attributes:
         colour: (h, w, 3) uint8 BGR, already multiplied by its opacity.
-        keep: (h, w, 3) uint8, how much of what lies below stays.
+        keep: (h, w, 3) uint8, 255 - opacity: the share of the target that remains.
     """
 
     colour: Pixels
@@ -49,23 +49,23 @@ class Layer:
 
     @classmethod
     def clear(cls, width: int, height: int) -> Layer:
-        """A layer that hides nothing."""
+        """Return a transparent layer."""
         return cls(np.zeros((height, width, 3), np.uint8), np.full((height, width, 3), 255, np.uint8))
 
     @classmethod
     def of(cls, alpha: Pixels, colour: Colour) -> Layer:
-        """One colour through an (h, w) uint8 opacity."""
+        """Return a layer of one colour with an (h, w) uint8 opacity."""
         wide = np.asarray(cv2.merge([alpha, alpha, alpha]), np.uint8)
         return cls(np.asarray(cv2.LUT(wide, _shades(colour)), np.uint8), np.asarray(cv2.bitwise_not(wide), np.uint8))
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """In pixels."""
         return int(self.colour.shape[1])
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """In pixels."""
         return int(self.colour.shape[0])
 
     def lay_on(self, target: Pixels, x: int, y: int) -> None:
@@ -75,12 +75,12 @@ class Layer:
         if x0 >= x1 or y0 >= y1:
             return
         below = target[y0:y1, x0:x1]
-        mine = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
-        cv2.multiply(below, self.keep[mine], below, 1 / 255)
-        cv2.add(below, self.colour[mine], below)
+        visible = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
+        cv2.multiply(below, self.keep[visible], below, 1 / 255)
+        cv2.add(below, self.colour[visible], below)
 
-    def lay_over(self, below: Layer, x: int, y: int) -> None:
-        """Compose onto another layer in place, so that laying that one shows both."""
+    def merge_into(self, below: Layer, x: int, y: int) -> None:
+        """Blend into another layer in place, so that blending that one draws both."""
         self.lay_on(below.colour, x, y)
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + self.width, below.width), min(y + self.height, below.height)
         if x0 < x1 and y0 < y1:
@@ -90,7 +90,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Font:
-    """A size and weight of lettering.
+    """A size and weight of text.
 
     Attributes:
         cap: height of a capital letter in pixels.
@@ -102,20 +102,20 @@ class Font:
 
     @property
     def line(self) -> int:
-        """Height in pixels of a glyph's cell: the capital, and room for what hangs below it."""
+        """Height in pixels of a glyph's cell: a capital, and room for descenders."""
         return self.cap + self.drop + 1
 
     @property
     def drop(self) -> int:
-        """Pixels from the base line to the bottom of the cell."""
+        """Pixels from the baseline to the bottom of the cell."""
         return -(-self.cap * 2 // 5)
 
     def width(self, text: str) -> int:
-        """Pixels that `text` takes in a row."""
+        """Return the width of `text` in pixels."""
         return sum(_advance(self, char) for char in plain(text))
 
     def fit(self, text: str, width: int) -> str:
-        """`text` in ASCII, its end replaced by '..' where it would be wider than `width` pixels."""
+        """Return `text` in ASCII, its end replaced by '..' if it is wider than `width` pixels."""
         text = plain(text)
         if self.width(text) <= width:
             return text
@@ -126,24 +126,24 @@ class Font:
                 return text[:length].rstrip() + ".." if length else ""
         return text
 
-    def wrap(self, text: str, width: int, most: int) -> list[str]:
-        """Words on at most `most` lines of at most `width` pixels; what does not fit ends in '..'."""
+    def wrap(self, text: str, width: int, max_lines: int) -> list[str]:
+        """Break text into at most `max_lines` lines of at most `width` pixels; a line that is too long ends in '..'."""
         lines: list[str] = []
         for word in text.split():
-            if lines and (len(lines) == most or self.width(f"{lines[-1]} {word}") <= width):
+            if lines and (len(lines) == max_lines or self.width(f"{lines[-1]} {word}") <= width):
                 lines[-1] += f" {word}"
             else:
                 lines.append(word)
         return [self.fit(line, width) for line in lines]
 
     def layer(self, text: str, colour: Colour) -> Layer:
-        """The text as a layer of height `line`; its capitals start one pixel below the top."""
+        """Return the text as a layer of height `line`; its capitals start one pixel below the top."""
         return _text_layer(self, plain(text), colour)
 
 
 @lru_cache(maxsize=64)
 def _shades(colour: Colour) -> Pixels:
-    """(1, 256, 3) uint8: the colour at each opacity."""
+    """Return (1, 256, 3) uint8, the colour at each opacity."""
     shades: Pixels = np.rint(np.arange(256)[None, :, None] / 255 * np.array(colour)).astype(np.uint8)
     return shades
 
@@ -157,18 +157,18 @@ def _text_layer(font: Font, text: str, colour: Colour) -> Layer:
 
 @lru_cache(maxsize=64)
 def _stroke(font: Font) -> tuple[float, int]:
-    """(font scale, thickness) that draw the oversampled font."""
+    """Return the (font scale, thickness) of the oversampled font."""
     cap = font.cap * _OVERSAMPLING
     thickness = max(1, round(cap * (0.15 if font.bold else 0.1)))
-    (_, at_ten), _ = cv2.getTextSize("H", _FACE, 10.0, 1)
+    (_, at_ten), _ = cv2.getTextSize("H", _FONT_FACE, 10.0, 1)
     return (cap - thickness) * 10.0 / at_ten, thickness
 
 
 @lru_cache(maxsize=2048)
 def _advance(font: Font, char: str) -> int:
     scale, _ = _stroke(font)
-    (pair, _), _ = cv2.getTextSize(f"|{char}|", _FACE, scale, 1)
-    (bars, _), _ = cv2.getTextSize("||", _FACE, scale, 1)
+    (pair, _), _ = cv2.getTextSize(f"|{char}|", _FONT_FACE, scale, 1)
+    (bars, _), _ = cv2.getTextSize("||", _FONT_FACE, scale, 1)
     return max(1, round(int(pair - bars) / _OVERSAMPLING))
 
 
@@ -178,6 +178,6 @@ def _glyph(font: Font, char: str) -> Pixels:
     width, height = _advance(font, char), font.line
     large = np.zeros((height * _OVERSAMPLING, width * _OVERSAMPLING), np.uint8)
     base = (font.cap + 1) * _OVERSAMPLING - thickness // 2
-    cv2.putText(large, char, (0, base), _FACE, scale, (255,), thickness, cv2.LINE_AA)
+    cv2.putText(large, char, (0, base), _FONT_FACE, scale, (255,), thickness, cv2.LINE_AA)
     small: Pixels = np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     return small.reshape(height, width)

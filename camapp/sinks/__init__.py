@@ -1,1 +1,1 @@
-"""Where predictions and drawn images go; none of them ever blocks the pipeline."""
+"""Outputs of predictions and drawn images, one file each; none ever blocks the pipeline."""

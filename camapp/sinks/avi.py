@@ -1,21 +1,21 @@
-"""A Motion JPEG AVI file from images that are JPEG already: a video encoder would have to decode them first."""
+"""Writes JPEG images to a Motion JPEG AVI file without decoding them, which a video encoder would have to."""
 
 from __future__ import annotations
 
 import struct
 from typing import IO
 
-# RIFF's sizes have 32 bits, and some players take the upper one for a sign.
+# RIFF's sizes have 32 bits, and some players read the highest one as a sign.
 MAX_BYTES = 1 << 30
 _HAS_INDEX, _KEY_FRAME = 0x10, 0x10
 _VIDEO = b"00dc"
 
 
 class AviWriter:
-    """Appends JPEG images of one size; `close` writes the index and the rate. Nothing plays before that.
+    """Appends JPEG images of one size; `finish` writes the index and the rate. No player reads the file before that.
 
     Args:
-        file: open for writing and unbuffered, so that a full disk is told by the write that meets it.
+        file: open for writing and unbuffered, so that a full disk makes the very write fail that meets it.
         size: (width, height) of the images.
     """
 
@@ -23,7 +23,8 @@ class AviWriter:
         self._file = file
         self._size = size
         self._entries: list[tuple[int, int]] = []
-        self._at = 4  # in the list of images, behind its name
+        # Offset in the list of images, after its name.
+        self._at = 4
         self._put(self._header(1.0))
 
     def __len__(self) -> int:
@@ -31,7 +32,7 @@ class AviWriter:
 
     @property
     def bytes_written(self) -> int:
-        """So far, without the index."""
+        """Number of bytes so far, without the index."""
         return len(self._header(1.0)) - 4 + self._at
 
     def add(self, jpeg: bytes) -> None:
@@ -41,7 +42,7 @@ class AviWriter:
         self._at += 8 + len(jpeg) + len(jpeg) % 2
 
     def finish(self, fps: float) -> None:
-        """Write what players need. Raises OSError."""
+        """Write the index and the header. Raises OSError."""
         entries = (struct.pack("<4sIII", _VIDEO, _KEY_FRAME, at, size) for at, size in self._entries)
         self._put(_chunk(b"idx1", b"".join(entries)))
         self._file.seek(0)
@@ -49,11 +50,12 @@ class AviWriter:
 
     def _put(self, data: bytes) -> None:
         view = memoryview(data)
-        while view:  # a disk that is nearly full takes a part, and refuses the next
+        # A disk that is nearly full accepts a part, and refuses the next.
+        while view:
             view = view[self._file.write(view) :]
 
     def _header(self, fps: float) -> bytes:
-        """All that comes before the first image; see Microsoft's 'AVI RIFF File Reference'."""
+        """Return everything before the first image; see Microsoft's 'AVI RIFF File Reference'."""
         width, height = self._size
         frames, largest = len(self._entries), max((size for _, size in self._entries), default=0)
         main = struct.pack("<14I", round(1e6 / fps), 0, 0, _HAS_INDEX, frames, 0, 1, largest, width, height, 0, 0, 0, 0)

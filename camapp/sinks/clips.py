@@ -1,4 +1,4 @@
-"""Short films of what happened: the seconds before and after a label or a threshold, within a disk budget."""
+"""Short clips of events: the seconds before and after a label or a threshold, within a disk budget."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import contextlib
 import errno
 import logging
 import os
-import queue
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -22,19 +20,16 @@ from camapp.core.frames import Frame, Trace
 from camapp.core.image import Image
 from camapp.core.predictions import Prediction
 from camapp.sinks.avi import MAX_BYTES, AviWriter
+from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 
-# A film of an event need not be smooth; encoding an image costs a Pi's core some 10 ms.
+# A clip need not be smooth; encoding an image takes about 10 ms of a Pi's core.
 MAX_FPS = 15.0
-_INTERVAL_NS = 0.9e9 / MAX_FPS  # a little less, for frames do not come to the nanosecond
-# What the seconds before an event may take in memory; with larger images there are fewer of them.
-_RING_BYTES = 48 << 20
-_QUEUED = 4
-_TICK = 0.2
-_STOP_S = 2.0
-_LONGEST_S = 120.0  # of an event that goes on and on; it continues in the next film
+# Slightly less than the interval of MAX_FPS, because frames arrive with jitter.
+_INTERVAL_NS = 0.9e9 / MAX_FPS
+_MAX_QUEUED = 4
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85)
 _NAME = re.compile(r"(\d{6,})-\d{8}-\d{6}-.*\.avi")
 _COMPARISON = re.compile(r"(\w+)\s*([<>])\s*(.*)")
@@ -42,7 +37,7 @@ _COMPARISON = re.compile(r"(\w+)\s*([<>])\s*(.*)")
 
 @dataclass(frozen=True)
 class Comparison:
-    """`score<0.5`: a score, or one of a prediction's named values, below or above a bound."""
+    """`score<0.5`: whether a score, or one of a prediction's named values, is below or above a bound."""
 
     name: str
     sign: str
@@ -52,7 +47,7 @@ class Comparison:
         return f"{self.name}{self.sign}{self.bound:g}"
 
     def holds(self, prediction: Prediction) -> bool:
-        """Whether it is so now; not where there is no such value."""
+        """Return whether it holds now; False if the prediction has no such value."""
         known = {"score": prediction.score, "raw_score": prediction.raw_score, **prediction.values}
         value = known.get(self.name)
         if value is None or (self.name == "score" and not prediction.label):
@@ -61,74 +56,75 @@ class Comparison:
 
 
 def parse_events(items: Iterable[str]) -> tuple[frozenset[str], tuple[Comparison, ...]]:
-    """Labels (`*` is any) and comparisons. Raises SinkError."""
+    """Return labels (`*` is any) and comparisons. Raises SinkError."""
     labels, comparisons = set(), []
     for item in items:
-        found = _COMPARISON.fullmatch(item)
-        if not found:
+        match = _COMPARISON.fullmatch(item)
+        if not match:
             labels.add(item)
             continue
-        name, sign, bound = found.groups()
+        name, sign, bound = match.groups()
         try:
             comparisons.append(Comparison(name, sign, float(bound)))
         except ValueError:
-            raise SinkError(f"--clip-on {item}: '{bound}' is no number; write it like score<0.5") from None
+            raise SinkError(f"--clip-on {item}: '{bound}' is not a number; write it like score<0.5") from None
     return frozenset(labels), tuple(comparisons)
 
 
 class Trigger:
-    """Says what begins with a prediction: a label that was not there before, or a comparison that did not hold."""
+    """Detects the start of an event: a label that was absent before, or a comparison that did not hold."""
 
     def __init__(self, events: Iterable[str]) -> None:
         self._labels, self._comparisons = parse_events(events)
-        self._holding: frozenset[str] = frozenset()
+        self._active: frozenset[str] = frozenset()
 
     def begins(self, prediction: Prediction) -> str:
-        """The name of the event, or ''."""
-        holding = {str(item) for item in self._comparisons if item.holds(prediction)}
+        """Return the name of the event that starts with this prediction, or ''."""
+        active = {str(item) for item in self._comparisons if item.holds(prediction)}
         if prediction.label and not self._labels.isdisjoint((prediction.label, "*")):
-            holding.add(prediction.label)
-        fresh = sorted(holding - self._holding)
-        self._holding = frozenset(holding)
-        return fresh[0] if fresh else ""
+            active.add(prediction.label)
+        started = sorted(active - self._active)
+        self._active = frozenset(active)
+        return started[0] if started else ""
 
 
 @dataclass(frozen=True)
-class _Shot:
+class _Encoded:
     moment_ns: int
     jpeg: bytes
     size: tuple[int, int]
 
 
-class _Ring:
-    """The encoded images of the last seconds, all of one size, within a bound of memory."""
+class _RingBuffer:
+    """The encoded images of the last seconds, all of one size, within a memory limit."""
 
-    def __init__(self, span_ns: int) -> None:
+    def __init__(self, span_ns: int, max_bytes: int) -> None:
         self._span_ns = span_ns
-        self._shots: deque[_Shot] = deque()
+        self._max_bytes = max_bytes
+        self._images: deque[_Encoded] = deque()
         self._bytes = 0
 
-    def add(self, shot: _Shot) -> None:
-        newest = self._shots[-1] if self._shots else shot
-        if shot.size != newest.size or shot.moment_ns < newest.moment_ns:
-            self.take()
-        self._shots.append(shot)
-        self._bytes += len(shot.jpeg)
-        while self._bytes > _RING_BYTES or shot.moment_ns - self._shots[0].moment_ns > self._span_ns:
-            self._bytes -= len(self._shots.popleft().jpeg)
+    def add(self, image: _Encoded) -> None:
+        newest = self._images[-1] if self._images else image
+        if image.size != newest.size or image.moment_ns < newest.moment_ns:
+            self.take_all()
+        self._images.append(image)
+        self._bytes += len(image.jpeg)
+        while self._bytes > self._max_bytes or image.moment_ns - self._images[0].moment_ns > self._span_ns:
+            self._bytes -= len(self._images.popleft().jpeg)
 
-    def take(self) -> list[_Shot]:
-        """All of them, which are then no longer here."""
-        shots = list(self._shots)
-        self._shots.clear()
+    def take_all(self) -> list[_Encoded]:
+        """Remove and return all images."""
+        images = list(self._images)
+        self._images.clear()
         self._bytes = 0
-        return shots
+        return images
 
 
-class _Film:
-    """A film being written; it has its name once it is whole."""
+class _Clip:
+    """A clip that is being written; the file gets its final name when it is complete."""
 
-    def __init__(self, path: Path, event: str, first: _Shot) -> None:
+    def __init__(self, path: Path, event: str, first: _Encoded) -> None:
         self.event = event
         self.size = first.size
         self._path = path
@@ -145,13 +141,14 @@ class _Film:
     def seconds(self) -> float:
         return (self.last_ns - self._first_ns) / 1e9
 
-    def add(self, shot: _Shot) -> None:
-        self._avi.add(shot.jpeg)
-        self.last_ns = shot.moment_ns
+    def add(self, image: _Encoded) -> None:
+        self._avi.add(image.jpeg)
+        self.last_ns = image.moment_ns
 
     def finish(self) -> None:
         self._avi.finish((len(self._avi) - 1) / self.seconds if self.seconds > 0 else MAX_FPS)
-        os.fsync(self._file.fileno())  # a power cut after the new name would leave an empty film
+        # Without it, a power cut after the renaming would leave an empty clip.
+        os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._partial, self._path)
 
@@ -161,50 +158,52 @@ class _Film:
             self._partial.unlink()
 
 
-class _Shelf:
-    """The films in a folder, oldest first, kept within a budget."""
+class _ClipFolder:
+    """The clips in a folder, oldest first, kept within a budget."""
 
     def __init__(self, folder: Path, budget: int) -> None:
         self._folder = folder
         self._budget = budget
-        self._films: deque[tuple[Path, int]] = deque()
+        self._clips: deque[tuple[Path, int]] = deque()
 
-    def look(self) -> int:
-        """See what is there; the number after the newest."""
+    def scan(self) -> int:
+        """List the clips; return the number after the newest one's."""
         found = sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
-        self._films = deque((path, path.stat().st_size) for path in found)
+        self._clips = deque((path, path.stat().st_size) for path in found)
         return int(found[-1].name.partition("-")[0]) + 1 if found else 1
 
-    def has_room(self, wanted: int) -> bool:
-        """Whether so many bytes fit, once old films have gone. Raises OSError."""
-        while self._films and sum(size for _, size in self._films) + wanted > self._budget:
-            path, _ = self._films.popleft()
+    def make_room(self, wanted: int) -> bool:
+        """Delete old clips until `wanted` bytes fit; return whether they do. Raises OSError."""
+        while self._clips and sum(size for _, size in self._clips) + wanted > self._budget:
+            path, _ = self._clips.popleft()
             path.unlink(missing_ok=True)
         return wanted <= self._budget
 
 
-class ClipSink(PredictionSink):
-    """Keeps the last seconds as JPEG images in memory, and writes a film of them and of the next ones at an event.
+class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
+    """Keeps the last seconds as JPEG images in memory; at an event, writes a clip of them and of the next seconds.
 
-    Images are encoded and written by a thread of its own: what it cannot take at once is left out of the film. An
-    event during a film makes it longer. A full disk costs films, which are counted, never the run.
+    Images that the background thread cannot encode in time are left out of the clip. An event during a clip makes it
+    longer. A full disk costs clips, which are counted, never the run.
 
     Args:
-        folder: for files such as `000012-20260131-142501-cat.avi`; made if it is not there. The number orders them,
-            whatever the clock does.
+        folder: for files such as `000012-20260131-142501-cat.avi`; created if needed. The number orders them even if
+            the clock is wrong.
         events: labels, `*` for any, and comparisons such as `score<0.5`.
-        before: seconds in the film before the event.
+        before: seconds in the clip before the event.
         after: seconds after it.
-        budget: bytes that the folder's films may take; the oldest go first.
-        patient: wait for the thread instead of leaving images out (for files, whose frames can wait).
+        budget: bytes that the folder's clips may take; the oldest are deleted first.
+        blocking: wait for the thread, at most 2 s, instead of leaving images out (for files, whose frames can wait).
+        ring_bytes: memory for the seconds before an event; large images shorten them.
+        max_clip_s: longest clip; an event that lasts longer continues in the next one.
 
     Attributes:
-        saved: films on the disk.
-        lost: films that could not be written.
+        saved: clips on the disk.
+        lost: clips that could not be written.
         skipped: images left out because the thread was behind.
 
     Raises:
-        SinkError: an event cannot be understood.
+        SinkError: an event cannot be parsed.
     """
 
     def __init__(
@@ -214,138 +213,128 @@ class ClipSink(PredictionSink):
         before: float = 3.0,
         after: float = 5.0,
         budget: int = 500_000_000,
-        patient: bool = False,
+        blocking: bool = False,
+        ring_bytes: int = 48 << 20,
+        max_clip_s: float = 120.0,
     ) -> None:
+        super().__init__("clips", _MAX_QUEUED, blocking=blocking, wait_s=2.0, tick_s=0.2)
         self.saved = 0
-        self.lost = 0
         self.skipped = 0
         self._folder = folder
         self._trigger = Trigger(events)
         self._after_ns = round(after * 1e9)
-        self._patient = patient
-        self._taken_ns = 0
+        self._max_clip_s = max_clip_s
+        self._queued_ns = 0
         self._event = ""
-        self._behind = False
-        self._queue: queue.Queue[tuple[int, Image, str]] = queue.Queue(_QUEUED)
-        self._ring = _Ring(round(before * 1e9))
-        self._shelf = _Shelf(folder, budget)
-        self._film: _Film | None = None
+        self._ring = _RingBuffer(round(before * 1e9), ring_bytes)
+        self._clips = _ClipFolder(folder, budget)
+        self._clip: _Clip | None = None
         self._end_ns = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="clips", daemon=True)
+        self._received_ns = time.monotonic_ns()
 
     def start(self) -> None:
-        """Make sure that there is a folder to write into. Raises SinkError."""
+        """Create the folder and check that it can be written. Raises SinkError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for partial in self._folder.glob(".*.avi.partial"):  # of a run that was killed
+            # Left by a run that was killed.
+            for partial in self._folder.glob(".*.avi.partial"):
                 partial.unlink()
             probe = self._folder / ".writable"
             probe.touch()
             probe.unlink()
         except OSError as error:
             raise SinkError(
-                f"cannot write clips into '{self._folder}': {error.strerror}; give --clips another place",
+                f"cannot write clips into '{self._folder}': {error.strerror}; give --clips another folder",
                 denied=error.errno in (errno.EACCES, errno.EPERM, errno.EROFS),
             ) from error
-        self._thread.start()
+        super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Note what begins, and take the image if it is its turn."""
+        """Look for the start of an event, and queue the image if one is due."""
         self._event = self._trigger.begins(prediction) or self._event
         moment = trace.captured if frame.shot.moment_ns is None else frame.shot.moment_ns
-        if 0 <= moment - self._taken_ns < _INTERVAL_NS and not self._event:
+        if 0 <= moment - self._queued_ns < _INTERVAL_NS and not self._event:
             return
-        self._taken_ns = moment
-        try:
-            self._queue.put((moment, frame.view, self._event), self._patient and not self._behind, _STOP_S)
-            self._behind, self._event = False, ""
-        except queue.Full:
-            self._behind = True
-            self.skipped += 1  # an event waits for the next image
+        self._queued_ns = moment
+        if not self.put((moment, frame.view, self._event)):
+            # An event waits for the next image.
+            self.skipped += 1
+            return
+        self._event = ""
 
     def stop(self) -> None:
-        """End a film that is being written."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_S)
+        """End the clip that is being written."""
+        super().stop()
         if self.lost:
             log.warning("%d clips could not be written", self.lost)
 
-    # -- the thread
+    def _handle(self, item: tuple[int, Image, str]) -> None:
+        self._received_ns = time.monotonic_ns()
+        try:
+            self._add(*item)
+        except (OSError, ValueError, MemoryError, cv2.error) as error:
+            self._fail(error)
 
-    def _serve(self) -> None:
-        heard = time.monotonic_ns()
-        while True:
-            try:
-                item = self._queue.get(timeout=0.0 if self._stopping.is_set() else _TICK)
-            except queue.Empty:
-                if self._stopping.is_set():
-                    self._end_film()
-                    return
-                if time.monotonic_ns() - heard > self._after_ns:
-                    self._end_film()  # the source is away: what it shows later is another film
-                continue
-            heard = time.monotonic_ns()
-            try:
-                self._take(*item)
-            except (OSError, ValueError, MemoryError, cv2.error) as error:
-                self._fail(error)
+    def _idle(self) -> None:
+        # The source has been silent; its next images belong to another clip.
+        if time.monotonic_ns() - self._received_ns > self._after_ns:
+            self._end_clip()
 
-    def _take(self, moment: int, image: Image, event: str) -> None:
-        _, encoded = cv2.imencode(".jpg", image.bgr(), _JPEG)
-        shot = _Shot(moment, encoded.tobytes(), image.size)
-        if (film := self._film) is not None and not self._belongs(shot, film):
-            self._end_film()
-        if self._film is None:
-            self._ring.add(shot)
+    def _add(self, moment: int, image: Image, event: str) -> None:
+        _, jpeg = cv2.imencode(".jpg", image.bgr(), _JPEG)
+        encoded = _Encoded(moment, jpeg.tobytes(), image.size)
+        if (clip := self._clip) is not None and not self._belongs(encoded, clip):
+            self._end_clip()
+        if self._clip is None:
+            self._ring.add(encoded)
             if event:
-                self._begin(event, shot)
+                self._begin(event, encoded)
             return
         if event:
             self._end_ns = moment + self._after_ns
-        self._film.add(shot)
-        if not self._shelf.has_room(self._film.bytes):
-            self._end_film()
+        self._clip.add(encoded)
+        if not self._clips.make_room(self._clip.bytes):
+            self._end_clip()
 
-    def _belongs(self, shot: _Shot, film: _Film) -> bool:
+    def _belongs(self, image: _Encoded, clip: _Clip) -> bool:
         return (
-            shot.size == film.size
-            and film.last_ns <= shot.moment_ns <= self._end_ns
-            and film.seconds < _LONGEST_S
-            and film.bytes < MAX_BYTES
+            image.size == clip.size
+            and clip.last_ns <= image.moment_ns <= self._end_ns
+            and clip.seconds < self._max_clip_s
+            and clip.bytes < MAX_BYTES
         )
 
-    def _begin(self, event: str, at: _Shot) -> None:
-        number = self._shelf.look()
-        what = re.sub(r"[^\w.-]+", "_", event)[:40]
-        name = f"{number:06d}-{time.strftime('%Y%m%d-%H%M%S')}-{what}.avi"
-        self._end_ns = at.moment_ns + self._after_ns
-        shots = self._ring.take()
-        self._film = _Film(self._folder / name, event, shots[0])
-        for shot in shots:
-            if self._shelf.has_room(self._film.bytes + len(shot.jpeg)):
-                self._film.add(shot)
+    def _begin(self, event: str, newest: _Encoded) -> None:
+        number = self._clips.scan()
+        label = re.sub(r"[^\w.-]+", "_", event)[:40]
+        name = f"{number:06d}-{time.strftime('%Y%m%d-%H%M%S')}-{label}.avi"
+        self._end_ns = newest.moment_ns + self._after_ns
+        images = self._ring.take_all()
+        self._clip = _Clip(self._folder / name, event, images[0])
+        for image in images:
+            if self._clips.make_room(self._clip.bytes + len(image.jpeg)):
+                self._clip.add(image)
 
-    def _end_film(self) -> None:
-        film, self._film = self._film, None
-        if film is None:
+    def _finish(self) -> None:
+        self._end_clip()
+
+    def _end_clip(self) -> None:
+        if self._clip is None:
             return
         try:
-            film.finish()
+            self._clip.finish()
         except OSError as error:
-            self._film = film
             self._fail(error)
             return
+        clip, self._clip = self._clip, None
         self.saved += 1
-        log.info("clip of %.1f s saved: %s", film.seconds, film.event)
+        log.info("clip of %.1f s saved: %s", clip.seconds, clip.event)
 
     def _fail(self, error: Exception) -> None:
-        film, self._film = self._film, None
-        if film is not None:
-            film.abandon()
-        self.lost += 1
-        # The 1st, 2nd, 4th, 8th ... failure: a disk that stays full for weeks does not fill the journal too.
-        if self.lost & (self.lost - 1) == 0:
-            reason = error.strerror if isinstance(error, OSError) else error
-            log.error("cannot write a clip into '%s': %s; the run goes on (%d lost)", self._folder, reason, self.lost)
+        if self._clip is not None:
+            self._clip.abandon()
+            self._clip = None
+        if self.lose(str(error.strerror if isinstance(error, OSError) else error)):
+            log.error(
+                "cannot write a clip into '%s': %s; the run continues (%d lost)", self._folder, self.reason, self.lost
+            )

@@ -1,86 +1,79 @@
-"""For a run without a display: predictions as they change, and a live status line on a terminal."""
+"""Prints predictions as they change, and a status line, for runs without a display."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
+from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import PredictionSink
 
-STATUS_EVERY = 10.0
-_REDRAW = 0.25
+# Lines kept while the terminal is held (Ctrl-S) or its reader is slow.
+_MAX_QUEUED = 1000
 _CLEAR_LINE = "\r\x1b[2K"
 
 
-class ConsoleSink(PredictionSink):
-    """Prints a line when the label changes; keeps a status line below on a terminal, prints one now and then elsewhere.
+class ConsoleSink(BackgroundSink[str], PredictionSink):
+    """Prints a line when the label changes.
+
+    A terminal also shows a status line below them; other streams get one every few seconds.
 
     Args:
-        status: gives the status line's text; None leaves that to another camera's sink.
+        status: returns the text of the status line; None if another camera's sink shows it.
         stream: a text stream.
-        every: seconds from one status line to the next where there is no terminal.
-        camera: its name, where there are several.
+        every: seconds between two status lines on a stream that is not a terminal.
+        camera: its name, if there are several.
     """
 
     def __init__(
-        self,
-        status: Callable[[], str] | None,
-        stream: TextIO | None = None,
-        every: float = STATUS_EVERY,
-        camera: str = "",
+        self, status: Callable[[], str] | None, stream: TextIO | None = None, every: float = 10.0, camera: str = ""
     ) -> None:
+        super().__init__("console", _MAX_QUEUED, 1.0, newest=True, tick_s=0.25)
         self._every = every
         self._camera = f"{camera}  " if camera else ""
         self._status = status
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
-        self._changes: list[str] = []
         self._label: str | None = None
-        self._lock = threading.Lock()
-        self._stop_event = threading.Event()
-        self._thread = threading.Thread(target=self._print_all, name="console", daemon=True)
+        self._next_status = 0.0
 
     def start(self) -> None:
         """Start printing."""
-        self._thread.start()
+        # Rates need a moment to settle.
+        self._next_status = time.monotonic() + 2.0
+        super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Note a changed label."""
+        """Queue a line if the label has changed."""
         if prediction.label != self._label:
             self._label = prediction.label
             what = f"{prediction.label}  {prediction.score:.0%}" if prediction.label else "-"
-            with self._lock:
-                self._changes.append(f"{time.strftime('%H:%M:%S')}  {self._camera}frame {prediction.seq}  {what}")
+            self.put(f"{time.strftime('%H:%M:%S')}  {self._camera}frame {prediction.seq}  {what}\n")
 
-    def stop(self) -> None:
-        """Print what is left."""
-        self._stop_event.set()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+    def _handle(self, item: str) -> None:
+        text = item
+        if self._is_terminal:
+            # A line that wraps could not be cleared.
+            width = shutil.get_terminal_size().columns - 1
+            text = _CLEAR_LINE + text if text or self._status else ""
+            text += self._status()[:width] if self._status and not self.stopping.is_set() else ""
+        elif self._status and time.monotonic() >= self._next_status:
+            self._next_status += self._every
+            text += self._status() + "\n"
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            # The terminal is closed; the run continues.
+            self.close()
 
-    def _print_all(self) -> None:
-        next_status = time.monotonic() + 2.0  # rates need a moment
-        stopping = False
-        while not stopping:
-            stopping = self._stop_event.wait(_REDRAW)
-            with self._lock:
-                changes, self._changes = self._changes, []
-            text = "".join(f"{line}\n" for line in changes)
-            if self._is_terminal:
-                width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be wiped
-                text = _CLEAR_LINE + text if text or self._status else ""
-                text += self._status()[:width] if self._status and not stopping else ""
-            elif self._status and time.monotonic() >= next_status:
-                next_status += self._every
-                text += self._status() + "\n"
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-            except (OSError, ValueError):
-                return  # nobody reads the terminal any more; the run itself goes on
+    def _idle(self) -> None:
+        self._handle("")
+
+    def _finish(self) -> None:
+        self._handle("")

@@ -1,4 +1,4 @@
-"""Figures and findings over the image that a Pi's camera shows on the console's screen by itself."""
+"""Draws the overlay over the camera image that picamera2 shows on a console screen by itself (a DRM plane)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from camapp.system import displays
 
 log = logging.getLogger(__name__)
 
-_DRAW_EVERY, _HUD_EVERY = 0.1, 0.3
-# picamera2 refuses overlays until it has drawn its first frame, whether it can show them or not.
-_REFUSALS = 10
+_DRAW_EVERY_S, _HUD_EVERY_S = 0.1, 0.3
 
 
 class DrmDisplaySink(PredictionSink):
-    """Looks for a free screen every few seconds, has the camera show itself there, and lays an overlay over it.
+    """Looks for a free screen every few seconds, starts the camera's preview there, and draws an overlay over it.
 
-    The image costs no Python at all; the overlay is drawn at most 10 times a second and sent only when it changed.
-    While the camera is lost the console is seen, for the image is the camera's.
+    The image takes no Python code at all; the overlay is drawn at most 10 times a second and sent only if it has
+    changed. Without a camera there is no DRM plane, so the text console shows through.
 
     Args:
-        preview: gives the source's, None while there is none.
-        hud: the figures of this moment; None hides them.
-        stale_after_ms: age from which a prediction is drawn dimmed.
-        retry_s: seconds between looking for a screen.
-        root: '/' but in tests.
+        preview: returns the preview of the source, None if it has none.
+        hud: returns the present statistics; None hides them.
+        stale_after_ms: returns the age from which a prediction is drawn dimmed.
+        retry_s: seconds between two searches for a screen.
+        root: '/' except in tests.
+        max_refusals: refused overlays after which none is drawn any more. picamera2 refuses overlays until it has drawn
+            its first frame, whether it can show them or not.
     """
 
     def __init__(
@@ -49,127 +49,129 @@ class DrmDisplaySink(PredictionSink):
         stale_after_ms: Callable[[], float],
         retry_s: float = 3.0,
         root: Path = Path("/"),
+        max_refusals: int = 10,
     ) -> None:
         self._preview = preview
-        self._make_hud = hud
+        self._get_hud = hud
         self._stale_after_ms = stale_after_ms
         self._retry_s = retry_s
         self._root = root
+        self._max_refusals = max_refusals
         self._newest: tuple[Prediction, Trace, tuple[int, int]] | None = None
-        self._drawn_of: object = None
+        self._drawn_content: object = None
         self._overlay = Overlay()
         self._shown: Pixels | None = None
-        # To draw on: black, the black one that is shown, white.
+        # One that is drawn on black, the black one that is on the screen, one that is drawn on white.
         self._canvases: list[Pixels] = []
         self._rgba: Pixels = np.empty((0, 0, 4), np.uint8)
         self._hud: Hud | None = None
         self._hud_at = 0.0
-        self._said = ""
-        self._refused = 0
+        self._reported = ""
+        self._refusals = 0
         self._screen = displays.Display(displays.DisplayKind.NONE, "")
         self._stop_event = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="native", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="drm-display", daemon=True)
 
     def start(self) -> None:
-        """Look for a screen, in the background."""
+        """Start looking for a screen, in the background."""
         self._thread.start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """The newest prediction."""
+        """Keep the newest prediction."""
         self._newest = prediction, trace, frame.view.size
 
     def stop(self) -> None:
-        """Draw no more; the image goes with its camera."""
+        """Stop drawing; the image disappears with its camera."""
         self._stop_event.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
 
-    def _watch(self) -> None:
-        looked_at = -self._retry_s
-        while not self._stop_event.wait(_DRAW_EVERY):
+    def _run(self) -> None:
+        searched_at = -self._retry_s
+        while not self._stop_event.wait(_DRAW_EVERY_S):
             preview = self._preview()
             now = time.monotonic()
             opened = preview is not None or self._newest is not None
-            if opened and now - looked_at >= self._retry_s:
-                looked_at = now
-                self._look(preview)
+            if opened and now - searched_at >= self._retry_s:
+                searched_at = now
+                self._search(preview)
             if preview is None or not preview.showing:
-                self._shown, self._refused = None, 0
+                self._shown, self._refusals = None, 0
                 continue
-            if self._said:
+            if self._reported:
                 log.info("the image is on the screen: %s", self._screen.reason)
-                self._said = ""
-            if self._refused < _REFUSALS:
+                self._reported = ""
+            if self._refusals < self._max_refusals:
                 self._draw(preview, now)
 
-    def _look(self, preview: DrmPreview | None) -> None:
-        """See whether there is a screen, and tell the camera."""
+    def _search(self, preview: DrmPreview | None) -> None:
+        """Look for a screen, and have the camera show its image there."""
         if preview is None:
-            self._say("this source shows no image by itself (only a Pi camera does, unturned): use --display kiosk")
+            self._report("only an unrotated Pi camera shows its image on a console by itself: use --display kiosk")
             return
         if preview.wanted:
-            # Ours now: whether it is free is no question any more, only whether it is still the same screen.
+            # This process holds the screen, so only check that it is still the same one. The console does not notice
+            # an unplugged cable: the preview continues, and is visible when the cable is back.
             name = self._screen.reason.partition(" ")[0]
-            # A console does not see a cable that is pulled: the image goes on, and is there when it is put back.
             gone = name not in displays.connectors(self._root)
             size = displays.screen_size(name, self._root)
             if gone or size not in (None, self._screen.size):
-                self._say(f"{name} is another screen now")
+                self._report(f"{name} is another screen now")
                 preview.want(None)
             return
         if preview.trouble:
-            self._say(f"no image on {self._screen.reason or 'the screen'}: {preview.trouble}")
+            self._report(f"no image on {self._screen.reason or 'the screen'}: {preview.trouble}")
         if preview.given_up:
             return
         self._screen = displays.probe_drm(self._root)
         if self._screen:
             preview.want(self._screen.size)
         else:
-            self._say(f"{self._screen.reason}; the run goes on without an image")
+            self._report(f"{self._screen.reason}; the run continues without an image")
 
-    def _say(self, message: str) -> None:
-        """Warn, once until the image was seen again."""
-        if not self._said:
+    def _report(self, message: str) -> None:
+        """Log the first problem since the image was last on the screen."""
+        if not self._reported:
             log.warning("%s", message)
-            self._said = message
+            self._reported = message
 
-    def _fit(self, width: int, height: int) -> None:
-        """Have canvases of this size. They are kept: new memory each time costs more than the drawing."""
+    def _resize(self, width: int, height: int) -> None:
+        """Allocate canvases of this size. They are reused: new memory each time costs more than the drawing."""
         if self._rgba.shape[:2] != (height, width):
             self._canvases = [np.empty((height, width, 3), np.uint8) for _ in range(3)]
             self._rgba = np.empty((height, width, 4), np.uint8)
 
     def _draw(self, preview: DrmPreview, now: float) -> None:
-        if now - self._hud_at > _HUD_EVERY:
+        if now - self._hud_at > _HUD_EVERY_S:
             self._hud_at = now
-            hud = self._make_hud()
-            # The plane shows every frame that the camera gives.
+            hud = self._get_hud()
+            # The plane shows every frame of the camera.
             self._hud = replace(hud, display_fps=hud.camera_fps) if hud is not None else None
         if self._newest is None:
             return
         prediction, trace, (width, height) = self._newest
         age_ms = (time.monotonic_ns() - trace.captured) / 1e6
         stale = age_ms > self._stale_after_ms()
-        of = prediction, self._hud, round(age_ms, -2) if stale else None
-        if self._shown is not None and of == self._drawn_of:
+        content = prediction, self._hud, round(age_ms, -2) if stale else None
+        if self._shown is not None and content == self._drawn_content:
             return
-        self._drawn_of = of
+        self._drawn_content = content
 
-        def drawn_on(canvas: Pixels, ground: int) -> Pixels:
-            canvas.fill(ground)
+        def drawn_on(canvas: Pixels, background: int) -> Pixels:
+            canvas.fill(background)
             self._overlay.draw(canvas, prediction, self._hud, age_ms, stale)
             return canvas
 
-        self._fit(width, height)
+        self._resize(width, height)
         on_black = drawn_on(self._canvases[0], 0)
         if self._shown is not None and np.array_equal(on_black, self._shown):
             return
         try:
             preview.lay_over(with_alpha(on_black, drawn_on(self._canvases[2], 255), self._rgba))
-            self._shown, self._refused = on_black, 0
+            self._shown, self._refusals = on_black, 0
             self._canvases[:2] = self._canvases[1], on_black
         except DrmPreviewError as error:
-            self._drawn_of = None
-            self._refused += 1
-            if self._refused == _REFUSALS:
-                log.warning("no figures over the image on the screen, which goes on without: %s", error)
+            self._drawn_content = None
+            self._refusals += 1
+            if self._refusals == self._max_refusals:
+                log.warning("no overlay over the image on the screen, which continues without it: %s", error)

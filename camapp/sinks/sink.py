@@ -1,4 +1,4 @@
-"""What every sink is: it takes predictions, or drawn images, and never blocks the pipeline."""
+"""Defines what a sink is: it receives predictions or drawn images, and never blocks the pipeline."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from camapp.core.predictions import Prediction
 
 
 class Sink(ABC):
-    """Started before the first frame, stopped after the last."""
+    """Receives the results of a run; started before the first frame, stopped after the last."""
 
     def start(self) -> None:
-        """Acquire what is needed. Raises SinkError."""
+        """Acquire the resources. Raises SinkError."""
 
     def stop(self) -> None:
-        """Finish what was taken, within a second or two."""
+        """Finish what was received, within a second or two."""
 
 
 class PredictionSink(Sink):
-    """Takes every prediction, in frame order."""
+    """Receives every prediction, in frame order."""
 
     @abstractmethod
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Take one in; returns at once."""
+        """Receive a prediction; returns at once, except for a file, whose frames can wait."""
 
 
 class ImageSink(Sink):
-    """Takes every drawn image.
+    """Receives every drawn image.
 
     Attributes:
-        reports_shown: it reports by itself when an image really is on the screen; else drawing it counts as that.
+        reports_shown: the sink reports itself when an image is on the screen; otherwise drawing it counts as shown.
     """
 
     reports_shown = False
 
     def wanted(self) -> bool:
-        """Whether anybody looks: where no sink's images are wanted, none is drawn."""
+        """Return whether the sink needs images now; if no sink does, none is drawn."""
         return True
 
     @abstractmethod
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Take one in.
+        """Receive an image.
 
         Args:
-            canvas: (h, w, 3) uint8 BGR, finished; several sinks see the same array, none may write to it.
-            trace: the frame's, or None for a notice such as NO SIGNAL.
+            canvas: (h, w, 3) uint8 BGR, finished; sinks share the array and must not write to it.
+            trace: of the frame, or None for a notice such as NO SIGNAL.
         """

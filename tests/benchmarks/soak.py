@@ -31,6 +31,7 @@ from camapp.core.frames import Shot
 from camapp.core.settings import load_settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.jsonl_log import LogSink
+from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.window import WindowSink
 from camapp.system.process import rss_bytes
 from tests.benchmarks.common import benchmark_parser, print_conditions
@@ -70,15 +71,16 @@ class Frail(PatternSource):
             raise SourceLost("unplugged")
 
 
-class FrailLog(LogSink):
-    """A log whose disk can be full."""
+class FrailFile(RotatingFile):
+    """A file whose disk can be full."""
 
     full_until = 0.0
 
-    def _append(self, file, line: bytes) -> None:  # type: ignore[no-untyped-def]
+    def append(self, line: bytes) -> None:
+        """Fail while the disk is full."""
         if time.monotonic() < self.full_until:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        super()._append(file, line)
+        super().append(line)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Soak:
         self.pipeline = Pipeline(self.settings)
         self.source = Frail(self.settings.source, self.pipeline.source.options)
         self.pipeline.source = self.pipeline.capture.source = self.source
-        self.log = FrailLog(str(log), lambda: source, self.pipeline.stats.inference.rate, 2_000_000, 3)
+        self.file = FrailFile(str(log), 2_000_000, 3)
+        self.log = LogSink(self.file, lambda: {"source": source, "fps": self.pipeline.stats.inference.rate()})
         self.pipeline.add_sink(self.log)
         self.samples: list[Sample] = []
         self.faults: list[tuple[float, str]] = []
@@ -162,7 +165,7 @@ class Soak:
 
     def fill(self) -> None:
         """The log's disk takes nothing for a while."""
-        self.log.full_until = time.monotonic() + _FULL_S
+        self.file.full_until = time.monotonic() + _FULL_S
 
     def darken(self) -> None:
         """Stop the X server for a while; the window's process ends with it."""

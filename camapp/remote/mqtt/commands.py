@@ -127,13 +127,13 @@ class MqttCommands:
         # Remove the file of an earlier command that stopped waiting.
         while not saved.empty():
             saved.get()
-        lost = sink.writer.lost
+        lost = sink.lost
         self._dispatcher.run("snapshot", camera)
         deadline = time.monotonic() + self._image_timeout
         while time.monotonic() < deadline and not self._queue.stopping.is_set():
             try:
                 return f"saved {saved.get(timeout=0.05)}"
             except queue.Empty:
-                if sink.writer.lost > lost:
-                    raise CommandRejected(f"the image could not be saved: {sink.writer.reason}") from None
+                if sink.lost > lost:
+                    raise CommandRejected(f"the image could not be saved: {sink.reason}") from None
         raise CommandRejected("no image came; it is saved when one does")

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -31,8 +32,8 @@ def feed(sink, count, interval_s=0.1, size=(40, 30)):
         image = Image.of(np.full((size[1], size[0], 3), 2 * seq, np.uint8), Layout.RGB)
         trace = Trace(seq, captured=int((100 + seq * interval_s) * 1e9))
         sink.accept(Prediction(seq, "classify"), Frame(seq, Shot(image, image)), trace)
-        while sink.writer._queue.qsize() > 2:
-            sink.writer._thread.join(0.001)
+        while sink.pending > 2:
+            time.sleep(0.001)
 
 
 def saved(sink, folder):
@@ -67,7 +68,7 @@ def test_a_key_takes_the_next_frame_and_no_more(tmp_path):
 
 
 def test_the_image_is_what_the_model_looks_at_without_drawing(tmp_path):
-    sink = start(tmp_path / "cup", every=0.1, roi=(0.5, 0, 0.5, 1), most=1)
+    sink = start(tmp_path / "cup", every=0.1, roi=(0.5, 0, 0.5, 1), limit=1)
     feed(sink, 5)
     assert saved(sink, tmp_path / "cup") == [0]
     (path,) = (tmp_path / "cup").iterdir()
@@ -77,16 +78,14 @@ def test_the_image_is_what_the_model_looks_at_without_drawing(tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_image_and_is_counted(tmp_path, monkeypatch):
-    def full(self, data):
-        with open(self, "wb") as file:
-            file.write(data[:10])
+    def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     sink = start(tmp_path / "cup", every=0.1)
     feed(sink, 3)
     assert saved(sink, tmp_path / "cup") == []
-    assert (sink.writer.saved, sink.writer.lost, sink.writer.reason) == (0, 3, "No space left on device")
+    assert (sink.saved, sink.lost, sink.reason) == (0, 3, "No space left on device")
 
 
 def test_frames_are_stored_by_label_and_counted(tmp_path):

@@ -35,7 +35,7 @@ def has(canvas: np.ndarray, colour: tuple[int, int, int]) -> bool:
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_draws_label_and_figures_at_every_size(width: int, height: int) -> None:
+def test_label_and_numbers_are_drawn_at_every_size(width: int, height: int) -> None:
     blank = image(width, height)
     label = drawn(SEVEN, width=width, height=height)
     both = drawn(SEVEN, HUD, width=width, height=height)
@@ -46,32 +46,32 @@ def test_draws_label_and_figures_at_every_size(width: int, height: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (16, 9), (40, 300), (300, 40)])
-def test_sizes_too_small_for_anything_do_not_break(width: int, height: int) -> None:
+def test_tiny_frames_can_be_drawn_on(width: int, height: int) -> None:
     boxes = (Box(0, 0, width, height, "a", 1.0),)
     drawn(replace(SEVEN, boxes=boxes, region=boxes[0]), HUD, width=width, height=height)
     assert no_signal((width, height), "gone").shape == (height, width, 3)
 
 
-def test_nothing_to_draw_leaves_the_image_alone() -> None:
+def test_nothing_to_draw_leaves_the_image_unchanged() -> None:
     np.testing.assert_array_equal(drawn(None), image())
 
 
 @pytest.mark.parametrize(
     ("fps", "expected"), [(29.1, Rating.GOOD), (29.0, Rating.FAIR), (24.0, Rating.FAIR), (23.9, Rating.POOR)]
 )
-def test_rates_are_judged_against_the_target(fps: float, expected: Rating) -> None:
+def test_rates_are_rated_against_the_target(fps: float, expected: Rating) -> None:
     assert rate(fps, 30.0) is expected
     assert rate(fps, 0.0) is Rating.UNRATED
 
 
 @pytest.mark.parametrize(("fps", "colour"), [(30.0, GREEN), (25.0, AMBER), (10.0, RED)])
-def test_rates_have_their_colours(fps: float, colour: tuple[int, int, int]) -> None:
+def test_rates_are_coloured_by_their_rating(fps: float, colour: tuple[int, int, int]) -> None:
     hud = Hud(camera_fps=fps, infer_fps=fps, display_fps=fps, target_fps=30.0)
     canvas = drawn(None, hud)
     assert {c for c in (GREEN, AMBER, RED) if has(canvas, c)} == {colour}
 
 
-def test_every_figure_of_the_hud_changes_the_image() -> None:
+def test_every_field_of_the_hud_changes_the_image() -> None:
     plain_panel = drawn(None, HUD)
     changes = {
         "camera_fps": 12.0, "infer_fps": 12.0, "display_fps": 12.0, "target_fps": 60.0,
@@ -82,7 +82,7 @@ def test_every_figure_of_the_hud_changes_the_image() -> None:
         assert (drawn(None, replace(HUD, **{name: value})) != plain_panel).any(), name
 
 
-def test_truth_is_green_when_met_and_amber_when_not() -> None:
+def test_the_truth_is_green_if_the_label_matches_and_amber_otherwise() -> None:
     quiet = Hud(30.0, 30.0, 30.0)
     assert has(drawn(SEVEN, replace(quiet, truth="7")), GREEN)
     assert has(drawn(SEVEN, replace(quiet, truth="8")), AMBER)
@@ -96,7 +96,7 @@ def test_stale_predictions_are_dimmed() -> None:
     assert not has(fresh, AMBER)
 
 
-def test_boxes_and_lines_are_drawn_where_they_are() -> None:
+def test_boxes_and_lines_are_drawn_at_their_coordinates() -> None:
     found = replace(
         SEVEN, label="", top=(), boxes=(Box(700, 100, 900, 300),), lines=(Polyline(((950, 600), (1150, 600))),)
     )
@@ -136,12 +136,12 @@ def test_long_labels_stay_inside_their_card() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("Müll", "Mull"), ("Straße", "Strasse"), ("5°", "5 deg"), ("猫7", "?7"), ("a\nb", "a b")]
 )
-def test_text_becomes_what_opencv_can_draw(text: str, expected: str) -> None:
+def test_text_is_converted_to_printable_ascii(text: str, expected: str) -> None:
     assert plain(text) == expected
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (640, 480), (720, 1280), (1280, 720)])
-def test_the_reason_why_there_is_none_is_shown_to_its_end(width: int, height: int) -> None:
+def test_a_long_reason_is_drawn_to_its_end(width: int, height: int) -> None:
     reason = "no lane: the image seems upside down; turn the camera, or --rotate "
     one, other = (
         drawn(Prediction(0, "track", label=reason + end, values={"confidence": 0.0}), width=width, height=height)
@@ -151,14 +151,14 @@ def test_the_reason_why_there_is_none_is_shown_to_its_end(width: int, height: in
     assert not (one[:, -width // 40 :] != image(width, height)[:, -width // 40 :]).any()
 
 
-def test_fitted_text_fits() -> None:
+def test_fitted_text_is_not_wider_than_its_limit() -> None:
     font = Font(11)
     for width in range(0, 200, 7):
         assert font.width(font.fit("a fairly long label", width)) <= width
     assert font.fit("short", 500) == "short"
 
 
-def test_a_layer_over_a_layer_is_laid_as_both_one_after_the_other() -> None:
+def test_a_merged_layer_equals_two_layers_one_after_the_other() -> None:
     rng = np.random.default_rng(1)
     ground = Layer.of(rng.integers(0, 256, (30, 40), np.uint8), (200, 30, 90))
     mark = Layer.of(rng.integers(0, 256, (10, 50), np.uint8), (10, 250, 130))
@@ -166,12 +166,12 @@ def test_a_layer_over_a_layer_is_laid_as_both_one_after_the_other() -> None:
     expected = target.copy()
     ground.lay_on(expected, 5, 6)
     Layer(mark.colour[:, 3:43], mark.keep[:, 3:43]).lay_on(expected, 5, 11)
-    mark.lay_over(ground, -3, 5)
+    mark.merge_into(ground, -3, 5)
     ground.lay_on(target, 5, 6)
     assert np.abs(target.astype(int) - expected).max() <= 2
 
 
-def test_figures_are_redrawn_a_few_times_a_second_and_labels_at_once() -> None:
+def test_numbers_are_redrawn_a_few_times_a_second_and_labels_at_once() -> None:
     now = [0]
     overlay = Overlay(clock=lambda: now[0])
 
@@ -188,7 +188,7 @@ def test_figures_are_redrawn_a_few_times_a_second_and_labels_at_once() -> None:
     assert (frame("7", 11.0) != first).any()
 
 
-def test_a_steady_frame_costs_little() -> None:
+def test_an_unchanged_overlay_takes_little_time() -> None:
     overlay, canvas = Overlay(), image()
     for _ in range(20):
         overlay.draw(canvas, SEVEN, HUD, 0.0, False)
@@ -197,11 +197,11 @@ def test_a_steady_frame_costs_little() -> None:
         start = time.thread_time_ns()
         overlay.draw(canvas, SEVEN, HUD, 0.0, False)
         costs.append(time.thread_time_ns() - start)
-    # 0.1 ms on the machine it was written on; the bound leaves room for one ten times slower or busy.
+    # 0.1 ms on the development machine; the bound allows for one that is ten times slower, or busy.
     assert np.median(costs) < 1_500_000
 
 
-def test_no_signal_says_why_and_fits() -> None:
+def test_no_signal_shows_the_reason_and_fits() -> None:
     short, long = no_signal((640, 480), "camera unplugged"), no_signal((640, 480), "word " * 500)
     assert (short != long).any()
     for shown in (short, long):
@@ -210,7 +210,7 @@ def test_no_signal_says_why_and_fits() -> None:
     assert (no_signal((640, 480), "gone", 5.0) != no_signal((640, 480), "gone", 6.0)).any()
 
 
-def test_card_moves_beside_the_figures_where_both_do_not_fit_above_each_other() -> None:
+def test_the_card_moves_beside_the_panel_if_both_do_not_fit_above_each_other() -> None:
     values = {f"value_{index}": 1.0 for index in range(6)}
     crowded, hud = replace(SEVEN, values=values), replace(HUD, truth="7")
     columns = [
@@ -234,6 +234,6 @@ def test_the_lane_between_left_and_right_is_tinted_and_nothing_else():
     "points",
     [((math.nan, 1.0), (5.0, 9.0)), ((-900.0, 50.0), (-800.0, 20.0)), ((5.0, 5.0),), ((9e9, 9e9), (1.0, -9e9))],
 )
-def test_a_lane_with_odd_lines_is_drawn_without_harm(points):
+def test_a_lane_with_extreme_lines_can_be_drawn(points):
     lines = (Polyline(points, "left"), Polyline(((250.0, 235.0), (180.0, 90.0)), "right"))
     Overlay().draw(np.full((240, 320, 3), 90, np.uint8), Prediction(0, "track", lines=lines), None, 0.0, False)

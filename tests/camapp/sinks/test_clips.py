@@ -17,7 +17,6 @@ from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
-from camapp.sinks import clips as module
 from camapp.sinks.clips import ClipSink, Trigger
 
 SECOND = 1_000_000_000
@@ -25,13 +24,13 @@ FPS = 10
 
 
 def image_of(seq, size=(64, 48)):
-    """A grey level that tells the frame, and survives JPEG."""
+    """An image whose grey level encodes the frame number and survives JPEG."""
     width, height = size
     return Image.of(np.full((height, width, 3), seq * 2 % 256, np.uint8), Layout.BGR)
 
 
 class Camera:
-    """Feeds a sink with frames at a rate of its own clock, faster than that."""
+    """Feeds a sink with frames whose time stamps are FPS apart, faster than real time."""
 
     def __init__(self, sink):
         self.sink = sink
@@ -51,7 +50,7 @@ def start(tmp_path):
     started = []
 
     def start_sink(*events, **options):
-        sink = ClipSink(tmp_path / "clips", events, **{"before": 1.0, "after": 2.0, "patient": True, **options})
+        sink = ClipSink(tmp_path / "clips", events, **{"before": 1.0, "after": 2.0, "blocking": True, **options})
         sink.start()
         started.append(sink)
         return sink
@@ -61,12 +60,12 @@ def start(tmp_path):
         sink.stop()
 
 
-def films(folder):
+def clips_in(folder):
     return sorted(path for path in folder.iterdir() if path.suffix == ".avi")
 
 
 def frames_of(path):
-    """The frames' numbers, as their grey level tells, and the film's rate."""
+    """Return the frame numbers, from their grey levels, and the frame rate."""
     video = cv2.VideoCapture(str(path))
     fps = video.get(cv2.CAP_PROP_FPS)
     found = []
@@ -76,58 +75,57 @@ def frames_of(path):
     return found, fps
 
 
-def test_a_film_shows_the_seconds_before_and_after_a_label_at_their_own_pace(start, tmp_path):
+def test_a_clip_shows_the_seconds_before_and_after_a_label_at_their_frame_rate(start, tmp_path):
     sink = start("cat")
     camera = Camera(sink)
     camera.show(4)
     camera.show(3, "cat")
     camera.show(3)
     sink.stop()
-    (film,) = films(tmp_path / "clips")
-    assert re.fullmatch(r"000001-\d{8}-\d{6}-cat\.avi", film.name)
-    frames, fps = frames_of(film)
+    (clip,) = clips_in(tmp_path / "clips")
+    assert re.fullmatch(r"000001-\d{8}-\d{6}-cat\.avi", clip.name)
+    frames, fps = frames_of(clip)
     assert frames == list(range(30, 61)), "a second before frame 40, where the label begins, and two after"
     assert fps == pytest.approx(FPS, rel=0.01)
     assert sink.saved == 1
-    assert os.listdir(tmp_path / "clips") == [film.name]
+    assert os.listdir(tmp_path / "clips") == [clip.name]
 
 
-def test_any_player_can_read_the_film(start, tmp_path):
+def test_ffprobe_can_read_a_clip(start, tmp_path):
     if shutil.which("ffprobe") is None:
         pytest.skip("needs ffprobe")
     sink = start("cat")
     Camera(sink).show(2, "cat", size=(62, 46))
     sink.stop()
-    (film,) = films(tmp_path / "clips")
-    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_name,width,height", "-of", "csv=p=0", film]
+    (clip,) = clips_in(tmp_path / "clips")
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_name,width,height", "-of", "csv=p=0", clip]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert (done.stdout.strip(), done.stderr) == ("mjpeg,62,46", "")
 
 
-def test_a_label_that_comes_again_makes_the_film_longer(start, tmp_path):
+def test_a_label_that_appears_again_makes_the_clip_longer(start, tmp_path):
     sink = start("cat")
     camera = Camera(sink)
     for label in ("cat", "", "cat", "", "", ""):
         camera.show(0.8, label)
     sink.stop()
-    (film,) = films(tmp_path / "clips")
-    assert frames_of(film)[0] == list(range(16 + 20 + 1)), "two seconds after the second beginning"
+    (clip,) = clips_in(tmp_path / "clips")
+    assert frames_of(clip)[0] == list(range(16 + 20 + 1)), "until two seconds after the second event"
 
 
-def test_an_event_without_end_is_a_new_film_after_a_while(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_LONGEST_S", 3.0)
-    sink = start("*")
+def test_a_long_event_is_split_into_clips_of_bounded_length(start, tmp_path):
+    sink = start("*", max_clip_s=3.0)
     camera = Camera(sink)
     for index in range(8):
         camera.show(1, f"label {index}")
     sink.stop()
-    found = [frames_of(film)[0] for film in films(tmp_path / "clips")]
+    found = [frames_of(clip)[0] for clip in clips_in(tmp_path / "clips")]
     assert len(found) >= 2
     assert all(len(frames) <= 31 for frames in found)
     assert all(first[-1] < second[0] for first, second in pairwise(found))
 
 
-def test_what_begins_is_a_label_or_a_comparison_that_did_not_hold_before():
+def test_an_event_is_a_label_or_a_comparison_that_did_not_hold_before():
     trigger = Trigger(["cat", "score<0.5", "offset_m > 0.3"])
 
     def begins(label, score=0.9, **values):
@@ -143,71 +141,70 @@ def test_what_begins_is_a_label_or_a_comparison_that_did_not_hold_before():
     assert begins("lane", offset_m=0.29) == ""
 
 
-def test_an_event_that_cannot_be_understood_is_refused(tmp_path):
-    with pytest.raises(SinkError, match="'many' is no number"):
+def test_an_event_that_cannot_be_parsed_is_refused(tmp_path):
+    with pytest.raises(SinkError, match="'many' is not a number"):
         ClipSink(tmp_path, ["score<many"])
     with pytest.raises(SinkError, match="no label 'catt': did you mean 'cat'"):
         check([load_settings({"model": "cifar10", "clip_on": "catt"}, environment={})])
     check([load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={})])
 
 
-def test_two_cameras_do_not_share_a_folder_whose_budget_each_would_keep(tmp_path):
+def test_two_cameras_cannot_share_a_clips_folder(tmp_path):
     cameras = [load_settings({"name": name, "clip_on": "*", "clips": str(tmp_path)}, environment={}) for name in "ab"]
     with pytest.raises(SinkError, match="name another"):
         check(cameras)
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SinkError, match="give --clips another place"):
+    with pytest.raises(SinkError, match="give --clips another folder"):
         ClipSink(tmp_path / "file" / "clips", ["cat"]).start()
 
 
-def test_the_oldest_films_make_room_whatever_the_clock_does(start, tmp_path, monkeypatch):
+def test_the_oldest_clips_are_deleted_first_even_if_the_clock_jumps(start, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     monkeypatch.setitem(globals(), "image_of", lambda *_: Image.of(noise, Layout.BGR))
     hour = -1
-    monkeypatch.setattr(module.time, "strftime", lambda form: f"20260101-{12 + hour:02d}0000")
+    monkeypatch.setattr(time, "strftime", lambda form: f"20260101-{12 + hour:02d}0000")
     sink = start("cat", budget=300_000)
-    (tmp_path / "clips" / "holiday.avi").write_bytes(b"not ours")
+    (tmp_path / "clips" / "holiday.avi").write_bytes(b"not a clip")
     camera = Camera(sink)
     for index in range(12):
         hour = -index % 12
         camera.show(2, "cat")
         camera.show(4)
     sink.stop()
-    kept = films(tmp_path / "clips")
-    ours = [path for path in kept if path.name != "holiday.avi"]
+    kept = clips_in(tmp_path / "clips")
+    numbered = [path for path in kept if path.name != "holiday.avi"]
     assert sink.saved == 12
-    assert 1 < len(ours) < 12
-    assert [path.name[:6] for path in ours] == [f"{number:06d}" for number in range(13 - len(ours), 13)]
-    assert sum(path.stat().st_size for path in ours) <= 300_000
+    assert 1 < len(numbered) < 12
+    assert [path.name[:6] for path in numbered] == [f"{number:06d}" for number in range(13 - len(numbered), 13)]
+    assert sum(path.stat().st_size for path in numbered) <= 300_000
     assert (tmp_path / "clips" / "holiday.avi").exists()
 
 
-def test_a_film_larger_than_the_budget_is_cut_short(start, tmp_path):
+def test_a_clip_larger_than_the_budget_is_cut_short(start, tmp_path):
     sink = start("cat", budget=12_000)
     Camera(sink).show(3, "cat")
     sink.stop()
-    (film,) = films(tmp_path / "clips")
-    assert 0 < len(frames_of(film)[0]) < 30
-    assert film.stat().st_size < 14_000
+    (clip,) = clips_in(tmp_path / "clips")
+    assert 0 < len(frames_of(clip)[0]) < 30
+    assert clip.stat().st_size < 14_000
 
 
-def test_the_seconds_before_have_a_bound_of_memory(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_RING_BYTES", 8_000)
-    sink = start("cat", before=60.0)
+def test_the_seconds_before_an_event_have_a_memory_limit(start, tmp_path):
+    sink = start("cat", before=60.0, ring_bytes=8_000)
     camera = Camera(sink)
     camera.show(10)
     camera.show(0.1, "cat")
     sink.stop()
-    (film,) = films(tmp_path / "clips")
-    frames = frames_of(film)[0]
+    (clip,) = clips_in(tmp_path / "clips")
+    frames = frames_of(clip)[0]
     assert frames[-1] == 100
     assert 2 < len(frames) < 20
 
 
-def test_a_image_of_another_size_and_a_film_that_starts_again_end_the_clip(start, tmp_path):
+def test_an_image_of_another_size_and_a_file_that_starts_again_end_the_clip(start, tmp_path):
     sink = start("*")
     camera = Camera(sink)
     camera.show(1, "a")
@@ -215,10 +212,14 @@ def test_a_image_of_another_size_and_a_film_that_starts_again_end_the_clip(start
     camera.seq = 0
     camera.show(1, "c", size=(32, 32))
     sink.stop()
-    assert [frames_of(film)[0] for film in films(tmp_path / "clips")] == [[*range(10)], [*range(10, 20)], [*range(10)]]
+    assert [frames_of(clip)[0] for clip in clips_in(tmp_path / "clips")] == [
+        [*range(10)],
+        [*range(10, 20)],
+        [*range(10)],
+    ]
 
 
-def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
+def test_a_silent_source_ends_the_clip(start, tmp_path):
     sink = start("cat", after=0.3)
     Camera(sink).show(0.2, "cat")
     deadline = time.monotonic() + 20
@@ -227,20 +228,20 @@ def test_a_source_that_falls_silent_ends_the_film(start, tmp_path):
         time.sleep(0.02)
 
 
-def test_a_slow_disk_costs_images_of_the_film_and_never_waits(start, monkeypatch):
-    held, encode = threading.Event(), module.cv2.imencode
-    monkeypatch.setattr(module.cv2, "imencode", lambda *what: held.wait(10) and encode(*what))
-    sink = start("cat", patient=False)
+def test_a_slow_encoder_costs_images_of_the_clip_and_never_blocks(start, monkeypatch):
+    held, encode = threading.Event(), cv2.imencode
+    monkeypatch.setattr(cv2, "imencode", lambda *arguments: held.wait(10) and encode(*arguments))
+    sink = start("cat", blocking=False)
     try:
         began = time.monotonic()
         Camera(sink).show(10, "cat")
         assert time.monotonic() - began < 5, "it waited for the encoder"
-        assert sink.skipped >= 100 - module._QUEUED - 1
+        assert sink.skipped >= 100 - 4 - 1, "four images are queued, one is being encoded"
     finally:
         held.set()
 
 
-def test_what_a_killed_run_left_half_written_is_removed(start, tmp_path):
+def test_partial_files_of_a_killed_run_are_removed(start, tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / ".000007-20260101-000000-cat.avi.partial").touch()
     start("cat")
@@ -248,7 +249,7 @@ def test_what_a_killed_run_left_half_written_is_removed(start, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")
-def test_a_full_disk_costs_films_and_the_next_is_written_when_there_is_room_again(start, tmp_path, caplog):
+def test_a_full_disk_costs_clips_until_there_is_room_again(start, tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     disk = tmp_path / "clips"
     disk.mkdir()
@@ -272,6 +273,6 @@ def test_a_full_disk_costs_films_and_the_next_is_written_when_there_is_room_agai
         camera.show(4)
         sink.stop()
         assert sink.saved == 1
-        assert len(frames_of(films(disk)[0])[0]) == 31
+        assert len(frames_of(clips_in(disk)[0])[0]) == 31
     finally:
         subprocess.run(["umount", "-l", disk], check=False)

@@ -26,7 +26,7 @@ def show(stream, *labels):
     return stream.getvalue()
 
 
-def test_a_line_for_each_change_of_label_only():
+def test_a_line_is_printed_for_each_change_of_label_only():
     text = show(io.StringIO(), "7", "7", "", "4")
     assert [line.split("  ")[1:] for line in text.splitlines() if "frame" in line] == [
         ["frame 0", "7", "90%"],
@@ -42,10 +42,11 @@ def test_the_status_line_is_rewritten_in_place_on_a_terminal():
     assert not text.endswith("STATUS")
 
 
-def test_a_closed_terminal_does_not_matter():
+def test_a_closed_terminal_ends_the_printing_only():
     stream = Terminal()
     sink = ConsoleSink(lambda: "STATUS", stream)
     stream.close()
     sink.start()
     time.sleep(0.3)
+    assert not sink.running
     sink.stop()

@@ -1,4 +1,4 @@
-"""A Pi camera's own image on the console, with a stand-in for picamera2 and a made-up screen."""
+"""The preview of a Pi camera on a console, with a fake picamera2 and a fake screen."""
 
 import os
 import subprocess
@@ -44,10 +44,10 @@ def read(source, frames):
         source.read(0.3)
 
 
-# The camera's side
+# The camera
 
 
-def test_the_image_goes_to_the_screen_and_back_between_two_frames(fake, camera):
+def test_the_image_is_moved_to_the_screen_and_back_between_two_frames(fake, camera):
     preview = camera.drm_preview
     read(camera, 2)
     preview.want(SCREEN)
@@ -64,7 +64,7 @@ def test_the_image_goes_to_the_screen_and_back_between_two_frames(fake, camera):
 
 
 @pytest.mark.parametrize("fault", ["absent", "busy"])
-def test_a_screen_that_is_not_to_be_had_costs_no_frame_and_says_why(fake, camera, fault):
+def test_an_unavailable_screen_costs_no_frame_and_has_a_reason(fake, camera, fault):
     fake.plan.screen = fault
     preview = camera.drm_preview
     preview.want(SCREEN)
@@ -79,7 +79,7 @@ def test_a_screen_that_is_not_to_be_had_costs_no_frame_and_says_why(fake, camera
     assert preview.trouble == ""
 
 
-def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_after_three(fake, camera):
+def test_a_screen_that_kills_the_event_loop_loses_the_source_and_is_given_up_after_three_attempts(fake, camera):
     fake.plan.screen = "render"
     preview = camera.drm_preview
     for attempt in range(3):
@@ -90,20 +90,22 @@ def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_a
         assert not preview.showing
         camera.close()
         camera.open()
-        read(camera, 5)  # without the screen
+        # Without the screen.
+        read(camera, 5)
         assert "no frame came while" in preview.trouble, attempt
     assert preview.given_up
     preview.want(SCREEN)
     read(camera, 5)
     assert not preview.wanted
     fake.plan.screen = ""
-    preview.want(None)  # another screen is another chance
+    # Another screen is tried again.
+    preview.want(None)
     preview.want(SCREEN)
     read(camera, 5)
     assert preview.showing
 
 
-def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
+def test_a_reopened_camera_shows_its_image_again(fake, camera):
     preview = camera.drm_preview
     preview.want(SCREEN)
     read(camera, 4)
@@ -115,7 +117,7 @@ def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
     assert fake.plan.opened[-1].previews == [fake.Preview.NULL, fake.Preview.DRM]
 
 
-def test_a_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
+def test_a_preview_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
     monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
     monkeypatch.setattr(fake.Picamera2, "stop_preview", lambda self: time.sleep(5))
     camera.drm_preview.want(SCREEN)
@@ -125,17 +127,17 @@ def test_a_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
     assert time.monotonic() - began < 2
 
 
-def test_a_image_that_we_would_have_to_turn_is_not_offered(fake):
+def test_an_image_that_must_be_rotated_has_no_preview(fake):
     source = picamera2.PicameraSource("picamera://0", SourceOptions(rotate=90))
     source.open()
     assert source.drm_preview is None
     source.close()
 
 
-# The overlay by itself
+# The overlay
 
 
-def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_image():
+def test_the_overlay_keeps_its_colours_and_opacity_on_any_image():
     prediction = Prediction(
         1, "digits", "7", 0.9, "7", 0.9, (("7", 0.9),),
         boxes=(Box(100, 80, 200, 160, "7", 0.9),), lines=(Polyline(((10, 200), (300, 20)), "left"),),
@@ -143,8 +145,8 @@ def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_image():
     hud = Hud(30.0, 29.0, 30.0, 30.0, {"total": 9.0})
     overlay = Overlay(clock=lambda: 0)
 
-    def drawn(ground):
-        canvas = np.broadcast_to(np.asarray(ground, np.uint8), (480, 640, 3)).copy()
+    def drawn(background):
+        canvas = np.broadcast_to(np.asarray(background, np.uint8), (480, 640, 3)).copy()
         overlay.draw(canvas, prediction, hud, 0.0, False)
         return canvas
 
@@ -162,7 +164,7 @@ def test_what_is_drawn_keeps_its_colours_and_opacity_on_any_image():
 
 @pytest.fixture
 def console(tmp_path, monkeypatch):
-    """A machine with one screen, whose card is free as long as `console.free` is."""
+    """A machine with one screen, whose graphics card is free while `console.free` is true."""
 
     class Console:
         root = tmp_path
@@ -181,13 +183,15 @@ def console(tmp_path, monkeypatch):
     return made
 
 
-class Watched:
+class Run:
     """A camera read by a capture thread, with a prediction for each frame, and the sink that shows it."""
 
-    def __init__(self, source, root, hud=None):
+    def __init__(self, source, root, hud=None, **options):
         self.stats = Stats()
         self.label = "cup"
-        self.sink = DrmDisplaySink(lambda: source.drm_preview, lambda: hud, lambda: 200.0, retry_s=0.1, root=root)
+        self.sink = DrmDisplaySink(
+            lambda: source.drm_preview, lambda: hud, lambda: 200.0, retry_s=0.1, root=root, **options
+        )
         self.sink.start()
         self.capture = CaptureThread(source, self.stats, self._deliver)
         self.capture.start()
@@ -203,15 +207,15 @@ class Watched:
 
 
 @pytest.fixture
-def watch(fake, console):
+def start(fake, console):
     made = []
 
-    def start(**options):
+    def start_run(**options):
         source = picamera2.PicameraSource("picamera://0", SourceOptions(size=(320, 240)))
-        made.append(Watched(source, console.root, **options))
+        made.append(Run(source, console.root, **options))
         return made[-1]
 
-    yield start
+    yield start_run
     for each in made:
         each.end()
 
@@ -231,87 +235,87 @@ def is_on(fake):
     return device(fake) is not None and device(fake).preview is fake.Preview.DRM and device(fake).overlays
 
 
-def test_figures_are_laid_over_the_image_and_only_sent_when_they_change(fake, console, watch):
+def test_the_overlay_is_sent_only_if_it_has_changed(fake, console, start):
     console.plug("connected")
-    watched = watch()
+    run = start()
     wait_for(lambda: is_on(fake))
     overlays = device(fake).overlays
     assert overlays[0].shape == (240, 320, 4)
     assert overlays[0][..., 3].any()
-    time.sleep(0.5)  # a hundred frames of the same label
+    # A hundred frames of the same label.
+    time.sleep(0.5)
     assert len(overlays) == 1
-    began, frames = time.monotonic(), watched.stats.predictions()
+    began, frames = time.monotonic(), run.stats.predictions()
     for name in "abcdefghij":
-        watched.label = name
+        run.label = name
         time.sleep(0.05)
     wait_for(lambda: (overlays[-1] != overlays[0]).any())
     assert 2 <= len(overlays) <= 2 + (time.monotonic() - began) / 0.1
-    assert watched.stats.predictions() > frames
+    assert run.stats.predictions() > frames
 
 
-def test_a_screen_that_comes_late_is_found_and_costs_no_frame(fake, console, watch, caplog):
+def test_a_screen_that_is_plugged_in_late_is_found_and_costs_no_frame(fake, console, start, caplog):
     console.plug("disconnected")
-    watched = watch()
-    wait_for(lambda: watched.stats.predictions() > 20)
+    run = start()
+    wait_for(lambda: run.stats.predictions() > 20)
     assert "no screen is connected" in caplog.text
     console.plug("connected")
     wait_for(lambda: is_on(fake))
     assert len(fake.plan.opened) == 1
-    assert watched.stats.balance().is_conserved
+    assert run.stats.balance().is_conserved
 
 
-def test_a_cable_that_is_pulled_and_put_back_costs_nothing(fake, console, watch):
+def test_an_unplugged_cable_costs_nothing(fake, console, start):
     console.plug("connected")
-    watched = watch()
+    run = start()
     wait_for(lambda: is_on(fake))
     console.plug("disconnected", mode="")
-    before = watched.stats.predictions()
+    before = run.stats.predictions()
     time.sleep(0.4)
     console.plug("connected")
-    wait_for(lambda: watched.stats.predictions() > before + 20)
+    wait_for(lambda: run.stats.predictions() > before + 20)
     assert device(fake).previews == [fake.Preview.NULL, fake.Preview.DRM]
 
 
-def test_another_screen_in_its_place_is_asked_for_anew(fake, console, watch):
+def test_another_screen_is_opened_again(fake, console, start):
     console.plug("connected")
-    watch()
+    start()
     wait_for(lambda: is_on(fake))
     console.plug("connected", mode="1280x720")
     wait_for(lambda: device(fake).preview_window.get("width") == 1280)
     assert len(fake.plan.opened) == 1
 
 
-def test_a_screen_that_a_desktop_holds_is_waited_for(fake, console, watch, caplog):
+def test_a_screen_in_use_by_a_desktop_is_opened_once_it_is_free(fake, console, start, caplog):
     console.plug("connected")
     console.free = False
-    watched = watch()
-    wait_for(lambda: watched.stats.predictions() > 50)
+    run = start()
+    wait_for(lambda: run.stats.predictions() > 50)
     assert device(fake).previews == [fake.Preview.NULL]
     assert "in use by" in caplog.text
     console.free = True
     wait_for(lambda: is_on(fake))
 
 
-def test_overlays_that_are_refused_are_said_once_and_the_image_goes_on(fake, console, watch, caplog, monkeypatch):
-    monkeypatch.setattr("camapp.sinks.drm_display._REFUSALS", 3)
+def test_refused_overlays_are_reported_once_and_the_image_stays(fake, console, start, caplog):
     fake.plan.overlay_error = "No space left on device"
     console.plug("connected")
-    watched = watch()
-    wait_for(lambda: "no figures over the image" in caplog.text)
-    before = watched.stats.predictions()
-    wait_for(lambda: watched.stats.predictions() > before + 100)
+    run = start(max_refusals=3)
+    wait_for(lambda: "no overlay over the image" in caplog.text)
+    before = run.stats.predictions()
+    wait_for(lambda: run.stats.predictions() > before + 100)
     assert device(fake).preview is fake.Preview.DRM
-    assert caplog.text.count("no figures over the image") == 1
+    assert caplog.text.count("no overlay over the image") == 1
 
 
-def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console, watch, caplog, monkeypatch):
+def test_a_screen_that_cannot_be_drawn_on_leaves_a_run_without_it(fake, console, start, caplog, monkeypatch):
     monkeypatch.setattr(thread, "READ_TIMEOUT", 0.2)
     fake.plan.screen = "render"
     console.plug("connected")
-    watched = watch()
-    wait_for(lambda: watched.capture.source.drm_preview and watched.capture.source.drm_preview.given_up, 30)
-    before = watched.stats.predictions()
-    wait_for(lambda: watched.stats.predictions() > before + 50)
+    run = start()
+    wait_for(lambda: run.capture.source.drm_preview and run.capture.source.drm_preview.given_up, 30)
+    before = run.stats.predictions()
+    wait_for(lambda: run.stats.predictions() > before + 50)
     assert "no frame came while the image was on the screen" in caplog.text
 
 
@@ -328,19 +332,19 @@ def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console
         ("auto", True, False, DisplayKind.DRM),
     ],
 )
-def test_auto_takes_the_console_only_for_a_pi_camera_without_a_desktop(fake, monkeypatch, source, screens, x11, kind):
+def test_auto_selects_the_console_only_for_a_pi_camera_without_a_desktop(fake, monkeypatch, source, screens, x11, kind):
     monkeypatch.setattr(displays, "probe", lambda: Display(DisplayKind.X11 if x11 else DisplayKind.NONE, ":0"))
     monkeypatch.setattr(displays, "connectors", lambda: {"card1-HDMI-A-1": False} if screens else {})
     assert app._screen_for(load_settings({"source": source}, environment={})) is kind
 
 
-def test_drm_for_a_source_that_cannot_is_refused():
+def test_drm_is_refused_for_another_source():
     pipeline = Pipeline(load_settings({"source": "pattern://digits", "display": "drm"}, environment={}))
     with pytest.raises(SinkError, match="give --source picamera://0, or --display kiosk"):
         app._add_native(pipeline)
 
 
-def test_a_console_names_what_is_wrong_with_it(console, monkeypatch):
+def test_an_unusable_console_has_a_reason(console, monkeypatch):
     assert "no screen connector" in displays.probe_drm(console.root / "nowhere").reason
     console.plug("disconnected")
     assert "no screen is connected" in displays.probe_drm(console.root).reason
@@ -355,12 +359,12 @@ def test_a_console_names_what_is_wrong_with_it(console, monkeypatch):
     assert "cannot be opened" in displays.probe_drm(console.root).reason
 
 
-def test_a_card_that_takes_no_master_is_not_free(tmp_path):
+def test_a_card_that_grants_no_drm_master_is_not_free(tmp_path):
     (tmp_path / "card0").touch()
     assert not displays._is_free(tmp_path / "card0")
 
 
-def test_the_source_that_was_chosen_by_itself_offers_it_too(fake):
+def test_an_automatically_chosen_source_has_the_preview_too(fake):
     source = AutoSource("auto", SourceOptions(size=(320, 240)))
     assert source.drm_preview is None
     source.open()
@@ -371,13 +375,13 @@ def test_the_source_that_was_chosen_by_itself_offers_it_too(fake):
 
 
 @pytest.mark.parametrize(
-    ("source", "code", "said"),
+    ("source", "code", "message"),
     [
-        ("picamera://0", 0, "the run goes on without an image"),
+        ("picamera://0", 0, "the run continues without an image"),
         ("pattern://digits", 78, "give --source picamera://0, or --display kiosk"),
     ],
 )
-def test_the_program_runs_without_a_screen_and_refuses_what_cannot_be(tmp_path, source, code, said):
+def test_the_program_runs_without_a_screen_and_refuses_an_unsuitable_source(tmp_path, source, code, message):
     environment = {key: value for key, value in os.environ.items() if "DISPLAY" not in key}
     command = ["run", "--source", source, "--size", "320x240", "--display", "drm", "--duration", "1"]
     done = subprocess.run(
@@ -388,5 +392,5 @@ def test_the_program_runs_without_a_screen_and_refuses_what_cannot_be(tmp_path, 
     if displays.probe_drm():
         pytest.skip("this machine has a free console screen")
     assert done.returncode == code, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

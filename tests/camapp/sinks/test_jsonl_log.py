@@ -13,20 +13,18 @@ from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace, Truth
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Polyline, Prediction
-from camapp.sinks import jsonl_log as log_module
-from camapp.sinks.jsonl_log import LogSink
+from camapp.sinks.jsonl_log import ChangeFilter, LogSink
+from camapp.sinks.rotating_file import RotatingFile
 
 PIXEL = Image.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(log_module, "_FLUSH_FILE", 0.05)
-    monkeypatch.setattr(log_module, "_RETRY", 0.1)
+def context():
+    return {"camera": "camera", "source": "pattern://digits", "fps": 29.97}
 
 
-def sink_for(path, **options):
-    sink = LogSink(str(path), lambda: "pattern://digits", lambda: 29.97, **options)
+def sink_for(path, max_bytes=10_000_000, files=5, **options):
+    sink = LogSink(RotatingFile(str(path), max_bytes, files), context, flush_s=0.05, retry_s=0.1, **options)
     sink.start()
     return sink
 
@@ -85,7 +83,7 @@ def test_lines_reach_the_disk_in_bounded_time_without_a_stop(tmp_path):
     sink.stop()
 
 
-def test_rotation_keeps_so_many_files_and_loses_no_line_of_the_newest(tmp_path):
+def test_rotation_keeps_the_given_number_of_files_and_loses_no_line_of_the_newest(tmp_path):
     path = tmp_path / "log.jsonl"
     sink = sink_for(path, max_bytes=3000, files=3)
     for seq in range(60):
@@ -97,7 +95,7 @@ def test_rotation_keeps_so_many_files_and_loses_no_line_of_the_newest(tmp_path):
     assert all(file.stat().st_size < 4000 for file in tmp_path.iterdir())
 
 
-def test_one_file_alone_is_emptied(tmp_path):
+def test_rotation_of_a_single_file_empties_it(tmp_path):
     path = tmp_path / "log.jsonl"
     sink = sink_for(path, max_bytes=2000, files=1)
     for seq in range(20):
@@ -106,26 +104,28 @@ def test_one_file_alone_is_emptied(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_on_change_only_changed_labels_and_a_heartbeat_are_written(tmp_path):
-    sink = sink_for(tmp_path / "log.jsonl", heartbeat=10.0)
+def test_a_change_filter_passes_changed_labels_and_a_heartbeat(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", changes=ChangeFilter(10.0))
     labels = ["", *["a"] * 250, *["b"] * 5, "a", *[""] * 3]
     for seq, label in enumerate(labels):
-        moment = seq * 100_000_000  # ten frames a second
+        # Ten frames a second.
+        moment = seq * 100_000_000
         sink.accept(Prediction(seq, "digits", label), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq, captured=moment))
     sink.stop()
     written = [(record["seq"], record["label"]) for record in read(tmp_path / "log.jsonl")]
     assert written == [(0, ""), (1, "a"), (101, "a"), (201, "a"), (251, "b"), (256, "a"), (257, "")]
 
 
-def test_a_wall_clock_that_jumps_an_hour_changes_nothing_but_the_time_told(tmp_path, monkeypatch):
+def test_a_wall_clock_that_jumps_an_hour_changes_only_the_time_field(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl"
     clock = {"offset": 0.0}
     real = time.time
-    monkeypatch.setattr(log_module.time, "time", lambda: real() + clock["offset"])
-    sink = sink_for(path, heartbeat=3600.0)
+    monkeypatch.setattr(time, "time", lambda: real() + clock["offset"])
+    sink = sink_for(path, changes=ChangeFilter(3600.0))
     for seq, offset in enumerate((0.0, 3600.0, -3600.0, 0.0)):
         clock["offset"] = offset
-        send(sink, seq)  # the label stays: a heartbeat by the wall clock would be due
+        # The label does not change, and a heartbeat by the wall clock would be due.
+        send(sink, seq)
     sink.stop()
     assert [record["seq"] for record in read(path)] == [0]
     sink = sink_for(path)
@@ -140,7 +140,7 @@ def test_a_wall_clock_that_jumps_an_hour_changes_nothing_but_the_time_told(tmp_p
     assert stamps == sorted(stamps)
 
 
-def test_an_old_log_is_continued(tmp_path):
+def test_an_existing_log_is_appended_to(tmp_path):
     path = tmp_path / "log.jsonl"
     for seq in range(2):
         sink = sink_for(path)
@@ -149,30 +149,29 @@ def test_an_old_log_is_continued(tmp_path):
     assert [record["seq"] for record in read(path)] == [0, 1]
 
 
-def test_a_place_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SinkError, match="give --log another place"):
+    with pytest.raises(SinkError, match="give --log another path"):
         sink_for(tmp_path / "file" / "log.jsonl")
 
 
-@pytest.mark.parametrize("keep", [2000, 5])
+@pytest.mark.parametrize("capacity", [2000, 5])
 def test_a_full_disk_costs_only_the_lines_that_memory_cannot_keep_until_there_is_room(
-    tmp_path, monkeypatch, caplog, keep
+    tmp_path, monkeypatch, caplog, capacity
 ):
-    monkeypatch.setattr(log_module, "_KEEP", keep)
     path = tmp_path / "log.jsonl"
-    sink = sink_for(path)
+    sink = sink_for(path, capacity=capacity)
     send(sink, 0)
     time.sleep(0.2)
     full = True
-    append = LogSink._append
+    append = RotatingFile.append
 
-    def no_space(self, file, line):
+    def no_space(self, line):
         if full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(self, file, line)
+        append(self, line)
 
-    monkeypatch.setattr(LogSink, "_append", no_space)
+    monkeypatch.setattr(RotatingFile, "append", no_space)
     for seq in range(1, 21):
         send(sink, seq)
         time.sleep(0.02)
@@ -180,14 +179,14 @@ def test_a_full_disk_costs_only_the_lines_that_memory_cannot_keep_until_there_is
     time.sleep(0.4)
     sink.stop()
     kept = [record["seq"] for record in read(path)]
-    assert kept == [0, *range(21 - min(keep, 20), 21)]
-    assert sink.lost == 20 - min(keep, 20)
+    assert kept == [0, *range(21 - min(capacity, 20), 21)]
+    assert sink.lost == 20 - min(capacity, 20)
     assert "No space left" in caplog.text
     assert "written again" in caplog.text
 
 
-def test_a_patient_log_loses_no_line_however_fast_they_come(tmp_path):
-    sink = sink_for(tmp_path / "log.jsonl", patient=True, max_bytes=100_000_000)
+def test_a_blocking_log_loses_no_line_at_any_rate(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", blocking=True, max_bytes=100_000_000)
     for seq in range(5000):
         send(sink, seq)
     sink.stop()
@@ -203,7 +202,7 @@ def test_a_file_name_that_is_not_utf8_is_logged(tmp_path):
     assert read(tmp_path / "log.jsonl")[0]["file"] == "x\udcff_1.png"
 
 
-def test_a_log_that_was_deleted_is_begun_anew(tmp_path):
+def test_a_deleted_log_is_created_again(tmp_path):
     path = tmp_path / "log.jsonl"
     sink = sink_for(path)
     send(sink, 0)

@@ -17,7 +17,7 @@ from camapp.sinks.label_command import LabelCommandSink
 PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
 
 
-def see(sink: LabelCommandSink, label: str, seq: int = 0) -> None:
+def send(sink: LabelCommandSink, label: str, seq: int = 0) -> None:
     sink.accept(Prediction(seq, "digits", label, 0.875), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq))
 
 
@@ -30,7 +30,7 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return condition()
 
 
-def noting(path: Path) -> str:
+def recording(path: Path) -> str:
     return f"sh -c 'echo $CAMAPP_LABEL $CAMAPP_SCORE $CAMAPP_SEQ >> {path}'"
 
 
@@ -38,38 +38,39 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_a_changed_label_runs_the_program_with_what_was_seen(tmp_path: Path) -> None:
+def test_a_changed_label_runs_the_program_with_the_prediction(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sink = LabelCommandSink(noting(out), every=0.0)
+    sink = LabelCommandSink(recording(out), every=0.0)
     sink.start()
     for seq, label in enumerate(["", "7", "7", "", ""]):
-        see(sink, label, seq)
+        send(sink, label, seq)
     assert until(lambda: lines(out) == ["7 0.8750 1"])
-    see(sink, "7", 5)
-    assert until(lambda: len(lines(out)) == 2), "seen again after nothing was seen"
+    send(sink, "7", 5)
+    assert until(lambda: len(lines(out)) == 2), "the label is new again after an empty one"
     sink.stop()
-    assert (sink.started, sink.failed) == (2, 0)
+    assert (sink.started, sink.lost) == (2, 0)
 
 
 def test_no_shell_reads_the_command_or_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # touch takes the ';' for a file's name
+    # `touch` reads the ';' as a file name.
+    monkeypatch.chdir(tmp_path)
     sink = LabelCommandSink(f"touch '{tmp_path}/a b' ; {tmp_path}/$HOME", every=0.0)
     sink.start()
-    see(sink, f"$(touch {tmp_path}/evil)")
+    send(sink, f"$(touch {tmp_path}/evil)")
     assert until(lambda: (tmp_path / "a b").exists())
     sink.stop()
     assert not (tmp_path / "evil").exists()
 
 
-def test_quick_changes_start_it_once_a_while_and_the_newest_wins(tmp_path: Path) -> None:
+def test_quick_changes_start_it_at_the_minimum_interval_with_the_newest_label(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sink = LabelCommandSink(noting(out), every=0.4)
+    sink = LabelCommandSink(recording(out), every=0.4)
     sink.start()
-    see(sink, "first")
+    send(sink, "first")
     assert until(lambda: len(lines(out)) == 1)
     start = time.monotonic()
     for number in range(50):
-        see(sink, f"label{number}")
+        send(sink, f"label{number}")
     took = time.monotonic() - start
     assert took < 10, "one after another they would have taken 20 s"
     assert until(lambda: lines(out)[-1].startswith("label49"))
@@ -77,35 +78,35 @@ def test_quick_changes_start_it_once_a_while_and_the_newest_wins(tmp_path: Path)
     assert len(lines(out)) <= 2 + took / 0.4
 
 
-def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pid = tmp_path / "pid"
-    sink = LabelCommandSink(f"sh -c 'sleep 60 & echo $! > {pid}; wait'", every=0.0, bound=0.3)
+    sink = LabelCommandSink(f"sh -c 'sleep 60 & echo $! > {pid}; wait'", every=0.0, timeout_s=0.3)
     sink.start()
-    see(sink, "7")
-    assert until(lambda: sink.failed == 1)
+    send(sink, "7")
+    assert until(lambda: sink.lost == 1)
     assert "killed after 0.3 s" in caplog.text
     sleeper = int(pid.read_text())
     assert until(lambda: not _runs(sleeper))
     sink.stop()
 
 
-def test_stopping_does_not_wait_long_for_it(tmp_path: Path) -> None:
+def test_stop_does_not_wait_long_for_the_program(tmp_path: Path) -> None:
     sink = LabelCommandSink("sleep 60", every=0.0)
     sink.start()
-    see(sink, "7")
+    send(sink, "7")
     assert until(lambda: sink.started == 1)
     start = time.monotonic()
     sink.stop()
     assert time.monotonic() - start < 2.5
-    assert not sink._thread.is_alive()
+    assert not sink.running
 
 
 def test_failures_are_counted_and_logged_sparingly(caplog: pytest.LogCaptureFixture) -> None:
     sink = LabelCommandSink("sh -c 'exit 3'", every=0.0)
     sink.start()
     for number in range(6):
-        see(sink, str(number))
-        assert until(lambda number=number: sink.failed == number + 1)  # type: ignore[misc]
+        send(sink, str(number))
+        assert until(lambda number=number: sink.lost == number + 1)  # type: ignore[misc]
     sink.stop()
     assert caplog.text.count("exit code 3") == 3
     assert "(4 of 4 runs failed)" in caplog.text
@@ -121,7 +122,7 @@ def test_failures_are_counted_and_logged_sparingly(caplog: pytest.LogCaptureFixt
         ("{tmp}/plain.txt", "not executable", True),
     ],
 )
-def test_a_command_that_cannot_run_is_found_out_at_the_start(
+def test_a_command_that_cannot_run_is_refused_at_the_start(
     tmp_path: Path, command: str, words: str, denied: bool
 ) -> None:
     (tmp_path / "plain.txt").write_text("x")

@@ -35,7 +35,7 @@ def played(path: Path) -> tuple[list[np.ndarray], float]:
 
 def settle(sink: VideoSink) -> None:
     deadline = time.monotonic() + 20
-    while not sink._queue.empty() and time.monotonic() < deadline:
+    while sink.pending and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
@@ -53,7 +53,7 @@ def test_frames_of_a_file_are_written_once_each(tmp_path: Path, suffix: str) -> 
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_live_images_are_repeated_and_skipped_to_keep_the_clock(tmp_path: Path) -> None:
+def test_live_images_are_repeated_and_skipped_to_keep_real_time(tmp_path: Path) -> None:
     path = tmp_path / "out.avi"
     sink = VideoSink(path, lambda: 30.0)
     sink.start()
@@ -70,7 +70,7 @@ def test_live_images_are_repeated_and_skipped_to_keep_the_clock(tmp_path: Path) 
 
 def test_a_slow_encoder_never_blocks_live_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
-    monkeypatch.setattr(VideoSink, "_put", lambda self, image: held.wait(10))
+    monkeypatch.setattr(cv2.VideoWriter, "write", lambda self, image: held.wait(10), raising=False)
     sink = VideoSink(tmp_path / "out.avi", lambda: 30.0)
     sink.start()
     start = time.monotonic()
@@ -82,7 +82,7 @@ def test_a_slow_encoder_never_blocks_live_images(tmp_path: Path, monkeypatch: py
     sink.stop()
 
 
-def test_an_overloaded_encoder_lets_the_clock_slip_with_one_warning(
+def test_an_overloaded_encoder_sets_the_clock_back_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = VideoSink(tmp_path / "out.avi", lambda: 30.0)
@@ -124,7 +124,7 @@ def test_paths_that_cannot_be_recorded_to_are_refused(tmp_path: Path, name: str,
         VideoSink(tmp_path / name, lambda: 30.0).start()
 
 
-def test_a_path_without_permission_is_refused_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_without_permission_is_refused_as_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -137,12 +137,11 @@ def test_a_path_without_permission_is_refused_as_such(tmp_path: Path, monkeypatc
 def test_a_full_disk_ends_the_recording_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("camapp.sinks.video._CHECK_S", 0.0)
     free = [10**9] * 10 + [0]
     space = lambda path: SimpleNamespace(f_bavail=free.pop(0) if len(free) > 1 else free[0], f_frsize=1)  # noqa: E731
-    monkeypatch.setattr("camapp.sinks.video.os.statvfs", space)
+    monkeypatch.setattr(os, "statvfs", space)
     path = tmp_path / "out.avi"
-    sink = VideoSink(path, lambda: 30.0, live=False)
+    sink = VideoSink(path, lambda: 30.0, live=False, check_s=0.0)
     sink.start()
     for _ in range(100):
         sink.write(shade(9), 0)
@@ -155,10 +154,8 @@ def test_a_full_disk_ends_the_recording_not_the_run(
 def test_a_file_that_stops_growing_ends_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("camapp.sinks.video._CHECK_S", 0.0)
-    monkeypatch.setattr("camapp.sinks.video._STALLED_S", 0.05)
     monkeypatch.setattr(cv2.VideoWriter, "write", lambda self, image: time.sleep(0.01), raising=False)
-    sink = VideoSink(tmp_path / "out.avi", lambda: 30.0, live=False)
+    sink = VideoSink(tmp_path / "out.avi", lambda: 30.0, live=False, check_s=0.0, stalled_s=0.05)
     sink.start()
     for _ in range(60):
         sink.write(shade(9), 0)
