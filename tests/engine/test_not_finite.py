@@ -23,7 +23,7 @@ from engine.model import Model
 from engine.nets.layers import NetBuilder
 from engine.reference import run_graph, run_node
 from tests.engine import net_cases
-from tests.engine.kernels.test_conv import KERNEL_NAMES, SHAPES, net
+from tests.engine.kernels.test_conv import KERNEL_NAMES, SHAPES, net, offer_everywhere
 from tests.engine.nets.test_nets import model
 from tests.engine.operator_cases import CASES, Case
 
@@ -73,7 +73,10 @@ def pinned(graph: Graph, kernel: str) -> KernelSelector | None:
 
 @pytest.mark.parametrize("number", STRANGE)
 @pytest.mark.parametrize("kernel", KERNEL_NAMES)
-def test_kernels_of_conv_keep_them_where_they_belong(kernel: str, number: float) -> None:
+def test_kernels_of_conv_keep_them_where_they_belong(
+    kernel: str, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_everywhere(kernel, monkeypatch)
     taken = 0
     for x, weight, strides, pads, group in SHAPES:
         graph = net(x, weight, strides, pads, group, residual=0, wraps=False)

@@ -48,6 +48,12 @@ def test_old_numpy_that_only_prints_its_settings_is_unknown_not_an_error(monkeyp
     assert describe() == Blas("unknown")
 
 
+@pytest.mark.parametrize(("core", "small"), [("SkylakeX", True), ("Haswell", False), ("", False)])
+def test_small_products_go_by_the_core(core: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "describe", lambda: Blas("openblas", core))
+    assert blas.has_small_products() == small
+
+
 @pytest.mark.parametrize(("library", "words"), [("reference", "reference BLAS"), ("none", "no BLAS")])
 def test_slow_blas_is_warned_of_in_one_line(library: str, words: str) -> None:
     warning = Blas(library).warning
