@@ -9,8 +9,8 @@ import numpy as np
 
 from engine.attributes import wanted_by_value
 from engine.compiler.constant_folding import NotPlannable, fold
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import standard
-from engine.compiler.passes import optimise
 from engine.compiler.planner import plan_prepared, prepare
 from engine.graph import Array, Graph, ModelError
 from engine.lazy_weights import release

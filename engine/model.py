@@ -11,8 +11,8 @@ import numpy as np
 
 from engine.attributes import attributes_of
 from engine.compiler.constant_folding import fold, holds_for_any_batch
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector, standard
-from engine.compiler.passes import optimise
 from engine.compiler.planner import KernelChoice, PreparedNode, choose, plan_prepared, prepare
 from engine.compiler.uint8_input import INPUTS, takes_pixels
 from engine.graph import Array, Graph, Shape

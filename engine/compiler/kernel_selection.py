@@ -58,7 +58,7 @@ class KernelSelector:
         return self._pin(node, offers) or self._prefer(node, inputs, offers)
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """Whether one node should stand for several that follow one another (see `engine.compiler.passes`).
+        """Whether one node should stand for several that follow one another (see `engine.compiler.fusion`).
 
         A pinned kernel that only the one node has joins them, one that only the others have keeps them apart.
         """

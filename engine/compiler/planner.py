@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 
+from engine.compiler.bias_deferral import defer_biases
+from engine.compiler.fusion import Ask, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import MemoryPlan
-from engine.compiler.passes import Ask, defer_biases, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
 from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step

@@ -1,6 +1,6 @@
 """A Conv, the depthwise Conv after it and perhaps the pointwise Conv after that, planar, as one node.
 
-`compiler.passes.fuse_blocks` makes such nodes of the blocks of MobileNets, whose middle is six times as wide as their
+`compiler.fusion.fuse_blocks` makes such nodes of the blocks of MobileNets, whose middle is six times as wide as their
 ends. Some channels of the middle are made at a time and never leave the cache. Each convolution comes as a matrix with
 its bias as last column: the columns that it multiplies have a row of ones. Where the depthwise Conv wants a frame of
 zeros that row is zero as well, so the frame comes out as zeros by itself and the activation runs without a gap.

@@ -1,6 +1,6 @@
 """Conv, planar: a 1x1 convolution is one matrix product; any other copies its windows into columns first (im2col).
 
-A Conv here may carry what `compiler.passes` fused into it: a last input to be added to its output (attribute
+A Conv here may carry what `compiler.fusion` fused into it: a last input to be added to its output (attribute
 `residual`) and an activation, as ONNX Runtime's FusedConv does; a `residual` of LATE is added after the activation.
 """
 
@@ -32,7 +32,7 @@ class Convolution:
         late: that comes after the activation.
         activation: comes last; '' is none.
         fixed: weight and bias are parameters.
-        padding: what lies around the input: 0, or a number for each channel (`compiler.passes.defer_biases`).
+        padding: what lies around the input: 0, or a number for each channel (`compiler.bias_deferral.defer_biases`).
     """
 
     windows: Windows

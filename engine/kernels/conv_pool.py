@@ -1,6 +1,6 @@
 """A Conv and the 2x2 MaxPool after it as one: for small nets, where each call counts.
 
-`compiler.passes.fuse_pools` makes such nodes. Copied windows lie in the order of an output's place within its pool
+`compiler.fusion.fuse_pools` makes such nodes. Copied windows lie in the order of an output's place within its pool
 window, so that comparisons run over memory with few gaps or none. Of three kernels the cheapest by an estimate offers
 itself:
 

@@ -30,7 +30,7 @@ from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 
 def max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The largest tap of each window; padding never wins. A second input is added by channel (`compiler.passes`)."""
+    """The largest tap of each window; padding never wins. A second input is added by channel (`compiler.fusion`)."""
     found = attributes(node, **WINDOW_ATTRIBUTES, ceil_mode=0, storage_order=0, activation="")
     if len(node.outputs) > 1:
         raise unsupported(node, "outputs", node.outputs, "the values without their indices")

@@ -23,8 +23,8 @@ Call = Callable[[], object]
 # number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
 clip: np.ufunc = vars(umath)["clip"]
 
-FLOOR = "Floor"  # an activation that `compiler.passes.defer_biases` makes: see `finish`
-SWISH = "Swish"  # HardSwish of what `compiler.passes.fuse_activations` has scaled and shifted: see `_swish`
+FLOOR = "Floor"  # an activation that `compiler.bias_deferral.defer_biases` makes: see `finish`
+SWISH = "Swish"  # HardSwish of what `compiler.fusion.fuse_activations` has scaled and shifted: see `_swish`
 SWISH_SCALE = 6**-0.5
 FEW_CHANNELS = 4  # that are worth a call each when a value changes its layout
 MAX_TAPS = 1 << 16  # of a window or a kernel whose taps are a call each
@@ -340,7 +340,7 @@ ACTIVATIONS: Mapping[str, Operation] = {
     "Unit": partial(clipped, 0, 1),
     SWISH: _swish,
 }
-"""What `compiler.passes` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips of ONNX."""
+"""What `compiler.fusion` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips of ONNX."""
 
 
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector register

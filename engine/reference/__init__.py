@@ -50,15 +50,15 @@ def run_node(node: Node, *inputs: Array) -> Array:
 
 def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
     """All outputs of one node; floats are float32."""
-    if node.attributes.get("residual") == 2:  # made by engine.compiler.passes.fuse_residuals, late
+    if node.attributes.get("residual") == 2:  # made by engine.compiler.fusion.fuse_residuals, late
         early = replace(node, attributes={**node.attributes, "residual": 0})
         return (run_node(early, *inputs[:-1]) + inputs[-1],)
-    if node.attributes.get("activation") == "Floor":  # made by engine.compiler.passes.defer_biases
+    if node.attributes.get("activation") == "Floor":  # made by engine.compiler.bias_deferral.defer_biases
         at = 1 if node.op_type == "MaxPool" else 2
         plain = replace(node, attributes={**node.attributes, "activation": ""})
         (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
         return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
-    if node.attributes.get("activation"):  # what engine.compiler.passes fused
+    if node.attributes.get("activation"):  # what engine.compiler.fusion fused
         plain = replace(node, attributes={**node.attributes, "activation": ""})
         return tuple(_ACTIVATIONS[node.attributes["activation"]](array) for array in run_outputs(plain, *inputs))
     found = FUNCTIONS[node.op_type](node, *inputs)

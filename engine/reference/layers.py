@@ -17,8 +17,8 @@ Function = Callable[..., Array | tuple[Array, ...]]
 def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
     """Every output number is the sum over channels of its group, and over taps that lie in the input.
 
-    After the bias there may come a residual (`compiler.passes.fuse_residuals`), added to the output. The padding is 0,
-    or a number for each channel (`compiler.passes.defer_biases`).
+    After the bias there may come a residual (`compiler.fusion.fuse_residuals`), added to the output. The padding is 0,
+    or a number for each channel (`compiler.bias_deferral.defer_biases`).
     """
     if node.attributes.get("padding"):
         begin, end = _pads(node, x.shape[2:], weight.shape[2:])
@@ -45,7 +45,7 @@ def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
 
 
 def max_pool(node: Node, x: Array, *bias: Array) -> Array | tuple[Array, Array]:
-    """The largest number of each window that lies in the input, and a bias (`compiler.passes.delay_epilogues`).
+    """The largest number of each window that lies in the input, and a bias (`compiler.fusion.delay_epilogues`).
 
     A second output says where it lies: its place among all numbers of x, row by row or (`storage_order` 1) column by
     column.

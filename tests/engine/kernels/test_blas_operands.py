@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engine import nets
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import alone
-from engine.compiler.passes import optimise
 from engine.compiler.planner import choose, make_plan, prepare
 from engine.graph import Array, Graph
 from engine.kernels import FUSED, KERNELS

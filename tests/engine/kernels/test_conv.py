@@ -140,7 +140,7 @@ def test_kernel_agrees_with_plain_loops_wherever_it_offers_itself(
     kernel: str, residual: int, wraps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_everywhere(kernel, monkeypatch)
-    # Only convolutions of one group get a late residual (`engine.compiler.passes.fuse_residuals`).
+    # Only convolutions of one group get a late residual (`engine.compiler.fusion.fuse_residuals`).
     shapes = [shape for shape in SHAPES if residual != LATE or shape[4] == 1]
     taken = [check(kernel, shape, residual=residual, wraps=wraps) for shape in shapes]
     assert sum(taken) >= 2 or len(shapes) < len(SHAPES)

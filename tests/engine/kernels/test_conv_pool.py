@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector
-from engine.compiler.passes import optimise
 from engine.compiler.planner import KernelChoice, choose_steps, make_plan
 from engine.graph import Array, Graph
 from engine.kernels.conv_pool import CONV_POOL, Bands, Parities, Planes
