@@ -81,7 +81,7 @@ def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
     Raises:
         ModelError: such a setting is not among `constants`, or an attribute is of the wrong kind.
     """
-    _check_kinds(node)
+    check_kinds(node)
     inputs, attributes = list(node.inputs), dict(node.attributes)
     for place, (name, _) in PARAMETERS.get(node.op_type, {}).items():
         if place >= len(node.inputs) or not node.inputs[place]:
@@ -120,7 +120,12 @@ def wanted_by_value(graph: Graph) -> set[str]:
 _PARAMETER_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Gather": (1,)}
 
 
-def _check_kinds(node: Node) -> None:
+def check_kinds(node: Node) -> None:
+    """Check the types of a node's attributes.
+
+    Raises:
+        ModelError: an attribute of the wrong kind, or a window far larger than memory.
+    """
     for name, value in node.attributes.items():
         if (
             (name in _FLOATS and not isinstance(value, float | int))

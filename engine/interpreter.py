@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.attributes import wanted_by_value
-from engine.compiler.constant_folding import NotPlannable, fold
+from engine.attributes import check_kinds, wanted_by_value
+from engine.compiler.constant_folding import INVALID, NotPlannable, fold
 from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import standard
 from engine.compiler.planner import plan_prepared, prepare
@@ -55,6 +55,8 @@ class Interpreter:
         try:
             folded = fold(rest, [self._shapes[index] for index in self._open])
         except NotPlannable:
+            for node in graph.nodes:
+                check_kinds(node)
             self._graph = graph
             return
         self._constant = {
@@ -86,7 +88,11 @@ class Interpreter:
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """All outputs, new arrays."""
         if self._graph is not None:
-            return run_graph(self._graph, *inputs)
+            try:
+                return run_graph(self._graph, *inputs)
+            except INVALID as error:
+                name = self._graph.name
+                raise ModelError(f"net '{name}' is invalid: {type(error).__name__}: {error!s:.80}") from error
         found: tuple[Array, ...] = ()
         if self._plan is not None:
             made = self._plan.run(*(np.asarray(inputs[index], np.float32) for index in self._open))

@@ -67,8 +67,8 @@ def _alike(one: Node, other: Node) -> bool:
     return plain and mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
-# What attributes of the wrong kind, or inputs that are missing, raise in a kernel that expects them.
-_SENSELESS = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+# Raised by a kernel whose node has attributes of the wrong kind, or too few inputs.
+INVALID = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
 class _Folder:
@@ -86,9 +86,9 @@ class _Folder:
         for node in self.graph.nodes:
             try:
                 self.fold(inputs_to_attributes(node, self.constants))
-            except _SENSELESS as error:
+            except INVALID as error:
                 raise ModelError(
-                    f"{node.op_type} '{node.name}' makes no sense: {type(error).__name__}: {error!s:.80}"
+                    f"{node.op_type} '{node.name}' is invalid: {type(error).__name__}: {error!s:.80}"
                 ) from error
         return replace(self.graph, nodes=tuple(self.nodes), initializers=self.constants)
 

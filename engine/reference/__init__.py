@@ -1,4 +1,7 @@
-"""The plain loops: one function an operator, ONNX semantics, slow and obvious. The oracle of the tests, never the plan.
+"""The plain loops: one function for each operator, ONNX semantics, slow and obvious.
+
+The oracle of the tests shares no code with what it checks: it imports only `engine.graph` and NumPy. The interpreter
+runs graphs with it that no plan can hold.
 
 Every function takes the node, its settings as attributes, and its input arrays, and returns its output (a tuple where
 it has several). Sums run in float64, so that what is left between a kernel and its reference is the kernel's rounding.
@@ -11,17 +14,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.attributes import inputs_to_attributes
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference.elementwise import FUNCTIONS as NUMBERWISE
-from engine.reference.layers import FUNCTIONS as LAYERS
-from engine.reference.movement import FUNCTIONS as PLACES
+from engine.reference import conv, elementwise, linear, movement, pool, reductions
 from engine.reference.resize import resize
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    **LAYERS,
-    **NUMBERWISE,
-    **PLACES,
+    **conv.FUNCTIONS,
+    **elementwise.FUNCTIONS,
+    **linear.FUNCTIONS,
+    **movement.FUNCTIONS,
+    **pool.FUNCTIONS,
+    **reductions.FUNCTIONS,
     "Resize": resize,
 }
 
@@ -37,10 +40,40 @@ def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
     for node in graph.nodes:
         if node.op_type not in FUNCTIONS:
             raise UnsupportedOperator(f"operator {node.op_type} ('{node.name}') is not supported")
-        plain = inputs_to_attributes(node, values)
+        plain = _with_attributes(node, values)
         found = run_outputs(plain, *(values[name] for name in plain.inputs))
         values |= dict(zip(node.outputs, found, strict=False))
     return tuple(values[value.name] for value in graph.outputs)
+
+
+# The attributes that inputs 1, 2, ... set; `_with_attributes` knows of ConstantOfShape, where it is input 0.
+_FROM_INPUTS = {
+    "Clip": ("min", "max"),
+    "ConstantOfShape": ("shape",),
+    "Dropout": ("ratio", "training_mode"),
+    "Pad": ("pads", "value", "axes"),
+    "ReduceMean": ("axes",),
+    "Reshape": ("shape",),
+    "Resize": ("roi", "scales", "sizes"),
+    "Slice": ("starts", "ends", "axes", "steps"),
+    "Split": ("split",),
+    "Squeeze": ("axes",),
+    "Unsqueeze": ("axes",),
+}
+
+
+def _with_attributes(node: Node, values: Mapping[str, Array]) -> Node:
+    """Return the node with its data inputs alone; the others become attributes."""
+    names, inputs, found = _FROM_INPUTS.get(node.op_type, ()), list(node.inputs), dict(node.attributes)
+    data = len(inputs) if not names else 0 if node.op_type == "ConstantOfShape" else 1
+    for name, source in zip(names, inputs[data:], strict=False):
+        numbers = values[source].ravel().tolist() if source else []
+        if numbers or (source and name in ("axes", "shape")):  # an empty roi, scales or sizes counts as left out
+            is_scalar = name in ("min", "max", "ratio", "training_mode", "value")
+            found[name] = numbers[0] if is_scalar else tuple(numbers)
+    while data and not inputs[data - 1]:
+        data -= 1
+    return replace(node, inputs=tuple(inputs[:data]), attributes=found)
 
 
 def run_node(node: Node, *inputs: Array) -> Array:

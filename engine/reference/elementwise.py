@@ -1,9 +1,9 @@
-"""Plain loops of what is done number by number: activations, arithmetic, casts."""
+"""Plain loops of what is done number by number: activations, arithmetic, batch norms, casts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import exp, inf, tanh
+from math import exp, inf, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,22 @@ def sum_(node: Node, *arrays: Array) -> Array:
     return each(lambda *numbers: sum(numbers), *arrays)
 
 
+def batch_normalization(node: Node, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
+    """Each channel less its mean, over its deviation, scaled and shifted."""
+    out = np.zeros(x.shape)
+    for n, c in np.ndindex(*x.shape[:2]):
+        deviation = sqrt(float(var[c]) + node.attributes.get("epsilon", 1e-5))
+        out[n, c] = (x[n, c].astype(np.float64) - float(mean[c])) / deviation * float(scale[c]) + float(bias[c])
+    return out
+
+
 def _arithmetic(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
     return lambda node, a, b: each(function, a, aligned(node, a, b))
 
 
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "Add": _arithmetic(lambda x, y: x + y),
+    "BatchNormalization": batch_normalization,
     "Cast": lambda node, x: x.astype(_DTYPES[node.attributes["to"]]),
     "Clip": clip,
     "Div": divide,

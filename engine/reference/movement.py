@@ -1,18 +1,28 @@
-"""Plain loops of what moves numbers to other places, or tells of shapes."""
+"""Plain loops of what moves numbers to other places or makes shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 import numpy as np
 
 from engine.graph import Array, Node, Shape
-from engine.shapes import reshaped, slices
 
 
-def view(node: Node, x: Array) -> Array:
-    """The same numbers in another shape: Reshape, Squeeze, Unsqueeze, Flatten."""
-    return x.reshape(reshaped(node, x.shape))
+def reshape(node: Node, x: Array) -> Array:
+    """The same numbers in the shape `shape`, in which 0 keeps a length and -1 stands for what is left."""
+    keeps = not node.attributes.get("allowzero")
+    sizes = [x.shape[axis] if size == 0 and keeps else size for axis, size in enumerate(node.attributes["shape"])]
+    if -1 in sizes and not x.size:  # NumPy does not divide 0 by 0
+        sizes[sizes.index(-1)] = 0
+    return x.reshape(sizes)
+
+
+def flatten(node: Node, x: Array) -> Array:
+    """Two axes: those before `axis`, and the rest."""
+    axis = node.attributes.get("axis", 1)
+    return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
 def identity(node: Node, x: Array, *_: Array) -> Array:
@@ -53,7 +63,11 @@ def split(node: Node, x: Array) -> tuple[Array, ...]:
 
 def slice_(node: Node, x: Array) -> Array:
     """From `starts` to `ends` in `steps` along `axes`."""
-    taken = [range(*part.indices(size)) for part, size in zip(slices(node, x.shape), x.shape, strict=True)]
+    has, taken = node.attributes, [range(size) for size in x.shape]
+    axes = has.get("axes", range(len(has["starts"])))
+    steps = has.get("steps", (1,) * len(axes))
+    for start, end, axis, step in zip(has["starts"], has["ends"], axes, steps, strict=True):
+        taken[axis] = range(*slice(start, end, step).indices(x.shape[axis]))
     out = np.zeros([len(places) for places in taken], x.dtype)
     for place in np.ndindex(out.shape):
         out[place] = x[tuple(taken[axis][at] for axis, at in enumerate(place))]
@@ -127,15 +141,15 @@ FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
     "Concat": concat,
     "ConstantOfShape": constant_of_shape,
     "Dropout": dropout,
-    "Flatten": view,
+    "Flatten": flatten,
     "Gather": gather,
     "Identity": identity,
     "Pad": pad,
-    "Reshape": view,
+    "Reshape": reshape,
     "Shape": shape,
     "Slice": slice_,
     "Split": split,
-    "Squeeze": view,
+    "Squeeze": lambda node, x: x.squeeze(node.attributes.get("axes")),
     "Transpose": transpose,
-    "Unsqueeze": view,
+    "Unsqueeze": lambda node, x: np.expand_dims(x, node.attributes.get("axes", ())),
 }

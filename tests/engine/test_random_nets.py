@@ -129,7 +129,7 @@ def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
     for module in ("conv_last", "winograd"):
         monkeypatch.setattr(f"engine.kernels.{module}.SLAB_BYTES", 1500)
     for module in ("winograd", "winograd_rows"):
-        monkeypatch.setattr(f"engine.kernels.{module}.LEAST_CHANNELS", 3)
+        monkeypatch.setattr(f"engine.kernels.{module}.MIN_CHANNELS", 3)
     graph, state = grown(seed), np.random.RandomState(seed)
     batches = [state.uniform(-1, 1, (3, 3, SIDE, SIDE)).astype(np.float32) for _ in range(2)]
     expected = [run_graph(graph, batch) for batch in batches]
@@ -143,7 +143,7 @@ def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
 
 def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("winograd", "winograd_rows"):
-        monkeypatch.setattr(f"engine.kernels.{module}.LEAST_CHANNELS", 3)
+        monkeypatch.setattr(f"engine.kernels.{module}.MIN_CHANNELS", 3)
     kernels = set()
     for seed in SEEDS:
         choices = Whims(layout=layout_of(seed), state=np.random.RandomState(seed))
