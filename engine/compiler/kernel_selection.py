@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -187,12 +186,13 @@ def read_times(file: Path) -> dict[str, dict[str, float]]:
 
 
 def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
-    """Replace the file in one step; a folder that cannot be written to costs the memory of the times, no more."""
+    """Replace the file in one step; if that fails, warn: the times are lost when the process ends."""
+    from engine.formats.content import write_whole  # lazy: a worker, which times nothing, loads no formats
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-            json.dump(times, new, indent=1, sort_keys=True)
-        os.replace(new.name, file)
+        text = json.dumps(times, indent=1, sort_keys=True)
+        write_whole(file, lambda stream: stream.write(text.encode()), 0o600)
     except OSError as error:
         warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
 

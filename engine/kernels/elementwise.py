@@ -1,4 +1,4 @@
-"""Relu, Add and BatchNormalization: one pass or two over the data, number by number."""
+"""Relu, Add, Sub, Mul, Div and BatchNormalization: one pass or two over the data, number by number."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ def relu(node: Node, inputs: Sequence[Operand]) -> Step:
     return _step(inputs[0].shape, bind)
 
 
-def add(node: Node, inputs: Sequence[Operand]) -> Step:
-    """a + b, broadcast both ways."""
-    activation = attributes(node, activation="")["activation"]
-    try:
-        shape = np.broadcast_shapes(inputs[0].shape, inputs[1].shape)
-    except ValueError as error:
-        raise ModelError(
-            f"Add '{node.name}': shapes {inputs[0].shape} and {inputs[1].shape} do not go together"
-        ) from error
+def _binary(ufunc: np.ufunc, **defaults: str) -> Kernel:
+    """Two operands, broadcast both ways, in one pass; then an activation if it is among `defaults`."""
 
-    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        plain = finish(out, out, (), activation)
-        return [partial(np.add, arrays[0], arrays[1], out=out), *plain]
+    def kernel(node: Node, inputs: Sequence[Operand]) -> Step:
+        activation = attributes(node, **defaults).get("activation", "")
+        a, b = inputs[0].shape, inputs[1].shape
+        try:
+            shape = np.broadcast_shapes(a, b)
+        except ValueError as error:
+            raise ModelError(f"{node.op_type} '{node.name}': shapes {a} and {b} do not go together") from error
 
-    return _step(shape, bind)
+        def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+            return [partial(ufunc, arrays[0], arrays[1], out=out), *finish(out, out, (), activation)]
+
+        # An operand that is repeated over all pixels has the same memory in every layout.
+        alike = len(a) == len(b) == len(shape) and not any(operand.is_parameter for operand in inputs)
+        return _step(shape, bind) if alike or ufunc is np.add else Step(shape, bind)
+
+    kernel.__name__ = ufunc.__name__
+    return kernel
 
 
 def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -71,5 +76,8 @@ def _step(shape: Shape, bind: Bind) -> Step:
 
 
 RELU: tuple[Kernel, ...] = (relu,)
-ADD: tuple[Kernel, ...] = (add,)
+ADD: tuple[Kernel, ...] = (_binary(np.add, activation=""),)
+SUB: tuple[Kernel, ...] = (_binary(np.subtract),)
+MUL: tuple[Kernel, ...] = (_binary(np.multiply),)
+DIV: tuple[Kernel, ...] = (_binary(np.divide),)
 BATCH_NORMALIZATION: tuple[Kernel, ...] = (batch_normalization,)

@@ -1,4 +1,4 @@
-"""Concat, Slice, Transpose, Gather and Pad: numbers copied to other places; Reshape and its kin: not even that."""
+"""Concat, Slice, Transpose, Gather and Pad copy numbers; Reshape, Flatten, Identity and Dropout run nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,29 @@ from engine.shapes import positive, reshaped, slices
 
 
 def reshape(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Reshape, Squeeze, Unsqueeze: the same numbers in another shape."""
+    """Reshape, Squeeze and Unsqueeze: the same numbers in another shape."""
     attributes(node, shape=(), allowzero=0, axes=())
     return Step(reshaped(node, inputs[0].shape), None)
+
+
+def flatten(node: Node, inputs: Sequence[Operand]) -> Step:
+    """The same numbers in two axes: those before `axis`, and the rest."""
+    attributes(node, axis=1)
+    return Step(reshaped(node, inputs[0].shape), None)
+
+
+def identity(node: Node, inputs: Sequence[Operand]) -> Step:
+    """The input itself."""
+    attributes(node)
+    return Step(inputs[0].shape, None)
+
+
+def dropout(node: Node, inputs: Sequence[Operand]) -> Step:
+    """The input itself: only training drops anything."""
+    attributes(node, ratio=0.5, seed=0)
+    if len(inputs) > 2 or len(node.outputs) > 1:
+        raise unsupported(node, "training_mode", "input 2 or a mask", "inference, one output")
+    return Step(inputs[0].shape, None)
 
 
 def concat(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -133,7 +153,10 @@ def _pads(node: Node, shape: Shape, pads: object, axes: object) -> tuple[Shape, 
 
 
 CONCAT: tuple[Kernel, ...] = (concat,)
+DROPOUT: tuple[Kernel, ...] = (dropout,)
+FLATTEN: tuple[Kernel, ...] = (flatten,)
 GATHER: tuple[Kernel, ...] = (gather,)
+IDENTITY: tuple[Kernel, ...] = (identity,)
 PAD: tuple[Kernel, ...] = (pad,)
 RESHAPE: tuple[Kernel, ...] = (reshape,)
 SLICE: tuple[Kernel, ...] = (slice_,)

@@ -18,11 +18,10 @@ import numpy as np
 
 from engine.compiler.planner import PreparedNode
 from engine.graph import Array, Graph, ModelError, Node, Shape, Value
-from engine.kernels.step import Layout
+from engine.kernels.step import ALIGNMENT, Layout
 from engine.model import Model, ModelCard
 
 MAGIC = b"engine-share-2\n\0"
-ALIGNMENT = 64
 MAX_HEADER = 16 << 20
 
 
