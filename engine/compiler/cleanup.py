@@ -9,7 +9,7 @@ from engine.graph import Graph, Node
 
 
 def drop_identities(graph: Graph) -> Graph:
-    """Without Identity and Dropout nodes, except where their output is the graph's own."""
+    """Return the graph without Identity and Dropout nodes, except those that make an output of the graph."""
     outputs = {value.name for value in graph.outputs}
     renamed: dict[str, str] = {}
     nodes = []
@@ -26,13 +26,13 @@ def drop_identities(graph: Graph) -> Graph:
 
 
 def drop_unused(graph: Graph) -> Graph:
-    """Without initializers that no node reads any more."""
+    """Return the graph without initializers that no node reads."""
     used = {name for node in graph.nodes for name in node.inputs}
     return replace(graph, initializers={name: array for name, array in graph.initializers.items() if name in used})
 
 
 def sole_followers(graph: Graph, first: tuple[str, ...], second: str, at: int = 0) -> list[tuple[Node, Node]]:
-    """Pairs of nodes in which input `at` of `second` is the output of a `first` that nobody else reads."""
+    """Return pairs of nodes: a `first`, and the `second` that alone reads its output, as input `at`."""
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     readers.update(value.name for value in graph.outputs)
     makers = {node.outputs[0]: node for node in graph.nodes if node.op_type in first and len(node.outputs) == 1}

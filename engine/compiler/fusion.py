@@ -1,4 +1,4 @@
-"""Graph in, smaller graph out: folds batch norms into convolutions, drops what does nothing, fuses activations."""
+"""Fuses nodes: batch norms into convolutions, activations and sums into the layers before, blocks into one node."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
 
 
 def optimise(graph: Graph) -> Graph:
-    """All passes, in their order; the graph's inputs and outputs keep names and values. Twice is the same as once."""
+    """Run the passes that need no shapes; inputs and outputs keep names and values. A second run changes nothing."""
     for each in (drop_identities, fold_batch_norms, fuse_activations, delay_epilogues, drop_unused):
         graph = each(graph)
     return graph
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
-    """A BatchNormalization that alone follows a Conv becomes part of its weight and bias (computed in float64)."""
+    """Fold a BatchNormalization that alone follows a Conv into its weight and bias (computed in float64)."""
     arrays = dict(graph.initializers)
     nodes = list(graph.nodes)
     for conv, norm in sole_followers(graph, ("Conv",), "BatchNormalization"):
@@ -41,7 +41,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
         bias = arrays[conv.inputs[2]].astype(np.float64) if len(conv.inputs) > 2 else np.zeros(len(weight))
         names = (f"{norm.outputs[0]}/weight", f"{norm.outputs[0]}/bias")
         scaled = np.empty(weight.shape, np.float32)
-        # A ufunc widens and rounds piece by piece: nothing of twice the weight's size is made.
+        # A ufunc widens and rounds piece by piece: no temporary array of twice the weight's size.
         np.multiply(weight, factor.reshape(-1, *(1,) * (weight.ndim - 1)), out=scaled, casting="same_kind")
         arrays[names[0]] = scaled
         arrays[names[1]] = (bias * factor + offset).astype(np.float32)
@@ -51,9 +51,9 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """An activation that alone follows a node which can carry it becomes its attribute `activation`.
+    """Turn an activation that alone follows a node into the node's attribute `activation`, if it can have one.
 
-    HardSigmoid and HardSwish take a factor and an offset first: these become part of the weight and the bias.
+    The factor and the offset of HardSigmoid and HardSwish become part of the weight and the bias.
     """
     arrays = dict(graph.initializers)
     nodes = list(graph.nodes)
@@ -67,7 +67,7 @@ def fuse_activations(graph: Graph) -> Graph:
 
 
 def _with_activation(node: Node, after: Node, arrays: dict[str, Array]) -> Node | None:
-    """The node with what follows it as its activation, if it can; scaled parameters are added to `arrays`."""
+    """Return the node with `after` as its activation, None if impossible; scaled parameters are added to `arrays`."""
     has = after.attributes
     if after.op_type == "Relu":
         return _activated(node, "Relu")
@@ -89,7 +89,7 @@ def _activated(node: Node, name: str) -> Node:
 
 
 def _scaled(node: Node, factor: float, offset: float, arrays: dict[str, Array]) -> Node:
-    """The node with its output multiplied and shifted, by new parameters."""
+    """Return the node with its output multiplied and shifted, by new parameters."""
     weight = arrays[node.inputs[1]].astype(np.float64)
     outputs = weight.shape[0 if node.op_type == "Conv" or node.attributes.get("transB") else 1]
     bias = arrays[node.inputs[2]].astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)
@@ -100,10 +100,10 @@ def _scaled(node: Node, factor: float, offset: float, arrays: dict[str, Array]) 
 
 
 def delay_epilogues(graph: Graph) -> Graph:
-    """A MaxPool that alone follows a Conv and makes its output smaller takes over its bias and activation.
+    """Move a Conv's bias and activation to the MaxPool that alone follows it, if that makes its output smaller.
 
-    Adding the same number and Relu keep the order of numbers, rounding included: the result is the same to the bit,
-    from a quarter of the additions.
+    Adding a constant and Relu are monotonic, rounding included: the result is the same to the bit, with a quarter of
+    the additions.
     """
     nodes = list(graph.nodes)
     for conv, pool in sole_followers(graph, ("Conv",), "MaxPool"):
@@ -115,7 +115,7 @@ def delay_epilogues(graph: Graph) -> Graph:
             or "residual" in conv.attributes
             or len(pool.inputs) > 1
             or "activation" in pool.attributes
-            or conv.attributes.get("activation") == SWISH  # falls before it rises
+            or conv.attributes.get("activation") == SWISH  # not monotonic
         ):
             continue
         moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}
@@ -128,10 +128,10 @@ def delay_epilogues(graph: Graph) -> Graph:
 
 
 def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape], *, late: bool = False) -> Graph:
-    """An Add that alone follows a Conv becomes part of it: the other addend is the Conv's last input (`residual`).
+    """Make an Add that alone follows a Conv part of it: the other addend becomes the Conv's last input (`residual`).
 
-    With `late` after the Conv's activation; that must come after `defer_biases`, which does not know of it.
-    It needs the values' shapes, because an Add that repeats an axis stays; so it runs in the planner.
+    With `late` it is added after the Conv's activation; run that after `defer_biases`, which does not support it. The
+    pass needs the values' shapes, because an Add that broadcasts stays a node; so the planner runs it.
     """
     nodes = list(graph.nodes)
     fused: set[str] = set()
@@ -154,12 +154,13 @@ def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape], *, late: bool = Fa
 def _cannot_add(conv: Node, add: Node, late: bool) -> bool:
     has = conv.attributes
     if late:
-        # Swish cannot work in place, and kernels of depthwise convolutions know no late residual.
+        # Swish cannot work in place, and kernels of depthwise convolutions have no late residual.
         return "residual" in has or bool(add.attributes) or has.get("activation") == SWISH or has.get("group", 1) > 1
     return bool({"activation", "residual"} & has.keys())
 
 
-_PLAIN_POOL: Mapping[str, tuple[object, ...]] = {  # what a pool may say and need not
+# Attributes of a pool that have no effect with these values.
+_PLAIN_POOL: Mapping[str, tuple[object, ...]] = {
     "pads": ((0, 0, 0, 0),),
     "dilations": ((1, 1),),
     "ceil_mode": (0,),
@@ -170,10 +171,10 @@ Ask = tuple[Node, Sequence[Operand]]
 
 
 def fuse_blocks(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
-    """A Conv, the depthwise Conv that alone follows it and the pointwise Conv that alone follows that become one node.
+    """Fuse a Conv, the depthwise Conv that alone follows it and the pointwise Conv that alone follows that.
 
-    Or the first two, where a kernel takes them and they are better so. It needs the values' shapes, so it runs in the
-    planner; `wanted` says of the new node and of those it stands for if it should.
+    Or only the first two, if a kernel runs them and is faster so. The pass needs the values' shapes, so the planner
+    runs it; `wanted(fused, separate)` decides.
     """
     arrays, nodes = dict(graph.initializers), list(graph.nodes)
     found = sole_followers(graph, ("Conv",), "Conv")
@@ -187,11 +188,11 @@ def fuse_blocks(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask
             together = _as_block(apart, arrays)
             if together is None:
                 continue
-            node, ours = together
-            asks = [(each, _operands(each, shapes, arrays | ours)) for each in (node, *apart)]
-            if read_block(*asks[0]) is None or not wanted(asks[0], asks[1:]):
+            node, made = together
+            readings = [(each, _operands(each, shapes, arrays | made)) for each in (node, *apart)]
+            if read_block(*readings[0]) is None or not wanted(readings[0], readings[1:]):
                 continue
-            arrays |= ours
+            arrays |= made
             nodes[nodes.index(apart[-1])] = node
             for each in apart[:-1]:
                 nodes.remove(each)
@@ -201,7 +202,7 @@ def fuse_blocks(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask
 
 
 def _as_block(convs: Sequence[Node], arrays: Mapping[str, Array]) -> tuple[Node, dict[str, Array]] | None:
-    """The node that stands for two or three Convs, the second of them depthwise, and its matrices."""
+    """Return the node that replaces two or three Convs, the second of them depthwise, and its matrices."""
     residual = convs[-1].inputs[-1:] if len(convs) == 3 and convs[-1].attributes.get("residual") else ()
     parameters = [name for conv in convs for name in conv.inputs[1:]]
     known = all(name in arrays for name in parameters[: len(parameters) - len(residual)])
@@ -224,7 +225,7 @@ def _as_block(convs: Sequence[Node], arrays: Mapping[str, Array]) -> tuple[Node,
 
 
 def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
-    """A Conv that a 2x2 MaxPool alone follows, and that pool, become one node; arguments as for `fuse_blocks`."""
+    """Fuse a Conv and the 2x2 MaxPool that alone follows it; arguments as for `fuse_blocks`."""
     nodes = list(graph.nodes)
     for conv, pool in sole_followers(graph, ("Conv",), "MaxPool"):
         bare = {name: value for name, value in pool.attributes.items() if value not in _PLAIN_POOL.get(name, ())}
@@ -245,9 +246,9 @@ def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask,
 
 
 def fuse_beside(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
-    """A 1x1 and a 3x3 Conv of one value and the Concat that alone reads both become one node; as for `fuse_blocks`.
+    """Fuse a 1x1 and a 3x3 Conv of one value and the Concat that alone reads both; arguments as for `fuse_blocks`.
 
-    It must come after `defer_biases`, which does not know such nodes.
+    Run it after `defer_biases`, which does not support such nodes.
     """
     arrays, nodes = dict(graph.initializers), list(graph.nodes)
     second = {concat.outputs[0]: wide for wide, concat in sole_followers(graph, ("Conv",), "Concat", at=1)}
@@ -262,10 +263,10 @@ def fuse_beside(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask
             continue
         name = f"{concat.outputs[0]}/bias"
         biased = len(wide.inputs) > 2
-        ours = {name: np.concatenate([arrays[narrow.inputs[2]], arrays[wide.inputs[2]]])} if biased else {}
-        node = replace(wide, op_type=BESIDE, inputs=(*wide.inputs[:2], narrow.inputs[1], *ours), outputs=concat.outputs)
-        if wanted((node, _operands(node, shapes, {**arrays, **ours})), apart):
-            arrays |= ours
+        made = {name: np.concatenate([arrays[narrow.inputs[2]], arrays[wide.inputs[2]]])} if biased else {}
+        node = replace(wide, op_type=BESIDE, inputs=(*wide.inputs[:2], narrow.inputs[1], *made), outputs=concat.outputs)
+        if wanted((node, _operands(node, shapes, {**arrays, **made})), apart):
+            arrays |= made
             nodes[nodes.index(concat)] = node
             nodes.remove(narrow)
             nodes.remove(wide)
@@ -273,7 +274,7 @@ def fuse_beside(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask
 
 
 def _alike(a: Node, b: Node) -> bool:
-    """Whether two Convs read the same and end alike, in what one pass can do."""
+    """Return whether two Convs read the same value and have the same last steps, so that one pass can do both."""
     same = a.inputs[0] == b.inputs[0] and a.attributes.get("activation") == b.attributes.get("activation")
     return same and len(a.inputs) == len(b.inputs) and not any(each.attributes.get("residual") for each in (a, b))
 

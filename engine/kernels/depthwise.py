@@ -1,4 +1,4 @@
-"""Depthwise Conv, channels last: each channel by itself, taps multiplied and added up by einsum, which fuses both."""
+"""Kernel of depthwise Conv, channels last: each channel separately, taps multiplied and summed in one einsum."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from engine.kernels.step import (
 )
 
 SLAB_BYTES = 512 << 10  # of output
-RUN = 1024  # numbers that the inner loop of einsum should find in a row; tiled weights of that length stay in L1
+RUN = 1024  # elements in a row for the inner loop of einsum; tiled weights of that length stay in L1
 
 
 def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """One input channel a group and one output. Where pixels follow one another, several make one run."""
+    """Convolve each channel with its own kernel. With stride 1 along a row, several pixels make one run."""
     conv = read(node, inputs)
     channels = conv.group
     if not conv.fixed or conv.weight[:2] != (channels, 1) or channels == 1:
@@ -83,7 +83,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def _tiled(together: int, weight: Array) -> Array:
-    """(C, 1, *kernel) -> (*kernel, together * C)."""
+    """Rearrange (C, 1, *kernel) to (*kernel, together * C)."""
     taps = np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1))
     return np.tile(taps, (*(1,) * (taps.ndim - 1), together))
 

@@ -1,4 +1,4 @@
-"""Relu, Add, Sub, Mul, Div and BatchNormalization: one pass or two over the data, number by number."""
+"""Kernels of Relu, Add, Sub, Mul, Div and BatchNormalization: one or two element-wise passes over the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.kernels.step import ACTIVATIONS, Bind, Call, Kernel, Layout, Operand
 
 
 def relu(node: Node, inputs: Sequence[Operand]) -> Step:
-    """max(x, 0)."""
+    """Compute max(x, 0)."""
     attributes(node)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -22,7 +22,7 @@ def relu(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def _binary(ufunc: np.ufunc, **defaults: str) -> Kernel:
-    """Two operands, broadcast both ways, in one pass; then an activation if it is among `defaults`."""
+    """Return a kernel of two operands, broadcast both ways; with `activation` in `defaults` it can end with one."""
 
     def kernel(node: Node, inputs: Sequence[Operand]) -> Step:
         activation = attributes(node, **defaults).get("activation", "")
@@ -35,7 +35,7 @@ def _binary(ufunc: np.ufunc, **defaults: str) -> Kernel:
         def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
             return [partial(ufunc, arrays[0], arrays[1], out=out), *finish(out, out, (), activation)]
 
-        # An operand that is repeated over all pixels has the same memory in every layout.
+        # An operand that broadcasts over all pixels has the same memory in every layout.
         alike = len(a) == len(b) == len(shape) and not any(operand.is_parameter for operand in inputs)
         return _step(shape, bind) if alike or ufunc is np.add else Step(shape, bind)
 
@@ -44,7 +44,7 @@ def _binary(ufunc: np.ufunc, **defaults: str) -> Kernel:
 
 
 def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias by channel, as one multiplication and one addition."""
+    """Rearrange (x - mean) / sqrt(var + epsilon) * scale + bias by channel, as one multiplication and one addition."""
     found = attributes(node, epsilon=1e-5, momentum=0.9, training_mode=0, spatial=1, activation="")
     if found["training_mode"] or not found["spatial"] or len(node.outputs) > 1:
         raise unsupported(node, "training_mode", found["training_mode"], "inference, by channel")
@@ -65,7 +65,7 @@ def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def fold_batch_norm(parameters: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
-    """(scale, bias, mean, var) -> (factor, offset), float64, so that the norm is x * factor + offset."""
+    """Rearrange (scale, bias, mean, var) to (factor, offset), float64, so that the norm is x * factor + offset."""
     scale, bias, mean, var = (array.astype(np.float64) for array in parameters)
     factor = scale / np.sqrt(var + epsilon)
     return factor, bias - mean * factor

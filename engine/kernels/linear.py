@@ -1,4 +1,4 @@
-"""Gemm, MatMul and Softmax."""
+"""Kernels of Gemm, MatMul and Softmax."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from engine.kernels.step import (
 )
 from engine.shapes import positive
 
-MAX_ALIGNED = 4 << 20  # numbers of a weight; a larger one comes from memory, and only its speed counts
+# Elements of the largest weight that is aligned; a larger one comes from memory, and only the memory's speed counts.
+MAX_ALIGNED = 4 << 20
 
 
 def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
-    """alpha * A' @ B' + beta * C, where ' is a transposition (a view, never a copy)."""
+    """Compute alpha * A' @ B' + beta * C, where ' is a transposition (a view, never a copy)."""
     found = attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0, activation="")
     if any(len(operand.shape) != 2 for operand in inputs[:2]):
         raise ModelError(f"Gemm '{node.name}': expected two matrices, found {inputs[0].shape} and {inputs[1].shape}")
@@ -62,7 +63,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def matmul(node: Node, inputs: Sequence[Operand]) -> Step:
-    """a @ b as in NumPy: products of the last two axes over all before them; a vector is a row or a column."""
+    """Compute a @ b as in NumPy: products of the last two axes over all before them; a vector is a row or a column."""
     attributes(node)
     a, b = inputs[0].shape, inputs[1].shape
     fault = ModelError(f"MatMul '{node.name}': shapes {a} and {b} do not go together")
@@ -85,7 +86,7 @@ def matmul(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def softmax(node: Node, inputs: Sequence[Operand]) -> Step:
-    """exp(x) / sum(exp(x)) along an axis, the largest x subtracted first."""
+    """Compute exp(x) / sum(exp(x)) along an axis, the largest x subtracted first."""
     shape = inputs[0].shape
     axis = positive(node, attributes(node, axis=-1)["axis"], len(shape))
     reduced = (*shape[:axis], 1, *shape[axis + 1 :])

@@ -1,16 +1,16 @@
-"""Conv 3x3 by Winograd's minimal filtering F(m x m, 3 x 3), channels last, all of it stacked matrix products.
+"""Conv 3x3 by Winograd's minimal filtering F(m x m, 3 x 3), channels last, as stacked matrix products.
 
 Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer for m = 2, 4 times for m = 4, 4.6
-times for m = 5 (5.1 for m = 6 are eaten by the transforms). Input tiles d, weights g and output tiles y are transformed
-on both sides, y = A' [(G g G') * (B' d B)] A; see Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
-(arXiv 1509.09308). Their sums cancel: the largest error is about 1e-6 of the output's largest number for m = 4, 3e-6
-for m = 5, against 2e-7 for m = 2 and for plain products.
+times for m = 5 (for m = 6 it is 5.1, but the transforms cost more). Input tiles d, weights g and output tiles y are
+transformed on both sides, y = A' [(G g G') * (B' d B)] A; see Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks" (arXiv 1509.09308). Their sums cancel: the largest error is about 1e-6 of the output's largest number for
+m = 4, 3e-6 for m = 5, against 2e-7 for m = 2 and for plain products.
 
-With a dilation of d every d-th row and column make an image of their own; tiles are taken from each of the d^2.
+With a dilation of d, every d-th row and column form a separate image; tiles are taken from each of the d^2 images.
 
-A 1x1 Conv of the same input may lie beside it, as in SqueezeNet's fire modules: `compiler.fusion.fuse_beside` makes one
-node (BESIDE) of the two and the Concat that reads them. It multiplies the framed pixels straight into its channels of
-the slab, so that one last pass serves both and nothing is copied: 0.85 of the time of the three.
+`compiler.fusion.fuse_beside` fuses a 1x1 Conv of the same input (as in SqueezeNet's fire modules), this Conv and the
+Concat that reads both into one node (BESIDE). The 1x1 Conv then multiplies the framed pixels directly into its channels
+of the slab, so that one last pass serves both and nothing is copied: 0.85 of the time of the three nodes.
 """
 
 from __future__ import annotations
@@ -47,38 +47,38 @@ from engine.kernels.step import (
     last,
 )
 
-# m -> where polynomials are taken, infinity besides. The second must be 1, and powers of two make exact matrices. Of
-# such sets these have the smallest errors: (0, 1, -1, 2, -2) has three times those of m = 4 here.
+# m -> points of interpolation, without infinity. The second must be 1, and powers of two make exact matrices. Of such
+# sets these have the smallest errors: (0, 1, -1, 2, -2) has three times the error of the set for m = 4.
 POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 1 / 2, -2), 5: (0, 1, -1, 1 / 2, -1 / 2, 3)}
-BESIDE = "Conv|Conv"  # inputs: data, weight 3x3, weight 1x1 (whose outputs come first), bias or floor of all outputs
+BESIDE = "Conv|Conv"  # inputs: data, weight 3x3, weight 1x1 (its outputs come first), bias or floor of all outputs
 MIN_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
-# Of transformed input and output tiles; or as much as the weights, if these are larger: every slab reads all of them.
+# Bytes of transformed input and output tiles; or as much as the weights, if larger: every slab reads all of them.
 SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
 
 
 def winograd5(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(5 x 5, 3 x 3), where its tiles fit the output better than those of F(4 x 4, 3 x 3)."""
+    """Compute F(5 x 5, 3 x 3), if its tiles fit the output better than those of F(4 x 4, 3 x 3)."""
     return _winograd(node, inputs, 5)
 
 
 def winograd4(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(4 x 4, 3 x 3)."""
+    """Compute F(4 x 4, 3 x 3)."""
     return _winograd(node, inputs, 4)
 
 
 def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(2 x 2, 3 x 3)."""
+    """Compute F(2 x 2, 3 x 3)."""
     return _winograd(node, inputs, 2)
 
 
 def winograd5_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(5 x 5, 3 x 3) with a 1x1 Conv beside it."""
+    """Compute F(5 x 5, 3 x 3) with a 1x1 Conv beside it."""
     return _winograd(node, inputs, 5)
 
 
 def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """F(4 x 4, 3 x 3) with a 1x1 Conv beside it."""
+    """Compute F(4 x 4, 3 x 3) with a 1x1 Conv beside it."""
     return _winograd(node, inputs, 4)
 
 
@@ -144,7 +144,7 @@ def _winograd(node: Node, inputs: Sequence[Operand], m: int) -> Step | None:
 
 
 def _tiling(node: Node, inputs: Sequence[Operand], m: int) -> _Tiling | None:
-    """The tiles of a convolution; None if the kernel does not suit it, or saves nothing."""
+    """Return the tiles of a convolution; None if the kernel does not suit it, or saves nothing."""
     beside = node.op_type == BESIDE
     conv = read(node, inputs[:2] if beside else inputs)
     windows, (outputs, channels) = conv.windows, conv.weight[:2]
@@ -165,7 +165,7 @@ def _tiling(node: Node, inputs: Sequence[Operand], m: int) -> _Tiling | None:
 
 
 def _workspace(tiling: _Tiling) -> tuple[Scratch, ...]:
-    """The buffers of one slab, in the order of `_tiles`."""
+    """Return the buffers of one slab, in the order of `_tiles`."""
     m, n, (outputs, channels) = tiling.m, tiling.m + 2, tiling.conv.weight[:2]
     tiles = tiling.slab * tiling.row_tiles
     return (
@@ -179,7 +179,7 @@ def _workspace(tiling: _Tiling) -> tuple[Scratch, ...]:
 
 
 def _calls(tiling: _Tiling, arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-    """Slab by slab: the tiles, the 1x1 Conv beside them, then what is added and the activation."""
+    """Prepare slab by slab: the tiles, the 1x1 Conv beside them, then the addends and the activation."""
     conv, narrow = tiling.conv, tiling.narrow
     batch, outputs, height, width = conv.shape
     total = narrow + outputs
@@ -194,7 +194,7 @@ def _calls(tiling: _Tiling, arrays: Sequence[Array], out: Array, scratch: Sequen
         made, tiles = _tiles(tiling, data[item, top * tile_rows :], rows, arrays[1], biases, scratch)
         calls += made
         lines = slice(top * tile_rows, min((top + rows) * tile_rows, height))
-        # Once summed up, products are not read again: the image takes their place.
+        # The products are not read after they are summed: the image takes their place.
         image = scratch[3][: tiles.size // outputs * total].reshape(*tiles.shape[:-1], total)
         calls.append(copy(image[..., narrow:], tiles))
         image = image.reshape(prod(image.shape[:3]), -1, total)[: lines.stop - lines.start, :width]
@@ -210,7 +210,7 @@ def _calls(tiling: _Tiling, arrays: Sequence[Array], out: Array, scratch: Sequen
 def _tiles(
     tiling: _Tiling, data: Array, rows: int, weight: Array, biases: Sequence[Array], scratch: Sequence[Array]
 ) -> tuple[list[Call], Array]:
-    """Calls that make some tile rows of the output from (rows, framed width, channels); and these tiles."""
+    """Return calls that make some tile rows of the output from (rows, framed width, channels); and these tiles."""
     m, n, across, (outputs, channels) = tiling.m, tiling.m + 2, tiling.across, tiling.conv.weight[:2]
     apart_y, apart_x = tiling.conv.windows.dilations
     to_output, to_products, _ = (matrix.astype(np.float32) for matrix in matrices(m))
@@ -250,12 +250,12 @@ def _tiles(
 
 
 def _count(m: int, size: Shape, apart: Shape) -> int:
-    """How many products an output of this size takes of each input channel with each output channel."""
+    """Return the products of each input channel with each output channel for an output of this size."""
     return prod(step * -(-length // (m * step)) * (m + 2) for length, step in zip(size, apart, strict=True))
 
 
 def matrices(m: int) -> tuple[Array, Array, Array]:
-    """A' (m, m + 2), B' (m + 2, m + 2) and G (m + 2, 3), in float64: the algorithm of Toom and Cook at POINTS[m]."""
+    """Return A' (m, m + 2), B' (m + 2, m + 2) and G (m + 2, 3), float64, by Toom and Cook's algorithm at POINTS[m]."""
     points, n = np.array(POINTS[m], np.float64), m + 2
     to_output, to_products, weights = np.zeros((m, n)), np.zeros((n, n)), np.zeros((n, 3))
     for row, point in enumerate(points):
@@ -269,12 +269,12 @@ def matrices(m: int) -> tuple[Array, Array, Array]:
 
 
 def _stack(buffer: Array, a: int, b: int, length: int) -> Array:
-    """The front of a scratch buffer as (a, b, length)."""
+    """Return the front of a scratch buffer as (a, b, length)."""
     return flat(buffer)[: a * b * length].reshape(a, b, length)
 
 
 def _transform(m: int, panel: int | None, weight: Array) -> Array:
-    """(O, I, 3, 3) -> (columns of the tile * rows of the tile, I, O), or that in panels; computed in float64."""
+    """Transform (O, I, 3, 3) to (columns * rows of the tile, I, O), or that in panels; computed in float64."""
     both = np.kron(matrices(m)[2], matrices(m)[2])  # G g G' as one product; transposed, columns first
     outputs, channels = weight.shape[:2]
     width = panel or TRANSFORMED  # in float64, all at once would take 8 times what the weights do

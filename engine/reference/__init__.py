@@ -30,10 +30,10 @@ FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
 
 
 def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
-    """All outputs of a graph, node by node.
+    """Return all outputs of a graph, node by node.
 
     Raises:
-        UnsupportedOperator: one without a function here.
+        UnsupportedOperator: an operator that is not in FUNCTIONS.
     """
     values = dict(graph.initializers)
     values.update({value.name: array for value, array in zip(graph.inputs, inputs, strict=True)})
@@ -46,7 +46,7 @@ def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
     return tuple(values[value.name] for value in graph.outputs)
 
 
-# The attributes that inputs 1, 2, ... set; `_with_attributes` knows of ConstantOfShape, where it is input 0.
+# The attributes that inputs 1, 2, ... set; for ConstantOfShape input 0.
 _FROM_INPUTS = {
     "Clip": ("min", "max"),
     "ConstantOfShape": ("shape",),
@@ -77,12 +77,12 @@ def _with_attributes(node: Node, values: Mapping[str, Array]) -> Node:
 
 
 def run_node(node: Node, *inputs: Array) -> Array:
-    """The first output of one node."""
+    """Return the first output of one node."""
     return run_outputs(node, *inputs)[0]
 
 
 def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
-    """All outputs of one node; floats are float32."""
+    """Return all outputs of one node; floats are float32."""
     if node.attributes.get("residual") == 2:  # made by engine.compiler.fusion.fuse_residuals, late
         early = replace(node, attributes={**node.attributes, "residual": 0})
         return (run_node(early, *inputs[:-1]) + inputs[-1],)
@@ -100,7 +100,7 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
 
 
 def _swish(x: Array) -> Array:
-    """HardSwish of y, where x = (y + 3) / sqrt(6)."""
+    """Compute the HardSwish of y for x = (y + 3) / sqrt(6)."""
     y = x.astype(np.float64) * 6**0.5 - 3
     return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1), np.float32)
 

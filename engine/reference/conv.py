@@ -12,10 +12,10 @@ from engine.reference.windows import padding_of, per_axis, slides_of, taps_of
 
 
 def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
-    """Every output number is the sum over channels of its group, and over taps that lie in the input.
+    """Sum over the channels of the group and the taps in the input for every output element.
 
-    After the bias there may come a residual (`compiler.fusion.fuse_residuals`), added to the output. The padding is 0,
-    or a number for each channel (`compiler.bias_deferral.defer_biases`).
+    A residual (`compiler.fusion.fuse_residuals`) may follow the bias and is added to the output. The padding is 0, or a
+    number for each channel (`compiler.bias_deferral.defer_biases`).
     """
     if node.attributes.get("padding"):
         begin, end = padding_of(node, x.shape[2:], weight.shape[2:])
@@ -42,7 +42,7 @@ def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
 
 
 def conv_transpose(node: Node, x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Every input number adds to the outputs around it, tap by tap; what lies beyond the output is dropped."""
+    """Add every input element to the outputs around it, tap by tap; skip places beyond the output."""
     size, group, kernel = x.shape[2:], node.attributes.get("group", 1), weight.shape[2:]
     strides, dilations = per_axis(node, "strides", size), per_axis(node, "dilations", size)
     begin, out_size = _transposed_pads(node, size, kernel)
@@ -60,7 +60,7 @@ def conv_transpose(node: Node, x: Array, weight: Array, bias: Array | None = Non
 
 
 def _transposed_pads(node: Node, size: Shape, kernel: Shape) -> tuple[Shape, Shape]:
-    """What is dropped before the output, and its size."""
+    """Return the number of elements dropped before the output, and its size."""
     strides, dilations = per_axis(node, "strides", size), per_axis(node, "dilations", size)
     extra = node.attributes.get("output_padding") or (0,) * len(size)
     mode, wanted = node.attributes.get("auto_pad", "NOTSET"), node.attributes.get("output_shape")

@@ -11,7 +11,7 @@ from engine.graph import Array, Node
 
 
 def matmul(node: Node, a: Array, b: Array) -> Array:
-    """Sums of products of a's last axis with b's last but one; a vector is a row, or a column."""
+    """Sum products along a's last axis and b's second last; a vector is a row, or a column."""
     rows, columns = a.reshape(1, -1) if a.ndim == 1 else a, b.reshape(-1, 1) if b.ndim == 1 else b
     outer = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
     rows = np.broadcast_to(rows, (*outer, *rows.shape[-2:]))
@@ -24,7 +24,7 @@ def matmul(node: Node, a: Array, b: Array) -> Array:
 
 
 def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
-    """alpha * A' @ B' + beta * C."""
+    """Compute alpha * A' @ B' + beta * C."""
     a = a.T if node.attributes.get("transA") else a
     b = b.T if node.attributes.get("transB") else b
     alpha, beta = node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0)
@@ -37,7 +37,7 @@ def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
 
 
 def softmax(node: Node, x: Array) -> Array:
-    """exp(x) over its sum along the axis; the largest is subtracted first, so that nothing overflows."""
+    """Compute exp(x) over its sum along the axis; the largest x is subtracted first, so that nothing overflows."""
     rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
     out = np.zeros(rows.shape)
     for place in np.ndindex(*rows.shape[:-1]):

@@ -12,10 +12,9 @@ from engine.reference.windows import nan_first, padding_of, slides_of, taps_of
 
 
 def max_pool(node: Node, x: Array, *bias: Array) -> Array | tuple[Array, Array]:
-    """The largest number of each window that lies in the input, and a bias (`compiler.fusion.delay_epilogues`).
+    """Return the largest element of each window in the input, plus a bias (`compiler.fusion.delay_epilogues`).
 
-    A second output says where it lies: its place among all numbers of x, row by row or (`storage_order` 1) column by
-    column.
+    A second output holds its index among all elements of x, in row-major or (`storage_order` 1) column-major order.
     """
     size = x.shape[2:]
     slides = slides_of(node, size, node.attributes["kernel_shape"])
@@ -31,7 +30,7 @@ def max_pool(node: Node, x: Array, *bias: Array) -> Array | tuple[Array, Array]:
 
 
 def average_pool(node: Node, x: Array) -> Array:
-    """The mean of each window; with `count_include_pad` zeros in the padding count too, beyond it never."""
+    """Return the mean of each window; with `count_include_pad` zeros in the padding count, but none beyond it."""
     size, kernel = x.shape[2:], node.attributes["kernel_shape"]
     slides = slides_of(node, size, kernel)
     begin, end = padding_of(node, size, kernel)
@@ -46,7 +45,7 @@ def average_pool(node: Node, x: Array) -> Array:
 
 
 def global_average_pool(node: Node, x: Array) -> Array:
-    """The mean of each channel."""
+    """Return the mean of each channel."""
     out = np.zeros((*x.shape[:2], *(1,) * (x.ndim - 2)))
     for n, c in np.ndindex(*x.shape[:2]):
         out[n, c] = sum(float(number) for number in x[n, c].ravel()) / x[n, c].size

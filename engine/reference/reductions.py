@@ -12,7 +12,7 @@ from engine.reference.windows import nan_first
 
 
 def global_max_pool(node: Node, x: Array) -> Array:
-    """The largest number of each channel."""
+    """Return the largest number of each channel."""
     out = np.zeros((*x.shape[:2], *(1,) * (x.ndim - 2)))
     for n, c in np.ndindex(*x.shape[:2]):
         out[n, c] = max(x[n, c].ravel(), key=nan_first)
@@ -20,7 +20,7 @@ def global_max_pool(node: Node, x: Array) -> Array:
 
 
 def lrn(node: Node, x: Array) -> Array:
-    """x / (bias + alpha / size * the sum of squares of the channels around it) ** beta."""
+    """Compute x / (bias + alpha / size * the sum of squares of the channels around it) ** beta."""
     size = node.attributes["size"]
     alpha, beta = node.attributes.get("alpha", 1e-4), node.attributes.get("beta", 0.75)
     out = np.zeros(x.shape)
@@ -32,7 +32,7 @@ def lrn(node: Node, x: Array) -> Array:
 
 
 def reduce_mean(node: Node, x: Array) -> Array:
-    """The mean along some axes, or all."""
+    """Return the mean along some axes, or all."""
     axes = sorted(axis % x.ndim for axis in node.attributes.get("axes", ()))
     if not axes and node.attributes.get("noop_with_empty_axes"):
         return x
@@ -45,7 +45,7 @@ def reduce_mean(node: Node, x: Array) -> Array:
 
 
 def log_softmax(node: Node, x: Array) -> Array:
-    """x less the logarithm of the sum of exp(x) along the axis."""
+    """Compute x minus the logarithm of the sum of exp(x) along the axis."""
     rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
     out = np.zeros(rows.shape)
     for place in np.ndindex(*rows.shape[:-1]):

@@ -1,4 +1,4 @@
-"""Places of the windows of convolutions and pools, after ONNX, counted out one by one."""
+"""Places of the windows of convolutions and pools, after ONNX, enumerated one by one."""
 
 from __future__ import annotations
 

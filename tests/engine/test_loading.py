@@ -102,7 +102,7 @@ class Exploding:
 
 
 def test_other_net_than_the_cards_is_refused(bundle: Path) -> None:
-    with pytest.raises(ModelError, match="its card says net 'mnist', but net 'lenet' was asked for"):
+    with pytest.raises(ModelError, match="its card names net 'mnist', but net 'lenet' was requested"):
         engine.load(bundle, net="lenet")
 
 
@@ -238,7 +238,7 @@ CARD: dict[str, Any] = {"net": "mnist", "task": "digits", "input_shape": [1, 28,
         ({"input_shape": [1, -28, 28]}, "'input_shape'"),
         ({"input_shape": [1, True, 28]}, "'input_shape'"),
         ({"input_shape": [3, 28, 28]}, "allowed is 1 channels for colour GRAY"),
-        ({"input_shape": [1, 32, 32]}, r"net 'mnist' takes \(1, 28, 28\), but its card says \(1, 32, 32\)"),
+        ({"input_shape": [1, 32, 32]}, r"net 'mnist' takes \(1, 28, 28\), but its card has \(1, 32, 32\)"),
         ({"mean": [float("nan")]}, "'mean' is"),
         ({"mean": "0.5"}, "'mean' is '0.5'; allowed is finite numbers"),
         ({"mean": [0.5, 0.5]}, "'mean' is .* allowed is 1 numbers"),

@@ -66,7 +66,7 @@ def test_an_input_file_that_is_no_array_gives_one_line(
 
 
 def test_help_does_not_import_numpy() -> None:
-    code = "import sys, engine.__main__; engine.__main__._parser(); sys.exit('numpy' in sys.modules)"
+    code = "import sys, engine.__main__; engine.__main__.build_parser(); sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)
 
 

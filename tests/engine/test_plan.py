@@ -221,9 +221,9 @@ def test_unknown_operator_is_refused_by_name() -> None:
     ("node", "shape", "message"),
     [
         (Node("Relu", ("in0",), ("out",), {"slope": 0.1}, "r"), (1, 4), r"Relu 'r': attribute slope=0.1 is not"),
-        (Node("Softmax", ("in0",), ("out",), {"axis": 2}, "s"), (1, 4), "Softmax 's': axis=2, but its input has 2"),
+        (Node("Softmax", ("in0",), ("out",), {"axis": 2}, "s"), (1, 4), "Softmax 's': axis 2, but its input has 2"),
         (Node("Relu", ("nowhere",), ("out",), {}, "r"), (1, 4), "Relu 'r' reads 'nowhere', which nothing before it"),
-        (Node("Relu", ("in0",), ("else",), {}, "r"), (1, 4), "nothing makes its output 'out'"),
+        (Node("Relu", ("in0",), ("else",), {}, "r"), (1, 4), "no node makes its output 'out'"),
         (Node("MaxPool", ("in0",), ("out",), {}, "p"), (1, 1, 4, 4), "MaxPool 'p': kernel_shape is missing"),
         (
             Node("MaxPool", ("in0",), ("out",), {"kernel_shape": (5, 5)}, "p"),
@@ -308,7 +308,7 @@ def test_described_model_has_the_changed_card_and_the_same_numbers() -> None:
 
 def test_input_shape_of_the_card_must_be_the_nets() -> None:
     net = model("mnist")
-    with pytest.raises(ModelError, match=r"takes \(1, 28, 28\), but its card says \(1, 32, 32\)"):
+    with pytest.raises(ModelError, match=r"takes \(1, 28, 28\), but its card has \(1, 32, 32\)"):
         Model(replace(net.card, input_shape=(1, 32, 32)), net.graph)
 
 

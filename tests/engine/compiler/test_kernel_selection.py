@@ -100,7 +100,7 @@ def test_real_times_are_plausible(tmp_path: Path) -> None:
 def test_damaged_file_is_ignored_with_a_warning(text: str, tmp_path: Path) -> None:
     file = tmp_path / "kernels.json"
     file.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.warns(UserWarning, match=r"kernels\.json: ignored, kernels are timed anew"):
+    with pytest.warns(UserWarning, match=r"kernels\.json: ignored, kernels are timed again"):
         assert read_times(file) == {}
 
 
@@ -140,7 +140,7 @@ def test_environment_pins_kernels_by_layer_or_operator(
     second = kernels("Conv=winograd2, wide2=rows_whole")
     assert second["wide2"] == "rows_whole"
     assert second["wide1"] == second["wide4"] == "winograd2"
-    with pytest.raises(ModelError, match="wide9=winograd2: no layer or operator 'wide9' has such a kernel here"):
+    with pytest.raises(ModelError, match="wide9=winograd2: no layer or operator 'wide9' has this kernel in this plan"):
         kernels("wide9=winograd2")
     with pytest.raises(ModelError, match="'winograd2' pins no kernels: expected LAYER=KERNEL"):
         kernels("winograd2")
@@ -160,7 +160,7 @@ def test_attached_model_runs_the_kernels_that_were_chosen_and_packs_nothing(monk
 
 def test_attached_model_takes_no_other_kernels_and_no_other_items() -> None:
     attached = attach_shared(bytes(shared(heavy())))
-    with pytest.raises(ModelError, match="net 'heavy' was shared with its kernels chosen"):
+    with pytest.raises(ModelError, match="net 'heavy' was shared with its kernels selected"):
         attached.plan(choices=KernelSelector({"conv": "rows_whole"}, Layout.LAST))
     with pytest.raises(ModelError, match=r"for items of \(\(16, 24, 24\),\): it takes no others"):
         attached.plan((1, 16, 30, 30))

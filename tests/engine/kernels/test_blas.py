@@ -30,12 +30,12 @@ def test_the_blas_of_this_process_is_known() -> None:
     [(["libblas.so.3.11"], "reference"), (["libblis.so.4"], "blis"), (["libmkl_rt.so.2"], "mkl")],
 )
 def test_library_is_told_by_what_is_mapped(mapped: list[str], library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blas, "_mapped", lambda: [Path("/usr/lib") / name for name in mapped])
+    monkeypatch.setattr(blas, "mapped_libraries", lambda: [Path("/usr/lib") / name for name in mapped])
     assert describe().library == library
 
 
 def test_build_settings_tell_where_nothing_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blas, "_mapped", list)
+    monkeypatch.setattr(blas, "mapped_libraries", list)
     monkeypatch.setattr(np, "show_config", lambda mode: {"Build Dependencies": {"blas": {"name": "none"}}})
     assert describe().library == "none"
 
@@ -43,7 +43,7 @@ def test_build_settings_tell_where_nothing_is_mapped(monkeypatch: pytest.MonkeyP
 def test_old_numpy_that_only_prints_its_settings_is_unknown_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def only_prints() -> None: ...
 
-    monkeypatch.setattr(blas, "_mapped", list)
+    monkeypatch.setattr(blas, "mapped_libraries", list)
     monkeypatch.setattr(np, "show_config", only_prints)
     assert describe() == Blas("unknown")
 

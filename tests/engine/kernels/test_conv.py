@@ -15,7 +15,7 @@ from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Shape, Value
 from engine.kernels import KERNELS
 from engine.kernels.conv import LATE
-from engine.kernels.products import SMALL_PRODUCT, _tiles, inner_parts, panel_width, panels, product
+from engine.kernels.products import SMALL_PRODUCT, inner_parts, panel_width, panels, product, row_tiles
 from engine.kernels.step import Layout
 from engine.reference import run_graph
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan
@@ -191,12 +191,16 @@ def test_every_operator_agrees_with_itself_channels_last(case: Case) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 200))
-def test_tiles_cover_every_row_once_and_stay_small(rows: int, most: int) -> None:
+def test_tiles_cover_every_row_once_and_stay_small(rows: int, limit: int) -> None:
+    tiles = row_tiles(rows, limit)
     covered = [
-        start + tile * size + row for start, n, size in _tiles(rows, most) for tile in range(n) for row in range(size)
+        start + tile * size + row
+        for start, n, size in row_tiles(rows, limit)
+        for tile in range(n)
+        for row in range(size)
     ]
     assert covered == list(range(rows))
-    assert all(size <= most for _, _, size in _tiles(rows, most))
+    assert all(size <= limit for _, _, size in tiles)
 
 
 @settings(max_examples=40, deadline=None)
