@@ -76,34 +76,41 @@ class Model:
         batches = self.prepare(self.default_shapes).batches
         return batches[0][0] if batches else None
 
-    def plan(self, *input_shapes: Shape, choices: KernelSelector | None = None, input: str = "float32") -> Plan:
+    def plan(
+        self,
+        *input_shapes: Shape,
+        selector: KernelSelector | None = None,
+        input: str = "float32",
+        choices: KernelSelector | None = None,
+    ) -> Plan:
         """Return a plan for inputs of these shapes.
 
         Args:
             input_shapes: (N, C, H, W) for each input of the graph; without any, one item of the card's shape.
-            choices: selects kernels from this plan on; None: as before, and at first `kernel_selection.standard()`.
+            selector: selects kernels from this plan on; None: as before, and at first `kernel_selection.standard()`.
             input: 'float32' for normalised float32 (N, C, H, W); or 'uint8_nhwc' for images (N, H, W, C), uint8, in
                 the card's colour order: then the card's mean and std become part of the first layer, and the plan
                 shares nothing with others.
+            choices: an alias of `selector`.
 
         Raises:
             ModelError: shapes that the net does not take, or 'uint8_nhwc' for a net that takes no images.
             UnsupportedOperator: a node that the engine does not run.
             ValueError: another value of `input`.
         """
-        shapes = input_shapes or self.default_shapes
+        shapes, selector = input_shapes or self.default_shapes, selector or choices
         if input not in INPUTS:
             raise ValueError(f"input='{input}' is not one of {', '.join(INPUTS)}")
         if input == "float32":
-            return plan_prepared(self.prepare(shapes, choices), shapes, choices or standard())
+            return plan_prepared(self.prepare(shapes, selector), shapes, selector or standard())
         if self.prepared and self.prepared[0].final:
             raise ModelError(f"net '{self.graph.name}' was shared with its kernels selected, for input='float32'")
         graph = takes_pixels(fold(self.graph, shapes), self.card)
-        prepared = prepare(optimise(graph), shapes, choices or standard())
+        prepared = prepare(optimise(graph), shapes, selector or standard())
         prepared.pixels = True
         del graph
         release(self.graph)
-        return plan_prepared(prepared, shapes, choices or standard())
+        return plan_prepared(prepared, shapes, selector or standard())
 
     def chosen(self, *input_shapes: Shape) -> list[KernelChoice]:
         """Return the kernel of each node in a plan for these shapes; arguments and errors as for `plan`.
@@ -114,21 +121,21 @@ class Model:
         shapes = input_shapes or self.default_shapes
         prepared = self.prepare(shapes)
         assert prepared.graph is not None
-        choices = standard()
-        found = choose(prepared.graph, shapes, choices, prepared)
-        for pin in choices.pins.items():
+        selector = standard()
+        found = choose(prepared.graph, shapes, selector, prepared)
+        for pin in selector.pins.items():
             if not any(pin in ((each.node.name, each.kernel), (each.node.op_type, each.kernel)) for each in found):
                 raise ModelError(f"{'='.join(pin)}: no layer or operator '{pin[0]}' has this kernel in this plan")
         return found
 
-    def prepare(self, shapes: Sequence[Shape], choices: KernelSelector | None = None) -> PreparedGraph:
+    def prepare(self, shapes: Sequence[Shape], selector: KernelSelector | None = None) -> PreparedGraph:
         """Return what plans for these shapes share; that of earlier plans if their shapes and kernel selection match.
 
         Raises:
             ModelError, UnsupportedOperator: as `plan`.
         """
         before = self.prepared[0] if self.prepared else None
-        if before is not None and choices is None and before.fits(shapes):
+        if before is not None and selector is None and before.fits(shapes):
             return before
         if before is not None and before.final:
             raise ModelError(
@@ -138,7 +145,7 @@ class Model:
             )
         folded = fold(self.graph, shapes)
         any_batch = holds_for_any_batch(self.graph, folded, shapes)
-        prepared = prepare(optimise(folded), shapes, choices or standard())
+        prepared = prepare(optimise(folded), shapes, selector or standard())
         if any_batch:
             prepared.batches = ()
         self.prepared[:] = [prepared]

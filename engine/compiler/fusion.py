@@ -167,10 +167,12 @@ _PLAIN_POOL: Mapping[str, tuple[object, ...]] = {
     "storage_order": (0,),
     "auto_pad": ("NOTSET", "VALID"),
 }
-Ask = tuple[Node, Sequence[Operand]]
+Reading = tuple[Node, Sequence[Operand]]  # a node and its inputs
 
 
-def fuse_blocks(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+def fuse_blocks(
+    graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Reading, Sequence[Reading]], bool]
+) -> Graph:
     """Fuse a Conv, the depthwise Conv that alone follows it and the pointwise Conv that alone follows that.
 
     Or only the first two, if a kernel runs them and is faster so. The pass needs the values' shapes, so the planner
@@ -224,7 +226,9 @@ def _as_block(convs: Sequence[Node], arrays: Mapping[str, Array]) -> tuple[Node,
     return node, dict(zip(names, matrices, strict=True))
 
 
-def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+def fuse_pools(
+    graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Reading, Sequence[Reading]], bool]
+) -> Graph:
     """Fuse a Conv and the 2x2 MaxPool that alone follows it; arguments as for `fuse_blocks`."""
     nodes = list(graph.nodes)
     for conv, pool in sole_followers(graph, ("Conv",), "MaxPool"):
@@ -245,7 +249,9 @@ def fuse_pools(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask,
     return replace(graph, nodes=tuple(nodes))
 
 
-def fuse_beside(graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Ask, Sequence[Ask]], bool]) -> Graph:
+def fuse_beside(
+    graph: Graph, shapes: Mapping[str, Shape], wanted: Callable[[Reading, Sequence[Reading]], bool]
+) -> Graph:
     """Fuse a 1x1 and a 3x3 Conv of one value and the Concat that alone reads both; arguments as for `fuse_blocks`.
 
     Run it after `defer_biases`, which does not support such nodes.

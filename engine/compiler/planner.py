@@ -9,7 +9,7 @@ from functools import partial
 from math import prod
 
 from engine.compiler.bias_deferral import defer_biases
-from engine.compiler.fusion import Ask, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
+from engine.compiler.fusion import Reading, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import MemoryPlan
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
@@ -91,17 +91,17 @@ class PreparedGraph:
                 self.shapes[name] = arrays.pop(name).shape
 
 
-def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector) -> PreparedGraph:
+def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector) -> PreparedGraph:
     """Run the passes that need shapes, and choose the layout.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
     planar = choose(graph, input_shapes, KernelSelector(), PreparedGraph())
-    layout = choices.layout or preferred_layout(planar, input_shapes)
+    layout = selector.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
     shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
-    quicker = partial(_quicker_together, choices)
+    quicker = partial(_quicker_together, selector)
     if layout is Layout.LAST:
         graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
@@ -115,10 +115,10 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector
     return PreparedGraph(items, batches, graph, layout)
 
 
-def _quicker_together(choices: KernelSelector, together: Ask, apart: Sequence[Ask]) -> bool:
+def _quicker_together(selector: KernelSelector, together: Reading, apart: Sequence[Reading]) -> bool:
     """Return whether a fused node, channels last, can run and is faster than the separate ones."""
     one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
-    return bool(one[2]) and choices.prefers_together(one, others)
+    return bool(one[2]) and selector.prefers_together(one, others)
 
 
 def preferred_layout(chosen: Sequence[KernelChoice], input_shapes: Sequence[Shape]) -> Layout:
@@ -128,7 +128,7 @@ def preferred_layout(chosen: Sequence[KernelChoice], input_shapes: Sequence[Shap
 
 
 def choose_steps(
-    graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector | None = None
+    graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector | None = None
 ) -> list[KernelChoice]:
     """Return the kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
@@ -136,35 +136,35 @@ def choose_steps(
         ModelError: shapes that do not fit the graph, or a graph that does not fit together.
         UnsupportedOperator: no kernel for a node.
     """
-    choices = choices or KernelSelector()
-    prepared = prepare(graph, input_shapes, choices)
+    selector = selector or KernelSelector()
+    prepared = prepare(graph, input_shapes, selector)
     assert prepared.graph is not None
-    return choose(prepared.graph, input_shapes, choices, prepared)
+    return choose(prepared.graph, input_shapes, selector, prepared)
 
 
-def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector | None = None) -> Plan:
+def make_plan(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector | None = None) -> Plan:
     """Return a plan of the graph, optimised or not, for inputs of these shapes.
 
     Args:
         graph: to run.
         input_shapes: (N, C, ...) each.
-        choices: selects the kernel of each node; by default the fixed rule.
+        selector: selects the kernel of each node; by default the fixed rule.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    choices = choices or KernelSelector()
-    return plan_prepared(prepare(graph, input_shapes, choices), input_shapes, choices)
+    selector = selector or KernelSelector()
+    return plan_prepared(prepare(graph, input_shapes, selector), input_shapes, selector)
 
 
-def plan_prepared(prepared: PreparedGraph, input_shapes: Sequence[Shape], choices: KernelSelector) -> Plan:
+def plan_prepared(prepared: PreparedGraph, input_shapes: Sequence[Shape], selector: KernelSelector) -> Plan:
     """Return a plan of a prepared graph; later plans share the parameters that it packs.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
     assert prepared.graph is not None
-    chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    chosen = choose(prepared.graph, input_shapes, selector, prepared)
     prepared.pack(chosen)
     steps = [each.step for each in chosen]
     memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
@@ -173,7 +173,7 @@ def plan_prepared(prepared: PreparedGraph, input_shapes: Sequence[Shape], choice
 
 
 def choose(
-    graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector, prepared: PreparedGraph
+    graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector, prepared: PreparedGraph
 ) -> list[KernelChoice]:
     """Return the kernel of each node, without further passes; errors as for `choose_steps`."""
     operands = _input_operands(graph, input_shapes, prepared)
@@ -193,7 +193,7 @@ def choose(
             offers = _offers(node, inputs, layouts.get(node.inputs[0], prepared.layout))
         kernel = prepared.pins.get(node.outputs[0], "")
         if kernel not in offers:
-            kernel = choices.pick(node, inputs, offers)
+            kernel = selector.pick(node, inputs, offers)
         step = offers[kernel]
         if step.layout is Layout.ANY:
             before = (layouts.get(name, Layout.PLANAR) for name in node.inputs if not operands[name].is_parameter)

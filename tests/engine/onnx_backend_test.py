@@ -67,7 +67,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
             # The light SqueezeNet's 1000 logits are all 9.5e9, where float32 goes in steps of 1024: its softmax is
             # 0.001 only if all of them round alike, which one plain matrix product does and blocks of one need not.
             found = self.model.plan(
-                *(array.shape for array in arrays), choices=KernelSelector(layout=Layout.PLANAR)
+                *(array.shape for array in arrays), selector=KernelSelector(layout=Layout.PLANAR)
             ).run(*arrays)
         return found if isinstance(found, tuple) else (found,)
 

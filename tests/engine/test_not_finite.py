@@ -65,9 +65,9 @@ def pinned(graph: Graph, kernel: str) -> KernelSelector | None:
     """Choices in which that kernel runs the graph's Conv; None if it does not suit it."""
     shapes = [value.shape for value in graph.inputs]
     for layout in (Layout.LAST, Layout.PLANAR):
-        choices = KernelSelector(pins={"conv": kernel}, layout=layout)
-        if kernel in [each.kernel for each in choose_steps(graph, shapes, choices)]:
-            return choices
+        selector = KernelSelector(pins={"conv": kernel}, layout=layout)
+        if kernel in [each.kernel for each in choose_steps(graph, shapes, selector)]:
+            return selector
     return None
 
 
@@ -80,13 +80,13 @@ def test_kernels_of_conv_keep_them_where_they_belong(
     taken = 0
     for x, weight, strides, pads, group in SHAPES:
         graph = net(x, weight, strides, pads, group, residual=0, wraps=False)
-        choices = pinned(graph, kernel)
-        if choices is None:
+        selector = pinned(graph, kernel)
+        if selector is None:
             continue
         taken += 1
         clean = np.random.RandomState(1).uniform(-1, 1, x).astype(np.float32)
         strange = spoilt(clean, number, 2)
-        plan = make_plan(graph, [x], choices)
+        plan = make_plan(graph, [x], selector)
         found, (expected,) = np.array(plan.run(strange)), run_graph(graph, strange)
         if kernel.startswith("winograd"):
             near = np.zeros(found.shape, bool)
@@ -178,10 +178,10 @@ FUSED_NETS = {
 @pytest.mark.parametrize("name", FUSED_NETS)
 def test_fused_nodes_keep_them_where_they_belong_and_forget_them(name: str, number: float) -> None:
     graph, layout, kernel, rows, columns = FUSED_NETS[name]
-    choices, x = Fused(layout=layout, wanted=kernel), (1, *graph.inputs[0].shape[1:])
-    assert kernel in [each.kernel for each in choose_steps(optimise(graph), [x], choices)]
+    selector, x = Fused(layout=layout, wanted=kernel), (1, *graph.inputs[0].shape[1:])
+    assert kernel in [each.kernel for each in choose_steps(optimise(graph), [x], selector)]
     clean = np.random.RandomState(1).uniform(-1, 1, x).astype(np.float32)
-    plan = make_plan(optimise(graph), [x], choices)
+    plan = make_plan(optimise(graph), [x], selector)
     before = np.array(plan.run(clean))
     for row, column in ((0, 0), (6, 7)):
         strange = clean.copy()

@@ -146,8 +146,8 @@ def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"engine.kernels.{module}.MIN_CHANNELS", 3)
     kernels = set()
     for seed in SEEDS:
-        choices = Whims(layout=layout_of(seed), state=np.random.RandomState(seed))
-        steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], choices)
+        selector = Whims(layout=layout_of(seed), state=np.random.RandomState(seed))
+        steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], selector)
         kernels |= {each.kernel for each in steps}
     wanted = {"winograd2", "winograd4", "rows_whole", "rows_from_planes", "im2col", "pointwise", "planes", "bands"}
     wanted |= {"concat", "slice_", "max_pool", "add", "winograd_rows", "winograd_rows_pool"}

@@ -17,7 +17,7 @@ from engine.model_card import ModelCard
 from engine.reference import run_graph
 from engine.runtime.convert import save
 from engine.runtime.shared_model import attach_shared, write_shared
-from tests.engine.test_formats import node, onnx_model
+from tests.engine.formats.test_onnx import node, onnx_model
 
 X = np.random.RandomState(2).uniform(-1, 1, (2, 4, 3, 5)).astype(np.float32)
 

@@ -86,13 +86,13 @@ def test_every_product_of_a_plan_goes_to_blas(name: str, batch: int) -> None:
 def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
     shapes, found, seen = [(1, *nets.default_card(name).input_shape)], 0, set()
     for layout in (Layout.PLANAR, Layout.LAST):
-        choices = KernelSelector(layout=layout)
-        prepared = prepare(optimise(empty(name)), shapes, choices)
+        selector = KernelSelector(layout=layout)
+        prepared = prepare(optimise(empty(name)), shapes, selector)
         graph = prepared.graph
         assert graph is not None
         known = {key: Operand(array.shape, array, True) for key, array in graph.initializers.items()}
         known |= {value.name: Operand(shape) for value, shape in zip(graph.inputs, shapes, strict=True)}
-        for each in choose(graph, shapes, choices, prepared):
+        for each in choose(graph, shapes, selector, prepared):
             inputs = [known[key] for key in each.node.inputs]
             known[each.node.outputs[0]] = Operand(each.step.shape)
             kind = (each.node.op_type, str(each.node.attributes), *(operand.shape for operand in inputs))

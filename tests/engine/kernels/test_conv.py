@@ -111,13 +111,13 @@ def example(shape: tuple[Any, ...], residual: int, wraps: bool) -> tuple[Graph, 
 def check(kernel: str, shape: tuple[Any, ...], *, residual: int, wraps: bool) -> bool:
     """Compare if the kernel takes the node; say whether it did."""
     graph, arrays, expected = example(shape, residual, wraps)
-    choices = KernelSelector(pins={"conv": kernel}, layout=Layout.LAST)
+    selector = KernelSelector(pins={"conv": kernel}, layout=Layout.LAST)
     shapes = [value.shape for value in graph.inputs]
-    if kernel not in [each.kernel for each in choose_steps(graph, shapes, choices)]:
-        choices = KernelSelector(pins={"conv": kernel}, layout=Layout.PLANAR)
-        if kernel not in [each.kernel for each in choose_steps(graph, shapes, choices)]:
+    if kernel not in [each.kernel for each in choose_steps(graph, shapes, selector)]:
+        selector = KernelSelector(pins={"conv": kernel}, layout=Layout.PLANAR)
+        if kernel not in [each.kernel for each in choose_steps(graph, shapes, selector)]:
             return False
-    plan = make_plan(graph, shapes, choices)
+    plan = make_plan(graph, shapes, selector)
     plan.run(*(np.full_like(array, np.nan) for array in arrays))  # what an earlier frame left must not matter
     found = plan.run(*arrays)
     assert isinstance(found, np.ndarray)
@@ -183,7 +183,7 @@ def test_winograd_declines_where_most_of_its_tiles_would_lie_outside() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_operator_agrees_with_itself_channels_last(case: Case) -> None:
     planar, final = (
-        run_in_plan(case.node(), case.inputs(), constants=True, choices=KernelSelector(layout=layout))
+        run_in_plan(case.node(), case.inputs(), constants=True, selector=KernelSelector(layout=layout))
         for layout in (Layout.PLANAR, Layout.LAST)
     )
     assert_close(final, planar)
