@@ -62,22 +62,27 @@ def cost(runs: int, numbers: int, rows: int, inner: int, columns: int) -> float:
 
 
 @dataclass(frozen=True)
-class Bands:
-    """Describes the width of copied windows.
-
-    Attributes:
-        conv: the convolution.
-        places: pooled outputs of a row that share a window; 0: each output has a separate window.
-    """
+class Pooled:
+    """Describes a convolution whose output a 2x2 pool reads."""
 
     conv: Convolution
-    places: int
 
     @property
     def pooled(self) -> tuple[int, int]:
         """Height and width of the output."""
         height, width = self.conv.shape[2:]
         return height // 2, width // 2
+
+
+@dataclass(frozen=True)
+class Bands(Pooled):
+    """Describes the width of copied windows.
+
+    Attributes:
+        places: pooled outputs of a row that share a window; 0: each output has a separate window.
+    """
+
+    places: int
 
     @property
     def taken(self) -> int:
@@ -112,22 +117,14 @@ class Bands:
 
     @property
     def cost(self) -> float:
-        """Of an item."""
+        """Estimated nanoseconds for an item."""
         windows = self.copies * self.rows
         return cost(windows * self.conv.weight[2], self.copied, windows, self.inner, self.columns)
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Describes columns of windows of a convolution whose output a 2x2 pool reads."""
-
-    conv: Convolution
-
-    @property
-    def pooled(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        height, width = self.conv.shape[2:]
-        return height // 2, width // 2
+class Columns(Pooled):
+    """Describes columns of windows."""
 
     @property
     def inner(self) -> int:
@@ -152,7 +149,7 @@ class Planes(Columns):
 
     @property
     def cost(self) -> float:
-        """Of an item."""
+        """Estimated nanoseconds for an item."""
         products = cost(self.inner, self.copied, self.conv.weight[0], self.inner, self.pixels)
         return products + GAPS_COST * self.conv.weight[0] * self.pooled[0]
 
@@ -180,7 +177,7 @@ class Parities(Columns):
 
     @property
     def cost(self) -> float:
-        """Of an item."""
+        """Estimated nanoseconds for an item."""
         return cost(2 * self.inner, self.copied, 2 * self.pixels, self.inner, self.conv.weight[0])
 
 

@@ -113,7 +113,7 @@ suite = BackendTest(EngineBackend, __name__)
 for name in wanted:
     suite.include(f"^{name}$")
 for title, methods in suite.test_cases.items():
-    # The suite has a method for every case there is, most of them only to say that they are skipped.
+    # The suite has a method for every case; most of them are skipped.
     for unwanted in [name for name in dir(methods) if name.startswith("test_") and name not in wanted]:
         delattr(methods, unwanted)
     globals()[title] = pytest.mark.slow(methods) if "Real" in title else methods

@@ -1,4 +1,4 @@
-"""What a model keeps of its file: nothing twice, nothing that plans do not need; it is read again when asked for."""
+"""Lazily loaded weights: nothing is held twice, plans release what they do not need, and it is reloaded on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NaN and infinity go through every kernel as IEEE says, and are forgotten with the frame that brought them.
+"""NaN and infinity pass every kernel as IEEE defines, and have no effect on the next run.
 
 Winograd is an exception, as everywhere: it sums up whole tiles, so that around a number that is not finite a few more
 outputs are NaN than must be; none that should be NaN or infinite ever becomes a number. So do band matrices, along a

@@ -1,4 +1,4 @@
-"""Plans: what they allocate, what they hand to BLAS, whose arrays they read and write, and what they refuse."""
+"""Plans: their allocations, operands for BLAS, the arrays that they read and write, and refused inputs."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_bound_run_reads_and_writes_the_given_arrays(name: str) -> None:
     np.testing.assert_array_equal(results, expected)
 
 
-def test_bound_run_may_read_an_array_that_nobody_may_write() -> None:
+def test_a_bound_run_reads_a_read_only_array() -> None:
     plan, image = model("mnist").plan(), net_cases.images("mnist", 1)
     expected, out = np.array(plan.run(image)), np.zeros((1, 10), np.float32)
     image.flags.writeable = False

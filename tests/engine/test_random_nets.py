@@ -1,4 +1,4 @@
-"""Random nets, planned at random: values share memory in turns, and none may be overwritten while somebody reads it."""
+"""Random nets with random plans: values share memory, and none may be overwritten before its last reader."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 8
 
 
 @dataclass(frozen=True)
-class Whims(KernelSelector):
+class RandomSelector(KernelSelector):
     """Any kernel that offers itself, any nodes together."""
 
     state: np.random.RandomState = field(default_factory=np.random.RandomState)
@@ -123,7 +123,7 @@ def assert_right(found: object, expected: Sequence[Array], count: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
+def test_a_plan_of_a_random_net_agrees_with_plain_loops_in_every_run(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("conv_last", "winograd"):
@@ -135,7 +135,7 @@ def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
     expected = [run_graph(graph, batch) for batch in batches]
     layout = layout_of(seed)
     for count in (1, 3):
-        plan = make_plan(optimise(graph), [(count, 3, SIDE, SIDE)], Whims(layout=layout, state=state))
+        plan = make_plan(optimise(graph), [(count, 3, SIDE, SIDE)], RandomSelector(layout=layout, state=state))
         plan.run(np.full((count, 3, SIDE, SIDE), np.nan, np.float32))  # what an earlier frame left must not matter
         for turn in (0, 1, 0):
             assert_right(plan.run(batches[turn][:count]), expected[turn], count)
@@ -146,7 +146,7 @@ def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"engine.kernels.{module}.MIN_CHANNELS", 3)
     kernels = set()
     for seed in SEEDS:
-        selector = Whims(layout=layout_of(seed), state=np.random.RandomState(seed))
+        selector = RandomSelector(layout=layout_of(seed), state=np.random.RandomState(seed))
         steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], selector)
         kernels |= {each.kernel for each in steps}
     wanted = {"winograd2", "winograd4", "rows_whole", "rows_from_planes", "im2col", "pointwise", "planes", "bands"}

@@ -1,4 +1,4 @@
-"""Graphs whose nodes have been tampered with: each runs, or a ModelError names the node; nothing else, and at once."""
+"""Graphs with tampered nodes: each runs, or a ModelError names the node, without delay."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def tamper(count: int, seed: int) -> None:
     assert slowest < 5
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers beyond float32 overflow as IEEE says
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers beyond float32 overflow as IEEE defines
 def test_tampered_nodes_run_or_are_refused_by_name() -> None:
     tamper(1000, 1)
 
@@ -74,7 +74,7 @@ def test_tampered_nodes_run_or_are_refused_by_name() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.timeout(600)
-def test_tampered_nodes_by_the_thousand() -> None:
+def test_thousands_of_tampered_nodes() -> None:
     tamper(20_000, 2)
 
 

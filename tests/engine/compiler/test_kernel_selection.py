@@ -64,7 +64,7 @@ def test_pin_by_node_or_operator_wins(key: str) -> None:
     assert kernel_of(heavy(), TimedSelector({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
 
 
-def test_clock_decides_and_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_measured_times_decide_and_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timed, file = fake_clock(monkeypatch), tmp_path / "deep" / "kernels.json"
     assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST, file=file)) == "rows_whole"
     count = len(timed)

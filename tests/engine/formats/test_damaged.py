@@ -37,7 +37,9 @@ def test_an_archive_of_too_many_entries_is_refused_before_they_become_objects(tm
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pth", ".safetensors", ".onnx"])
-def test_running_out_of_memory_is_said_as_such(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_reported_as_such(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -80,7 +82,7 @@ def test_damaged_files_load_or_give_a_model_error_and_stay_within_bounds(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_damaged_files_by_the_thousand(tmp_path: Path) -> None:
+def test_thousands_of_damaged_files(tmp_path: Path) -> None:
     fuzz(tmp_path, 20_000, 2)
 
 

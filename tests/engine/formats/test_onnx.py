@@ -104,7 +104,7 @@ def test_initializers_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.run(np.array([[1, 2]], np.float32)), [[3, 3, 3]])
 
 
-def test_external_data_are_refused_whatever_they_name(tmp_path: Path) -> None:
+def test_external_data_are_always_refused(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     made = onnx.load_from_string(
         onnx_model([node("Add", ["x", "w"], ["y"])], {"x": [1, 2]}, {"w": np.ones(2, np.float32)})
@@ -183,7 +183,7 @@ def test_a_small_file_of_many_fields_is_refused_before_it_fills_the_memory(tmp_p
     ],
     ids=["split without sizes", "half precision within", "infinite bounds"],
 )
-def test_what_older_files_say_otherwise_is_written_so_that_onnxruntime_runs_it(
+def test_operators_of_older_files_are_written_so_that_onnxruntime_runs_them(
     tmp_path: Path, nodes: list[tuple[str, list[str], list[str], dict[str, Any]]]
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -72,7 +72,7 @@ def test_text_dump_comes_out_under_torchvisions_names_and_axes(dump: tuple[Path,
         ("resnet50_bn1_param.txt", "1e-3\n0.1\n", "but resnet50 has .1e-05."),
     ],
 )
-def test_text_dump_with_a_strange_file_is_refused(
+def test_a_text_dump_with_an_invalid_file_is_refused(
     dump: tuple[Path, dict[str, Array]], name: str, text: str, message: str
 ) -> None:
     (dump[0] / name).write_text(text)
@@ -80,7 +80,7 @@ def test_text_dump_with_a_strange_file_is_refused(
         read(dump[0])
 
 
-def test_text_dump_does_not_follow_links_and_tells_nothing_of_what_lies_there(
+def test_a_text_dump_follows_no_links_and_prints_nothing_of_their_targets(
     dump: tuple[Path, dict[str, Array]], tmp_path: Path
 ) -> None:
     (tmp_path / "secret").write_text("hunter2")

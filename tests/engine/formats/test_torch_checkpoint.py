@@ -77,7 +77,7 @@ def test_checkpoints_of_a_net_load_as_the_bundle_does(
     np.testing.assert_array_equal(found.run(images), model("lenet").run(images))
 
 
-def test_state_dict_of_a_module_has_metadata_that_do_no_harm(tmp_path: Path) -> None:
+def test_the_metadata_of_a_state_dict_are_ignored(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     torch.save(module.state_dict(), tmp_path / "a.pt")
@@ -197,7 +197,7 @@ def laughs(key: bool) -> bytes:
         (b"\x80\x02" + b"N" * 1_000_001 + b".", {}, "more than 1000000 opcodes"),
     ],
 )
-def test_strange_pickles_are_refused_at_once(
+def test_invalid_pickles_are_refused_at_once(
     tmp_path: Path, data: bytes, storages: dict[str, bytes], message: str
 ) -> None:
     start = time.process_time()
@@ -250,7 +250,7 @@ def test_an_entry_larger_than_its_file_is_refused_before_memory_is_taken(
     tracemalloc.stop()
 
 
-def test_what_lies_beside_the_weights_of_a_training_run_does_no_harm(tmp_path: Path) -> None:
+def test_other_content_of_a_training_checkpoint_is_ignored(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     net = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(net.parameters())

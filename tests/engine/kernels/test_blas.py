@@ -1,4 +1,4 @@
-"""What the engine knows of NumPy's BLAS, and when it warns."""
+"""Detection of NumPy's BLAS, and its warnings."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ def test_the_blas_of_this_process_is_known() -> None:
     ("mapped", "library"),
     [(["libblas.so.3.11"], "reference"), (["libblis.so.4"], "blis"), (["libmkl_rt.so.2"], "mkl")],
 )
-def test_library_is_told_by_what_is_mapped(mapped: list[str], library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_follows_from_the_mapped_files(
+    mapped: list[str], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blas, "mapped_libraries", lambda: [Path("/usr/lib") / name for name in mapped])
     assert describe().library == library
 
 
-def test_build_settings_tell_where_nothing_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_settings_are_used_if_nothing_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "mapped_libraries", list)
     monkeypatch.setattr(np, "show_config", lambda mode: {"Build Dependencies": {"blas": {"name": "none"}}})
     assert describe().library == "none"

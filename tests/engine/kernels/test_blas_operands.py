@@ -1,4 +1,4 @@
-"""No matrix product of any net hands NumPy an operand that BLAS would not take: it would crawl, and say nothing."""
+"""No matrix product of any net gets an operand that BLAS does not accept: NumPy would silently run slow loops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def products(calls: Iterable[Call]) -> list[tuple[Array, ...]]:
         function: Any = call.func if isinstance(call, partial) else call
         while isinstance(function, partial):
             function = function.func
-        # A ufunc or a method of one, an array's method, or one of NumPy's functions; none of ours.
+        # A ufunc or a method of one, an array's method, or a NumPy function; none of the engine.
         ours = hasattr(function, "__code__") and not function.__module__.startswith("numpy")
         assert not ours, f"{function} may hide a product"
         if isinstance(call, partial) and function in (np.matmul, np.dot):
@@ -117,7 +117,7 @@ def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
     ],
     ids=["every other", "overlapping", "double", "big-endian", "unaligned"],
 )
-def test_the_check_knows_what_blas_does_not_take(bad: Array) -> None:
+def test_the_check_finds_operands_that_blas_does_not_accept(bad: Array) -> None:
     good = np.zeros((4, 4), np.float32)
     assert goes_to_blas(good)
     assert goes_to_blas(good.T)

@@ -21,7 +21,7 @@ from engine.reference import run_graph
 
 
 class Together(KernelSelector):
-    """All that a kernel takes together, whatever it costs."""
+    """Fuses all nodes that a kernel can run as one, at any cost."""
 
     def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
         return True

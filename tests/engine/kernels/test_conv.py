@@ -109,7 +109,7 @@ def example(shape: tuple[Any, ...], residual: int, wraps: bool) -> tuple[Graph, 
 
 
 def check(kernel: str, shape: tuple[Any, ...], *, residual: int, wraps: bool) -> bool:
-    """Compare if the kernel takes the node; say whether it did."""
+    """Compare if the kernel runs the node; return whether it does."""
     graph, arrays, expected = example(shape, residual, wraps)
     selector = KernelSelector(pins={"conv": kernel}, layout=Layout.LAST)
     shapes = [value.shape for value in graph.inputs]

@@ -33,7 +33,7 @@ def test_convert_keeps_outputs_and_card(tmp_path: Path, source: str, target: str
     assert {**vars(converted.card), "sha256": ""} == {**vars(original.card), "sha256": ""}
 
 
-def test_a_graph_of_its_own_goes_to_onnx_only(tmp_path: Path) -> None:
+def test_a_graph_that_is_no_known_net_is_written_to_onnx_only(tmp_path: Path) -> None:
     save(model("residual"), tmp_path / "a.onnx")
     convert(tmp_path / "a.onnx", tmp_path / "b.onnx")
     with pytest.raises(ModelError, match=r"graph 'residual' is from a file.*only \.onnx can hold it"):

@@ -20,7 +20,7 @@ def test_every_call_of_the_plan_is_in_one_layer(name: str) -> None:
     assert found.macs == sum(layer.macs for layer in layers) == sum(each.step.macs for each in net.chosen())
 
 
-def test_a_layer_says_its_kernel_and_speed() -> None:
+def test_a_layer_has_its_kernel_and_speed() -> None:
     net = model("residual")
     net.plan(selector=KernelSelector(pins={"block1.conv1": "im2col"}, layout=Layout.PLANAR))
     layers = {layer.name: layer for layer in profile(net, rounds=3).layers}
