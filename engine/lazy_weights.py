@@ -1,4 +1,4 @@
-"""Lazily loaded weights: released after planning, reloaded from the file on demand.
+"""Loads weights lazily: they are released after planning and reloaded from the file on demand.
 
 Plans hold parameters folded and rearranged. Keeping the originals too would take half as much memory again (ResNet-50:
 100 MB), only for the rare plan for inputs of another size, or a conversion.

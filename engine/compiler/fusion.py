@@ -186,19 +186,19 @@ def fuse_blocks(
         if first.outputs[0] in fused:
             continue
         third = after.get(second.outputs[0])
-        for apart in ([first, second, third], [first, second]) if third else ([first, second],):
-            together = _as_block(apart, arrays)
-            if together is None:
+        for separate in ([first, second, third], [first, second]) if third else ([first, second],):
+            block = _as_block(separate, arrays)
+            if block is None:
                 continue
-            node, made = together
-            readings = [(each, _operands(each, shapes, arrays | made)) for each in (node, *apart)]
+            node, made = block
+            readings = [(each, _operands(each, shapes, arrays | made)) for each in (node, *separate)]
             if read_block(*readings[0]) is None or not wanted(readings[0], readings[1:]):
                 continue
             arrays |= made
-            nodes[nodes.index(apart[-1])] = node
-            for each in apart[:-1]:
+            nodes[nodes.index(separate[-1])] = node
+            for each in separate[:-1]:
                 nodes.remove(each)
-            fused |= {each.outputs[0] for each in apart}
+            fused |= {each.outputs[0] for each in separate}
             break
     return drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays))
 
@@ -240,10 +240,10 @@ def fuse_pools(
             continue
         node = Node(CONV_POOL, (*conv.inputs, *pool.inputs[1:]), pool.outputs, {**conv.attributes, **activation})
         node = replace(node, name=conv.name)
-        together, *apart = (_operands(each, shapes, graph.initializers) for each in (node, conv, pool))
-        if read_conv_pool(node, together) is None:
+        inputs, *separate = (_operands(each, shapes, graph.initializers) for each in (node, conv, pool))
+        if read_conv_pool(node, inputs) is None:
             continue
-        if wanted((node, together), [(conv, apart[0]), (pool, apart[1])]):
+        if wanted((node, inputs), [(conv, separate[0]), (pool, separate[1])]):
             nodes[nodes.index(pool)] = node
             nodes.remove(conv)
     return replace(graph, nodes=tuple(nodes))
@@ -262,16 +262,16 @@ def fuse_beside(
         wide = second.get(concat.outputs[0])
         if wide is None or len(concat.inputs) > 2 or concat.attributes.get("axis") != 1 or not _alike(narrow, wide):
             continue
-        apart = [(each, _operands(each, shapes, arrays)) for each in (narrow, wide, concat)]
+        separate = [(each, _operands(each, shapes, arrays)) for each in (narrow, wide, concat)]
         fixed = all(name in arrays for name in (*narrow.inputs[1:], *wide.inputs[1:]))
-        first = read(*apart[0])
+        first = read(*separate[0])
         if not fixed or not first.is_pointwise or first.group > 1:
             continue
         name = f"{concat.outputs[0]}/bias"
         biased = len(wide.inputs) > 2
         made = {name: np.concatenate([arrays[narrow.inputs[2]], arrays[wide.inputs[2]]])} if biased else {}
         node = replace(wide, op_type=BESIDE, inputs=(*wide.inputs[:2], narrow.inputs[1], *made), outputs=concat.outputs)
-        if wanted((node, _operands(node, shapes, {**arrays, **made})), apart):
+        if wanted((node, _operands(node, shapes, {**arrays, **made})), separate):
             arrays |= made
             nodes[nodes.index(concat)] = node
             nodes.remove(narrow)

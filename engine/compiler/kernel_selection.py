@@ -65,23 +65,23 @@ class KernelSelector:
         """Return the name of the kernel for the node, one of `offers`."""
         return self._pin(node, offers) or self._prefer(node, inputs, offers)
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         """Return whether to fuse consecutive nodes into one (see `engine.compiler.fusion`).
 
         A pinned kernel of the fused node decides for it, one of the separate nodes against it.
         """
-        if self._pin(together[0], together[2]):
+        if self._pin(fused[0], fused[2]):
             return True
-        if any(self._pin(node, offers) for node, _, offers in apart):
+        if any(self._pin(node, offers) for node, _, offers in separate):
             return False
-        return self._prefer_together(together, apart)
+        return self._prefer_fused(fused, separate)
 
     def _pin(self, node: Node, offers: Mapping[str, Step]) -> str:
         pins = (self.pins.get(key, "") for key in (node.name, node.op_type))
         return next((pin for pin in pins if pin in offers), "")
 
-    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        node, inputs, offers = together
+    def _prefer_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
+        node, inputs, offers = fused
         if node.op_type == CONV_POOL:
             return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
         return node.op_type == BESIDE or inputs[0].shape[-1] >= MIN_WIDTH
@@ -112,10 +112,10 @@ class TimedSelector(KernelSelector):
             return super()._prefer(node, inputs, offers)
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
-    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        if together[0].op_type == CONV_POOL:
-            return super()._prefer_together(together, apart)
-        one, *others = (min(self._times(*each).values()) for each in (together, *apart))
+    def _prefer_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
+        if fused[0].op_type == CONV_POOL:
+            return super()._prefer_fused(fused, separate)
+        one, *others = (min(self._times(*each).values()) for each in (fused, *separate))
         return one < sum(others)
 
     def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:

@@ -101,7 +101,7 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelecto
     layout = selector.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
     shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
-    quicker = partial(_quicker_together, selector)
+    quicker = partial(_is_fused_faster, selector)
     if layout is Layout.LAST:
         graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
@@ -115,10 +115,10 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelecto
     return PreparedGraph(items, batches, graph, layout)
 
 
-def _quicker_together(selector: KernelSelector, together: Reading, apart: Sequence[Reading]) -> bool:
+def _is_fused_faster(selector: KernelSelector, fused: Reading, separate: Sequence[Reading]) -> bool:
     """Return whether a fused node, channels last, can run and is faster than the separate ones."""
-    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
-    return bool(one[2]) and selector.prefers_together(one, others)
+    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (fused, *separate))
+    return bool(one[2]) and selector.prefers_fused(one, others)
 
 
 def preferred_layout(chosen: Sequence[KernelChoice], input_shapes: Sequence[Shape]) -> Layout:
@@ -133,7 +133,7 @@ def choose_steps(
     """Return the kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
     Raises:
-        ModelError: shapes that do not fit the graph, or a graph that does not fit together.
+        ModelError: shapes that do not fit the graph, or an inconsistent graph.
         UnsupportedOperator: no kernel for a node.
     """
     selector = selector or KernelSelector()

@@ -1,4 +1,4 @@
-"""Kernels of LeakyRelu, PRelu, Clip, Sigmoid, Tanh, HardSigmoid and HardSwish: a few passes over the data, in place."""
+"""Runs LeakyRelu, PRelu, Clip, Sigmoid, Tanh, HardSigmoid and HardSwish: a few passes over the data, in place."""
 
 from __future__ import annotations
 

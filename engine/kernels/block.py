@@ -1,4 +1,4 @@
-"""Kernel of a Conv, the depthwise Conv after it and perhaps the pointwise Conv after that, planar, as one node.
+"""Runs a Conv, the depthwise Conv after it and perhaps the pointwise Conv after that, planar, as one node.
 
 `compiler.fusion.fuse_blocks` makes such nodes of MobileNet blocks, whose middle is six times as wide as their ends.
 Some channels of the middle are made at a time and never leave the cache; the depthwise Conv is a stack of products with

@@ -1,4 +1,4 @@
-"""Planar kernels of Conv: a 1x1 convolution is one matrix product; others copy windows into columns first (im2col).
+"""Runs Conv, planar: a 1x1 convolution is one matrix product; others copy windows into columns first (im2col).
 
 `compiler.fusion` may have fused into a Conv, as in ONNX Runtime's FusedConv, an activation and a last input to add to
 its output (attribute `residual`; one of LATE is added after the activation).

@@ -1,4 +1,4 @@
-"""Conv kernels, channels last: pixels @ weight in slabs of rows, in the cache from the copy to the activation."""
+"""Runs Conv, channels last: pixels @ weight in slabs of rows, in the cache from the copy to the activation."""
 
 from __future__ import annotations
 

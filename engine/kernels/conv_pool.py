@@ -1,4 +1,4 @@
-"""Kernels of a Conv and the 2x2 MaxPool after it as one node, for small nets, which are bound by the number of calls.
+"""Runs a Conv and the 2x2 MaxPool after it as one node, for small nets, which are bound by the number of calls.
 
 `compiler.fusion.fuse_pools` makes such nodes. Copied windows are ordered by the place of an output within its pool
 window, so that comparisons run over memory with few gaps or none. Of three kernels the one with the lowest estimated

@@ -1,4 +1,4 @@
-"""Kernel of ConvTranspose: one matrix product computes what each input pixel adds around it, summed tap by tap."""
+"""Runs ConvTranspose: one matrix product computes what each input pixel adds around it, summed tap by tap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of Relu, Add, Sub, Mul, Div and BatchNormalization: one or two element-wise passes over the data."""
+"""Runs Relu, Add, Sub, Mul, Div and BatchNormalization: one or two element-wise passes over the data."""
 
 from __future__ import annotations
 

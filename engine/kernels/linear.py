@@ -1,4 +1,4 @@
-"""Kernels of Gemm, MatMul and Softmax."""
+"""Runs Gemm, MatMul and Softmax."""
 
 from __future__ import annotations
 

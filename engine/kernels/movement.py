@@ -1,4 +1,4 @@
-"""Kernels that copy (Concat, Slice, Transpose, Gather, Pad) or run nothing (Reshape, Flatten, Identity, Dropout)."""
+"""Copies (Concat, Slice, Transpose, Gather, Pad) or makes views (Reshape, Flatten, Identity, Dropout)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of MaxPool, AveragePool and GlobalAveragePool: axis by axis, so that k x k windows cost 2k passes."""
+"""Runs MaxPool, AveragePool and GlobalAveragePool: axis by axis, so that k x k windows cost 2k passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of ReduceMean, GlobalMaxPool, LogSoftmax and LRN."""
+"""Runs ReduceMean, GlobalMaxPool, LogSoftmax and LRN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel of Resize: axis by axis, a product with a matrix of interpolation weights; nearest copies instead.
+"""Runs Resize: axis by axis, a product with a matrix of interpolation weights; nearest copies instead.
 
 Coordinates, weights and rounding are those of ONNX (`onnx.reference.ops.op_resize`), antialiasing included.
 """

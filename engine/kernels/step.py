@@ -303,10 +303,10 @@ def finish_channels(
     # Channels last, ufuncs loop over the last axis: join several pixels, with a bias of that length; within a frame a
     # whole row: with two axes NumPy sees that the operands do not overlap, with three it copies them before an in-place
     # operation.
-    together = divisor(pixels, WIDE // channels) if last(source).flags.c_contiguous else pixels
-    shape = (*out.shape[:1], *out.shape[2:-1], pixels // together, together * channels)
+    joined = divisor(pixels, WIDE // channels) if last(source).flags.c_contiguous else pixels
+    shape = (*out.shape[:1], *out.shape[2:-1], pixels // joined, joined * channels)
     source, out, *others = (last(array).reshape(shape) for array in (source, out, *others))
-    added = [] if bias is None else [bias if together == 1 else np.tile(bias, together)]
+    added = [] if bias is None else [bias if joined == 1 else np.tile(bias, joined)]
     room = None if room is None else last(room).reshape(shape)
     return finish(source, out, added + others[late:], activation, others[:late], room)
 

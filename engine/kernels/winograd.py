@@ -1,4 +1,4 @@
-"""Conv 3x3 by Winograd's minimal filtering F(m x m, 3 x 3), channels last, as stacked matrix products.
+"""Runs Conv 3x3 by Winograd's minimal filtering F(m x m, 3 x 3), channels last, as stacked matrix products.
 
 Output tiles of m x m take (m + 2)^2 products instead of 9 m^2: 2.25 times fewer for m = 2, 4 times for m = 4, 4.6
 times for m = 5 (for m = 6 it is 5.1, but the transforms cost more). Input tiles d, weights g and output tiles y are
@@ -84,7 +84,7 @@ def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How the output of one convolution is cut into tiles of m x m.
+    """Describes how the output of one convolution is cut into tiles of m x m.
 
     Attributes:
         conv: the 3x3 convolution.
@@ -151,15 +151,15 @@ def _tiling(node: Node, inputs: Sequence[Operand], m: int) -> _Tiling | None:
     plain = windows.kernel == (3, 3) and windows.strides == (1, 1) and conv.group == 1
     if not plain or not conv.fixed or min(outputs, channels) < MIN_CHANNELS:
         return None
-    size, apart = conv.shape[2:], windows.dilations
-    count = _count(m, size, apart)
-    worse = m == 5 and count > 0.9 * _count(4, size, apart)
-    if worse or count > 9 * prod(size) or (beside and apart != (1, 1)):
+    size, dilations = conv.shape[2:], windows.dilations
+    count = _count(m, size, dilations)
+    worse = m == 5 and count > 0.9 * _count(4, size, dilations)
+    if worse or count > 9 * prod(size) or (beside and dilations != (1, 1)):
         return None
-    down, across = (-(-length // (m * step)) for length, step in zip(size, apart, strict=True))
+    down, across = (-(-length // (m * step)) for length, step in zip(size, dilations, strict=True))
     tile_bytes = 4 * (m + 2) ** 2
     slab_bytes = max(SLAB_BYTES, tile_bytes * channels * outputs)
-    slab = min(down, max(1, slab_bytes // (tile_bytes * prod(apart) * across * (channels + outputs))))
+    slab = min(down, max(1, slab_bytes // (tile_bytes * prod(dilations) * across * (channels + outputs))))
     panel = panel_width(channels, outputs) if blas.has_small_products() else None
     return _Tiling(conv, m, inputs[2].shape[0] if beside else 0, down, across, slab, panel)
 
@@ -249,9 +249,9 @@ def _tiles(
     return calls, parts.transpose(2, 1, 3, 4, 0, 5, 6)
 
 
-def _count(m: int, size: Shape, apart: Shape) -> int:
+def _count(m: int, size: Shape, dilations: Shape) -> int:
     """Return the products of each input channel with each output channel for an output of this size."""
-    return prod(step * -(-length // (m * step)) * (m + 2) for length, step in zip(size, apart, strict=True))
+    return prod(step * -(-length // (m * step)) * (m + 2) for length, step in zip(size, dilations, strict=True))
 
 
 def matrices(m: int) -> tuple[Array, Array, Array]:

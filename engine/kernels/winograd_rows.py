@@ -1,4 +1,4 @@
-"""Conv with three rows of taps, perhaps with a 2x2 MaxPool, by Winograd's F(4, 3) along columns only; channels last.
+"""Runs Conv with three rows of taps, perhaps a 2x2 MaxPool, by Winograd's F(4, 3) along columns only; channels last.
 
 Four rows of outputs take six products instead of twelve. Along a row, whole windows are multiplied without a transform,
 so there are few passes, all over long runs. For small images that is faster than transforms along both axes

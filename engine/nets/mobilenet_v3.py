@@ -124,7 +124,7 @@ def _activate(net: NetBuilder, x: str, activation: str) -> str:
 def mobilenet_v3_1d(
     name: str, rows: Sequence[Row], hidden: int, classes: int = 2, channels: int = 3, length: int = 224
 ) -> Graph:
-    """channels x length -> logits; "relu" of the rows is ReLU6 here."""
+    """Build the net channels x length -> logits; "relu" in the rows means ReLU6."""
     net = _Net1d(name, channels, length)
     x = net.conv(net.builder.input, "features.0", channels, 16, 3, "hard_swish", stride=2)
     for index, row in enumerate(rows, start=1):

@@ -1,4 +1,4 @@
-"""The plain loops: one function for each operator, ONNX semantics, slow and obvious.
+"""Runs operators by plain loops: one function for each, ONNX semantics, slow and obvious.
 
 The oracle of the tests shares no code with what it checks: it imports only `engine.graph` and NumPy. The interpreter
 runs graphs with it that no plan can hold.

@@ -1,4 +1,4 @@
-"""Plain loops of Conv and ConvTranspose."""
+"""Runs Conv and ConvTranspose by plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain loops of element-wise operators: activations, arithmetic, batch norms, casts."""
+"""Runs element-wise operators by plain loops: activations, arithmetic, batch norms, casts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain loops of Gemm, MatMul and Softmax."""
+"""Runs Gemm, MatMul and Softmax by plain loops."""
 
 from __future__ import annotations
 

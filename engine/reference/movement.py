@@ -1,4 +1,4 @@
-"""Plain loops of operators that move elements or make shapes."""
+"""Runs operators that move elements or make shapes by plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain loops of MaxPool, AveragePool and GlobalAveragePool."""
+"""Runs MaxPool, AveragePool and GlobalAveragePool by plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain loops of ReduceMean, GlobalMaxPool, LogSoftmax and LRN."""
+"""Runs ReduceMean, GlobalMaxPool, LogSoftmax and LRN by plain loops."""
 
 from __future__ import annotations
 

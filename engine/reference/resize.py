@@ -1,4 +1,4 @@
-"""Plain loops of Resize: axis by axis, each output element separately."""
+"""Runs Resize by plain loops: axis by axis, each output element separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places of the windows of convolutions and pools, after ONNX, enumerated one by one."""
+"""Enumerates the windows of convolutions and pools, after ONNX."""
 
 from __future__ import annotations
 

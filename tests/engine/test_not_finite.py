@@ -109,7 +109,7 @@ class Fused(KernelSelector):
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return self.wanted if self.wanted in offers else next(iter(offers))
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         return True
 
 

@@ -31,7 +31,7 @@ class RandomSelector(KernelSelector):
         names = sorted(offers)
         return self.picked.setdefault(node.outputs[0], names[self.state.randint(len(names))])
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         return bool(self.state.randint(3))
 
 

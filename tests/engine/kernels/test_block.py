@@ -23,7 +23,7 @@ from engine.reference import run_graph
 class Together(KernelSelector):
     """Fuses all nodes that a kernel can run as one, at any cost."""
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         return True
 
 
