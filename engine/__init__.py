@@ -1,4 +1,4 @@
-"""The NumPy CNN engine: imports only NumPy and the standard library, and knows nothing of cameras."""
+"""Runs CNNs in NumPy: `load` a model file, `plan` it for input shapes, `run` the plan. Needs NumPy only."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ __all__ = ["Model", "ModelCard", "ModelError", "Plan", "UnsupportedOperator", "l
 
 
 def __getattr__(name: str) -> object:
-    # Found when first asked for: `import engine` and `python -m engine --help` do not wait for NumPy.
+    # Imported at first use: `import engine` and `python -m engine --help` do not wait for NumPy.
     homes = {"ModelCard": "model_card", "ModelError": "graph", "UnsupportedOperator": "graph", "Plan": "plan"}
     if name not in __all__:
         raise AttributeError(f"module 'engine' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""python -m engine: look at a model file (`info`), write it in another format (`convert`), or run it (`run`)."""
+"""Implements `python -m engine`: `info` prints a model file, `convert` writes another format, `run` runs it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 2 usage, 78 a model or an array that cannot be used."""
-    options = _parser().parse_args(arguments)
-    from engine.graph import ModelError  # here, so that --help does not wait for NumPy
+    """Run one command and return its exit code: 0 done, 2 usage, 78 a model or an array that cannot be used."""
+    options = build_parser().parse_args(arguments)
+    from engine.graph import ModelError  # lazy: --help does not wait for NumPy
 
     if getattr(options, "kernel", None):
         os.environ["ENGINE_KERNELS"] = options.kernel
@@ -25,15 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = {"info": _info, "convert": _convert, "run": _run}[options.command](options)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read this has seen enough: `engine info FILE | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere, without complaint
+    except BrokenPipeError:
+        # The reader has closed the pipe (`engine info FILE | head`): discard the rest, so that exit reports no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ModelError, OSError, ValueError) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 78
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line parser; needs no NumPy."""
     parser = argparse.ArgumentParser(prog="python -m engine", description="Run CNNs in NumPy.")
     commands = parser.add_subparsers(dest="command", required=True)
     info = commands.add_parser("info", help="print a model's card and layers")
@@ -41,10 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="write a model as .npz (a bundle), .safetensors, .onnx or text dumps")
     for command in (info, run, convert):
         command.add_argument("file", type=Path, help=".npz, .pth, .pt, .safetensors, .onnx, or a folder of text dumps")
-        command.add_argument("--net", help="name of the net, for a file without a card")
+        command.add_argument("--net", help="network name, for files without a model card")
     for command in (info, run):
-        command.add_argument("--kernel", metavar="LAYER=KERNEL", help="pin a layer's or an operator's; commas between")
-    convert.add_argument("target", type=Path, help="file to write; its suffix says the format, none: a folder")
+        command.add_argument(
+            "--kernel",
+            metavar="LAYER=KERNEL",
+            help="force a kernel: LAYER=KERNEL or OPERATOR=KERNEL, comma-separated",
+        )
+    convert.add_argument("target", type=Path, help="file to write; the suffix selects the format, none writes a folder")
     run.add_argument("input", type=Path, help="array to read (.npy)")
     run.add_argument("output", type=Path, help="array to write (.npy)")
     return parser
@@ -72,19 +78,20 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _layers(model: Model) -> list[tuple[str, str, str, str, str, str]]:
-    """Name, operator, output shape, parameters, multiply-adds and kernel of each layer for one item, headed, summed up.
+    """Return the rows of the table: name, operator, output shape, parameters, multiply-adds and kernel of each layer.
 
-    The kernel is the one that the model's plan chose; a layer without one has become part of another.
+    All numbers are for one item; the first row has the titles, the last one the sums. A layer without a kernel is part
+    of another layer's in the model's plan.
     """
     from engine.compiler.constant_folding import fold
     from engine.compiler.planner import choose_steps
 
     graph = fold(model.graph, model.default_shapes)
     sizes = {name: array.size for name, array in graph.initializers.items()}
-    owners = {node.name: node for node in graph.nodes}  # before passes moved parameters from one node to another
+    owners = {node.name: node for node in graph.nodes}  # as before the passes, which move parameters between nodes
     steps = [(each.node, each.step) for each in choose_steps(graph, model.default_shapes)]
     del graph
-    kernels = {each.node.name: each.kernel for each in model.chosen()}  # a plan, after which originals are let go of
+    kernels = {each.node.name: each.kernel for each in model.chosen()}  # plans; the lazy weights are released after it
     rows = [("layer", "operator", "output", "parameters", "MAC", "kernel")]
     counted: set[str] = set()
     for node, step in steps:
@@ -106,7 +113,7 @@ def _convert(options: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in files)
     print(f"{options.target}: net {model.card.net}, {size:,} bytes, same outputs")
     if len(files) > 1:
-        print("text dumps hold no card: labels, means and the rest of it stay behind")
+        print("text dumps hold no model card: labels, mean, std and the other fields are lost")
     return 0
 
 

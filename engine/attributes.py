@@ -1,6 +1,7 @@
-"""Settings of operators that ONNX passes as inputs, and once did as attributes: the engine wants them as attributes.
+"""Turns settings of operators that ONNX passes as inputs into attributes.
 
-A plan has to know them beforehand, for shapes and windows follow from them.
+A plan needs them before it runs, because shapes and windows follow from them. Old operator sets had most of them as
+attributes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from engine.graph import Array, Graph, ModelError, Node
 
-# Operator -> place of an input -> (the attribute that says the same, its data type).
+# Operator -> index of an input -> (the attribute with the same meaning, its data type).
 PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
     "Clip": {1: ("min", "float32"), 2: ("max", "float32")},
     "ConstantOfShape": {0: ("shape", "int64")},
@@ -25,7 +26,7 @@ PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
     "Squeeze": {1: ("axes", "int64")},
     "Unsqueeze": {1: ("axes", "int64")},
 }
-# What kind of value an attribute of that name has, whatever the operator.
+# Names of attributes by the kind of their value; the same for all operators.
 _FLOATS = frozenset(
     ("alpha", "beta", "bias", "cubic_coeff_a", "epsilon", "extrapolation_value", "max", "min", "momentum", "ratio")
 )
@@ -76,12 +77,12 @@ _SCALARS = ("min", "max", "ratio", "training_mode", "value")
 
 
 def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
-    """The node with the settings that it takes as inputs made attributes, and without inputs left out at the end.
+    """Return the node with its settings as attributes instead of inputs, and without empty inputs at the end.
 
     Raises:
         ModelError: such a setting is not among `constants`, or an attribute is of the wrong kind.
     """
-    _check_kinds(node)
+    check_kinds(node)
     inputs, attributes = list(node.inputs), dict(node.attributes)
     for place, (name, _) in PARAMETERS.get(node.op_type, {}).items():
         if place >= len(node.inputs) or not node.inputs[place]:
@@ -89,7 +90,7 @@ def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
         if inputs[place] not in constants:
             raise ModelError(
                 f"{node.op_type} '{node.name}': its {name} ('{inputs[place]}') is computed from data; "
-                "a plan has to know it beforehand"
+                "a plan needs it before it runs"
             )
         value = constants[inputs[place]]
         if value.size or name in ("axes", "shape"):  # an empty roi, scales or sizes stands for none
@@ -102,14 +103,14 @@ def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
 
 
 def attributes_of(graph: Graph) -> set[str]:
-    """Names of values that are settings of nodes, as PARAMETERS lists them."""
+    """Return the names of values that are settings of nodes (listed in PARAMETERS)."""
     return {
         name for node in graph.nodes for at, name in enumerate(node.inputs) if at in PARAMETERS.get(node.op_type, {})
     }
 
 
 def wanted_by_value(graph: Graph) -> set[str]:
-    """Names of inputs that have to be known before planning: settings, parameters, and whatever is not float32."""
+    """Return the names of inputs that planning needs by value: settings, parameters, and all that is not float32."""
     names = {value.name for value in graph.inputs if value.dtype != "float32"}
     for node in graph.nodes:
         places = {*PARAMETERS.get(node.op_type, {}), *_PARAMETER_INPUTS.get(node.op_type, ())}
@@ -120,7 +121,12 @@ def wanted_by_value(graph: Graph) -> set[str]:
 _PARAMETER_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Gather": (1,)}
 
 
-def _check_kinds(node: Node) -> None:
+def check_kinds(node: Node) -> None:
+    """Check the types of a node's attributes.
+
+    Raises:
+        ModelError: an attribute of the wrong kind, or a window far larger than memory.
+    """
     for name, value in node.attributes.items():
         if (
             (name in _FLOATS and not isinstance(value, float | int))
@@ -138,5 +144,5 @@ def _are(kind: Any, values: Any) -> bool:
 
 
 def _plain(name: str, value: Array) -> Any:
-    """An array as an attribute: a number, or a tuple of numbers."""
+    """Return an array as an attribute: a number, or a tuple of numbers."""
     return value.ravel()[0].item() if name in _SCALARS else tuple(value.ravel().tolist())

@@ -1,4 +1,4 @@
-"""Graph and Node: ONNX operator names and semantics in NCHW, nothing of our own."""
+"""Defines Graph, Node and the errors: ONNX operator names and semantics, in NCHW, without extensions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Shape = tuple[int, ...]
 
 
 class ModelError(Exception):
-    """A model that cannot be used as it is: the message says what, where, what was expected and what was found."""
+    """Signals a model that cannot be used; the message names what, where, what was expected and what was found."""
 
 
 class UnsupportedOperator(ModelError):
-    """An operator, or a value of one of its attributes, that this engine does not run."""
+    """Signals an operator, or a value of one of its attributes, that this engine does not run."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One ONNX operator.
+    """Holds one ONNX operator.
 
     Attributes:
         op_type: ONNX name, such as 'Conv'.
         inputs: names of values; '' stands for an optional one left out.
         outputs: names of values.
         attributes: as ONNX names them: ints, floats, strings, tuples of these, or arrays.
-        name: for messages; by habit the module's name ('layer1.0.conv1').
+        name: for messages; usually the PyTorch module's name ('layer1.0.conv1').
     """
 
     op_type: str
@@ -42,7 +42,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Value:
-    """A graph input or output. A dimension of 0 is free (the batch)."""
+    """Describes a graph input or output. A dimension of 0 is free (the batch)."""
 
     name: str
     shape: Shape
@@ -51,12 +51,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in an order in which they can run.
+    """Holds the nodes of a net in an order in which they can run.
 
     Attributes:
         name: the net's.
-        inputs: what `run` takes.
-        outputs: what `run` gives.
+        inputs: the arguments of `run`.
+        outputs: the results of `run`.
         nodes: topologically sorted.
         parameters: PyTorch `state_dict` names and shapes that `initializers` must hold, declared by a net's builder.
         initializers: arrays by name; empty until `bind`.
@@ -70,9 +70,9 @@ class Graph:
     initializers: Mapping[str, Array] = field(default_factory=dict)
 
     def bind(self, arrays: Mapping[str, Array]) -> Graph:
-        """The same graph with its parameters' values, float32.
+        """Return the same graph with its parameters' values, float32.
 
-        Names that end in `num_batches_tracked` are PyTorch's book-keeping and ignored.
+        Names that end in `num_batches_tracked` (PyTorch's training statistics) are ignored.
 
         Raises:
             ModelError: a name is missing, unknown, or has another shape or kind.

@@ -1,4 +1,4 @@
-"""Evaluation: a graph on given arrays, be they data, shapes or weights; how `Model.run` runs what files bring."""
+"""Runs graphs from files on given arrays, which may be data, shapes or weights; `Model.run` uses it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.attributes import wanted_by_value
-from engine.compiler.constant_folding import NotPlannable, fold
+from engine.attributes import check_kinds, wanted_by_value
+from engine.compiler.constant_folding import INVALID, NotPlannable, fold
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import standard
-from engine.compiler.passes import optimise
 from engine.compiler.planner import plan_prepared, prepare
 from engine.graph import Array, Graph, ModelError
 from engine.lazy_weights import release
@@ -19,11 +19,11 @@ from engine.reference import run_graph
 
 
 class Interpreter:
-    """A graph prepared for inputs of certain shapes and, where it depends on them, certain values.
+    """Holds a graph prepared for inputs of fixed shapes and, if it depends on them, fixed values.
 
     Inputs that are shapes, settings or parameters of nodes, or empty, become constants; all that follows from them is
-    computed once. A graph that makes anything but float32 from data (the indices of MaxPool) is run by plain loops,
-    which are right and slow.
+    computed once. A graph that computes anything but float32 from data (the indices of MaxPool) runs by the plain
+    loops of `engine.reference`, which are correct but slow.
 
     Args:
         graph: with its values.
@@ -55,6 +55,8 @@ class Interpreter:
         try:
             folded = fold(rest, [self._shapes[index] for index in self._open])
         except NotPlannable:
+            for node in graph.nodes:
+                check_kinds(node)
             self._graph = graph
             return
         self._constant = {
@@ -63,7 +65,7 @@ class Interpreter:
             if value.name in folded.initializers
         }
         outputs = tuple(value for index, value in enumerate(folded.outputs) if index not in self._constant)
-        # Inputs whose shape alone was of interest are not read any more.
+        # Inputs of which only the shape matters are not read.
         used = {name for node in folded.nodes for name in node.inputs} | {value.name for value in outputs}
         self._open = [index for index in self._open if self._names[index] in used]
         folded = replace(folded, outputs=outputs, inputs=tuple(value for value in folded.inputs if value.name in used))
@@ -71,12 +73,12 @@ class Interpreter:
         self._plan: Plan | None = None
         if outputs:
             prepared = prepare(optimise(folded), shapes, standard())
-            del rest, folded  # with the parameters as they were, which take as much room as the plan's
+            del rest, folded  # they hold the original parameters, as large as the plan's
             release(graph)
             self._plan = plan_prepared(prepared, shapes, standard())
 
     def fits(self, inputs: Sequence[Array]) -> bool:
-        """Whether it was made for inputs such as these."""
+        """Return whether it was prepared for inputs of these shapes and values."""
         return [array.shape for array in inputs] == self._shapes and all(
             np.array_equal(self._values[name], array)
             for name, array in zip(self._names, inputs, strict=True)
@@ -84,9 +86,13 @@ class Interpreter:
         )
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """All outputs, new arrays."""
+        """Return all outputs, new arrays."""
         if self._graph is not None:
-            return run_graph(self._graph, *inputs)
+            try:
+                return run_graph(self._graph, *inputs)
+            except INVALID as error:
+                name = self._graph.name
+                raise ModelError(f"net '{name}' is invalid: {type(error).__name__}: {error!s:.80}") from error
         found: tuple[Array, ...] = ()
         if self._plan is not None:
             made = self._plan.run(*(np.asarray(inputs[index], np.float32) for index in self._open))

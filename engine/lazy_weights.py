@@ -1,7 +1,7 @@
-"""The parameters of a model as its file has them: let go of once a plan has what it needs, read again if need be.
+"""Loads weights lazily: they are released after planning and reloaded from the file on demand.
 
-Plans hold parameters folded and rearranged; to keep the originals beside them would take half as much memory again
-(ResNet-50: 100 MB), for nothing but the rare plan for inputs of another size, or a conversion.
+Plans hold parameters folded and rearranged. Keeping the originals too would take half as much memory again (ResNet-50:
+100 MB), only for the rare plan for inputs of another size, or a conversion.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 
 from engine.graph import Array, Graph, ModelError
 
-SMALL = 16 << 20  # bytes that nobody will miss
+SMALL = 16 << 20  # bytes; smaller models stay in memory
 
 
 class LazyWeights(Mapping[str, Array]):
-    """Arrays by name, as long as they are held; from the file again after `release`, if it is still the same file.
+    """Maps names to arrays; after `release` the next access reads them from the file again, if it is unchanged.
 
     Args:
-        arrays: what was read.
+        arrays: as read from the file.
         path: of the file.
-        again: reads it once more.
+        reload: reads the file again.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], path: Path, again: Callable[[], Mapping[str, Array]]) -> None:
+    def __init__(self, arrays: Mapping[str, Array], path: Path, reload: Callable[[], Mapping[str, Array]]) -> None:
         self._arrays: Mapping[str, Array] | None = arrays
         self._names = tuple(arrays)
         self._path = path
-        self._again = again
+        self._reload = reload
         self._identity = _identity(path)
 
     def __getitem__(self, name: str) -> Array:
@@ -42,7 +42,7 @@ class LazyWeights(Mapping[str, Array]):
         return len(self._names)
 
     def release(self) -> None:
-        """Let go of the arrays, if that is worth while."""
+        """Release the arrays, if they take more than SMALL bytes."""
         if self._arrays is not None and sum(array.nbytes for array in self._arrays.values()) > SMALL:
             self._arrays = None
 
@@ -51,18 +51,18 @@ class LazyWeights(Mapping[str, Array]):
         if held is None:
             if _identity(self._path) != self._identity:
                 raise ModelError(f"{self._path}: the file has changed since it was loaded; load it again")
-            self._arrays = held = self._again()
+            self._arrays = held = self._reload()
         return held
 
 
 def release(graph: Graph) -> None:
-    """Let go of a graph's parameters, if they can be read again."""
+    """Release a graph's parameters, if they can be reloaded."""
     if isinstance(graph.initializers, LazyWeights):
         graph.initializers.release()
 
 
 def own(array: Array) -> Array:
-    """The array, or a copy of one that keeps far more in memory than itself, such as the file it was read from."""
+    """Return the array, or a copy if it is a view that keeps a much larger object (a whole file) in memory."""
     base: object = array
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
@@ -72,7 +72,7 @@ def own(array: Array) -> Array:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """What tells a file from one that took its place, or that was written into; () if there is none."""
+    """Return a value that changes if the file is replaced or written to; () if there is no file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""load() and Model: a graph with its values, and the card that says what it is for."""
+"""Loads models: `load` reads a file, `Model` holds a graph with its values and its model card."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from engine.attributes import attributes_of
 from engine.compiler.constant_folding import fold, holds_for_any_batch
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector, standard
-from engine.compiler.passes import optimise
-from engine.compiler.planner import KernelChoice, PreparedNode, choose, plan_prepared, prepare
+from engine.compiler.planner import KernelChoice, PreparedGraph, choose, plan_prepared, prepare
 from engine.compiler.uint8_input import INPUTS, takes_pixels
 from engine.graph import Array, Graph, Shape
 from engine.graph import ModelError as ModelError
@@ -31,11 +31,11 @@ _LABELLED_TASKS = ("classify", "digits")
 
 @dataclass(frozen=True)
 class Model:
-    """A net ready to be planned or run.
+    """Holds a net that can be planned or run.
 
     Attributes:
-        card: what the input should be and what the outputs mean.
-        graph: with its initializers bound; those of a file are let go of after a plan, and read again when needed.
+        card: describes the input and the meaning of the outputs.
+        graph: with its initializers bound; those of a file are released after a plan and reloaded on demand.
         prepared: kernels chosen and parameters packed by the last plan, for later ones; empty before the first.
 
     Raises:
@@ -44,9 +44,9 @@ class Model:
 
     card: ModelCard
     graph: Graph
-    prepared: list[PreparedNode] = field(default_factory=list, repr=False, compare=False)
+    prepared: list[PreparedGraph] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _evaluations: list[Interpreter] = field(default_factory=list, init=False, repr=False, compare=False)
+    _interpreters: list[Interpreter] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = self.graph.inputs[0].shape[1:] if self.graph.inputs else ()
@@ -54,9 +54,9 @@ class Model:
         if len(expected) != len(given) or any(
             want not in (0, have) for want, have in zip(expected, given, strict=True)
         ):
-            raise ModelError(f"net '{self.graph.name}' takes {expected}, but its card says {given}")
+            raise ModelError(f"net '{self.graph.name}' takes {expected}, but its card has {given}")
         stated = self.graph.outputs[0].shape
-        outputs = stated[-1] if stated else 0  # 0: the graph does not say
+        outputs = stated[-1] if stated else 0  # 0: the graph does not state it
         if outputs and self.card.task in _LABELLED_TASKS and self.card.labels and len(self.card.labels) != outputs:
             raise ModelError(
                 f"net '{self.graph.name}' has {outputs} outputs, but {len(self.card.labels)} labels are given"
@@ -64,7 +64,7 @@ class Model:
 
     @property
     def default_shapes(self) -> tuple[Shape, ...]:
-        """Shapes of the inputs for one item: the first as the card says, others as the graph does (free: 1)."""
+        """The shapes of the inputs for one item: the first from the card, others from the graph (free: 1)."""
         shapes = [tuple(size or 1 for size in value.shape) for value in self.graph.inputs]
         if shapes and shapes[0]:
             shapes[0] = (shapes[0][0], *self.card.input_shape)
@@ -72,73 +72,80 @@ class Model:
 
     @property
     def only_batch(self) -> int | None:
-        """The number of items that each plan must be for, where the net was made for just so many; None: any."""
+        """The only batch size that the net can be planned for; None if any will do."""
         batches = self.prepare(self.default_shapes).batches
         return batches[0][0] if batches else None
 
-    def plan(self, *input_shapes: Shape, choices: KernelSelector | None = None, input: str = "float32") -> Plan:
-        """A plan for inputs of just these shapes, (N, C, H, W) each; without any, one item of the card's shape.
+    def plan(
+        self,
+        *input_shapes: Shape,
+        selector: KernelSelector | None = None,
+        input: str = "float32",
+        choices: KernelSelector | None = None,
+    ) -> Plan:
+        """Return a plan for inputs of these shapes.
 
         Args:
-            input_shapes: one a graph's input.
-            choices: who picks kernels from now on; by default as before, and at first `kernel_selection.standard()`.
-            input: 'float32', numbers as the network wants them; or 'uint8_nhwc': the plan takes images (N, H, W, C)
-                of bytes in the card's colour, and the card's mean and std are part of the first layer. Such a plan
+            input_shapes: (N, C, H, W) for each input of the graph; without any, one item of the card's shape.
+            selector: selects kernels from this plan on; None: as before, and at first `kernel_selection.standard()`.
+            input: 'float32' for normalised float32 (N, C, H, W); or 'uint8_nhwc' for images (N, H, W, C), uint8, in
+                the card's colour order: then the card's mean and std become part of the first layer, and the plan
                 shares nothing with others.
+            choices: an alias of `selector`.
 
         Raises:
-            ModelError: shapes that the net does not take, or pixels for a net that takes no images.
+            ModelError: shapes that the net does not take, or 'uint8_nhwc' for a net that takes no images.
             UnsupportedOperator: a node that the engine does not run.
-            ValueError: another kind of input.
+            ValueError: another value of `input`.
         """
-        shapes = input_shapes or self.default_shapes
+        shapes, selector = input_shapes or self.default_shapes, selector or choices
         if input not in INPUTS:
             raise ValueError(f"input='{input}' is not one of {', '.join(INPUTS)}")
         if input == "float32":
-            return plan_prepared(self.prepare(shapes, choices), shapes, choices or standard())
+            return plan_prepared(self.prepare(shapes, selector), shapes, selector or standard())
         if self.prepared and self.prepared[0].final:
-            raise ModelError(f"net '{self.graph.name}' was shared with its kernels chosen, for input='float32'")
+            raise ModelError(f"net '{self.graph.name}' was shared with its kernels selected, for input='float32'")
         graph = takes_pixels(fold(self.graph, shapes), self.card)
-        prepared = prepare(optimise(graph), shapes, choices or standard())
+        prepared = prepare(optimise(graph), shapes, selector or standard())
         prepared.pixels = True
         del graph
         release(self.graph)
-        return plan_prepared(prepared, shapes, choices or standard())
+        return plan_prepared(prepared, shapes, selector or standard())
 
     def chosen(self, *input_shapes: Shape) -> list[KernelChoice]:
-        """The kernel of each node in a plan for these shapes; arguments and errors as for `plan`.
+        """Return the kernel of each node in a plan for these shapes; arguments and errors as for `plan`.
 
         Raises:
-            ModelError: a kernel is pinned that none of the nodes it was pinned for has.
+            ModelError: a pinned kernel does not exist for any node that it was pinned for.
         """
         shapes = input_shapes or self.default_shapes
         prepared = self.prepare(shapes)
         assert prepared.graph is not None
-        choices = standard()
-        found = choose(prepared.graph, shapes, choices, prepared)
-        for pin in choices.pins.items():
+        selector = standard()
+        found = choose(prepared.graph, shapes, selector, prepared)
+        for pin in selector.pins.items():
             if not any(pin in ((each.node.name, each.kernel), (each.node.op_type, each.kernel)) for each in found):
-                raise ModelError(f"{'='.join(pin)}: no layer or operator '{pin[0]}' has such a kernel here")
+                raise ModelError(f"{'='.join(pin)}: no layer or operator '{pin[0]}' has this kernel in this plan")
         return found
 
-    def prepare(self, shapes: Sequence[Shape], choices: KernelSelector | None = None) -> PreparedNode:
-        """What plans for these shapes share: of the plans before, unless that was for other shapes or choices.
+    def prepare(self, shapes: Sequence[Shape], selector: KernelSelector | None = None) -> PreparedGraph:
+        """Return what plans for these shapes share; that of earlier plans if their shapes and kernel selection match.
 
         Raises:
             ModelError, UnsupportedOperator: as `plan`.
         """
         before = self.prepared[0] if self.prepared else None
-        if before is not None and choices is None and before.fits(shapes):
+        if before is not None and selector is None and before.fits(shapes):
             return before
         if before is not None and before.final:
             raise ModelError(
-                f"net '{self.graph.name}' was shared with its kernels chosen, for items of {before.items}"
+                f"net '{self.graph.name}' was shared with its kernels selected, for items of {before.items}"
                 f"{f' in batches of {before.batches}' if before.batches else ''}: it takes no others; "
                 f"found {tuple(shapes)}"
             )
         folded = fold(self.graph, shapes)
         any_batch = holds_for_any_batch(self.graph, folded, shapes)
-        prepared = prepare(optimise(folded), shapes, choices or standard())
+        prepared = prepare(optimise(folded), shapes, selector or standard())
         if any_batch:
             prepared.batches = ()
         self.prepared[:] = [prepared]
@@ -147,17 +154,18 @@ class Model:
         return self.prepared[0]
 
     def release(self) -> None:
-        """Let go of all that later plans would share, as after handing the model to other processes; plans run on."""
+        """Release all that later plans would share (after sharing the model with workers); existing plans still run."""
         self._plans.clear()
-        self._evaluations.clear()
+        self._interpreters.clear()
         if not (self.prepared and self.prepared[0].final):
             self.prepared.clear()
         release(self.graph)
 
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
-        """Raw outputs, new arrays, for inputs of the graph's shapes and data types; a tuple if the net has several.
+        """Run the net and return its raw outputs as new arrays, a tuple if there are several.
 
-        What was prepared for the last inputs is kept; use `plan` where speed or threads matter.
+        Inputs have the graph's shapes and data types. The plan for the last shapes is kept; use `plan` if speed or
+        threads matter.
 
         Raises:
             ModelError: shapes that the net does not take.
@@ -167,11 +175,11 @@ class Model:
         if not self.graph.parameters and not (
             self.prepared and self.prepared[0].final
         ):  # a graph from a file: it may take anything
-            from engine.interpreter import Interpreter  # workers, whose plans are all that they run, do without
+            from engine.interpreter import Interpreter  # lazy: workers, which only run plans, do not load it
 
-            if not self._evaluations or not self._evaluations[0].fits(inputs):
-                self._evaluations[:] = [Interpreter(self.graph, inputs)]
-            made = self._evaluations[0].run(inputs)
+            if not self._interpreters or not self._interpreters[0].fits(inputs):
+                self._interpreters[:] = [Interpreter(self.graph, inputs)]
+            made = self._interpreters[0].run(inputs)
             return made[0] if len(made) == 1 else made
         shapes = tuple(np.shape(array) for array in inputs)
         if shapes not in self._plans:
@@ -183,15 +191,15 @@ class Model:
 
 
 def load(path: str | Path, net: str | None = None) -> Model:
-    """Read a model file: one with its card or graph inside, or bare arrays.
+    """Read a model file, which may hold a card, a graph, or arrays only.
 
     Args:
         path: a `.npz`, `.pth`, `.pt`, `.safetensors` or `.onnx` file, or a folder of text dumps.
-        net: name of the net, for arrays without a card; without it they are recognised by names and shapes.
+        net: name of the net, for arrays without a card; None: recognise it by the names and shapes of the arrays.
 
     Raises:
         ModelError: the file cannot be read, is damaged, or does not fit the net.
-        UnsupportedOperator: the file's graph uses what the engine lacks.
+        UnsupportedOperator: the file's graph uses an operator that the engine lacks.
     """
     path = Path(path)
     model = _read(path, net)
@@ -202,7 +210,7 @@ def load(path: str | Path, net: str | None = None) -> Model:
 
 
 def _read(path: Path, net: str | None) -> Model:
-    from engine import formats  # as above
+    from engine import formats  # lazy: workers, which attach to a shared model, load no formats
 
     content = formats.read(path)
     try:
@@ -218,11 +226,11 @@ def _assemble(content: Content, net: str | None) -> Model:
     if content.graph is not None:
         card = content.card or ModelCard(content.graph.name)
         if net not in (None, card.net):
-            raise ModelError(f"it brings its own graph, '{card.net}', but net '{net}' was asked for")
+            raise ModelError(f"it holds a graph, '{card.net}', but net '{net}' was requested")
         return Model(card, content.graph)
     arrays, card_inside = _plain_names(content.arrays), content.card
     if card_inside is not None and net not in (None, card_inside.net):
-        raise ModelError(f"its card says net '{card_inside.net}', but net '{net}' was asked for")
+        raise ModelError(f"its card names net '{card_inside.net}', but net '{net}' was requested")
     name = card_inside.net if card_inside else net or nets.recognise(arrays)
     if name is None:
         raise ModelError(
@@ -233,21 +241,21 @@ def _assemble(content: Content, net: str | None) -> Model:
 
 
 def _check_finite(arrays: Mapping[str, Array], settings: set[str]) -> None:
-    """Weights are numbers; a setting such as a Clip's bound, or what a Pad puts around, may be infinite."""
+    """Refuse weights that are not finite; a setting (a Clip's bound, the value of a Pad) may be infinite."""
     for key, array in arrays.items():
         if array.dtype.kind == "f" and not (~np.isnan(array) if key in settings else np.isfinite(array)).all():
             raise ModelError(f"parameter '{key}' holds NaN or infinity; the file is damaged or its training diverged")
 
 
 def _plain_names(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Without the 'module.' that PyTorch's DataParallel puts before every name."""
+    """Return the arrays without the prefix 'module.', which PyTorch's DataParallel adds to every name."""
     if not all(name.startswith("module.") for name in arrays):
         return arrays
     return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
 def with_card(model: Model, **changes: object) -> Model:
-    """The same model with some of its card's fields changed, checked again.
+    """Return the same model with changed fields of its card, checked again.
 
     Raises:
         ModelError: a value that is not allowed, or does not fit the graph.

@@ -1,4 +1,4 @@
-"""ModelCard: what a model is, what it wants to see and what its outputs are called; travels as JSON in the bundle."""
+"""Describes models: a ModelCard names the net, the input and the outputs; a bundle holds it as JSON."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ MAX_AXES = 8
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything about a model but its numbers.
+    """Holds everything about a model except its parameters.
 
     Attributes:
         net: name in `engine.nets`.
-        task: what the outputs mean ('classify', 'digits', ...); the application knows the names.
+        task: the meaning of the outputs ('classify', 'digits', ...); the application defines the names.
         input_shape: one item's: (C, H, W) of an image, (C, L) of a signal, or any other.
-        mean: subtracted from each channel, on the [0, 1] scale; () stands for zeros.
-        std: then divided by; () stands for ones.
-        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'; "" where the input is no image.
-        labels: names of the outputs, in order; () where they have none.
-        accuracy: share of right answers, 0 to 1, by name of the set it was measured on.
-        recipe: how it was made.
+        mean: subtracted from each channel, on the [0, 1] scale; () means zeros.
+        std: divides each channel after that; () means ones.
+        colour: order of the channels: 'RGB', 'BGR' or 'GRAY'; "" if the input is no image.
+        labels: names of the outputs, in order; () if they have none.
+        accuracy: share of correct predictions, 0 to 1, by name of the data set.
+        recipe: how the model was trained.
         licence: of the weights.
-        sha256: over the arrays of the bundle (`engine.formats.npz.digest`); "" where not stated.
+        sha256: of the arrays in the bundle (`engine.formats.npz.digest`); "" if not stated.
 
     Raises:
         ModelError: a value of the wrong kind or out of range; the message names key, value and what is allowed.
@@ -66,13 +66,13 @@ class ModelCard:
         object.__setattr__(self, "accuracy", MappingProxyType(dict(self.accuracy)))
 
     def to_json(self) -> str:
-        """The card as one JSON object."""
+        """Return the card as one JSON object."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return json.dumps({**values, "accuracy": dict(self.accuracy)}, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
-        """The card that `to_json` wrote.
+        """Return the card that `to_json` wrote.
 
         Raises:
             ModelError: not a JSON object, an unknown or repeated key, or a value that is not allowed.
@@ -134,7 +134,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "task": (lambda value: _is_text(value) and value != "", "the name of a task"),
     "input_shape": (
         lambda value: _tuple_of(_is_side)(value) and len(value) <= MAX_AXES,
-        f"three whole numbers C, H, W; up to {MAX_AXES} of any kind for what is no image",
+        f"three whole numbers C, H, W; up to {MAX_AXES} if the input is no image",
     ),
     "mean": (_tuple_of(_is_number), "finite numbers, one a channel"),
     "std": (_tuple_of(lambda item: _is_number(item) and item > 0), "numbers above 0, one a channel"),

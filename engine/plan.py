@@ -1,4 +1,4 @@
-"""Plan: a net prepared for fixed input shapes; running it is a thin loop over prepared calls."""
+"""Runs a net that was prepared for fixed input shapes: a thin loop over prepared calls."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from engine.graph import Array, Shape
 from engine.kernels.step import Call
 
-# Numbers in NumPy's buffers. Nothing is cast here, and yet a ufunc copies operands that repeat, or lie in a frame, into
-# its buffers wherever these hold more than one row: 8192 by default. Half of the time of a pass over 20 rows of 1280.
+# Elements in NumPy's ufunc buffers (default 8192). Although nothing is cast, a ufunc copies operands that broadcast, or
+# lie in a frame, into its buffers if these hold more than one row: half of the time of a pass over 20 rows of 1280.
 BUFFER = 1024
 
 Binder = Callable[[Sequence[Array], Sequence[Array]], list[tuple[str, list[Call]]]]
@@ -22,13 +22,13 @@ class Plan:
     """Runs one net on inputs of one shape. Made by `Model.plan`; not for several threads at once.
 
     Attributes:
-        inputs: the plan's own input arrays, float32 unless it was planned for pixels; `run` without arguments takes
-            what was written into them.
+        inputs: the plan's own input arrays, float32 unless it was planned for pixels; `run` without arguments reads
+            them.
         outputs: the plan's own float32 output arrays, overwritten by each run.
         arena_bytes: memory for everything between inputs and outputs.
-        sections: what a run executes, in order, by the name of the node; 'copy of ...' between nodes.
-        calls: the same without names.
-        large: they run with `small_buffers`; switching takes 3 us, which a small net would miss.
+        sections: (name of the node, its calls) in the order of a run; 'copy of ...' between nodes.
+        calls: all calls of a run, in order.
+        large: the calls run with `small_buffers`; switching takes 3 us, too much for a small net.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Plan:
         pixels: bool = False,
         large: bool = False,
     ) -> None:
-        """Args: with `pixels` the first input is uint8 (N, H, W, C), though its shape is given as (N, C, H, W)."""
+        """Bind the calls to new arrays; with `pixels` the first input (N, C, H, W) becomes uint8 (N, H, W, C)."""
         self._binder = binder
         self.large = large
         inputs = [np.zeros(shape, np.float32) for shape in input_shapes]
@@ -53,17 +53,17 @@ class Plan:
         self.sections = binder(self.inputs, self.outputs)
         self.calls = _flat(self.sections)
         self._stores = [array.__setitem__ for array in self.inputs]
-        # Of the only input, where there is one: a run may take 10 us, so it counts how long an input is looked at.
+        # Cached for nets with one input: a run may take 10 us, so the time of the check counts.
         self._shape = self.inputs[0].shape if len(self.inputs) == 1 else None
         self._dtype = self.inputs[0].dtype if len(self.inputs) == 1 else None
         self._result = self.outputs[0] if len(self.outputs) == 1 else self.outputs
 
     def run(self, *inputs: Array, out: Array | Sequence[Array] | None = None) -> Array | tuple[Array, ...]:
-        """Raw outputs of the net.
+        """Run the net and return its raw outputs.
 
         Args:
-            inputs: arrays like `self.inputs`; none at all: what lies there.
-            out: where to copy the outputs as well: an array, or one for each output.
+            inputs: arrays with the shapes and dtypes of `self.inputs`; none: run on `self.inputs` as they are.
+            out: copy the outputs into this array too, or into one array for each output.
 
         Returns:
             The plan's own output array (a tuple if there are several), valid until the next run.
@@ -91,9 +91,9 @@ class Plan:
         return self._result
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None]:
-        """A run from just these arrays into just these (views of shared memory, say), with no copy between.
+        """Return a function that runs from these inputs into these outputs (shared memory, say) without copies.
 
-        The result shares the plan's arena: never run it at the same time as the plan or another binding of it.
+        It shares the plan's arena: never run it at the same time as the plan or another binding of it.
 
         Args:
             inputs: C-contiguous, aligned, of the planned shapes and data types.
@@ -125,7 +125,7 @@ def _execute_large(calls: Sequence[Call]) -> None:
 
 @contextmanager
 def small_buffers() -> Iterator[None]:
-    """Within, this thread's ufuncs have buffers of BUFFER numbers."""
+    """Limit this thread's ufunc buffers to BUFFER elements within the block."""
     before = np.setbufsize(BUFFER)
     try:
         yield
@@ -134,7 +134,7 @@ def small_buffers() -> Iterator[None]:
 
 
 def _plain(array: Array) -> Array:
-    """The same memory without the odd strides that axes of length 1 may have, which BLAS would not take."""
+    """Return the same memory with regular strides: axes of length 1 may have some that BLAS does not accept."""
     return array.reshape(-1).reshape(array.shape)
 
 

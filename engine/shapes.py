@@ -1,4 +1,4 @@
-"""Axes and shapes of the operators that only rearrange their input."""
+"""Computes axes and shapes of the operators that only rearrange their input."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from engine.graph import ModelError, Node, Shape
 
 
 def reshaped(node: Node, shape: Shape) -> Shape:
-    """The shape that a Reshape, Squeeze, Unsqueeze or Flatten with its settings as attributes gives to an input's.
+    """Return the output shape of a Reshape, Squeeze, Unsqueeze or Flatten with its settings as attributes.
 
     Raises:
-        ModelError: it has another number of numbers, or there are no such axes.
+        ModelError: it has another number of elements, or there are no such axes.
     """
     found = _RESHAPERS[node.op_type](node, shape)
     if prod(found) != prod(shape) or any(size < 0 for size in found):
@@ -21,7 +21,7 @@ def reshaped(node: Node, shape: Shape) -> Shape:
 
 
 def slices(node: Node, shape: Shape) -> tuple[slice, ...]:
-    """What a Slice with its settings as attributes takes of each axis, in Python's terms.
+    """Return Python's slice of each axis for a Slice with its settings as attributes.
 
     Raises:
         ModelError: settings that do not fit together or the input.
@@ -44,7 +44,7 @@ def slices(node: Node, shape: Shape) -> tuple[slice, ...]:
 
 
 def positive(node: Node, axis: int, rank: int) -> int:
-    """An axis counted from the front.
+    """Return an axis counted from the front.
 
     Raises:
         ModelError: there is no such axis.

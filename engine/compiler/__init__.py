@@ -1,1 +1,1 @@
-"""From a graph to a plan: checks, folds, fuses, chooses kernels and places buffers."""
+"""Compiles a graph to a plan: checks, folds, fuses, selects kernels and places buffers."""

@@ -1,4 +1,4 @@
-"""The arena: one block of memory for all of a plan's buffers, shared by those that never live at the same time."""
+"""Places all buffers of a plan in one block of memory, the arena; buffers with disjoint lifetimes share it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.kernels.step import ALIGNMENT, aligned_bytes
 
 @dataclass(eq=False)
 class Buffer:
-    """float32 numbers that live from moment `first` to moment `last`, both included."""
+    """Describes float32 numbers that live from action `first` to action `last`, both included."""
 
     shape: Shape
     first: int
@@ -23,21 +23,21 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
-        """Room that it takes in the arena."""
+        """Bytes in the arena, whole cache lines."""
         return -(-4 * prod(self.shape) // ALIGNMENT) * ALIGNMENT
 
     def view(self, arena: Array) -> Array:
-        """The buffer's own part of the arena."""
+        """Return the buffer's part of the arena."""
         return arena[self.offset : self.offset + 4 * prod(self.shape)].view(np.float32).reshape(self.shape)
 
 
 def allocate(buffers: Sequence[Buffer]) -> Array:
-    """Place the buffers and give the bytes that hold them all."""
+    """Place the buffers and return the arena's bytes."""
     return aligned_bytes(place(buffers))
 
 
 def place(buffers: Sequence[Buffer]) -> int:
-    """Give each buffer the lowest offset free for its whole life, the largest first; returns the arena's size."""
+    """Give each buffer the lowest offset free for its lifetime, the largest first; return the arena's size."""
     placed: list[Buffer] = []
     for buffer in sorted(buffers, key=lambda item: -item.nbytes):
         rivals = [other for other in placed if other.first <= buffer.last and buffer.first <= other.last]

@@ -1,4 +1,4 @@
-"""Operators on arrays known beforehand, of any data type: what shapes are computed with, evaluated before planning."""
+"""Evaluates operators on constant arrays of any data type, as exporters use them to compute shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from engine.graph import Array, ModelError, Node, Shape, UnsupportedOperator
 from engine.shapes import positive, reshaped, slices
 
-# onnx.TensorProto.DataType -> what the engine keeps it as
+# onnx.TensorProto.DataType -> the dtype in the engine
 DTYPES = {
     1: np.float32,
     2: np.uint8,
@@ -23,13 +23,13 @@ DTYPES = {
     11: np.float64,
     16: np.float32,
 }
-MAX_NUMBERS = 1 << 28  # of one value, 1 GiB of float32: a small file must not ask for more
+MAX_NUMBERS = 1 << 28  # of one value, 1 GiB of float32: the limit of what a small file can request
 
 Function = Callable[..., Array]
 
 
 def evaluate(node: Node, *inputs: Array) -> Array:
-    """The node's one output.
+    """Return the only output of the node.
 
     Raises:
         ModelError: inputs or attributes that do not fit together, or an output of more than MAX_NUMBERS.
@@ -42,7 +42,7 @@ def evaluate(node: Node, *inputs: Array) -> Array:
 
 
 def dtype_of(node: Node) -> type[np.generic]:
-    """The data type that a Cast makes.
+    """Return the target data type of a Cast.
 
     Raises:
         UnsupportedOperator: one that the engine lacks.

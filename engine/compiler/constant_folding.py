@@ -1,8 +1,8 @@
-"""Folding: a graph as a file has it, for given input shapes, becomes one that a plan can hold.
+"""Constant folding: turns a graph from a file, for given input shapes, into one that a plan can hold.
 
-Whatever is known beforehand is computed (weights made by nodes, the arithmetic on shapes that exporters write),
-settings that came as inputs become attributes, and operators with a simpler equivalent become that. What is left has
-float32 data, one output a node, and kernels.
+Constants are computed (weights made by nodes, the arithmetic on shapes that exporters write), settings given as inputs
+become attributes, and operators with a simpler equivalent are replaced by it. The nodes that remain have float32 data,
+one output each, and kernels.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from engine.shapes import positive
 
 
 class NotPlannable(UnsupportedOperator):
-    """Something other than float32 is computed from data; `engine.interpreter` runs such graphs by plain loops."""
+    """Signals that something other than float32 is computed from data; `engine.interpreter` runs such graphs."""
 
 
 def fold(graph: Graph, input_shapes: Sequence[Shape]) -> Graph:
-    """The graph for inputs of just these shapes; its outputs keep names and values, some perhaps as initializers.
+    """Return the graph for inputs of these shapes; its outputs keep names and values, some perhaps as initializers.
 
-    A net that the engine built itself needs none of this and is returned as it is.
+    A net from `engine.nets` needs no folding and is returned unchanged.
 
     Raises:
         ModelError: shapes that do not fit, or settings that are computed from data.
@@ -39,9 +39,9 @@ def fold(graph: Graph, input_shapes: Sequence[Shape]) -> Graph:
 
 
 def holds_for_any_batch(graph: Graph, folded: Graph, input_shapes: Sequence[Shape]) -> bool:
-    """Whether the graph, folded for these shapes, is what it would be for any other batch.
+    """Return whether the graph, folded for these shapes, is the same for any other batch size.
 
-    It is folded again, for one item more: a number that came from the batch (a size, a row of zeros) shows as another.
+    It is folded again for one more item: a constant that depends on the batch (a size, a row of zeros) then differs.
     """
     if graph.parameters:
         return True
@@ -52,43 +52,43 @@ def holds_for_any_batch(graph: Graph, folded: Graph, input_shapes: Sequence[Shap
     except ModelError:
         return False
     used = {name for node in folded.nodes for name in node.inputs} | {value.name for value in folded.outputs}
-    mine, theirs = folded.initializers, other.initializers
+    ones, others = folded.initializers, other.initializers
     return (
         len(folded.nodes) == len(other.nodes)
-        and all(_alike(*pair) for pair in zip(folded.nodes, other.nodes, strict=True))
-        and (used & mine.keys()) == (used & theirs.keys())
-        and all(mine[name] is theirs[name] or np.array_equal(mine[name], theirs[name]) for name in used & mine.keys())
+        and all(_equal(*pair) for pair in zip(folded.nodes, other.nodes, strict=True))
+        and (used & ones.keys()) == (used & others.keys())
+        and all(ones[name] is others[name] or np.array_equal(ones[name], others[name]) for name in used & ones.keys())
     )
 
 
-def _alike(one: Node, other: Node) -> bool:
-    plain = (one.op_type, one.inputs, one.outputs) == (other.op_type, other.inputs, other.outputs)
-    mine, theirs = one.attributes, other.attributes
-    return plain and mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+def _equal(a: Node, b: Node) -> bool:
+    plain = (a.op_type, a.inputs, a.outputs) == (b.op_type, b.inputs, b.outputs)
+    same_keys = a.attributes.keys() == b.attributes.keys()
+    return plain and same_keys and all(np.array_equal(value, b.attributes[key]) for key, value in a.attributes.items())
 
 
-# What attributes of the wrong kind, or inputs that are missing, raise in a kernel that expects them.
-_SENSELESS = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+# Raised by a kernel whose node has attributes of the wrong kind, or too few inputs.
+INVALID = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
 class _Folder:
-    """What is known while the nodes are gone through in order."""
+    """Folds the nodes in order and keeps the constants and shapes known so far."""
 
     def __init__(self, graph: Graph, input_shapes: Sequence[Shape]) -> None:
         self.graph = graph
         self.constants: dict[str, Array] = dict(graph.initializers)
         self.shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
         self.nodes: list[Node] = []
-        self.left = MAX_NUMBERS  # that may be made of what is known
+        self.left = MAX_NUMBERS  # budget of elements in computed constants
         self.wanted = {value.name for value in graph.outputs} | {name for node in graph.nodes for name in node.inputs}
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
             try:
                 self.fold(inputs_to_attributes(node, self.constants))
-            except _SENSELESS as error:
+            except INVALID as error:
                 raise ModelError(
-                    f"{node.op_type} '{node.name}' makes no sense: {type(error).__name__}: {error!s:.80}"
+                    f"{node.op_type} '{node.name}' is invalid: {type(error).__name__}: {error!s:.80}"
                 ) from error
         return replace(self.graph, nodes=tuple(self.nodes), initializers=self.constants)
 
@@ -104,18 +104,18 @@ class _Folder:
         elif known:
             arrays = [self.constants[name] for name in node.inputs]
             made = evaluate(node, *arrays) if node.op_type in FUNCTIONS else self._by_plan(node)
-            if made.base is None and not any(made is array for array in arrays):  # neither a view nor the input itself
+            if made.base is None and not any(made is array for array in arrays):  # neither a view nor an input
                 self.left -= made.size
             if self.left < 0:
                 raise ModelError(
-                    f"{node.op_type} '{node.name}': with {made.shape} the file's nodes make too many numbers"
+                    f"{node.op_type} '{node.name}': with {made.shape} the file's nodes make too many elements"
                 )
             self.constants[node.outputs[0]] = made
         else:
             self._keep(node)
 
     def _by_plan(self, node: Node) -> Array:
-        """A node whose inputs are all known, run by the kernel that a plan has for it."""
+        """Run a node with constant inputs by the kernel that a plan has for it."""
         self._check(node)
         arrays = {name: self.constants[name] for name in node.inputs}
         alone = Graph(node.name, (), (Value(node.outputs[0], ()),), (node,), initializers=arrays)
@@ -132,7 +132,7 @@ class _Folder:
         self.nodes.append(self._for_any_batch(replace(node, outputs=node.outputs[:1])))
 
     def _for_any_batch(self, node: Node) -> Node:
-        """What keeps the first axis says so, instead of how long it is: workers may plan other batches."""
+        """Replace the first axis' length by "keep" if the node keeps it: workers may plan other batches."""
         if node.op_type == "Resize":
             return self._resize_for_any_batch(node)
         wanted, found = node.attributes.get("shape", ()), self.shapes.get(node.inputs[0], ()) if node.inputs else ()
@@ -149,7 +149,7 @@ class _Folder:
         return replace(node, attributes={**has, "sizes": sizes[1:], "axes": tuple(range(1, len(shape)))})
 
     def _check(self, node: Node) -> Shape:
-        """The shape of the node's output, once a kernel has said that it will run it."""
+        """Return the shape of the node's output; refuse a node that no kernel runs."""
         if node.op_type not in KERNELS:
             raise UnsupportedOperator(
                 f"operator {node.op_type} ('{node.name}') is not supported; known are {', '.join(KERNELS)}"
@@ -172,7 +172,7 @@ class _Folder:
 
 
 def _check_padding(node: Node, shape: Shape) -> None:
-    """Refuse windows over far more padding than memory holds, before a kernel counts them."""
+    """Refuse windows over more padding than memory holds, before a kernel counts them."""
     pads = node.attributes.get("pads", ())
     half = len(pads) // 2
     sides = zip(shape[-half:] if half else (), pads[:half], pads[half:], strict=False)
@@ -231,7 +231,7 @@ def _sum(folder: _Folder, node: Node) -> list[Node]:
 
 
 def _aligned(folder: _Folder, node: Node) -> list[Node]:
-    """`axis` of old operator sets: axes of length 1 behind the second input's put them where it says."""
+    """Replace `axis` of old operator sets: append axes of length 1 to the second input's shape."""
     x, y = (folder.shape(name) for name in node.inputs[:2])
     attributes = {key: value for key, value in node.attributes.items() if key != "axis"}
     behind = len(x) - positive(node, node.attributes["axis"], len(x)) - len(y) if len(y) else 0

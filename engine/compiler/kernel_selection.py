@@ -1,14 +1,13 @@
-"""Choices: who picks among the kernels that offer to run a node: pins, then the clock, then a fixed rule.
+"""Kernel selection: user overrides (pins), else measured times, else a fixed rule.
 
-Times are kept in a file that can be read, edited and deleted: one JSON object, for each kind of node on this machine
-(operator, shapes, attributes, NumPy, BLAS core and threads, state of the kernels) the microseconds of each kernel.
+Times are kept in a file that users can read, edit and delete: one JSON object with the microseconds of each kernel for
+each kind of node on this machine (operator, shapes, attributes, NumPy, BLAS core and threads, KERNELS).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,54 +25,63 @@ from engine.kernels.step import Layout, Operand, Step
 from engine.kernels.winograd import BESIDE
 from engine.plan import small_buffers
 
-KERNELS = 6  # counted up when kernels change so much that their old times mislead
-MIN_MACS = 100_000  # below this a node takes less than what its choice could save
-TURNS = 2  # of all kernels of a node, one after another: a moment in which the machine is slow decides nothing
-ROUNDS, SECONDS = 4, 0.15  # for each kernel in a turn: so many times, but no longer
-PATIENCE = 0.5  # seconds on the clock, where a busy machine gives few of its own
-CACHE_SWEEP = 24 << 20  # bytes written between runs, so that weights come from memory as they do within a net
-# Multiply-adds of a node for one item, at most, in a small net: there all numbers stay in the caches, nothing is swept
-# between runs; and a convolution takes the pool after it along.
+# Version of the kernels: raised when they change so much that saved times mislead.
+KERNELS = 6
+# A node with fewer multiply-adds is not timed: its run takes less than a better kernel could save.
+MIN_MACS = 100_000
+# Turns in which all kernels of a node are timed, one after another: a short slowdown of the machine decides nothing.
+TURNS = 2
+# Runs of each kernel in a turn, and the seconds of thread time after which no further run starts.
+ROUNDS, SECONDS = 4, 0.15
+# Seconds of wall time after which no further run starts, on a busy machine.
+MAX_WALL_S = 0.5
+# Bytes written between runs, so that weights come from memory as they do within a net.
+CACHE_SWEEP = 24 << 20
+# Multiply-adds of a node for one item, at most, in a small net: its numbers all stay in the caches, so nothing is swept
+# between runs, and a convolution is fused with the pool after it.
 SMALL_MACS = 2_000_000
-MIN_WIDTH = 28  # of an image that two or three convolutions, one of them depthwise, should take as one node
-SUSPICIOUS_BYTES = 8 << 20  # a file of times larger than this is none
+# Smallest width of an image for which two or three convolutions, one of them depthwise, become one node.
+MIN_WIDTH = 28
+# A larger file is not read: it holds no times.
+MAX_FILE_BYTES = 8 << 20
 
-Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]  # a node and what kernels offer for it
+# A node, its inputs, and the steps that kernels offer for it.
+Offered = tuple[Node, Sequence[Operand], Mapping[str, Step]]
 
 
 @dataclass(frozen=True)
 class KernelSelector:
-    """The fixed rule: the first kernel that suits the node, in the registry's order. It never looks at a clock.
+    """Selects kernels by a fixed rule: the first that suits the node, in the registry's order, without timing.
 
     Attributes:
         pins: names of kernels by the name of a node, or by an operator.
-        layout: that all nodes take where they can; None: planar for small nets, channels last for others.
+        layout: of all nodes that can have it; None: planar for small nets, channels last for others.
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)
     layout: Layout | None = None
 
     def pick(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
-        """Name of the kernel to run the node with, one of `offers`."""
+        """Return the name of the kernel for the node, one of `offers`."""
         return self._pin(node, offers) or self._prefer(node, inputs, offers)
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        """Whether one node should stand for several that follow one another (see `engine.compiler.passes`).
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
+        """Return whether to fuse consecutive nodes into one (see `engine.compiler.fusion`).
 
-        A pinned kernel that only the one node has joins them, one that only the others have keeps them apart.
+        A pinned kernel of the fused node decides for it, one of the separate nodes against it.
         """
-        if self._pin(together[0], together[2]):
+        if self._pin(fused[0], fused[2]):
             return True
-        if any(self._pin(node, offers) for node, _, offers in apart):
+        if any(self._pin(node, offers) for node, _, offers in separate):
             return False
-        return self._prefer_together(together, apart)
+        return self._prefer_fused(fused, separate)
 
     def _pin(self, node: Node, offers: Mapping[str, Step]) -> str:
         pins = (self.pins.get(key, "") for key in (node.name, node.op_type))
         return next((pin for pin in pins if pin in offers), "")
 
-    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        node, inputs, offers = together
+    def _prefer_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
+        node, inputs, offers = fused
         if node.op_type == CONV_POOL:
             return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
         return node.op_type == BESIDE or inputs[0].shape[-1] >= MIN_WIDTH
@@ -84,10 +92,10 @@ class KernelSelector:
 
 @dataclass(frozen=True)
 class TimedSelector(KernelSelector):
-    """The kernel that runs the node fastest on this machine, timed once and remembered.
+    """Selects the kernel that runs the node fastest on this machine; times are measured once and saved.
 
     Attributes:
-        file: where times are kept; None: only in this object.
+        file: for the times; None: they are kept only in this object.
         times: microseconds by kind of node and kernel, read from the file at first use.
     """
 
@@ -104,14 +112,14 @@ class TimedSelector(KernelSelector):
             return super()._prefer(node, inputs, offers)
         return min(offers, key=self._times(node, inputs, offers).__getitem__)
 
-    def _prefer_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
-        if together[0].op_type == CONV_POOL:
-            return super()._prefer_together(together, apart)
-        one, *others = (min(self._times(*each).values()) for each in (together, *apart))
+    def _prefer_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
+        if fused[0].op_type == CONV_POOL:
+            return super()._prefer_fused(fused, separate)
+        one, *others = (min(self._times(*each).values()) for each in (fused, *separate))
         return one < sum(others)
 
     def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
-        """Microseconds of each kernel."""
+        """Return the microseconds of each kernel."""
         key = kind_of(node, inputs)
         known = self.times.get(key, {})
         if known.keys() != offers.keys():
@@ -126,9 +134,9 @@ class TimedSelector(KernelSelector):
 
 
 def standard() -> KernelSelector:
-    """By the clock, remembered in `default_file()`; by the fixed rule if the environment has ENGINE_CHOICES=rule.
+    """Return the selector by times saved in `default_file()`; with ENGINE_CHOICES=rule the one by the fixed rule.
 
-    ENGINE_KERNELS there pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, with commas between.
+    The environment variable ENGINE_KERNELS pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, comma-separated.
 
     Raises:
         ModelError: ENGINE_KERNELS is no such list.
@@ -141,7 +149,7 @@ def standard() -> KernelSelector:
 
 
 def parse_pins(text: str) -> dict[str, str]:
-    """The pins of `LAYER=KERNEL,...`.
+    """Return the pins of `LAYER=KERNEL,...`.
 
     Raises:
         ModelError: it is no such list.
@@ -159,12 +167,12 @@ def _timed(file: Path) -> TimedSelector:
 
 
 def default_file() -> Path:
-    """~/.cache/camapp/kernels.json, or under XDG_CACHE_HOME."""
+    """Return ~/.cache/camapp/kernels.json, or the same under XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camapp" / "kernels.json"
 
 
 def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
-    """What a time depends on, in one line."""
+    """Return all that a time depends on as one line, the key in the file."""
     shapes = " ".join("x".join(map(str, operand.shape)) for operand in inputs)
     settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes) if name != "padding")
     library = blas.describe()
@@ -173,40 +181,41 @@ def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
 
 
 def read_times(file: Path) -> dict[str, dict[str, float]]:
-    """The times in a file; none, with a warning, if it holds something else."""
+    """Return the times in a file; none, with a warning, if its content is invalid."""
     try:
-        if file.stat().st_size > SUSPICIOUS_BYTES:
+        if file.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"it has {file.stat().st_size} bytes")
         found = json.loads(file.read_text())
         return {str(kind): {str(name): float(value) for name, value in row.items()} for kind, row in found.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        warnings.warn(f"{file}: ignored, kernels are timed anew ({error}); delete it to be rid of this", stacklevel=2)
+        warnings.warn(f"{file}: ignored, kernels are timed again ({error}); delete it to stop this", stacklevel=2)
         return {}
 
 
 def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
-    """Replace the file in one step; a folder that cannot be written to costs the memory of the times, no more."""
+    """Replace the file in one step; if that fails, warn: the times are lost when the process ends."""
+    from engine.formats.content import write_whole  # lazy: a worker, which times nothing, loads no formats
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
-            json.dump(times, new, indent=1, sort_keys=True)
-        os.replace(new.name, file)
+        text = json.dumps(times, indent=1, sort_keys=True)
+        write_whole(file, lambda stream: stream.write(text.encode()), 0o600)
     except OSError as error:
         warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
 
 
 def measure(inputs: Sequence[Operand], step: Step, sweep_bytes: int = CACHE_SWEEP) -> float:
-    """Microseconds of a step by itself, caches swept between runs by writing so many bytes.
+    """Return the microseconds of a step alone; `sweep_bytes` are written between runs to sweep the caches.
 
-    With one BLAS thread it is the thread's own time that counts: what other processes take does not.
+    With one BLAS thread the thread's CPU time counts, so that other processes do not.
     """
     calls = alone(inputs, step)
     clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
     sweep: Array = np.zeros(sweep_bytes // 4, np.float32)
     found: list[float] = []
-    end, late = clock() + SECONDS, time.perf_counter() + PATIENCE
+    end, late = clock() + SECONDS, time.perf_counter() + MAX_WALL_S
     with small_buffers():
         while len(found) < 3 or (len(found) < ROUNDS and clock() < end and time.perf_counter() < late):
             np.negative(sweep, out=sweep)

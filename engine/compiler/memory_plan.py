@@ -1,8 +1,8 @@
-"""Where every value of a plan lies: its form (layout and frame), its place in the arena, and the copies between forms.
+"""Plans the memory: each value's form (layout and frame), its place in the arena, and the copies between forms.
 
-A value has the form that its readers want, where its maker can write it so: then padding costs nothing, because the
-last pass of the layer before writes into the inside of a frame whose border was filled when the plan was made. A
-reader that wants another form gets a copy, made once and kept while anybody reads it.
+A value has the form that its readers want, if the node that makes it can write that: then padding costs nothing,
+because the last pass of the layer before writes into the inside of a frame whose border was filled when the plan was
+made. A reader that wants another form gets a copy, made once and kept until its last reader.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, turn
 
 @dataclass(frozen=True)
 class Form:
-    """How a value lies in memory."""
+    """Describes how a value lies in memory."""
 
     layout: Layout
     border: Border | None = None
 
     def memory(self, shape: Shape) -> Shape:
-        """Axes as they follow one another in memory."""
+        """Return the axes as they follow one another in memory."""
         framed = self.border.framed(shape) if self.border else shape
         return (framed[0], *framed[2:], framed[1]) if self.layout is Layout.LAST else framed
 
     def view(self, flat: Array, shape: Shape) -> Array:
-        """The value with its frame, (N, C, ...)."""
+        """Return the value with its frame, (N, C, ...)."""
         array = flat.reshape(self.memory(shape))
         return np.moveaxis(array, -1, 1) if self.layout is Layout.LAST else array
 
     def inside(self, framed: Array) -> Array:
-        """The value without its frame."""
+        """Return the value without its frame."""
         return self.border.inside(framed) if self.border else framed
 
 
 def form(shape: Shape, layout: Layout, border: Border | None = None) -> Form:
-    """A form; where both layouts are the same memory (one channel, or one pixel), it is the planar one."""
+    """Return a form; the planar one if both layouts are the same memory (one channel, or one pixel)."""
     framed = border.framed(shape) if border else shape
     same = len(shape) < 3 or framed[1] == 1 or prod(framed[2:]) == 1
     return Form(Layout.PLANAR if same else layout, border)
 
 
 PLAIN = Form(Layout.PLANAR)
-PIXELS = Form(Layout.ANY)  # a caller's image of bytes, which suits nobody: readers get copies
+PIXELS = Form(Layout.ANY)  # uint8 NHWC input; no kernel reads it in place, so every reader gets a converted copy
 
 
 @dataclass(eq=False)
 class Place:
-    """One form of one value: in a buffer, or in a caller's array (`outside`)."""
+    """Describes one form of one value: in a buffer, or in a caller's array (`outside`)."""
 
     shape: Shape
     form: Form
@@ -61,7 +61,7 @@ class Place:
     outside: tuple[str, int] | None = None
 
     def fits(self, wanted: Form, strided: bool) -> bool:
-        """Whether a reader that wants that form can read this."""
+        """Return whether a reader that wants the form can read this place."""
         if wanted.border is not None:
             return self.form == wanted
         return self.form.layout is wanted.layout and (self.form.border is None or strided)
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass(eq=False)
 class _Reading:
-    """What a step needs of one input: a place, and whether with its frame; or a parameter's key."""
+    """Describes an input of a step: a place, and whether with its frame; or a parameter's key."""
 
     place: Place | None = None
     framed: bool = False
@@ -78,7 +78,7 @@ class _Reading:
 
 @dataclass(eq=False)
 class _Action:
-    """A step with its inputs and output, or (step None) a copy from one place to another."""
+    """Holds a step with its inputs and output, or (step None) a copy from one place to another."""
 
     label: str
     step: Step | None
@@ -88,7 +88,7 @@ class _Action:
 
 
 class MemoryPlan:
-    """Everything that a plan needs to bind its steps to memory, any number of times.
+    """Holds all that is needed to bind the steps of a plan to memory, any number of times.
 
     Attributes:
         input_shapes: of the graph's inputs.
@@ -104,9 +104,14 @@ class MemoryPlan:
         packed: Mapping[str, Array],
         pixels: bool = False,
     ) -> None:
-        """Args: steps with no layout left ANY, in the nodes' order; packed: parameters in arrangements they want.
+        """Place all values.
 
-        With `pixels` the first input will be uint8 (N, H, W, C).
+        Args:
+            graph: in the order of `steps`.
+            steps: one for each node, with a layout other than ANY.
+            input_shapes: of the graph's inputs.
+            packed: parameters in the arrangements that steps want.
+            pixels: the first input will be uint8 (N, H, W, C).
         """
         self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
         self._parameters: dict[str, Array] = {}
@@ -128,7 +133,7 @@ class MemoryPlan:
                 self._places[name] = [Place(step.shape, PLAIN, source.buffer, source.outside)]
                 continue
             own = _own_form(step, wanted.get(name, []), name in outputs)
-            if name in outputs and own == PLAIN:  # computed in the caller's array
+            if name in outputs and own == PLAIN:  # computed in place in the caller's array
                 place = Place(step.shape, own, outside=("output", outputs[name]))
             else:
                 place = self._new_place(step.shape, _output_form(step, own, wanted.get(name, []), name in outputs))
@@ -140,7 +145,7 @@ class MemoryPlan:
         self.arena = self._allocate()
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[tuple[str, list[Call]]]:
-        """The calls that compute `outputs` from `inputs` in this arena, by the name of the node they run."""
+        """Return the calls that compute `outputs` from `inputs` in this arena, with the name of their node."""
         if self._pixels:
             inputs = [np.moveaxis(inputs[0], -1, 1), *inputs[1:]]
         outside = {"input": inputs, "output": outputs, "constant": list(self._parameters.values())}
@@ -201,7 +206,7 @@ class MemoryPlan:
         return self._places[name][0].shape if name in self._places else graph.initializers[name].shape
 
     def _copy_out(self, graph: Graph, name: str, target: Place) -> None:
-        """Unless the value was computed there."""
+        """Copy an output to the caller's array, unless it is computed there."""
         if name not in self._places:
             self._parameters[name] = graph.initializers[name]
             self._places[name] = [self._constant_place(name)]
@@ -218,7 +223,7 @@ class MemoryPlan:
         return Buffer(shape, now, now)
 
     def _act(self, action: _Action) -> None:
-        """Append, and keep alive until then what it reads."""
+        """Append an action, and extend the lifetimes of the buffers that it uses."""
         now = len(self._actions)
         for place in [*(reading.place for reading in action.readings), action.target]:
             if place is not None and place.buffer is not None:
@@ -226,7 +231,7 @@ class MemoryPlan:
         self._actions.append(action)
 
     def _allocate(self) -> Array:
-        """Frames of one form share memory in turns and keep it to themselves, as their border must stay."""
+        """Allocate the arena. Frames share memory only with later frames of the same form: so their border stays."""
         plain = [buffer for action in self._actions for buffer in action.scratch]
         frames: dict[tuple[Form, Shape], list[Buffer]] = {}
         framed: list[tuple[Place, Buffer]] = []
@@ -257,7 +262,7 @@ class MemoryPlan:
 
 
 def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
-    """The calls of one step on memory of its own, to be timed: its input in the form it wants, its output plain."""
+    """Return the calls of one step on separate memory, for timing: inputs in the forms it wants, a plain output."""
 
     def array(shape: Shape, layout: Layout, border: Border | None = None) -> Array:
         found = form(shape, layout, border)
@@ -274,7 +279,7 @@ def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
 
 
 def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tuple[Form, bool]]]:
-    """For each value the forms that its readers want, and whether they would take a view within a frame."""
+    """Return for each value the forms that its readers want, and whether they accept a view within a frame."""
     shapes = {node.outputs[0]: step.shape for node, step in zip(graph.nodes, steps, strict=True)}
     wanted: dict[str, list[tuple[Form, bool]]] = {}
     for node, step in zip(graph.nodes, steps, strict=True):
@@ -286,14 +291,14 @@ def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tupl
 
 
 def _own_form(step: Step, wanted: Sequence[tuple[Form, bool]], is_output: bool) -> Form:
-    """Without a frame: as the step's layout says, or as all readers want it where the step does not mind."""
+    """Return the form without a frame: the step's layout, or that of all readers if the step can write either."""
     layouts = {found.layout for found, _ in wanted}
     free = step.either_out and not is_output and len(layouts) == 1
     return form(step.shape, layouts.pop() if free else step.layout)
 
 
 def _output_form(step: Step, own: Form, wanted: Sequence[tuple[Form, bool]], is_output: bool) -> Form:
-    """In a frame if the step can write so, some reader wants one, and all others can read within it."""
+    """Return a form with a frame if the step can write it, a reader wants it, and all others can read within it."""
     borders = {found.border for found, _ in wanted if found.border is not None}
     if len(borders) != 1 or is_output or not step.strided_out:
         return own

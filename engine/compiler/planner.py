@@ -1,4 +1,4 @@
-"""The planner: shapes and layouts of all values, a kernel for every node, and the Plan made of them."""
+"""Makes plans: shapes and layouts of all values, a kernel for every node, and the Plan."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 
+from engine.compiler.bias_deferral import defer_biases
+from engine.compiler.fusion import Reading, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import MemoryPlan
-from engine.compiler.passes import Ask, defer_biases, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
 from engine.kernels import FUSED, KERNELS
 from engine.kernels.step import Layout, Operand, Step
 from engine.lazy_weights import own
 from engine.plan import Plan
 
-# A net with fewer multiply-adds than this is bound by the number of calls, not by arithmetic: planar needs fewer.
+# A net with fewer multiply-adds is bound by the number of calls, not by arithmetic: planar layout needs fewer calls.
 PLANAR_MACS = 2_000_000
-# A run of fewer, which takes 100 us, gains less by small buffers than the switch costs: cifar10 0.97 without.
+# A run with fewer multiply-adds takes 100 us and gains less by small buffers than switching costs: cifar10 takes 0.97
+# of the time without.
 LARGE_MACS = 5_000_000
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """A node's step and the name of the kernel that offered it."""
+    """Holds a node's step and the name of the kernel that offered it."""
 
     node: Node
     kernel: str
@@ -33,18 +35,18 @@ class KernelChoice:
 
 
 @dataclass
-class PreparedNode:
-    """What plans of one model share: they run the same kernels on the same packed parameters.
+class PreparedGraph:
+    """Holds what plans of one model share: they run the same kernels on the same packed parameters.
 
     Attributes:
-        items: shapes of the inputs, but for the batch, that it was made for.
-        batches: the batch of each input, if the graph was folded for just these; () if any will do.
-        graph: as plans run it, after all passes; without the parameters that are at hand in `packed`.
-        layout: that its nodes prefer.
+        items: input shapes without the batch, which it was made for.
+        batches: the batch of each input, if the graph was folded for these only; () if any will do.
+        graph: after all passes; without the parameters that are only needed as in `packed`.
+        layout: preferred by its nodes.
         packed: parameters in the arrangements that kernels want, by 'name|label'.
         pins: names of kernels by names of nodes' outputs.
         shapes: of the parameters that `graph` lacks.
-        final: it cannot be made anew, as it came from another process.
+        final: it cannot be made again, because it came from another process.
         pixels: the first input is uint8 (N, H, W, C).
     """
 
@@ -59,15 +61,15 @@ class PreparedNode:
     pixels: bool = False
 
     def fits(self, input_shapes: Sequence[Shape]) -> bool:
-        """Whether it was made for inputs of these shapes."""
+        """Return whether it was made for inputs of these shapes."""
         batches = tuple(tuple(shape[:1]) for shape in input_shapes)
         items = tuple(tuple(shape[1:]) for shape in input_shapes)
         return self.graph is not None and self.items == items and self.batches in ((), batches)
 
     def pack(self, chosen: Sequence[KernelChoice]) -> None:
-        """Keep the choices, and make the arrangements of parameters that they want.
+        """Keep the selected kernels, and make the arrangements of parameters that they want.
 
-        A parameter of which nothing but these is needed is let go of at once: never are all there twice.
+        A parameter that is only needed rearranged is released at once, so that memory never holds all of them twice.
         """
         assert self.graph is not None
         self.pins |= {each.node.outputs[0]: each.kernel for each in chosen}
@@ -89,17 +91,17 @@ class PreparedNode:
                 self.shapes[name] = arrays.pop(name).shape
 
 
-def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector) -> PreparedNode:
-    """The graph after the passes that need shapes, and its layout.
+def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector) -> PreparedGraph:
+    """Run the passes that need shapes, and choose the layout.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    planar = choose(graph, input_shapes, KernelSelector(), PreparedNode())
-    layout = choices.layout or preferred_layout(planar, input_shapes)
+    planar = choose(graph, input_shapes, KernelSelector(), PreparedGraph())
+    layout = selector.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
     shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
-    quicker = partial(_quicker_together, choices)
+    quicker = partial(_is_fused_faster, selector)
     if layout is Layout.LAST:
         graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)
     graph = fuse_pools(defer_biases(graph), shapes, quicker)
@@ -110,59 +112,59 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector
         () if graph.parameters else tuple(tuple(shape[:1]) for shape in input_shapes)
     )  # see engine.compiler.constant_folding.fold
     graph = replace(graph, initializers={name: own(array) for name, array in graph.initializers.items()})
-    return PreparedNode(items, batches, graph, layout)
+    return PreparedGraph(items, batches, graph, layout)
 
 
-def _quicker_together(choices: KernelSelector, together: Ask, apart: Sequence[Ask]) -> bool:
-    """Whether a node that stands for others, channels last, can be run and takes less time than they do."""
-    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (together, *apart))
-    return bool(one[2]) and choices.prefers_together(one, others)
+def _is_fused_faster(selector: KernelSelector, fused: Reading, separate: Sequence[Reading]) -> bool:
+    """Return whether a fused node, channels last, can run and is faster than the separate ones."""
+    one, *others = ((*each, _offers(*each, Layout.LAST)) for each in (fused, *separate))
+    return bool(one[2]) and selector.prefers_fused(one, others)
 
 
 def preferred_layout(chosen: Sequence[KernelChoice], input_shapes: Sequence[Shape]) -> Layout:
-    """Channels last, unless the net is so small that the number of calls decides; the same for every batch size."""
+    """Return channels last, or planar for a net so small that the number of calls decides; the batch has no effect."""
     batch = input_shapes[0][0] if input_shapes and input_shapes[0] else 1
     return Layout.PLANAR if sum(each.step.macs for each in chosen) < PLANAR_MACS * batch else Layout.LAST
 
 
 def choose_steps(
-    graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector | None = None
+    graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector | None = None
 ) -> list[KernelChoice]:
-    """The kernel of each node, after all passes, for these input shapes, in the order in which they run.
+    """Return the kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
     Raises:
-        ModelError: shapes that do not fit the graph, or a graph that does not fit together.
+        ModelError: shapes that do not fit the graph, or an inconsistent graph.
         UnsupportedOperator: no kernel for a node.
     """
-    choices = choices or KernelSelector()
-    prepared = prepare(graph, input_shapes, choices)
+    selector = selector or KernelSelector()
+    prepared = prepare(graph, input_shapes, selector)
     assert prepared.graph is not None
-    return choose(prepared.graph, input_shapes, choices, prepared)
+    return choose(prepared.graph, input_shapes, selector, prepared)
 
 
-def make_plan(graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector | None = None) -> Plan:
-    """A plan of the graph, optimised or not, for inputs of just these shapes.
+def make_plan(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector | None = None) -> Plan:
+    """Return a plan of the graph, optimised or not, for inputs of these shapes.
 
     Args:
         graph: to run.
         input_shapes: (N, C, ...) each.
-        choices: who picks among the kernels of a node; by default the fixed rule.
+        selector: selects the kernel of each node; by default the fixed rule.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
-    choices = choices or KernelSelector()
-    return plan_prepared(prepare(graph, input_shapes, choices), input_shapes, choices)
+    selector = selector or KernelSelector()
+    return plan_prepared(prepare(graph, input_shapes, selector), input_shapes, selector)
 
 
-def plan_prepared(prepared: PreparedNode, input_shapes: Sequence[Shape], choices: KernelSelector) -> Plan:
-    """A plan of what was prepared for these items; what it packs takes part in later plans too.
+def plan_prepared(prepared: PreparedGraph, input_shapes: Sequence[Shape], selector: KernelSelector) -> Plan:
+    """Return a plan of a prepared graph; later plans share the parameters that it packs.
 
     Raises:
         ModelError, UnsupportedOperator: as `choose_steps`.
     """
     assert prepared.graph is not None
-    chosen = choose(prepared.graph, input_shapes, choices, prepared)
+    chosen = choose(prepared.graph, input_shapes, selector, prepared)
     prepared.pack(chosen)
     steps = [each.step for each in chosen]
     memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
@@ -171,9 +173,9 @@ def plan_prepared(prepared: PreparedNode, input_shapes: Sequence[Shape], choices
 
 
 def choose(
-    graph: Graph, input_shapes: Sequence[Shape], choices: KernelSelector, prepared: PreparedNode
+    graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector, prepared: PreparedGraph
 ) -> list[KernelChoice]:
-    """The kernels of a graph as it is; the rest as `choose_steps`."""
+    """Return the kernel of each node, without further passes; errors as for `choose_steps`."""
     operands = _input_operands(graph, input_shapes, prepared)
     layouts: dict[str, Layout] = {}
     found = []
@@ -191,7 +193,7 @@ def choose(
             offers = _offers(node, inputs, layouts.get(node.inputs[0], prepared.layout))
         kernel = prepared.pins.get(node.outputs[0], "")
         if kernel not in offers:
-            kernel = choices.pick(node, inputs, offers)
+            kernel = selector.pick(node, inputs, offers)
         step = offers[kernel]
         if step.layout is Layout.ANY:
             before = (layouts.get(name, Layout.PLANAR) for name in node.inputs if not operands[name].is_parameter)
@@ -201,12 +203,12 @@ def choose(
         found.append(KernelChoice(node, kernel, step))
     for value in graph.outputs:
         if value.name not in operands:
-            raise ModelError(f"net '{graph.name}': nothing makes its output '{value.name}'")
+            raise ModelError(f"net '{graph.name}': no node makes its output '{value.name}'")
     return found
 
 
 def _takes_either(node: Node, inputs: Sequence[Operand]) -> bool:
-    """Whether a node does well in the layout of what it reads, which costs more to copy than what it makes."""
+    """Return whether a node runs well in the layout of its input: that costs more to copy than its output."""
     if node.op_type == "Conv":
         outputs, channels, *kernel = inputs[1].shape
         return prod(kernel) == 1 and outputs <= channels
@@ -214,14 +216,14 @@ def _takes_either(node: Node, inputs: Sequence[Operand]) -> bool:
 
 
 def _offers(node: Node, inputs: Sequence[Operand], preferred: Layout) -> dict[str, Step]:
-    """What the kernels offer by name, in the preferred layout if any does so."""
+    """Return the kernels' steps by name: those in the preferred layout if there are any, else all."""
     kernels = KERNELS.get(node.op_type) or FUSED[node.op_type]
     offers = {kernel.__name__: step for kernel in kernels if (step := kernel(node, inputs)) is not None}
     suiting = {name: step for name, step in offers.items() if step.layout in (preferred, Layout.ANY)}
     return suiting or offers
 
 
-def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: PreparedNode) -> dict[str, Operand]:
+def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: PreparedGraph) -> dict[str, Operand]:
     if len(shapes) != len(graph.inputs):
         raise ModelError(f"net '{graph.name}' takes {len(graph.inputs)} inputs, {len(shapes)} shapes are given")
     for value, shape in zip(graph.inputs, shapes, strict=True):

@@ -1,8 +1,8 @@
-"""Images as cameras give them, bytes pixel by pixel: the card's normalisation becomes part of the first layer.
+"""Makes plans for uint8 images (N, H, W, C): the card's normalisation becomes part of the first layer.
 
-A network wants (pixel / 255 - mean) / std. A Conv of that is a Conv of the pixels, with weights divided by 255 std and
-a bias less what the mean amounts to. What lies around the image is 0 for the network, so the pixels' frame is filled
-with 255 mean. That saves the pass over the image that normalises it, and the copy from planes to pixels.
+A network takes (pixel / 255 - mean) / std. A Conv of that is a Conv of the pixels, with weights divided by 255 std and
+a bias reduced by the mean's share. Padding is 0 for the network, so the frame of the pixels is filled with 255 mean.
+That saves the pass that normalises the image, and the copy from planes to pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INPUTS = ("float32", "uint8_nhwc")
 
 
 def takes_pixels(graph: Graph, card: ModelCard) -> Graph:
-    """The graph for pixels from 0 to 255 in the place of its first input, whatever their layout.
+    """Return the graph for pixels from 0 to 255 as its first input, in any layout.
 
     Raises:
         ModelError: that input is no image.
@@ -62,7 +62,7 @@ def _absorbs(node: Node, image: str, graph: Graph) -> bool:
 def _absorb(node: Node, scale: Array, offset: Array, mean: Array, arrays: dict[str, Array]) -> Node:
     weight = arrays[node.inputs[1]].astype(np.float64)
     outputs, group = len(weight), node.attributes.get("group", 1)
-    # Channels that each output reads, those of its group.
+    # The channels that each output reads: those of its group.
     channels = np.arange(weight.shape[1]) + (np.arange(outputs) * group // outputs * weight.shape[1])[:, None]
     taps = weight.reshape(*weight.shape[:2], -1).sum(axis=2)
     bias = arrays[node.inputs[2]].astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)

@@ -1,4 +1,4 @@
-"""Readers and writers of model files, one file a format; a new one to read is a line in READERS."""
+"""Reads and writes model files, one module for each format; a new format to read is a line in READERS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.graph import ModelError
 if TYPE_CHECKING:
     from engine.formats.content import Content
 
-# Where each is found when it is first asked for: a worker, which gets its model from its parent, needs none of them.
+# 'module:function', imported at first use: a worker, which attaches to a shared model, needs none of them.
 READERS: Mapping[str, str] = {
     ".npz": "npz:read_bundle",
     ".safetensors": "safetensors:read_safetensors",
@@ -25,7 +25,7 @@ WRITABLE = (".npz", ".safetensors", ".onnx")
 
 
 def read(path: Path) -> Content:
-    """What a model file holds, by its suffix; a folder without one is a text dump.
+    """Read a model file by its suffix; a folder without one is a text dump.
 
     Raises:
         ModelError: an unknown suffix, or a file that cannot be used.

@@ -1,4 +1,4 @@
-"""Content: what any model file comes to once it is read; the limits of all readers, and how files are written."""
+"""Defines Content, the result of every reader, the limits of all readers, and the atomic write of files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from engine.model_card import ModelCard
 MAX_BYTES = 1 << 30
 MAX_ARRAYS = 10_000
 MAX_AXES = 32
-MAX_DIRECTORY = 4 << 20  # of an archive: names and places of 10,000 entries take 1.3 MB
+MAX_DIRECTORY = 4 << 20  # bytes of an archive's directory: that of 10,000 entries takes 1.3 MB
 
-# What zipfile (and NumPy, over a .npy header) raises over damaged bytes; RuntimeError is an encrypted entry.
+# Raised by zipfile (and by NumPy, for a .npy header) for damaged bytes; RuntimeError for an encrypted entry.
 ZIP_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -42,12 +42,12 @@ ZIP_DAMAGE = (
 
 @dataclass(frozen=True)
 class Content:
-    """What a model file holds.
+    """Holds the content of a model file.
 
     Attributes:
-        arrays: numbers by name; of float kinds only float32 and float64.
-        card: where the file has one.
-        graph: where the file has one; its initializers are `arrays`.
+        arrays: by name; of float kinds only float32 and float64.
+        card: None if the file has none.
+        graph: None if the file has none; its initializers are `arrays`.
     """
 
     arrays: Mapping[str, Array]
@@ -57,7 +57,7 @@ class Content:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Puts the path before the message of whatever goes wrong, and turns what the system says into a ModelError."""
+    """Prefix error messages with the path, and turn errors of the operating system into ModelError."""
     try:
         yield
     except ModelError as error:
@@ -70,7 +70,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, if its directory is no longer than MAX_DIRECTORY: zipfile makes an object of each entry at once.
+    """Open an archive whose directory is at most MAX_DIRECTORY bytes: zipfile makes an object of each entry at once.
 
     Raises:
         ModelError: a longer directory.
@@ -84,7 +84,7 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 class _Guarded(io.BufferedReader):
-    """A file of which nobody reads more than `limit` bytes at a time: zipfile reads the directory in one go."""
+    """Limits each read to `limit` bytes: zipfile reads the whole directory at once."""
 
     limit = MAX_DIRECTORY
 
@@ -95,7 +95,7 @@ class _Guarded(io.BufferedReader):
 
 
 def check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
-    """Refuse what an archive says of itself and cannot be so, before memory is taken by what it says.
+    """Refuse an archive whose directory contradicts its size, before memory is allocated by it.
 
     Args:
         entries: of the archive.
@@ -117,30 +117,30 @@ def check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """A file's bytes.
+    """Return a file's bytes.
 
     Raises:
-        ModelError: there are more than `limit`.
+        ModelError: the file has more than `limit` bytes.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ModelError(f"a file of {size} bytes; allowed are {limit}")
-        return file.read(size)  # never `limit`: so much memory would be taken beforehand
+        return file.read(size)  # never `limit`: read() allocates that much memory at once
 
 
 def array_of(name: str, data: bytes | memoryview, kind: str, shape: tuple[int, ...]) -> Array:
-    """The array whose little-endian numbers are `data`; float16 and bfloat16 come out as float32.
+    """Return the array with the little-endian numbers `data`; float16 and bfloat16 become float32.
 
     Args:
         name: for messages.
-        data: just the array's bytes, in C order; the array may be a read-only view of them.
+        data: the array's bytes, in C order; the array may be a read-only view of them.
         kind: a NumPy dtype such as 'f4', or 'bf16'.
         shape: of the array.
 
     Raises:
-        ModelError: the shape is none, or the bytes are not as many as it needs.
+        ModelError: an invalid shape, or a number of bytes that does not fit it.
     """
     if len(shape) > MAX_AXES or any(size < 0 for size in shape):
         raise ModelError(f"array '{name}': {shape!r:.60} is not a shape")
@@ -152,15 +152,15 @@ def array_of(name: str, data: bytes | memoryview, kind: str, shape: tuple[int, .
 
 
 def widened(array: Array, kind: str) -> Array:
-    """The numbers of a file's array as the engine keeps them: half precision becomes float32."""
+    """Return the array with half precision widened to float32."""
     if kind == "bf16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(invalid="ignore"):  # signalling NaNs of damaged files; whoever binds the array refuses them
+    with np.errstate(invalid="ignore"):  # signalling NaNs of damaged files; `load` refuses them
         return array.astype(np.float32) if kind == "f2" else array
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o644) -> None:
-    """Write a file completely or not at all: `write` fills a temporary file, which then takes the place of `path`.
+    """Write a file completely or not at all: `write` fills a temporary file, which then replaces `path`.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""NumPy's .npz: read as plain data (no pickles, no zip bombs), and the bundle, a .npz with its model's card inside."""
+"""Reads NumPy's .npz as plain data (no pickles, no zip bombs), and reads and writes bundles: .npz with a model card."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from engine.graph import Array, ModelError
 from engine.model_card import ModelCard
 
 CARD = "__card__"
-MAX_RATIO = 16  # weights deflate by about 1.1, rounded ones by 8; more than this for a big file is a bomb
-SMALL = 16 << 20  # under this any ratio is harmless
+# Largest compression ratio: weights deflate by about 1.1, rounded ones by 8; a higher one of a big file is a zip bomb.
+MAX_RATIO = 16
+# Unpacked bytes below which any ratio is harmless.
+SMALL = 16 << 20
 
 
 def read_arrays(path: str | Path) -> dict[str, Array]:
-    """All arrays of a .npz file by name.
+    """Return all arrays of a .npz file by name.
 
     Raises:
         ModelError: not readable, damaged, too big, or holding Python objects.
@@ -41,7 +43,7 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
     with reading(path):
         try:
             with warnings.catch_warnings(), opened_archive(path) as archive:
-                warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2; they read well
+                warnings.simplefilter("ignore")  # NumPy warns of headers written by Python 2, which it reads correctly
                 entries = archive.infolist()
                 _check_size(path, entries)
                 return {_name(entry): _read_entry(archive, entry) for entry in entries}
@@ -50,10 +52,10 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
 
 
 def read_bundle(path: str | Path) -> Content:
-    """Arrays, and the card if there is one; its checksum is verified where it states one.
+    """Return the arrays, and the card if there is one; its checksum is verified where it states one.
 
     Raises:
-        ModelError: as `read_arrays`; also a card that is no card or does not belong to the arrays.
+        ModelError: as `read_arrays`; also an invalid card, or one of other arrays.
     """
     arrays = read_arrays(path)
     text = arrays.pop(CARD, None)
@@ -90,7 +92,7 @@ def save_bundle(path: str | Path, arrays: Mapping[str, Array], card: ModelCard) 
 
 
 def digest(arrays: Mapping[str, Array]) -> str:
-    """sha256 in hex over names, dtypes, shapes and bytes, in the order of the names."""
+    """Return the sha256 in hex of names, dtypes, shapes and bytes, in the order of the names."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -125,7 +127,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
         shape, fortran, dtype = read_header(file)
         if dtype.kind not in "biufU" or dtype.itemsize == 0:
             raise ModelError(f"array '{name}': expected numbers, found dtype {dtype} (pickles are never loaded)")
-        # The header is compared with what is there before anything of its size is allocated.
+        # The header is compared with the actual bytes before memory of its size is allocated.
         data = file.read()
     expected = prod(shape) * dtype.itemsize
     if expected != len(data):

@@ -1,6 +1,6 @@
-"""ONNX files, read and written without the onnx package: a ModelProto (see onnx.proto) to a Graph and back.
+"""Reads and writes ONNX files without the onnx package: a ModelProto (see onnx.proto) to a Graph and back.
 
-Nodes of old operator sets become what today's would be (`engine.formats.opsets`). Weights must lie in the file itself.
+Nodes of old operator sets are upgraded (`engine.formats.opsets`). Weights must lie in the file itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOpera
 from engine.model_card import ModelCard
 
 CARD = "card"  # key of the card's JSON among the model's metadata
-DEFAULT_SIDE = 224  # where an image's size is left free
+DEFAULT_SIDE = 224  # if an image's size is free
 WRITTEN_OPSET, WRITTEN_IR = 19, 9
 MAX_NODES = 100_000
 
@@ -100,7 +100,7 @@ MODEL = {
 
 
 def read_onnx(path: Path) -> Content:
-    """The graph with its weights, and a card: the one in the metadata, or what the first input tells.
+    """Return the graph with its weights, and a card: from the metadata, or derived from the first input.
 
     Raises:
         ModelError: not readable, damaged, or with weights outside the file.
@@ -111,7 +111,7 @@ def read_onnx(path: Path) -> Content:
 
 
 def parse_onnx(data: bytes, name: str = "onnx") -> Content:
-    """As `read_onnx`, from the bytes of a file; `name` is the net's where the file has none.
+    """Parse the bytes of a file as `read_onnx` does; `name` is the net's if the file has none.
 
     Raises:
         ModelError, UnsupportedOperator: as `read_onnx`.
@@ -120,7 +120,7 @@ def parse_onnx(data: bytes, name: str = "onnx") -> Content:
     if "graph" not in model or not model["graph"]["output"]:
         raise ModelError("not an ONNX model: it has no graph with outputs")
     if model["functions"]:
-        raise UnsupportedOperator("it defines functions of its own; inline them first")
+        raise UnsupportedOperator("it defines functions; inline them first")
     versions = [entry.get("version", 0) for entry in model["opset_import"] if entry.get("domain", "") in _OWN_DOMAINS]
     opset = max(versions, default=1)
     if not 1 <= opset <= NEWEST:
@@ -136,18 +136,18 @@ _OWN_DOMAINS = ("", "ai.onnx")
 
 def _graph(found: Mapping[str, Any], opset: int, name: str) -> Graph:
     if found["sparse_initializer"]:
-        raise UnsupportedOperator("sparse weights; store them as they are")
+        raise UnsupportedOperator("sparse weights; store them as dense arrays")
     if len(found["initializer"]) > MAX_ARRAYS or len(found["node"]) > MAX_NODES:
         raise ModelError(f"{len(found['initializer'])} weights and {len(found['node'])} nodes are too many")
     arrays: dict[str, Array] = {}
     for tensor in found["initializer"]:
         if tensor.get("name", "") in ("", *arrays):
-            raise ModelError(f"weight '{tensor.get('name', '')}' has no name, or that of another")
+            raise ModelError(f"weight '{tensor.get('name', '')}' has no name, or that of another one")
         arrays[tensor["name"]] = _array(tensor, tensor["name"])
     nodes = []
     for index, item in enumerate(found["node"]):
         nodes += upgrade(_node(item, index), opset, arrays)
-    nodes = _told_apart(nodes)
+    nodes = _distinct(nodes)
     # Files of IR version 3 list every initializer among the inputs as well.
     inputs = tuple(_value(item, needs_shape=True) for item in found["input"] if item.get("name") not in arrays)
     outputs = tuple(_value(item) for item in found["output"])
@@ -156,8 +156,8 @@ def _graph(found: Mapping[str, Any], opset: int, name: str) -> Graph:
     return graph
 
 
-def _told_apart(nodes: list[Node]) -> list[Node]:
-    """Nodes of a file may share a name; what is said of one must not be taken for another's."""
+def _distinct(nodes: list[Node]) -> list[Node]:
+    """Return the nodes with distinct names, which a file does not guarantee."""
     used = Counter(node.name for node in nodes)
     return [
         replace(node, name=f"{node.name} ({node.outputs[0]})") if used[node.name] > 1 and node.outputs else node
@@ -198,7 +198,7 @@ def _node(item: Mapping[str, Any], index: int) -> Node:
         key = attribute.get("name", "")
         where = f"{op_type} '{name}': attribute {key}"
         if key in attributes:
-            raise ModelError(f"{where} stands twice")
+            raise ModelError(f"{where} appears twice")
         attributes[key] = _attribute(attribute, where)
     return Node(op_type, tuple(item["input"]), outputs, attributes, name)
 
@@ -207,7 +207,7 @@ def _attribute(found: Mapping[str, Any], where: str) -> Any:
     if found.get("ref_attr_name"):
         raise UnsupportedOperator(f"{where} refers to a function's")
     kind = ATTRIBUTE_FIELDS.get(found.get("type", 0))
-    if kind is None and not found.get("type", 0):  # files of before IR version 2 do not say
+    if kind is None and not found.get("type", 0):  # files before IR version 2 do not state it
         kind = next((field for field in ATTRIBUTE_FIELDS.values() if found.get(field)), None)
     if kind is None:
         raise UnsupportedOperator(f"{where} is a subgraph, or of another kind that is not supported")
@@ -215,7 +215,7 @@ def _attribute(found: Mapping[str, Any], where: str) -> Any:
         return _array(found.get("t", {"dims": [], "external_data": []}), where)
     if kind == "floats":
         if len(found["floats"]) % 4:
-            raise ModelError(f"{where}: {len(found['floats'])} bytes are no row of float32")
+            raise ModelError(f"{where}: {len(found['floats'])} bytes are no whole number of float32")
         return tuple(np.frombuffer(found["floats"], "<f4").tolist())
     value = found.get(kind, {"f": 0.0, "i": 0, "s": b""}.get(kind))
     try:
@@ -223,7 +223,7 @@ def _attribute(found: Mapping[str, Any], where: str) -> Any:
             return bytes(value).decode()
         return tuple(bytes(text).decode() for text in value) if kind == "strings" else _plain(value)
     except UnicodeDecodeError as error:
-        raise ModelError(f"{where} is no text") from error
+        raise ModelError(f"{where} is not UTF-8 text") from error
 
 
 def _plain(value: Any) -> Any:
@@ -239,7 +239,7 @@ def _value(item: Mapping[str, Any], *, needs_shape: bool = False) -> Value:
     if kind is None:
         raise UnsupportedOperator(f"'{name}' is of ONNX data type {tensor.get('elem_type', 0)}")
     if needs_shape and "shape" not in tensor:
-        raise ModelError(f"input '{name}' says nothing of its shape")
+        raise ModelError(f"input '{name}' has no shape")
     shape = tuple(dim.get("value", 0) for dim in tensor.get("shape", {"dim": []})["dim"])
     if any(not 0 <= size < 1 << 31 for size in shape):
         raise ModelError(f"'{name}': {shape!r:.60} is not a shape")
@@ -248,7 +248,7 @@ def _value(item: Mapping[str, Any], *, needs_shape: bool = False) -> Value:
 
 
 def _check_order(graph: Graph) -> None:
-    """Refuse a graph whose nodes read what nothing before them makes (a cycle, too), or make a value twice."""
+    """Refuse a graph whose nodes read a value that no node before them makes (a cycle, too), or make a value twice."""
     made = {*graph.initializers, *(value.name for value in graph.inputs), ""}
     if len(made) != len(graph.initializers) + len(graph.inputs) + 1:
         raise ModelError("two inputs of the same name, or one without")
@@ -256,7 +256,7 @@ def _check_order(graph: Graph) -> None:
     for node in graph.nodes:
         for name in node.inputs:
             if name not in made:
-                why = "which only comes later (a cycle, or nodes out of order)" if name in later else "which is nowhere"
+                why = "made only later (a cycle, or nodes out of order)" if name in later else "which does not exist"
                 raise ModelError(f"{node.op_type} '{node.name}' reads '{name}', {why}")
         for name in node.outputs:
             if name and name in made:
@@ -264,11 +264,11 @@ def _check_order(graph: Graph) -> None:
             made.add(name)
     for value in graph.outputs:
         if value.name not in made:
-            raise ModelError(f"nothing makes the output '{value.name}'")
+            raise ModelError(f"no node makes the output '{value.name}'")
 
 
 def _guessed_card(graph: Graph) -> ModelCard:
-    """What can be told without a card: the first input's shape, and that three channels are red, green, blue."""
+    """Return a card derived from the first input's shape; three channels mean RGB."""
     shape = graph.inputs[0].shape[1:] if graph.inputs else ()
     image = len(shape) == 3 and shape[0] in (0, 1, 3)
     defaults = (3, DEFAULT_SIDE, DEFAULT_SIDE) if image else (1,) * len(shape)
@@ -282,7 +282,7 @@ def write_onnx(path: Path, graph: Graph, card: ModelCard) -> None:
     """Write graph, weights and card as a model of operator set 19: whole or not at all.
 
     Raises:
-        ModelError: an attribute that ONNX does not know.
+        ModelError: an attribute that ONNX does not define.
         OSError: the folder cannot be written.
     """
     data = serialise_onnx(graph, card)
@@ -290,10 +290,10 @@ def write_onnx(path: Path, graph: Graph, card: ModelCard) -> None:
 
 
 def serialise_onnx(graph: Graph, card: ModelCard) -> bytes:
-    """The bytes that `write_onnx` writes.
+    """Return the bytes that `write_onnx` writes.
 
     Raises:
-        ModelError: an attribute that ONNX does not know.
+        ModelError: an attribute that ONNX does not define.
     """
     arrays = dict(graph.initializers)
     nodes = [bytes_field(1, _node_bytes(node, arrays)) for node in graph.nodes]
@@ -311,7 +311,7 @@ def serialise_onnx(graph: Graph, card: ModelCard) -> bytes:
 
 
 def _node_bytes(node: Node, arrays: dict[str, Array]) -> bytes:
-    """The node; attributes that became inputs in newer operator sets go among `arrays`."""
+    """Return the node; attributes that are inputs in newer operator sets are added to `arrays`."""
     inputs, attributes = list(node.inputs), dict(node.attributes)
     for place, (name, dtype) in PARAMETERS.get(node.op_type, {}).items():
         if name in attributes:
@@ -320,7 +320,7 @@ def _node_bytes(node: Node, arrays: dict[str, Array]) -> bytes:
             inputs += [""] * (place + 1 - len(inputs))
             inputs[place] = key
     if "activation" in attributes:
-        raise ModelError(f"{node.op_type} '{node.name}' is fused already; write the graph as it was loaded")
+        raise ModelError(f"{node.op_type} '{node.name}' is fused; write the graph as it was loaded")
     return b"".join(
         (
             *(bytes_field(1, name) for name in inputs),
@@ -358,7 +358,7 @@ def _tensor_parts(name: str, array: Array) -> tuple[bytes, ...]:
 
 
 def _value_bytes(value: Value, shape: Shape | None) -> bytes:
-    """An input or output; without a shape nothing is said of it, () is that of a single number."""
+    """Return an input or output; shape None leaves it unspecified, () is a scalar."""
     codes = {np.dtype(kind).name: code for code, kind in KINDS.items() if kind != "bf16"}
     sizes = [_dimension_bytes(size, axis) for axis, size in enumerate(shape or ())]
     kind = int_field(1, codes[value.dtype])

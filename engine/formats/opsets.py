@@ -1,7 +1,7 @@
-"""ONNX operators of old operator sets, said in today's terms: what changed, by operator, after Changelog.md of ONNX.
+"""Upgrades ONNX operators of old operator sets to current ones, by operator, after ONNX's Changelog.md.
 
-The engine keeps one form of each node: settings that newer sets pass as inputs may stand as attributes as they once
-did (`engine.attributes` lists them), since a plan needs to know them beforehand in any case.
+The engine keeps one form of each node: settings that newer sets pass as inputs may stay attributes (`engine.attributes`
+lists them), because a plan needs them before it runs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ NEWEST = 28
 
 
 def upgrade(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """The nodes of today that do what this one does in its operator set; what is constant goes among `arrays`.
+    """Return the equivalent current nodes of a node of an old operator set; constants are added to `arrays`.
 
     Raises:
-        ModelError: a Constant without a value, or with the name of another.
-        UnsupportedOperator: an attribute's value that has no counterpart.
+        ModelError: a Constant without a value, or with the name of another one.
+        UnsupportedOperator: an attribute's value that has no equivalent.
     """
     if node.op_type == "Constant":
         _constant(node, arrays)
@@ -36,7 +36,7 @@ def upgrade(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 def _constant(node: Node, arrays: dict[str, Array]) -> None:
     values = [(name, node.attributes[name]) for name in _CONSTANTS if name in node.attributes]
     if len(values) != 1 or len(node.outputs) != 1 or node.outputs[0] in arrays:
-        raise ModelError(f"Constant '{node.name}' should have one value, and one output with a name of its own")
+        raise ModelError(f"Constant '{node.name}' should have one value, and one output with a unique name")
     name, value = values[0]
     arrays[node.outputs[0]] = np.asarray(value, _CONSTANTS[name])
 
@@ -59,19 +59,19 @@ def _with(node: Node, **changes: Any) -> Node:
 
 
 def _broadcast(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 7, `axis` says where the second input's axes stand; it stays, and a plan, which knows ranks, obeys it."""
+    """Keep `axis` of sets before 7, the place of the second input's axes; constant folding, with the ranks, uses it."""
     if not node.attributes.get("broadcast") or node.attributes.get("axis") == -1:
         node = _without(node, "axis")
     return [_without(node, "broadcast")]
 
 
 def _slope(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 7, PRelu's slopes stand along axis 1."""
+    """Add `axis`: before 7, PRelu's slopes lie along axis 1."""
     return [_with(node, axis=1) if opset < 7 else node]
 
 
 def _softmax(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 13, all axes from `axis` (1) on count as one; from then on `axis` (-1) alone does."""
+    """Flatten before 13, where all axes from `axis` (1) on count as one; since 13 only `axis` (-1) does."""
     if opset >= 13:
         return [node]
     x, y = node.inputs[0], node.outputs[0]
@@ -85,7 +85,7 @@ def _softmax(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 
 
 def _cast(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 6, `to` is a name. Half precision is float32 here, as weights of it are."""
+    """Replace names of data types, used before 6, by numbers. Half precision becomes float32, as for weights."""
     names = {"FLOAT": 1, "INT32": 6, "INT64": 7, "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11}
     to = node.attributes.get("to")
     to = names.get(to, 0) if isinstance(to, str) else to
@@ -96,7 +96,7 @@ _FLOAT, _HALVES = 1, (10, 16)
 
 
 def _upsample(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Replaced by Resize in 10; it counted from the corner and rounded down."""
+    """Replace Upsample, which ended in 10, by a Resize that counts from the corner and rounds down."""
     found = dict(node.attributes)
     scales = found.pop("scales", None)
     if opset < 7:
@@ -109,7 +109,7 @@ def _upsample(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 
 
 def _resize(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Set 10 had (X, scales), counted from the corner and rounded down."""
+    """Convert Resize of set 10, which had (X, scales), counted from the corner and rounded down."""
     if opset > 10:
         return [node]
     return [replace(_with(node, **_FROM_THE_CORNER), inputs=_scales_third(node))]
@@ -123,35 +123,35 @@ def _scales_third(node: Node) -> tuple[str, ...]:
 
 
 def _pad(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Set 1 called its `pads` `paddings`."""
+    """Rename `paddings` of set 1 to `pads`."""
     if "paddings" in node.attributes:
         node = _without(_with(node, pads=node.attributes["paddings"]), "paddings")
     return [node]
 
 
 def _concat(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 4, `axis` could be left out."""
+    """Add `axis`, which was optional before 4."""
     return [_with(node, axis=node.attributes.get("axis", 1)) if opset < 4 else node]
 
 
 def _split(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 18, without sizes, the outputs said into how many parts."""
+    """Add `num_outputs`: before 18, without sizes, the number of outputs defined the parts."""
     sized = "split" in node.attributes or any(node.inputs[1:])
     return [node if sized or opset >= 18 else _with(node, num_outputs=len(node.outputs))]
 
 
 def _inference(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """`is_test` of sets before 7 tells training from inference, and only inference is run here."""
+    """Drop `is_test` of sets before 7, which selects inference: the engine runs nothing else."""
     return [_without(node, "is_test", "seed")]
 
 
 def _batch_norm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 14, further outputs were for training, and exporters named them all the same."""
+    """Drop further outputs before 14: they were for training, although exporters always named them."""
     return [replace(_without(node, "is_test"), outputs=node.outputs[:1] if opset < 14 else node.outputs)]
 
 
 def _gemm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Before 7, broadcasting C had to be asked for."""
+    """Drop `broadcast`, which enabled broadcasting C before 7."""
     return [_without(node, "broadcast")]
 
 

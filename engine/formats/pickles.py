@@ -1,7 +1,7 @@
-"""A pickle read as data: an interpreter of the opcodes that plain records need, which calls nothing of Python's.
+"""Reads a pickle as data: interprets only the opcodes of plain records, and calls only functions of a closed table.
 
-What a pickle may name is a closed table given by the caller, from exact names to functions of ours. Anything else is
-refused by its name. The opcodes are those of protocols 2 to 5 in `pickletools`.
+The caller gives the table, from exact names to safe functions; any other name is refused. The opcodes are those of
+protocols 2 to 5 in `pickletools`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any
 
 from engine.graph import ModelError
 
-MAX_BYTES = 16 << 20  # as text of four bytes a letter they take 64 MB
+MAX_BYTES = 16 << 20  # text with four bytes for each character would take 64 MB
 MAX_OPCODES = 1_000_000
 
 Call = Callable[..., Any]
 
 
 def shown(item: Any) -> str:
-    """A few letters of an object for a message; of one that holds others its kind alone, for they may never end."""
+    """Return the start of an object's repr for a message; of a container only its type: it may contain itself."""
     return f"{item!r:.60}" if isinstance(item, str | int | float | None) else f"a {type(item).__name__}"
 
 
 def read_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[Any], Any]) -> Any:
-    """The object that a pickle describes.
+    """Return the object that a pickle describes.
 
     Args:
         data: of one pickle.
-        known: what may be named ('collections.OrderedDict') and what is called in its place.
-        find: gives the object for a persistent id.
+        known: allowed names ('collections.OrderedDict') and the function to call for each.
+        find: returns the object for a persistent id.
 
     Raises:
-        ModelError: damaged, too big, or naming or doing anything that is not allowed.
+        ModelError: damaged, too big, or with a name or an opcode that is not allowed.
     """
     if len(data) > MAX_BYTES:
         raise ModelError(f"a pickle of {len(data)} bytes; allowed are {MAX_BYTES}")
@@ -43,7 +43,7 @@ def read_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[Any], An
 
 
 class Named:
-    """A name of the table, as it lies on the stack."""
+    """Represents a name of the table on the stack."""
 
     def __init__(self, name: str, call: Call) -> None:
         self.name = name
@@ -51,14 +51,14 @@ class Named:
 
 
 class Ignored:
-    """Stands for an object that is allowed and of no interest: whatever it is given, it keeps nothing."""
+    """Replaces an object that is allowed but not needed; it ignores all its arguments."""
 
     def __init__(self, *_: Any) -> None:
         pass
 
 
 class _Machine:
-    """The stack, the memo and the place in the data."""
+    """Holds the stack, the memo and the position in the data."""
 
     def __init__(self, data: bytes, known: Mapping[str, Call], find: Callable[[Any], Any]) -> None:
         self.data = data
@@ -105,17 +105,17 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
         if full not in self.known:
-            raise ModelError(f"its pickle asks for '{full:.80}', which has no place in a file of weights; refused")
+            raise ModelError(f"its pickle names '{full:.80}', which is not allowed in a file of weights; refused")
         self.push(Named(full, self.known[full]))
 
     def reduce(self) -> None:
         arguments, named = self.stack.pop(), self.stack.pop()
         if not isinstance(named, Named) or not isinstance(arguments, tuple):
-            raise ModelError("its pickle calls something that is no name; refused")
+            raise ModelError("its pickle calls an object that is no name; refused")
         self.push(named.call(*arguments))
 
     def build(self) -> None:
-        # State of an OrderedDict is what PyTorch hangs on it ('_metadata'), of no use here.
+        # The state of an OrderedDict is PyTorch's '_metadata', which is not needed.
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Ignored):
             return
@@ -127,8 +127,8 @@ class _Machine:
         if isinstance(target, Ignored):
             return
         if not isinstance(target, dict) or len(items) % 2:
-            raise ModelError("damaged pickle: items for what is no dict")
-        # Only plain keys: to hash tuples of tuples of the same tuple takes time without end.
+            raise ModelError("damaged pickle: items for an object that is no dict")
+        # Only plain keys: hashing tuples of tuples of the same tuple would take exponential time.
         if not all(isinstance(key, str | int | float | None) for key in items[::2]):
             raise ModelError("its pickle has a dict whose keys are neither text nor numbers; refused")
         target.update(zip(items[::2], items[1::2], strict=True))
@@ -138,7 +138,7 @@ class _Machine:
         if isinstance(target, Ignored):
             return
         if not isinstance(target, list):
-            raise ModelError("damaged pickle: items for what is no list")
+            raise ModelError("damaged pickle: items for an object that is no list")
         target.extend(items)
 
     def remember(self, key: int) -> None:
@@ -182,7 +182,7 @@ _OPCODES: Mapping[bytes, Callable[[_Machine], object]] = {
     b"}": lambda m: m.push({}),
     b"]": lambda m: m.push([]),
     b")": lambda m: m.push(()),
-    b"\x8f": lambda m: m.push([]),  # EMPTY_SET: nothing that we read needs to be one
+    b"\x8f": lambda m: m.push([]),  # EMPTY_SET: a list does for all allowed content
     b"t": lambda m: m.push(tuple(m.since_mark())),
     b"l": lambda m: m.push(m.since_mark()),
     b"\x85": lambda m: m.tuple_of(1),
@@ -201,7 +201,7 @@ _OPCODES: Mapping[bytes, Callable[[_Machine], object]] = {
     b"c": lambda m: m.name(m.line(), m.line()),  # GLOBAL
     b"\x93": _stack_global,
     b"R": lambda m: m.reduce(),
-    b"\x81": lambda m: m.reduce(),  # NEWOBJ: the same call, as far as we know of it
+    b"\x81": lambda m: m.reduce(),  # NEWOBJ: equivalent for the names of the table
     b"b": lambda m: m.build(),
     b"Q": lambda m: m.push(m.find(m.stack.pop())),  # BINPERSID
 }

@@ -1,7 +1,7 @@
-"""Protocol Buffers' wire format, read by a schema with bounds and written field by field; no library needed.
+"""Reads Protocol Buffers' wire format by a schema with bounds, and writes it field by field, without a library.
 
-A message is a run of fields: a varint of `number << 3 | wire type`, then a varint (0), 8 bytes (1), a length and so
-many bytes (2), or 4 bytes (5). See protobuf.dev/programming-guides/encoding.
+A message is a sequence of fields: a varint of `number << 3 | wire type`, then a varint (0), 8 bytes (1), a length and
+that many bytes (2), or 4 bytes (5). See protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 Schema = Mapping[int, tuple[str, Any]]
 """Field number -> (name, kind). Kinds are 'int', 'float', 'double', 'bytes', 'text', another schema, or a list of one
-of these where the field is repeated. Repeated floats and doubles come out as their bytes, all else as a list."""
+of these if the field is repeated. Repeated floats and doubles are returned as their bytes, all else as a list."""
 
 
 def read_message(data: memoryview, schema: Schema) -> dict[str, Any]:
-    """The fields of a message by name; absent ones are missing, repeated ones always there, unknown ones skipped.
+    """Return the fields of a message by name, without absent and unknown ones; repeated ones always have a value.
 
     Raises:
-        ModelError: cut off, of another wire type than the schema says, or of more than MAX_FIELDS fields in all.
+        ModelError: cut off, of another wire type than in the schema, or of more than MAX_FIELDS fields in all.
     """
     return _Reader().message(data, schema)
 
@@ -73,7 +73,7 @@ class _Reader:
     def varint(self, data: memoryview, at: int) -> tuple[int, int]:
         self.left -= 1
         if self.left < 0:
-            raise ModelError(f"more than {MAX_FIELDS} fields and numbers; weights should be stored as raw data")
+            raise ModelError(f"more than {MAX_FIELDS} fields and numbers; store weights as raw data")
         result = 0
         for index, byte in enumerate(data[at : at + 10]):
             result |= (byte & 127) << 7 * index
@@ -95,7 +95,7 @@ class _Reader:
             try:
                 return bytes(value).decode()
             except UnicodeDecodeError as error:
-                raise ModelError(f"damaged: field '{name}' is no text: {error}") from error
+                raise ModelError(f"damaged: field '{name}' is not UTF-8 text: {error}") from error
         return value if kind == "bytes" else self.message(value, kind)
 
     def repeated(self, name: str, kind: Any, wire: int, value: Any) -> Iterable[Any]:
@@ -115,17 +115,17 @@ class _Reader:
 
 
 def int_field(number: int, value: int) -> bytes:
-    """A field that holds a whole number."""
+    """Return a field that holds a whole number."""
     return _varint(number << 3 | VARINT) + _varint(value & (1 << 64) - 1)
 
 
 def float_field(number: int, value: float) -> bytes:
-    """A field that holds a float32."""
+    """Return a field that holds a float32."""
     return _varint(number << 3 | FIXED32) + struct.pack("<f", value)
 
 
 def bytes_field(number: int, *parts: bytes | str) -> bytes:
-    """A field that holds text, bytes, or a message of these parts."""
+    """Return a field that holds text, bytes, or a message of these parts."""
     data = b"".join(part.encode() if isinstance(part, str) else part for part in parts)
     return _varint(number << 3 | BYTES) + _varint(len(data)) + data
 

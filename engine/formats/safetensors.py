@@ -1,6 +1,6 @@
-"""safetensors: a JSON header of names, dtypes, shapes and offsets, then the numbers; after the README of that project.
+"""Reads and writes safetensors: a JSON header of names, dtypes, shapes and offsets, then the numbers.
 
-The card, where there is one, is the entry `card` of the header's `__metadata__`.
+It follows the README of that project. The card, if there is one, is the entry `card` of the header's `__metadata__`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.graph import Array, ModelError
 from engine.model_card import ModelCard
 
 METADATA = "__metadata__"
-MAX_HEADER = 10_000_000  # a tenth of the format's own limit, and ten times what MAX_ARRAYS names take
+MAX_HEADER = 10_000_000  # bytes: a tenth of the format's limit, ten times the size of MAX_ARRAYS entries
 KINDS = {
     "BOOL": "?",
     "U8": "u1",
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def read_safetensors(path: Path) -> Content:
-    """Arrays, and the card if the metadata hold one.
+    """Return the arrays, and the card if the metadata hold one.
 
     Raises:
         ModelError: not readable, or breaking one of the format's rules.
@@ -46,7 +46,7 @@ def read_safetensors(path: Path) -> Content:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise ModelError(f"a file of {size} bytes; allowed are {MAX_BYTES}")
-        return _parse(file, size)
+        return parse_safetensors(file, size)
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) -> None:
@@ -56,7 +56,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) 
         OSError: the folder cannot be written.
     """
     names = {np.dtype(kind): name for name, kind in KINDS.items() if kind != "bf16"}
-    # The numbers start, and each array does, at a multiple of its items' size: the wider go first.
+    # Each array starts at a multiple of its items' size: the wider types go first.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header: dict[str, object] = {METADATA: {"format": "np", "card": card.to_json()}}
     end = 0
@@ -76,7 +76,8 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) 
     write_whole(path, write)
 
 
-def _parse(file: BinaryIO, size: int) -> Content:
+def parse_safetensors(file: BinaryIO, size: int) -> Content:
+    """Read arrays and card from a file of `size` bytes."""
     start = file.read(8)
     if len(start) < 8:
         raise ModelError(f"not a .safetensors file: only {len(start)} bytes")
@@ -99,7 +100,7 @@ def _parse(file: BinaryIO, size: int) -> Content:
         reached = end
     if reached != body:
         raise ModelError(f"the arrays take {reached} bytes, the file has {body} for them")
-    # Each from bytes of its own: one that is kept must not keep all others in memory.
+    # Each array has separate bytes: a view of the whole file would keep all others in memory.
     arrays = {}
     for name in order:
         kind, shape, begin, end = places[name]
@@ -121,7 +122,7 @@ def _header(text: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ModelError("a name stands twice in the header")
+        raise ModelError("a name appears twice in the header")
     return found
 
 
@@ -132,7 +133,7 @@ def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"array '{name}': dtype {kind!r:.20}; allowed are {', '.join(KINDS)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise ModelError(f"array '{name}': shape {shape!r:.60} at {offsets!r:.60} is no array's place")
+        raise ModelError(f"array '{name}': shape {shape!r:.60} at {offsets!r:.60} is invalid")
     return KINDS[kind], tuple(shape), offsets[0], offsets[1]
 
 

@@ -1,8 +1,8 @@
-"""A ResNet-50 as a folder of text files, one number a line, as S2 wrote it by hand.
+"""Reads and writes a ResNet-50 as a folder of text files with one number on each line (a legacy format, S2's).
 
 A file is named `resnet50_<layer>_<what>.txt`, such as `resnet50_layer1_bottleneck0_conv1_weight.txt`. Weights of
-convolutions are written in the order (out, row, column, in); `param` holds `in, out, kernel, stride, pad` of a
-convolution or `eps, momentum` of a batch norm, and must say what the net does.
+convolutions have the order (out, row, column, in); `param` holds `in, out, kernel, stride, pad` of a convolution or
+`eps, momentum` of a batch norm, and must agree with the net.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _FILE = re.compile(rf"{NET}_(?P<layer>\w+?)_(?P<what>{'|'.join(WHAT)})\.txt")
 _BLOCK = re.compile(r"(layer\d)_bottleneck(\d)_(\w+)")
 _DOWNSAMPLE = {"downsample_conv2d": "downsample.0", "downsample_batchnorm": "downsample.1"}
 _SPELT = {module: spelt for spelt, module in _DOWNSAMPLE.items()}
-MOMENTUM = 0.1  # of PyTorch's batch norms, when nobody says otherwise
+MOMENTUM = 0.1  # PyTorch's default for batch norms
 LINES = 65_536  # written at a time
 
 
 def read_text_dump(path: Path) -> Content:
-    """The arrays under torchvision's names.
+    """Return the arrays under torchvision's names.
 
     Raises:
-        ModelError: a file that is missing, no file, too big, not numbers, or at odds with the net.
+        ModelError: a file that is missing, no regular file, too big, not numeric, or inconsistent with the net.
     """
     with reading(path):
         return Content(_arrays(path, nets.build(NET)))
@@ -45,13 +45,13 @@ def write_text_dump(folder: Path, arrays: Mapping[str, Array], net: str) -> None
     """Write the files of a ResNet-50 into a new folder: all of them or none.
 
     Raises:
-        ModelError: another net, or the folder is there already.
+        ModelError: another net, or the folder exists.
         OSError: it cannot be written.
     """
     if net != NET:
-        raise ModelError(f"{folder}: text dumps are of {NET} alone, this is {net}")
+        raise ModelError(f"{folder}: text dumps can only hold {NET}, this is {net}")
     if folder.exists():
-        raise ModelError(f"{folder}: it is there already; name a folder that is not")
+        raise ModelError(f"{folder}: it exists already; name a new folder")
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         graph = nets.build(NET)
@@ -73,7 +73,7 @@ def _write(folder: Path, module: str, what: str, numbers: Array) -> None:
     found = re.fullmatch(r"(layer\d)\.(\d)\.(.+)", module)
     layer = f"{found[1]}_bottleneck{found[2]}_{_SPELT.get(found[3], found[3])}" if found else module
     with (folder / f"{NET}_{layer}_{what}.txt").open("w") as file:
-        for start in range(0, numbers.size, LINES):  # never a list of all of them
+        for start in range(0, numbers.size, LINES):  # in parts: a list of all numbers would take too much memory
             file.writelines(f"{number:.9e}\n" for number in numbers.reshape(-1)[start : start + LINES].tolist())
 
 
@@ -99,28 +99,28 @@ def _arrays(folder: Path, graph: Graph) -> dict[str, Array]:
 
 
 def _module(layer: str) -> str:
-    """'layer1_bottleneck0_downsample_conv2d' -> 'layer1.0.downsample.0'."""
+    """Return torchvision's name: 'layer1_bottleneck0_downsample_conv2d' -> 'layer1.0.downsample.0'."""
     found = _BLOCK.fullmatch(layer)
     return f"{found[1]}.{found[2]}.{_DOWNSAMPLE.get(found[3], found[3])}" if found else layer
 
 
 def _numbers(file: Path) -> Array:
     if not stat.S_ISREG(file.lstat().st_mode):
-        raise ModelError(f"'{file.name}' is a link or no file; the numbers must lie in the folder itself")
+        raise ModelError(f"'{file.name}' is a link or no regular file; the numbers must lie in the folder itself")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an empty file is only warned of
+            warnings.simplefilter("error")  # NumPy only warns of an empty file
             return np.loadtxt(file, np.float64, comments=None, ndmin=1)
     except (ValueError, UserWarning) as error:
-        # What stands there is not repeated: it could be anything.
+        # The message does not quote the content, which could be anything.
         raise ModelError(f"'{file.name}' does not hold one number a line") from error
 
 
 def _shaped(name: str, numbers: Array, shape: tuple[int, ...] | None) -> Array:
     if shape is None:
-        raise ModelError(f"'{name}' is of no layer of {NET}")
+        raise ModelError(f"'{name}' belongs to no layer of {NET}")
     if numbers.shape != (int(np.prod(shape)),):
-        raise ModelError(f"'{name}': expected {np.prod(shape)} numbers, one a line, found shape {numbers.shape}")
+        raise ModelError(f"'{name}': expected {np.prod(shape)} numbers, one per line, found shape {numbers.shape}")
     numbers = numbers.astype(np.float32)
     if len(shape) != 4:
         return numbers.reshape(shape)
@@ -129,7 +129,7 @@ def _shaped(name: str, numbers: Array, shape: tuple[int, ...] | None) -> Array:
 
 
 def _settings(graph: Graph) -> dict[str, tuple[float, ...]]:
-    """What `param` must say of each layer; of a batch norm only eps, for momentum is the training's affair."""
+    """Return the values that `param` must have by layer; of a batch norm only eps, as momentum is for training."""
     found: dict[str, tuple[float, ...]] = {}
     for node in graph.nodes:
         if node.op_type == "Conv":
@@ -143,4 +143,4 @@ def _settings(graph: Graph) -> dict[str, tuple[float, ...]]:
 
 def _check(name: str, numbers: Array, expected: tuple[float, ...] | None) -> None:
     if expected is not None and not np.allclose(numbers[: len(expected)], expected, rtol=1e-6, atol=0):
-        raise ModelError(f"'{name}' says {numbers[:5].tolist()}, but {NET} has {list(expected)} there")
+        raise ModelError(f"'{name}' has {numbers[:5].tolist()}, but {NET} has {list(expected)}")

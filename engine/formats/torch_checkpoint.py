@@ -1,7 +1,7 @@
-"""PyTorch's .pth and .pt without PyTorch: the zip archive that `torch.save` writes since 1.6, read as plain data.
+"""Reads PyTorch's .pth and .pt as plain data, without PyTorch: the zip archive that `torch.save` writes since 1.6.
 
 An archive holds `NAME/data.pkl`, which describes tensors by storage, offset, shape and strides, and each storage's
-bytes in `NAME/data/KEY`. Neither is believed: see `engine.formats.pickles`, and `_tensor` below.
+bytes in `NAME/data/KEY`. Both are checked: see `engine.formats.pickles`, and `_bytes` below.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ STORAGES = {
     "BoolStorage": "?",
 }
 NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
-EXTRA_STATE = "_extra_state"  # what a module keeps beside its numbers, for training
+EXTRA_STATE = "_extra_state"  # suffix of a module's state without tensors, for training
 SMALL = 16 << 20
-LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number as protocol 2 pickles it
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number, pickled by protocol 2
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A storage's bytes, and what kind of number they are."""
+    """Holds a storage's bytes and the kind of its numbers."""
 
     data: bytes
     kind: str
@@ -59,7 +59,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor as the pickle describes it, not yet checked."""
+    """Holds a tensor as the pickle describes it, not yet checked."""
 
     storage: _Storage
     offset: Any
@@ -68,10 +68,10 @@ class _Tensor:
 
 
 def read_checkpoint(path: Path) -> Content:
-    """The arrays of a checkpoint: a `state_dict`, or a dict that has one under one of the names `NESTED`.
+    """Return the arrays of a checkpoint: a `state_dict`, or a dict that has one under one of the names `NESTED`.
 
     Raises:
-        ModelError: not readable, damaged, not of this form, or asking for code to be run.
+        ModelError: not readable, damaged, not of this form, or with a reference to code.
     """
     with reading(path):
         try:
@@ -103,7 +103,7 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
     if any(name.startswith(f"{roots[0]}code/") for name in entries):
         raise ModelError("a TorchScript archive, which is a program; save its state_dict() instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise ModelError("a compressed entry; PyTorch stores them as they are")
+        raise ModelError("a compressed entry; PyTorch stores entries uncompressed")
     if sum(entry.file_size for entry in entries.values()) > min(size, MAX_BYTES):
         raise ModelError(f"entries of more bytes than the file's {size}, or than the {MAX_BYTES} allowed")
     order = archive.read(f"{roots[0]}byteorder") if f"{roots[0]}byteorder" in entries else b"little"
@@ -131,7 +131,7 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
     found = _state_dict(read_pickle(archive.read(f"{roots[0]}data.pkl"), _KNOWN, find))
     if len(found) > MAX_ARRAYS:
         raise ModelError(f"{len(found)} arrays; allowed are {MAX_ARRAYS}")
-    # Strides of 0 repeat numbers: a small file could ask for any amount of memory.
+    # Strides of 0 repeat numbers: a small file could request any amount of memory.
     total, allowed = 0, SMALL + 4 * size
     arrays = {}
     for name, tensor in found.items():
@@ -143,7 +143,7 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
 
 
 def _state_dict(found: Any) -> dict[str, _Tensor]:
-    """The tensors by name, of the dict itself or of the dict within it."""
+    """Return the tensors by name, of the dict itself or of the dict within it."""
     if isinstance(found, _Tensor):
         raise ModelError("one tensor; expected a state_dict, tensors by name")
     for nested in (found, *(found.get(key) for key in NESTED if isinstance(found, dict))):
@@ -157,10 +157,10 @@ def _state_dict(found: Any) -> dict[str, _Tensor]:
 
 
 def _bytes(name: str, tensor: _Tensor) -> int:
-    """How many bytes the tensor's numbers take, once all it says of itself is known to lie within its storage."""
+    """Return the size of the tensor's numbers in bytes, after checking that all of them lie within its storage."""
     for each in (tensor.shape, tensor.strides):
         if not isinstance(each, tuple) or len(each) > MAX_AXES or not all(type(i) is int and i >= 0 for i in each):
-            raise ModelError(f"tensor '{name}': {shown(each)} is no shape or no strides")
+            raise ModelError(f"tensor '{name}': {shown(each)} is no valid shape or strides")
     if len(tensor.shape) != len(tensor.strides) or type(tensor.offset) is not int or tensor.offset < 0:
         raise ModelError(f"tensor '{name}': its shape does not fit its strides, or offset {shown(tensor.offset)}")
     item = np.dtype("u2" if tensor.storage.kind == "bf16" else tensor.storage.kind).itemsize
@@ -179,11 +179,11 @@ def _array(name: str, tensor: _Tensor) -> Array:
     flat = np.frombuffer(tensor.storage.data, dtype)[tensor.offset :]
     strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
     array: Array = np.ascontiguousarray(as_strided(flat, tensor.shape, strides, writeable=False))
-    return widened(array.reshape(tensor.shape), kind)  # a scalar, which ascontiguousarray gives an axis
+    return widened(array.reshape(tensor.shape), kind)  # reshape: ascontiguousarray gives a scalar an axis
 
 
 def _ordered_dict() -> dict[Any, Any]:
-    return {}  # its items follow
+    return {}  # later opcodes add its items
 
 
 def _rebuild_tensor(
@@ -191,7 +191,7 @@ def _rebuild_tensor(
 ) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise ModelError("damaged pickle: a tensor without storage")
-    if bits:  # a view of the numbers with another sign
+    if bits:  # a lazy negation
         raise ModelError(f"a tensor that is a lazy view ({', '.join(map(shown, bits))}); save tensor.resolve_neg()")
     return _Tensor(storage, offset, shape, strides)
 
@@ -207,7 +207,7 @@ def _no_call(name: str) -> Callable[..., Any]:
     return refuse
 
 
-# What lies beside the weights in a checkpoint of a training run: read over, never made.
+# Other content of a training checkpoint: accepted, but never constructed.
 _BESIDE = (
     "argparse.Namespace",
     "builtins.bytearray",
@@ -228,7 +228,7 @@ _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16
 
 _KNOWN: Mapping[str, Callable[..., Any]] = {
     **dict.fromkeys(_BESIDE, Ignored),
-    **{name.replace("builtins", "__builtin__"): Ignored for name in _BESIDE},  # as protocols 0 to 2 call it
+    **{name.replace("builtins", "__builtin__"): Ignored for name in _BESIDE},  # the name in protocols 0 to 2
     **{f"torch.{name}": _no_call(f"torch.{name}") for name in (*STORAGES, *_DTYPES)},
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,

@@ -1,25 +1,25 @@
-"""The registry of kernels: for each ONNX operator its candidates, best first; one file a family.
+"""Registers kernels: for each ONNX operator its candidates, the best first; one file for each family.
 
-How to add one. A kernel is a function (node, inputs) -> Step, or None where it does not suit the node; `inputs` are
-`Operand`s: shapes, and the arrays of parameters. A Step says the output's shape and gives `bind`, which the planner
-calls with the arrays of inputs, output and scratch and which returns prepared calls; nothing is computed before they
-run, and they allocate nothing. Arrays always have the shapes of ONNX, (N, C, ...); only their strides tell how they
-lie in memory, and the Step says what its `bind` can take:
+How to add one. A kernel is a function (node, inputs) -> Step, or None if it does not suit the node; `inputs` are
+`Operand`s: shapes, and the arrays of parameters. A Step has the output's shape and `bind`, which the planner calls with
+the arrays of inputs, output and scratch and which returns prepared calls; these compute all, and allocate nothing.
+Arrays always have the shapes of ONNX, (N, C, ...); their strides show how they lie in memory. The Step declares what
+its `bind` accepts:
 
-- `layout=Layout.PLANAR` (the default): inputs and output are C-contiguous. A plain kernel needs to say no more; where
+- `layout=Layout.PLANAR` (the default): inputs and output are C-contiguous. A plain kernel declares nothing else; if
   the net around it runs channels last, the planner copies.
-- `layout=Layout.ANY`: `bind` only uses ufuncs, slices and copies that take any strides, no reshape; all operands
-  then lie alike, in whichever layout the net runs. Right for element by element operators, pools, concatenation.
+- `layout=Layout.ANY`: `bind` only uses ufuncs, slices and copies, which take any strides, and no reshape; all operands
+  then have the same layout, that of the net. Suits element-wise operators, pools and concatenation.
 - `layout=Layout.LAST`: `last(array)` is C-contiguous for the inputs with spatial axes and for the output.
-- `strided=True`, `strided_out=True`: inputs, and the output, may be views within a larger frame (rows follow one
-  another with a gap). Usual together with ANY.
-- `border=Border(...)`: the first input comes with a frame of a number around it; nobody has to pad.
-- `input_layout=...`: that of the first input, where it is another one.
+- `strided=True`, `strided_out=True`: inputs, and the output, may be views within a larger frame (with a gap after each
+  row). Usual together with ANY.
+- `border=Border(...)`: the first input has a frame of a constant around it; the kernel need not pad.
+- `input_layout=...`: the layout of the first input, if it is another one.
 - `packs={index: Pack(...)}`: a parameter comes rearranged, once for all plans and worker processes.
 - `bind=None`: the output is the first input's memory under another shape; planar.
 
-Operands without spatial axes (fewer than three axes) are always C-contiguous. Kernels of one operator are all compared
-with `engine.reference`; the first one is what a plan takes without a clock.
+Operands without spatial axes (fewer than three axes) are always C-contiguous. All kernels of an operator are compared
+with `engine.reference`; without timing, a plan takes the first one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from collections.abc import Mapping
 
 from engine.kernels import (
     activations,
-    binary,
     block,
     conv,
     conv_last,
@@ -37,12 +36,10 @@ from engine.kernels import (
     depthwise,
     elementwise,
     linear,
-    matmul,
     movement,
     pool,
     reductions,
     resize,
-    views,
     winograd,
     winograd_rows,
 )
@@ -56,22 +53,22 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Concat": movement.CONCAT,
     "Conv": (*depthwise.KERNELS, *winograd.KERNELS, *winograd_rows.KERNELS, *conv_last.KERNELS, *conv.KERNELS),
     "ConvTranspose": conv_transpose.KERNELS,
-    "Div": binary.DIV,
-    "Dropout": views.DROPOUT,
-    "Flatten": views.FLATTEN,
+    "Div": elementwise.DIV,
+    "Dropout": movement.DROPOUT,
+    "Flatten": movement.FLATTEN,
     "Gather": movement.GATHER,
     "Gemm": linear.GEMM,
     "GlobalAveragePool": pool.GLOBAL_AVERAGE,
     "GlobalMaxPool": reductions.GLOBAL_MAX,
     "HardSigmoid": activations.HARD_SIGMOID,
     "HardSwish": activations.HARD_SWISH,
-    "Identity": views.IDENTITY,
+    "Identity": movement.IDENTITY,
     "LRN": reductions.LRN,
     "LeakyRelu": activations.LEAKY_RELU,
     "LogSoftmax": reductions.LOG_SOFTMAX,
-    "MatMul": matmul.KERNELS,
+    "MatMul": linear.MATMUL,
     "MaxPool": pool.MAX,
-    "Mul": binary.MUL,
+    "Mul": elementwise.MUL,
     "PRelu": activations.PRELU,
     "Pad": movement.PAD,
     "ReduceMean": reductions.REDUCE_MEAN,
@@ -82,7 +79,7 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Slice": movement.SLICE,
     "Softmax": linear.SOFTMAX,
     "Squeeze": movement.RESHAPE,
-    "Sub": binary.SUB,
+    "Sub": elementwise.SUB,
     "Tanh": activations.TANH,
     "Transpose": movement.TRANSPOSE,
     "Unsqueeze": movement.RESHAPE,
@@ -94,4 +91,4 @@ FUSED: Mapping[str, tuple[Kernel, ...]] = {
     conv_pool.CONV_POOL: (*conv_pool.KERNELS, *winograd_rows.POOLED),
     winograd.BESIDE: winograd.TOGETHER,
 }
-"""Of nodes that only the planner makes; no file can ask for them. Their reference is that of the nodes before."""
+"""Kernels of fused nodes, which only the planner makes, never a file; their reference is that of the separate nodes."""

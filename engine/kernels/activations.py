@@ -1,4 +1,4 @@
-"""LeakyRelu, PRelu, Clip, Sigmoid, Tanh, HardSigmoid and HardSwish: a few passes over the data, in place."""
+"""Runs LeakyRelu, PRelu, Clip, Sigmoid, Tanh, HardSigmoid and HardSwish: a few passes over the data, in place."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from engine.graph import Array, ModelError, Node
 from engine.kernels.step import Call, Kernel, Layout, Operand, Scratch, Step, attributes, clipped, scalar
 
-MOST_NEGATIVE = -87.0  # exp(-x) of less overflows float32; the sigmoid there is below 2e-38
+MIN_X = -87.0  # below it exp(-x) overflows float32; the sigmoid there is below 2e-38
 
 
-def _numberwise(passes: Callable[[Node], Callable[[Array, Array], list[Call]]], name: str) -> Kernel:
-    """A kernel that takes numbers one by one, in whatever layout they lie."""
+def _elementwise(passes: Callable[[Node], Callable[[Array, Array], list[Call]]], name: str) -> Kernel:
+    """Return an element-wise kernel, which runs in any layout."""
 
     def kernel(node: Node, inputs: Sequence[Operand]) -> Step:
         make = passes(node)
@@ -36,7 +36,7 @@ def _clip(node: Node) -> Callable[[Array, Array], list[Call]]:
 def _sigmoid(node: Node) -> Callable[[Array, Array], list[Call]]:
     attributes(node)
     return lambda x, out: [
-        partial(np.maximum, x, scalar(MOST_NEGATIVE), out=out),
+        partial(np.maximum, x, scalar(MIN_X), out=out),
         partial(np.multiply, out, scalar(-1), out=out),  # np.negative is wrong in strides of 16 bytes (NumPy 2.4.6)
         partial(np.exp, out, out=out),
         partial(np.add, out, scalar(1), out=out),
@@ -50,7 +50,7 @@ def _tanh(node: Node) -> Callable[[Array, Array], list[Call]]:
 
 
 def _hard(x: Array, out: Array, alpha: float, beta: float) -> list[Call]:
-    """max(0, min(1, alpha * x + beta))."""
+    """Compute max(0, min(1, alpha * x + beta))."""
     return [
         partial(np.multiply, x, scalar(alpha), out=out),
         partial(np.add, out, scalar(beta), out=out),
@@ -69,7 +69,7 @@ def _hard_swish(node: Node) -> Callable[[Array, Array], list[Call]]:
 
 
 def leaky_relu(node: Node, inputs: Sequence[Operand]) -> Step:
-    """x where it is above 0, else alpha * x."""
+    """Compute x if it is above 0, else alpha * x."""
     alpha = attributes(node, alpha=0.01)["alpha"]
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -80,7 +80,7 @@ def leaky_relu(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def prelu(node: Node, inputs: Sequence[Operand]) -> Step:
-    """x where it is above 0, else slope * x; the slopes broadcast to the shape of x."""
+    """Compute x if it is above 0, else slope * x; the slopes broadcast to the shape of x."""
     attributes(node)
     shape, slope = inputs[0].shape, inputs[1].shape
     try:
@@ -105,10 +105,10 @@ def _two_slopes(x: Array, slope: Array, out: Array, below: Array) -> list[Call]:
     ]
 
 
-CLIP: tuple[Kernel, ...] = (_numberwise(_clip, "clip"),)
-HARD_SIGMOID: tuple[Kernel, ...] = (_numberwise(_hard_sigmoid, "hard_sigmoid"),)
-HARD_SWISH: tuple[Kernel, ...] = (_numberwise(_hard_swish, "hard_swish"),)
+CLIP: tuple[Kernel, ...] = (_elementwise(_clip, "clip"),)
+HARD_SIGMOID: tuple[Kernel, ...] = (_elementwise(_hard_sigmoid, "hard_sigmoid"),)
+HARD_SWISH: tuple[Kernel, ...] = (_elementwise(_hard_swish, "hard_swish"),)
 LEAKY_RELU: tuple[Kernel, ...] = (leaky_relu,)
 PRELU: tuple[Kernel, ...] = (prelu,)
-SIGMOID: tuple[Kernel, ...] = (_numberwise(_sigmoid, "sigmoid"),)
-TANH: tuple[Kernel, ...] = (_numberwise(_tanh, "tanh"),)
+SIGMOID: tuple[Kernel, ...] = (_elementwise(_sigmoid, "sigmoid"),)
+TANH: tuple[Kernel, ...] = (_elementwise(_tanh, "tanh"),)

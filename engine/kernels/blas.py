@@ -1,4 +1,4 @@
-"""Which BLAS NumPy multiplies with: library, core, threads; and a warning where it has none worth the name."""
+"""Detects the BLAS that NumPy uses: library, core and threads; warns of a slow one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SMALL_PRODUCT_CORES = ("skylakex", "cooperlake", "sapphirerapids")
 
 @dataclass(frozen=True)
 class Blas:
-    """What is known of the BLAS in this process.
+    """Describes the BLAS of this process.
 
     Attributes:
-        library: 'openblas', 'blis', 'mkl', 'accelerate', 'reference' or 'none'; what NumPy names, where it is another.
-        core: the processor family whose kernels run, as the library calls it; '' where it does not say.
-        threads: that it may use; 0 where it does not say.
+        library: 'openblas', 'blis', 'mkl', 'accelerate', 'reference' or 'none'; else the name that NumPy reports.
+        core: the processor family of its kernels, as the library names it; '' if unknown.
+        threads: how many it may use; 0 if unknown.
     """
 
     library: str
@@ -32,7 +32,7 @@ class Blas:
 
     @property
     def warning(self) -> str:
-        """One line for the user if products will crawl; '' if all is well."""
+        """One line for the user if products will be slow; else ''."""
         if self.library not in ("reference", "none"):
             return ""
         return (
@@ -41,40 +41,41 @@ class Blas:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a dict, for JSON."""
         return asdict(self)
 
 
 @cache
 def describe() -> Blas:
-    """The BLAS of this process. The libraries mapped into it tell more than NumPy's build settings do."""
-    for path in _mapped():
+    """Return the BLAS of this process, from the libraries mapped into it, else from NumPy's build settings."""
+    for path in mapped_libraries():
         if "openblas" in path.name:
             return _openblas(path)
     for library in ("blis", "mkl_rt", "atlas"):
-        if any(library in path.name for path in _mapped()):
+        if any(library in path.name for path in mapped_libraries()):
             return Blas(library.removesuffix("_rt"))
-    if any(path.name.startswith(("libblas.so", "libcblas.so")) for path in _mapped()):
+    if any(path.name.startswith(("libblas.so", "libcblas.so")) for path in mapped_libraries()):
         return Blas("reference")
     return Blas(_built_with())
 
 
 def has_small_products() -> bool:
-    """Whether small matrix products skip packing (see `engine.kernels.products`)."""
+    """Return whether small matrix products skip packing (see `engine.kernels.products`)."""
     return describe().core.lower() in _SMALL_PRODUCT_CORES
 
 
-def _mapped() -> list[Path]:
+def mapped_libraries() -> list[Path]:
+    """Return the shared libraries mapped into this process."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
-        return []  # no Linux: nothing to read there
+        return []  # not Linux
     fields = (line.split(maxsplit=5) for line in lines)
     return sorted({Path(field[5]).resolve() for field in fields if len(field) == 6 and ".so" in field[5]})
 
 
 def _openblas(path: Path) -> Blas:
-    library = ctypes.CDLL(str(path))  # it is loaded already; this only finds it again
+    library = ctypes.CDLL(str(path))  # already loaded: returns the same library
     for prefix in _PREFIXES:
         for suffix in _SUFFIXES:
             name = getattr(library, f"{prefix}_get_corename{suffix}", None)

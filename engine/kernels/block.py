@@ -1,17 +1,9 @@
-"""A Conv, the depthwise Conv after it and perhaps the pointwise Conv after that, planar, as one node.
+"""Runs a Conv, the depthwise Conv after it and perhaps the pointwise Conv after that, planar, as one node.
 
-`compiler.passes.fuse_blocks` makes such nodes of the blocks of MobileNets, whose middle is six times as wide as their
-ends. Some channels of the middle are made at a time and never leave the cache. Each convolution comes as a matrix with
-its bias as last column: the columns that it multiplies have a row of ones. Where the depthwise Conv wants a frame of
-zeros that row is zero as well, so the frame comes out as zeros by itself and the activation runs without a gap.
-
-The depthwise Conv is a stack of products too. The rows of an image lie sorted by their place among T, so that a line
-holds every T-th row, one after another, with a gap of zeros between. A tap to the left is then the same line a number
-earlier, and T lines of output are a band matrix times their T + 2 lines of input, for each of the three columns of a
-3x3 kernel. Half of the multiply-adds are with zeros and still it takes a third of the time of einsum, which NumPy
-compiles for vectors of four (x86): 24 -> 144 -> 24 channels, 56x56, 3x3: 1130 us in all.
-
-As with Winograd, a number that is not finite makes its neighbours NaN as well.
+`compiler.fusion.fuse_blocks` makes such nodes of MobileNet blocks, whose middle is six times as wide as their ends.
+Some channels of the middle are made at a time and never leave the cache; the depthwise Conv is a stack of products with
+band matrices. docs/engine.md explains it with a figure. As with Winograd, a number that is not finite makes its
+neighbours NaN.
 """
 
 from __future__ import annotations
@@ -34,21 +26,21 @@ from engine.kernels.windows import Windows
 
 PAIR = "Conv+DepthwiseConv"
 BLOCK = "Conv+DepthwiseConv+Conv"
-GROUP_BYTES = 768 << 10  # of channels between the first two
-COLUMN_BYTES = 2 << 20  # of what the first multiplies, at most
-MAX_ROWS = 4  # of output that a band matrix makes
-MIN_LINE = 200  # numbers
+GROUP_BYTES = 768 << 10  # of a group of channels between the first two
+COLUMN_BYTES = 2 << 20  # limit for the columns that the first multiplies
+MAX_ROWS = 4  # rows of output of a band matrix
+MIN_LINE = 200  # elements
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How one channel of the middle lies in memory: lines of `line` numbers.
+    """Describes how one channel of the middle lies in memory: as lines of `line` elements.
 
-    Line 0 is ones. Then come rows, the first above the image, and of each row the places of its columns in a stride.
+    Line 0 is ones. Then come rows, the first above the image, and for each row the places of its columns in a stride.
 
     Attributes:
         windows: of the depthwise Conv.
-        rows: of output that one tile has, T.
+        rows: of output in a tile, T.
     """
 
     windows: Windows
@@ -56,7 +48,7 @@ class Tiles:
 
     @property
     def places(self) -> int:
-        """Of columns in a stride."""
+        """Columns in a stride."""
         return self.windows.strides[1]
 
     @property
@@ -71,7 +63,7 @@ class Tiles:
 
     @property
     def row(self) -> int:
-        """Numbers from a row to the next, with the gap."""
+        """Elements from a row to the next, with the gap."""
         return max(-(-self.windows.size[1] // self.places), self.windows.out[1]) + self.gap
 
     @property
@@ -81,18 +73,18 @@ class Tiles:
 
     @property
     def shifts(self) -> range:
-        """How far along a line the taps of a window are."""
+        """Offsets of a window's taps along a line."""
         begin, taps = self.windows.begin[1], self.windows.kernel[1]
         return range(-begin // self.places, (taps - 1 - begin) // self.places + 1)
 
     @property
     def line(self) -> int:
-        """Numbers."""
+        """Elements of a line."""
         return self.count * self.row
 
     @property
     def above(self) -> int:
-        """Lines with rows of the tile before."""
+        """Lines with rows of the previous tile."""
         return self.windows.begin[0] * self.places
 
     @property
@@ -102,17 +94,17 @@ class Tiles:
 
     @property
     def below(self) -> int:
-        """Lines with rows of the tile after."""
+        """Lines with rows of the next tile."""
         reach = (self.rows - 1) * self.windows.strides[0] + self.windows.kernel[0]
         return max(0, reach * self.places - self.above - self.own)
 
     @property
     def lines(self) -> int:
-        """All of them."""
+        """All lines of a channel."""
         return 1 + self.above + self.own + self.below
 
     def read(self, shift: int) -> range:
-        """The lines that hold taps at a shift; at none the ones too, to be multiplied with the bias."""
+        """Return the lines with taps at a shift; at shift 0 with the ones, which the bias multiplies."""
         begin, places = self.windows.begin[1], self.places
         found = {(tap - begin) % places for tap in range(self.windows.kernel[1]) if (tap - begin) // places == shift}
         if not shift:
@@ -120,7 +112,7 @@ class Tiles:
         return range(1 + found.pop(), self.lines, places) if len(found) == 1 else range(1, self.lines)
 
     def bands(self, matrix: Array) -> Array:
-        """(C, taps + 1) -> (C, rows, lines read): side by side a matrix for each shift, no shift first."""
+        """Rearrange (C, taps + 1) to (C, rows, lines read): the matrices of all shifts side by side, shift 0 first."""
         (down, _), (height, width) = self.windows.strides, self.windows.kernel
         taps = matrix[:, :-1].reshape(-1, height, width)
         found = []
@@ -139,22 +131,22 @@ class Tiles:
 
 
 def in_order(shifts: range) -> list[int]:
-    """No shift first: its product is the one to add the others to."""
+    """Return the shifts with 0 first: the others' products are added to its product."""
     return sorted(shifts, key=abs)
 
 
 def tiles_for(windows: Windows) -> Tiles | None:
-    """Few lines have few zeros in their bands, long ones keep BLAS busy; None if no tile covers its windows."""
+    """Return tiles with few lines (few zeros in the bands), long enough for BLAS; None if no tile fits the windows."""
     down, top = windows.strides[0], windows.begin[0]
-    least = max(2, -(-top // down), -(-(windows.kernel[0] - down - top) // down))
-    offers = [Tiles(windows, rows) for rows in range(max(least, MAX_ROWS), least - 1, -1)]
+    minimum = max(2, -(-top // down), -(-(windows.kernel[0] - down - top) // down))
+    offers = [Tiles(windows, rows) for rows in range(max(minimum, MAX_ROWS), minimum - 1, -1)]
     suits = top < windows.kernel[0] and windows.begin[1] < windows.kernel[1] and prod(windows.dilations) == 1
     return next((tiles for tiles in offers if tiles.line >= MIN_LINE), offers[-1]) if suits else None
 
 
 @dataclass(frozen=True)
 class Block:
-    """The convolutions of a node; `third` None: there are two."""
+    """Holds the convolutions of a node; `third` is None if there are two."""
 
     first: Convolution
     second: Convolution
@@ -163,19 +155,19 @@ class Block:
 
     @property
     def columns(self) -> Shape:
-        """What the first multiplies: its taps and the ones, by rows of a tile, places, tiles, columns with the gap."""
+        """Shape of the columns for the first: its taps and the ones, rows of a tile, places, tiles, columns and gap."""
         tiles = self.tiles
         return prod(self.first.weight[1:]) + 1, tiles.step, tiles.places, tiles.count, tiles.row
 
     @property
     def splits(self) -> bool:
-        """Whether the columns of the first's input are sorted by their place in a stride before they are copied."""
+        """Whether columns of the first's input are sorted by place in a stride before the windows are copied."""
         windows = self.first.windows
         return windows.strides[1] > 1 and windows.kernel[1] > 1 and prod(windows.dilations) == 1
 
     @property
     def sorted_size(self) -> Shape:
-        """Of that: framed rows, places in both strides, columns."""
+        """Shape of the sorted input, by channel: framed rows, places in both strides, columns."""
         (height, width), stride = self.first.windows.padded, self.first.windows.strides[1] * self.tiles.places
         return height, stride, -(-width // stride)
 
@@ -186,10 +178,10 @@ class Block:
 
 
 def read_block(node: Node, inputs: Sequence[Operand]) -> Block | None:
-    """The convolutions of a node, if they can be run together.
+    """Return the convolutions of a node; None if they cannot run together.
 
     Args:
-        node: the depthwise Conv's attributes, those of the others as `first_...` and `third_...`.
+        node: with the depthwise Conv's attributes, and those of the others as `first_...` and `third_...`.
         inputs: data, for each convolution a matrix with its bias as last column, perhaps a residual.
     """
     if len(inputs[0].shape) != 4:
@@ -217,7 +209,7 @@ def _convolution(node: Node, found: dict[str, Any], data: Shape, matrix: Operand
 
 
 def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """See above; for what `read_block` takes."""
+    """Run a node that `read_block` accepts."""
     block = read_block(node, inputs)
     if block is None:
         return None
@@ -228,11 +220,11 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
         Scratch(block.columns),
         Scratch((first.weight[1], *block.sorted_size) if block.splits else (0,)),
         Scratch((group * tiles.lines * tiles.line + tiles.gap,)),  # a group of channels between the first two
-        Scratch((2, *own) if first.activation == SWISH else (0,)),  # own rows before the activation, and room
-        Scratch(sums),  # what the taps at a shift add
+        Scratch((2, *own) if first.activation == SWISH else (0,)),  # own rows before the activation, and its buffer
+        Scratch(sums),  # products at one shift
         Scratch(sums if second.activation == SWISH else (0,)),  # sums before the activation
-        Scratch((channels + 1, *sums[1:]) if third else sums),  # sums after it; and the ones
-        Scratch((last.shape[1], *sums[1:]) if third else (0,)),  # what the last makes of them
+        Scratch((channels + 1, *sums[1:]) if third else sums),  # sums after the activation, and the ones
+        Scratch((last.shape[1], *sums[1:]) if third else (0,)),  # outputs of the last
     )
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -266,7 +258,7 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def _zeros_and_ones(tiles: Tiles, middle: Array, lines: Array) -> list[Call]:
-    """What no activation writes over: the ones, and rows above and below the image."""
+    """Fill what no activation overwrites: the ones, and the rows above and below the image."""
     edge = 1 + tiles.above + tiles.own
     above, below = lines[:, 1 : 1 + tiles.above, : tiles.row], lines[:, edge:, tiles.line - tiles.row :]
     ends = lines[:, 0, tiles.line - tiles.gap :], middle[middle.size - tiles.gap :]
@@ -274,7 +266,7 @@ def _zeros_and_ones(tiles: Tiles, middle: Array, lines: Array) -> list[Call]:
 
 
 def _gather(block: Block, data: Array, columns: Array, in_order: Array) -> list[Call]:
-    """The windows of the first convolution, and its ones."""
+    """Copy the windows of the first convolution, and its ones."""
     windows, tiles = block.first.windows, block.tiles
     calls = _sort(windows, data, in_order) if block.splits else []
     view = None if block.splits else windows.view(data)[0]
@@ -298,7 +290,7 @@ def _gather(block: Block, data: Array, columns: Array, in_order: Array) -> list[
 
 
 def _sort(windows: Windows, data: Array, in_order: Array) -> list[Call]:
-    """With a stride each window would be gathered number by number: so that is done once, for all of them."""
+    """Sort the columns once: with a stride, each window would otherwise be gathered element by element."""
     (top, left), width, across = windows.begin, data.shape[3], in_order.shape[2]
     calls: list[Call] = [partial(in_order.fill, 0)]
     for place in range(across):
@@ -310,7 +302,7 @@ def _sort(windows: Windows, data: Array, in_order: Array) -> list[Call]:
 
 
 def _make(block: Block, matrix: Array, columns: Array, lines: Array, activated: Array) -> list[Call]:
-    """The first convolution of some channels, their activation, and the rows that tiles have from others."""
+    """Run the first convolution for some channels, the activation, and copy the rows that tiles share."""
     tiles, (group, _, line) = block.tiles, lines.shape
     begin, end = 1 + tiles.above, 1 + tiles.above + tiles.own
     own = as_strided(lines[:, begin:], (group, tiles.own * line), lines.strides[::2])
@@ -328,7 +320,7 @@ def _make(block: Block, matrix: Array, columns: Array, lines: Array, activated: 
 
 
 def _depthwise(tiles: Tiles, middle: Array, bands: Array, out: Array, added: Array) -> list[Call]:
-    """out = the sum over the shifts, each a stack of products by channel."""
+    """Prepare out = the sum over the shifts of a stack of products, one for each channel."""
     calls: list[Call] = []
     at = 0
     for shift in in_order(tiles.shifts):
@@ -346,7 +338,7 @@ def _depthwise(tiles: Tiles, middle: Array, bands: Array, out: Array, added: Arr
 
 
 def _rows(tiles: Tiles, lines: Array, out: Array, added: Sequence[Array], activation: str) -> list[Call]:
-    """The rows of tiles back in their order."""
+    """Copy the rows of tiles back to the order of the image."""
     (_, height, width), calls = out.shape, []
     for row in range(min(tiles.rows, height)):
         source = lines[:, row].reshape(len(out), tiles.count, tiles.row)[:, : -(-(height - row) // tiles.rows), :width]

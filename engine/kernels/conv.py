@@ -1,7 +1,7 @@
-"""Conv, planar: a 1x1 convolution is one matrix product; any other copies its windows into columns first (im2col).
+"""Runs Conv, planar: a 1x1 convolution is one matrix product; others copy windows into columns first (im2col).
 
-A Conv here may carry what `compiler.passes` fused into it: a last input to be added to its output (attribute
-`residual`) and an activation, as ONNX Runtime's FusedConv does; a `residual` of LATE is added after the activation.
+`compiler.fusion` may have fused into a Conv, as in ONNX Runtime's FusedConv, an activation and a last input to add to
+its output (attribute `residual`; one of LATE is added after the activation).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ LATE = 2
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a Conv node means for its inputs.
+    """Describes a Conv node for given inputs.
 
     Attributes:
-        windows: how they slide.
+        windows: their geometry.
         weight: shape (outputs, inputs of a group, *kernel).
         group: number of groups.
         shape: of the output.
         has_bias: input 2 is the bias.
         has_residual: the last input is added to the output.
-        late: that comes after the activation.
-        activation: comes last; '' is none.
+        late: the residual is added after the activation.
+        activation: of the output; '' is none.
         fixed: weight and bias are parameters.
-        padding: what lies around the input: 0, or a number for each channel (`compiler.passes.defer_biases`).
+        padding: value around the input: 0, or one for each channel (`compiler.bias_deferral.defer_biases`).
     """
 
     windows: Windows
@@ -53,20 +53,20 @@ class Convolution:
 
     @property
     def is_pointwise(self) -> bool:
-        """Kernel 1, stride 1, no padding: every output pixel needs just its input pixel."""
+        """Whether every output pixel needs its input pixel only: kernel 1, stride 1, no padding."""
         windows = self.windows
         return prod(windows.kernel) == 1 and prod(windows.strides) == 1 and not windows.needs_padding
 
     def added(self, arrays: Sequence[Array]) -> tuple[Array | None, Array | None]:
-        """Bias and residual among the arrays of `bind`."""
+        """Return bias and residual among the arrays of `bind`, None for each that is missing."""
         return (arrays[2] if self.has_bias else None), (arrays[-1] if self.has_residual else None)
 
 
 def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
-    """The node's meaning, checked.
+    """Return a checked description of the node.
 
     Raises:
-        ModelError: shapes that do not go together.
+        ModelError: shapes that do not fit each other.
         UnsupportedOperator: an attribute that no kernel runs.
     """
     found = attributes(node, **WINDOW_ATTRIBUTES, group=1, residual=0, padding=0.0, activation="")
@@ -91,7 +91,7 @@ def read(node: Node, inputs: Sequence[Operand]) -> Convolution:
 
 
 def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Kernel 1, stride 1, no padding: weight @ pixels, straight from the input."""
+    """Multiply weight @ pixels, directly from the input: kernel 1, stride 1, no padding."""
     conv = read(node, inputs)
     if not conv.is_pointwise:
         return None
@@ -104,7 +104,7 @@ def pointwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def im2col(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Any other kernel, stride, dilation, padding and group; one copy of the windows, then weight @ columns."""
+    """Copy the windows, then multiply weight @ columns: any other kernel, stride, dilation, padding and group."""
     conv = read(node, inputs)
     if conv.is_pointwise:
         return None
@@ -121,12 +121,12 @@ def im2col(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def _before_swish(conv: Convolution) -> tuple[Scratch, ...]:
-    """Room for the products, where the activation cannot work in place."""
+    """Return a buffer for the products if the activation cannot work in place."""
     return (Scratch(conv.shape),) if conv.activation == SWISH else ()
 
 
 def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], products: Array, out: Array) -> list[Call]:
-    """weight @ columns (N, group, taps, pixels) into products, like out; then what is added and the activation."""
+    """Prepare products = weight @ columns (N, group, taps, pixels), then the addends and the activation, into out."""
     batch, channels = out.shape[:2]
     weight = arrays[1].reshape(conv.group, channels // conv.group, -1)
     stacked = products.reshape(batch, conv.group, channels // conv.group, -1)

@@ -1,4 +1,4 @@
-"""Conv, channels last: pixels @ weight in slabs of rows that stay in the cache from the copy to the activation."""
+"""Runs Conv, channels last: pixels @ weight in slabs of rows, in the cache from the copy to the activation."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from engine.kernels.step import (
     last,
 )
 
-# Of columns and output together: half of a small core's second-level cache; or as much as the weights, if these are
-# larger, since every slab reads all of them.
+# Bytes of columns and output together: half of a small core's L2 cache; or as much as the weights, if these are larger,
+# because every slab reads all of them.
 SLAB_BYTES = 256 << 10
 
 Block = tuple[slice, slice]  # items, rows
 
 
 def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_planes: bool = False) -> Step | None:
-    """Windows copied into rows (N * pixels, taps * channels), but for pointwise kernels; then rows @ weight.
+    """Copy windows into rows (N * pixels, taps * channels), except for pointwise kernels; then multiply rows @ weight.
 
-    With `from_planes` they are copied tap by tap out of a planar input, and BLAS reads the rows as columns.
-    The last pass over a slab (bias, residual or activation) writes into the output, which may lie in a frame.
+    With `from_planes` they are copied tap by tap from a planar input, and BLAS reads the rows as columns. The last pass
+    over a slab (bias, residual or activation) writes into the output, which may lie in a frame.
     """
     conv = read(node, inputs)
     if not conv.fixed or conv.group > 1:
@@ -106,12 +106,12 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
 
 
 def slab_rows(shape: Shape, pixel_bytes: int, budget: int) -> int:
-    """How many rows of an output (N, C, rows, ...) a slab has, if each of its pixels takes so many bytes."""
+    """Return how many rows of an output (N, C, rows, ...) a slab of `budget` bytes has."""
     return max(1, budget // (pixel_bytes * prod(shape[3:])))
 
 
 def blocks(shape: Shape, rows: int) -> Iterator[Block]:
-    """Slabs of an output (N, C, rows, ...): some rows of one item, or some whole items."""
+    """Yield the slabs of an output (N, C, rows, ...): some rows of one item, or some whole items."""
     items, height = shape[0], shape[2]
     if rows >= height:
         step = rows // height
@@ -124,7 +124,7 @@ def blocks(shape: Shape, rows: int) -> Iterator[Block]:
 
 
 def as_rows(weight: Array) -> Array:
-    """(O, I, *kernel) -> (taps * I, O), contiguous."""
+    """Rearrange (O, I, *kernel) to (taps * I, O), contiguous."""
     return np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)).reshape(-1, weight.shape[0]))
 
 
@@ -134,21 +134,21 @@ def _panels(parts: int, width: int, weight: Array) -> Array:
 
 
 def rows_in_panels(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """`rows_last` with small matrix products."""
+    """Run `rows_last` with small matrix products."""
     return rows_last(node, inputs, in_panels=True)
 
 
 def rows_whole(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """`rows_last` with one matrix product a slab."""
+    """Run `rows_last` with one matrix product for each slab."""
     return rows_last(node, inputs, in_panels=False)
 
 
 def rows_from_planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """`rows_last` for an image: with few channels a tap along a row is a longer run than a window's numbers are."""
+    """Run `rows_last` on an image: with few channels, a tap along a row is a longer contiguous run than a window."""
     if inputs[0].shape[1] > FEW_CHANNELS or prod(inputs[1].shape[2:]) == 1:
         return None
-    ways = (rows_last(node, inputs, in_panels=panels, from_planes=True) for panels in (True, False))
-    return next((way for way in ways if way is not None), None)
+    steps = (rows_last(node, inputs, in_panels=panels, from_planes=True) for panels in (True, False))
+    return next((step for step in steps if step is not None), None)
 
 
 KERNELS: tuple[Kernel, ...] = (rows_from_planes, rows_in_panels, rows_whole)

@@ -1,19 +1,18 @@
-"""A Conv and the 2x2 MaxPool after it as one: for small nets, where each call counts.
+"""Runs a Conv and the 2x2 MaxPool after it as one node, for small nets, which are bound by the number of calls.
 
-`compiler.passes.fuse_pools` makes such nodes. Copied windows lie in the order of an output's place within its pool
-window, so that comparisons run over memory with few gaps or none. Of three kernels the cheapest by an estimate offers
-itself:
+`compiler.fusion.fuse_pools` makes such nodes. Copied windows are ordered by the place of an output within its pool
+window, so that comparisons run over memory with few gaps or none. Of three kernels the one with the lowest estimated
+cost offers itself:
 
-- `planes` (planar) multiplies the weight with columns of windows, pixels one after another as they lie in the framed
-  input, those between rows too: they are for nothing, but a tap is one copy. Only what they make may be channels last.
-- `parities` (from planar to channels last) has such columns for the even places of a row, then for the odd ones, out
-  of an input that was put apart likewise: for an image, and so many outputs that they fill vector registers.
-- `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may be as wide as several outputs, to
-  be multiplied by a band matrix with zeros where a tap lies outside an output's kernel: often cheaper than to copy and
-  multiply many narrow ones.
+- `planes` (planar) multiplies the weight with columns of windows, for pixels in the order of the framed input: the
+  columns between rows are wasted work, but each kernel tap is then a single copy. Its output may be channels last.
+- `parities` (planar to channels last) has such columns for the even places of a row, then for the odd ones, from an
+  input separated likewise: for an image, and outputs that fill vector registers.
+- `bands` (channels last) copies long runs, (taps, channels) at once. Its windows may span several outputs and are then
+  multiplied by a band matrix with zeros for taps outside an output's kernel: often cheaper than many narrow windows.
 
-For many channels `engine.kernels.winograd_rows` has a fourth. As with that, `bands` makes NaN of neighbours of a number
-that is not finite: those in the same window.
+For many channels `engine.kernels.winograd_rows` has a fourth. In both, a number that is not finite makes other outputs
+of the same window NaN.
 """
 
 from __future__ import annotations
@@ -51,34 +50,39 @@ from engine.kernels.step import (
 
 CONV_POOL = "Conv+MaxPool"
 COLUMN_BYTES = 512 << 10  # of copied windows, at most
-# Nanoseconds of a copied run, of a number in it, of a multiply-add, and of a run of comparisons between every second
-# number (x86); only their ratios matter.
+# Nanoseconds for a copied run, for an element in it, for a multiply-add, and for a run of comparisons of every second
+# element (x86); only their ratios matter.
 RUN_COST, COPY_COST, PRODUCT_COST, GAPS_COST = 5.0, 0.03, 0.02, 10.0
 
 
 def cost(runs: int, numbers: int, rows: int, inner: int, columns: int) -> float:
-    """Nanoseconds, about: copied runs and numbers, then (rows, inner) @ (inner, columns)."""
+    """Estimate the nanoseconds for copying runs and elements, then (rows, inner) @ (inner, columns)."""
     products = rows * inner * (-(-columns // VECTOR) * VECTOR)
     return RUN_COST * runs + COPY_COST * numbers + PRODUCT_COST * products
 
 
 @dataclass(frozen=True)
-class Bands:
-    """How wide windows are copied.
-
-    Attributes:
-        conv: the convolution.
-        places: pooled outputs of a row that a window serves; 0: each output has a window of its own.
-    """
+class Pooled:
+    """Describes a convolution whose output a 2x2 pool reads."""
 
     conv: Convolution
-    places: int
 
     @property
     def pooled(self) -> tuple[int, int]:
         """Height and width of the output."""
         height, width = self.conv.shape[2:]
         return height // 2, width // 2
+
+
+@dataclass(frozen=True)
+class Bands(Pooled):
+    """Describes the width of copied windows.
+
+    Attributes:
+        places: pooled outputs of a row that share a window; 0: each output has a separate window.
+    """
+
+    places: int
 
     @property
     def taken(self) -> int:
@@ -87,48 +91,40 @@ class Bands:
 
     @property
     def inner(self) -> int:
-        """Numbers of a window."""
+        """Elements of a window."""
         return self.conv.weight[2] * self.taken * self.conv.weight[1]
 
     @property
     def rows(self) -> int:
-        """Windows of an item for the outputs in one place of the pool's windows, or in one row of them."""
+        """Windows of an item for the outputs at one place of the pool's windows, or in one row of them."""
         down, across = self.pooled
         return down * (across // self.places if self.places else across)
 
     @property
     def copies(self) -> int:
-        """How many such windows there are: one for each row of a pool's window, or for each place."""
+        """Factor for `rows`: the rows of a pool's window, or its places."""
         return 2 if self.places else 4
 
     @property
     def copied(self) -> int:
-        """Numbers in the windows of an item."""
+        """Elements in the windows of an item."""
         return self.copies * self.rows * self.inner
 
     @property
     def columns(self) -> int:
-        """Products of a window."""
+        """Outputs of a window."""
         return max(1, 2 * self.places) * self.conv.weight[0]
 
     @property
     def cost(self) -> float:
-        """Of an item."""
+        """Estimated nanoseconds for an item."""
         windows = self.copies * self.rows
         return cost(windows * self.conv.weight[2], self.copied, windows, self.inner, self.columns)
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Columns of windows of a convolution whose output a 2x2 pool reads."""
-
-    conv: Convolution
-
-    @property
-    def pooled(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        height, width = self.conv.shape[2:]
-        return height // 2, width // 2
+class Columns(Pooled):
+    """Describes columns of windows."""
 
     @property
     def inner(self) -> int:
@@ -138,7 +134,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Planes(Columns):
-    """Columns of windows, for the outputs that the pool reads and what lies between them."""
+    """Describes columns of windows for the outputs that the pool reads and the places between them."""
 
     @property
     def pixels(self) -> int:
@@ -153,14 +149,14 @@ class Planes(Columns):
 
     @property
     def cost(self) -> float:
-        """Of an item."""
+        """Estimated nanoseconds for an item."""
         products = cost(self.inner, self.copied, self.conv.weight[0], self.inner, self.pixels)
         return products + GAPS_COST * self.conv.weight[0] * self.pooled[0]
 
 
 @dataclass(frozen=True)
 class Parities(Columns):
-    """Columns of windows at even places of a row, then at odd ones, for the outputs that the pool reads."""
+    """Describes columns of windows at even places of a row, then at odd ones, for the outputs that the pool reads."""
 
     @property
     def framed(self) -> tuple[int, int]:
@@ -181,12 +177,12 @@ class Parities(Columns):
 
     @property
     def cost(self) -> float:
-        """Of an item."""
+        """Estimated nanoseconds for an item."""
         return cost(2 * self.inner, self.copied, 2 * self.pixels, self.inner, self.conv.weight[0])
 
 
 def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | Parities | None:
-    """The cheapest way to run the node, for any batch, if it can be run; its attributes are those of the Conv."""
+    """Return the arrangement with the lowest cost for any batch, None if the node cannot run as one."""
     conv = read(node, inputs)
     plain = len(conv.shape) == 4 and conv.group == 1 and conv.fixed and not conv.has_residual
     windows = conv.windows
@@ -198,22 +194,22 @@ def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | Pa
     ):
         return None
     across = conv.shape[3] // 2
-    ways: list[Bands | Planes | Parities] = [Planes(conv)]
+    candidates: list[Bands | Planes | Parities] = [Planes(conv)]
     if conv.weight[1] <= FEW_CHANNELS and conv.weight[0] % VECTOR == 0:
-        ways.append(Parities(conv))
-    ways += [Bands(conv, places) for places in range(across + 1) if not places or across % places == 0]
-    best = min(ways, key=lambda way: way.cost)
+        candidates.append(Parities(conv))
+    candidates += [Bands(conv, places) for places in range(across + 1) if not places or across % places == 0]
+    best = min(candidates, key=lambda candidate: candidate.cost)
     return best if 4 * best.copied <= COLUMN_BYTES else None
 
 
 def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """See above; the Conv's bias and activation come after the pool."""
-    way = read_conv_pool(node, inputs)
-    if not isinstance(way, Planes):
+    """Multiply the weight with columns; the Conv's bias and activation come after the pool."""
+    found = read_conv_pool(node, inputs)
+    if not isinstance(found, Planes):
         return None
-    conv, (batch, outputs), (down, across) = way.conv, way.conv.shape[:2], way.pooled
-    inner, pixels, line = way.inner, way.pixels, conv.windows.padded[1]
-    # The comparisons write elsewhere than they read: NumPy would take interleaved operands for overlapping ones.
+    conv, (batch, outputs), (down, across) = found.conv, found.conv.shape[:2], found.pooled
+    inner, pixels, line = found.inner, found.pixels, conv.windows.padded[1]
+    # The comparisons write into another buffer: NumPy would treat interleaved operands as overlapping.
     sizes = ((inner, pixels), (outputs, pixels), (outputs, pixels), (outputs * down * across,))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -231,7 +227,7 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
             calls += [
                 copy(columns.reshape(taps.shape), taps),
                 gemm(arrays[1].reshape(outputs, inner), columns, products),
-                # Without a gap, from one channel into the next: twice the numbers, in less time.
+                # Without a gap between channels: twice the elements, in less time.
                 partial(np.maximum, numbered[:-line], numbered[line:], out=flat(rows)[:-line]),
                 partial(np.maximum, left, right, out=result[0]),
                 *end,
@@ -246,15 +242,15 @@ def planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 
 def added_after_pool(arrays: Sequence[Array]) -> Sequence[Array]:
-    """What comes after the pool, by channel: the pool's part first, which may be a floor, then the Conv's."""
+    """Return the addends after the pool, by channel: the pool's first, which may be a floor, then the Conv's."""
     return (*arrays[3:], *arrays[2:3])
 
 
 def _end(room: Array, out: Array, arrays: Sequence[Array], activation: str) -> tuple[Array, list[Call]]:
-    """Where a pool leaves its (N, C, H, W), without gaps and in the order of `out`; and the calls from there to `out`.
+    """Return an array (N, C, H, W) for a pool's result, contiguous in the order of `out`, and the calls to `out`.
 
-    If it can be, that is `out` itself; else it is in `room`, a scratch buffer: on the whole in one run and a copy take
-    half the time of one pass over short runs.
+    It is `out` itself if that is contiguous, else in the scratch buffer `room`: one long run and a copy take half the
+    time of a pass over short runs.
     """
     final = is_last(out)
     memory = last(out) if final else out
@@ -267,13 +263,13 @@ def _end(room: Array, out: Array, arrays: Sequence[Array], activation: str) -> t
 
 
 def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """See above; the Conv's bias and activation come after the pool."""
-    way = read_conv_pool(node, inputs)
-    if not isinstance(way, Parities):
+    """Multiply columns of both parities with the weight; the Conv's bias and activation come after the pool."""
+    found = read_conv_pool(node, inputs)
+    if not isinstance(found, Parities):
         return None
-    conv, (batch, outputs), (down, across) = way.conv, way.conv.shape[:2], way.pooled
-    windows, (height, width), pixels = conv.windows, way.framed, way.pixels
-    end = tuple(total - b - size for total, b, size in zip(way.framed, windows.begin, windows.size, strict=True))
+    conv, (batch, outputs), (down, across) = found.conv, found.conv.shape[:2], found.pooled
+    windows, (height, width), pixels = conv.windows, found.framed, found.pixels
+    end = tuple(total - b - size for total, b, size in zip(found.framed, windows.begin, windows.size, strict=True))
     line = width // 2 * outputs  # products of a row
     sizes = (
         (2, conv.weight[1], height, width // 2),
@@ -284,7 +280,7 @@ def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         places, columns, products, best = scratch
-        # Each row is compared with the next, from end to end; every second comparison is for nothing.
+        # Each row is compared with the next in one run; every second comparison is not used.
         rows = as_strided(best, (down, across * outputs), (2 * line * best.itemsize, best.itemsize))
         added = [np.tile(term, best.size // outputs) for term in added_after_pool(arrays)]
         calls: list[Call] = []
@@ -292,7 +288,7 @@ def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
             calls += [
                 copy(places.reshape(2, -1), flat(item).reshape(-1, 2).T),
                 *_gather(places, columns),
-                gemm(columns.reshape(way.inner, -1).T, arrays[1], products.reshape(-1, outputs)),
+                gemm(columns.reshape(found.inner, -1).T, arrays[1], products.reshape(-1, outputs)),
                 partial(np.maximum, products[0], products[1], out=products[0]),
                 partial(np.maximum, products[0, :-line], products[0, line:], out=best),
                 *finish(best, best, added, conv.activation),
@@ -307,16 +303,16 @@ def parities(node: Node, inputs: Sequence[Operand]) -> Step | None:
         conv.macs,
         layout=Layout.LAST,
         input_layout=Layout.PLANAR,
-        border=Border(windows.begin, end, conv.padding) if way.framed != windows.size else None,
+        border=Border(windows.begin, end, conv.padding) if found.framed != windows.size else None,
         strided_out=True,
         packs={1: Pack("columns", lambda weight: np.ascontiguousarray(weight.reshape(outputs, -1).T))},
     )
 
 
 def _gather(places: Array, columns: Array) -> list[Call]:
-    """From (parity, C, height, width / 2) to columns (C, rows, taps, parity of the window, pixels).
+    """Copy (parity, C, height, width / 2) to columns (C, rows, taps, parity of the window, pixels).
 
-    An even tap lies at a place of its window's parity; an odd tap at one of the other parity, for odd windows one on.
+    An even tap has the parity of its window; an odd tap the other one, and for odd windows it lies one place further.
     """
     parity, channel, row, place = places.strides
     calls = []
@@ -328,15 +324,15 @@ def _gather(places: Array, columns: Array) -> list[Call]:
 
 
 def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """See above; the Conv's bias and activation come after the pool."""
-    way = read_conv_pool(node, inputs)
-    if not isinstance(way, Bands):
+    """Multiply wide windows with a band matrix; the Conv's bias and activation come after the pool."""
+    found = read_conv_pool(node, inputs)
+    if not isinstance(found, Bands):
         return None
-    conv, (batch, outputs) = way.conv, way.conv.shape[:2]
-    numbers = outputs * prod(way.pooled)  # of an item's output
-    items = min(batch, max(1, COLUMN_BYTES // (4 * way.copies * way.rows * way.inner)))
+    conv, (batch, outputs) = found.conv, found.conv.shape[:2]
+    numbers = outputs * prod(found.pooled)  # of an item's output
+    items = min(batch, max(1, COLUMN_BYTES // (4 * found.copies * found.rows * found.inner)))
     scratch = (
-        Scratch((items * way.copies * way.rows * way.inner,)),
+        Scratch((items * found.copies * found.rows * found.inner,)),
         Scratch((items * 4 * numbers,)),
         Scratch((items * numbers,)),
     )
@@ -349,11 +345,11 @@ def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
         return calls
 
     def _block(data: Array, arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        windows = _windows(way, data)
-        rows = scratch[0][: windows.size].reshape(-1, way.inner)
-        products = scratch[1][: 4 * out.size].reshape(-1, way.columns)
+        windows = _windows(found, data)
+        rows = scratch[0][: windows.size].reshape(-1, found.inner)
+        products = scratch[1][: 4 * out.size].reshape(-1, found.columns)
         upper, lower = products.reshape(2, -1)
-        pairs = upper.reshape(-1, 2, way.columns // 2) if way.places else upper.reshape(1, 2, -1)
+        pairs = upper.reshape(-1, 2, found.columns // 2) if found.places else upper.reshape(1, 2, -1)
         best, end = _end(scratch[2], out, arrays, conv.activation)
         return [
             copy(rows.reshape(windows.shape), windows),
@@ -364,7 +360,7 @@ def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
         ]
 
     return Step(
-        (batch, outputs, *way.pooled),
+        (batch, outputs, *found.pooled),
         bind,
         scratch,
         conv.macs,
@@ -372,18 +368,18 @@ def bands(node: Node, inputs: Sequence[Operand]) -> Step | None:
         border=conv.windows.border(conv.padding),
         strided=True,
         strided_out=True,
-        packs={1: Pack(f"bands{way.places}", partial(_matrix, way.places))},
+        packs={1: Pack(f"bands{found.places}", partial(_matrix, found.places))},
     )
 
 
-def _windows(way: Bands, data: Array) -> Array:
-    """(N, framed height, framed width, C) -> windows in the order in which they are multiplied."""
-    conv, (down, across) = way.conv, way.pooled
+def _windows(found: Bands, data: Array) -> Array:
+    """Return (N, framed height, framed width, C) as windows in the order in which they are multiplied."""
+    conv, (down, across) = found.conv, found.pooled
     item, row, pixel, number = data.strides
     order: tuple[tuple[int, int], ...]
-    inside = ((conv.weight[2], row), (way.taken, pixel), (conv.weight[1], number))
-    if way.places:
-        order = ((2, row), (data.shape[0], item), (down, 2 * row), (across // way.places, 2 * way.places * pixel))
+    inside = ((conv.weight[2], row), (found.taken, pixel), (conv.weight[1], number))
+    if found.places:
+        order = ((2, row), (data.shape[0], item), (down, 2 * row), (across // found.places, 2 * found.places * pixel))
     else:
         order = ((2, row), (2, pixel), (data.shape[0], item), (down, 2 * row), (across, 2 * pixel))
     sizes, strides = zip(*order, *inside, strict=True)
@@ -391,7 +387,7 @@ def _windows(way: Bands, data: Array) -> Array:
 
 
 def _matrix(places: int, weight: Array) -> Array:
-    """(O, C, rows, taps) -> (rows * pixels taken * C, place in a pool window * places * O)."""
+    """Rearrange (O, C, rows, taps) to (rows * pixels taken * C, place in a pool window * places * O)."""
     outputs, channels, rows, taps = weight.shape
     parities, places = (2, places) if places else (1, 1)
     taken = taps + parities * places - 1

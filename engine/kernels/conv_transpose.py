@@ -1,4 +1,4 @@
-"""ConvTranspose: one matrix product gives what each input pixel adds around it; tap by tap, that is added up."""
+"""Runs ConvTranspose: one matrix product computes what each input pixel adds around it, summed tap by tap."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from engine.kernels.step import MAX_TAPS, Call, Kernel, Operand, Scratch, Step, 
 
 @dataclass(frozen=True)
 class Spread:
-    """Geometry along the spatial axes, one number an axis.
+    """Holds the geometry along the spatial axes, with one number for each axis.
 
     Attributes:
         kernel: taps.
-        strides: between what neighbouring input pixels add to.
+        strides: between the outputs of neighbouring input pixels.
         dilations: between taps.
-        begin: what is cut off before the output.
+        begin: number of elements cut off before the output.
         out: size of the output.
     """
 
@@ -32,13 +32,13 @@ class Spread:
     out: Shape
 
     def full(self, size: Shape) -> Shape:
-        """Size of a buffer that takes all that an input of this size adds, and the output."""
+        """Return the size of a buffer for all that an input of this size adds, and for the output."""
         axes = zip(size, self.strides, self.kernel, self.dilations, self.begin, self.out, strict=True)
         return tuple(max((s - 1) * step + (k - 1) * d + 1, b + o) for s, step, k, d, b, o in axes)
 
 
 def conv_transpose(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Any kernel, stride, dilation, padding and group."""
+    """Run any kernel, stride, dilation, padding and group."""
     found = attributes(node, **_ATTRIBUTES)
     data, weight, group = inputs[0].shape, inputs[1].shape, found["group"]
     if len(data) < 3 or len(weight) != len(data) or weight[0] != data[1] or group < 1 or data[1] % group:
@@ -92,11 +92,11 @@ _ATTRIBUTES = {
 
 
 def spread_of(node: Node, size: Shape, kernel: Shape) -> Spread:
-    """The geometry that a node's attributes mean for an input of this spatial size.
+    """Return the geometry of a node for an input of this spatial size.
 
     Raises:
         ModelError: attributes that do not fit the input.
-        UnsupportedOperator: an `auto_pad` that ONNX does not know.
+        UnsupportedOperator: an `auto_pad` that ONNX does not define.
     """
     rank, has = len(size), node.attributes
     strides, dilations = has.get("strides") or (1,) * rank, has.get("dilations") or (1,) * rank
@@ -104,8 +104,8 @@ def spread_of(node: Node, size: Shape, kernel: Shape) -> Spread:
     pads, wanted = has.get("pads") or (0,) * 2 * rank, has.get("output_shape")
     if mode not in ("NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise unsupported(node, "auto_pad", mode, "NOTSET, VALID, SAME_UPPER, SAME_LOWER")
-    for name, values, least in (("strides", strides, 1), ("dilations", dilations, 1), ("output_padding", extra, 0)):
-        if len(values) != rank or min(values) < least:
+    for name, values, minimum in (("strides", strides, 1), ("dilations", dilations, 1), ("output_padding", extra, 0)):
+        if len(values) != rank or min(values) < minimum:
             raise ModelError(f"ConvTranspose '{node.name}': {name}={values!r:.60} for {rank} axes")
     if len(pads) != 2 * rank or min(pads) < 0:
         raise ModelError(f"ConvTranspose '{node.name}': pads={pads!r:.60} for {rank} axes")

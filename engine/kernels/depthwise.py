@@ -1,4 +1,4 @@
-"""Depthwise Conv, channels last: each channel by itself, taps multiplied and added up by einsum, which fuses both."""
+"""Runs depthwise Conv, channels last: each channel separately, taps multiplied and summed in one einsum."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from engine.kernels.step import (
 )
 
 SLAB_BYTES = 512 << 10  # of output
-RUN = 1024  # numbers that the inner loop of einsum should find in a row; tiled weights of that length stay in L1
+RUN = 1024  # elements in a row for the inner loop of einsum; tiled weights of that length stay in L1
 
 
 def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """One input channel a group and one output. Where pixels follow one another, several make one run."""
+    """Convolve each channel with its own kernel. With stride 1 along a row, several pixels make one run."""
     conv = read(node, inputs)
     channels = conv.group
     if not conv.fixed or conv.weight[:2] != (channels, 1) or channels == 1:
         return None
     windows, rank = conv.windows, len(conv.windows.size)
     pixels = windows.out[-1]
-    together = divisor(pixels, RUN // channels) if windows.strides[-1] == 1 else 1
+    joined = divisor(pixels, RUN // channels) if windows.strides[-1] == 1 else 1
     slab = slab_rows(conv.shape, 4 * channels, SLAB_BYTES)
     scratch = Scratch((min(slab, conv.shape[0] * conv.shape[2]) * prod(conv.shape[3:]) * channels,))
     room = Scratch(scratch.shape if conv.activation == SWISH else (0,))
@@ -49,8 +49,8 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
         view = last(windows.view(arrays[0]))  # (N, *kernel, *out, C)
         runs = as_strided(
             view,
-            (*view.shape[:-2], pixels // together, together * channels),
-            (*view.strides[:-2], together * view.strides[-2], view.strides[-1]),
+            (*view.shape[:-2], pixels // joined, joined * channels),
+            (*view.strides[:-2], joined * view.strides[-2], view.strides[-1]),
             writeable=False,
         )
         outs = last(out)
@@ -61,7 +61,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
             target = outs[items, rows]
             direct = target.flags.c_contiguous and conv.activation != SWISH
             result = target if direct else scratch[0][: target.size].reshape(target.shape)
-            found = result.reshape(*target.shape[:-2], pixels // together, together * channels)
+            found = result.reshape(*target.shape[:-2], pixels // joined, joined * channels)
             part = runs[(items, *(slice(None),) * rank, rows)]
             calls.append(partial(np.einsum, formula, part, arrays[1], out=found))
             also = None if residual is None else first(last(residual)[items, rows])
@@ -78,14 +78,14 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
         border=windows.border(conv.padding),
         strided=True,
         strided_out=True,
-        packs={1: Pack(f"taps x {together}", partial(_tiled, together))},
+        packs={1: Pack(f"taps x {joined}", partial(_tiled, joined))},
     )
 
 
-def _tiled(together: int, weight: Array) -> Array:
-    """(C, 1, *kernel) -> (*kernel, together * C)."""
+def _tiled(joined: int, weight: Array) -> Array:
+    """Rearrange (C, 1, *kernel) to (*kernel, joined * C)."""
     taps = np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1))
-    return np.tile(taps, (*(1,) * (taps.ndim - 1), together))
+    return np.tile(taps, (*(1,) * (taps.ndim - 1), joined))
 
 
 KERNELS: tuple[Kernel, ...] = (depthwise,)

@@ -1,4 +1,4 @@
-"""Relu, Add and BatchNormalization: one pass or two over the data, number by number."""
+"""Runs Relu, Add, Sub, Mul, Div and BatchNormalization: one or two element-wise passes over the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.kernels.step import ACTIVATIONS, Bind, Call, Kernel, Layout, Operand
 
 
 def relu(node: Node, inputs: Sequence[Operand]) -> Step:
-    """max(x, 0)."""
+    """Compute max(x, 0)."""
     attributes(node)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -21,25 +21,30 @@ def relu(node: Node, inputs: Sequence[Operand]) -> Step:
     return _step(inputs[0].shape, bind)
 
 
-def add(node: Node, inputs: Sequence[Operand]) -> Step:
-    """a + b, broadcast both ways."""
-    activation = attributes(node, activation="")["activation"]
-    try:
-        shape = np.broadcast_shapes(inputs[0].shape, inputs[1].shape)
-    except ValueError as error:
-        raise ModelError(
-            f"Add '{node.name}': shapes {inputs[0].shape} and {inputs[1].shape} do not go together"
-        ) from error
+def _binary(ufunc: np.ufunc, **defaults: str) -> Kernel:
+    """Return a kernel of two operands, broadcast both ways; with `activation` in `defaults` it can end with one."""
 
-    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        plain = finish(out, out, (), activation)
-        return [partial(np.add, arrays[0], arrays[1], out=out), *plain]
+    def kernel(node: Node, inputs: Sequence[Operand]) -> Step:
+        activation = attributes(node, **defaults).get("activation", "")
+        a, b = inputs[0].shape, inputs[1].shape
+        try:
+            shape = np.broadcast_shapes(a, b)
+        except ValueError as error:
+            raise ModelError(f"{node.op_type} '{node.name}': shapes {a} and {b} do not go together") from error
 
-    return _step(shape, bind)
+        def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+            return [partial(ufunc, arrays[0], arrays[1], out=out), *finish(out, out, (), activation)]
+
+        # An operand that broadcasts over all pixels has the same memory in every layout.
+        alike = len(a) == len(b) == len(shape) and not any(operand.is_parameter for operand in inputs)
+        return _step(shape, bind) if alike or ufunc is np.add else Step(shape, bind)
+
+    kernel.__name__ = ufunc.__name__
+    return kernel
 
 
 def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias by channel, as one multiplication and one addition."""
+    """Rearrange (x - mean) / sqrt(var + epsilon) * scale + bias by channel, as one multiplication and one addition."""
     found = attributes(node, epsilon=1e-5, momentum=0.9, training_mode=0, spatial=1, activation="")
     if found["training_mode"] or not found["spatial"] or len(node.outputs) > 1:
         raise unsupported(node, "training_mode", found["training_mode"], "inference, by channel")
@@ -60,7 +65,7 @@ def batch_normalization(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def fold_batch_norm(parameters: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
-    """(scale, bias, mean, var) -> (factor, offset), float64, so that the norm is x * factor + offset."""
+    """Rearrange (scale, bias, mean, var) to (factor, offset), float64, so that the norm is x * factor + offset."""
     scale, bias, mean, var = (array.astype(np.float64) for array in parameters)
     factor = scale / np.sqrt(var + epsilon)
     return factor, bias - mean * factor
@@ -71,5 +76,8 @@ def _step(shape: Shape, bind: Bind) -> Step:
 
 
 RELU: tuple[Kernel, ...] = (relu,)
-ADD: tuple[Kernel, ...] = (add,)
+ADD: tuple[Kernel, ...] = (_binary(np.add, activation=""),)
+SUB: tuple[Kernel, ...] = (_binary(np.subtract),)
+MUL: tuple[Kernel, ...] = (_binary(np.multiply),)
+DIV: tuple[Kernel, ...] = (_binary(np.divide),)
 BATCH_NORMALIZATION: tuple[Kernel, ...] = (batch_normalization,)

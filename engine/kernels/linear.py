@@ -1,4 +1,4 @@
-"""Gemm and Softmax: what stands at a classifier's end."""
+"""Runs Gemm, MatMul and Softmax."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from engine.kernels.step import (
     gemm,
     scalar,
 )
+from engine.shapes import positive
 
-MAX_ALIGNED = 4 << 20  # numbers of a weight; a larger one comes from memory, and only its speed counts
+# Elements of the largest weight that is aligned; a larger one comes from memory, and only the memory's speed counts.
+MAX_ALIGNED = 4 << 20
 
 
 def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
-    """alpha * A' @ B' + beta * C, where ' is a transposition (a view, never a copy)."""
+    """Compute alpha * A' @ B' + beta * C, where ' is a transposition (a view, never a copy)."""
     found = attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0, activation="")
     if any(len(operand.shape) != 2 for operand in inputs[:2]):
         raise ModelError(f"Gemm '{node.name}': expected two matrices, found {inputs[0].shape} and {inputs[1].shape}")
@@ -60,10 +62,33 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
     return Step((rows, columns), bind, scratch, macs=rows * inner * columns, packs=packs)
 
 
+def matmul(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Compute a @ b as in NumPy: products of the last two axes over all before them; a vector is a row or a column."""
+    attributes(node)
+    a, b = inputs[0].shape, inputs[1].shape
+    fault = ModelError(f"MatMul '{node.name}': shapes {a} and {b} do not go together")
+    if not a or not b:
+        raise fault
+    rows, columns = a if len(a) > 1 else (1, *a), b if len(b) > 1 else (*b, 1)
+    try:
+        outer = np.broadcast_shapes(rows[:-2], columns[:-2])
+    except ValueError as error:
+        raise fault from error
+    if rows[-1] != columns[-2]:
+        raise fault
+    full = (*outer, rows[-2], columns[-1])
+    shape = (*outer, *(rows[-2:-1] if len(a) > 1 else ()), *(columns[-1:] if len(b) > 1 else ()))
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        return [gemm(arrays[0].reshape(rows), arrays[1].reshape(columns), out.reshape(full))]
+
+    return Step(shape, bind, macs=prod(full) * rows[-1])
+
+
 def softmax(node: Node, inputs: Sequence[Operand]) -> Step:
-    """exp(x) / sum(exp(x)) along an axis, the largest x subtracted first."""
+    """Compute exp(x) / sum(exp(x)) along an axis, the largest x subtracted first."""
     shape = inputs[0].shape
-    axis = resolve_axis(node, attributes(node, axis=-1)["axis"], len(shape))
+    axis = positive(node, attributes(node, axis=-1)["axis"], len(shape))
     reduced = (*shape[:axis], 1, *shape[axis + 1 :])
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -79,17 +104,6 @@ def softmax(node: Node, inputs: Sequence[Operand]) -> Step:
     return Step(shape, bind, (Scratch(reduced),))
 
 
-def resolve_axis(node: Node, axis: int, rank: int, *, end: bool = False) -> int:
-    """An axis counted from the front; `end` allows the place after the last.
-
-    Raises:
-        ModelError: there is no such axis.
-    """
-    if not -rank <= axis < rank + end:
-        raise ModelError(f"{node.op_type} '{node.name}': axis={axis}, but its input has {rank} axes")
-    return axis + rank if axis < 0 else axis
-
-
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, int]) -> bool:
     try:
         return np.broadcast_shapes(shape, target) == target
@@ -98,4 +112,5 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, int]) -> bool:
 
 
 GEMM: tuple[Kernel, ...] = (gemm_node,)
+MATMUL: tuple[Kernel, ...] = (matmul,)
 SOFTMAX: tuple[Kernel, ...] = (softmax,)

@@ -1,4 +1,4 @@
-"""Concat, Slice, Transpose, Gather and Pad: numbers copied to other places; Reshape and its kin: not even that."""
+"""Copies (Concat, Slice, Transpose, Gather, Pad) or makes views (Reshape, Flatten, Identity, Dropout)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,33 @@ from engine.shapes import positive, reshaped, slices
 
 
 def reshape(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Reshape, Squeeze, Unsqueeze: the same numbers in another shape."""
+    """View the input in another shape: Reshape, Squeeze and Unsqueeze."""
     attributes(node, shape=(), allowzero=0, axes=())
     return Step(reshaped(node, inputs[0].shape), None)
 
 
+def flatten(node: Node, inputs: Sequence[Operand]) -> Step:
+    """View the input with two axes: the product of those before `axis`, and of the rest."""
+    attributes(node, axis=1)
+    return Step(reshaped(node, inputs[0].shape), None)
+
+
+def identity(node: Node, inputs: Sequence[Operand]) -> Step:
+    """View the input unchanged."""
+    attributes(node)
+    return Step(inputs[0].shape, None)
+
+
+def dropout(node: Node, inputs: Sequence[Operand]) -> Step:
+    """View the input unchanged: only training drops values."""
+    attributes(node, ratio=0.5, seed=0)
+    if len(inputs) > 2 or len(node.outputs) > 1:
+        raise unsupported(node, "training_mode", "input 2 or a mask", "inference, one output")
+    return Step(inputs[0].shape, None)
+
+
 def concat(node: Node, inputs: Sequence[Operand]) -> Step:
-    """One after another along an axis."""
+    """Copy the inputs one after another along an axis."""
     shapes = [operand.shape for operand in inputs]
     axis = positive(node, attributes(node, axis=None)["axis"], len(shapes[0]))
     others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
@@ -40,7 +60,7 @@ def concat(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def slice_(node: Node, inputs: Sequence[Operand]) -> Step:
-    """From `starts` to `ends` in `steps` along `axes`."""
+    """Copy from `starts` to `ends` in `steps` along `axes`."""
     attributes(node, starts=(), ends=(), axes=(), steps=())
     taken = slices(node, inputs[0].shape)
     shape = tuple(len(range(*part.indices(size))) for part, size in zip(taken, inputs[0].shape, strict=True))
@@ -52,7 +72,7 @@ def slice_(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def transpose(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Axes in the order of `perm`, or reversed."""
+    """Copy with the axes in the order of `perm`, or reversed."""
     shape = inputs[0].shape
     order = attributes(node, perm=None)["perm"] or tuple(reversed(range(len(shape))))
     if sorted(order) != list(range(len(shape))):
@@ -65,7 +85,7 @@ def transpose(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def gather(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Entries of one axis by their indices, which are a parameter."""
+    """Copy entries of one axis by their indices, which are a parameter."""
     shape = inputs[0].shape
     axis = positive(node, attributes(node, axis=0)["axis"], len(shape))
     if inputs[1].constant is None:
@@ -75,24 +95,24 @@ def gather(node: Node, inputs: Sequence[Operand]) -> Step:
         raise ModelError(f"Gather '{node.name}': an index beyond the {shape[axis]} entries of axis {axis}")
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        # With 'raise' NumPy would go by way of a buffer; the indices have been checked.
+        # The indices are checked already; with mode 'raise' NumPy would use a buffer.
         return [partial(np.take, arrays[0], indices % shape[axis], axis=axis, out=out, mode="clip")]
 
     return Step((*shape[:axis], *indices.shape, *shape[axis + 1 :]), bind)
 
 
 def pad(node: Node, inputs: Sequence[Operand]) -> Step:
-    """More at the ends of axes: one number, or what lies there mirrored, repeated or from the other end."""
+    """Extend axes at their ends by a constant, or by the input mirrored, repeated or wrapped around."""
     found = attributes(node, pads=None, value=0.0, mode="constant", axes=None)
     shape, (begin, end) = inputs[0].shape, _pads(node, inputs[0].shape, found["pads"], found["axes"])
     wider = tuple(b + size + e for b, size, e in zip(begin, shape, end, strict=True))
     if min(wider, default=0) < 0:
-        raise ModelError(f"Pad '{node.name}': pads={found['pads']!r:.60} take more than {shape} has")
+        raise ModelError(f"Pad '{node.name}': pads={found['pads']!r:.60} remove more than {shape} has")
     if found["mode"] == "constant":
         return _constant_pad(shape, begin, wider, np.float32(found["value"]))
     if found["mode"] not in ("reflect", "edge", "wrap"):
         raise unsupported(node, "mode", found["mode"], "constant, reflect, edge, wrap")
-    # Where each number comes from, found by padding the numbers' places.
+    # The source of each element, found by padding the elements' indices.
     places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
     added = [(max(b, 0), max(e, 0)) for b, e in zip(begin, end, strict=True)]
     if any(size == 0 and sum(more) for size, more in zip(shape, added, strict=True)):
@@ -117,12 +137,12 @@ def _constant_pad(shape: Shape, begin: Shape, wider: Shape, value: np.float32) -
 
 
 def _kept(begin: int, size: int, wider: int) -> int:
-    """How many of an axis' numbers are in the result: negative pads take some away."""
+    """Return how many elements of an axis stay in the result: negative pads remove some."""
     return max(0, min(begin + size, wider) - max(begin, 0))
 
 
 def _pads(node: Node, shape: Shape, pads: object, axes: object) -> tuple[Shape, Shape]:
-    """Before and after each axis of the input."""
+    """Return the padding before and after each axis of the input."""
     places = [positive(node, axis, len(shape)) for axis in axes] if isinstance(axes, tuple) else [*range(len(shape))]
     if not isinstance(pads, tuple) or len(pads) != 2 * len(places):
         raise ModelError(f"Pad '{node.name}': pads={pads!r:.60} for {len(places)} axes")
@@ -133,7 +153,10 @@ def _pads(node: Node, shape: Shape, pads: object, axes: object) -> tuple[Shape, 
 
 
 CONCAT: tuple[Kernel, ...] = (concat,)
+DROPOUT: tuple[Kernel, ...] = (dropout,)
+FLATTEN: tuple[Kernel, ...] = (flatten,)
 GATHER: tuple[Kernel, ...] = (gather,)
+IDENTITY: tuple[Kernel, ...] = (identity,)
 PAD: tuple[Kernel, ...] = (pad,)
 RESHAPE: tuple[Kernel, ...] = (reshape,)
 SLICE: tuple[Kernel, ...] = (slice_,)

@@ -1,4 +1,4 @@
-"""MaxPool, AveragePool and GlobalAveragePool: one axis after another, so that k x k windows cost 2k passes."""
+"""Runs MaxPool, AveragePool and GlobalAveragePool: axis by axis, so that k x k windows cost 2k passes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 
 def max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The largest tap of each window; padding never wins. A second input is added by channel (`compiler.passes`)."""
+    """Compute the largest tap of each window, no padding; a second input is added by channel (`compiler.fusion`)."""
     found = attributes(node, **WINDOW_ATTRIBUTES, ceil_mode=0, storage_order=0, activation="")
     if len(node.outputs) > 1:
         raise unsupported(node, "outputs", node.outputs, "the values without their indices")
@@ -47,7 +47,7 @@ def max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The mean of each window, over its taps in the input or (`count_include_pad`) also in the padding."""
+    """Compute the mean of each window, over its taps in the input or (`count_include_pad`) also in the padding."""
     found = attributes(node, **WINDOW_ATTRIBUTES, ceil_mode=0, count_include_pad=0)
     windows = _windows(node, inputs, found)
     counts = windows.counts(include_pad=bool(found["count_include_pad"]))
@@ -63,7 +63,7 @@ def average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def global_average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The mean over all spatial axes, which stay with length 1."""
+    """Compute the mean over all spatial axes, which keep length 1."""
     attributes(node)
     shape = inputs[0].shape
     if len(shape) < 3:
@@ -78,7 +78,7 @@ def global_average_pool(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def global_average_pool_last(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The same, channels last: rows of pixels are added up."""
+    """Compute the same, channels last: rows of pixels are summed."""
     plain = global_average_pool(node, inputs)
     shape = inputs[0].shape
     share = scalar(1 / prod(shape[2:]))
@@ -105,7 +105,7 @@ def _windows(node: Node, inputs: Sequence[Operand], found: dict[str, object]) ->
 
 
 def _step(inputs: Sequence[Operand], windows: Windows, bind: Bind) -> Step:
-    """With a buffer for the result of each axis but the last."""
+    """Return the step, with a buffer for the result of each axis but the last."""
     outer, rank = inputs[0].shape[:2], len(windows.size)
     sizes = [(*windows.out[:done], *windows.size[done:]) for done in range(1, rank)]
     scratch = tuple(Scratch((*outer, *size), follows=True) for size in sizes)
@@ -115,7 +115,7 @@ def _step(inputs: Sequence[Operand], windows: Windows, bind: Bind) -> Step:
 def _reduce(
     ufunc: np.ufunc, neutral: float, windows: Windows, data: Array, out: Array, scratch: Sequence[Array]
 ) -> list[Call]:
-    """Tap after tap, each only for the windows that have it in the input: no padded copy is needed."""
+    """Prepare the reduction tap by tap, each only for the windows that have it in the input: without a padded copy."""
     calls: list[Call] = []
     for axis, target in enumerate([*scratch, out]):
         before = (slice(None),) * (2 + axis)

@@ -1,4 +1,4 @@
-"""ReduceMean, GlobalMaxPool, LogSoftmax and LRN: a number for many, or each number against those beside it."""
+"""Runs ReduceMean, GlobalMaxPool, LogSoftmax and LRN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.shapes import positive
 
 
 def reduce_mean(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The mean along some axes, or all."""
+    """Return the mean along some axes, or all."""
     found = attributes(node, axes=(), keepdims=1, noop_with_empty_axes=0)
     shape = inputs[0].shape
     axes = tuple(sorted({positive(node, axis, len(shape)) for axis in found["axes"]}))
@@ -37,7 +37,7 @@ def reduce_mean(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def global_max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
-    """The largest number of each channel; all spatial axes stay with length 1."""
+    """Return the largest number of each channel; all spatial axes stay with length 1."""
     attributes(node)
     shape = inputs[0].shape
     if len(shape) < 3 or not prod(shape[2:]):
@@ -51,7 +51,7 @@ def global_max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def log_softmax(node: Node, inputs: Sequence[Operand]) -> Step:
-    """x - log(sum(exp(x))) along an axis, the largest x subtracted first."""
+    """Compute x - log(sum(exp(x))) along an axis, the largest x subtracted first."""
     shape = inputs[0].shape
     axis = positive(node, attributes(node, axis=-1)["axis"], len(shape))
     reduced = (*shape[:axis], 1, *shape[axis + 1 :])
@@ -71,13 +71,13 @@ def log_softmax(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def lrn(node: Node, inputs: Sequence[Operand]) -> Step:
-    """x / (bias + alpha / size * the sum of squares of `size` channels around it) ** beta."""
+    """Compute x / (bias + alpha / size * the sum of squares of `size` channels around it) ** beta."""
     found = attributes(node, alpha=1e-4, beta=0.75, bias=1.0, size=None)
     shape, size = inputs[0].shape, found["size"]
     if not isinstance(size, int) or size < 1 or len(shape) < 2:
         raise ModelError(f"LRN '{node.name}': size={size!r:.20} channels of an input {shape}")
-    most = shape[1] - 1  # neighbours that there are on a side
-    before, after = min((size - 1) // 2, most), min(size // 2, most)
+    limit = shape[1] - 1  # neighbours that a channel can have on a side
+    before, after = min((size - 1) // 2, limit), min(size // 2, limit)
     squares = (shape[0], shape[1] + before + after, *shape[2:])
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:

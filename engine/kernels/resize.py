@@ -1,4 +1,4 @@
-"""Resize: axis by axis, a matrix product with what each output place takes of the input's; nearest copies instead.
+"""Runs Resize: axis by axis, a product with a matrix of interpolation weights; nearest copies instead.
 
 Coordinates, weights and rounding are those of ONNX (`onnx.reference.ops.op_resize`), antialiasing included.
 """
@@ -32,19 +32,19 @@ _ATTRIBUTES: dict[str, Any] = {
     "sizes": None,
 }
 
-MAX_MATRIX = 1 << 22  # numbers: 2048 x 2048
+MAX_MATRIX = 1 << 22  # elements: 2048 x 2048
 
 
 @dataclass(frozen=True)
 class AxisResize:
-    """What happens along one axis.
+    """Describes the interpolation along one axis.
 
     Attributes:
-        axis: which.
+        axis: index of the axis.
         length: of the input along it.
-        sources: (outputs, taps), the places of the inputs that each output is made of.
-        shares: (outputs, taps), how much of each; None: each output is a copy of one input.
-        outside: places of outputs that lie beyond the region, which get a fixed number.
+        sources: (outputs, taps), the indices of the inputs of each output.
+        shares: (outputs, taps), their weights; None: each output is a copy of one input.
+        outside: indices of outputs beyond the region, which get a constant.
     """
 
     axis: int
@@ -55,11 +55,11 @@ class AxisResize:
 
     @property
     def as_product(self) -> bool:
-        """Whether to multiply by a matrix, mostly of zeros; that of a long signal would fill the memory."""
+        """Whether to multiply by a matrix, mostly zeros; for a long signal it would be too large for the memory."""
         return self.shares is not None and len(self.sources) * self.length <= MAX_MATRIX
 
     def matrix(self) -> Array:
-        """(outputs, inputs), what each output takes of each input."""
+        """Return the weights (outputs, inputs)."""
         assert self.shares is not None
         matrix = np.zeros((len(self.sources), self.length))
         np.add.at(matrix, (np.arange(len(matrix))[:, None], self.sources), self.shares)
@@ -67,7 +67,7 @@ class AxisResize:
 
 
 def resize(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Nearest, linear and cubic, in any number of dimensions."""
+    """Interpolate by nearest, linear or cubic, in any number of dimensions."""
     shape = inputs[0].shape
     steps = axis_resizes(node, shape)
     sizes = [shape]
@@ -123,11 +123,11 @@ def _take(step: AxisResize, tap: int, source: Array, out: Array) -> Call:
 
 
 def axis_resizes(node: Node, shape: Shape) -> list[AxisResize]:
-    """What the node does along each axis that changes.
+    """Return the interpolation along each axis that changes.
 
     Raises:
         ModelError: settings that do not fit the input.
-        UnsupportedOperator: a mode that ONNX does not know.
+        UnsupportedOperator: a mode that ONNX does not define.
     """
     found = attributes(node, **_ATTRIBUTES)
     for name, allowed in _MODES.items():
@@ -203,7 +203,7 @@ def _axis_resize(
 
 
 def _coordinates(mode: str, length: int, size: int, scale: float, region: tuple[float, float]) -> Array:
-    """Where each output lies among the inputs, whose centres are at 0, 1, 2, ..."""
+    """Return the coordinate of each output among the inputs, whose centres are at 0, 1, 2, ..."""
     places, exact = np.arange(size, dtype=np.float64), scale * length
     if mode == "align_corners":
         return places * (length - 1) / (exact - 1) if exact != 1 else places * 0
@@ -228,10 +228,10 @@ _NEAREST: dict[str, Callable[[Array], Array]] = {
 
 
 def _taps(found: dict[str, Any], where: Array, shrink: float) -> tuple[Array, Array]:
-    """The inputs each output takes, and their shares, both (outputs, taps); `shrink` < 1 widens against aliasing."""
+    """Return the inputs of each output and their weights, (outputs, taps); `shrink` < 1 widens against aliasing."""
     reach = 2 if found["mode"] == "cubic" else 1
     first = floor(-reach / shrink) + 1
-    # From the left neighbour, which of a coordinate that is a whole number is the one before.
+    # From the left neighbour, which for an integer coordinate is the one before.
     offsets = np.arange(first, reach - first if reach == 2 else 2 - first)
     left = np.ceil(where) - 1
     distance = np.abs((left[:, None] + offsets - where[:, None]) * shrink)

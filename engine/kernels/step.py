@@ -1,4 +1,4 @@
-"""Step: what a kernel answers for one node before any memory exists, and the small tools that kernels share."""
+"""Defines Step, a kernel's offer for one node before memory is allocated, and the small tools that kernels share."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ except ImportError:  # NumPy 1
 
 Call = Callable[[], object]
 
-# The ufunc behind np.clip: both bounds in one pass, 8 numbers a nanosecond where np.maximum takes 2.2 against a single
+# The ufunc behind np.clip: both bounds in one pass, 8 numbers a nanosecond; np.maximum processes 2.2 against a single
 # number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
 clip: np.ufunc = vars(umath)["clip"]
 
-FLOOR = "Floor"  # an activation that `compiler.passes.defer_biases` makes: see `finish`
-SWISH = "Swish"  # HardSwish of what `compiler.passes.fuse_activations` has scaled and shifted: see `_swish`
+FLOOR = "Floor"  # an activation that `compiler.bias_deferral.defer_biases` makes: see `finish`
+SWISH = "Swish"  # HardSwish of a value that `compiler.fusion.fuse_activations` scaled and shifted: see `_swish`
 SWISH_SCALE = 6**-0.5
-FEW_CHANNELS = 4  # that are worth a call each when a value changes its layout
-MAX_TAPS = 1 << 16  # of a window or a kernel whose taps are a call each
-WIDE = 2048  # numbers that a ufunc should find in a row: enough to forget its start, and still in the L1 cache
+FEW_CHANNELS = 4  # up to this many, a change of layout copies each channel by a separate call
+MAX_TAPS = 1 << 16  # of a window or a kernel with one call for each tap
+WIDE = 2048  # elements in a row for a ufunc: enough to make its start-up negligible, and still in the L1 cache
 
 
 class Layout(Enum):
-    """How the numbers of a value (N, C, ...) lie in memory; kernels see its shape as (N, C, ...) all the same."""
+    """Names the order of a value (N, C, ...) in memory; its shape is (N, C, ...) in each of them."""
 
     PLANAR = "planar"  # channel by channel, C-contiguous
     LAST = "channels last"  # pixel by pixel: `last(array)` is C-contiguous
@@ -41,32 +41,32 @@ class Layout(Enum):
 
 @dataclass(frozen=True)
 class Border:
-    """A frame around the spatial axes of a value."""
+    """Describes a frame around the spatial axes of a value."""
 
     begin: Shape
     end: Shape
-    fill: float | tuple[float, ...] = 0.0  # one number, or one a channel
+    fill: float | tuple[float, ...] = 0.0  # one number, or one for each channel
 
     def inside(self, framed: Array) -> Array:
-        """The part of (N, C, *framed) within the frame."""
+        """Return the part of (N, C, *framed) within the frame."""
         spatial = framed.shape[2:]
         kept = (slice(b, size - e) for b, e, size in zip(self.begin, self.end, spatial, strict=True))
         return framed[(slice(None), slice(None), *kept)]
 
     def framed(self, shape: Shape) -> Shape:
-        """The shape (N, C, ...) with the frame around it."""
+        """Return the shape (N, C, ...) with the frame around it."""
         spatial = (b + size + e for b, size, e in zip(self.begin, shape[2:], self.end, strict=True))
         return (*shape[:2], *spatial)
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An input of a node.
+    """Describes an input of a node.
 
     Attributes:
-        shape: (N, C, ...), or what the operator takes.
-        constant: its array where that is known when planning (a parameter) and at hand.
-        is_parameter: it never changes, though its array may be at hand only as a `Pack` made earlier.
+        shape: (N, C, ...), or as the operator defines it.
+        constant: the array of a parameter, if it is available when planning.
+        is_parameter: it never changes, although its array may only be available as a `Pack` made earlier.
     """
 
     shape: Shape
@@ -76,11 +76,11 @@ class Operand:
 
 @dataclass(frozen=True)
 class Scratch:
-    """A float32 buffer that a step wants for itself while it runs; it holds anything at first.
+    """Describes a float32 buffer that a step uses while it runs; its initial content is undefined.
 
     Attributes:
-        shape: of what `bind` gets, C-contiguous.
-        follows: the shape is (N, C, ...) and lies in memory as the step's output does.
+        shape: of the array passed to `bind`, C-contiguous.
+        follows: the shape is (N, C, ...) with the same layout as the step's output.
     """
 
     shape: Shape
@@ -89,18 +89,18 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Pack:
-    """Another arrangement of a parameter, made once when planning and shared by all plans that want the same.
+    """Describes another arrangement of a parameter, made once when planning and shared by all plans.
 
     Attributes:
-        label: says which, in a word; with the parameter's name it is the key under which it is kept.
-        make: from the parameter's array.
+        label: identifies the arrangement; with the parameter's name it forms the key.
+        make: returns it from the parameter's array.
     """
 
     label: str
     make: Callable[[Array], Array]
 
     def key(self, name: str) -> str:
-        """Under which the arrangement of the parameter of that name is kept."""
+        """Return the key of the arrangement for the parameter with that name."""
         return f"{name}|{self.label}"
 
 
@@ -110,7 +110,7 @@ Bind = Callable[[Sequence[Array], Array, Sequence[Array]], list[Call]]
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel's offer for a node.
+    """Describes how a kernel would run a node.
 
     Attributes:
         shape: of the node's output.
@@ -118,12 +118,12 @@ class Step:
         scratch: buffers that `bind` gets, in this order.
         macs: multiply-adds.
         layout: of the output and of all inputs with spatial axes that are no parameters.
-        input_layout: of the first input, where it is another; None: `layout`.
-        border: a frame that the first input should have; `bind` then gets it with its frame.
-        strided: `bind` takes inputs (but a first one with `border`) that are views within a frame.
-        strided_out: `bind` takes an output that is a view within a frame.
-        either_out: `bind` takes an output in either layout, whatever `layout` says.
-        packs: by index, parameters which `bind` gets in another arrangement.
+        input_layout: of the first input, if it is another; None: `layout`.
+        border: a frame that the first input must have; `bind` then gets it with its frame.
+        strided: `bind` accepts inputs (except a first one with `border`) that are views within a frame.
+        strided_out: `bind` accepts an output that is a view within a frame.
+        either_out: `bind` accepts an output in either layout, independent of `layout`.
+        packs: by index, parameters that `bind` gets in another arrangement.
     """
 
     shape: Shape
@@ -139,16 +139,16 @@ class Step:
     packs: Mapping[int, Pack] = field(default_factory=dict)
 
     def layout_of(self, at: int) -> Layout:
-        """Of the input with that index."""
+        """Return the layout of the input with that index."""
         return self.input_layout or self.layout if at == 0 else self.layout
 
 
 Kernel = Callable[[Node, Sequence[Operand]], Step | None]
-"""Offers a step, or None where it does not suit the node."""
+"""Returns a step, or None if it does not suit the node."""
 
 
 def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
-    """The node's attributes over their defaults.
+    """Return the node's attributes over their defaults.
 
     Raises:
         UnsupportedOperator: the node has an attribute that is not among `defaults`, or an unknown activation.
@@ -162,47 +162,47 @@ def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
 
 
 def unsupported(node: Node, attribute: str, value: object, allowed: str) -> UnsupportedOperator:
-    """The error for a value of an attribute that kernels do not run."""
+    """Return the error for a value of an attribute that kernels do not run."""
     return UnsupportedOperator(f"{node.op_type} '{node.name}': {attribute}={value!r:.60}; supported is {allowed}")
 
 
 def scalar(value: float) -> Array:
-    """A 0-d float32: ufuncs take it twice as fast as a Python number."""
+    """Return a 0-d float32: ufuncs read it twice as fast as a Python number."""
     return np.array(value, np.float32)
 
 
 def last(array: Array) -> Array:
-    """(N, C, ...) -> (N, ..., C), a view."""
+    """Return a view (N, ..., C) of (N, C, ...)."""
     return np.moveaxis(array, 1, -1)
 
 
 def first(array: Array) -> Array:
-    """(N, ..., C) -> (N, C, ...), a view."""
+    """Return a view (N, C, ...) of (N, ..., C)."""
     return np.moveaxis(array, -1, 1)
 
 
 def is_last(array: Array) -> bool:
-    """Whether (N, C, ...) lies pixel by pixel."""
+    """Return whether (N, C, ...) lies pixel by pixel in memory."""
     return array.strides[1] < array.strides[-1]
 
 
 def copy(target: Array, source: Array) -> Call:
-    """target[...] = source, prepared; half the call of np.copyto for small arrays."""
+    """Prepare target[...] = source; half the call of np.copyto for small arrays."""
     return partial(target.__setitem__, Ellipsis, source)
 
 
 def turn(target: Array, source: Array) -> list[Call]:
-    """`copy` between layouts, (N, C, ...): few channels one by one, else NumPy's inner loop has so many steps."""
+    """Prepare a copy (N, C, ...) between layouts: few channels one by one, else NumPy's inner loop would be short."""
     if target.ndim < 3 or target.shape[1] > FEW_CHANNELS or is_last(target) == is_last(source):
         return [copy(target, source)]
     return [copy(target[:, channel], source[:, channel]) for channel in range(target.shape[1])]
 
 
 def flat(array: Array) -> Array:
-    """The same numbers along one axis: never a copy, which a plan would go on reading when the numbers have changed.
+    """Return a view of the array with one axis; never a copy, which a plan would still read after the array changed.
 
     Raises:
-        ValueError: they do not lie in a row.
+        ValueError: the array is not contiguous.
     """
     if not array.flags.c_contiguous:
         raise ValueError(f"shape {array.shape} with strides {array.strides} has no view of one axis")
@@ -210,22 +210,22 @@ def flat(array: Array) -> Array:
 
 
 def gemm(a: Array, b: Array, out: Array) -> Call:
-    """out = a @ b, prepared; 2-D operands, or stacks of them that broadcast.
+    """Prepare out = a @ b; 2-D operands, or stacks of them that broadcast.
 
     Raises:
-        ValueError: an operand that NumPy would not hand to BLAS (it would run plain loops instead, far slower).
+        ValueError: an operand that NumPy would not pass to BLAS (it would run plain loops instead, far slower).
     """
     for name, operand in (("a", a), ("b", b), ("out", out)):
         if not blasable(operand):
             raise ValueError(f"gemm: {name} of shape {operand.shape}, strides {operand.strides} does not fit BLAS")
-    # np.dot costs a third of np.matmul's call, but its stacks mean something else and its `out` must be contiguous.
+    # np.dot costs a third of np.matmul's call, but treats stacks differently and needs a contiguous `out`.
     if a.ndim == b.ndim == 2 and out.flags.c_contiguous:
         return partial(np.dot, a, b, out)
     return partial(np.matmul, a, b, out)
 
 
 def blasable(array: Array) -> bool:
-    """Whether matmul passes the last two axes to BLAS as they lie (NumPy's own `is_blasable2d`, either order)."""
+    """Return whether matmul passes the last two axes to BLAS without a copy (NumPy's `is_blasable2d`, either order)."""
     (rows, columns), (row, column) = array.shape[-2:], array.strides[-2:]
     item = array.itemsize
 
@@ -243,13 +243,14 @@ def finish(
     late: Sequence[Array] = (),
     room: Array | None = None,
 ) -> list[Call]:
-    """out = activation(source + sum of added) + sum of late, broadcast; all passes but the last work within `source`.
+    """Prepare out = activation(source + sum of added) + sum of late; all passes but the last overwrite `source`.
 
-    With the activation FLOOR the first of `added` is no addend but the floor: out = max(source + others, floor).
-    With SWISH `source` and `out` must not be the same; where `out` lies in a frame, `room` like `source` saves a pass.
+    Addends are broadcast.
+    With the activation FLOOR the first of `added` is the floor, not an addend: out = max(source + others, floor).
+    With SWISH `source` and `out` must differ; if `out` lies in a frame, a buffer `room` like `source` saves a pass.
     """
     if all(term.flags.c_contiguous and term.size == out.size for term in (source, out, *added, *late)):
-        # One axis and no broadcasting: ufuncs then start in half the time.
+        # With one axis and no broadcasting ufuncs start in half the time.
         source, out, *added = (flat(array) for array in (source, out, *added))
         late, room = [flat(array) for array in late], None
     operations: list[Operation] = [partial(_add, term) for term in added]
@@ -289,40 +290,41 @@ def finish_channels(
     late: bool = False,
     room: Array | None = None,
 ) -> list[Call]:
-    """`finish` for values (N, C, ...) in either layout: a bias for each channel, then a residual of the same shape.
+    """Prepare `finish` for values (N, C, ...) in either layout: add a bias by channel and a residual of the same shape.
 
-    With `late` the residual comes after the activation. Channels last, the bias is a parameter: it may be copied when
-    binding.
+    With `late` the residual is added after the activation. Channels last, the bias is a parameter, so it may be copied
+    when binding.
     """
     others = [] if residual is None else [residual]
     pixels, channels = out.shape[-1], out.shape[1]
     if out.strides[1] != out.itemsize or out.ndim < 3:
         added = [] if bias is None else [bias.reshape(-1, *(1,) * (out.ndim - 2))]
         return finish(source, out, added + others[late:], activation, others[:late], room)
-    # Channels last: ufuncs run over the last axis, so take several pixels together, with a bias as long. Within a frame
-    # a whole row: of two axes NumPy sees that their numbers lie apart, of three it copies all before it works in place.
-    together = divisor(pixels, WIDE // channels) if last(source).flags.c_contiguous else pixels
-    shape = (*out.shape[:1], *out.shape[2:-1], pixels // together, together * channels)
+    # Channels last, ufuncs loop over the last axis: join several pixels, with a bias of that length; within a frame a
+    # whole row: with two axes NumPy sees that the operands do not overlap, with three it copies them before an in-place
+    # operation.
+    joined = divisor(pixels, WIDE // channels) if last(source).flags.c_contiguous else pixels
+    shape = (*out.shape[:1], *out.shape[2:-1], pixels // joined, joined * channels)
     source, out, *others = (last(array).reshape(shape) for array in (source, out, *others))
-    added = [] if bias is None else [bias if together == 1 else np.tile(bias, together)]
+    added = [] if bias is None else [bias if joined == 1 else np.tile(bias, joined)]
     room = None if room is None else last(room).reshape(shape)
     return finish(source, out, added + others[late:], activation, others[:late], room)
 
 
-def divisor(number: int, most: int) -> int:
-    """The largest divisor of a number up to `most`, at least 1."""
-    return next(size for size in range(max(1, min(number, most)), 0, -1) if number % size == 0)
+def divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of a number up to `limit`, at least 1."""
+    return next(size for size in range(max(1, min(number, limit)), 0, -1) if number % size == 0)
 
 
 def clipped(low: float, high: float, source: Array, out: Array) -> list[Call]:
-    """out = min(max(source, low), high)."""
+    """Prepare out = min(max(source, low), high)."""
     return [partial(clip, source, scalar(low), scalar(high), out)]
 
 
 def _swish(source: Array, out: Array, room: Array | None = None) -> list[Call]:
-    """x * clip(x + 3, 0, 6) / 6 from source = (x + 3) * SWISH_SCALE, in three passes."""
+    """Compute x * clip(x + 3, 0, 6) / 6 from source = (x + 3) * SWISH_SCALE, in three passes."""
     if _same(source, out):
-        raise ValueError("Swish reads its source twice, it cannot work in place")
+        raise ValueError("Swish reads its source twice and cannot work in place")
     room = out if room is None else room
     passes: list[Call] = [
         *clipped(0, 6 * SWISH_SCALE, source, room),
@@ -330,7 +332,7 @@ def _swish(source: Array, out: Array, room: Array | None = None) -> list[Call]:
     ]
     if room.flags.c_contiguous:
         return [*passes, partial(np.multiply, source, room, out)]
-    # A ufunc that writes over an operand within a frame copies it first, to be safe.
+    # A ufunc that overwrites an operand within a frame copies it first.
     return [*passes, partial(np.multiply, source, out, source), copy(out, source)]
 
 
@@ -340,14 +342,14 @@ ACTIVATIONS: Mapping[str, Operation] = {
     "Unit": partial(clipped, 0, 1),
     SWISH: _swish,
 }
-"""What `compiler.passes` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips of ONNX."""
+"""Activations that `compiler.fusion` may fuse into a node: prepared calls (source, out). Relu6 and Unit are Clips."""
 
 
 ALIGNMENT = 64  # bytes: a cache line, and more than any vector register
 
 
 def aligned(array: Array) -> Array:
-    """The array, or a copy if it begins within a cache line: then vectors read from it would each take two lines."""
+    """Return the array, or an aligned copy: if it began within a cache line, each vector load would touch two lines."""
     if not array.ctypes.data % ALIGNMENT:
         return array
     copy = aligned_bytes(array.nbytes).view(array.dtype).reshape(array.shape)

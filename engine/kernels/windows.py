@@ -1,4 +1,4 @@
-"""Windows: how a convolution or a pool slides over spatial axes, after ONNX, in any number of dimensions."""
+"""Computes how windows of convolutions and pools slide over spatial axes, after ONNX, in any number of dimensions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW_ATTRIBUTES = {"auto_pad": "NOTSET", "kernel_shape": None, "strides": None
 
 @dataclass(frozen=True)
 class Windows:
-    """Geometry along the spatial axes; every tuple has one number an axis.
+    """Holds the geometry along the spatial axes; every tuple has one number for each axis.
 
     Attributes:
         size: of the input.
@@ -23,7 +23,7 @@ class Windows:
         strides: between windows.
         dilations: between taps.
         begin: padding before the input.
-        end: padding after it, as the node states it.
+        end: padding after the input, as the node states it.
         out: number of windows.
     """
 
@@ -37,7 +37,7 @@ class Windows:
 
     @property
     def padded(self) -> Shape:
-        """Size of the buffer that holds every window: input, padding, and what `ceil_mode` reaches beyond."""
+        """The size of a buffer that holds every window: input, padding, and the reach of `ceil_mode` beyond them."""
         return tuple(
             max(begin + size + end, (out - 1) * stride + (kernel - 1) * dilation + 1)
             for size, kernel, stride, dilation, begin, end, out in self._axes()
@@ -49,12 +49,12 @@ class Windows:
         return self.padded != self.size
 
     def border(self, fill: float | tuple[float, ...] = 0.0) -> Border | None:
-        """The frame that windows need around the input; None if they stay inside."""
+        """Return the frame that windows need around the input; None if they stay inside."""
         end = (total - begin - size for total, begin, size in zip(self.padded, self.begin, self.size, strict=True))
         return Border(self.begin, tuple(end), fill) if self.needs_padding else None
 
     def view(self, buffer: Array) -> Array:
-        """(N, C, *padded) -> (N, C, *kernel, *out), read-only, nothing copied: axis k holds the windows' tap k."""
+        """Return a read-only view (N, C, *kernel, *out) of (N, C, *padded): axis k holds the windows' tap k."""
         spatial = buffer.strides[2:]
         taps = tuple(stride * dilation for stride, dilation in zip(spatial, self.dilations, strict=True))
         steps = tuple(stride * step for stride, step in zip(spatial, self.strides, strict=True))
@@ -62,7 +62,7 @@ class Windows:
         return as_strided(buffer, shape, (*buffer.strides[:2], *taps, *steps), writeable=False)
 
     def tap(self, axis: int, index: int) -> tuple[slice, slice]:
-        """Which windows have their tap `index` of one axis in the input, and where in the input these taps lie."""
+        """Return the windows that have tap `index` of an axis in the input, and the places of these taps there."""
         stride, start = self.strides[axis], index * self.dilations[axis] - self.begin[axis]
         first = max(0, -(start // stride))
         count = max(0, min(self.out[axis], (self.size[axis] - 1 - start) // stride + 1) - first)
@@ -70,7 +70,7 @@ class Windows:
         return slice(first, first + count), slice(at, at + (count - 1) * stride + 1 if count else at, stride)
 
     def counts(self, *, include_pad: bool) -> Array:
-        """How many taps of each window count in an average, (*out); what `ceil_mode` reaches never counts."""
+        """Return how many taps of each window count in an average, (*out); those beyond the padding never do."""
         total = np.ones((), np.float32)
         for size, kernel, stride, dilation, begin, end, out in self._axes():
             low, high = (0, begin + size + end) if include_pad else (begin, begin + size)
@@ -87,18 +87,18 @@ class Windows:
 
 
 def windows_of(node: Node, size: Shape, kernel: Shape, found: dict[str, object], *, ceil: bool = False) -> Windows:
-    """The geometry that a node's attributes mean for an input of this spatial size.
+    """Return the geometry of a node's windows for an input of this spatial size.
 
     Args:
         node: for messages.
         size: of the input.
-        kernel: its taps.
+        kernel: number of taps by axis.
         found: values of WINDOW_ATTRIBUTES.
-        ceil: round the number of windows up, but let none start in the padding after the input.
+        ceil: round the number of windows up, but start none in the padding after the input.
 
     Raises:
         ModelError: attributes that do not fit the input.
-        UnsupportedOperator: an `auto_pad` that ONNX does not know.
+        UnsupportedOperator: an `auto_pad` that ONNX does not define.
     """
     rank = len(size)
     if not rank:
@@ -136,13 +136,13 @@ def _pads(node: Node, found: dict[str, object], size: Shape, strides: Shape, rea
     return (small, large) if mode == "SAME_UPPER" else (large, small)
 
 
-def _numbers(node: Node, name: str, value: object, length: int, least: int) -> Shape:
+def _numbers(node: Node, name: str, value: object, length: int, minimum: int) -> Shape:
     if (
         not isinstance(value, tuple | list)
         or len(value) != length
-        or not all(isinstance(item, int) and item >= least for item in value)
+        or not all(isinstance(item, int) and item >= minimum for item in value)
     ):
         raise ModelError(
-            f"{node.op_type} '{node.name}': {name}={value!r:.60}; expected {length} whole numbers of at least {least}"
+            f"{node.op_type} '{node.name}': {name}={value!r:.60}; expected {length} whole numbers of at least {minimum}"
         )
     return tuple(value)

@@ -1,9 +1,9 @@
-"""Conv with three rows of taps, and a 2x2 MaxPool after it, by Winograd's F(4, 3) down the rows alone; channels last.
+"""Runs Conv with three rows of taps, perhaps a 2x2 MaxPool, by Winograd's F(4, 3) along columns only; channels last.
 
-Four rows of outputs take six products instead of twelve. Across a row, whole windows are multiplied as they are: so
-there are few passes, all over long runs. For small images that is quicker than to filter both ways
-(`engine.kernels.winograd`), and its largest error is no more than 2e-6 of the output's largest number. What a pool
-compares (`engine.kernels.conv_pool`) are the halves of one run, columns first, then rows.
+Four rows of outputs take six products instead of twelve. Along a row, whole windows are multiplied without a transform,
+so there are few passes, all over long runs. For small images that is faster than transforms along both axes
+(`engine.kernels.winograd`), and its largest error is at most 2e-6 of the output's largest number. A pool
+(`engine.kernels.conv_pool`) compares the halves of one run, columns first, then rows.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from engine.kernels.step import (
 )
 from engine.kernels.winograd import MIN_CHANNELS, matrices
 
-BACK, THERE, FILTER = (matrix.astype(np.float32) for matrix in matrices(4))
-ROWS, TAKEN = BACK.shape  # of outputs and inputs that a tile has
-HALVES = BACK[[0, 2, 1, 3]]  # first the upper rows of the pool's windows, then the lower ones
+TO_OUTPUT, TO_PRODUCTS, FILTER = (matrix.astype(np.float32) for matrix in matrices(4))
+ROWS, TAKEN = TO_OUTPUT.shape  # rows of outputs and of inputs in a tile
+HALVES = TO_OUTPUT[[0, 2, 1, 3]]  # first the upper rows of the pool's windows, then the lower ones
 
 
 def winograd_rows(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """See above."""
+    """Run a Conv."""
     return _winograd_rows(node, inputs, 1)
 
 
 def winograd_rows_pool(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """See above; the Conv's bias and activation come after the pool."""
+    """Run a Conv and its pool; the Conv's bias and activation come after the pool."""
     return _winograd_rows(node, inputs, 2)
 
 
@@ -58,7 +58,7 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
     if not plain or prod(windows.strides) * prod(windows.dilations) > 1 or min(outputs, channels) < MIN_CHANNELS:
         return None
     batch, (height, width), kept = conv.shape[0], (size // pool for size in conv.shape[2:]), ROWS // pool
-    down = -(-height // kept)  # tiles, of which so many rows are kept
+    down = -(-height // kept)  # tiles, each with `kept` rows after the pool
     if windows.kernel[0] != FILTER.shape[1] or TAKEN * down >= FILTER.shape[1] * pool * height:
         return None
     framed = (max(windows.padded[0], ROWS * down + TAKEN - ROWS), windows.padded[1])
@@ -86,7 +86,7 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
         return calls
 
     def _tiles(data: Array, weight: Array, scratch: Sequence[Array]) -> tuple[list[Call], Array]:
-        """Calls from (N, framed height, framed width, C) to (row of a tile, N, tile, a line), and the latter."""
+        """Return the calls from (N, framed height, framed width, C) to tiles (row, N, tile, line), and the tiles."""
         count = len(data)
         item, row, _, number = data.strides
         lines = as_strided(data, (count, down, TAKEN, line), (item, ROWS * row, row, number), writeable=False)
@@ -94,12 +94,12 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
         pixel, row, tile = (number * length for length in (channels, line, TAKEN * line))
         shape, strides = (TAKEN, pool, count * down, width, inner), (row, pixel, tile, pool * pixel, number)
         calls = [
-            gemm(THERE, lines, turned.reshape(lines.shape)),
+            gemm(TO_PRODUCTS, lines, turned.reshape(lines.shape)),
             copy(columns.reshape(shape), as_strided(turned, shape, strides, writeable=False)),
             gemm(columns.reshape(TAKEN, -1, inner), weight, products.reshape(TAKEN, -1, outputs)),
         ]
         if pool == 1:
-            calls.append(gemm(BACK, products.reshape(TAKEN, -1), tiles.reshape(ROWS, -1)))
+            calls.append(gemm(TO_OUTPUT, products.reshape(TAKEN, -1), tiles.reshape(ROWS, -1)))
             return calls, tiles.reshape(ROWS, count, down, -1)
         calls.append(gemm(HALVES, products.reshape(TAKEN, 2, -1).transpose(1, 0, 2), tiles.reshape(2, ROWS, -1)))
         for _ in range(2):
@@ -108,10 +108,10 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
         return calls, tiles.reshape(kept, count, down, -1)
 
     def _finish(tiles: Array, added: Sequence[Array], others: Sequence[Array], out: Array) -> list[Call]:
-        """What is added, and the activation, from there to (N, H, W, C); the last tile may have rows too many."""
+        """Prepare addends and activation, from tiles to (N, H, W, C); the last tile may have superfluous rows."""
         numbers, whole, late = flat(tiles), height // kept, int(conv.late)
         calls: list[Call] = []
-        at_once = not others and conv.activation != SWISH  # in one run, and then a copy: half the time of short runs
+        at_once = not others and conv.activation != SWISH  # one long run and a copy: half the time of short runs
         if at_once:
             terms = [np.tile(term, numbers.size // outputs) for term in added]
             calls += finish(numbers, numbers, terms, conv.activation)
@@ -143,7 +143,7 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
 
 
 def _transform(weight: Array) -> Array:
-    """(O, C, 3, taps) -> (TAKEN, taps * C, O)."""
+    """Transform (O, C, 3, taps) to (TAKEN, taps * C, O)."""
     taps = weight.transpose(2, 3, 1, 0)
     return np.ascontiguousarray(np.tensordot(FILTER, taps, 1).reshape(TAKEN, -1, len(weight)))
 

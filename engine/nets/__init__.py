@@ -1,4 +1,4 @@
-"""The nets this engine knows by name: a builder and the card of its published form, a line each."""
+"""Registers nets by name, one line each: a builder and the card of the published form."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _CIFAR_SMALL = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "
 
 @dataclass(frozen=True)
 class Net:
-    """A builder of the graph, and the card of a model that says nothing else.
+    """Holds a builder of the graph, and the default card of its models.
 
     Attributes:
-        build: with the arguments `classes` and `channels` where `head` and `stem` are given.
+        build: with the arguments `classes` and `channels` if `head` and `stem` are given.
         card: of the published form.
-        head: parameter whose first axis has the length of the outputs, in nets that come with any number of classes.
-        stem: parameter whose second axis has the length of the input's channels, in nets that take any number.
-        names: other spellings of the parts of parameters' names, and ours.
+        head: parameter whose first axis is the number of classes, in nets with a variable one.
+        stem: parameter whose second axis is the number of input channels, in nets with a variable one.
+        names: other spellings of the parts of parameters' names -> the engine's.
     """
 
     build: Callable[..., Graph]
@@ -91,7 +91,7 @@ REGISTRY: Mapping[str, Net] = {net.card.net: net for net in _ALL}
 
 
 def build(name: str) -> Graph:
-    """The net of that name as published, without values (see `Graph.bind`).
+    """Return the net with this name as published, without values (see `Graph.bind`).
 
     Raises:
         ModelError: no such net.
@@ -100,7 +100,7 @@ def build(name: str) -> Graph:
 
 
 def default_card(name: str) -> ModelCard:
-    """The card of the net's published form.
+    """Return the card of the net's published form.
 
     Raises:
         ModelError: no such net.
@@ -109,12 +109,12 @@ def default_card(name: str) -> ModelCard:
 
 
 def fit(name: str, arrays: Mapping[str, Array], input_shape: Shape | None = None) -> tuple[Graph, ModelCard]:
-    """The net with its values, built for as many classes and channels as the arrays have, and its card.
+    """Return the net with its values, built for the number of classes and channels in the arrays, and its card.
 
     Args:
         name: the net's.
-        arrays: by our names of the parameters, or the published ones.
-        input_shape: one item's, where it is known; of use to nets in one dimension, whose length the arrays don't tell.
+        arrays: by the engine's names of the parameters, or the published ones.
+        input_shape: one item's, if known; 1-D nets need it, as their length does not follow from the arrays.
 
     Raises:
         ModelError: no such net, or arrays that are not its parameters.
@@ -128,7 +128,7 @@ def fit(name: str, arrays: Mapping[str, Array], input_shape: Shape | None = None
 
 
 def recognise(arrays: Mapping[str, Array]) -> str | None:
-    """Name of the net whose parameters have just these names and shapes; None if there is none."""
+    """Return the name of the net whose parameters have exactly these names and shapes; None if there is none."""
     for name, net in REGISTRY.items():
         spelt = _spelt(net, arrays)
         found = {key: array.shape for key, array in spelt.items() if not key.endswith("num_batches_tracked")}
@@ -151,7 +151,7 @@ def _options(net: Net, arrays: Mapping[str, Array], input_shape: Shape | None) -
 
 
 def _spelt(net: Net, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays under our spelling of their names."""
+    """Return the arrays with the engine's spelling of their names."""
     return {".".join(net.names.get(part, part) for part in key.split(".")): array for key, array in arrays.items()}
 
 

@@ -1,4 +1,4 @@
-"""The CIFAR-10 nets on 32x32 colour images: `cifar_small` (LeNet-5 in colour) and `cifar10` (three 3x3 stages)."""
+"""Builds the CIFAR-10 nets on 32x32 colour images: `cifar_small` (LeNet-5 in colour) and `cifar10` (three stages)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from engine.nets.lenet import lenet5
 
 
 def cifar_small() -> Graph:
-    """3x32x32 -> 10 logits."""
+    """Build the net 3x32x32 -> 10 logits."""
     return lenet5("cifar_small", 3)
 
 
 def cifar10(classes: int = 10) -> Graph:
-    """3x32x32 -> logits; each stage doubles the channels and halves the side."""
+    """Build the net 3x32x32 -> logits; each stage doubles the channels and halves the side."""
     net = NetBuilder("cifar10", (3, 32, 32))
     x = net.input
     for stage, (inputs, outputs) in enumerate([(3, 16), (16, 32), (32, 64)], start=1):

@@ -1,4 +1,4 @@
-"""The digit net that the application starts with: 3x3 convolutions on 28x28 grey images at three sizes."""
+"""Builds the application's default digit net: 3x3 convolutions on 28x28 grey images at three sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from engine.nets.layers import NetBuilder
 
 
 def digits() -> Graph:
-    """1x28x28 -> 10 logits; 4.1 million multiply-adds, 75,000 parameters."""
+    """Build the net 1x28x28 -> 10 logits; 4.1 million multiply-adds, 75,000 parameters."""
     net = NetBuilder("digits", (1, 28, 28))
     x = net.max_pool(net.conv_norm_relu(net.input, "conv1", 1, 16), 2)
     x = net.conv_norm_relu(x, "conv2", 16, 32)

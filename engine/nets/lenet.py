@@ -1,4 +1,4 @@
-"""The digit nets on grey images: `mnist` (one convolution) and `lenet` (LeNet-5 with ReLU and max-pooling)."""
+"""Builds the digit nets on grey images: `mnist` (one convolution) and `lenet` (LeNet-5 with ReLU and max-pooling)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from engine.nets.layers import NetBuilder
 
 
 def mnist() -> Graph:
-    """1x28x28 -> 10 logits; 158,400 multiply-adds."""
+    """Build the net 1x28x28 -> 10 logits; 158,400 multiply-adds."""
     net = NetBuilder("mnist", (1, 28, 28))
     x = net.max_pool(net.relu(net.conv(net.input, "conv1", 1, 10, 5)), 2)
     return net.graph(net.linear(net.flatten(x), "fc", 10 * 12 * 12, 10), (10,))
 
 
 def lenet() -> Graph:
-    """1x32x32 -> 10 logits."""
+    """Build the net 1x32x32 -> 10 logits."""
     return lenet5("lenet", 1)
 
 
 def lenet5(name: str, channels: int) -> Graph:
-    """Two 5x5 convolutions and three linear layers on (channels, 32, 32)."""
+    """Build two 5x5 convolutions and three linear layers on (channels, 32, 32)."""
     net = NetBuilder(name, (channels, 32, 32))
     x = net.max_pool(net.relu(net.conv(net.input, "conv1", channels, 6, 5)), 2)
     x = net.max_pool(net.relu(net.conv(x, "conv2", 6, 16, 5)), 2)

@@ -1,4 +1,4 @@
-"""MobileNetV2 as torchvision has it; arxiv.org/abs/1801.04381."""
+"""Builds MobileNetV2, the same as torchvision's; arxiv.org/abs/1801.04381."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STAGES = (
 
 
 def mobilenet_v2(classes: int = 1000) -> Graph:
-    """3x224x224 -> logits."""
+    """Build the net 3x224x224 -> logits."""
     net = NetBuilder("mobilenet_v2", (3, 224, 224))
     x, inputs, index = _conv(net, net.input, "features.0", 3, 32, 3, stride=2), 32, 1
     for expansion, outputs, blocks, first_stride in _STAGES:
@@ -33,7 +33,7 @@ def mobilenet_v2(classes: int = 1000) -> Graph:
 
 
 def _inverted_residual(net: NetBuilder, x: str, at: str, inputs: int, outputs: int, expansion: int, stride: int) -> str:
-    """1x1 up, depthwise 3x3, 1x1 down without an activation."""
+    """Add a 1x1 expansion, a depthwise 3x3, and a 1x1 projection without an activation."""
     hidden, place = inputs * expansion, 0
     if expansion != 1:
         x, place = _conv(net, x, f"{at}.0", inputs, hidden, 1), 1

@@ -1,7 +1,7 @@
-"""MobileNetV3 small and large: in two dimensions as torchvision has it, and in one after S1; arxiv.org/abs/1905.02244.
+"""Builds MobileNetV3 small and large: in 2-D the same as torchvision's, in 1-D after S1; arxiv.org/abs/1905.02244.
 
 S1's nets differ in more than the axes: every convolution has a bias, every block expands, squeeze-and-excitation does
-not squeeze, the last convolution of a block has an activation, and no norm stands where the length has come to 1.
+not squeeze, the last convolution of a block has an activation, and layers of length 1 have no batch norm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.nets.layers import NetBuilder
 
 
 class Row(NamedTuple):
-    """One block: inputs, kernel, expanded channels, outputs, squeeze-and-excitation?, activation, stride."""
+    """Describes one block; `excites`: it has squeeze-and-excitation."""
 
     inputs: int
     kernel: int
@@ -59,12 +59,12 @@ LARGE = (
 # As published: the small net's fourth block has no excitation, the large one's last two blocks have stride 2.
 SMALL_1D = (*SMALL[:3], SMALL[3]._replace(excites=False), *SMALL[4:])
 LARGE_1D = (*LARGE[:13], LARGE[13]._replace(stride=2), LARGE[14]._replace(stride=2))
-# The published files' spelling of module names -> ours.
+# The published files' spelling of module names -> the engine's.
 NAMES_1D = {"fearures": "features", "bath": "norm", "attenton": "attention"}
 
 
 def mobilenet_v3(name: str, rows: Sequence[Row], hidden: int, classes: int = 1000) -> Graph:
-    """3x224x224 -> logits; `hidden`: features before the last layer."""
+    """Build the net 3x224x224 -> logits; `hidden`: features before the last layer."""
     net = NetBuilder(name, (3, 224, 224))
     x = _conv(net, net.input, "features.0", 3, 16, 3, "hard_swish", stride=2)
     for index, row in enumerate(rows, start=1):
@@ -95,7 +95,7 @@ def _block(net: NetBuilder, x: str, at: str, row: Row) -> str:
 
 
 def _divisible(channels: int, by: int = 8) -> int:
-    """The nearest multiple, but never more than a tenth less."""
+    """Return the nearest multiple, but never less than 0.9 of the channels."""
     found = max(by, (channels + by // 2) // by * by)
     return found + by if found < 0.9 * channels else found
 
@@ -124,7 +124,7 @@ def _activate(net: NetBuilder, x: str, activation: str) -> str:
 def mobilenet_v3_1d(
     name: str, rows: Sequence[Row], hidden: int, classes: int = 2, channels: int = 3, length: int = 224
 ) -> Graph:
-    """channels x length -> logits; "relu" of the rows is ReLU6 here."""
+    """Build the net channels x length -> logits; "relu" in the rows means ReLU6."""
     net = _Net1d(name, channels, length)
     x = net.conv(net.builder.input, "features.0", channels, 16, 3, "hard_swish", stride=2)
     for index, row in enumerate(rows, start=1):
@@ -143,7 +143,7 @@ mobilenet_v3_1d_large = partial(mobilenet_v3_1d, "mobilenet_v3_1d_large", LARGE_
 
 
 class _Net1d:
-    """A builder that knows what length its layers have come to."""
+    """Builds a 1-D net and tracks the length of its values."""
 
     def __init__(self, name: str, channels: int, length: int) -> None:
         self.builder = NetBuilder(name, (channels, length))

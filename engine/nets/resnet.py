@@ -1,4 +1,4 @@
-"""ResNet as torchvision has it (v1.5: the stride is the 3x3 convolution's), and for CIFAR; arxiv.org/abs/1512.03385."""
+"""Builds ResNets, the same as torchvision's (v1.5: stride in the 3x3 conv), and for CIFAR; arxiv.org/abs/1512.03385."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Block = Callable[[NetBuilder, str, str, int, int, int], str]
 
 
 def resnet(name: str, block: Block, expansion: int, counts: Sequence[int], classes: int = 1000) -> Graph:
-    """3x224x224 -> logits.
+    """Build the net 3x224x224 -> logits.
 
     Args:
         name: the net's.
-        block: adds what one block adds to its input: (net, x, name, inputs, width, stride) -> output.
+        block: adds the residual branch of a block: (net, x, name, inputs, width, stride) -> output.
         expansion: outputs of a block, in units of its width.
         counts: blocks in each of the four stages.
         classes: number of logits.
@@ -28,9 +28,9 @@ def resnet(name: str, block: Block, expansion: int, counts: Sequence[int], class
 
 
 def resnet_cifar(name: str, count: int, classes: int = 10) -> Graph:
-    """3x32x32 -> logits: three stages of `count` basic blocks, 16, 32 and 64 wide (section 4.2 of the paper).
+    """Build 3x32x32 -> logits: three stages of `count` basic blocks, 16, 32 and 64 wide (section 4.2 of the paper).
 
-    Shortcuts between stages are 1x1 convolutions, and parameters have the names of the larger ResNets'.
+    Shortcuts between stages are 1x1 convolutions, and parameters are named as in the larger ResNets.
     """
     net = NetBuilder(name, (3, 32, 32))
     x = net.relu(_norm_conv(net, net.input, ("conv1", "bn1"), 3, 16, 3))
@@ -41,7 +41,7 @@ def resnet_cifar(name: str, count: int, classes: int = 10) -> Graph:
 def _stages(
     net: NetBuilder, x: str, block: Block, expansion: int, counts: Sequence[int], width: int
 ) -> tuple[str, int]:
-    """The residual stages, each twice as wide and half as large as the one before; their output and its channels."""
+    """Add the residual stages, each twice as wide and half as large as the one before; return output and channels."""
     inputs = width
     for stage, count in enumerate(counts):
         for index in range(count):
@@ -57,13 +57,13 @@ def _stages(
 
 
 def basic(net: NetBuilder, x: str, at: str, inputs: int, width: int, stride: int) -> str:
-    """Two 3x3 convolutions."""
+    """Add two 3x3 convolutions."""
     x = net.relu(_norm_conv(net, x, _names(at, 1), inputs, width, 3, stride))
     return _norm_conv(net, x, _names(at, 2), width, width, 3)
 
 
 def bottleneck(net: NetBuilder, x: str, at: str, inputs: int, width: int, stride: int) -> str:
-    """1x1 down to the width, 3x3, 1x1 up to four times the width."""
+    """Add a 1x1 reduction to the width, a 3x3, and a 1x1 expansion to four times the width."""
     x = net.relu(_norm_conv(net, x, _names(at, 1), inputs, width, 1))
     x = net.relu(_norm_conv(net, x, _names(at, 2), width, width, 3, stride))
     return _norm_conv(net, x, _names(at, 3), width, 4 * width, 1)

@@ -1,11 +1,11 @@
-"""SqueezeNet 1.1 as torchvision has it; arxiv.org/abs/1602.07360 and the note on 1.1 in its authors' repository."""
+"""Builds SqueezeNet 1.1, the same as torchvision's; arxiv.org/abs/1602.07360 and the 1.1 note in its repository."""
 
 from __future__ import annotations
 
 from engine.graph import Graph
 from engine.nets.layers import NetBuilder
 
-# Place among the features -> channels after the squeeze, and of each expansion; None: a pooling.
+# Index among the features -> channels after the squeeze, and of each expansion; None: a pooling.
 _FEATURES = {
     2: None,
     3: (16, 64),
@@ -22,7 +22,7 @@ _FEATURES = {
 
 
 def squeezenet1_1(classes: int = 1000) -> Graph:
-    """3x224x224 -> logits, each the mean of a map of 13x13."""
+    """Build the net 3x224x224 -> logits, each the mean of a map of 13x13."""
     net = NetBuilder("squeezenet1_1", (3, 224, 224))
     x, channels = net.relu(net.conv(net.input, "features.0", 3, 64, 3, stride=2)), 64
     for index, fire in _FEATURES.items():

@@ -1,4 +1,4 @@
-"""VGG as torchvision has it, without batch norm; arxiv.org/abs/1409.1556."""
+"""Builds VGG, the same as torchvision's without batch norm; arxiv.org/abs/1409.1556."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.nets.layers import NetBuilder
 
 
 def vgg(name: str, stages: Sequence[int], classes: int = 1000) -> Graph:
-    """3x224x224 -> logits; `stages`: how many 3x3 convolutions stand before each of the five poolings."""
+    """Build the net 3x224x224 -> logits; `stages`: number of 3x3 convolutions before each of the five poolings."""
     net = NetBuilder(name, (3, 224, 224))
     x, inputs, index = net.input, 3, 0
     for stage, count in enumerate(stages):

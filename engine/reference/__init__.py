@@ -1,4 +1,7 @@
-"""The plain loops: one function an operator, ONNX semantics, slow and obvious. The oracle of the tests, never the plan.
+"""Runs operators by plain loops: one function for each, ONNX semantics, slow and obvious.
+
+The oracle of the tests shares no code with what it checks: it imports only `engine.graph` and NumPy. The interpreter
+runs graphs with it that no plan can hold.
 
 Every function takes the node, its settings as attributes, and its input arrays, and returns its output (a tuple where
 it has several). Sums run in float64, so that what is left between a kernel and its reference is the kernel's rounding.
@@ -11,54 +14,84 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.attributes import inputs_to_attributes
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference.elementwise import FUNCTIONS as NUMBERWISE
-from engine.reference.layers import FUNCTIONS as LAYERS
-from engine.reference.movement import FUNCTIONS as PLACES
+from engine.reference import conv, elementwise, linear, movement, pool, reductions
 from engine.reference.resize import resize
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    **LAYERS,
-    **NUMBERWISE,
-    **PLACES,
+    **conv.FUNCTIONS,
+    **elementwise.FUNCTIONS,
+    **linear.FUNCTIONS,
+    **movement.FUNCTIONS,
+    **pool.FUNCTIONS,
+    **reductions.FUNCTIONS,
     "Resize": resize,
 }
 
 
 def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
-    """All outputs of a graph, node by node.
+    """Return all outputs of a graph, node by node.
 
     Raises:
-        UnsupportedOperator: one without a function here.
+        UnsupportedOperator: an operator that is not in FUNCTIONS.
     """
     values = dict(graph.initializers)
     values.update({value.name: array for value, array in zip(graph.inputs, inputs, strict=True)})
     for node in graph.nodes:
         if node.op_type not in FUNCTIONS:
             raise UnsupportedOperator(f"operator {node.op_type} ('{node.name}') is not supported")
-        plain = inputs_to_attributes(node, values)
+        plain = _with_attributes(node, values)
         found = run_outputs(plain, *(values[name] for name in plain.inputs))
         values |= dict(zip(node.outputs, found, strict=False))
     return tuple(values[value.name] for value in graph.outputs)
 
 
+# The attributes that inputs 1, 2, ... set; for ConstantOfShape input 0.
+_FROM_INPUTS = {
+    "Clip": ("min", "max"),
+    "ConstantOfShape": ("shape",),
+    "Dropout": ("ratio", "training_mode"),
+    "Pad": ("pads", "value", "axes"),
+    "ReduceMean": ("axes",),
+    "Reshape": ("shape",),
+    "Resize": ("roi", "scales", "sizes"),
+    "Slice": ("starts", "ends", "axes", "steps"),
+    "Split": ("split",),
+    "Squeeze": ("axes",),
+    "Unsqueeze": ("axes",),
+}
+
+
+def _with_attributes(node: Node, values: Mapping[str, Array]) -> Node:
+    """Return the node with its data inputs alone; the others become attributes."""
+    names, inputs, found = _FROM_INPUTS.get(node.op_type, ()), list(node.inputs), dict(node.attributes)
+    data = len(inputs) if not names else 0 if node.op_type == "ConstantOfShape" else 1
+    for name, source in zip(names, inputs[data:], strict=False):
+        numbers = values[source].ravel().tolist() if source else []
+        if numbers or (source and name in ("axes", "shape")):  # an empty roi, scales or sizes counts as left out
+            is_scalar = name in ("min", "max", "ratio", "training_mode", "value")
+            found[name] = numbers[0] if is_scalar else tuple(numbers)
+    while data and not inputs[data - 1]:
+        data -= 1
+    return replace(node, inputs=tuple(inputs[:data]), attributes=found)
+
+
 def run_node(node: Node, *inputs: Array) -> Array:
-    """The first output of one node."""
+    """Return the first output of one node."""
     return run_outputs(node, *inputs)[0]
 
 
 def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
-    """All outputs of one node; floats are float32."""
-    if node.attributes.get("residual") == 2:  # made by engine.compiler.passes.fuse_residuals, late
+    """Return all outputs of one node; floats are float32."""
+    if node.attributes.get("residual") == 2:  # made by engine.compiler.fusion.fuse_residuals, late
         early = replace(node, attributes={**node.attributes, "residual": 0})
         return (run_node(early, *inputs[:-1]) + inputs[-1],)
-    if node.attributes.get("activation") == "Floor":  # made by engine.compiler.passes.defer_biases
+    if node.attributes.get("activation") == "Floor":  # made by engine.compiler.bias_deferral.defer_biases
         at = 1 if node.op_type == "MaxPool" else 2
         plain = replace(node, attributes={**node.attributes, "activation": ""})
         (out,) = run_outputs(plain, *inputs[:at], *inputs[at + 1 :])
         return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
-    if node.attributes.get("activation"):  # what engine.compiler.passes fused
+    if node.attributes.get("activation"):  # what engine.compiler.fusion fused
         plain = replace(node, attributes={**node.attributes, "activation": ""})
         return tuple(_ACTIVATIONS[node.attributes["activation"]](array) for array in run_outputs(plain, *inputs))
     found = FUNCTIONS[node.op_type](node, *inputs)
@@ -67,7 +100,7 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
 
 
 def _swish(x: Array) -> Array:
-    """HardSwish of y, where x = (y + 3) / sqrt(6)."""
+    """Compute the HardSwish of y for x = (y + 3) / sqrt(6)."""
     y = x.astype(np.float64) * 6**0.5 - 3
     return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1), np.float32)
 

@@ -1,9 +1,9 @@
-"""Plain loops of what is done number by number: activations, arithmetic, casts."""
+"""Runs element-wise operators by plain loops: activations, arithmetic, batch norms, casts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import exp, inf, tanh
+from math import exp, inf, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ _DTYPES = {1: "f4", 2: "u1", 3: "i1", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f4
 
 
 def each(function: Callable[..., Any], *arrays: Array) -> Array:
-    """The function of each number, or of those at the same place of several arrays, broadcast."""
+    """Return the function of each element, or of the elements at the same place of several arrays, broadcast."""
     together = np.broadcast_arrays(*arrays)
     whole = arrays[0].dtype.kind != "f"
     out = np.zeros(together[0].shape, arrays[0].dtype if whole else np.float64)
@@ -25,14 +25,14 @@ def each(function: Callable[..., Any], *arrays: Array) -> Array:
 
 
 def aligned(node: Node, a: Array, b: Array) -> Array:
-    """The second operand where `axis` of old operator sets puts it."""
+    """Return the second operand where `axis` of old operator sets puts it."""
     if "axis" not in node.attributes or not b.ndim or b.shape == (1,):
         return b
     return b.reshape(*b.shape, *(1,) * (a.ndim - node.attributes["axis"] % a.ndim - b.ndim))
 
 
 def relu(node: Node, x: Array) -> Array:
-    """x where it is above 0, else 0; what is no number stays none."""
+    """Compute x if it is above 0, else 0; NaN stays NaN."""
     out = x.copy()
     for place in np.ndindex(x.shape):
         if out[place] < 0:
@@ -41,40 +41,40 @@ def relu(node: Node, x: Array) -> Array:
 
 
 def leaky_relu(node: Node, x: Array) -> Array:
-    """x where it is above 0, else alpha * x."""
+    """Compute x if it is above 0, else alpha * x."""
     alpha = node.attributes.get("alpha", 0.01)
     return each(lambda number: number if number > 0 else alpha * number, x)
 
 
 def prelu(node: Node, x: Array, slope: Array) -> Array:
-    """x where it is above 0, else slope * x."""
+    """Compute x if it is above 0, else slope * x."""
     return each(lambda number, factor: number if number > 0 else factor * number, x, aligned(node, x, slope))
 
 
 def clip(node: Node, x: Array) -> Array:
-    """No less than `min`, and then no more than `max`."""
+    """Compute the larger of x and `min`, then the smaller of that and `max`."""
     low, high = node.attributes.get("min", -inf), node.attributes.get("max", inf)
     return each(lambda number: min(max(number, low), high), x)
 
 
 def sigmoid(node: Node, x: Array) -> Array:
-    """1 / (1 + exp(-x)), written so that exp does not overflow."""
+    """Compute 1 / (1 + exp(-x)), written so that exp does not overflow."""
     return each(lambda number: 1 / (1 + exp(-number)) if number > 0 else exp(number) / (1 + exp(number)), x)
 
 
 def hard_sigmoid(node: Node, x: Array) -> Array:
-    """alpha * x + beta between 0 and 1."""
+    """Compute alpha * x + beta between 0 and 1."""
     alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
     return each(lambda number: min(max(alpha * number + beta, 0), 1), x)  # in this order NaN stays
 
 
 def hard_swish(node: Node, x: Array) -> Array:
-    """x times its hard sigmoid of slope 1/6."""
+    """Compute x times its hard sigmoid of slope 1/6."""
     return each(lambda number: number * min(max(number / 6 + 0.5, 0), 1), x)
 
 
 def divide(node: Node, a: Array, b: Array) -> Array:
-    """a / b; of whole numbers towards 0, of others after IEEE."""
+    """Compute a / b; integers round towards 0, floats follow IEEE."""
     b = aligned(node, a, b)
     if a.dtype.kind != "f":
         return each(lambda x, y: int(x / y), a, b)
@@ -83,8 +83,17 @@ def divide(node: Node, a: Array, b: Array) -> Array:
 
 
 def sum_(node: Node, *arrays: Array) -> Array:
-    """All of them together."""
+    """Compute the sum of all arrays."""
     return each(lambda *numbers: sum(numbers), *arrays)
+
+
+def batch_normalization(node: Node, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
+    """Normalise each channel by its mean and deviation, then scale and shift it."""
+    out = np.zeros(x.shape)
+    for n, c in np.ndindex(*x.shape[:2]):
+        deviation = sqrt(float(var[c]) + node.attributes.get("epsilon", 1e-5))
+        out[n, c] = (x[n, c].astype(np.float64) - float(mean[c])) / deviation * float(scale[c]) + float(bias[c])
+    return out
 
 
 def _arithmetic(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
@@ -93,6 +102,7 @@ def _arithmetic(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
 
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "Add": _arithmetic(lambda x, y: x + y),
+    "BatchNormalization": batch_normalization,
     "Cast": lambda node, x: x.astype(_DTYPES[node.attributes["to"]]),
     "Clip": clip,
     "Div": divide,

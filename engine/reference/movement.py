@@ -1,32 +1,42 @@
-"""Plain loops of what moves numbers to other places, or tells of shapes."""
+"""Runs operators that move elements or make shapes by plain loops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 import numpy as np
 
 from engine.graph import Array, Node, Shape
-from engine.shapes import reshaped, slices
 
 
-def view(node: Node, x: Array) -> Array:
-    """The same numbers in another shape: Reshape, Squeeze, Unsqueeze, Flatten."""
-    return x.reshape(reshaped(node, x.shape))
+def reshape(node: Node, x: Array) -> Array:
+    """Return the same numbers in the shape `shape`, in which 0 keeps a length and -1 stands for what is left."""
+    keeps = not node.attributes.get("allowzero")
+    sizes = [x.shape[axis] if size == 0 and keeps else size for axis, size in enumerate(node.attributes["shape"])]
+    if -1 in sizes and not x.size:  # NumPy does not divide 0 by 0
+        sizes[sizes.index(-1)] = 0
+    return x.reshape(sizes)
+
+
+def flatten(node: Node, x: Array) -> Array:
+    """Reshape to two axes: those before `axis`, and the rest."""
+    axis = node.attributes.get("axis", 1)
+    return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
 def identity(node: Node, x: Array, *_: Array) -> Array:
-    """The input itself."""
+    """Return the input itself."""
     return x
 
 
 def dropout(node: Node, x: Array) -> tuple[Array, Array]:
-    """The input itself, training being over, and that nothing was dropped."""
+    """Return the input itself, training being over, and that nothing was dropped."""
     return x, np.ones(x.shape, bool)
 
 
 def concat(node: Node, *parts: Array) -> Array:
-    """One after another along an axis."""
+    """Copy the parts one after another along an axis."""
     axis = node.attributes["axis"] % parts[0].ndim
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
@@ -40,7 +50,7 @@ def concat(node: Node, *parts: Array) -> Array:
 
 
 def split(node: Node, x: Array) -> tuple[Array, ...]:
-    """The other way round: into parts of the sizes `split`, or of the same size and a smaller last one."""
+    """Cut an axis into parts of the sizes `split`, or of the same size with a smaller last one."""
     axis, count = node.attributes.get("axis", 0) % x.ndim, len(node.outputs)
     each = -(-x.shape[axis] // count)
     sizes = node.attributes.get("split") or [min(each, x.shape[axis] - each * index) for index in range(count)]
@@ -52,8 +62,12 @@ def split(node: Node, x: Array) -> tuple[Array, ...]:
 
 
 def slice_(node: Node, x: Array) -> Array:
-    """From `starts` to `ends` in `steps` along `axes`."""
-    taken = [range(*part.indices(size)) for part, size in zip(slices(node, x.shape), x.shape, strict=True)]
+    """Copy from `starts` to `ends` in `steps` along `axes`."""
+    has, taken = node.attributes, [range(size) for size in x.shape]
+    axes = has.get("axes", range(len(has["starts"])))
+    steps = has.get("steps", (1,) * len(axes))
+    for start, end, axis, step in zip(has["starts"], has["ends"], axes, steps, strict=True):
+        taken[axis] = range(*slice(start, end, step).indices(x.shape[axis]))
     out = np.zeros([len(places) for places in taken], x.dtype)
     for place in np.ndindex(out.shape):
         out[place] = x[tuple(taken[axis][at] for axis, at in enumerate(place))]
@@ -61,7 +75,7 @@ def slice_(node: Node, x: Array) -> Array:
 
 
 def transpose(node: Node, x: Array) -> Array:
-    """Axes in the order of `perm`, or reversed."""
+    """Return the axes in the order of `perm`, or reversed."""
     order = node.attributes.get("perm") or tuple(reversed(range(x.ndim)))
     out = np.zeros([x.shape[axis] for axis in order], x.dtype)
     for place in np.ndindex(x.shape):
@@ -70,7 +84,7 @@ def transpose(node: Node, x: Array) -> Array:
 
 
 def gather(node: Node, x: Array, indices: Array) -> Array:
-    """Entries of one axis by their indices, below 0 from its end."""
+    """Copy entries of one axis by their indices; negative ones count from its end."""
     axis = node.attributes.get("axis", 0) % x.ndim
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     out = np.zeros((*before, *indices.shape, *after), x.dtype)
@@ -82,7 +96,7 @@ def gather(node: Node, x: Array, indices: Array) -> Array:
 
 
 def pad(node: Node, x: Array) -> Array:
-    """Every place of the output is one of the input, by the mode's rule, or has the number `value`."""
+    """Fill every place of the output from the input, by the mode's rule, or with `value`."""
     has, rank = node.attributes, x.ndim
     axes = [axis % rank for axis in has.get("axes", range(rank))]
     begin = {axis: has["pads"][index] for index, axis in enumerate(axes)}
@@ -101,7 +115,7 @@ def pad(node: Node, x: Array) -> Array:
 
 
 def _source(mode: str, at: int, low: int, high: int) -> int:
-    """Which of the places from `low` to below `high` stands at `at`, perhaps beyond them."""
+    """Return the index from `low` to below `high` that the mode maps `at` to."""
     size = high - low
     if mode == "edge":
         return min(max(at, low), high - 1)
@@ -112,13 +126,13 @@ def _source(mode: str, at: int, low: int, high: int) -> int:
 
 
 def shape(node: Node, x: Array) -> Array:
-    """The lengths of the axes, or of some of them."""
+    """Return the lengths of the axes, or of some of them."""
     lengths: Shape = x.shape[node.attributes.get("start", 0) : node.attributes.get("end")]
     return np.array(lengths, np.int64)
 
 
 def constant_of_shape(node: Node) -> Array:
-    """One number everywhere."""
+    """Fill a shape with one number."""
     value = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).ravel()
     return np.full(node.attributes["shape"], value[0], value.dtype)
 
@@ -127,15 +141,15 @@ FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
     "Concat": concat,
     "ConstantOfShape": constant_of_shape,
     "Dropout": dropout,
-    "Flatten": view,
+    "Flatten": flatten,
     "Gather": gather,
     "Identity": identity,
     "Pad": pad,
-    "Reshape": view,
+    "Reshape": reshape,
     "Shape": shape,
     "Slice": slice_,
     "Split": split,
-    "Squeeze": view,
+    "Squeeze": lambda node, x: x.squeeze(node.attributes.get("axes")),
     "Transpose": transpose,
-    "Unsqueeze": view,
+    "Unsqueeze": lambda node, x: np.expand_dims(x, node.attributes.get("axes", ())),
 }

@@ -1,4 +1,4 @@
-"""Plain loops of Resize: axis by axis, each output place by itself."""
+"""Runs Resize by plain loops: axis by axis, each output element separately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.graph import Array, Node
 
 
 def resize(node: Node, x: Array) -> Array:
-    """Nearest, linear or cubic; what lies beyond the region of tf_crop_and_resize gets `extrapolation_value`."""
+    """Resize by nearest, linear or cubic; outputs beyond the region of tf_crop_and_resize are `extrapolation_value`."""
     has = node.attributes
     axes = [axis % x.ndim for axis in has.get("axes", range(x.ndim))]
     lengths = [x.shape[axis] for axis in axes]
@@ -35,7 +35,7 @@ def resize(node: Node, x: Array) -> Array:
 
 
 def _along(has: Any, x: Array, beyond: Array, size: int, scale: float, region: Any) -> tuple[Array, Array]:
-    """The first axis resized, and which places are outside."""
+    """Return the array with its first axis resized, and a mask of the outputs beyond the region."""
     out, outside = np.zeros((size, *x.shape[1:])), np.zeros((size, *x.shape[1:]), bool)
     crops = has.get("coordinate_transformation_mode") == "tf_crop_and_resize"
     for place in range(size):
@@ -67,7 +67,7 @@ def _coordinate(has: Any, place: int, length: int, size: int, scale: float, regi
 
 
 def _shares(has: Any, where: float, length: int, shrink: float) -> list[tuple[int, float]]:
-    """The inputs that make up one output: their places, perhaps beyond the ends, and their shares."""
+    """Return (index, weight) of the inputs of one output; an index may lie beyond the ends."""
     mode = has.get("mode", "nearest")
     if mode == "nearest":
         rounding = has.get("nearest_mode", "round_prefer_floor")

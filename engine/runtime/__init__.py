@@ -1,1 +1,1 @@
-"""Tools around a loaded model: shared memory, conversion, profiling."""
+"""Provides tools for a loaded model: shared memory, conversion, profiling."""

@@ -1,4 +1,4 @@
-"""Writing a model in another format: save(), and convert(), which reads its own work back and compares what it says."""
+"""Writes models in other formats: `save`, and `convert`, which reads the file back and compares the outputs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TOLERANCE = 1e-4  # of the outputs' largest magnitude
 def save(model: Model, path: Path) -> None:
     """Write the model as a bundle (.npz), .safetensors or .onnx, by the path's suffix: whole or not at all.
 
-    A path without suffix becomes a folder of text dumps, which a ResNet-50 alone can be, and which holds no card.
+    A path without suffix becomes a folder of text dumps, only for a ResNet-50 and without a card.
 
     Raises:
-        ModelError: another suffix; or a graph of its own, which .onnx alone can hold.
+        ModelError: another suffix; or a graph that is no net of the engine, which only .onnx can hold.
         OSError: the folder cannot be written.
     """
     suffix = path.suffix.lower()
@@ -53,13 +53,13 @@ def save(model: Model, path: Path) -> None:
 
 
 def convert(source: Path, target: Path, net: str | None = None) -> Model:
-    """Read one file and write another; the model read back from it must give the same outputs.
+    """Read one file and write another; the model read back must give the same outputs.
 
     Returns:
         The model read back.
 
     Raises:
-        ModelError: the source cannot be used, the target cannot hold it, or what was written differs (it is removed).
+        ModelError: the source cannot be used, the target cannot hold it, or its outputs differ (it is removed).
         OSError: the target's folder cannot be written.
     """
     if target.exists() and source.resolve() == target.resolve():
@@ -72,18 +72,18 @@ def convert(source: Path, target: Path, net: str | None = None) -> Model:
     for array, wanted in zip(found, expected, strict=True):
         if array.shape != wanted.shape or not np.allclose(array, wanted, rtol=0, atol=TOLERANCE * size):
             shutil.rmtree(target) if target.is_dir() else target.unlink()
-            raise ModelError(f"{target}: what was written computes something else than {source}; it is removed")
+            raise ModelError(f"{target}: its outputs differ from those of {source}; it is removed")
     return written
 
 
 def _parameters(model: Model) -> tuple[Mapping[str, Array], ModelCard]:
-    """The arrays of a net that the engine can build by name, and a card that names it."""
+    """Return the arrays of a net that the engine can build by name, and a card that names it."""
     arrays = model.graph.initializers
     if model.graph.parameters:
         return arrays, model.card
     name = nets.recognise(arrays)
     if name is None:
-        raise ModelError(f"graph '{model.graph.name}' is its file's own, no net known by name; only .onnx can hold it")
+        raise ModelError(f"graph '{model.graph.name}' is from a file, no net known by name; only .onnx can hold it")
     return arrays, replace(model.card, net=name)
 
 

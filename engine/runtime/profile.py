@@ -1,4 +1,4 @@
-"""Where a net's time goes: microseconds, multiply-adds and kernel of each layer, as records."""
+"""Profiles a plan: microseconds, multiply-adds and kernel of each layer, as records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOW = time.perf_counter_ns
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer of a plan, or a copy that the plan makes between two.
+    """Holds the times of one layer of a plan, or of a copy between two.
 
     Attributes:
         name: of the node; 'copy of ...' for a copy.
@@ -28,9 +28,9 @@ class LayerTime:
         kernel: that runs it; '' for a copy.
         shape: of the output; () for a copy.
         calls: prepared calls.
-        macs: multiply-adds of the plain algorithm (Winograd does with fewer).
+        macs: multiply-adds of the plain algorithm (Winograd needs fewer).
         microseconds: median over the rounds.
-        least: microseconds of the quickest round, in which nothing else was at work on the machine.
+        least: microseconds of the fastest round, the one with the least other load on the machine.
         share: of the sum of all layers, 0 to 1.
     """
 
@@ -46,17 +46,17 @@ class LayerTime:
 
     @property
     def gflops(self) -> float:
-        """Billions of floating-point operations a second, a multiply-add being two."""
+        """10^9 floating-point operations per second; a multiply-add counts as two."""
         return 2e-3 * self.macs / self.microseconds if self.microseconds else 0.0
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A plan's layers, and the plan as a whole.
+    """Holds the times of a plan's layers, and of the plan as a whole.
 
     Attributes:
         layers: in the order in which they run; those that are only a view take no time and are left out.
-        microseconds: of a run without a clock between the layers, median over the rounds.
+        microseconds: of a run without timing between the layers, median over the rounds.
         input_shapes: of the plan.
         arena_bytes: of the plan.
     """
@@ -73,17 +73,17 @@ class Profile:
 
     @property
     def gflops(self) -> float:
-        """Of a run."""
+        """10^9 floating-point operations per second of a run."""
         return 2e-3 * self.macs / self.microseconds if self.microseconds else 0.0
 
 
 def profile(model: Model, *input_shapes: Shape, rounds: int = 20) -> Profile:
-    """Run a plan as a whole and layer by layer, in turns, after a warm-up.
+    """Time a plan as a whole and layer by layer, alternately, after a warm-up.
 
     Args:
         model: to plan.
         input_shapes: as for `Model.plan`.
-        rounds: runs of the whole net, of each kind.
+        rounds: number of runs as a whole, and of runs by layer.
 
     Raises:
         ModelError, UnsupportedOperator: as `Model.plan`.
@@ -118,7 +118,7 @@ def _nanoseconds(calls: Sequence[Call]) -> int:
 
 
 def _by_name(chosen: Sequence[KernelChoice]) -> dict[str, deque[KernelChoice]]:
-    """What runs under each name, in order: nodes that an importer made of one share its name."""
+    """Return the kernels by node name, in order: nodes that a reader made of one node share its name."""
     found: dict[str, deque[KernelChoice]] = defaultdict(deque)
     for each in chosen:
         if each.step.bind is not None:  # others are views

@@ -1,7 +1,7 @@
-"""One read-only copy of a model for many processes: a JSON header, then each array at a multiple of 64 bytes.
+"""Shares one read-only copy of a model with many processes: a JSON header, then each array at a multiple of 64 bytes.
 
-Written by the parent into a memfd, mapped by every worker. It is a hand-over between processes of one program, not a
-file format: the version must match to the letter. All the same nothing in it is believed before it is checked.
+The parent writes it into a memfd, every worker maps it. It is an exchange between processes of one program, not a file
+format: the version must match exactly. Nevertheless all of it is checked before use.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from engine.compiler.planner import PreparedNode
+from engine.compiler.planner import PreparedGraph
 from engine.graph import Array, Graph, ModelError, Node, Shape, Value
-from engine.kernels.step import Layout
+from engine.kernels.step import ALIGNMENT, Layout
 from engine.model import Model, ModelCard
 
 MAGIC = b"engine-share-2\n\0"
-ALIGNMENT = 64
 MAX_HEADER = 16 << 20
 
 
 def write_shared(model: Model, target: BinaryIO | int) -> int:
-    """Write card, optimised graph, kernels and packed parameters at the target's position; returns the number of bytes.
+    """Write card, optimised graph, kernels and packed parameters at the target's position; return the number of bytes.
 
-    What plans of this model chose and packed so far goes along: attached models choose and pack no more.
+    They include the selected kernels and packed parameters of this model's plans: attached models select and pack none.
 
     Args:
         model: to share.
-        target: a binary file, or a file descriptor (which stays open), such as `os.memfd_create` gives.
+        target: a binary file, or a file descriptor (which stays open), such as one of `os.memfd_create`.
 
     Raises:
-        ModelError: the graph has an attribute that JSON does not hold.
-        OSError: the target takes no more.
+        ModelError: the graph has an attribute that JSON cannot hold.
+        OSError: the target cannot be written.
     """
     if isinstance(target, int):
         with os.fdopen(os.dup(target), "wb") as file:
@@ -61,18 +60,18 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
 
 
 def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
-    """The model in a buffer that `write_shared` filled; its arrays are read-only views, nothing is copied.
+    """Return the model in a buffer that `write_shared` filled; its arrays are read-only views, nothing is copied.
 
     Args:
         buffer: bytes, or an `mmap` of the file. It must stay open as long as the model is used.
 
     Raises:
-        ModelError: this is no such buffer, or it is damaged.
+        ModelError: the buffer holds no shared model, or it is damaged.
     """
     view = memoryview(buffer).toreadonly().cast("B")
     prefix = len(MAGIC) + 8
     if len(view) < prefix or view[: len(MAGIC)] != MAGIC:
-        raise ModelError("shared model: this memory holds none, or that of another program version")
+        raise ModelError("shared model: this memory holds none, or one of another program version")
     length = int.from_bytes(view[len(MAGIC) : prefix], "little")
     if length > min(MAX_HEADER, len(view) - prefix):
         raise ModelError(f"shared model: a header of {length} bytes in {len(view)} bytes")
@@ -82,7 +81,7 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         arrays = dict(_arrays(view, found["arrays"], _round_up(prefix + length), found["size"]))
         packed = {str(name): arrays[name] for name in found["packed"]}
         graph = _graph(found["graph"], {name: arrays[name] for name in arrays.keys() - packed.keys()})
-        prepared = PreparedNode(
+        prepared = PreparedGraph(
             items=tuple(_shape(shape) for shape in found["items"]),
             batches=tuple(_shape(shape) for shape in found["batches"]),
             graph=graph,
@@ -97,7 +96,7 @@ def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
         raise ModelError(f"shared model: damaged header: {type(error).__name__}: {error}") from error
 
 
-def _header(card: ModelCard, prepared: PreparedNode, places: Mapping[str, Any], size: int) -> bytes:
+def _header(card: ModelCard, prepared: PreparedGraph, places: Mapping[str, Any], size: int) -> bytes:
     graph = prepared.graph
     assert graph is not None
     described = {

@@ -1,4 +1,4 @@
-"""Damaged files, by the thousand, against the five readers; run as a process of its own, whose memory is limited.
+"""Runs thousands of damaged files against the five readers, in a separate process with limited memory.
 
     python -m tests.engine.fuzzing FOLDER COUNT SEED
 

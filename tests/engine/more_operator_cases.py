@@ -1,4 +1,4 @@
-"""Cases of the operators beyond those of our own nets; PyTorch is not asked about these, onnxruntime is."""
+"""Cases of operators that the engine's nets do not use, compared with onnxruntime instead of PyTorch."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def weights(name: str) -> dict[str, Array]:
 
 def images(name: str, count: int = 2) -> Array:
     shape = build(name).inputs[0].shape[1:]
-    state = np.random.RandomState(zlib.crc32(f"{name} images".encode()))
+    # The seed of the stored golden logits.
+    state = np.random.RandomState(zlib.crc32(f"{name} pictures".encode()))
     return state.uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 

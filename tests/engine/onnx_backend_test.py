@@ -67,7 +67,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
             # The light SqueezeNet's 1000 logits are all 9.5e9, where float32 goes in steps of 1024: its softmax is
             # 0.001 only if all of them round alike, which one plain matrix product does and blocks of one need not.
             found = self.model.plan(
-                *(array.shape for array in arrays), choices=KernelSelector(layout=Layout.PLANAR)
+                *(array.shape for array in arrays), selector=KernelSelector(layout=Layout.PLANAR)
             ).run(*arrays)
         return found if isinstance(found, tuple) else (found,)
 
@@ -113,7 +113,7 @@ suite = BackendTest(EngineBackend, __name__)
 for name in wanted:
     suite.include(f"^{name}$")
 for title, methods in suite.test_cases.items():
-    # The suite has a method for every case there is, most of them only to say that they are skipped.
+    # The suite has a method for every case; most of them are skipped.
     for unwanted in [name for name in dir(methods) if name.startswith("test_") and name not in wanted]:
         delattr(methods, unwanted)
     globals()[title] = pytest.mark.slow(methods) if "Real" in title else methods

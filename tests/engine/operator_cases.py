@@ -122,7 +122,7 @@ CASES = [
 ]
 
 
-def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, choices: KernelSelector | None = None) -> Array:
+def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, selector: KernelSelector | None = None) -> Array:
     """The node alone in a plan; all inputs but the first are parameters (`constants`) or given at run time too."""
     fed = 1 if constants or node.op_type in ("BatchNormalization", "Gather") else len(inputs)
     graph = Graph(
@@ -132,7 +132,7 @@ def run_in_plan(node: Node, inputs: list[Array], *, constants: bool, choices: Ke
         nodes=(node,),
         initializers=dict(zip(node.inputs[fed:], inputs[fed:], strict=True)),
     )
-    plan = make_plan(graph, [array.shape for array in inputs[:fed]], choices)
+    plan = make_plan(graph, [array.shape for array in inputs[:fed]], selector)
     found = plan.run(*inputs[:fed])
     assert isinstance(found, np.ndarray)
     again = found.copy()

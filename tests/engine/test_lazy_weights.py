@@ -1,4 +1,4 @@
-"""What a model keeps of its file: nothing twice, nothing that plans do not need; it is read again when asked for."""
+"""Lazily loaded weights: nothing is held twice, plans release what they do not need, and it is reloaded on demand."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_resnet50_never_takes_350_megabytes(tmp_path: Path, suffix: str, way: st
         path = tmp_path / f"net{suffix}"
         save(engine.load(RESNET50), path)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
-    for _ in range(2):  # timed anew, and by the times kept
+    for _ in range(2):  # timed, and by the times kept
         command = [sys.executable, "-c", PEAK, str(path), way]
         done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
         found = re.fullmatch(r"(\d+)\n", done.stdout)

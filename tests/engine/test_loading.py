@@ -39,7 +39,7 @@ def write_entries(path: Path, entries: dict[str, bytes], compression: int = zipf
 
 
 def npy(array: Array, **changes: object) -> bytes:
-    """A .npy file whose header may lie."""
+    """A .npy file with a header that may be false."""
     header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **changes}
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, header)
@@ -102,7 +102,7 @@ class Exploding:
 
 
 def test_other_net_than_the_cards_is_refused(bundle: Path) -> None:
-    with pytest.raises(ModelError, match="its card says net 'mnist', but net 'lenet' was asked for"):
+    with pytest.raises(ModelError, match="its card names net 'mnist', but net 'lenet' was requested"):
         engine.load(bundle, net="lenet")
 
 
@@ -139,7 +139,7 @@ def test_other_suffixes_name_what_is_supported(tmp_path: Path) -> None:
             engine.load(tmp_path / name)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"gone\.npz: cannot read the model: No such file"):
         engine.load(tmp_path / "gone.npz")
     (tmp_path / "folder.npz").mkdir()
@@ -202,7 +202,7 @@ def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Pat
         ({"__card__.npy": npy(np.zeros(4, np.float32))}, "'__card__': expected one string"),
     ],
 )
-def test_strange_entries_are_refused(tmp_path: Path, entries: dict[str, bytes], message: str) -> None:
+def test_invalid_entries_are_refused(tmp_path: Path, entries: dict[str, bytes], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         engine.load(write_entries(tmp_path / "x.npz", entries))
 
@@ -238,7 +238,7 @@ CARD: dict[str, Any] = {"net": "mnist", "task": "digits", "input_shape": [1, 28,
         ({"input_shape": [1, -28, 28]}, "'input_shape'"),
         ({"input_shape": [1, True, 28]}, "'input_shape'"),
         ({"input_shape": [3, 28, 28]}, "allowed is 1 channels for colour GRAY"),
-        ({"input_shape": [1, 32, 32]}, r"net 'mnist' takes \(1, 28, 28\), but its card says \(1, 32, 32\)"),
+        ({"input_shape": [1, 32, 32]}, r"net 'mnist' takes \(1, 28, 28\), but its card has \(1, 32, 32\)"),
         ({"mean": [float("nan")]}, "'mean' is"),
         ({"mean": "0.5"}, "'mean' is '0.5'; allowed is finite numbers"),
         ({"mean": [0.5, 0.5]}, "'mean' is .* allowed is 1 numbers"),

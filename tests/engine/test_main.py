@@ -66,7 +66,7 @@ def test_an_input_file_that_is_no_array_gives_one_line(
 
 
 def test_help_does_not_import_numpy() -> None:
-    code = "import sys, engine.__main__; engine.__main__._parser(); sys.exit('numpy' in sys.modules)"
+    code = "import sys, engine.__main__; engine.__main__.build_parser(); sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)
 
 
@@ -101,7 +101,7 @@ def test_a_model_that_is_none_gives_one_line(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".npz"])
-def test_convert_writes_a_file_of_which_info_says_the_same(
+def test_convert_writes_a_file_for_which_info_prints_the_same(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     assert main(["info", str(bare)]) == 0
@@ -119,7 +119,7 @@ def test_convert_to_what_cannot_be_written_gives_one_line(
     assert "cannot write '.pth' files; supported are .npz, .safetensors, .onnx" in capsys.readouterr().err
 
 
-def test_info_tells_nodes_of_one_name_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_distinguishes_nodes_with_the_same_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = {"v": np.ones((4, 3, 3, 3), np.float32), "w": np.ones((2, 4, 3, 3), np.float32)}
     nodes = (Node("Conv", ("x", "v"), ("a",), {}, "n"), Node("Conv", ("a", "w"), ("y",), {}, "n"))
     graph = Graph("g", (Value("x", (1, 3, 8, 8)),), (Value("y", ()),), nodes, initializers=weights)
@@ -129,7 +129,7 @@ def test_info_tells_nodes_of_one_name_apart(tmp_path: Path, capsys: pytest.Captu
     assert [(row[1], row[4], row[5]) for row in rows] == [("(a)", "108", "3,888"), ("(y)", "72", "1,152")]
 
 
-def test_info_that_nobody_reads_to_the_end_is_no_error(bare: Path) -> None:
+def test_info_into_a_closed_pipe_is_no_error(bare: Path) -> None:
     command = [sys.executable, "-m", "engine", "info", str(bare)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as process:  # type: ignore[call-overload]

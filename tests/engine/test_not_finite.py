@@ -1,4 +1,4 @@
-"""NaN and infinity go through every kernel as IEEE says, and are forgotten with the frame that brought them.
+"""NaN and infinity pass every kernel as IEEE defines, and have no effect on the next run.
 
 Winograd is an exception, as everywhere: it sums up whole tiles, so that around a number that is not finite a few more
 outputs are NaN than must be; none that should be NaN or infinite ever becomes a number. So do band matrices, along a
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector, Offered
-from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Value
 from engine.kernels.step import Layout, Operand, Step
@@ -23,7 +23,7 @@ from engine.model import Model
 from engine.nets.layers import NetBuilder
 from engine.reference import run_graph, run_node
 from tests.engine import net_cases
-from tests.engine.kernels.test_conv import KERNEL_NAMES, SHAPES, net
+from tests.engine.kernels.test_conv import KERNEL_NAMES, SHAPES, net, offer_everywhere
 from tests.engine.nets.test_nets import model
 from tests.engine.operator_cases import CASES, Case
 
@@ -65,25 +65,28 @@ def pinned(graph: Graph, kernel: str) -> KernelSelector | None:
     """Choices in which that kernel runs the graph's Conv; None if it does not suit it."""
     shapes = [value.shape for value in graph.inputs]
     for layout in (Layout.LAST, Layout.PLANAR):
-        choices = KernelSelector(pins={"conv": kernel}, layout=layout)
-        if kernel in [each.kernel for each in choose_steps(graph, shapes, choices)]:
-            return choices
+        selector = KernelSelector(pins={"conv": kernel}, layout=layout)
+        if kernel in [each.kernel for each in choose_steps(graph, shapes, selector)]:
+            return selector
     return None
 
 
 @pytest.mark.parametrize("number", STRANGE)
 @pytest.mark.parametrize("kernel", KERNEL_NAMES)
-def test_kernels_of_conv_keep_them_where_they_belong(kernel: str, number: float) -> None:
+def test_kernels_of_conv_keep_them_where_they_belong(
+    kernel: str, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_everywhere(kernel, monkeypatch)
     taken = 0
     for x, weight, strides, pads, group in SHAPES:
         graph = net(x, weight, strides, pads, group, residual=0, wraps=False)
-        choices = pinned(graph, kernel)
-        if choices is None:
+        selector = pinned(graph, kernel)
+        if selector is None:
             continue
         taken += 1
         clean = np.random.RandomState(1).uniform(-1, 1, x).astype(np.float32)
         strange = spoilt(clean, number, 2)
-        plan = make_plan(graph, [x], choices)
+        plan = make_plan(graph, [x], selector)
         found, (expected,) = np.array(plan.run(strange)), run_graph(graph, strange)
         if kernel.startswith("winograd"):
             near = np.zeros(found.shape, bool)
@@ -106,7 +109,7 @@ class Fused(KernelSelector):
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return self.wanted if self.wanted in offers else next(iter(offers))
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         return True
 
 
@@ -175,10 +178,10 @@ FUSED_NETS = {
 @pytest.mark.parametrize("name", FUSED_NETS)
 def test_fused_nodes_keep_them_where_they_belong_and_forget_them(name: str, number: float) -> None:
     graph, layout, kernel, rows, columns = FUSED_NETS[name]
-    choices, x = Fused(layout=layout, wanted=kernel), (1, *graph.inputs[0].shape[1:])
-    assert kernel in [each.kernel for each in choose_steps(optimise(graph), [x], choices)]
+    selector, x = Fused(layout=layout, wanted=kernel), (1, *graph.inputs[0].shape[1:])
+    assert kernel in [each.kernel for each in choose_steps(optimise(graph), [x], selector)]
     clean = np.random.RandomState(1).uniform(-1, 1, x).astype(np.float32)
-    plan = make_plan(optimise(graph), [x], choices)
+    plan = make_plan(optimise(graph), [x], selector)
     before = np.array(plan.run(clean))
     for row, column in ((0, 0), (6, 7)):
         strange = clean.copy()

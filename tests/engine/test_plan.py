@@ -1,4 +1,4 @@
-"""Plans: what they allocate, what they hand to BLAS, whose arrays they read and write, and what they refuse."""
+"""Plans: their allocations, operands for BLAS, the arrays that they read and write, and refused inputs."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_bound_run_reads_and_writes_the_given_arrays(name: str) -> None:
     np.testing.assert_array_equal(results, expected)
 
 
-def test_bound_run_may_read_an_array_that_nobody_may_write() -> None:
+def test_a_bound_run_reads_a_read_only_array() -> None:
     plan, image = model("mnist").plan(), net_cases.images("mnist", 1)
     expected, out = np.array(plan.run(image)), np.zeros((1, 10), np.float32)
     image.flags.writeable = False
@@ -221,9 +221,9 @@ def test_unknown_operator_is_refused_by_name() -> None:
     ("node", "shape", "message"),
     [
         (Node("Relu", ("in0",), ("out",), {"slope": 0.1}, "r"), (1, 4), r"Relu 'r': attribute slope=0.1 is not"),
-        (Node("Softmax", ("in0",), ("out",), {"axis": 2}, "s"), (1, 4), "Softmax 's': axis=2, but its input has 2"),
+        (Node("Softmax", ("in0",), ("out",), {"axis": 2}, "s"), (1, 4), "Softmax 's': axis 2, but its input has 2"),
         (Node("Relu", ("nowhere",), ("out",), {}, "r"), (1, 4), "Relu 'r' reads 'nowhere', which nothing before it"),
-        (Node("Relu", ("in0",), ("else",), {}, "r"), (1, 4), "nothing makes its output 'out'"),
+        (Node("Relu", ("in0",), ("else",), {}, "r"), (1, 4), "no node makes its output 'out'"),
         (Node("MaxPool", ("in0",), ("out",), {}, "p"), (1, 1, 4, 4), "MaxPool 'p': kernel_shape is missing"),
         (
             Node("MaxPool", ("in0",), ("out",), {"kernel_shape": (5, 5)}, "p"),
@@ -308,7 +308,7 @@ def test_described_model_has_the_changed_card_and_the_same_numbers() -> None:
 
 def test_input_shape_of_the_card_must_be_the_nets() -> None:
     net = model("mnist")
-    with pytest.raises(ModelError, match=r"takes \(1, 28, 28\), but its card says \(1, 32, 32\)"):
+    with pytest.raises(ModelError, match=r"takes \(1, 28, 28\), but its card has \(1, 32, 32\)"):
         Model(replace(net.card, input_shape=(1, 32, 32)), net.graph)
 
 

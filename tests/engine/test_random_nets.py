@@ -1,4 +1,4 @@
-"""Random nets, planned at random: values share memory in turns, and none may be overwritten while somebody reads it."""
+"""Random nets with random plans: values share memory, and none may be overwritten before its last reader."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector, Offered
-from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Value
 from engine.kernels.step import Layout, Operand, Step
@@ -21,7 +21,7 @@ SIDE = 8
 
 
 @dataclass(frozen=True)
-class Whims(KernelSelector):
+class RandomSelector(KernelSelector):
     """Any kernel that offers itself, any nodes together."""
 
     state: np.random.RandomState = field(default_factory=np.random.RandomState)
@@ -31,7 +31,7 @@ class Whims(KernelSelector):
         names = sorted(offers)
         return self.picked.setdefault(node.outputs[0], names[self.state.randint(len(names))])
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         return bool(self.state.randint(3))
 
 
@@ -123,19 +123,19 @@ def assert_right(found: object, expected: Sequence[Array], count: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
+def test_a_plan_of_a_random_net_agrees_with_plain_loops_in_every_run(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("conv_last", "winograd"):
         monkeypatch.setattr(f"engine.kernels.{module}.SLAB_BYTES", 1500)
     for module in ("winograd", "winograd_rows"):
-        monkeypatch.setattr(f"engine.kernels.{module}.LEAST_CHANNELS", 3)
+        monkeypatch.setattr(f"engine.kernels.{module}.MIN_CHANNELS", 3)
     graph, state = grown(seed), np.random.RandomState(seed)
     batches = [state.uniform(-1, 1, (3, 3, SIDE, SIDE)).astype(np.float32) for _ in range(2)]
     expected = [run_graph(graph, batch) for batch in batches]
     layout = layout_of(seed)
     for count in (1, 3):
-        plan = make_plan(optimise(graph), [(count, 3, SIDE, SIDE)], Whims(layout=layout, state=state))
+        plan = make_plan(optimise(graph), [(count, 3, SIDE, SIDE)], RandomSelector(layout=layout, state=state))
         plan.run(np.full((count, 3, SIDE, SIDE), np.nan, np.float32))  # what an earlier frame left must not matter
         for turn in (0, 1, 0):
             assert_right(plan.run(batches[turn][:count]), expected[turn], count)
@@ -143,11 +143,11 @@ def test_a_plan_of_a_random_net_agrees_with_plain_loops_time_and_again(
 
 def test_random_nets_try_most_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("winograd", "winograd_rows"):
-        monkeypatch.setattr(f"engine.kernels.{module}.LEAST_CHANNELS", 3)
+        monkeypatch.setattr(f"engine.kernels.{module}.MIN_CHANNELS", 3)
     kernels = set()
     for seed in SEEDS:
-        choices = Whims(layout=layout_of(seed), state=np.random.RandomState(seed))
-        steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], choices)
+        selector = RandomSelector(layout=layout_of(seed), state=np.random.RandomState(seed))
+        steps = choose_steps(optimise(grown(seed)), [(1, 3, SIDE, SIDE)], selector)
         kernels |= {each.kernel for each in steps}
     wanted = {"winograd2", "winograd4", "rows_whole", "rows_from_planes", "im2col", "pointwise", "planes", "bands"}
     wanted |= {"concat", "slice_", "max_pool", "add", "winograd_rows", "winograd_rows_pool"}

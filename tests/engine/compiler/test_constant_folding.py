@@ -17,7 +17,7 @@ from engine.model_card import ModelCard
 from engine.reference import run_graph
 from engine.runtime.convert import save
 from engine.runtime.shared_model import attach_shared, write_shared
-from tests.engine.test_formats import node, onnx_model
+from tests.engine.formats.test_onnx import node, onnx_model
 
 X = np.random.RandomState(2).uniform(-1, 1, (2, 4, 3, 5)).astype(np.float32)
 
@@ -148,7 +148,9 @@ def test_inputs_that_are_settings_may_change_from_run_to_run() -> None:
     model = Model(ModelCard("g", "other", (4, 3, 5), colour=""), g)
     assert np.asarray(model.run(X, shape)).shape == (2, 60)
     assert np.asarray(model.run(X, np.array([4, 30]))).shape == (4, 30)
-    with pytest.raises(ModelError, match=r"its shape \('shape'\) is computed from data; a plan has to know it"):
+    with pytest.raises(
+        ModelError, match=r"its shape \('shape'\) is computed from data; a plan needs it before it runs"
+    ):
         model.plan(X.shape, (2,))
 
 
@@ -205,7 +207,7 @@ def test_what_does_not_fit_is_refused_by_node(nodes: list[Node], constants: dict
 @pytest.mark.slow
 def test_a_chain_of_doublings_is_stopped_before_it_fills_the_memory() -> None:
     nodes = [Node("Concat", (f"c{i}", f"c{i}"), (f"c{i + 1}",), {"axis": 0}) for i in range(60)]
-    with pytest.raises(ModelError, match="the file's nodes make too many numbers"):
+    with pytest.raises(ModelError, match="the file's nodes make too many elements"):
         fold(graph(*nodes, outputs=("c60",), c0=np.zeros(1 << 20, np.float32)), [X.shape])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.compiler import kernel_selection as choices_module
+from engine.compiler import kernel_selection
 from engine.compiler.kernel_selection import (
     KernelSelector,
     TimedSelector,
@@ -35,8 +35,8 @@ def heavy() -> Model:
     return Model(ModelCard("heavy", "other", (16, 24, 24), colour=""), graph)
 
 
-def kernel_of(net: Model, choices: KernelSelector) -> str:
-    net.plan(choices=choices)
+def kernel_of(net: Model, selector: KernelSelector) -> str:
+    net.plan(selector=selector)
     return net.prepared[0].pins["conv"]
 
 
@@ -48,7 +48,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         given.append(100.0 - len(given))
         return given[-1]
 
-    monkeypatch.setattr(choices_module, "measure", measure)
+    monkeypatch.setattr(kernel_selection, "measure", measure)
     return given
 
 
@@ -64,7 +64,7 @@ def test_pin_by_node_or_operator_wins(key: str) -> None:
     assert kernel_of(heavy(), TimedSelector({key: "rows_whole"}, Layout.LAST)) == "rows_whole"
 
 
-def test_clock_decides_and_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_measured_times_decide_and_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timed, file = fake_clock(monkeypatch), tmp_path / "deep" / "kernels.json"
     assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST, file=file)) == "rows_whole"
     count = len(timed)
@@ -73,8 +73,8 @@ def test_clock_decides_and_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert len(timed) == count
     ((kind, row),) = json.loads(file.read_text()).items()
     assert re.match(r"Conv 1x16x24x24 16x16x3x3 16 \[.*\] \(numpy ", kind)
-    assert row["winograd4"] == 100 - count / choices_module.TURNS  # timed first in each turn, its best counts
-    assert len(row) * choices_module.TURNS == count
+    assert row["winograd4"] == 100 - count / kernel_selection.TURNS  # timed first in each turn, its best counts
+    assert len(row) * kernel_selection.TURNS == count
 
 
 def test_a_moment_in_which_the_machine_is_slow_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_a_moment_in_which_the_machine_is_slow_decides_nothing(monkeypatch: pyte
         timed.append(step)
         return 900.0 if len(timed) == 1 else 10.0 + (step is not timed[0])
 
-    monkeypatch.setattr(choices_module, "measure", measure)
+    monkeypatch.setattr(kernel_selection, "measure", measure)
     assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST)) == "winograd4"
     assert timed[0] in timed[1:]
 
@@ -100,7 +100,7 @@ def test_real_times_are_plausible(tmp_path: Path) -> None:
 def test_damaged_file_is_ignored_with_a_warning(text: str, tmp_path: Path) -> None:
     file = tmp_path / "kernels.json"
     file.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.warns(UserWarning, match=r"kernels\.json: ignored, kernels are timed anew"):
+    with pytest.warns(UserWarning, match=r"kernels\.json: ignored, kernels are timed again"):
         assert read_times(file) == {}
 
 
@@ -115,7 +115,9 @@ def test_folder_that_takes_no_file_costs_no_more_than_a_warning(tmp_path: Path) 
         write_times(tmp_path / "camapp" / "kernels.json", {})
 
 
-def test_standard_choices_are_by_the_clock_unless_the_environment_says_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_standard_selector_is_timed_unless_the_environment_has_the_rule(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert type(standard()) is KernelSelector
     monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
     assert default_file() == Path("/nowhere/camapp/kernels.json")
@@ -140,7 +142,7 @@ def test_environment_pins_kernels_by_layer_or_operator(
     second = kernels("Conv=winograd2, wide2=rows_whole")
     assert second["wide2"] == "rows_whole"
     assert second["wide1"] == second["wide4"] == "winograd2"
-    with pytest.raises(ModelError, match="wide9=winograd2: no layer or operator 'wide9' has such a kernel here"):
+    with pytest.raises(ModelError, match="wide9=winograd2: no layer or operator 'wide9' has this kernel in this plan"):
         kernels("wide9=winograd2")
     with pytest.raises(ModelError, match="'winograd2' pins no kernels: expected LAYER=KERNEL"):
         kernels("winograd2")
@@ -160,7 +162,13 @@ def test_attached_model_runs_the_kernels_that_were_chosen_and_packs_nothing(monk
 
 def test_attached_model_takes_no_other_kernels_and_no_other_items() -> None:
     attached = attach_shared(bytes(shared(heavy())))
-    with pytest.raises(ModelError, match="net 'heavy' was shared with its kernels chosen"):
-        attached.plan(choices=KernelSelector({"conv": "rows_whole"}, Layout.LAST))
+    with pytest.raises(ModelError, match="net 'heavy' was shared with its kernels selected"):
+        attached.plan(selector=KernelSelector({"conv": "rows_whole"}, Layout.LAST))
     with pytest.raises(ModelError, match=r"for items of \(\(16, 24, 24\),\): it takes no others"):
         attached.plan((1, 16, 30, 30))
+
+
+def test_the_earlier_name_of_the_selector_argument_still_works() -> None:
+    net = heavy()
+    net.plan(choices=KernelSelector({"conv": "rows_whole"}, Layout.LAST))
+    assert net.prepared[0].pins["conv"] == "rows_whole"

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from engine.compiler.bias_deferral import MAX_OFFSET, defer_biases
+from engine.compiler.fusion import fuse_residuals, optimise
 from engine.compiler.kernel_selection import KernelSelector
-from engine.compiler.passes import MAX_OFFSET, defer_biases, fuse_residuals, optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Value
 from engine.kernels.step import FLOOR, Layout

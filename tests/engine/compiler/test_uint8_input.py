@@ -31,9 +31,9 @@ def images(card: ModelCard, count: int) -> Array:
 
 def check(found: Model, batch: int, layout: Layout | None = None) -> None:
     pixels, shape = images(found.card, batch), (batch, *found.card.input_shape)
-    plan = found.plan(shape, input="uint8_nhwc", choices=KernelSelector(layout=layout))
+    plan = found.plan(shape, input="uint8_nhwc", selector=KernelSelector(layout=layout))
     assert plan.inputs[0].dtype == np.uint8
-    expected = np.array(found.plan(shape, choices=KernelSelector(layout=layout)).run(normalised(pixels, found.card)))
+    expected = np.array(found.plan(shape, selector=KernelSelector(layout=layout)).run(normalised(pixels, found.card)))
     result = np.array(plan.run(pixels))
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""No matrix product of any net hands NumPy an operand that BLAS would not take: it would crawl, and say nothing."""
+"""No matrix product of any net gets an operand that BLAS does not accept: NumPy would silently run slow loops."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engine import nets
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import alone
-from engine.compiler.passes import optimise
 from engine.compiler.planner import choose, make_plan, prepare
 from engine.graph import Array, Graph
 from engine.kernels import FUSED, KERNELS
@@ -29,7 +29,7 @@ def products(calls: Iterable[Call]) -> list[tuple[Array, ...]]:
         function: Any = call.func if isinstance(call, partial) else call
         while isinstance(function, partial):
             function = function.func
-        # A ufunc or a method of one, an array's method, or one of NumPy's functions; none of ours.
+        # A ufunc or a method of one, an array's method, or a NumPy function; none of the engine.
         ours = hasattr(function, "__code__") and not function.__module__.startswith("numpy")
         assert not ours, f"{function} may hide a product"
         if isinstance(call, partial) and function in (np.matmul, np.dot):
@@ -86,13 +86,13 @@ def test_every_product_of_a_plan_goes_to_blas(name: str, batch: int) -> None:
 def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
     shapes, found, seen = [(1, *nets.default_card(name).input_shape)], 0, set()
     for layout in (Layout.PLANAR, Layout.LAST):
-        choices = KernelSelector(layout=layout)
-        prepared = prepare(optimise(empty(name)), shapes, choices)
+        selector = KernelSelector(layout=layout)
+        prepared = prepare(optimise(empty(name)), shapes, selector)
         graph = prepared.graph
         assert graph is not None
         known = {key: Operand(array.shape, array, True) for key, array in graph.initializers.items()}
         known |= {value.name: Operand(shape) for value, shape in zip(graph.inputs, shapes, strict=True)}
-        for each in choose(graph, shapes, choices, prepared):
+        for each in choose(graph, shapes, selector, prepared):
             inputs = [known[key] for key in each.node.inputs]
             known[each.node.outputs[0]] = Operand(each.step.shape)
             kind = (each.node.op_type, str(each.node.attributes), *(operand.shape for operand in inputs))
@@ -117,7 +117,7 @@ def test_every_kernel_that_offers_to_run_a_node_goes_to_blas(name: str) -> None:
     ],
     ids=["every other", "overlapping", "double", "big-endian", "unaligned"],
 )
-def test_the_check_knows_what_blas_does_not_take(bad: Array) -> None:
+def test_the_check_finds_operands_that_blas_does_not_accept(bad: Array) -> None:
     good = np.zeros((4, 4), np.float32)
     assert goes_to_blas(good)
     assert goes_to_blas(good.T)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector, Offered
-from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Array, Graph, Node, Shape, Value
 from engine.kernels import products
@@ -21,9 +21,9 @@ from engine.reference import run_graph
 
 
 class Together(KernelSelector):
-    """All that a kernel takes together, whatever it costs."""
+    """Fuses all nodes that a kernel can run as one, at any cost."""
 
-    def prefers_together(self, together: Offered, apart: Sequence[Offered]) -> bool:
+    def prefers_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         return True
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector
-from engine.compiler.passes import optimise
 from engine.compiler.planner import KernelChoice, choose_steps, make_plan
 from engine.graph import Array, Graph
 from engine.kernels.conv_pool import CONV_POOL, Bands, Parities, Planes
@@ -109,10 +109,10 @@ def test_winograd_down_the_rows_gives_the_same(
     monkeypatch.setattr("engine.kernels.winograd_rows.COLUMN_BYTES", column_bytes)
     graph = optimise(layers((1, 16, 1, 0), (16, 17, 3, pad), side=2 * side, activation=activation))
     x = images(graph, 3)
-    choices = KernelSelector(pins={"conv1": "winograd_rows_pool"}, layout=Layout.LAST)
-    assert [each.kernel for each in choose_steps(graph, [x.shape], choices)][1] == "winograd_rows_pool"
+    selector = KernelSelector(pins={"conv1": "winograd_rows_pool"}, layout=Layout.LAST)
+    assert [each.kernel for each in choose_steps(graph, [x.shape], selector)][1] == "winograd_rows_pool"
     (expected,) = run_graph(graph, x)
-    plan = make_plan(graph, [x.shape], choices)
+    plan = make_plan(graph, [x.shape], selector)
     plan.run(np.full_like(x, np.nan))  # what an earlier frame left must not matter
     found = np.asarray(plan.run(x))
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector
-from engine.compiler.passes import optimise
 from engine.compiler.planner import choose_steps, make_plan
 from engine.graph import Graph
 from engine.kernels.step import Layout
@@ -40,8 +40,8 @@ def seeded(graph: Graph) -> Graph:
     return graph.bind({name: state.uniform(-1, 1, shape) for name, shape in graph.parameters.items()})
 
 
-def kernels(graph: Graph, choices: KernelSelector = LAST) -> list[str]:
-    chosen = choose_steps(optimise(graph), [(1, *graph.inputs[0].shape[1:])], choices)
+def kernels(graph: Graph, selector: KernelSelector = LAST) -> list[str]:
+    chosen = choose_steps(optimise(graph), [(1, *graph.inputs[0].shape[1:])], selector)
     return [each.kernel for each in chosen if each.node.op_type == BESIDE]
 
 

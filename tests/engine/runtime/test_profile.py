@@ -20,9 +20,9 @@ def test_every_call_of_the_plan_is_in_one_layer(name: str) -> None:
     assert found.macs == sum(layer.macs for layer in layers) == sum(each.step.macs for each in net.chosen())
 
 
-def test_a_layer_says_its_kernel_and_speed() -> None:
+def test_a_layer_has_its_kernel_and_speed() -> None:
     net = model("residual")
-    net.plan(choices=KernelSelector(pins={"block1.conv1": "im2col"}, layout=Layout.PLANAR))
+    net.plan(selector=KernelSelector(pins={"block1.conv1": "im2col"}, layout=Layout.PLANAR))
     layers = {layer.name: layer for layer in profile(net, rounds=3).layers}
     conv = layers["block1.conv1"]
     assert (conv.op_type, conv.kernel, conv.shape) == ("Conv", "im2col", (1, 8, 8, 8))
@@ -33,6 +33,6 @@ def test_a_layer_says_its_kernel_and_speed() -> None:
 
 def test_copies_between_layers_have_no_kernel() -> None:
     net = model("residual")
-    net.plan(choices=KernelSelector(layout=Layout.LAST))
+    net.plan(selector=KernelSelector(layout=Layout.LAST))
     layers = {layer.name: layer for layer in profile(net, rounds=3).layers}
     assert layers["copy of input"].kernel == layers["copy of input"].op_type == ""

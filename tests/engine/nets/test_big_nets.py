@@ -17,7 +17,7 @@ from engine.graph import Array, ModelError
 from engine.model import Model
 from engine.runtime.convert import save
 
-IMAGENET = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "imagenet"
+IMAGENET = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "imagenet"
 needs_imagenet = pytest.mark.skipif(not IMAGENET.exists(), reason="the real ResNet-50 and its photos are not there")
 
 # As torchvision and the papers count them: without running statistics.

@@ -18,7 +18,7 @@ from engine.model_card import ModelCard
 from engine.reference import FUNCTIONS, run_node
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan, run_in_torch
 
-GOLDEN = Path(__file__).parent / "golden" / "operators.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "operators.npz"
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_torch_case = pytest.mark.parametrize("case", [c for c in CASES if c.in_torch], ids=lambda case: case.name)
 

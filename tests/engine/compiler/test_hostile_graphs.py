@@ -1,4 +1,4 @@
-"""Graphs whose nodes have been tampered with: each runs, or a ModelError names the node; nothing else, and at once."""
+"""Graphs with tampered nodes: each runs, or a ModelError names the node, without delay."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def tamper(count: int, seed: int) -> None:
     assert slowest < 5
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers beyond float32 overflow as IEEE says
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers beyond float32 overflow as IEEE defines
 def test_tampered_nodes_run_or_are_refused_by_name() -> None:
     tamper(1000, 1)
 
@@ -74,7 +74,7 @@ def test_tampered_nodes_run_or_are_refused_by_name() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.timeout(600)
-def test_tampered_nodes_by_the_thousand() -> None:
+def test_thousands_of_tampered_nodes() -> None:
     tamper(20_000, 2)
 
 
@@ -133,3 +133,16 @@ def test_nodes_that_make_numbers_have_a_bound_in_all(monkeypatch: pytest.MonkeyP
     fold(graph, [])
     with pytest.raises(ModelError, match=r"ConstantOfShape 'n2': with \(400,\) the file's nodes make too many"):
         fold(replace(graph, nodes=(*makers[:2], *views, makers[2])), [])
+
+
+def test_a_graph_that_plain_loops_cannot_run_is_a_model_error() -> None:
+    # Its indices are int64, so no plan holds it; the second node reads more axes than there are.
+    pool = Node("MaxPool", ("x",), ("y", "i"), {"kernel_shape": (2, 2)}, "p")
+    broken = Node("Transpose", ("i",), ("z",), {"perm": (0, 1, 2, 3, 9)}, "t")
+    graph = Graph("g", (Value("x", (1, 1, 4, 4)),), (Value("y", ()), Value("z", ())), (pool, broken))
+    x = np.zeros((1, 1, 4, 4), np.float32)
+    with pytest.raises(ModelError, match="net 'g' is invalid: IndexError"):
+        Interpreter(graph, [x]).run([x])
+    wrong = replace(broken, attributes={"perm": "reversed"})
+    with pytest.raises(ModelError, match="attribute perm='reversed' is of the wrong kind"):
+        Interpreter(replace(graph, nodes=(pool, wrong)), [x])
