@@ -223,13 +223,9 @@ def profile(
         str, typer.Option(metavar="LAYER=KERNEL", help="pin a layer's or an operator's; commas between")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    chart: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--chart", metavar="FILE", help="draw the layers into a .svg or .png"),
-    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="show where errors come from")] = False,
 ) -> None:
-    """Where a model's time goes, layer by layer; and an estimate of what Raspberry Pis would make of it."""
+    """Measure where a model's time goes, layer by layer."""
     from camapp.system.process import blas_threads
 
     os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
@@ -238,7 +234,7 @@ def profile(
     with report_errors(debug):
         from camapp.commands.profile import ProfileOptions, run_profile
 
-        run_profile(file, ProfileOptions(net, batch, rounds, as_json, chart))
+        run_profile(file, ProfileOptions(net, batch, rounds, as_json))
 
 
 @app.command("classify")
