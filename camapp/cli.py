@@ -38,7 +38,7 @@ _FOR_STILLS = (
     *("workers", "threads", "debug"),
 )
 
-# Settings that say what `doctor --try` tries.
+# Settings that choose what `doctor --try` tries.
 _FOR_TRIALS = (
     *("source", "size", "fps", "rotate", "hflip", "vflip", "camera_control", "model", "fit", "roi"),
     *("camera_height", "camera_pitch", "camera_hfov", "workers", "threads", "target_fps", "debug"),
@@ -220,9 +220,7 @@ def run(
 @with_settings
 def bench(
     settings: Settings,
-    seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", min=0.5, max=86400, help="duration of the measurement")
-    ] = 10.0,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0.5, max=86400, help="duration of the measurement")] = 10.0,
     draw: Annotated[bool, _switch("--draw", "also draw the preview, without showing it")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -273,9 +271,9 @@ def profile(
 def classify(
     settings: Settings,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, folders (with subfolders), globs")],
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write one CSV line for each image")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write one CSV line for each image")] = None,
     jsonl: Annotated[
-        str | None, typer.Option("--jsonl", metavar="FILE", help="write one JSON object for each image; - for stdout")
+        str | None, typer.Option(metavar="FILE", help="write one JSON object for each image; - for stdout")
     ] = None,
     truth: Annotated[
         str,
@@ -315,13 +313,12 @@ def classify(
 @with_settings
 def collect(
     settings: Settings,
-    label: Annotated[str, typer.Option("--label", metavar="NAME", help="label of the images, name of their folder")],
-    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="folder of all labels")] = Path("collected"),
+    label: Annotated[str, typer.Option(metavar="NAME", help="label of the images, name of their folder")],
+    into: Annotated[Path, typer.Option(metavar="FOLDER", help="folder of all labels")] = Path("collected"),
     every: Annotated[
-        float | None,
-        typer.Option("--every", min=0.01, metavar="S", help="save a frame every S seconds (default: on space)"),
+        float | None, typer.Option(min=0.01, metavar="S", help="save a frame every S seconds (default: on space)")
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", min=1, metavar="N", help="end after N images")] = None,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="end after N images")] = None,
 ) -> None:
     """Save labelled images of a source, to train with."""
     from camapp.commands.collect import CollectOptions, run_collect
@@ -424,14 +421,14 @@ def doctor(
     reread: partial[Settings],
     trying: Annotated[bool, _switch("--try", "also use each part: camera, models, workers, window")] = False,
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", min=0.5, max=600, help="duration of the trials of --try")
+        float, typer.Option(metavar="S", min=0.5, max=600, help="duration of the trials of --try")
     ] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine and print a remedy for each fault.
 
     Ends with exit code 1 if something does not work. With --try the report is a table to paste into an issue, without
-    names and passwords, and the settings say what to try.
+    names and passwords, and the settings choose what to try.
     """
     from camapp.commands.doctor import run_doctor
 
@@ -446,16 +443,13 @@ def doctor(
 def fleet(
     broker: Annotated[
         str,
-        typer.Option(
-            "--broker", metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://[USER@]HOST[:PORT][/PREFIX], mqtts:// for TLS"
-        ),
+        typer.Option(metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://USER@HOST:PORT/PREFIX, mqtts:// for TLS"),
     ],
     mqtt_ca: Annotated[
-        Path | None, typer.Option("--mqtt-ca", metavar="FILE", help="CA certificate (PEM) to verify the broker")
+        Path | None, typer.Option(metavar="FILE", help="CA certificate (PEM) to verify the broker")
     ] = None,
     mqtt_password_file: Annotated[
-        Path | None,
-        typer.Option("--mqtt-password-file", metavar="FILE", help="file with the password (or: CAMAPP_MQTT_PASSWORD)"),
+        Path | None, typer.Option(metavar="FILE", help="file with the password (or: CAMAPP_MQTT_PASSWORD)")
     ] = None,
     once: Annotated[bool, _switch("--once", "print one table, and end")] = False,
     as_json: Annotated[bool, _switch("--json", "print JSON, and end")] = False,

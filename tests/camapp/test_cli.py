@@ -14,6 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from camapp.cli import app
 
 ROOT = Path(__file__).parents[2]
 QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
@@ -164,6 +167,13 @@ def test_help_is_complete():
         assert flag in text
 
 
+@pytest.mark.parametrize("name", [command.name for command in app.registered_commands])
+def test_every_command_has_a_help_page(name):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.exception
+    assert "Usage: " in result.output
+
+
 def test_help_is_quick():
     script = (
         "import sys; sys.argv = ['camapp', '--help']\n"
@@ -226,10 +236,10 @@ def test_a_signal_ends_the_run_cleanly_and_soon(number):
         process.stdout.readline()
         workers = children_of(process.pid)
         assert workers
-        asked = time.monotonic()
+        sent = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-        assert time.monotonic() - asked < 8
+        assert time.monotonic() - sent < 8
     assert process.returncode == 0
     assert signal.Signals(number).name in errors
     assert "in flight 0" in errors
