@@ -66,7 +66,7 @@ def test_a_key_saves_the_next_frame_only(tmp_path):
     assert saved(sink, tmp_path / "cup") == [0]
 
 
-def test_the_image_is_the_models_region_without_drawings(tmp_path):
+def test_the_image_is_what_the_model_looks_at_without_drawing(tmp_path):
     sink = start(tmp_path / "cup", every=0.1, roi=(0.5, 0, 0.5, 1), most=1)
     feed(sink, 5)
     assert saved(sink, tmp_path / "cup") == [0]
