@@ -1,4 +1,5 @@
-# make run        set everything up, then start the application (ARGS="--source video.mp4 ...")
+# make run        set everything up, then start the application (ARGS="--source video.mp4 ..."); the first run leaves
+#                 the program .venv/bin/camapp
 # make test       set everything up, then run the fast tests, two files at a time (ARGS="-n 0": one)
 # make test-slow  the tests marked slow
 # make lint       ruff and mypy
@@ -8,10 +9,10 @@ SHELL  := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Not in an ordinary user's PATH on Debian.
+# On Debian, ldconfig is not in the PATH of an ordinary user.
 LDCONFIG := PATH=$$PATH:/usr/sbin:/sbin ldconfig
 ON_PI  := $(shell grep -qs Raspberry /proc/device-tree/model && echo yes)
-# Debian packages: what must be there, and the test that finds it.
+# Debian packages that are missing, each found by a test.
 NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv) \
           $(shell $(LDCONFIG) -p | grep -q libGL.so.1 || echo libgl1) \
           $(shell $(LDCONFIG) -p | grep -q libgthread-2.0.so.0 || echo libglib2.0-0) \
@@ -20,9 +21,9 @@ NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo pyth
 .PHONY: run test test-slow lint help clean system-packages
 
 run: $(VENV)/.run
-	@$(BIN)/python -m camapp run $(ARGS)
+	@$(BIN)/camapp run $(ARGS)
 
-# One thread of BLAS each: the other core is the other file's.
+# One BLAS thread for each of the two files that are tested at a time.
 test: $(VENV)/.test
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
@@ -38,12 +39,13 @@ help:
 clean:
 	rm -rf $(VENV)
 
-# On a Pi the venv sees apt's packages: picamera2 and the NumPy that it was built with come from there.
+# On a Pi the environment includes apt's packages: picamera2 and the NumPy that it was built for.
 $(VENV)/bin/python: | system-packages
 	$(PYTHON) -m venv $(if $(ON_PI),--system-site-packages) $(VENV)
 
-$(VENV)/.run: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -r requirements.txt
+# Editable: the program runs the sources of this folder. Its dependencies are those in requirements.txt.
+$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
 $(VENV)/.test: requirements.txt pyproject.toml | $(VENV)/bin/python

@@ -1,8 +1,8 @@
-"""`python -m camapp`, and the `camapp` command."""
+"""Runs the program as `python -m camapp` or `camapp`."""
 
 import signal
 
-# Until a run installs its own handlers Ctrl-C ends the program at once, without a traceback from amid the imports.
+# Until a run installs its own handlers, Ctrl-C ends the program at once, without a traceback of the imports.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from camapp.cli import main  # noqa: E402

@@ -1,4 +1,7 @@
-"""The commands, each a few lines that call one room. Heavy imports wait until a command runs."""
+"""Defines the commands of the `camapp` program; each is a few lines that call `camapp.commands` or `camapp.app`.
+
+Heavy modules are imported when a command runs, so that `camapp --help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,75 +12,96 @@ import sys
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
 from camapp import __version__
 from camapp.core.errors import CamappError, ExitCode, SettingsError
-from camapp.core.settings import Settings, load_cameras, load_settings, to_toml, type_of
+from camapp.core.settings import ALIASES, Settings, load_cameras, load_settings, to_toml, type_of
 from camapp.system.systemd import JournalFormatter, is_journal
 
 app = typer.Typer(
     name="camapp",
-    help="Real-time camera vision for the Raspberry Pi: a camera, a CNN in pure NumPy, and what it saw.",
+    help="Classify what a camera sees in real time, on a Raspberry Pi: CNNs in pure NumPy.",
     no_args_is_help=False,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-# Settings that matter to images that have nothing to do with one another.
+# Settings that matter to separate images.
 _FOR_STILLS = (
     *("model", "net", "task", "labels", "mean", "std", "fit", "roi", "threshold_low", "top"),
     *("workers", "threads", "debug"),
 )
 
-# Settings that say what a selftest is to try.
-_FOR_TRYING = (
+# Settings that choose what `doctor --try` tries.
+_FOR_TRIALS = (
     *("source", "size", "fps", "rotate", "hflip", "vflip", "camera_control", "model", "fit", "roi"),
     *("camera_height", "camera_pitch", "camera_hfov", "workers", "threads", "target_fps", "debug"),
 )
 
+# Former spellings, which scripts and units may still hold.
+_COMMAND_ALIASES = {"selftest": ("doctor", "--try"), "film": ("render",)}
+_OPTION_ALIASES = {"--bend": "--distortion"} | {
+    f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in ALIASES.items()
+}
+
+
+def _switch(name: str, help: str) -> Any:
+    """Return the typer option of a flag that is off by default."""
+    return typer.Option(name, help=help, show_default=False)
+
+
 ConfigOption = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads the annotation at run time
+    Path | None,
     typer.Option(
-        "--config", metavar="FILE", envvar="CAMAPP_CONFIG", readable=False, help="settings as TOML; flags outrank it"
+        "--config",
+        metavar="FILE",
+        envvar="CAMAPP_CONFIG",
+        readable=False,
+        help="settings file (TOML); flags outrank it",
     ),
 ]
+JsonOption = Annotated[bool, _switch("--json", "print JSON")]
+DryRunOption = Annotated[bool, _switch("--dry-run", "print the steps, change nothing")]
 
 
 def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> Callable[..., None]:
-    """Give a command one flag for each field of Settings; it receives the merged and checked Settings first.
+    """Give a command one flag for each field of Settings.
 
     Args:
-        command: takes Settings, or as `cameras` a list of them, one a camera; then options of its own. One with a
-            parameter `reread` also gets a call that merges and checks them anew.
-        only: names of the fields that matter to it; all if not given.
+        command: takes the merged and checked Settings as `settings`, or a list of them, one for each camera, as
+            `cameras`, or neither; then its own options. If it has a parameter `reread`, it also gets a function that
+            merges and checks them again.
+        only: names of the fields that matter to the command; default all.
     """
     parameters = inspect.signature(command, eval_str=True).parameters
     load: Callable[..., Any] = load_cameras if "cameras" in parameters else load_settings
     own = [parameter for name, parameter in parameters.items() if name not in ("settings", "cameras", "reread")]
+    names = [item.name for item in fields(Settings) if not only or item.name in only]
     flags = [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(item))
-        for item in fields(Settings)
-        if not only or item.name in only
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name)) for name in names
     ]
     config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
 
     def wrapper(config: Path | None = None, **values: Any) -> None:
-        mine = {parameter.name: values.pop(parameter.name) for parameter in own}
+        arguments = {parameter.name: values.pop(parameter.name) for parameter in own}
         given = {name: value for name, value in values.items() if value is not None and value != []}
+        reread = partial(load, given, config)
+        debug = bool(given.get("debug"))
         if "reread" in parameters:
-            mine["reread"] = partial(load, given, config)
-        with report_errors(bool(given.get("debug"))):
-            settings = load(given, config)
-            debug = (settings[0] if "cameras" in parameters else settings).debug
+            arguments["reread"] = reread
+        with report_errors(debug):
+            if name := next((name for name in ("settings", "cameras") if name in parameters), None):
+                arguments[name] = loaded = reread()
+                debug = (loaded[0] if name == "cameras" else loaded).debug
             _set_up_logging(debug)
             with report_errors(debug):
-                command(settings, **mine)
+                command(**arguments)
 
     options = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
     wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
@@ -86,19 +110,22 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
     return wrapper
 
 
-def _flag(item: Any) -> Any:
-    """The typer option of one setting; values stay text here, `load_settings` checks them all in one place."""
-    kind = type_of(item.name)
-    names = [f"--{item.name.replace('_', '-')}"]
+@cache
+def _flag(name: str) -> Any:
+    """Return the typer option of a setting. Its value stays text, since `load_settings` checks all in one place."""
+    item = next(item for item in fields(Settings) if item.name == name)
+    kind = type_of(name)
+    spelled = f"--{name.replace('_', '-')}"
     is_flag = kind is bool or bool in get_args(kind)
     if is_flag:
-        names = [f"{names[0]}/--no-{item.name.replace('_', '-')}"]
-    shown = "" if item.default in (None, (), False) else f" (default: {_shown(item.default)})"
-    value: Any = bool if is_flag else list[str] if item.name == "camera_control" else str
+        spelled = f"{spelled}/--no-{spelled[2:]}"
+    default = "on" if item.default is True else item.default
+    shown = "" if default in (None, (), False) else f" (default: {default})"
+    value: Any = bool if is_flag else list[str] if name == "camera_control" else str
     return Annotated[
-        Optional[value],  # noqa: UP045
+        value | None,
         typer.Option(
-            *names,
+            spelled,
             help=item.metadata["help"] + shown,
             metavar=None if is_flag else item.metadata["metavar"],
             rich_help_panel=item.metadata["panel"],
@@ -107,12 +134,8 @@ def _flag(item: Any) -> Any:
     ]
 
 
-def _shown(value: object) -> str:
-    return "on" if value is True else str(value)
-
-
 class report_errors:
-    """Turn an error into one line and an exit code; `debug` shows the traceback before it."""
+    """Turns an error into one line and an exit code; with `debug` the traceback is printed before it."""
 
     def __init__(self, debug: bool = False) -> None:
         self.debug = debug
@@ -127,47 +150,46 @@ class report_errors:
             traceback.print_exception(error)
         code = code_of(error)
         if code is None:
-            fail(f"internal error: {type(error).__name__}: {error} (--debug shows where)", ExitCode.INTERNAL)
+            fail(f"internal error: {type(error).__name__}: {error} (--debug prints the traceback)", ExitCode.INTERNAL)
         if isinstance(error, PermissionError):
             fail(f"no permission for '{error.filename}': change its owner or mode, or run as another user", code)
         fail(str(error), code)
 
 
 def code_of(error: BaseException) -> ExitCode | None:
-    """The exit code of an error that a user can cause, None for any other."""
+    """Return the exit code of an error that a user can cause, None for any other."""
     if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
         return ExitCode.DENIED
     if isinstance(error, CamappError):
         return error.code
-    from engine.graph import ModelError  # loaded already if one was raised
+    from engine.graph import ModelError  # if one was raised, it is loaded already
 
     return ExitCode.CONFIG if isinstance(error, ModelError) else None
 
 
 def fail(message: str, code: ExitCode) -> NoReturn:
-    """Say what is wrong in one line and end."""
+    """Print an error as one line and end the program."""
     print(f"camapp: {message}", file=sys.stderr)
     raise SystemExit(int(code))
 
 
 def _set_up_logging(debug: bool) -> None:
-    # Others' chatter (picamera2 logs every job) is kept one level quieter than ours.
+    # Other libraries are logged one level quieter than camapp: picamera2 logs every job.
     logging.getLogger("camapp").setLevel(logging.DEBUG if debug else logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
+    # On a terminal a status line may be in the way: it is erased first, and drawn again soon after.
+    erase = "\r\x1b[2K" if sys.stderr.isatty() else ""
     handler.setFormatter(
         JournalFormatter()
         if is_journal(sys.stderr.fileno())
-        # On a terminal a status line may stand there already: it is wiped first, and drawn again soon after.
-        else logging.Formatter(
-            ("\r\x1b[2K" if sys.stderr.isatty() else "") + "%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"
-        )
+        else logging.Formatter(f"{erase}%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
     )
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], force=True)
 
 
 @app.callback(invoke_without_command=True)
-def default(version: Annotated[bool, typer.Option("--version", help="show the version and end")] = False) -> None:
-    """Without a command: run."""
+def default(version: Annotated[bool, _switch("--version", "print the version")] = False) -> None:
+    """Run live, if no command is given: 'camapp' is 'camapp run'."""
     if version:
         print(__version__)
 
@@ -177,14 +199,12 @@ def default(version: Annotated[bool, typer.Option("--version", help="show the ve
 def run(
     cameras: list[Settings],
     reread: Callable[[], list[Settings]],
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="print the settings as TOML and end", show_default=False)
-    ] = False,
+    print_config: Annotated[bool, _switch("--print-config", "print the settings as TOML, and end")] = False,
 ) -> None:
-    """Watch a source with a model, live: preview, predictions, log."""
+    """Run a model on a camera or file, live."""
     if print_config:
         if len(cameras) > 1:
-            raise SettingsError("--print-config prints one camera's settings, and --config has several", usage=True)
+            raise SettingsError("--print-config is for one camera, and --config has several", usage=True)
         print(to_toml(cameras[0]), end="")
         return
     from camapp.app import run_live
@@ -200,13 +220,14 @@ def run(
 @with_settings
 def bench(
     settings: Settings,
-    seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", min=0.5, max=86400, help="how long to measure")
-    ] = 10.0,
-    draw: Annotated[bool, typer.Option("--draw", help="draw the preview too, without showing it")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0.5, max=86400, help="duration of the measurement")] = 10.0,
+    draw: Annotated[bool, _switch("--draw", "also draw the preview, without showing it")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure a source and model: rates, drops, latency per stage, CPU and memory. Output options are left out."""
+    """Measure rates, latency, CPU and memory of a run.
+
+    Display, log and all other outputs are left out.
+    """
     from camapp.commands.bench import run_bench
 
     run_bench(settings, seconds, draw, as_json)
@@ -214,58 +235,64 @@ def bench(
 
 @app.command("profile")
 def profile(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="a model file, or the name of one that ships")],
-    net: Annotated[Optional[str], typer.Option(metavar="NAME", help="of the net, without a card")] = None,  # noqa: UP045
+    file: Annotated[str, typer.Argument(metavar="MODEL", help="name of a shipped model, or a model file")],
+    net: Annotated[
+        str | None, typer.Option(metavar="NAME", help="network name, for files without a model card")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, metavar="N", help="items a run")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="runs to take the median of")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="runs; times are their median")] = 20,
     threads: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="BLAS threads")] = 1,
     kernel: Annotated[
-        str, typer.Option(metavar="LAYER=KERNEL", help="pin a layer's or an operator's; commas between")
+        str,
+        typer.Option(
+            metavar="WHAT=KERNEL",
+            help="force a kernel: LAYER=KERNEL or OPERATOR=KERNEL, comma-separated",
+            show_default=False,
+        ),
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    chart: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--chart", metavar="FILE", help="draw the layers into a .svg or .png"),
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="show where errors come from")] = False,
+    as_json: JsonOption = False,
+    debug: Annotated[bool, _switch("--debug", "print the traceback of an error")] = False,
 ) -> None:
-    """Where a model's time goes, layer by layer; and an estimate of what Raspberry Pis would make of it."""
+    """Measure where a model's time goes, layer by layer."""
     from camapp.system.process import blas_threads
 
-    os.environ.update(blas_threads(threads))  # NumPy is not imported yet; later it would be too late
+    # BLAS reads these variables once, when NumPy is imported below.
+    os.environ.update(blas_threads(threads))
     if kernel:
         os.environ["ENGINE_KERNELS"] = kernel
     with report_errors(debug):
         from camapp.commands.profile import ProfileOptions, run_profile
 
-        run_profile(file, ProfileOptions(net, batch, rounds, as_json, chart))
+        run_profile(file, ProfileOptions(net, batch, rounds, as_json))
 
 
 @app.command("classify")
 @partial(with_settings, only=_FOR_STILLS)
 def classify(
     settings: Settings,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, folders with all below, globs")],
-    csv: Annotated[Optional[Path], typer.Option("--csv", metavar="FILE", help="write a line an image as CSV")] = None,  # noqa: UP045
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, folders (with subfolders), globs")],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write one CSV line for each image")] = None,
     jsonl: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--jsonl", metavar="FILE", help="write a JSON object an image, - for stdout"),
+        str | None, typer.Option(metavar="FILE", help="write one JSON object for each image; - for stdout")
     ] = None,
     truth: Annotated[
         str,
         typer.Option(
             metavar="HOW",
-            help="true labels: name (12_7.png), folder, none, or auto: either, where the model knows the label",
+            help="true labels: from the file name (name: 12_7.png), from the folder, none, or auto: "
+            "name or folder, whichever holds a label of the model",
         ),
     ] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="go on with files that an earlier run left")] = False,
+    resume: Annotated[bool, _switch("--resume", "continue the files of an interrupted run")] = False,
     batch: Annotated[
-        int, typer.Option(min=0, max=1024, metavar="N", help="images run at once by a worker; 0 suits the model")
+        int, typer.Option(min=0, max=1024, metavar="N", help="batch size of each worker; 0 = automatic")
     ] = 0,
     executor: Annotated[str, typer.Option(metavar="KIND", help="local, or dask for a cluster")] = "local",
-    scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="the cluster's, such as tcp://pi:8786")] = "",
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="of the Dask scheduler, such as tcp://pi:8786", show_default=False)
+    ] = "",
 ) -> None:
-    """Classify images and folders as fast as the machine can."""
+    """Classify images and folders."""
     from camapp.commands.classify.command import BatchOptions, run_classify
     from camapp.commands.classify.files import Target
     from camapp.commands.classify.formats import TRUTHS
@@ -286,18 +313,14 @@ def classify(
 @with_settings
 def collect(
     settings: Settings,
-    label: Annotated[str, typer.Option("--label", metavar="NAME", help="what the images show")],
-    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="folder of all labels")] = Path("collected"),
+    label: Annotated[str, typer.Option(metavar="NAME", help="label of the images, name of their folder")],
+    into: Annotated[Path, typer.Option(metavar="FOLDER", help="folder of all labels")] = Path("collected"),
     every: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--every", min=0.01, metavar="S", help="save one in so many seconds; without it: the space bar"),
+        float | None, typer.Option(min=0.01, metavar="S", help="save a frame every S seconds (default: on space)")
     ] = None,
-    count: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--count", min=1, metavar="N", help="end after so many"),
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="end after N images")] = None,
 ) -> None:
-    """Store labelled images from a source, to teach the app with."""
+    """Save labelled images of a source, to train with."""
     from camapp.commands.collect import CollectOptions, run_collect
 
     code, message = run_collect(settings, CollectOptions(label, into, every, count))
@@ -307,42 +330,54 @@ def collect(
 
 @app.command("calibrate-track")
 def calibrate_track(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", readable=False, help="taken by the camera as it sits")],
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", readable=False, help="taken by the camera in its final position")
+    ],
     point: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="X,Y=RIGHT,AHEAD", help="a ground point: pixel and metres, four times or more"),
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y=RIGHT,AHEAD", help="a point on the ground: its pixel, and metres right and ahead; four or more"
+        ),
     ] = None,
     rectangle: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="WxD", help="instead: metres across and ahead of a rectangle whose corners you click"),
+        str | None,
+        typer.Option(metavar="WxD", help="instead of points: width and depth in metres of a rectangle to click"),
     ] = None,
     chessboard: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="CxR", help="instead: inner corners of a chessboard on the ground, such as 9x6"),
+        str | None,
+        typer.Option(metavar="CxR", help="instead of points: inner corners of a chessboard on the ground, such as 9x6"),
     ] = None,
-    square: Annotated[float, typer.Option(min=0.001, metavar="METRES", help="side of one of its fields")] = 0.025,
-    bend: Annotated[float, typer.Option(min=0, max=89, metavar="DEGREES", help="as --camera-distortion")] = 0.0,
-    into: Annotated[Path, typer.Option(metavar="FILE", help="settings file to keep it in, for --config")] = Path(
+    square: Annotated[float, typer.Option(min=0.001, metavar="METRES", help="side of its squares")] = 0.025,
+    distortion: Annotated[
+        float, typer.Option(min=0, max=89, metavar="DEGREES", help="distortion of the lens, as --camera-distortion")
+    ] = 0.0,
+    into: Annotated[Path, typer.Option(metavar="FILE", help="settings file to write, for --config")] = Path(
         "camera.toml"
     ),
 ) -> None:
-    """Find out how the camera sits over the ground, so that offsets come in metres."""
+    """Measure how the camera sits over the ground.
+
+    With this, the values of the task track are in metres.
+    """
     from camapp.commands.calibrate_track import run_calibration
 
     with report_errors():
-        print(run_calibration(image, point or [], chessboard, square, bend, into, rectangle))
+        print(run_calibration(image, point or [], chessboard, square, distortion, into, rectangle))
 
 
-@app.command("film")
-def film(
+@app.command("render")
+def render(
     source: Annotated[str, typer.Argument(metavar="SCENE", help="such as 'pattern://track?seed=1&size=640x480'")],
-    into: Annotated[Path, typer.Argument(metavar="FILM", help="the video to write, .mp4 or .avi")],
+    into: Annotated[Path, typer.Argument(metavar="VIDEO", help="the video to write, .mp4 or .avi")],
     seconds: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.01, max=3600, metavar="S", help="how long (default: a lap of a track, else ten)"),
+        float | None,
+        typer.Option(min=0.01, max=3600, metavar="S", help="duration (default: a lap of a track, else 10)"),
     ] = None,
 ) -> None:
-    """Film a generated scene, with the truth of each image in a .truth.jsonl beside it."""
+    """Write a synthetic scene as a video with ground truth.
+
+    The truth of each image is a line of a .truth.jsonl file beside the video.
+    """
     from camapp.commands.render import run_render
 
     with report_errors():
@@ -350,8 +385,8 @@ def film(
 
 
 @app.command("sources")
-def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """List what can be watched here."""
+def sources(as_json: JsonOption = False) -> None:
+    """List the cameras and other sources of this machine."""
     from camapp.commands.list import print_sources
 
     with report_errors():
@@ -359,8 +394,8 @@ def sources(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
 
 
 @app.command("models")
-def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """List the models that ship."""
+def models(as_json: JsonOption = False) -> None:
+    """List the shipped models."""
     from camapp.commands.list import print_models
 
     with report_errors():
@@ -369,7 +404,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
 
 @app.command("check-config")
 def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
-    """Check a configuration file and all it names, without starting anything."""
+    """Check a settings file, without starting anything.
+
+    The files that it names, such as the model, are checked too.
+    """
     with report_errors():
         cameras = load_cameras({}, file)
         from camapp.app import check
@@ -378,31 +416,26 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=F
 
 
 @app.command("doctor")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Look this machine over: what is well, what is not and how to mend it. Ends with 1 if something will not work."""
-    from camapp.commands.doctor import CheckStatus, examine, print_report
-
-    with report_errors():
-        findings = examine()
-        print_report(findings, as_json)
-        if any(finding.verdict is CheckStatus.FAIL for finding in findings):
-            raise SystemExit(1)
-
-
-@app.command("selftest")
-@partial(with_settings, only=_FOR_TRYING)
-def selftest(
-    settings: Settings,
+@partial(with_settings, only=_FOR_TRIALS)
+def doctor(
+    reread: partial[Settings],
+    trying: Annotated[bool, _switch("--try", "also use each part: camera, models, workers, window")] = False,
     seconds: Annotated[
-        float,
-        typer.Option("--seconds", metavar="S", min=0.5, max=600, help="how long to try the camera, and a whole run"),
+        float, typer.Option(metavar="S", min=0.5, max=600, help="duration of the trials of --try")
     ] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Try all of this machine and print a report to paste into an issue. Ends with 1 if something fails."""
-    from camapp.commands.selftest import run_selftest
+    """Check this machine and print a remedy for each fault.
 
-    if not run_selftest(settings, seconds, as_json):
+    Ends with exit code 1 if something does not work. With --try the report is a table to paste into an issue, without
+    names and passwords, and the settings choose what to try.
+    """
+    from camapp.commands.doctor import run_doctor
+
+    given, _ = reread.args
+    if not trying and (misplaced := given.keys() - {"debug"}):
+        raise SettingsError(f"--{min(misplaced).replace('_', '-')} has an effect only with --try", usage=True)
+    if not run_doctor(as_json, reread() if trying else None, seconds):
         raise SystemExit(1)
 
 
@@ -410,22 +443,18 @@ def selftest(
 def fleet(
     broker: Annotated[
         str,
-        typer.Option(
-            "--broker", metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://[USER@]HOST[:PORT][/PREFIX], mqtts://"
-        ),
+        typer.Option(metavar="URI", envvar="CAMAPP_MQTT", help="mqtt://USER@HOST:PORT/PREFIX, mqtts:// for TLS"),
     ],
     mqtt_ca: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--mqtt-ca", metavar="FILE", help="certificate of who signed the broker's"),
+        Path | None, typer.Option(metavar="FILE", help="CA certificate (PEM) to verify the broker")
     ] = None,
     mqtt_password_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--mqtt-password-file", metavar="FILE", help="the broker's password (or: CAMAPP_MQTT_PASSWORD)"),
+        Path | None, typer.Option(metavar="FILE", help="file with the password (or: CAMAPP_MQTT_PASSWORD)")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="print one table and end")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON and end")] = False,
+    once: Annotated[bool, _switch("--once", "print one table, and end")] = False,
+    as_json: Annotated[bool, _switch("--json", "print JSON, and end")] = False,
 ) -> None:
-    """Watch all devices that run with --mqtt on a broker."""
+    """Show all devices that publish to an MQTT broker."""
     from camapp.commands.fleet import run_fleet
 
     with report_errors():
@@ -436,12 +465,15 @@ def fleet(
 @with_settings
 def install_service(
     settings: Settings,
-    headless: Annotated[bool, typer.Option("--headless", help="predictions go to a log (the default)")] = False,
-    kiosk: Annotated[bool, typer.Option("--kiosk", help="on the screen of a machine without a desktop")] = False,
-    desktop: Annotated[bool, typer.Option("--desktop", help="in a window, when the desktop starts")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+    headless: Annotated[bool, _switch("--headless", "write predictions to a log (default)")] = False,
+    kiosk: Annotated[bool, _switch("--kiosk", "show the preview on a screen without a desktop")] = False,
+    desktop: Annotated[bool, _switch("--desktop", "open a window when the desktop starts")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
-    """Start on boot under systemd, with the settings given here (kept in /etc/camapp/config.toml)."""
+    """Start camapp at boot under systemd.
+
+    The settings given here are stored in /etc/camapp/config.toml, unless that file exists.
+    """
     from camapp.commands.install import Installer, ServiceKind, install
 
     if headless + kiosk + desktop > 1:
@@ -452,20 +484,24 @@ def install_service(
 
 @app.command("uninstall-service")
 def uninstall_service(
-    keep_data: Annotated[bool, typer.Option("--keep-data", help="leave the settings, the log and snapshots")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+    keep_data: Annotated[bool, _switch("--keep-data", "keep the settings, the log and snapshots")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
-    """Take the service away again, with its settings and logs."""
+    """Remove the service, its settings and its logs."""
     from camapp.commands.install import Installer, uninstall
 
     with report_errors():
         uninstall(Installer(), dry_run, keep_data)
 
 
-def _end_for_sure(end: SystemExit) -> None:
-    """End at once if a call into a driver hangs: libcamera's would hold up Python's own way out for ever."""
-    bounded = sys.modules.get("camapp.core.timeouts")
-    if bounded is not None and (names := bounded.left_behind()):
+def _exit_if_stuck(end: SystemExit) -> None:
+    """End the process at once if a thread is stuck in a driver call.
+
+    One in libcamera blocks interpreter shutdown for ever.
+    """
+    from camapp.core.timeouts import left_behind
+
+    if names := left_behind():
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
         logging.getLogger(__name__).warning("ending although %s hangs", ", ".join(names))
         for stream in (sys.stdout, sys.stderr):
@@ -473,8 +509,17 @@ def _end_for_sure(end: SystemExit) -> None:
         os._exit(code)
 
 
-def _with_bare_flags(arguments: list[str]) -> list[str]:
-    """`--web` without a value, which the parser of the command line has no word for, with its value."""
+def normalised(arguments: list[str]) -> list[str]:
+    """Return the command line in the form that the parser takes.
+
+    `camapp` and `camapp --source X` become `camapp run ...`, former spellings the present ones, and flags that may
+    stand without a value, such as `--web`, get their value.
+    """
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+        arguments = ["run", *arguments]
+    arguments = [*_COMMAND_ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]]
+    parts = [argument.partition("=") for argument in arguments]
+    arguments = [_OPTION_ALIASES.get(name, name) + sign + value for name, sign, value in parts]
     bare = {f"--{item.name.replace('_', '-')}": item.metadata["bare"] for item in fields(Settings)}
     following = [*arguments[1:], "-"]
     return [
@@ -484,21 +529,21 @@ def _with_bare_flags(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """The program."""
-    # Started with closed descriptors, as some supervisors do: words need somewhere to go.
+    """Run the program."""
+    # Some supervisors start a program with closed descriptors.
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
-    # `camapp` means `camapp run`, and `camapp --source X` means `camapp run --source X`.
-    arguments = sys.argv[1:]
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
-        arguments = ["run", *arguments]
+    arguments = normalised(sys.argv[1:])
+    if arguments[0] in ("-h", "--help"):
+        # Rich takes 0.2 s to import; the list of commands needs none of its panels.
+        app.rich_markup_mode = None
     try:
-        app(args=_with_bare_flags(arguments), prog_name="camapp")
+        app(args=arguments, prog_name="camapp")
     except SystemExit as end:
-        _end_for_sure(end)
+        _exit_if_stuck(end)
         raise
     except BrokenPipeError:
-        # Whoever read our words has left; nothing more can be said, and Python's own last flush must not try.
+        # The reader of stdout has left, and Python's last flush must not fail too.
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise SystemExit(int(ExitCode.OK)) from None

@@ -1,4 +1,4 @@
-"""`camapp bench`: a run that is measured; what it prints is enough to repeat it."""
+"""`camapp bench` measures a run; its output is enough to repeat the measurement."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ PERCENTS = (50, 95, 99)
 
 
 class Discard(ImageSink):
-    """Takes drawn images and shows them to nobody."""
+    """Accepts drawn images and discards them."""
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Nothing: the drawing was the point."""
+        """Do nothing: only the time of drawing matters."""
 
 
 @dataclass
 class _Mark:
-    """Counters at one moment."""
+    """Holds the counters at one moment."""
 
     time: float
     cpu: dict[int, float]
@@ -49,7 +49,7 @@ class _Mark:
 
 
 class Meter(PredictionSink):
-    """Marks the first prediction, so that starting up is not measured."""
+    """Marks the first prediction, so that the start is not measured."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.first: _Mark | None = None
@@ -58,24 +58,24 @@ class Meter(PredictionSink):
         self._pipeline = pipeline
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Note the first one."""
+        """Mark the first prediction."""
         if self.first is None:
             self.first = _Mark.now(self._pipeline)
 
     def finish(self) -> None:
-        """Take the closing figures while the workers still live."""
+        """Mark the end, while the workers still run."""
         pool = self._pipeline.inference.pool
         self.last = _Mark.now(self._pipeline)
         self.peak_rss = peak_rss_bytes((os.getpid(), *pool.processes()))
 
 
 def measure(settings: Settings, seconds: float, draw: bool) -> dict[str, Any]:
-    """Run for so many seconds (or to the source's end) and return the figures.
+    """Run for some seconds, or to the end of the source, and return the figures.
 
     Args:
-        settings: source, model, workers and so on; display and log are left out.
+        settings: source, model, workers and so on; display and log are ignored.
         seconds: counted from the first captured frame.
-        draw: draw the preview too.
+        draw: also draw the preview.
     """
     pipeline = Pipeline(replace(settings, duration=seconds))
     meter = Meter(pipeline)
@@ -123,7 +123,11 @@ def _figures(pipeline: Pipeline, meter: Meter, summary: Summary, draw: bool) -> 
 
 
 def run_bench(settings: Settings, seconds: float, draw: bool, as_json: bool) -> None:
-    """Measure and print; raises SystemExit when the run failed."""
+    """Measure a run and print the figures.
+
+    Raises:
+        SystemExit: the run failed.
+    """
     figures = measure(settings, seconds, draw)
     if as_json:
         print(json.dumps(figures, indent=2))

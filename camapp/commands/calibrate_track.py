@@ -1,4 +1,4 @@
-"""Finds how a camera sits from points of known place on the ground: named, clicked, or a chessboard's corners."""
+"""`camapp calibrate-track` finds the pose and field of view of a camera from known points on the ground."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from camapp.core.errors import SettingsError
 from camapp.core.ground_camera import GroundCamera
 from camapp.core.settings import load_cameras, parse_size
 
-FEWEST = 4
-DISTINCT = 0.01  # of 0 to about 0.3: how well the points tell one view of the ground from another
-WORST = 0.01  # of the image's width: points that fit no better were measured wrongly
-STEPS = 60
-UNKNOWN = 7  # pitch, roll, log of height and of focal length; where the points' own axes lie: x, y, turn
-
+MIN_POINTS = 4
+# Smallest condition of the homography's equations, of 0 to about 0.3: below it the points leave the view ambiguous.
+MIN_CONDITION = 0.01
+# Largest error of a point, as a share of the image's width: beyond it the points were measured wrongly.
+MAX_ERROR = 0.01
+# The search for the focal length: its range in longer image sides, and candidates in each round. A round narrows the
+# range by a factor of 16.
+_FOCAL_RANGE, _CANDIDATES, _ROUNDS = (0.03, 30.0), 33, 6
 
 CORNERS = ("the near left corner", "the near right one", "the far right one", "the far left one")
 
@@ -31,33 +33,42 @@ def run_calibration(
     points: Sequence[str],
     board: str | None,
     square: float,
-    bend: float,
+    distortion: float,
     into: Path,
     rectangle: str | None = None,
 ) -> str:
-    """What `camapp calibrate-track` does; the line to print.
+    """Calibrate the camera and write its settings; return the line to print.
+
+    Args:
+        image: taken by the camera in its final position.
+        points: 'X,Y=RIGHT,AHEAD', a pixel and metres.
+        board: 'CxR' inner corners of a chessboard on the ground, instead of points.
+        square: side of its squares, metres.
+        distortion: barrel distortion of the lens, degrees.
+        into: settings file.
+        rectangle: 'WxD' metres of a rectangle whose corners the user clicks, instead of points.
 
     Raises:
-        SettingsError: the image, the points, the clicks or the chessboard do not do, or the file cannot be written.
+        SettingsError: the image, the points, the clicks or the chessboard are unusable, or the file cannot be written.
     """
     try:
         seen = read_image(image)
         size = seen.width, seen.height
         if bool(points) + bool(board) + bool(rectangle) != 1:
             raise ValueError(
-                "name either four --point X,Y=RIGHT,AHEAD or more, or a --rectangle WxD to click, or a --chessboard CxR"
+                "give either four or more --point X,Y=RIGHT,AHEAD, or a --rectangle WxD to click, or a --chessboard CxR"
             )
         if board:
             pixels, ground = chessboard(seen.rgb(), *parse_size(board), square)
         elif rectangle:
-            from camapp.commands.clicks import ask_for  # only here: nothing else needs a window
+            from camapp.commands.clicks import clicked_points
 
             ground = corners(rectangle)
-            pixels = ask_for(seen.rgb(), CORNERS)
+            pixels = clicked_points(seen.rgb(), CORNERS)
         else:
             pairs = np.array([parse_point(point) for point in points])
             pixels, ground = pairs[:, 0], pairs[:, 1]
-        camera = fit_camera(size, pixels, ground, math.radians(bend))
+        camera = fit_camera(size, pixels, ground, math.radians(distortion))
     except (ValueError, OSError) as error:
         raise SettingsError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -65,81 +76,110 @@ def run_calibration(
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{into}: {getattr(error, 'strerror', None) or error}") from error
     return (
-        f"{into}: the camera is {camera.height:.3f} m over the ground, looks down by {math.degrees(camera.pitch):.1f} "
-        f"degrees, leans by {math.degrees(camera.roll):.1f} and sees {math.degrees(camera.across):.1f}; "
+        f"{into}: camera {camera.height:.3f} m over the ground, pitch {math.degrees(camera.pitch):.1f} degrees, "
+        f"roll {math.degrees(camera.roll):.1f}, horizontal field of view {math.degrees(camera.across):.1f}; "
         f"use it with --config {into}"
     )
 
 
-def fit_camera(size: tuple[int, int], pixels: Floats, ground: Floats, bend: float = 0.0) -> GroundCamera:
-    """The camera that sees points of the ground at those pixels.
+def fit_camera(size: tuple[int, int], pixels: Floats, ground: Floats, distortion: float = 0.0) -> GroundCamera:
+    """Return the camera that sees points of the ground at these pixels.
+
+    For each focal length, cv2.solvePnP finds the pose; the focal length is the one with the least error.
 
     Args:
         size: (width, height) of the image.
         pixels: (n, 2), n at least 4.
-        ground: (n, 2) metres, to the right and ahead of any point, along any direction.
-        bend: barrel distortion of the lens, radians.
+        ground: (n, 2) metres, right and ahead, from any origin and along any direction.
+        distortion: barrel distortion of the lens, radians.
 
     Raises:
-        ValueError: too few points, on one line, folded over themselves, or seen so by no camera.
+        ValueError: the points are too few, on one line or folded over themselves, or no camera sees them so.
     """
-    if len(pixels) != len(ground) or len(pixels) < FEWEST:
-        raise ValueError(f"a calibration needs at least {FEWEST} points, each with its pixel and its place")
+    if len(pixels) != len(ground) or len(pixels) < MIN_POINTS:
+        raise ValueError(f"a calibration needs at least {MIN_POINTS} points, each with its pixel and its place")
     if not (np.isfinite(pixels).all() and np.isfinite(ground).all()):
         raise ValueError("the points of a calibration are finite numbers")
     _check_spread(pixels, ground)
-    best, error = None, math.inf
-    middle = ground.mean(axis=0)
-    for pitch in (0.2, 0.5, 0.9):
-        for turn in (0.0, math.pi / 2, math.pi, -math.pi / 2):
-            reach = float(np.hypot(*(ground - middle).T).max())
-            start = np.array([pitch, 0.0, math.log(reach), math.log(max(size)), 0.0, 2.0 * reach, turn])
-            found, off = _refine(start, size, pixels, ground - middle, bend)
-            if off < error:
-                best, error = found, off
-    if best is None or error > WORST * size[0]:
-        raise ValueError(
-            f"no camera sees these points so: the best is {error:.0f} pixels off; measure and pair them again"
-        )
-    return _camera(best, size, bend)
+    low, high = (math.log(share * max(size)) for share in _FOCAL_RANGE)
+    for _ in range(_ROUNDS):
+        candidates = np.linspace(low, high, _CANDIDATES)
+        fits = [_fit_pose(size, math.exp(focal), pixels, ground, distortion) for focal in candidates]
+        best = int(np.argmin([(error**2).sum() for _, error in fits]))
+        step = candidates[1] - candidates[0]
+        low, high = candidates[best] - step, candidates[best] + step
+    camera, error = fits[best]
+    worst = float(error.max())
+    if camera is None or worst > MAX_ERROR * size[0]:
+        raise ValueError(f"no camera sees these points so: the best has an error of {worst:.0f} pixels; measure again")
+    return camera
+
+
+def _fit_pose(
+    size: tuple[int, int], focal: float, pixels: Floats, ground: Floats, distortion: float
+) -> tuple[GroundCamera | None, Floats]:
+    """Return the camera of a focal length that sees the points best, and each point's error (n,) in pixels."""
+    failed = None, np.full(len(pixels), math.inf)
+    straight = (pixels - np.array(size) / 2) / focal
+    if distortion:
+        radius = np.maximum(np.hypot(*straight.T), 1e-9)
+        if radius.max() * distortion > math.pi / 2 - 0.01:
+            return failed
+        straight *= (np.tan(radius * distortion) / (2 * math.tan(distortion / 2)) / radius)[:, None]
+    plane = np.column_stack([ground - ground.mean(axis=0), np.zeros(len(ground))])
+    _, turn, shift = cv2.solvePnP(plane, straight, np.eye(3), None)
+    # Rows are the camera's axes right, down and forward, in coordinates of the ground.
+    axes = cv2.Rodrigues(turn)[0]
+    position = -axes.T @ shift.ravel()
+    ahead = axes[2, :2] / max(np.hypot(*axes[2, :2]), 1e-9)
+    try:
+        pitch, roll = -math.asin(np.clip(axes[2, 2], -1, 1)), -math.atan2(axes[0, 2], -axes[1, 2])
+        camera = GroundCamera(size, (focal, focal), float(position[2]), pitch, roll, distortion)
+    except ValueError:
+        return failed
+    seen, visible = camera.project((plane - position)[:, :2] @ np.array([[ahead[1], ahead[0]], [-ahead[0], ahead[1]]]))
+    return (camera, np.hypot(*(seen - pixels).T)) if visible.all() else failed
 
 
 def chessboard(image: Pixels, columns: int, rows: int, square: float) -> tuple[Floats, Floats]:
-    """Pixels (n, 2) and places (n, 2) of the inner corners of a chessboard that lies on the ground.
+    """Find the inner corners of a chessboard on the ground.
 
     Args:
-        image: RGB.
+        image: RGB, uint8 (height, width, 3).
         columns: of inner corners.
         rows: of inner corners.
-        square: side of a field, metres.
+        square: side of a square, metres.
+
+    Returns:
+        pixels (n, 2) and places on the ground (n, 2) in metres.
 
     Raises:
-        ValueError: it is not to be seen.
+        ValueError: the board is too small, or not in the image.
     """
     if min(columns, rows) < 3:
         raise ValueError(f"a chessboard of {columns} x {rows} inner corners is too small: 3 x 3 at least")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     found, corners = cv2.findChessboardCorners(grey, (columns, rows))
     if not found:
-        raise ValueError(f"no chessboard of {columns} x {rows} inner corners in the image; is all of it in view?")
-    near = (5, 5)
-    corners = cv2.cornerSubPix(
-        grey, corners, near, (-1, -1), (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 30, 0.01)
-    )
+        raise ValueError(f"no chessboard of {columns} x {rows} inner corners in the image; is it completely in view?")
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 30, 0.01)
+    corners = cv2.cornerSubPix(grey, corners, (5, 5), (-1, -1), stop)
     x, y = np.meshgrid(np.arange(columns) * square, np.arange(rows) * square)
     ground = np.stack([x.ravel(), y.ravel()], axis=1)
-    pixels = np.asarray(corners, np.float64).reshape(-1, 2) + 0.5  # OpenCV counts from a pixel's middle
+    # OpenCV's coordinates start at the centre of the first pixel.
+    pixels = np.asarray(corners, np.float64).reshape(-1, 2) + 0.5
     outline = [0, columns - 1, columns * rows - 1, columns * (rows - 1)]
     if _area(pixels[outline]) * _area(ground[outline]) > 0:
-        ground[:, 0] *= -1  # the corners were counted the other way round
+        # OpenCV has numbered the corners in the mirrored order.
+        ground[:, 0] *= -1
     return pixels, ground
 
 
 def corners(text: str) -> Floats:
-    """'0.6x1.2' -> the corners (4, 2) of a rectangle so wide and deep, metres, in the order of `CORNERS`.
+    """Return the corners (4, 2) of a rectangle, such as '0.6x1.2' metres, in the order of `CORNERS`.
 
     Raises:
-        ValueError: it is no such size.
+        ValueError: the text is not WIDTHxDEPTH.
     """
     try:
         width, depth = (float(part) for part in text.split("x"))
@@ -151,10 +191,10 @@ def corners(text: str) -> Floats:
 
 
 def parse_point(text: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    """'320,400=0.1,0.5' -> ((320, 400), (0.1, 0.5)): a pixel, and metres to the right and ahead.
+    """Parse '320,400=0.1,0.5' into ((320, 400), (0.1, 0.5)), a pixel, and metres to the right and ahead.
 
     Raises:
-        ValueError: it is written otherwise.
+        ValueError: the text has another form.
     """
     try:
         (x, y), (right, ahead) = ([float(part) for part in side.split(",")] for side in text.split("="))
@@ -166,11 +206,11 @@ def parse_point(text: str) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def store(camera: GroundCamera, file: Path) -> None:
-    """Write the camera's settings into a TOML file, in the place of those it had; the rest of it stays.
+    """Write the camera's settings into a TOML file, instead of the camera it had; everything else in it is kept.
 
     Raises:
-        OSError: it cannot be read or written.
-        SettingsError: it would be no settings file, or other values in it would outrank these.
+        OSError: the file cannot be read or written.
+        SettingsError: the result is not a valid settings file, or other values in it outrank these.
     """
     values = {
         "camera_height": camera.height,
@@ -180,7 +220,7 @@ def store(camera: GroundCamera, file: Path) -> None:
         "camera_distortion": math.degrees(camera.bend),
     }
     old = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    # Before any table: what follows one's head belongs to it.
+    # The settings go before the first table: lines after its header belong to it.
     tables = next((i for i, line in enumerate(old) if line.lstrip().startswith("[")), len(old))
     kept = [line for line in old[:tables] if line.partition("=")[0].strip() not in values]
     lines = [*kept, *(f"{name} = {round(value, 4)}" for name, value in values.items()), *old[tables:]]
@@ -196,40 +236,40 @@ def store(camera: GroundCamera, file: Path) -> None:
 
 
 def _check_settings(file: Path, values: Mapping[str, float]) -> None:
-    """Refuse a file that `run` would not take, or in which it would not find these values."""
+    """Refuse a file that `run` would refuse, or in which it would not find these values."""
     for camera in load_cameras({}, file, environment={}):
         for name, value in values.items():
             if not math.isclose(getattr(camera, name), value, abs_tol=1e-3):
                 raise SettingsError(
-                    f"{file}: [[camera]] {camera.name} has a {name} of its own, which outranks the one found; remove it"
+                    f"{file}: [[camera]] {camera.name} has its own {name}, which outranks the measured one; remove it"
                 )
 
 
 def _check_spread(pixels: Floats, ground: Floats) -> None:
-    """Refuse points that lie on a line, or whose outline is folded in one and not in the other."""
+    """Refuse points on one line, and points whose outline is folded in the image or on the ground only."""
     for points, what in ((pixels, "in the image"), (ground, "on the ground")):
         spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
         if spread[1] < 0.02 * spread[0]:
             raise ValueError(f"the points lie on one line {what}: choose them as the corners of an area")
-    # A camera over the ground never mirrors it: any three points turn the other way in pixels, where y runs down.
+    # A camera over the ground does not mirror it: three points have opposite orientations in pixels, where y is down.
     hull = cv2.convexHull(ground.astype(np.float32), returnPoints=False).ravel()
     turns = [_area(pixels[hull[[i, j, k]]]) * _area(ground[hull[[i, j, k]]]) for i, j, k in _triples(len(hull))]
     if max(turns) >= 0:
         raise ValueError("the points fold over themselves: are two of them swapped, or left and right mixed up?")
-    if _distinctness(pixels, ground) < DISTINCT:
+    if _condition(pixels, ground) < MIN_CONDITION:
         raise ValueError("two of the points are the same, or three lie on one line: choose them as corners of an area")
 
 
-def _distinctness(pixels: Floats, ground: Floats) -> float:
-    """How far the equations of the plane's view are from singular: 0 if points on one line, or the same, leave it open.
+def _condition(pixels: Floats, ground: Floats) -> float:
+    """Return how far the equations of the homography are from singular: 0 if points coincide or lie on one line.
 
-    Hartley and Zisserman, Multiple View Geometry, 4.1, with their normalisation.
+    See Hartley and Zisserman, Multiple View Geometry, 4.1, with their normalisation.
     """
     (x, y), (right, ahead) = (((at - at.mean(axis=0)) / at.std()).T for at in (pixels, ground))
-    one, none = np.ones_like(x), np.zeros_like(x)
+    one, nil = np.ones_like(x), np.zeros_like(x)
     rows = [
-        np.stack([right, ahead, one, none, none, none, -x * right, -x * ahead, -x], axis=1),
-        np.stack([none, none, none, right, ahead, one, -y * right, -y * ahead, -y], axis=1),
+        np.stack([right, ahead, one, nil, nil, nil, -x * right, -x * ahead, -x], axis=1),
+        np.stack([nil, nil, nil, right, ahead, one, -y * right, -y * ahead, -y], axis=1),
     ]
     strength = np.linalg.svd(np.concatenate(rows), compute_uv=False)
     return float(strength[7] / strength[0])
@@ -240,45 +280,6 @@ def _triples(count: int) -> Sequence[tuple[int, int, int]]:
 
 
 def _area(outline: Floats) -> float:
-    """Twice the signed area."""
+    """Return twice the signed area of a polygon."""
     x, y = outline.T
     return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())
-
-
-def _camera(values: Floats, size: tuple[int, int], bend: float) -> GroundCamera:
-    focal = math.exp(values[3])
-    return GroundCamera(size, (focal, focal), math.exp(values[2]), float(values[0]), float(values[1]), bend)
-
-
-def _off(values: Floats, size: tuple[int, int], pixels: Floats, ground: Floats, bend: float) -> Floats:
-    """Pixels between where a camera sees the points and where they are."""
-    sine, cosine = math.sin(values[6]), math.cos(values[6])
-    places = ground @ np.array([[cosine, -sine], [sine, cosine]]) + values[4:6]
-    seen, _ = _camera(values, size, bend).project(places)
-    answer: Floats = (seen - pixels).ravel()
-    return answer
-
-
-def _refine(
-    values: Floats, size: tuple[int, int], pixels: Floats, ground: Floats, bend: float
-) -> tuple[Floats | None, float]:
-    """Levenberg and Marquardt's steps to a camera; None if it leaves what cameras can be."""
-    damping, off = 1e-2, _off(values, size, pixels, ground, bend)
-    for _ in range(STEPS):
-        slopes = np.empty((len(off), UNKNOWN))
-        for i in range(UNKNOWN):
-            moved = values.copy()
-            moved[i] += 1e-6
-            slopes[:, i] = (_off(moved, size, pixels, ground, bend) - off) / 1e-6
-        square = slopes.T @ slopes
-        # Of all cameras that see the points alike, the one with the least roll.
-        step = np.linalg.lstsq(square + damping * np.diag(np.diag(square) + 1e-9), -slopes.T @ off, rcond=None)[0]
-        there = values + step
-        if not (abs(there[0]) < 1.5 and abs(there[1]) < 1.5 and abs(there[2]) < 6 and abs(there[3]) < 14):
-            return None, math.inf
-        new = _off(there, size, pixels, ground, bend)
-        if (new**2).sum() < (off**2).sum():
-            values, off, damping = there, new, damping / 5
-        else:
-            damping *= 5
-    return values, float(np.hypot(*off.reshape(-1, 2).T).max())

@@ -1,6 +1,6 @@
-"""`camapp classify --executor dask`: the same job on a Dask cluster, whose workers see the files under the same names.
+"""`camapp classify --executor dask` runs the job on a Dask cluster, whose workers need the files at the same paths.
 
-Needs the extra `cluster` here, and camapp of the same version on the workers.
+This needs the extra `cluster` here, and the same version of camapp on the workers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from camapp.core.errors import PoolError, SettingsError
 from engine.model import Model, ModelError
 from engine.runtime.shared_model import attach_shared, write_shared
 
-CONNECT_TIMEOUT = 15.0
 _POLL = 0.2
-# Lists of files under way for each thread of the cluster: enough that none waits for its next.
+# Lists of files in progress for each thread of the cluster: enough that no thread waits for its next.
 _AHEAD = 3
 
-_here = threading.local()
+_cache = threading.local()
 
 
 def classify_on_cluster(
@@ -33,19 +32,21 @@ def classify_on_cluster(
     scheduler: str,
     stuck_after: float,
     stop: Callable[[], bool] = lambda: False,
+    connect_timeout: float = 15.0,
 ) -> Iterator[ReadItem]:
-    """Read and classify lists of files on a cluster; results in the order of the lists.
+    """Read and classify lists of files on a cluster; yield results in the order of the lists.
 
-    Dask itself does again what a lost worker had. What kills its worker again and again is split, and a file that
-    still does is listed as bad.
+    Dask repeats the work of a lost worker. A list that kills its worker repeatedly is split, and a file that still
+    does so is listed as bad.
 
     Args:
         model: sent to the workers once.
-        options: likewise.
-        batches: taken as there is room for them.
+        options: sent with each list.
+        batches: lists of files, taken when the cluster has room for them.
         scheduler: address, such as 'tcp://192.168.1.2:8786'.
-        stuck_after: seconds without any result after which the cluster is given up.
-        stop: asked often; once true no more are taken, and those under way are finished.
+        stuck_after: seconds without a result after which the run fails.
+        stop: polled; once it returns True no more lists are taken, and those in progress are finished.
+        connect_timeout: seconds to reach the scheduler, and then a worker.
 
     Raises:
         SettingsError: Dask is not installed here.
@@ -56,8 +57,8 @@ def classify_on_cluster(
     except ImportError as error:
         raise SettingsError("--executor dask needs Dask: pip install 'camapp[cluster]'", usage=True) from error
     try:
-        client = Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)
-        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT)
+        client = Client(scheduler, timeout=connect_timeout, set_as_default=False)
+        client.wait_for_workers(1, timeout=connect_timeout)
     except (OSError, ValueError, TimeoutError) as error:
         raise PoolError(f"no Dask cluster with workers at {scheduler}: start its scheduler and workers") from error
     with client:
@@ -69,32 +70,32 @@ def classify_on_cluster(
             return files, client.submit(read_files, content, asdict(options), files, pure=False)
 
         window = _AHEAD * max(1, sum(client.nthreads().values()))
-        source = iter(batches)
-        order: deque[tuple[list[str], Any]] = deque()
+        lists = iter(batches)
+        pending: deque[tuple[list[str], Any]] = deque()
         more = True
-        while more or order:
+        while more or pending:
             more = more and not stop()
-            while more and len(order) < window:
-                files = next(source, None)
+            while more and len(pending) < window:
+                files = next(lists, None)
                 more = files is not None
                 if files is not None:
-                    order.append(submit(files))
-            if not order:
+                    pending.append(submit(files))
+            if not pending:
                 return
-            files, future = order.popleft()
+            files, future = pending.popleft()
             try:
                 yield ReadItem.from_bytes(_result(future, stuck_after))
             except (ImportError, ModelError) as error:
                 raise PoolError(f"the workers of {scheduler} lack this version of camapp: {error}") from error
             except KilledWorker:
                 if len(files) > 1:
-                    order.extendleft(submit([file]) for file in reversed(files))
+                    pending.extendleft(submit([file]) for file in reversed(files))
                 else:
                     yield ReadItem.given_up(files, "it killed its worker", options)
 
 
 def _result(future: Any, stuck_after: float) -> bytes:
-    """What a task gave, waiting in short steps so that signals are heard."""
+    """Return the result of a task, waiting in short steps so that signals are handled."""
     deadline = time.monotonic() + stuck_after
     while True:
         try:
@@ -108,9 +109,9 @@ def _result(future: Any, stuck_after: float) -> bytes:
 
 
 def read_files(content: bytes, options: dict[str, Any], files: list[str]) -> bytes:
-    """Classify files on a worker, as `ReadItem` bytes; each thread keeps its model and plans for the next call."""
-    made_of = (content, options)
-    if getattr(_here, "made_of", None) != made_of:
-        _here.job = make(attach_shared(content), options)
-        _here.made_of = made_of
-    return ReadItem.of(_here.job.rows(files), options["formats"]).to_bytes()
+    """Classify files on a worker; return `ReadItem` bytes. Each thread keeps its model and plans for the next call."""
+    source = (content, options)
+    if getattr(_cache, "source", None) != source:
+        _cache.job = make(attach_shared(content), options)
+        _cache.source = source
+    return ReadItem.of(_cache.job.rows(files), options["formats"]).to_bytes()

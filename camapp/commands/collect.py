@@ -1,4 +1,4 @@
-"""`camapp collect`: labelled frames from any source, a folder a label, for `python -m weights train folder`."""
+"""`camapp collect` saves labelled frames of a source, in a folder for each label, for `python -m weights train`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CollectOptions:
-    """What the user asked of `collect`, beside the settings.
+    """Holds the options of the command line beside the settings.
 
     Attributes:
-        label: what the images show.
+        label: of the images.
         folder: of all labels.
-        every: seconds between two images; None waits for the space bar.
-        count: end after so many; None goes on.
+        every: seconds between two images; None saves one when space is pressed.
+        count: number of images after which the run ends; None does not end it.
     """
 
     label: str
@@ -35,7 +35,7 @@ class CollectOptions:
 
 
 def run_collect(settings: Settings, options: CollectOptions) -> tuple[ExitCode, str]:
-    """Run to the end; the exit code, and why in words."""
+    """Run to the end; return the exit code and its reason."""
     home = options.folder / _checked(options.label, options.folder)
     pipeline = Pipeline(settings)
     on_stop_signals(pipeline.request_stop)
@@ -63,10 +63,10 @@ def run_collect(settings: Settings, options: CollectOptions) -> tuple[ExitCode, 
 
 
 def _checked(label: str, folder: Path) -> str:
-    """The label, if it can be a folder's name and is no other spelling of one that is there.
+    """Return the label.
 
     Raises:
-        SettingsError: it cannot, or is.
+        SettingsError: it cannot be the name of a folder, or differs from an existing one only in case.
     """
     if not label.strip() or label != label.strip() or label.startswith(".") or "/" in label or not label.isprintable():
         raise SettingsError(f"--label {label!r}: a label is the name of a folder, such as cup", usage=True)
@@ -82,7 +82,8 @@ def _has_window(settings: Settings) -> bool:
 
 
 def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
-    from camapp.sinks.window import WindowSink  # only here: --display none loads no window code
+    # Imported here, so that --display none loads no window code.
+    from camapp.sinks.window import WindowSink
 
     def on_key(key: str) -> None:
         if key == " ":
@@ -94,7 +95,7 @@ def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
         elif key == "p":
             pipeline.toggle_pause()
 
-    title = f"camapp: {label} - the space bar saves an image"
+    title = f"camapp: {label} - space saves an image"
     kiosk = pipeline.settings.display == "kiosk"
     full_screen = pipeline.settings.full_screen or kiosk
     pipeline.add_sink(WindowSink(title, full_screen, on_key, pipeline.renderer.shown, kiosk=kiosk))

@@ -1,4 +1,4 @@
-"""`camapp doctor`: what this machine has and lacks for a live run, each lack with the command that mends it."""
+"""`camapp doctor` checks what a live run needs of this machine, and prints a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from camapp.core.settings import Settings
 from camapp.core.status import HOT_C
 from camapp.system.health import flags_of, read_temperature, read_throttled
 
 
 class CheckStatus(StrEnum):
-    """How a finding is to be taken."""
+    """Rates a check: ok, warn (works, but worse than it could) or fail (does not work)."""
 
     OK = "ok"
     WARN = "warn"
@@ -30,38 +31,37 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the report.
+    """Holds one line of the report.
 
     Attributes:
-        name: what was looked at.
-        verdict: ok, warn (works, but worse than it could) or fail (will not work).
+        name: what was checked.
         detail: what was found.
-        remedy: what to do, a command where there is one; "" when all is well.
+        remedy: what to do, a command if there is one; "" if there is nothing to do.
+        status: ok, warn or fail.
     """
 
     name: str
-    verdict: CheckStatus
     detail: str
     remedy: str = ""
+    status: CheckStatus = CheckStatus.OK
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the record for JSON, in which the status has the key "verdict"."""
+        return {"name": self.name, "verdict": self.status.value, "detail": self.detail, "remedy": self.remedy}
 
 
-def ok(name: str, detail: str) -> CheckResult:
-    """All is well."""
-    return CheckResult(name, CheckStatus.OK, detail)
+ok = CheckResult
+warn = partial(CheckResult, status=CheckStatus.WARN)
+fail = partial(CheckResult, status=CheckStatus.FAIL)
 
 
-def warn(name: str, detail: str, remedy: str) -> CheckResult:
-    """It works, but worse than it could."""
-    return CheckResult(name, CheckStatus.WARN, detail, remedy)
-
-
-def fail(name: str, detail: str, remedy: str) -> CheckResult:
-    """It will not work."""
-    return CheckResult(name, CheckStatus.FAIL, detail, remedy)
+def warn_if(fault: bool, name: str, detail: str, remedy: str) -> CheckResult:
+    """Return a warning with its remedy if there is a fault, else an ok."""
+    return warn(name, detail, remedy) if fault else ok(name, detail)
 
 
 def run_quietly(command: Sequence[str]) -> tuple[int, str]:
-    """(exit status, last words) of a command, bounded to 20 s; 127 where there is none such."""
+    """Run a command for at most 20 s; return its exit status (127 if there is no such program) and its output."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
     except FileNotFoundError:
@@ -72,11 +72,11 @@ def run_quietly(command: Sequence[str]) -> tuple[int, str]:
 
 
 class Machine:
-    """Where the doctor looks: files under `root`, commands by `run`. Tests hand in recorded ones.
+    """Gives the checks access to a machine's files and commands; tests pass recorded ones.
 
     Args:
-        root: '/' but in tests.
-        run: runs a command; its exit status and what it said.
+        root: folder of all files, '/' except in tests.
+        run: runs a command; returns its exit status and output.
     """
 
     def __init__(self, root: Path = Path("/"), run: Callable[[Sequence[str]], tuple[int, str]] = run_quietly) -> None:
@@ -84,7 +84,7 @@ class Machine:
         self.run = run
 
     def read(self, path: str) -> str:
-        """A small text file's content; "" where there is none."""
+        """Return the content of a small text file; "" if it cannot be read."""
         try:
             return (self.root / path).read_text(errors="replace").strip("\0\n ")
         except OSError:
@@ -92,14 +92,14 @@ class Machine:
 
     @cached_property
     def pi_model(self) -> str:
-        """Such as 'Raspberry Pi 5 Model B Rev 1.0'; "" on anything else."""
+        """Name of the board, such as 'Raspberry Pi 5 Model B Rev 1.0'; "" on any other machine."""
         model = self.read("proc/device-tree/model")
         return model if "Raspberry" in model else ""
 
     def python(self, code: str) -> tuple[int, str]:
-        """Run code in a process of its own, for imports that may crash or hang; its last line."""
-        status, said = self.run([sys.executable, "-c", code])
-        return status, said.splitlines()[-1] if said else ""
+        """Run code in a separate process, since an import may crash or hang; return exit status and last line."""
+        status, output = self.run([sys.executable, "-c", code])
+        return status, output.splitlines()[-1] if output else ""
 
 
 Check = Callable[[Machine], Iterator[CheckResult]]
@@ -107,14 +107,8 @@ Check = Callable[[Machine], Iterator[CheckResult]]
 
 def _machine(machine: Machine) -> Iterator[CheckResult]:
     yield ok("machine", machine.pi_model or f"{platform.machine()}, no Raspberry Pi")
-    os_name = next(
-        (
-            line.partition("=")[2].strip('"')
-            for line in machine.read("etc/os-release").splitlines()
-            if line.startswith("PRETTY_NAME=")
-        ),
-        "unknown",
-    )
+    release = dict(line.split("=", 1) for line in machine.read("etc/os-release").splitlines() if "=" in line)
+    os_name = release.get("PRETTY_NAME", "unknown").strip('"')
     if sys.maxsize > 2**32:
         yield ok("system", f"{os_name}, {platform.release()}, 64-bit")
     else:
@@ -122,7 +116,7 @@ def _machine(machine: Machine) -> Iterator[CheckResult]:
 
 
 def _python(machine: Machine) -> Iterator[CheckResult]:
-    yield ok("python", f"{platform.python_version()}, {sys.executable}")  # an older one could not have come this far
+    yield ok("python", f"{platform.python_version()}, {sys.executable}")  # an older one cannot import this module
     import numpy as np
     from threadpoolctl import threadpool_info
 
@@ -133,72 +127,62 @@ def _python(machine: Machine) -> Iterator[CheckResult]:
         detail = f"{library['internal_api']} {library.get('version')} ({library.get('architecture', 'unknown core')})"
         yield ok("blas", f"{detail}, {library['filepath']}")
     else:
-        yield warn(
-            "blas",
-            "none that is fast: NumPy multiplies matrices many times slower",
-            "sudo apt install -y libopenblas0-pthread",
-        )
+        detail = "no fast library: NumPy multiplies matrices many times slower"
+        yield warn("blas", detail, "sudo apt install -y libopenblas0-pthread")
 
 
 def _opencv(machine: Machine) -> Iterator[CheckResult]:
-    status, said = machine.python("import cv2; print(cv2.__version__, cv2.__file__)")
+    status, output = machine.python("import cv2; print(cv2.__version__, cv2.__file__)")
     if status == 0:
-        version, _, file = said.partition(" ")
+        version, _, file = output.partition(" ")
         yield ok("opencv", f"{version}, {Path(file).parent}")
-    elif "libGL" in said:
-        yield fail("opencv", said, "sudo apt install -y libgl1")
-    elif "numpy" in said.lower():
-        yield fail("opencv", said, "its NumPy is another: rm -rf .venv && make run")
+    elif "libGL" in output:
+        yield fail("opencv", output, "sudo apt install -y libgl1")
+    elif "numpy" in output.lower():
+        yield fail("opencv", output, "built for another NumPy: rm -rf .venv && make run")
     else:
-        yield fail("opencv", said, f"{sys.executable} -m pip install 'opencv-python>=4.6'")
+        yield fail("opencv", output, f"{sys.executable} -m pip install 'opencv-python>=4.6'")
 
 
 def _picamera2(machine: Machine) -> Iterator[CheckResult]:
+    install = "sudo apt install -y python3-picamera2 --no-install-recommends"
     for module in ("simplejpeg", "libcamera", "picamera2"):
-        status, said = machine.python(f"import {module}; print(getattr({module}, '__file__', ''))")
+        status, output = machine.python(f"import {module}; print(getattr({module}, '__file__', ''))")
         if status == 0:
-            yield ok(module, said)
-        elif "dtype size changed" in said:
-            yield fail(module, f"built for another NumPy than the one imported ({said})", "rm -rf .venv && make run")
+            yield ok(module, output)
+        elif "dtype size changed" in output:
+            yield fail(module, f"built for another NumPy than the one imported ({output})", "rm -rf .venv && make run")
         elif not machine.pi_model:
-            yield ok(module, "not here, and not needed: only a Pi's own camera goes by it")
+            yield ok(module, "not installed, and not needed: only a Pi camera uses it")
         elif module == "simplejpeg":
-            yield warn(module, said, "sudo apt install -y python3-picamera2 --no-install-recommends")
+            yield warn(module, output, install)
         else:
-            yield fail(
-                module,
-                said,
-                "sudo apt install -y python3-picamera2 --no-install-recommends, then rm -rf .venv && make run",
-            )
+            yield fail(module, output, f"{install}, then rm -rf .venv && make run")
 
 
 def _cameras(machine: Machine) -> Iterator[CheckResult]:
-    # In a process of its own: libcamera may hang, and leaves threads behind.
-    status, said = machine.run([sys.executable, "-m", "camapp", "sources", "--json"])
+    # In a separate process, since libcamera may hang, and leaves threads behind.
+    status, output = machine.run([sys.executable, "-m", "camapp", "sources", "--json"])
     try:
-        sources = json.loads(said[said.index("[") :]) if status == 0 else []
+        sources = json.loads(output[output.index("[") :]) if status == 0 else []
     except ValueError:
         status, sources = 1, []
     if status:
-        last = said.splitlines()[-1] if said else f"exit status {status}"
-        yield fail("cameras", last, "run 'camapp sources --debug' and see what it says")
+        last = output.splitlines()[-1] if output else f"exit status {status}"
+        yield fail("cameras", last, "run 'camapp run --debug' and read its log")
         return
     found = [source for source in sources if not source["uri"].startswith("pattern://")]
     for source in found:
-        name = f"camera {source['uri']}"
-        if source["status"] == "ready":
-            yield ok(name, source["name"])
-        else:
-            yield warn(name, source["name"], source["status"])
+        yield warn_if(source["status"] != "ready", f"camera {source['uri']}", source["name"], source["status"])
     if not any(source["status"] == "ready" for source in found):
         remedy = "plug in a webcam, or try 'camapp run --source pattern://digits'"
         if machine.pi_model:
             remedy = "power off, reseat the ribbon cable, then 'rpicam-hello --list-cameras'; or plug in a webcam"
-        yield warn("cameras", "none is ready", remedy)
+        yield warn("cameras", "no camera is ready", remedy)
 
 
 def _devices(machine: Machine) -> Iterator[CheckResult]:
-    for what, pattern in (
+    for name, pattern in (
         ("video nodes", "video*"),
         ("media nodes", "media*"),
         ("dma_heap", "dma_heap/*"),
@@ -207,18 +191,14 @@ def _devices(machine: Machine) -> Iterator[CheckResult]:
         nodes = sorted((machine.root / "dev").glob(pattern))
         closed = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
         if closed:
-            owner = _group_of(closed[0])
-            yield fail(
-                what,
-                f"this user may not open {', '.join(map(str, closed))}",
-                f"sudo usermod -aG {owner} $USER, and log in again",
-            )
+            remedy = f"sudo usermod -aG {_group_of(closed[0])} $USER, and log in again"
+            yield fail(name, f"this user cannot open {', '.join(map(str, closed))}", remedy)
         elif nodes:
-            yield ok(what, f"{len(nodes)}, all can be opened")
+            yield ok(name, f"{len(nodes)}, all can be opened")
         elif pattern == "dma_heap/*" and machine.pi_model:
-            yield fail(what, "there is no /dev/dma_heap", "sudo apt full-upgrade && sudo reboot (an old kernel)")
+            yield fail(name, "there is no /dev/dma_heap", "sudo apt full-upgrade && sudo reboot (the kernel is old)")
         else:
-            yield ok(what, "none")
+            yield ok(name, "none")
 
 
 def _group_of(node: Path) -> str:
@@ -236,11 +216,8 @@ def _groups(machine: Machine) -> Iterator[CheckResult]:
     if os.geteuid() == 0 or not missing or not machine.pi_model:
         yield ok("groups", f"{user}: {', '.join(names)}")
     else:
-        yield warn(
-            "groups",
-            f"{user} is not in {', '.join(missing)}",
-            f"sudo usermod -aG {','.join(missing)} {user}, and log in again",
-        )
+        remedy = f"sudo usermod -aG {','.join(missing)} {user}, and log in again"
+        yield warn("groups", f"{user} is not in {', '.join(missing)}", remedy)
 
 
 def _memory(machine: Machine) -> Iterator[CheckResult]:
@@ -251,10 +228,7 @@ def _memory(machine: Machine) -> Iterator[CheckResult]:
     }
     free = memory.get("MemAvailable", 0)
     detail = f"{free} MB available of {memory.get('MemTotal', 0)}"
-    if free < 150:
-        yield warn("memory", detail, "close other programs; --workers 1 needs least")
-    else:
-        yield ok("memory", detail)
+    yield warn_if(free < 150, "memory", detail, "close other programs, or use --workers 1")
     if "CmaTotal" in memory:
         detail = f"{memory['CmaFree']} MB free of {memory['CmaTotal']}"
         if machine.pi_model and memory["CmaFree"] < 32:
@@ -271,22 +245,19 @@ def _power(machine: Machine) -> Iterator[CheckResult]:
     value = read_throttled(machine.root)
     if value is None:
         if machine.pi_model:
-            yield warn("power", "the firmware's throttle flags cannot be read", "sudo usermod -aG video $USER")
+            yield warn("power", "the throttling flags of the firmware cannot be read", "sudo usermod -aG video $USER")
     else:
         now, since = flags_of(value)
-        cool = "a fan or a heat sink"
-        supply = "the official power supply and a short cable"
         if now or since:
-            remedy = supply if "under-voltage" in {*now, *since} else cool
-            yield warn("power", f"now: {', '.join(now) or 'well'}; since boot: {', '.join(since)}", f"use {remedy}")
+            supply, cooling = "use the official power supply and a short cable", "use a fan or a heat sink"
+            remedy = supply if "under-voltage" in {*now, *since} else cooling
+            yield warn("power", f"now: {', '.join(now) or 'ok'}; since boot: {', '.join(since)}", remedy)
         else:
             yield ok("power", "no under-voltage, no throttling since boot")
     degrees = read_temperature(machine.root)
     if degrees is not None:
-        if degrees >= HOT_C:
-            yield warn("temperature", f"{degrees:.0f} C: the clock is lowered from {HOT_C:.0f} C on", "add a fan")
-        else:
-            yield ok("temperature", f"{degrees:.0f} C")
+        remedy = f"the firmware lowers the clock from {HOT_C:.0f} C on: add a fan"
+        yield warn_if(degrees >= HOT_C, "temperature", f"{degrees:.0f} C", remedy)
 
 
 def _disk(machine: Machine) -> Iterator[CheckResult]:
@@ -296,10 +267,9 @@ def _disk(machine: Machine) -> Iterator[CheckResult]:
             continue
         usage = shutil.disk_usage(path)
         detail = f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} at {path}"
-        if path != shared and (usage.free < 200e6 or usage.free < usage.total / 50):
-            yield warn(name, detail, f"make room: sudo apt clean; sudo du -xh {path} | sort -h | tail")
-        else:
-            yield ok(name, detail)  # /dev/shm is told for others: camapp's shared memory has no name there
+        # /dev/shm matters to other programs only: camapp's shared memory is anonymous.
+        full = path != shared and (usage.free < 200e6 or usage.free < usage.total / 50)
+        yield warn_if(full, name, detail, f"free some space: sudo apt clean; sudo du -xh {path} | sort -h | tail")
 
 
 def _display(machine: Machine) -> Iterator[CheckResult]:
@@ -309,13 +279,13 @@ def _display(machine: Machine) -> Iterator[CheckResult]:
     kiosk = displays.probe_kiosk(machine.root)
     console = displays.probe_drm(machine.root)
     if desktop:
-        yield ok("display", f"a desktop's, {desktop.reason}")
+        yield ok("display", f"desktop, {desktop.reason}")
     elif console and machine.pi_model:
         yield ok("display", f"{console.reason}, for --display drm" + (" or kiosk" if kiosk else ""))
     elif kiosk:
         yield ok("display", f"{kiosk.reason}, for --display kiosk")
     else:
-        # With a screen that somebody else has, perhaps our own service, that is what there is to say.
+        # A connected screen is in use by another program, possibly our own service: give that as the reason.
         screen = any(displays.connectors(machine.root).values())
         reason = desktop.reason if not screen else console.reason if machine.pi_model else kiosk.reason
         yield ok("display", f"{reason}; predictions are printed or logged")
@@ -330,8 +300,8 @@ def _service(machine: Machine) -> Iterator[CheckResult]:
         yield ok("service", "not installed ('sudo camapp install-service' starts it on boot)")
     for unit in units:
         properties = "ActiveState,SubState,NRestarts,UnitFileState,StatusText,ExecMainStatus"
-        status, said = machine.run(["systemctl", "show", unit, f"--property={properties}"])
-        values = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        status, output = machine.run(["systemctl", "show", unit, f"--property={properties}"])
+        values = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
         state = values.get("ActiveState", "unknown")
         detail = f"{unit} is {state}, {values.get('UnitFileState', '')}, restarts {values.get('NRestarts', '?')}"
         if values.get("StatusText"):
@@ -347,17 +317,14 @@ def _service(machine: Machine) -> Iterator[CheckResult]:
 
 
 def _clock(machine: Machine) -> Iterator[CheckResult]:
-    status, said = machine.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
-    if (machine.root / "run/systemd/timesync/synchronized").exists() or said == "yes":
+    status, output = machine.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
+    if (machine.root / "run/systemd/timesync/synchronized").exists() or output == "yes":
         yield ok("clock", "synchronised")
     elif status:
-        yield ok("clock", "nobody here tells whether it is synchronised; records also carry monotonic time")
+        yield ok("clock", "no service reports if it is synchronised; records also carry monotonic time")
     else:
-        yield warn(
-            "clock",
-            "not synchronised: the times in the log may be wrong (a Pi has no clock of its own)",
-            "sudo timedatectl set-ntp true",
-        )
+        detail = "not synchronised: the times in the log may be wrong (a Pi has no battery-backed clock)"
+        yield warn("clock", detail, "sudo timedatectl set-ntp true")
 
 
 def _models(machine: Machine) -> Iterator[CheckResult]:
@@ -377,32 +344,63 @@ CHECKS: tuple[Check, ...] = (
 
 
 def examine(machine: Machine | None = None, checks: Sequence[Check] = CHECKS) -> list[CheckResult]:
-    """Every check's findings; one that fails unexpectedly is a finding too, so that the others are still heard."""
+    """Run the checks on a machine and return their results."""
     machine = machine or Machine()
-    findings: list[CheckResult] = []
-    for check in checks:
+    return collect([(check.__name__.strip("_"), partial(check, machine)) for check in checks], CheckStatus.WARN)
+
+
+def collect(
+    checks: Iterable[tuple[str, Callable[[], Iterable[CheckResult]]]], on_error: CheckStatus
+) -> list[CheckResult]:
+    """Return the results of named checks.
+
+    Args:
+        checks: name and function of each.
+        on_error: status of a check that raises an unexpected exception; the other checks still run.
+    """
+    results: list[CheckResult] = []
+    for name, check in checks:
         try:
-            findings += check(machine)
-        except Exception as error:  # noqa: BLE001 - a report with a hole is better than none
-            name = check.__name__.strip("_")
-            findings.append(warn(name, f"could not be looked at: {type(error).__name__}: {error}", "report this"))
-    return findings
+            results += check()
+        except Exception as error:  # noqa: BLE001 - a report with a gap is better than none
+            detail = f"check failed: {type(error).__name__}: {error}"
+            results.append(CheckResult(name, detail, "report this", on_error))
+    return results
 
 
-def print_report(findings: Sequence[CheckResult], as_json: bool) -> None:
-    """As a table with colours on a terminal, or as JSON."""
+def run_doctor(as_json: bool, settings: Settings | None = None, seconds: float = 5.0) -> bool:
+    """Check this machine and print the report; return whether nothing failed.
+
+    Args:
+        as_json: print JSON.
+        settings: source, model and so on, to try the parts of this machine too; None only looks at it.
+        seconds: duration of the trial of the camera, and of the whole run.
+    """
+    results = examine()
+    if settings is None:
+        print_report(results, as_json)
+    else:
+        from camapp.commands.trials import Trials, print_trials, without_names
+
+        results = without_names(results + Trials(settings, seconds).run())
+        print_trials(results, as_json)
+    return all(result.status is not CheckStatus.FAIL for result in results)
+
+
+def print_report(results: Sequence[CheckResult], as_json: bool) -> None:
+    """Print results as a coloured table, or as a JSON list."""
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print(json.dumps([result.as_dict() for result in results], indent=2))
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     colours = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "bold red"}
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        line = Text(f"{finding.verdict.value:<5}", colours[finding.verdict])
-        line.append(f"{finding.name:<{width}}  ", "bold").append(finding.detail, "default")
+    width = max(len(result.name) for result in results)
+    for result in results:
+        line = Text(f"{result.status.value:<5}", colours[result.status])
+        line.append(f"{result.name:<{width}}  ", "bold").append(result.detail, "default")
         console.print(line)
-        if finding.remedy:
-            console.print(Text(f"     {'':<{width}}  -> {finding.remedy}", "cyan"))
+        if result.remedy:
+            console.print(Text(f"     {'':<{width}}  -> {result.remedy}", "cyan"))

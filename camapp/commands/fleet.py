@@ -1,4 +1,4 @@
-"""`camapp fleet`: all devices that tell a broker of themselves, in one table that lives."""
+"""`camapp fleet` shows all devices that publish to an MQTT broker, in a live table."""
 
 from __future__ import annotations
 
@@ -25,45 +25,44 @@ from camapp.remote.mqtt.client import Access, MqttClient, Subscription, access
 from camapp.system.systemd import on_stop_signals
 
 _REFRESH_S = 0.5
-# What is retained comes at once after subscribing: this long without another message, and all has come.
+# Retained messages arrive at once after subscribing: after this long without another one, all have arrived.
 _QUIET_S = 0.7
-_PATIENCE_S = 10.0
-# A device tells its status every five seconds.
+_CONNECT_S = 10.0
+# Age from which a device counts as silent; it publishes its status every five seconds.
 _SILENT_S = 20.0
-_MAX_TOPICS = 10_000
-_LONGEST_TEXT = 60
+_MAX_TEXT = 60
 _RATING_STYLE = {Rating.GOOD: "green", Rating.FAIR: "yellow", Rating.POOR: "red", Rating.UNRATED: ""}
 
 
 class FleetError(CamappError):
-    """The broker cannot be asked; the message says why."""
+    """The broker is not reachable; the message says why."""
 
     code = ExitCode.SOURCE_GONE
 
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """One camera of a device, as far as it has told; None for what it has not.
+    """Holds one camera of a device as far as it was published; None for the rest.
 
     Attributes:
         device: its id.
-        camera: its name; "" of a device that has told of none.
-        online: whether the broker knows it to be there.
-        state: what its run is at.
+        camera: its name; "" if the device has published none.
+        online: whether the broker has it as available.
+        state: of its run.
         reason: why there is no signal.
-        label: what it sees.
-        score: how surely, 0 to 1.
-        model: what it runs.
+        label: of its last prediction.
+        score: of that label, 0 to 1.
+        model: name of its model.
         fps: predictions a second.
-        target_fps: what it is judged against.
+        target_fps: the rate that fps is rated against.
         latency_p95_ms: from exposure to prediction.
-        dropped: frames, so far.
-        failed: frames, so far.
+        dropped: frames so far.
+        failed: frames so far.
         restarts: workers replaced so far.
         temperature_c: of the machine.
-        alerts: what slows the machine.
-        messages_lost: that the broker never got.
-        age_s: since it was last heard, by its own clock where that was before we listened.
+        alerts: reasons why the machine is slowed down.
+        messages_lost: messages that did not reach the broker.
+        age_s: seconds since its last message; by the clock of the device if that was before we subscribed.
     """
 
     device: str
@@ -87,31 +86,33 @@ class DeviceRow:
 
 
 class Fleet:
-    """What was heard, by topic; whatever it holds, rows can be made of it.
+    """Collects the messages by topic and makes rows of them, whatever they contain.
 
     Args:
         prefix: of all topics.
-        clock: seconds since the epoch.
+        clock: returns seconds since the epoch.
+        max_topics: further topics are ignored.
     """
 
-    def __init__(self, prefix: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, prefix: str, clock: Callable[[], float] = time.time, max_topics: int = 10_000) -> None:
         self.topics = [f"{prefix}/{rest}" for rest in ("+/availability", "+/health", "+/+/status", "+/+/prediction")]
-        self.heard_at = 0.0
+        self.received_at = 0.0
         self._prefix = prefix
         self._clock = clock
+        self._max_topics = max_topics
         self._lock = threading.Lock()
         self._online: dict[str, bool] = {}
         self._records: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._seen: dict[str, float] = {}
+        self._last_seen: dict[str, float] = {}
 
-    def hear(self, topic: str, payload: bytes, retained: bool) -> None:
-        """Take a message in; an empty one takes back what was said before."""
+    def receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Store a message; an empty one deletes the message before it."""
         device, *rest = topic.removeprefix(f"{self._prefix}/").split("/")
         record = _record(payload)
-        said_at = _moment(record.get("time")) if retained else self._clock()
+        published_at = _moment(record.get("time")) if retained else self._clock()
         with self._lock:
-            self.heard_at = time.monotonic()
-            if len(self._records) + len(self._online) > _MAX_TOPICS:
+            self.received_at = time.monotonic()
+            if len(self._records) + len(self._online) > self._max_topics:
                 return
             if rest == ["availability"]:
                 self._online[device] = payload == b"online"
@@ -121,19 +122,19 @@ class Fleet:
                 self._records.pop((device, *rest), None)
             else:
                 self._records[(device, *rest)] = record
-            if said_at is not None:
-                self._seen[device] = max(said_at, self._seen.get(device, 0.0))
+            if published_at is not None:
+                self._last_seen[device] = max(published_at, self._last_seen.get(device, 0.0))
 
     def rows(self) -> list[DeviceRow]:
-        """One a camera, by device and camera."""
+        """Return one row for each camera, in the order of device and camera."""
         with self._lock:
-            cameras = {key[:2] for key in self._records if len(key) == 3 and self._is_there(key[0], key[1])}
+            cameras = {key[:2] for key in self._records if len(key) == 3 and self._is_present(key[0], key[1])}
             devices = {*self._online, *(key[0] for key in self._records)}
             bare = {(device, "") for device in devices - {device for device, _ in cameras}}
             return [self._row(*key) for key in sorted(cameras | bare)]
 
-    def _is_there(self, device: str, camera: str) -> bool:
-        """What is retained of a camera outlives its being taken away, or given another name."""
+    def _is_present(self, device: str, camera: str) -> bool:
+        """Return whether the device has this camera: retained messages outlive a removed or renamed camera."""
         present = self._records.get((device, "health"), {}).get("cameras")
         return camera in present if isinstance(present, list) else True
 
@@ -144,7 +145,7 @@ class Fleet:
         fps, frames = _mapping(status.get("fps")), _mapping(status.get("frames"))
         online = self._online.get(device, False)
         alerts = health.get("alerts")
-        seen = self._seen.get(device)
+        seen = self._last_seen.get(device)
         return DeviceRow(
             device=_text(device),
             camera=_text(camera),
@@ -168,21 +169,21 @@ class Fleet:
 
 
 def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bool, as_json: bool) -> None:
-    """Show the table until interrupted; print it once if asked to, or where there is no terminal.
+    """Show the table until interrupted; print it once if `once`, or if stdout is no terminal.
 
     Raises:
-        SettingsError: no such address.
+        SettingsError: the address is wrong.
         SinkError: a file cannot be used.
-        FleetError: the broker cannot be asked.
+        FleetError: the broker is not reachable.
     """
     try:
         broker_access = access(broker, password_file, ca)
     except ValueError as error:
         raise SettingsError(f"--broker is not allowed: {error}", usage=True) from None
-    # What is wrong stands over the table, or is the error.
+    # Errors are the title of the table, or raised.
     logging.getLogger("camapp.remote.mqtt").setLevel(logging.CRITICAL)
     fleet = Fleet(broker_access.address.prefix)
-    incoming = Subscription(fleet.topics, fleet.hear, with_retained=True, max_rate=0)
+    incoming = Subscription(fleet.topics, fleet.receive, with_retained=True, max_rate=0)
     link = MqttClient(broker_access, "camapp-fleet", subscription=incoming)
     link.start()
     try:
@@ -196,7 +197,7 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
 
 
 def _wait_for_all(link: MqttClient, fleet: Fleet, broker: Access) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _CONNECT_S
     connected_at = 0.0
     while time.monotonic() < deadline:
         time.sleep(0.05)
@@ -206,7 +207,7 @@ def _wait_for_all(link: MqttClient, fleet: Fleet, broker: Access) -> None:
                 break
             continue
         connected_at = connected_at or now
-        if now - max(connected_at, fleet.heard_at) > _QUIET_S:
+        if now - max(connected_at, fleet.received_at) > _QUIET_S:
             return
     if not link.connected:
         raise FleetError(f"MQTT broker {broker.address}: {link.reason or 'no answer'}")
@@ -220,11 +221,11 @@ def _print(rows: Sequence[DeviceRow], as_json: bool) -> None:
 
 
 def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
-    # The terminal's cursor, which a live table hides, has to come back.
-    asked_to_stop: list[str] = []
-    on_stop_signals(asked_to_stop.append)
+    # On a signal the loop ends normally, so that the cursor, which a live table hides, is shown again.
+    signals: list[str] = []
+    on_stop_signals(signals.append)
     with Live(console=Console(), auto_refresh=False) as live:
-        while not asked_to_stop:
+        while not signals:
             table = table_of(fleet.rows())
             table.title = f"MQTT broker {broker.address}" + (
                 "" if link.connected else f": {link.reason or 'connecting'}"
@@ -234,7 +235,7 @@ def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
 
 
 def table_of(rows: Sequence[DeviceRow]) -> Table:
-    """The rows for people."""
+    """Return the rows as a table."""
     table = Table("device", "camera", "state", "sees", "model")
     for name in ("fps", "p95 ms", "dropped", "failed", "restarts", "machine", "seen"):
         table.add_column(name, justify="right")
@@ -256,7 +257,7 @@ def table_of(rows: Sequence[DeviceRow]) -> Table:
             style="" if row.online else "dim",
         )
     if not rows:
-        table.add_row(Text("nobody has said anything yet", "dim"))
+        table.add_row(Text("no devices seen yet", "dim"))
     return table
 
 
@@ -287,7 +288,7 @@ def _ago(seconds: float | None) -> str:
     return f"{seconds:.0f} s ago"
 
 
-# -- what came over the network may be anything
+# -- parsers of payloads, which may contain anything
 
 
 def _record(payload: bytes) -> dict[str, Any]:
@@ -302,10 +303,10 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """Fit for a terminal: one line, nothing that steers it."""
+    """Return a text for the terminal: one line, without control characters."""
     if not isinstance(value, str):
         return ""
-    return "".join(letter if letter.isprintable() else "?" for letter in value[:_LONGEST_TEXT])
+    return "".join(letter if letter.isprintable() else "?" for letter in value[:_MAX_TEXT])
 
 
 def _number(value: object) -> float | None:

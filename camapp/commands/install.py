@@ -1,7 +1,7 @@
-"""`camapp install-service` and `uninstall-service`: start on boot, and back to a machine as it was.
+"""`camapp install-service` and `uninstall-service` start camapp at boot, and restore the machine.
 
-The application goes into a virtual environment in /opt/camapp, where a service's user can run it (a home directory
-is closed to it), its settings into /etc/camapp/config.toml, its unit into /etc/systemd/system.
+The application goes into a virtual environment in /opt/camapp, where the user of a service can run it (home folders
+are closed to services), its settings into /etc/camapp/config.toml, and its unit into /etc/systemd/system.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from camapp.capture.source import local_path
@@ -22,19 +23,19 @@ from camapp.core.settings import Settings, load_cameras, to_toml
 
 PROJECT = Path(__file__).parents[2]
 UNITS = Path(__file__).parents[1] / "data" / "systemd"
-# What pip needs of a clone; tests, data and the clone's own environment stay behind.
-_PARTS = ("camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
-# Settings that need packages of their own: extras of the same names.
+# The parts of a clone that pip needs; the units are data of camapp.
+_PARTS = ("camapp", "engine", "weights", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
+# Settings that need further packages: the extras of the same names.
 _EXTRAS = ("mqtt", "web")
 _PREDICTIONS = "/var/log/camapp/predictions.jsonl"
-# What the units let the service write to, and what they close to it.
+# The folders that the units let the service write to, and those that they close to it.
 _WRITABLE = ("/var/lib/camapp", "/var/log/camapp", "/var/cache/camapp")
 _HOMES = ("/home", "/root")
 _USER = "camapp"
 
 
 class ServiceKind(Enum):
-    """How the application is started."""
+    """Names a way to start the application."""
 
     HEADLESS = "headless"
     KIOSK = "kiosk"
@@ -42,12 +43,12 @@ class ServiceKind(Enum):
 
     @property
     def file(self) -> str:
-        """The name of what is installed for it."""
+        """Name of the unit or autostart file."""
         return {"headless": "camapp.service", "kiosk": "camapp-kiosk.service", "desktop": "camapp.desktop"}[self.value]
 
 
 class InstallError(CamappError):
-    """Installing cannot go on; the message says what to do."""
+    """Installing cannot continue; the message says what to do."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.INTERNAL) -> None:
         super().__init__(message)
@@ -58,25 +59,25 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, ten minutes at most, and keep what it says."""
+    """Run a command for at most ten minutes, and capture its output."""
     return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that installing does, in words and as a call."""
+    """Holds one step: its description, and a function that does it."""
 
-    what: str
-    do: Callable[[], None]
+    text: str
+    run: Callable[[], object]
 
 
 class Installer:
-    """The steps of installing and of removing, for a machine whose files begin at `root`.
+    """Makes the steps of installing and of removing.
 
     Args:
-        kind: how the application is to be started.
-        settings: for a new configuration; one that exists is kept.
-        root: '/' but in tests.
+        kind: way to start the application.
+        settings: for a new configuration; an existing one is kept.
+        root: folder of all files of the machine, '/' except in tests.
         run: runs a command.
     """
 
@@ -95,18 +96,22 @@ class Installer:
         self.config = root / "etc/camapp/config.toml"
 
     @property
-    def _shows_itself(self) -> bool:
-        """The screen is a Pi camera's own (`--display drm`), and no shell for windows is needed."""
+    def _uses_drm(self) -> bool:
+        """Whether a Pi camera draws on the screen itself (`--display drm`), so that no window system is needed."""
         return self.kind is ServiceKind.KIOSK and self.settings.display == "drm"
 
     def path_of(self, kind: ServiceKind) -> Path:
-        """Where the unit or the autostart file of a kind belongs."""
+        """Return where the unit or the autostart file of a kind belongs."""
         return self._root / ("etc/xdg/autostart" if kind is ServiceKind.DESKTOP else "etc/systemd/system") / kind.file
 
-    # -- what is looked at before anything is changed
+    # -- checks, before anything is changed
 
     def check(self) -> list[str]:
-        """Notes for the user. Raises InstallError or SettingsError for what stands in the way."""
+        """Return notes for the user.
+
+        Raises:
+            InstallError, SettingsError: the service cannot be installed.
+        """
         notes = []
         if os.geteuid() != 0:
             raise InstallError(
@@ -114,28 +119,34 @@ class Installer:
                 ExitCode.DENIED,
             )
         if self.kind is not ServiceKind.DESKTOP and not shutil.which("systemctl"):
-            raise InstallError("this machine has no systemd (no systemctl): start 'camapp run' by its own means")
-        if self.kind is ServiceKind.KIOSK and not self._shows_itself:
+            raise InstallError(
+                "this machine has no systemd (no systemctl): start 'camapp run' with its own service manager"
+            )
+        if self.kind is ServiceKind.KIOSK and not self._uses_drm:
             for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
                 if not shutil.which(program):
                     raise InstallError(
                         f"the kiosk needs {program}: sudo apt install -y {package} (or --display drm, for a Pi camera)"
                     )
         if not self._is_installed_copy() and not (PROJECT / "pyproject.toml").is_file():
-            raise InstallError("run install-service from a clone of the project: its pyproject.toml is not here")
+            raise InstallError(
+                "run install-service from a clone of the project: this installation has no pyproject.toml"
+            )
         if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
-            raise InstallError(f"{self.app} exists and is not ours: move it away first (a clone belongs elsewhere)")
+            raise InstallError(
+                f"{self.app} exists and is no camapp environment: move it first (a clone belongs elsewhere)"
+            )
         cameras = self._cameras()
         if self.config.exists():
             notes.append(f"{self.config} is kept as it is")
             if self.config.stat().st_uid != 0 or self.config.stat().st_mode & 0o022:
                 notes.append(
-                    f"others than root may write {self.config}, and so say what it runs: "
+                    f"other users than root can write {self.config}, and so choose what the service runs: "
                     f"sudo chown root:root {self.config} && sudo chmod 644 {self.config}"
                 )
         for camera in cameras:
             if self.kind is not ServiceKind.DESKTOP:
-                _refuse_what_is_closed(camera)
+                _refuse_closed_paths(camera)
             notes += self._device_notes(camera.source)
         missing = [group for group in self._wanted_groups() if not self._has_group(group)]
         if missing:
@@ -143,11 +154,11 @@ class Installer:
         return notes
 
     def _cameras(self) -> list[Settings]:
-        """What will run: the configuration that is here, else what was asked for. Raises SettingsError."""
+        """Return the settings that will run: the existing configuration, else the given one. Raises SettingsError."""
         return load_cameras({}, self.config, environment={}) if self.config.exists() else [self.settings]
 
     def _device_notes(self, source: str) -> list[str]:
-        """What a camera of this source would need and this machine lacks now; none of it stands in the way."""
+        """Return notes about devices that this source needs and the machine lacks now; the service waits for them."""
         scheme = source.partition("://")[0]
         dev = self._root / "dev"
         if scheme == "picamera" and not list(dev.glob("media*")):
@@ -159,7 +170,7 @@ class Installer:
     # -- installing
 
     def steps(self) -> list[Step]:
-        """Everything that installing does, in order."""
+        """Return the steps of installing, in order."""
         steps = []
         if not self._is_installed_copy():
             steps.append(Step(f"put the application into {self.app}", self._install_application))
@@ -168,9 +179,9 @@ class Installer:
         steps.append(Step(f"check {self.config} and its model with the installed application", self._check_config))
         for other in ServiceKind:
             if other is not self.kind and self.path_of(other).exists():
-                steps.append(Step(f"remove {self.path_of(other)}", lambda other=other: self._remove_unit(other)))  # type: ignore[misc]
+                steps.append(Step(f"remove {self.path_of(other)}", partial(self._remove_unit, other)))
         if self.kind is ServiceKind.KIOSK and not self._has_user():
-            steps.append(Step(f"make the system user '{_USER}'", self._add_user))
+            steps.append(Step(f"create the system user '{_USER}'", self._add_user))
         steps.append(Step(f"write {self.path_of(self.kind)}", self._write_unit))
         if self.kind is not ServiceKind.DESKTOP:
             steps.append(Step(f"systemd-analyze verify {self.kind.file}", self._verify))
@@ -182,42 +193,44 @@ class Installer:
 
     def _install_application(self) -> None:
         if not (self.app / "bin/python").exists():
-            options = ["--system-site-packages"] if self._is_pi() else []  # picamera2 and its NumPy are apt's
-            self._must([_system_python(), "-I", "-m", "venv", *options, str(self.app)], "python3 -m venv")
-        # From a copy: pip would leave a build folder that belongs to root in the user's clone.
+            # On a Pi, picamera2 and the NumPy that it was built for come from apt.
+            options = ["--system-site-packages"] if self._is_pi() else []
+            self._run_checked([_system_python(), "-I", "-m", "venv", *options, str(self.app)], "python3 -m venv")
+        # From a copy, since pip would leave a build folder of root in the user's clone.
         with tempfile.TemporaryDirectory() as folder:
             for part in (PROJECT / name for name in _PARTS):
                 if part.is_dir():
                     shutil.copytree(part, Path(folder, part.name), ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy2(part, folder)
-            # -I: root must not import what happens to lie in the folder that this is started from.
+            # -I: root must not import modules from the current folder.
             pip = [str(self.app / "bin/python"), "-I", "-m", "pip", "install", "--quiet", "--no-cache-dir"]
             extras = ",".join(name for name in _EXTRAS if getattr(self._cameras()[0], name) is not None)
-            self._must([*pip, f"{folder}[{extras}]" if extras else folder], "pip")
+            self._run_checked([*pip, f"{folder}[{extras}]" if extras else folder], "pip")
 
     def _write_config(self) -> None:
         self.config.parent.mkdir(parents=True, exist_ok=True)
         settings = self.settings
         if self.kind is not ServiceKind.DESKTOP and settings.log is None:
-            # Every prediction would be a gigabyte a day, on a card that is to last for years.
+            # A log of every prediction grows by 1 GB a day, and the SD card has to last for years.
             settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
         if not (SHIPPED / f"{settings.model}.npz").exists():
-            settings = replace(settings, model=self._adopted(settings.model))
+            settings = replace(settings, model=self._copied(settings.model))
         if settings.labels and Path(settings.labels).expanduser().exists():
-            settings = replace(settings, labels=self._adopted(settings.labels))
+            settings = replace(settings, labels=self._copied(settings.labels))
         text = f"# Settings of the camapp service. After a change: sudo systemctl reload {self.kind.file}\n"
-        partial = self.config.with_suffix(".partial")
-        partial.write_text(text + to_toml(settings), encoding="utf-8")
+        temporary = self.config.with_suffix(".partial")
+        temporary.write_text(text + to_toml(settings), encoding="utf-8")
         if self.kind is not ServiceKind.DESKTOP and _has_password(settings) and self._has_group("video"):
-            partial.chmod(0o640)  # the service is in that group
-            self._must(["chgrp", "video", str(partial)], "chgrp")
+            # The service is in that group.
+            temporary.chmod(0o640)
+            self._run_checked(["chgrp", "video", str(temporary)], "chgrp")
         else:
-            partial.chmod(0o644)
-        partial.replace(self.config)
+            temporary.chmod(0o644)
+        temporary.replace(self.config)
 
-    def _adopted(self, file: str) -> str:
-        """Copy a file of the user's to where the service can read it."""
+    def _copied(self, file: str) -> str:
+        """Copy a file of the user to where the service can read it; return the new path."""
         source = Path(file).expanduser()
         try:
             copy = Path(shutil.copyfile(source, self.config.parent / source.name))
@@ -233,28 +246,32 @@ class Installer:
 
     def _add_user(self) -> None:
         options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/var/lib/camapp"]
-        self._must(["useradd", *options, _USER], "useradd")
+        self._run_checked(["useradd", *options, _USER], "useradd")
 
-    def _write_unit(self) -> None:
-        path = self.path_of(self.kind)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def unit(self) -> str:
+        """Return the text of the unit or autostart file, as this machine needs it."""
         text = (UNITS / self.kind.file).read_text(encoding="utf-8")
         # systemd does not start a unit with a group that does not exist.
         wanted = self._wanted_groups()
         groups = " ".join(group for group in wanted if self._has_group(group))
         text = text.replace(f"SupplementaryGroups={' '.join(wanted)}", f"SupplementaryGroups={groups}")
-        path.write_text(text.replace("--display kiosk", "--display drm") if self._shows_itself else text)
+        return text.replace("--display kiosk", "--display drm") if self._uses_drm else text
+
+    def _write_unit(self) -> None:
+        path = self.path_of(self.kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.unit(), encoding="utf-8")
         path.chmod(0o644)
 
     def _verify(self) -> None:
         if shutil.which("systemd-analyze"):
-            self._must(["systemd-analyze", "verify", str(self.path_of(self.kind))], "systemd-analyze verify")
+            self._run_checked(["systemd-analyze", "verify", str(self.path_of(self.kind))], "systemd-analyze verify")
 
     def _enable(self) -> None:
-        self._must(["systemctl", "enable", "--quiet", self.kind.file], "systemctl enable")
+        self._run_checked(["systemctl", "enable", "--quiet", self.kind.file], "systemctl enable")
 
     def _start(self) -> None:
-        self._must(["systemctl", "daemon-reload"], "systemctl daemon-reload")
+        self._run_checked(["systemctl", "daemon-reload"], "systemctl daemon-reload")
         self._enable()
         done = self._run(["systemctl", "restart", self.kind.file])
         if done.returncode:
@@ -263,24 +280,26 @@ class Installer:
     # -- removing
 
     def removal(self, keep_data: bool = False) -> list[Step]:
-        """Everything that uninstalling does, in order: what is not there is left out."""
+        """Return the steps of removing the parts that are installed, in order."""
         steps = [
-            Step(f"stop, disable and remove {self.path_of(kind)}", lambda kind=kind: self._remove_unit(kind))  # type: ignore[misc]
+            Step(f"stop, disable and remove {self.path_of(kind)}", partial(self._remove_unit, kind))
             for kind in ServiceKind
             if self.path_of(kind).exists()
         ]
         folders = [] if keep_data else ["etc/camapp", "var/log/camapp", "var/lib/camapp"]
         folders += ["var/cache/camapp"]
-        # A dynamic user's folders lie in `private`, and links stand in their places.
+        # systemd keeps the folders of a dynamic user in `private`, and links to them.
         for name in folders:
             parent, _, leaf = name.rpartition("/")
             for path in (self._root / name, self._root / parent / "private" / leaf):
                 if path.exists() or path.is_symlink():
-                    steps.append(Step(f"delete {path}", lambda path=path: _delete(path)))  # type: ignore[misc]
+                    steps.append(Step(f"delete {path}", partial(_delete, path)))
         if self._has_user():
-            steps.append(Step(f"remove the system user '{_USER}'", lambda: self._must(["userdel", _USER], "userdel")))
+            steps.append(
+                Step(f"remove the system user '{_USER}'", partial(self._run_checked, ["userdel", _USER], "userdel"))
+            )
         if (self.app / "pyvenv.cfg").is_file():
-            steps.append(Step(f"delete {self.app}", lambda: _delete(self.app)))
+            steps.append(Step(f"delete {self.app}", partial(_delete, self.app)))
         return steps
 
     def _remove_unit(self, kind: ServiceKind) -> None:
@@ -293,7 +312,7 @@ class Installer:
 
     # -- the machine
 
-    def _must(self, command: Sequence[str], name: str) -> None:
+    def _run_checked(self, command: Sequence[str], name: str) -> None:
         done = self._run(command)
         if done.returncode:
             raise InstallError(f"{name} failed: {_last_line(done.stdout) or f'exit status {done.returncode}'}")
@@ -318,7 +337,7 @@ class Installer:
         return bool(_named(self._root / "etc/group", name))
 
     def _has_user(self) -> bool:
-        """Whether there is the user that we made; one of that name with another home is a person's."""
+        """Whether the system user exists; a user of that name with another home folder is a person."""
         return any(line.split(":")[5:6] == ["/var/lib/camapp"] for line in _named(self._root / "etc/passwd", _USER))
 
 
@@ -332,15 +351,15 @@ def _has_password(settings: Settings) -> bool:
     return any(isinstance(value, str) and "://" in value and "@" in value for value in values)
 
 
-def _refuse_what_is_closed(settings: Settings) -> None:
-    """The service starts in a folder of its own, sees no home directory and writes to its own folders only."""
+def _refuse_closed_paths(settings: Settings) -> None:
+    """Refuse paths that are closed to the service: relative inputs, home folders, and outputs outside its folders."""
     source = settings.source
     scheme, sep, _ = source.partition("://")
     if source != "auto" and (not sep or scheme in ("file", "images", "video")):
-        _refuse_unseen("source", local_path(source))
+        _refuse_unreadable("source", local_path(source))
     for name, file in {"mqtt-ca": settings.mqtt_ca, "mqtt-password-file": settings.mqtt_password_file}.items():
         if file is not None:
-            _refuse_unseen(name, file.expanduser())
+            _refuse_unreadable(name, file.expanduser())
     outputs = {"record": settings.record, "clips": settings.clips, "snapshots": settings.snapshots}
     if settings.log not in (None, "-"):
         outputs["log"] = Path(settings.log)
@@ -348,15 +367,15 @@ def _refuse_what_is_closed(settings: Settings) -> None:
         if output is not None and output.expanduser().is_absolute() and not _is_below(output.expanduser(), _WRITABLE):
             raise InstallError(
                 f"--{name} {output}: the service may write below {' and '.join(_WRITABLE[:2])} only "
-                "(a relative path begins in the first)",
+                "(a relative path starts in the first)",
                 ExitCode.CONFIG,
             )
 
 
-def _refuse_unseen(name: str, path: Path) -> None:
+def _refuse_unreadable(name: str, path: Path) -> None:
     if not path.is_absolute() or _is_below(path, _HOMES):
         raise InstallError(
-            f"--{name} {path}: the service cannot see it there; move it to /srv, say, and give its full path",
+            f"--{name} {path}: the service cannot see it there; move it, to /srv for example, and give its full path",
             ExitCode.CONFIG,
         )
 
@@ -366,7 +385,7 @@ def _is_below(path: Path, folders: Sequence[str]) -> bool:
 
 
 def _system_python() -> str:
-    """The system's Python: one in a home directory would be closed to the service."""
+    """Return the system's Python: one in a home folder would be closed to the service."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin:/bin")
     if python is None:
         raise InstallError("no python3 in /usr/bin: sudo apt install -y python3-venv")
@@ -386,41 +405,42 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def install(installer: Installer, dry_run: bool, say: Callable[[str], None] = print) -> None:
-    """Check, then go through the steps, or only print them.
+def install(installer: Installer, dry_run: bool, report: Callable[[str], None] = print) -> None:
+    """Check the machine, then do the steps, or only print them.
 
     Raises:
-        InstallError, SettingsError: what stands in the way; nothing after that step was done.
+        InstallError, SettingsError: the service cannot be installed, or a step failed; no later step was done.
     """
     try:
         for note in installer.check():
-            say(f"note: {note}")
+            report(f"note: {note}")
     except (InstallError, SettingsError) as error:
         if not dry_run:
             raise
-        say(f"would fail: {error}")
-    usual = os.umask(0o022)  # a service's user must be able to read what a root with a closed umask installs
+        report(f"would fail: {error}")
+    # If root has a strict umask, the user of the service must still be able to read what is installed.
+    umask = os.umask(0o022)
     try:
-        _go(installer.steps(), dry_run, say)
+        _do(installer.steps(), dry_run, report)
     finally:
-        os.umask(usual)
+        os.umask(umask)
     if not dry_run and installer.kind is not ServiceKind.DESKTOP:
-        say(f"done. Watch it: journalctl -fu {installer.kind.file}; change {installer.config}, then")
-        say(f"sudo systemctl reload {installer.kind.file} (or restart, where the log says so)")
+        report(f"done. Follow its log: journalctl -fu {installer.kind.file}; after a change of {installer.config}:")
+        report(f"sudo systemctl reload {installer.kind.file} (or restart, if the log says so)")
 
 
-def uninstall(installer: Installer, dry_run: bool, keep_data: bool, say: Callable[[str], None] = print) -> None:
-    """Remove what `install` made, and what the service wrote."""
+def uninstall(installer: Installer, dry_run: bool, keep_data: bool, report: Callable[[str], None] = print) -> None:
+    """Remove the files that `install` made, and those that the service wrote."""
     if os.geteuid() != 0 and not dry_run:
         raise InstallError("removing a service needs root: put 'sudo' before the command", ExitCode.DENIED)
     steps = installer.removal(keep_data)
     if not steps:
-        say("nothing is installed")
-    _go(steps, dry_run, say)
+        report("nothing is installed")
+    _do(steps, dry_run, report)
 
 
-def _go(steps: list[Step], dry_run: bool, say: Callable[[str], None]) -> None:
+def _do(steps: list[Step], dry_run: bool, report: Callable[[str], None]) -> None:
     for step in steps:
-        say(f"{'would ' if dry_run else ''}{step.what}")
+        report(f"{'would ' if dry_run else ''}{step.text}")
         if not dry_run:
-            step.do()
+            step.run()

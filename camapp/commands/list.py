@@ -1,4 +1,4 @@
-"""`camapp sources` and `camapp models`: what is here, as a table or JSON."""
+"""`camapp sources` and `camapp models` list sources and models, as a table or JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camapp.core.models import shipped_models
 
 
 def print_sources(as_json: bool) -> None:
-    """What can be watched here."""
+    """Print the sources of this machine."""
     found = list_sources()
     if as_json:
         print(json.dumps([asdict(source) for source in found], indent=2))
@@ -26,7 +26,7 @@ def print_sources(as_json: bool) -> None:
 
 
 def print_models(as_json: bool) -> None:
-    """The models that ship."""
+    """Print the shipped models."""
     found = shipped_models()
     if as_json:
         print(json.dumps([json.loads(card.to_json()) | {"file": str(path)} for path, card in found], indent=2))

@@ -22,6 +22,8 @@ ENVIRONMENT_PREFIX = "CAMAPP_"
 # Names with that prefix that are no settings: the configuration's path, what an --on-label program is told, and a
 # secret, which must not be printed with them.
 NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ", "CAMAPP_MQTT_PASSWORD"}
+# Former name -> present name of a setting. Both work as TOML key, environment variable, keyword and flag.
+ALIASES = {"camera_view": "camera_hfov", "camera_bend": "camera_distortion"}
 
 _COMMAND_LINE = "command line"
 

@@ -1,1 +1,1 @@
-"""Files that ship as data: the Grafana dashboard and the systemd units."""
+"""Holds the files that ship as data: the Grafana dashboard and the systemd units."""

@@ -1,7 +1,7 @@
-"""The service on a real boot: a Debian root under systemd-nspawn, with the project put in by its own install-service.
+"""The service on a real boot: a Debian root under systemd-nspawn, in which install-service has installed the project.
 
-Slow (a minute or two, once with a download). It needs root, systemd-nspawn and debootstrap. The first run leaves the
-Debian root that it makes in CAMAPP_BOOT_ROOT, or in the user's cache; later ones begin with a copy of that.
+Slow (a minute or two, once with a download). It needs root, systemd-nspawn and debootstrap. The first run
+stores the Debian root in CAMAPP_BOOT_ROOT, or in the user's cache; later runs start with a copy of it.
 """
 
 import json
@@ -19,20 +19,20 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 BASE = Path(os.environ.get("CAMAPP_BOOT_ROOT") or CACHE / "camapp/boot-trixie")
 PACKAGES = "ca-certificates,systemd,systemd-sysv,dbus,python3,python3-venv,libgl1,libglib2.0-0t64"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+PASSED_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 FILES = "find / -xdev \\( -name .venv -o -path /proc -o -path /sys -o -path /run \\) -prune -o -print"
 NSPAWN = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def why_not():
+def reason_to_skip():
     if os.geteuid() != 0:
         return "needs root"
     if not shutil.which("systemd-nspawn"):
         return "needs systemd-nspawn (Debian: systemd-container)"
     if "CAMAPP_BOOT_ROOT" not in os.environ and os.getloadavg()[0] > 3 * os.cpu_count():
-        return "this machine is too busy for bounds of seconds (CAMAPP_BOOT_ROOT=FOLDER runs it all the same)"
+        return "this machine is too busy for bounds of seconds (CAMAPP_BOOT_ROOT=FOLDER runs it nevertheless)"
     if not BASE.is_dir() and not shutil.which("debootstrap"):
         return "needs debootstrap, or a root in CAMAPP_BOOT_ROOT"
     return ""
@@ -47,11 +47,11 @@ class Machine:
         self.leader = 0
 
     def before_boot(self, script):
-        """Run a shell script in the root, with the network, without a boot."""
+        """Run a shell script in the root, with network, without a boot."""
         options = ["--resolv-conf=copy-host", "--pipe"]
         if CERTIFICATES.exists():
             options += [f"--bind-ro={CERTIFICATES}", f"--setenv=PIP_CERT={CERTIFICATES}"]
-        options += [f"--setenv={name}={os.environ[name]}" for name in PASSED_ON if name in os.environ]
+        options += [f"--setenv={name}={os.environ[name]}" for name in PASSED_VARIABLES if name in os.environ]
         done = subprocess.run(
             [*NSPAWN, f"--directory={self.root}", *options, "/bin/sh", "-ec", script],
             capture_output=True, text=True, timeout=600,
@@ -66,7 +66,7 @@ class Machine:
         self.wait(self.is_up, 60)
 
     def is_up(self):
-        # nspawn's first child only prepares the one that becomes the machine's init.
+        # The first child of nspawn only prepares its own child, which becomes the init process of the machine.
         children = Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children").read_text().split()
         self.leader = int(children[0]) if children else 0
         return self.run("systemctl", "is-system-running").strip() in ("running", "degraded")
@@ -93,7 +93,7 @@ class Machine:
         return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
 
     def workers(self):
-        """Process ids, as the machine itself counts them."""
+        """Return the process ids inside the machine."""
         found = self.run("/bin/sh", "-c", "grep -l 'camapp[.]workers' /proc/[0-9]*/cmdline").split()
         return [path.split("/")[2] for path in found]
 
@@ -120,8 +120,8 @@ def make_base():
     BASE.parent.mkdir(parents=True, exist_ok=True)
     partial = BASE.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    made = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(partial)]
-    done = subprocess.run(made, capture_output=True, text=True, timeout=800)
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(partial)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     if done.returncode:
         pytest.skip(f"no root could be made: {(done.stdout + done.stderr)[-300:]}")
     partial.rename(BASE)
@@ -129,7 +129,7 @@ def make_base():
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    if reason := why_not():
+    if reason := reason_to_skip():
         pytest.skip(reason)
     if not BASE.is_dir():
         make_base()
@@ -139,7 +139,7 @@ def machine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("boot")
     machine = Machine(folder / "root")
     subprocess.run(["cp", "--archive", "--reflink=auto", str(BASE), str(machine.root)], check=True, timeout=300)
-    names = ["camapp", "engine", "weights", "systemd", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"]
+    names = ["camapp", "engine", "weights", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"]
     (machine.root / "root/clone").mkdir()
     for name in names:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
@@ -167,7 +167,7 @@ def test_it_is_ready_within_ten_seconds_of_its_start(machine):
     assert machine.show("DynamicUser") == "yes"
 
 
-def test_predictions_are_in_the_log_and_the_status_is_told(machine):
+def test_predictions_are_in_the_log_and_systemd_gets_the_status(machine):
     machine.wait(lambda: len(machine.predictions()) > 150, 30)
     found = machine.predictions()
     assert [record["seq"] for record in found] == sorted(record["seq"] for record in found)
@@ -177,7 +177,7 @@ def test_predictions_are_in_the_log_and_the_status_is_told(machine):
 
 
 def test_a_killed_worker_is_replaced_without_a_restart(machine):
-    machine.wait(lambda: len(machine.workers()) == 2, 10)  # one works, one stands by
+    machine.wait(lambda: len(machine.workers()) == 2, 10)  # a worker and the standby
     before = set(machine.workers())
     machine.send("KILL", min(before, key=int))
     machine.wait(lambda: len(machine.workers()) == 2 and set(machine.workers()) != before, 10)
@@ -206,7 +206,7 @@ def config_of(machine):
     return machine.root / "etc/camapp/config.toml"
 
 
-def test_a_reload_brings_another_model_and_a_half_written_config_changes_nothing(machine):
+def test_a_reload_changes_the_model_and_a_half_written_config_changes_nothing(machine):
     whole, restarts = config_of(machine).read_text(), machine.show("NRestarts")
     config_of(machine).write_text(whole.replace('model = "digits"', 'model = "lenet"'))
     machine.run("systemctl", "reload", "camapp")
@@ -223,10 +223,10 @@ def test_a_reload_brings_another_model_and_a_half_written_config_changes_nothing
 
 def test_installing_again_keeps_the_config_and_leaves_one_service_that_runs(machine):
     whole = config_of(machine).read_text()
-    said = machine.run(
+    output = machine.run(
         "/bin/sh", "-c", "cd /root/clone && .venv/bin/python -m camapp install-service --source pattern://objects 2>&1"
     )
-    assert "is kept as it is" in said
+    assert "is kept as it is" in output
     assert config_of(machine).read_text() == whole
     machine.wait(lambda: machine.show("ActiveState") == "active", 20)
     assert machine.run("systemctl", "list-unit-files", "camapp*", "--no-legend").split()[:2] == [
@@ -236,7 +236,7 @@ def test_installing_again_keeps_the_config_and_leaves_one_service_that_runs(mach
     machine.wait(lambda: len(machine.workers()) == 2, 10)
 
 
-def test_a_config_that_the_service_may_not_read_is_told_and_waited_for(machine):
+def test_a_config_without_read_permission_is_reported_and_read_once_it_has_it(machine):
     config_of(machine).chmod(0o600)
     os.chown(config_of(machine), 1000, 1000)
     machine.run("systemctl", "restart", "camapp")
@@ -247,7 +247,7 @@ def test_a_config_that_the_service_may_not_read_is_told_and_waited_for(machine):
     machine.wait(lambda: machine.show("ActiveState") == "active", 20)
 
 
-def test_a_log_folder_that_cannot_be_written_is_waited_for(machine):
+def test_the_service_starts_once_its_log_folder_is_writable(machine):
     machine.run("systemctl", "stop", "camapp")
     machine.run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/var/log/private/camapp")
     machine.run("systemctl", "start", "camapp", "--no-block")

@@ -14,6 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from camapp.cli import app
 
 ROOT = Path(__file__).parents[2]
 QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
@@ -33,12 +36,12 @@ def start(*arguments, before=()):
     )
 
 
-def refused(done, code, told):
+def refused(done, code, reason):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("camapp: ")]
     assert len(lines) == 1, done.stderr
-    assert told in lines[0]
+    assert reason in lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def test_it_runs_from_another_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reason"),
     [
         (("--model", "absent.npz"), 78, "no model 'absent.npz'"),
         (("--labels", "a,b,c"), 78, "3 labels"),
@@ -100,10 +103,11 @@ def test_it_runs_from_another_directory(tmp_path):
         (("--source", "pattern://digits", "--log", "/dev/null/x"), 78, "cannot write the log"),
         (("--source", "pattern://digits", "--record", "x.gif"), 78, "x.gif"),
         (("--source", "pattern://digits", "--on-label", "no-such-program-here"), 78, "no-such-program-here"),
+        (("doctor", "--fps", "30"), 2, "--fps has an effect only with --try"),
     ],
 )
-def test_what_a_user_can_get_wrong_is_one_clear_line_and_the_right_code(arguments, code, told):
-    refused(camapp(*arguments), code, told)
+def test_a_users_mistake_gives_one_clear_line_and_the_right_exit_code(arguments, code, reason):
+    refused(camapp(*arguments), code, reason)
 
 
 def test_damaged_models_are_refused(tmp_path):
@@ -114,7 +118,7 @@ def test_damaged_models_are_refused(tmp_path):
         refused(camapp("--model", tmp_path / name), 78, name)
 
 
-def test_a_video_that_is_none_and_an_empty_folder_are_refused(tmp_path):
+def test_a_text_file_named_mp4_and_an_empty_folder_are_refused(tmp_path):
     (tmp_path / "notes.mp4").write_text("hello")
     (tmp_path / "empty").mkdir()
     refused(camapp("--source", tmp_path / "notes.mp4"), 69, "notes.mp4")
@@ -127,7 +131,7 @@ def test_debug_shows_the_traceback():
     assert done.returncode == 78
 
 
-def test_a_bare_model_of_the_users_runs_with_its_net_named(tmp_path, folder):
+def test_a_model_without_a_card_runs_if_its_net_is_given(tmp_path, folder):
     with np.load(ROOT / "weights" / "mnist.npz") as bundle:
         np.savez(tmp_path / "model.npz", **{key: bundle[key] for key in bundle.files if key != "__card__"})
     done = camapp("--source", folder, "--model", tmp_path / "model.npz", "--net", "mnist", "--log", "-")
@@ -163,6 +167,46 @@ def test_help_is_complete():
         assert flag in text
 
 
+@pytest.mark.parametrize("name", [command.name for command in app.registered_commands])
+def test_every_command_has_a_help_page(name):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.exception
+    assert "Usage: " in result.output
+
+
+def test_help_is_quick():
+    script = (
+        "import sys; sys.argv = ['camapp', '--help']\n"
+        "from camapp.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.stderr.write(' '.join({'numpy', 'cv2', 'pydantic', 'rich.markdown'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "", "each of these takes 0.1 s and more to import"
+    assert "Run a model on a camera or file, live." in done.stdout
+
+
+def test_former_spellings_of_options_and_commands_still_work(tmp_path):
+    former = camapp("run", "--camera-view", "70", "--camera-bend=20", "--print-config")
+    present = camapp("run", "--camera-hfov", "70", "--camera-distortion=20", "--print-config")
+    assert former.returncode == 0, former.stderr
+    assert former.stdout == present.stdout
+    assert "camera_hfov = 70.0" in former.stdout
+    assert "camera_distortion = 20.0" in former.stdout
+    assert "--camera-view" not in camapp("run", "--help").stdout
+    video = tmp_path / "digits.avi"
+    done = camapp("film", "pattern://digits?size=64x64&fps=5", video, "--seconds", "0.4")
+    assert done.returncode == 0, done.stderr
+    assert video.exists()
+    for option in ("--bend", "--distortion"):
+        refused(camapp("calibrate-track", "absent.png", option, "10", "--point", "1,1=0,0"), 78, "absent.png")
+    # The trials of `selftest` are tested with the command.
+    assert camapp("selftest", "--help").stdout == camapp("doctor", "--help").stdout
+
+
 def test_bench_prints_json():
     done = camapp("bench", "--source", "pattern://digits?size=320x240", "--seconds", "1", "--draw", "--json")
     figures = json.loads(done.stdout)
@@ -174,7 +218,7 @@ def test_bench_prints_json():
 
 
 def children_of(pid):
-    """Those of all its threads: each child belongs to the one that started it."""
+    """Return the children of all threads of a process: each child belongs to the thread that started it."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for children in lists for child in children.read_text().split()]
 
@@ -192,10 +236,10 @@ def test_a_signal_ends_the_run_cleanly_and_soon(number):
         process.stdout.readline()
         workers = children_of(process.pid)
         assert workers
-        asked = time.monotonic()
+        sent = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-        assert time.monotonic() - asked < 8
+        assert time.monotonic() - sent < 8
     assert process.returncode == 0
     assert signal.Signals(number).name in errors
     assert "in flight 0" in errors
@@ -218,13 +262,13 @@ def test_nothing_outlives_a_killed_run():
     with start("--source", "pattern://digits", "--workers", "2", "--log", "-") as process:
         process.stdout.readline()
         workers = children_of(process.pid)
-        assert len(workers) >= 2  # with the one that stands by, once it was started
+        assert len(workers) >= 2  # with the standby, once it was started
         process.kill()
         deadline = time.monotonic() + 5
         while not all(gone(pid) for pid in workers):
             assert time.monotonic() < deadline, "a worker outlived its parent"
             time.sleep(0.01)
-    # Other tests' browsers and screens put theirs there meanwhile.
+    # Browsers and screens of other tests add and remove files there too.
     assert not [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith(("camapp", "psm_", "sem."))]
 
 
@@ -250,7 +294,7 @@ def test_timeout_which_signals_twice_at_once_ends_the_run_cleanly():
     assert "in flight 0" in errors
 
 
-def test_files_in_the_users_folder_change_nothing(tmp_path):
+def test_modules_in_the_current_folder_are_not_imported(tmp_path):
     for name in ("json.py", "engine.py", "socket.py"):
         (tmp_path / name).write_text("raise SystemExit('imported from the wrong place')")
     (tmp_path / "mnist").mkdir()
@@ -294,9 +338,9 @@ def test_a_signal_to_the_whole_group_costs_no_worker():
     assert "replaced" not in errors
 
 
-def test_an_unreadable_file_is_a_lack_of_permission(tmp_path):
+def test_an_unreadable_file_gives_the_exit_code_for_permissions(tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody else")
+        pytest.skip("needs root, to become another user")
     model = tmp_path / "model.npz"
     model.write_bytes((ROOT / "weights" / "mnist.npz").read_bytes())
     model.chmod(0o600)
@@ -309,9 +353,9 @@ def test_an_unreadable_file_is_a_lack_of_permission(tmp_path):
         subprocess.run([sys.executable, "-c", ""], user=65534, group=65534, cwd="/", check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this Python may not be run by another user")
-    nobody = {"user": 65534, "group": 65534, "env": ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}}
-    refused(camapp("--model", model, cwd="/", **nobody), 77, "model.npz")
-    refused(camapp("--source", closed / "film.mp4", cwd="/", **nobody), 77, "film.mp4")
+    other = {"user": 65534, "group": 65534, "env": ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}}
+    refused(camapp("--model", model, cwd="/", **other), 77, "model.npz")
+    refused(camapp("--source", closed / "film.mp4", cwd="/", **other), 77, "film.mp4")
 
 
 def test_closed_standard_streams_do_no_harm():
@@ -319,7 +363,7 @@ def test_closed_standard_streams_do_no_harm():
     assert subprocess.run(["sh", "-c", line], cwd=ROOT, env=ENVIRONMENT, timeout=60).returncode == 0
 
 
-def test_the_page_is_served_at_a_bare_flag_and_a_taken_port_is_told(tmp_path):
+def test_the_page_is_served_at_a_bare_flag_and_a_taken_port_is_refused(tmp_path):
     pytest.importorskip("starlette", reason="the extra 'web' is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -328,9 +372,10 @@ def test_the_page_is_served_at_a_bare_flag_and_a_taken_port_is_told(tmp_path):
     run = start("run", "--web", "--source", "pattern://digits", "--display", "none", "--log", str(tmp_path / "log"))
     try:
         lines = iter(run.stderr.readline, "")
-        told = next(line for line in lines if "page" in line or line.startswith("camapp: "))
-        if "another program" not in told:  # this machine may really have one at 8080
-            assert told == "camapp: the page is at http://127.0.0.1:8080/\n"
+        line = next(line for line in lines if "page" in line or line.startswith("camapp: "))
+        # Another program may use port 8080 of this machine.
+        if "another program" not in line:
+            assert line == "camapp: the page is at http://127.0.0.1:8080/\n"
             assert b"camapp" in urllib.request.urlopen("http://127.0.0.1:8080/", timeout=30).read()
     finally:
         run.send_signal(signal.SIGINT)

@@ -1,1 +1,1 @@
-"""The classify command: labels image files and folders, and writes the results."""
+"""The classify command labels image files and folders, and writes the results."""

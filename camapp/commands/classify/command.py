@@ -1,4 +1,4 @@
-"""`camapp classify`: images and folders at full machine speed, a line each in order, accuracy at the end."""
+"""`camapp classify` labels images and folders at full speed of the machine, and reports the accuracy."""
 
 from __future__ import annotations
 
@@ -32,51 +32,53 @@ from camapp.workers.pool import Outcome, OwnJob
 from camapp.workers.protocol import MESSAGE_BYTES
 from engine.model import Model
 
-# What a plan's buffers may take in each worker; as many images are run at once as fit, up to MOST.
-_PLAN_BYTES, _MOST = 8 << 20, 64
-# A batch that takes longer has hung: the slowest card in the slowest Pi reads 64 photos in less.
+# The batch of a worker is as large as fits into this size of the plan's buffers, up to this number of images.
+_PLAN_BYTES, _MAX_BATCH = 8 << 20, 64
+# Seconds after which a batch counts as hung: the slowest card in the slowest Pi reads 64 photos in less.
 _STUCK_AFTER = 120.0
-# A worker is given files for about so long, up to so many batches.
-_GIVEN_SECONDS, _MAX_GIVEN = 0.03, 8
+# A worker gets files for about this many seconds at a time, up to this number of batches.
+_STRIDE_SECONDS, _MAX_BATCHES = 0.03, 8
+# Unreadable files that the report lists.
 _BAD_SHOWN = 20
+# Labels of the report on a single image.
 _TOP_OF_ONE = 5
 _MAKE = "camapp.commands.classify.job:make"
 
 
 @dataclass
 class Tally:
-    """What has been done so far.
+    """Counts the results so far.
 
     Attributes:
         files: images with their line.
-        bad: how many of them could not be read.
+        bad: number of them that could not be read.
         first_bad: the first of these, with the reason.
-        said: (truth, label) -> how often, where the truth is known.
+        predicted: (truth, predicted label) -> number of images; only images whose truth is known.
     """
 
     files: int = 0
     bad: int = 0
     first_bad: list[tuple[str, str]] = field(default_factory=list)
-    said: Counter[tuple[str, str]] = field(default_factory=Counter)
+    predicted: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, read: ReadItem) -> None:
-        """Count what came of some files."""
+        """Count the results of some files."""
         self.files += read.files
         self.bad += len(read.bad)
         self.first_bad += read.bad[: _BAD_SHOWN - len(self.first_bad)]
-        self.said.update(read.said)
+        self.predicted.update(read.predicted)
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What the user asked of `classify`, beside the settings.
+    """Holds the options of the command line beside the settings.
 
     Attributes:
-        targets: where lines go.
-        resume: go on with what is there.
-        truth: where true labels come from, see `camapp.commands.classify.formats.truth_of`.
-        batch: images a plan runs at once; 0 takes what suits the model.
-        scheduler: address of a Dask cluster to run on; "" runs on processes of our own.
+        targets: files and formats of the lines.
+        resume: continue existing files.
+        truth: source of true labels, see `camapp.commands.classify.formats.truth_of`.
+        batch: images that a plan runs at once; 0 = automatic.
+        scheduler: address of a Dask cluster to run on; "" runs in processes of this machine.
     """
 
     targets: Sequence[Target] = ()
@@ -87,9 +89,10 @@ class BatchOptions:
 
 
 def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOptions) -> tuple[ExitCode, str]:
-    """Classify everything that the paths name; the exit code, and why in words."""
+    """Classify all images of the paths; return the exit code and its reason."""
     model = load_model(settings)
-    task_for(settings, model.card)  # says now what would fail in every worker
+    # Raises here for errors that would occur in every worker.
+    task_for(settings, model.card)
     if len(paths) == 1 and paths[0].is_file() and not options.targets:
         return _classify_one(settings, model, paths[0], options.truth)
     total = _count(paths)
@@ -101,7 +104,7 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
     files = FilesOptions(_still(settings), batch, options.truth, tuple(target.format for target in targets), name)
     results = Results(targets, name, options.resume)
     done = results.open()
-    tally = Tally(len(done.files), done.bad, said=done.said)
+    tally = Tally(len(done.files), done.bad, predicted=done.predicted)
     before, began = tally.files, time.monotonic()
     left = (file for file in _walk(paths) if shown(file) not in done.files)
     if options.scheduler:
@@ -117,12 +120,13 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
                 tally.add(read)
                 advance(read.files)
     except BrokenPipeError:
-        stopping.set()  # the reader, such as `head`, has seen enough
+        # The reader of stdout, such as `head`, has ended.
+        stopping.set()
     finally:
         results.close()
     _report(tally, total, tally.files - before, time.monotonic() - began)
     if stopping.is_set():
-        return ExitCode.INTERRUPTED, f"interrupted: {tally.files} of {total} images are done; --resume goes on"
+        return ExitCode.INTERRUPTED, f"interrupted: {tally.files} of {total} images are done; --resume continues"
     if tally.bad == tally.files:
         return ExitCode.SOURCE_GONE, "none of the images could be read"
     return ExitCode.OK, ""
@@ -136,12 +140,12 @@ def classify_files(
     threads: int = 1,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[ReadItem]:
-    """Read and classify files in processes of our own; results of some at a time, in order.
+    """Read and classify files in worker processes; yield the results of some files at a time, in order.
 
-    A file whose worker dies again and again is listed as bad.
+    A file whose worker dies repeatedly is listed as bad.
 
     Raises:
-        PoolError: the workers would not start or stay alive.
+        PoolError: the workers do not start or stay alive.
     """
     stride = Stride(options.batch)
 
@@ -160,9 +164,9 @@ def classify_files(
 
 
 class Stride:
-    """How many files a worker is given at a time: many if they take little time, since each time has its price.
+    """Adapts the number of files that a worker gets at a time: more if they are quick, since each message has a cost.
 
-    With 64 tiny images a worker waits for the next as long as they take, where others want the processor too.
+    With 64 tiny images at a time, on a busy machine, a worker waits for the next as long as it works on them.
     """
 
     def __init__(self, batch: int) -> None:
@@ -170,32 +174,32 @@ class Stride:
         self._files = batch
 
     def files(self) -> int:
-        """At present: some whole batches."""
+        """Return the present number of files, a multiple of the batch."""
         return self._files
 
     def learn(self, files: int, seconds: float) -> None:
-        """That so many took so long."""
-        batches = int(min(files * _GIVEN_SECONDS / max(seconds, 1e-6), 2 * files) / self._batch)
-        self._files = self._batch * min(max(batches, 1), _MAX_GIVEN)
+        """Adapt to the seconds that a number of files took."""
+        batches = int(min(files * _STRIDE_SECONDS / max(seconds, 1e-6), 2 * files) / self._batch)
+        self._files = self._batch * min(max(batches, 1), _MAX_BATCHES)
 
 
 def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]]:
-    """Lists of so many files, fewer where names are so long that they would not fit a message."""
+    """Yield lists of `size()` files, or fewer if their names would not fit into a message."""
     group: list[str] = []
     used = 0
     for file in files:
-        most = (1 if file.isascii() else 4) * len(file) + 1
-        if group and (len(group) >= size() or used + most > MESSAGE_BYTES):
+        length = (1 if file.isascii() else 4) * len(file) + 1
+        if group and (len(group) >= size() or used + length > MESSAGE_BYTES):
             yield group
             group, used = [], 0
         group.append(file)
-        used += most
+        used += length
     if group:
         yield group
 
 
 def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> tuple[ExitCode, str]:
-    """One image, in this process, as people want to read it."""
+    """Classify one image in this process, and print its labels."""
     task = replace(_still(settings), top=max(_TOP_OF_ONE, settings.top))
     job = FilesJob(model, FilesOptions(task, 1, truth, (), Path(settings.model).name))
     (row,) = job.rows([str(path)])
@@ -216,10 +220,10 @@ def _still(settings: Settings) -> TaskOptions:
 
 
 def suitable_batch(model: Model) -> int:
-    """How many images a worker runs at once: as many as its memory's share holds, up to 64."""
+    """Return the batch size of a worker: as many images as its share of the memory holds, up to 64."""
     plan = model.plan((1, *model.card.input_shape))
     each = plan.arena_bytes + sum(array.nbytes for array in plan.inputs)
-    return max(1, min(_MOST, _PLAN_BYTES // each))
+    return max(1, min(_MAX_BATCH, _PLAN_BYTES // each))
 
 
 def _walk(paths: Iterable[Path]) -> Iterator[str]:
@@ -228,7 +232,7 @@ def _walk(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def _count(paths: Iterable[Path]) -> int:
-    """How many images there are; names are not kept."""
+    """Return the number of images, without keeping their names."""
     total = 0
     for path in paths:
         found = sum(1 for _ in walk_images(path, in_order=False))
@@ -239,14 +243,14 @@ def _count(paths: Iterable[Path]) -> int:
 
 
 def _has_bar(targets: Sequence[Target]) -> bool:
-    """A bar between lines on the same terminal would spoil both."""
+    """Return whether to draw a progress bar: not between lines on the same terminal."""
     mixed = sys.stdout.isatty() and any(target.path is None for target in targets)
     return sys.stderr.isatty() and not mixed
 
 
 @contextmanager
 def _progress(total: int, done: int, shows: bool) -> Iterator[Callable[[int], None]]:
-    """A bar with images/s and the time left; gives what to call with each number of images done."""
+    """Draw a bar with images/s and the time left; yield a function that takes the number of further images done."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=4, transient=True, disable=not shows)
     with bar:
@@ -272,5 +276,5 @@ def _report(tally: Tally, total: int, now: int, seconds: float) -> None:
             console.print(f"  {file}: {reason}", markup=False, soft_wrap=True)
         if tally.bad > len(tally.first_bad) > 0:
             console.print(f"  and {tally.bad - len(tally.first_bad)} more")
-    if tally.said:
-        print_report(console, *confusion_of(tally.said))
+    if tally.predicted:
+        print_report(console, *confusion_of(tally.predicted))

@@ -1,4 +1,4 @@
-"""The files that a batch writes: one line an image in order, never overwritten, continued where they end."""
+"""Writes result files, one line for each image in order; a file is never overwritten, but can be continued."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ResultsError(CamappError):
 
 @dataclass(frozen=True)
 class Target:
-    """A file to write (None is stdout) and its format."""
+    """Names a file to write (None is stdout) and its format."""
 
     path: Path | None
     format: str
@@ -32,26 +32,26 @@ class Target:
 
 @dataclass
 class Resumed:
-    """What an earlier run left.
+    """Sums up the results of an interrupted run.
 
     Attributes:
         files: names of the images that have their line.
-        bad: how many of them could not be read.
-        said: (truth, label) -> how often.
+        bad: number of them that could not be read.
+        predicted: (truth, predicted label) -> number of images.
     """
 
     files: set[str] = field(default_factory=set)
     bad: int = 0
-    said: Counter[tuple[str, str]] = field(default_factory=Counter)
+    predicted: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Results:
-    """All targets of a run, written side by side.
+    """Writes the lines of a run to all targets.
 
     Args:
-        targets: where to.
-        model: name of the model; lines of another are not continued.
-        resume: go on with files that exist.
+        targets: files and formats.
+        model: name of the model; a file with lines of another model is not continued.
+        resume: continue files that exist.
     """
 
     def __init__(self, targets: Sequence[Target], model: str, resume: bool) -> None:
@@ -61,34 +61,34 @@ class Results:
         self._files: list[IO[bytes]] = []
 
     def open(self) -> Resumed:
-        """Open the files; with `resume`, cut them to the images that all have.
+        """Open the files; with `resume`, cut them to the images that are in all of them.
 
         Raises:
-            ResultsError: one exists (without `resume`), cannot be written, or holds something else.
+            ResultsError: a file exists (without `resume`), cannot be written, or does not hold results.
         """
         done = Resumed()
         paths = [target.path for target in self._targets if target.path]
         if self._resume and len(paths) < len(self._targets):
-            raise ResultsError("--resume needs a file to go on with: give --csv or --jsonl a name")
+            raise ResultsError("--resume needs a file to continue: give --csv or --jsonl a name")
         if self._resume and any(path.exists() for path in paths):
-            self._take_up(done)
+            self._resume_from(done)
         for target in self._targets:
             try:
-                self._files.append(self._opened(target, fresh=not done.files))
+                self._files.append(self._open_target(target, fresh=not done.files))
             except FileExistsError as error:
                 raise ResultsError(
-                    f"{target.path} exists: add --resume to go on with it, or remove it to start again"
+                    f"{target.path} exists: add --resume to continue it, or remove it to start again"
                 ) from error
             except OSError as error:
                 raise ResultsError(f"cannot write {target.path}: {error.strerror}; choose another place") from error
         return done
 
     def write(self, lines: dict[str, bytes]) -> None:
-        """Append to each file the text of its format.
+        """Append to each file the lines in its format.
 
         Raises:
-            BrokenPipeError: the reader of stdout went away.
-            ResultsError: a disk is full, or gone.
+            BrokenPipeError: the reader of stdout has ended.
+            ResultsError: a disk is full or absent.
         """
         for target, file in zip(self._targets, self._files, strict=True):
             try:
@@ -98,7 +98,7 @@ class Results:
             except OSError as error:
                 where = target.path or "stdout"
                 raise ResultsError(
-                    f"cannot write {where}: {error.strerror}; free some space, then go on with --resume"
+                    f"cannot write {where}: {error.strerror}; free some space, then continue with --resume"
                 ) from error
 
     def close(self) -> None:
@@ -107,36 +107,36 @@ class Results:
             file.close()
         self._files = []
 
-    def _opened(self, target: Target, fresh: bool) -> IO[bytes]:
+    def _open_target(self, target: Target, fresh: bool) -> IO[bytes]:
         if target.path is None:
             file: IO[bytes] = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
         else:
             target.path.parent.mkdir(parents=True, exist_ok=True)
             if fresh and not self._resume and target.path.is_file():
                 raise FileExistsError
-            # A device or a pipe is no file to be lost: it is written to, whatever it is.
+            # Only regular files are protected: a device or a pipe is always written to.
             file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
             _write_all(file, FORMATS[target.format].header.encode())
         return file
 
-    def _take_up(self, done: Resumed) -> None:
+    def _resume_from(self, done: Resumed) -> None:
         ends = [0] * len(self._targets)
         columns = [_records(target) for target in self._targets]
         for records in zip(*columns, strict=False):
             rows = [row for _, row in records]
             first = rows[0]
             if any(row["file"] != first["file"] for row in rows):
-                raise ResultsError(f"{self._names()} do not belong together: remove them to start again")
+                raise ResultsError(f"{self._names()} have different images: remove them to start again")
             if any(row["model"] != self._model for row in rows):
                 raise ResultsError(
                     f"{self._names()} has results of model '{first['model']}', not '{self._model}': "
-                    "remove it to start again, or name that model"
+                    "remove it to start again, or use that model"
                 )
             done.files.add(first["file"])
             done.bad += bool(first["error"])
             if first["truth"] and not first["error"]:
-                done.said[first["truth"], first["label"]] += 1
+                done.predicted[first["truth"], first["label"]] += 1
             ends = [end for end, _ in records]
         for target, end in zip(self._targets, ends, strict=True):
             if target.path and target.path.exists():
@@ -147,23 +147,23 @@ class Results:
 
 
 def _records(target: Target) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(where it ends, its values) of each whole record of a file."""
+    """Yield (position of its end, values) of each complete record of a file."""
     assert target.path is not None
     try:
         with target.path.open("rb") as file:
             lines = _Lines(file)
             if target.path.stat().st_size and not file.readline().endswith(b"\n"):
-                raise ValueError("not one whole line")
+                raise ValueError("not one complete line")
             file.seek(0)
             yield from (_csv_records if target.format == "csv" else _jsonl_records)(lines)
     except OSError as error:
         raise ResultsError(f"cannot read {target.path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ResultsError(f"{target.path} holds something else than results: remove it to start again") from error
+        raise ResultsError(f"{target.path} does not hold results: remove it to start again") from error
 
 
 class _Lines:
-    """The whole lines of a file as text, and how far they were read."""
+    """Iterates over the complete lines of a file as text, and counts the bytes read."""
 
     def __init__(self, file: Iterable[bytes]) -> None:
         self._file = iter(file)
@@ -172,7 +172,8 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self._file:
             if not line.endswith(b"\n"):
-                return  # the run was killed while it wrote this
+                # The run was killed while it wrote this line.
+                return
             self.end += len(line)
             yield line.decode()
 
@@ -180,10 +181,11 @@ class _Lines:
 def _csv_records(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(lines)
     if (header := next(reader, None)) is not None and tuple(header) != COLUMNS:
-        raise ValueError("not our columns")
+        raise ValueError("other columns")
     for values in reader:
         if len(values) < len(COLUMNS):
-            return  # likewise, where a name holds a line end
+            # Likewise, in a name with a line end.
+            return
         yield lines.end, dict(zip(COLUMNS, values, strict=True))
 
 
@@ -194,6 +196,6 @@ def _jsonl_records(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _write_all(file: IO[bytes], text: bytes) -> None:
-    left = memoryview(text)
-    while left:
-        left = left[file.write(left) or 0 :]
+    rest = memoryview(text)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]

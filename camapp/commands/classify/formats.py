@@ -1,4 +1,4 @@
-"""One line an image: what was found in a file, as text for people, CSV or JSON Lines."""
+"""Writes one line for each image, as text, CSV or JSON Lines."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ResultRow(NamedTuple):
-    """What came of one file.
+    """Holds the result of one file.
 
     Attributes:
-        file: its name, fit to be written.
+        file: its name, in printable form.
         model: name of the model.
         size: (width, height) of the image.
-        truth: its true label, "" where that is not known.
-        prediction: None where it could not be read.
-        error: why it could not be read.
+        truth: its true label, "" if that is not known.
+        prediction: None if the file could not be read.
+        error: reason why the file could not be read, else "".
     """
 
     file: str
@@ -38,7 +38,7 @@ class ResultRow(NamedTuple):
     error: str = ""
 
     def values(self) -> tuple[Any, ...]:
-        """Plain values, a column each."""
+        """Return plain values, one for each of COLUMNS."""
         file, model, (width, height), truth, found, error = self
         if found is None:
             return file, width, height, model, truth, "", 0.0, [], [], [], error
@@ -48,28 +48,28 @@ class ResultRow(NamedTuple):
 
 
 def shown(file: str) -> str:
-    """A file's name with any bytes that are no UTF-8 made visible."""
+    """Return the name of a file, with bytes that are not UTF-8 as escapes."""
     return file if file.isascii() else file.encode("utf-8", "backslashreplace").decode()
 
 
-def truth_of(file: str, way: str, labels: Collection[str]) -> str:
-    """The true label that a file's place tells.
+def truth_of(file: str, truth_source: str, labels: Collection[str]) -> str:
+    """Return the true label of an image by its path, "" if there is none.
 
     Args:
         file: its path.
-        way: 'name' is what follows the first underscore (`12_7.png`), 'folder' the name of its folder, 'none' neither;
-            'auto' takes what follows the first or last underscore, or the folder, if it is one of the labels.
-        labels: those that the model knows.
+        truth_source: 'name' is the part after the first underscore (`12_7.png`), 'folder' the name of its folder,
+            'none' neither; 'auto' is the part after the first or last underscore, or the folder, if it is a label.
+        labels: of the model.
     """
-    if way == "none":
+    if truth_source == "none":
         return ""
     path, _, name = file.rpartition("/")
     stem, _, _ = name.rpartition(".")
     _, _, rest = stem.partition("_")
-    if way == "name":
+    if truth_source == "name":
         return shown(rest)
     folder = path.rpartition("/")[2]
-    if way == "folder":
+    if truth_source == "folder":
         return shown(folder)
     for label in (rest, rest.rpartition("_")[2], folder):
         if label in labels:
@@ -93,7 +93,7 @@ def _as_jsonl(rows: Iterable[ResultRow]) -> str:
 
 
 def _as_csv(rows: Iterable[ResultRow]) -> str:
-    """Lists stand in their cells as JSON, empty ones as nothing."""
+    """Return rows as CSV; a list is a cell of JSON, an empty one an empty cell."""
     first, end = COLUMNS.index("top"), COLUMNS.index("error")
     values = [row.values() for row in rows]
     cells = iter(_encoded([value for row in values for value in row[first:end] if value]))
@@ -106,15 +106,15 @@ def _csv(records: Sequence[Iterable[Any]], quoting: Literal[0, 1] = csv.QUOTE_MI
     text = io.StringIO()
     csv.writer(text, lineterminator="\n", quoting=quoting).writerows(records)
     written = text.getvalue()
-    # A carriage return alone is no reason for the writer to quote, yet no reader takes it unquoted.
+    # The csv writer does not quote a lone carriage return, but no reader accepts it unquoted.
     return _csv(records, csv.QUOTE_ALL) if "\r" in written and quoting != csv.QUOTE_ALL else written
 
 
 def _encoded(values: Sequence[Any]) -> list[str]:
-    """JSON of each object or list, by one call for all: to start the encoder takes longer than a row.
+    """Return the JSON of each object or list, by one call of the encoder, whose start takes longer than a row.
 
-    A line end as a value of its own stands between them. None of theirs stands between two commas: their texts
-    follow a colon, or begin a list.
+    The values are separated by a string that holds a line end. Strings inside of the values cannot be taken for it,
+    since each follows a colon or starts a list, and so does not stand between two commas.
     """
     parted = [_LINE_END] * (2 * len(values) - 1)
     parted[::2] = values
@@ -123,11 +123,11 @@ def _encoded(values: Sequence[Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write rows.
+    """Writes rows in one format.
 
     Attributes:
-        lines: rows as text, a line each, line ends included.
-        header: what stands before the first.
+        lines: returns rows as text, a line each, with line ends.
+        header: text before the first row.
     """
 
     lines: Callable[[Iterable[ResultRow]], str]

@@ -1,4 +1,4 @@
-"""How good a model was on labelled images: accuracy, each class, what was taken for what; for people to read."""
+"""Reports how well a model did on labelled images: accuracy, classes, confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from rich.table import Table
 
 from camapp.core.files import natural_key
 
-# A matrix of more classes fits no terminal: then the commonest mistakes are listed.
+# A matrix of more classes fits no terminal; the most frequent mistakes are listed instead.
 MAX_CLASSES = 20
 _MISTAKES = 10
-_NOTHING = "-"  # what stands for an image in which nothing was found
+# Name of the class of images in which nothing was found.
+_NOTHING = "-"
 
 
-def confusion_of(said: Mapping[tuple[str, str], int]) -> tuple[list[str], NDArray[Any]]:
-    """Names in natural order, and the int64 matrix: row the truth, column what was said."""
-    names = sorted({name for pair in said for name in pair}, key=natural_key)
-    place = {name: index for index, name in enumerate(names)}
+def confusion_of(predicted: Mapping[tuple[str, str], int]) -> tuple[list[str], NDArray[Any]]:
+    """Return the class names in natural order and the confusion matrix.
+
+    Args:
+        predicted: (truth, predicted label) -> number of images.
+
+    Returns:
+        names, and an int64 matrix (names, names): rows are the truth, columns the predictions.
+    """
+    names = sorted({name for pair in predicted for name in pair}, key=natural_key)
+    index = {name: number for number, name in enumerate(names)}
     matrix = np.zeros((len(names),) * 2, np.int64)
-    for (truth, label), count in said.items():
-        matrix[place[truth], place[label]] += count
+    for (truth, label), count in predicted.items():
+        matrix[index[truth], index[label]] += count
     return [name or _NOTHING for name in names], matrix
 
 
 def print_report(console: Console, names: Sequence[str], matrix: NDArray[Any], detail: bool = True) -> None:
-    """Accuracy by class and overall; with `detail` also the confusion matrix, or the commonest mistakes."""
+    """Print the accuracy of classes and overall; with `detail` also the confusion matrix, or the worst mistakes."""
     console.print(_classes_table(names, matrix))
     if not detail:
         return
@@ -43,21 +51,21 @@ def print_report(console: Console, names: Sequence[str], matrix: NDArray[Any], d
 
 
 def markdown(names: Sequence[str], matrix: NDArray[Any]) -> str:
-    """The same as tables in Markdown."""
+    """Return the report as tables in Markdown."""
     lines = ["| class | images | right |", "|---|---:|---:|"]
     lines += [f"| {_escaped(name)} | {count} | {share} |" for name, count, share in _classes(names, matrix)]
     if len(names) <= MAX_CLASSES:
-        lines += ["", "Rows are the truth, columns what was said.", ""]
+        lines += ["", "Rows are the truth, columns the predictions.", ""]
         lines += [_line(["", *map(_escaped, names)]), "|---" + "|---:" * len(names) + "|"]
         lines += [_line([_escaped(name), *map(str, row)]) for name, row in zip(names, matrix, strict=True)]
     else:
-        lines += ["", "| truth | said | images |", "|---|---|---:|"]
-        lines += [_line([_escaped(truth), _escaped(said), str(n)]) for truth, said, n in _mistakes(names, matrix)]
+        lines += ["", "| truth | predicted | images |", "|---|---|---:|"]
+        lines += [_line([_escaped(truth), _escaped(label), str(n)]) for truth, label, n in _mistakes(names, matrix)]
     return "\n".join(lines) + "\n"
 
 
 def _classes(names: Sequence[str], matrix: NDArray[Any]) -> Iterable[tuple[str, int, str]]:
-    """(name, images, share right) of each class that is a truth, then of all."""
+    """Yield (name, images, share right) of each class that is a truth, then of all images."""
     counts = matrix.sum(axis=1)
     for index, (name, count) in enumerate(zip(names, counts.tolist(), strict=True)):
         if count:
@@ -67,17 +75,17 @@ def _classes(names: Sequence[str], matrix: NDArray[Any]) -> Iterable[tuple[str, 
 
 
 def _mistakes(names: Sequence[str], matrix: NDArray[Any]) -> Iterable[tuple[str, str, int]]:
-    wrong = Counter({place: int(matrix[place]) for place in zip(*np.nonzero(matrix), strict=True)})
+    wrong = Counter({cell: int(matrix[cell]) for cell in zip(*np.nonzero(matrix), strict=True)})
     pairs = [(row, column, count) for (row, column), count in wrong.most_common() if row != column]
     return [(names[row], names[column], count) for row, column, count in pairs[:_MISTAKES]]
 
 
 def _classes_table(names: Sequence[str], matrix: NDArray[Any]) -> Table:
     table = Table("class")
-    table.add_column("pictures", justify="right")
+    table.add_column("images", justify="right")
     table.add_column("right", justify="right")
     *each, (name, count, share) = _classes(names, matrix)
-    # Beyond a screenful, those that most need a look.
+    # If there are more than two screens of classes, only the worst are printed.
     for row in sorted(each, key=_share)[:MAX_CLASSES] if len(each) > 2 * MAX_CLASSES else each:
         table.add_row(row[0], str(row[1]), row[2])
     table.add_section()
@@ -90,7 +98,7 @@ def _share(row: tuple[str, int, str]) -> float:
 
 
 def _matrix_table(names: Sequence[str], matrix: NDArray[Any]) -> Table:
-    table = Table("true \\ said", *(_short(name) for name in names))
+    table = Table("true \\ predicted", *(_short(name) for name in names))
     for row, (name, counts) in enumerate(zip(names, matrix, strict=True)):
         if counts.any():
             cells = (

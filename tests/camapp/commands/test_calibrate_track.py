@@ -19,23 +19,41 @@ SHEET = np.array([[-0.3, 0.5], [0.3, 0.5], [0.3, 1.1], [-0.3, 1.1]])
 
 
 @pytest.mark.parametrize(
-    ("height", "pitch", "roll", "view", "bend"),
+    ("height", "pitch", "roll", "hfov", "distortion"),
     [(0.3, 18, 0, 66, 0), (0.15, 30, 4, 80, 0), (1.5, 12, -3, 55, 0), (0.25, 25, 1, 120, 50)],
 )
 @pytest.mark.parametrize("turn", [0.0, 0.4])
-def test_four_points_on_the_ground_tell_how_the_camera_sits(height, pitch, roll, view, bend, turn):
+def test_four_points_on_the_ground_give_the_pose_of_the_camera(height, pitch, roll, hfov, distortion, turn):
     camera = GroundCamera.of(
-        SIZE, height, math.radians(pitch), math.radians(view), math.radians(roll), math.radians(bend)
+        SIZE, height, math.radians(pitch), math.radians(hfov), math.radians(roll), math.radians(distortion)
     )
     sheet = SHEET * height / 0.3
     frame = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     pixels, seen = camera.project(sheet @ frame)
     assert seen.all()
-    found = fit_camera(SIZE, pixels, sheet, math.radians(bend))
+    found = fit_camera(SIZE, pixels, sheet, math.radians(distortion))
     assert found.height == pytest.approx(height, rel=0.01)
     assert math.degrees(found.pitch) == pytest.approx(pitch, abs=0.3)
     assert math.degrees(found.roll) == pytest.approx(roll, abs=0.3)
-    assert math.degrees(found.across) == pytest.approx(view, abs=0.5)
+    assert math.degrees(found.across) == pytest.approx(hfov, abs=0.5)
+
+
+def test_random_cameras_are_found_from_noisy_pixels():
+    rng = np.random.default_rng(3)
+    errors = []
+    while len(errors) < 40:
+        height, pitch, roll, hfov = rng.uniform((0.1, 0.2, -0.15, 0.8), (2.0, 0.9, 0.15, 1.9))
+        distortion = rng.choice([0.0, rng.uniform(0.2, 1.0)])
+        camera = GroundCamera.of(SIZE, height, pitch, hfov, roll, distortion)
+        pixels, seen = camera.project((SHEET * [2, 1] + [0, 0.1]) * height / 0.3)
+        if not seen.all() or (pixels < 0).any() or (pixels > SIZE).any() or np.ptp(pixels[:, 1]) < 100:
+            continue
+        found = fit_camera(SIZE, pixels + rng.normal(0, 0.5, pixels.shape), SHEET * [2, 1] * height / 0.3, distortion)
+        off = np.degrees([found.pitch - pitch, found.roll - roll, found.across - hfov])
+        errors.append([100 * abs(found.height / height - 1), *abs(off)])
+    # Percent of the height; degrees of pitch, roll and field of view.
+    assert (np.median(errors, axis=0) < (2, 0.3, 0.3, 1.5)).all()
+    assert (np.max(errors, axis=0) < (12, 2, 2, 8)).all()
 
 
 def test_points_that_fold_or_lie_on_a_line_are_refused():
@@ -58,7 +76,7 @@ def test_points_that_fold_or_lie_on_a_line_are_refused():
         fit_camera(SIZE, pixels * math.nan, SHEET)
 
 
-def test_points_that_no_camera_sees_so_are_refused():
+def test_points_that_fit_no_camera_are_refused():
     camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
     board = np.stack(np.meshgrid(np.linspace(-0.3, 0.3, 3), np.linspace(0.5, 1.1, 3)), axis=-1).reshape(-1, 2)
     pixels, _ = camera.project(board)
@@ -67,7 +85,7 @@ def test_points_that_no_camera_sees_so_are_refused():
         fit_camera(SIZE, pixels, board)
 
 
-def test_a_chessboard_on_the_ground_tells_the_same():
+def test_a_chessboard_on_the_ground_gives_the_pose_too():
     camera = GroundCamera.of(SIZE, 0.4, 0.6, 1.1, 0.03)
     columns, rows, square = 7, 5, 0.05
     x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
@@ -86,7 +104,7 @@ def test_a_chessboard_on_the_ground_tells_the_same():
         chessboard(image, 2, 5, square)
 
 
-def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
+def test_the_command_writes_the_camera_into_a_settings_file(tmp_path):
     camera = GroundCamera.of(SIZE, 0.3, 0.4, 1.2)
     image, file = tmp_path / "seen.png", tmp_path / "car.toml"
     cv2.imwrite(str(image), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
@@ -117,11 +135,11 @@ def test_the_command_keeps_the_camera_in_a_settings_file(tmp_path):
     [
         ("this is = = no TOML\n", 1, "not valid TOML"),
         ('modle = "track"\n', 1, "unknown setting 'modle'; did you mean 'model'"),
-        ('[[camera]]\nname = "left"\ncamera_height = 9.0\n', 1, r"\[\[camera\]\] left has a camera_height of its own"),
+        ('[[camera]]\nname = "left"\ncamera_height = 9.0\n', 1, r"\[\[camera\]\] left has its own camera_height"),
         ("", 1000, "camera_height = .* is not allowed"),  # places in millimetres
     ],
 )
-def test_what_run_would_not_read_back_is_not_written(tmp_path, before, scale, reason):
+def test_a_file_that_run_would_refuse_is_not_written(tmp_path, before, scale, reason):
     image, file = tmp_path / "seen.png", tmp_path / "car.toml"
     cv2.imwrite(str(image), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     file.write_text(before)
@@ -135,7 +153,7 @@ def test_what_run_would_not_read_back_is_not_written(tmp_path, before, scale, re
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb and xdotool")
-def test_corners_clicked_in_a_window_tell_it_too(tmp_path):
+def test_corners_clicked_in_a_window_give_the_pose_too(tmp_path):
     camera = GroundCamera.of((1400, 700), 0.3, 0.6, 1.3)
     image, file = tmp_path / "seen.png", tmp_path / "car.toml"
     cv2.imwrite(str(image), np.full((700, 1400, 3), 90, np.uint8))
@@ -150,11 +168,13 @@ def test_corners_clicked_in_a_window_tell_it_too(tmp_path):
         while not window and time.monotonic() < until:
             window = desktop.run("xdotool", "search", "--onlyvisible", "--name", "click the ground").decode().strip()
         assert window
-        time.sleep(0.5)  # shown, but not yet listening
+        # The window is visible, but does not take events yet.
+        time.sleep(0.5)
         desktop.run("xdotool", "windowmove", window, "0", "0", "windowfocus", window)
         for number, (x, y) in enumerate([(9, 9), *pixels * 1280 / 1400]):
             desktop.run("xdotool", "mousemove", str(int(x)), str(int(y)), "sleep", "0.1", "click", "1", "sleep", "0.1")
-            if number == 0:  # a slip, taken back
+            # The first click is wrong, and is removed.
+            if number == 0:
                 desktop.run("xdotool", "key", "BackSpace", "sleep", "0.1")
         desktop.run("xdotool", "key", "Return")
         out, _ = child.communicate(timeout=20)

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.commands import cluster
 from camapp.commands.classify.command import grouped
 from camapp.commands.classify.job import FilesJob, FilesOptions
 from camapp.commands.cluster import classify_on_cluster
@@ -30,7 +29,7 @@ def model():
 
 @pytest.fixture
 def files(tmp_path):
-    """Names of 60 digits, many times over; one is no image."""
+    """Write 60 digits, one of them no image; return their names 30 times."""
     for index in range(60):
         image = np.zeros((28, 28), np.uint8)
         cv2.putText(image, str(index % 10), (6, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
@@ -40,7 +39,7 @@ def files(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_cluster_worker_loses_and_doubles_no_image(model, files, monkeypatch):
+def test_a_killed_cluster_worker_neither_loses_nor_doubles_an_image(model, files, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="Dask (the extra 'cluster') is not installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
@@ -54,19 +53,18 @@ def test_a_killed_cluster_worker_loses_and_doubles_no_image(model, files, monkey
             if number == 40:
                 os.kill(pids[0], signal.SIGKILL)
     assert [row["file"] for row in found] == files
-    here = {row.file: row for row in FilesJob(model, OPTIONS).rows(files[:60])}
+    local_rows = {row.file: row for row in FilesJob(model, OPTIONS).rows(files[:60])}
     for row in found:
-        expected = here[row["file"]]
+        expected = local_rows[row["file"]]
         assert row["error"] == expected.error
         assert row["label"] == (expected.prediction.label if expected.prediction else "")
 
 
 @pytest.mark.slow
-def test_no_cluster_is_said_in_one_line(model, files, monkeypatch):
+def test_an_unreachable_cluster_gives_one_line(model, files):
     pytest.importorskip("distributed", reason="Dask (the extra 'cluster') is not installed")
-    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1.0)
     with pytest.raises(PoolError, match=r"no Dask cluster with workers at tcp://127\.0\.0\.1:9"):
-        next(classify_on_cluster(model, OPTIONS, [files[:1]], "tcp://127.0.0.1:9", 5))
+        next(classify_on_cluster(model, OPTIONS, [files[:1]], "tcp://127.0.0.1:9", 5, connect_timeout=1.0))
 
 
 def test_without_dask_the_extra_is_named(model, monkeypatch):

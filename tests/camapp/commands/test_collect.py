@@ -47,19 +47,19 @@ def start(folder, **options):
     return sink
 
 
-def test_a_timer_takes_images_at_its_rate_whatever_the_frames(tmp_path):
+def test_a_timer_saves_images_at_its_own_rate(tmp_path):
     sink = start(tmp_path / "cup", every=0.25)
     feed(sink, 21)
     assert saved(sink, tmp_path / "cup") == [0, 3, 5, 8, 10, 13, 15, 18, 20]
 
 
-def test_a_files_timer_goes_by_its_own_time(tmp_path):
+def test_the_timer_of_a_file_uses_the_time_of_its_frames(tmp_path):
     sink = start(tmp_path / "cup", every=0.5, fps=lambda: 10.0)
     feed(sink, 12, interval_s=0.0)
     assert saved(sink, tmp_path / "cup") == [0, 5, 10]
 
 
-def test_a_key_takes_the_next_frame_and_no_more(tmp_path):
+def test_a_key_saves_the_next_frame_only(tmp_path):
     sink = start(tmp_path / "cup")
     feed(sink, 2)
     sink.request()

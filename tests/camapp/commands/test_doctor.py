@@ -1,4 +1,4 @@
-"""The doctor over recorded trees and answers: a healthy Pi, sick ones, and the machine that runs the tests."""
+"""`camapp doctor` on recorded machines, a healthy Pi and faulty ones, and on the machine that runs the tests."""
 
 import json
 import os
@@ -16,7 +16,7 @@ READY = [{"uri": "picamera://0", "name": "imx708", "detail": "", "status": "read
 
 
 class Answers:
-    """What commands say, by a word of theirs; anything else succeeds in silence."""
+    """Returns recorded output for commands that contain a word; any other command succeeds."""
 
     def __init__(self, **answers):
         self.answers = {"sources": (0, json.dumps(READY)), "timedatectl": (0, "yes"), **answers}
@@ -27,7 +27,7 @@ class Answers:
 
 @pytest.fixture
 def pi(tmp_path):
-    """A healthy Raspberry Pi 5's tree."""
+    """Write the files of a healthy Raspberry Pi 5; return their root."""
     for path, text in {
         "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
         "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\n',
@@ -44,16 +44,16 @@ def pi(tmp_path):
     return tmp_path
 
 
-def look(root, **answers):
+def check(root, **answers):
     return {finding.name: finding for finding in examine(Machine(root, Answers(**answers)))}
 
 
 def test_a_healthy_pi_is_all_ok(pi):
-    found = look(pi)
+    found = check(pi)
     assert found["machine"].detail == "Raspberry Pi 5 Model B Rev 1.0"
     assert "trixie" in found["system"].detail
-    found.pop("groups")  # those of the user who runs the tests
-    assert [finding for finding in found.values() if finding.verdict is not CheckStatus.OK] == []
+    found.pop("groups")  # the user who runs the tests may lack them
+    assert [finding for finding in found.values() if finding.status is not CheckStatus.OK] == []
     assert found["cma"].detail == "58 MB free of 64"
 
 
@@ -62,7 +62,7 @@ def write(root, path, text):
 
 
 THROTTLED, MEMORY = "sys/devices/platform/soc/soc:firmware/get_throttled", "proc/meminfo"
-SICK = {
+FAULTS = {
     "numpy abi": (
         {"simplejpeg": (1, "numpy.dtype size changed")},
         None,
@@ -95,95 +95,95 @@ SICK = {
 }
 
 
-@pytest.mark.parametrize("case", SICK)
-def test_each_ill_has_its_line_and_what_mends_it(pi, case):
-    answers, change, name, verdict, remedy = SICK[case]
+@pytest.mark.parametrize("case", FAULTS)
+def test_each_fault_has_its_line_and_its_remedy(pi, case):
+    answers, change, name, status, remedy = FAULTS[case]
     if change:
         write(pi, *change)
-    finding = look(pi, **answers)[name]
-    assert finding.verdict.value == verdict
+    finding = check(pi, **answers)[name]
+    assert finding.status.value == status
     assert remedy in finding.remedy
 
 
-def test_a_device_that_may_not_be_opened_names_its_group(pi, monkeypatch):
+def test_the_remedy_for_a_closed_device_names_its_group(pi, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: "video0" not in str(path))
-    finding = look(pi)["video nodes"]
-    assert finding.verdict is CheckStatus.FAIL
+    finding = check(pi)["video nodes"]
+    assert finding.status is CheckStatus.FAIL
     assert "usermod -aG" in finding.remedy
 
 
-def test_a_pi_without_dma_heap_is_told(pi):
+def test_a_pi_without_dma_heap_fails(pi):
     (pi / "dev/dma_heap/linux,cma").unlink()
-    assert look(pi)["dma_heap"].verdict is CheckStatus.FAIL
+    assert check(pi)["dma_heap"].status is CheckStatus.FAIL
 
 
 UNIT = "ActiveState={}\nSubState=x\nNRestarts=3\nUnitFileState=enabled\nStatusText=camera 30.0\nExecMainStatus={}"
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "verdict", "told"),
+    ("state", "exit_status", "status", "expected"),
     [
         ("active", 0, "ok", "restarts 3; camera 30.0"),
         ("failed", 78, "fail", "check-config"),
         ("failed", 70, "fail", "journalctl"),
     ],
 )
-def test_the_services_state_is_told(pi, state, status, verdict, told):
+def test_the_state_of_the_service_is_reported(pi, state, exit_status, status, expected):
     (pi / "etc/systemd/system").mkdir(parents=True)
     write(pi, "etc/systemd/system/camapp.service", "")
-    finding = look(pi, systemctl=(0, UNIT.format(state, status)))["service"]
-    assert finding.verdict.value == verdict
-    assert told in finding.detail + finding.remedy
+    finding = check(pi, systemctl=(0, UNIT.format(state, exit_status)))["service"]
+    assert finding.status.value == status
+    assert expected in finding.detail + finding.remedy
 
 
-def test_a_disk_that_is_full_says_how_to_make_room(pi, monkeypatch):
+def test_the_remedy_for_a_full_disk_frees_some_space(pi, monkeypatch):
     usage = type("Usage", (), {"free": 50e6, "total": 32e9})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
-    found = look(pi)
-    assert found["disk"].verdict is found["log's disk"].verdict is CheckStatus.WARN
+    found = check(pi)
+    assert found["disk"].status is found["log's disk"].status is CheckStatus.WARN
     assert "sudo apt clean" in found["disk"].remedy
 
 
-def test_shared_memory_is_told_and_never_a_fault(pi, monkeypatch):
+def test_shared_memory_is_reported_and_never_a_fault(pi, monkeypatch):
     (pi / "dev/shm").mkdir()
-    assert look(pi)["/dev/shm"].verdict is CheckStatus.OK
+    assert check(pi)["/dev/shm"].status is CheckStatus.OK
 
 
 @pytest.mark.parametrize(("groups", "missing"), [([], "video, render"), (["video"], "render")])
-def test_groups_that_a_pi_user_lacks_come_with_their_command(pi, monkeypatch, groups, missing):
+def test_the_remedy_for_missing_groups_adds_the_user_to_them(pi, monkeypatch, groups, missing):
     listed = [doctor.grp.struct_group((name, "x", 5000 + n, [])) for n, name in enumerate(("video", "render"))]
-    mine = [group.gr_gid for group in listed if group.gr_name in groups]
+    own = [group.gr_gid for group in listed if group.gr_name in groups]
     monkeypatch.setattr(doctor.grp, "getgrall", lambda: listed)
     monkeypatch.setattr(doctor.os, "geteuid", lambda: 1)
     monkeypatch.setattr(doctor.os, "getegid", lambda: 1)
-    monkeypatch.setattr(doctor.os, "getgroups", lambda: mine)
-    finding = look(pi)["groups"]
-    assert finding.verdict is CheckStatus.WARN
+    monkeypatch.setattr(doctor.os, "getgroups", lambda: own)
+    finding = check(pi)["groups"]
+    assert finding.status is CheckStatus.WARN
     assert f"is not in {missing}" in finding.detail
     assert f"usermod -aG {missing.replace(', ', ',')}" in finding.remedy
 
 
-def test_a_numpy_without_a_fast_blas_is_told(pi, monkeypatch):
+def test_a_numpy_without_a_fast_blas_is_reported(pi, monkeypatch):
     monkeypatch.setattr("threadpoolctl.threadpool_info", list)
-    finding = look(pi)["blas"]
-    assert finding.verdict is CheckStatus.WARN
+    finding = check(pi)["blas"]
+    assert finding.status is CheckStatus.WARN
     assert "libopenblas" in finding.remedy
 
 
 def test_a_32_bit_system_fails(pi, monkeypatch):
     monkeypatch.setattr(doctor.sys, "maxsize", 2**31 - 1)
-    assert look(pi)["system"].verdict is CheckStatus.FAIL
+    assert check(pi)["system"].status is CheckStatus.FAIL
 
 
-def test_throttle_flags_that_cannot_be_read_are_told_on_a_pi_only(pi):
+def test_unreadable_throttling_flags_are_reported_on_a_pi_only(pi):
     (pi / THROTTLED).unlink()
-    assert look(pi)["power"].verdict is CheckStatus.WARN
+    assert check(pi)["power"].status is CheckStatus.WARN
     (pi / "proc/device-tree/model").unlink()
-    assert "power" not in look(pi)
+    assert "power" not in check(pi)
 
 
 @pytest.mark.parametrize(
-    ("connector", "free", "told"),
+    ("connector", "free", "expected"),
     [
         (None, True, "DISPLAY is not set"),
         ("disconnected", True, "printed or logged"),
@@ -191,7 +191,7 @@ def test_throttle_flags_that_cannot_be_read_are_told_on_a_pi_only(pi):
         ("connected", False, "in use by"),
     ],
 )
-def test_the_screen_and_what_can_show_on_it_are_told(pi, monkeypatch, connector, free, told):
+def test_the_screen_and_the_displays_that_can_use_it_are_reported(pi, monkeypatch, connector, free, expected):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")  # no cage
     monkeypatch.setattr("camapp.system.displays._is_free", lambda card: free)
@@ -202,31 +202,31 @@ def test_the_screen_and_what_can_show_on_it_are_told(pi, monkeypatch, connector,
         folder.mkdir(parents=True)
         (folder / "status").write_text(connector)
         (folder / "modes").write_text("1920x1080\n")
-    finding = look(pi)["display"]
-    assert finding.verdict is CheckStatus.OK
-    assert told in finding.detail
+    finding = check(pi)["display"]
+    assert finding.status is CheckStatus.OK
+    assert expected in finding.detail
 
 
-def test_a_clock_that_nobody_vouches_for_is_no_fault(pi):
-    assert look(pi, timedatectl=(127, "no program"))["clock"].verdict is CheckStatus.OK
+def test_a_clock_of_unknown_state_is_no_fault(pi):
+    assert check(pi, timedatectl=(127, "no program"))["clock"].status is CheckStatus.OK
 
 
-def test_a_check_that_breaks_does_not_silence_the_others():
+def test_a_check_that_breaks_does_not_stop_the_others():
     def broken(machine):
         raise OSError("odd kernel")
         yield
 
-    found = examine(Machine(), (broken, doctor._python))
-    assert found[0].verdict is CheckStatus.WARN
+    found = examine(Machine(), (broken, *doctor.CHECKS[:2]))
+    assert found[0].status is CheckStatus.WARN
     assert "odd kernel" in found[0].detail
-    assert {finding.name for finding in found} >= {"python", "numpy", "blas"}
+    assert {finding.name for finding in found} >= {"machine", "python", "numpy", "blas"}
 
 
-def test_an_empty_tree_is_no_reason_to_fail(tmp_path):
+def test_a_machine_without_files_and_commands_can_be_examined(tmp_path):
     assert {finding.name for finding in examine(Machine(tmp_path, lambda command: (127, "none"))) if finding.detail}
 
 
-def test_the_report_names_remedies_and_json_is_json(capsys):
+def test_the_report_is_a_table_with_remedies_or_json(capsys):
     findings = [doctor.ok("python", "3.13"), doctor.fail("opencv", "libGL.so.1", "sudo apt install -y libgl1")]
     print_report(findings, as_json=False)
     assert "-> sudo apt install -y libgl1" in capsys.readouterr().out
@@ -234,7 +234,7 @@ def test_the_report_names_remedies_and_json_is_json(capsys):
     assert [item["verdict"] for item in json.loads(capsys.readouterr().out)] == ["ok", "fail"]
 
 
-def test_the_command_works_here():
+def test_the_command_works_on_this_machine():
     done = subprocess.run(
         [sys.executable, "-m", "camapp", "doctor", "--json"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True, timeout=60,

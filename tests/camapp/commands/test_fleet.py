@@ -1,4 +1,4 @@
-"""The table of all devices on a broker, of what real runs say and of rubbish."""
+"""The table of all devices on a broker, with the messages of real runs and with invalid ones."""
 
 import json
 import os
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[3]
 NOW = 1_800_000_000.0
 
 
-def heard(*messages):
-    fleet = Fleet("camapp", clock=lambda: NOW)
+def fleet_of(*messages, **options):
+    fleet = Fleet("camapp", clock=lambda: NOW, **options)
     for topic, payload in messages:
         payload = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        fleet.hear(f"camapp/{topic}", payload, True)
+        fleet.receive(f"camapp/{topic}", payload, True)
     return fleet
 
 
@@ -47,8 +47,8 @@ STATUS = {
 HEALTH = {"time": "2027-01-15T07:59:00.000+00:00", "temperature_c": 82.4, "alerts": ["throttled"], "messages_lost": 3}
 
 
-def test_a_device_is_told_from_what_is_retained():
-    fleet = heard(
+def test_a_row_is_made_of_retained_messages():
+    fleet = fleet_of(
         ("pi/availability", b"online"),
         ("pi/health", HEALTH),
         ("pi/door/status", STATUS),
@@ -64,36 +64,36 @@ def test_a_device_is_told_from_what_is_retained():
         assert shown in text
 
 
-def test_a_device_that_left_is_shown_as_offline_with_what_it_said_last():
-    (row,) = heard(("pi/availability", b"offline"), ("pi/door/status", STATUS)).rows()
+def test_an_offline_device_is_shown_with_its_last_values():
+    (row,) = fleet_of(("pi/availability", b"offline"), ("pi/door/status", STATUS)).rows()
     assert (row.online, row.state, row.fps) == (False, "offline", 29.61)
 
 
-def test_what_is_heard_now_is_new_and_what_is_taken_back_is_gone():
-    fleet = heard(("pi/availability", b"online"), ("pi/door/status", STATUS))
-    fleet.hear("camapp/pi/door/status", json.dumps(STATUS).encode(), False)
+def test_a_live_message_has_age_zero_and_a_deleted_one_is_gone():
+    fleet = fleet_of(("pi/availability", b"online"), ("pi/door/status", STATUS))
+    fleet.receive("camapp/pi/door/status", json.dumps(STATUS).encode(), False)
     assert fleet.rows()[0].age_s == 0
-    fleet.hear("camapp/pi/door/status", b"", False)
+    fleet.receive("camapp/pi/door/status", b"", False)
     assert [(row.device, row.camera) for row in fleet.rows()] == [("pi", "")]
-    fleet.hear("camapp/pi/availability", b"", False)
+    fleet.receive("camapp/pi/availability", b"", False)
     assert fleet.rows() == []
-    assert "nobody has said anything yet" in drawn([])
+    assert "no devices seen yet" in drawn([])
 
 
-def test_a_camera_that_its_device_has_no_more_is_left_out():
+def test_a_removed_camera_is_left_out():
     health = HEALTH | {"cameras": ["yard"]}
-    rows = heard(("pi/door/status", STATUS), ("pi/yard/status", STATUS), ("pi/health", health)).rows()
+    rows = fleet_of(("pi/door/status", STATUS), ("pi/yard/status", STATUS), ("pi/health", health)).rows()
     assert [row.camera for row in rows] == ["yard"]
 
 
 def test_rows_are_in_order_and_several_cameras_have_one_each():
     topics = ["pi2/yard/status", "pi1/door/status", "pi2/door/status"]
-    rows = heard(*((topic, STATUS) for topic in topics)).rows()
+    rows = fleet_of(*((topic, STATUS) for topic in topics)).rows()
     assert [(row.device, row.camera) for row in rows] == [("pi1", "door"), ("pi2", "door"), ("pi2", "yard")]
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    "payload",
     [
         b"\xff\xfe",
         b"[" * 60_000,
@@ -107,10 +107,10 @@ def test_rows_are_in_order_and_several_cameras_have_one_each():
     ],
     ids=str,
 )
-def test_rubbish_is_borne_and_cannot_steer_the_terminal(rubbish):
-    messages = [(topic, rubbish) for topic in ("pi/availability", "pi/health", "pi/door/status", "pi/door/prediction")]
-    fleet = heard(*messages, ("ok/availability", b"online"), ("ok/door/status", STATUS))
-    fleet._online["pi"] = True
+def test_invalid_payloads_cause_no_error_and_cannot_control_the_terminal(payload):
+    messages = [(topic, payload) for topic in ("pi/availability", "pi/health", "pi/door/status", "pi/door/prediction")]
+    fleet = fleet_of(*messages, ("ok/availability", b"online"), ("ok/door/status", STATUS))
+    fleet.receive("camapp/pi/availability", b"online", True)
     text = drawn(fleet.rows())
     assert "running" in text
     assert "\x1b" not in text
@@ -118,14 +118,13 @@ def test_rubbish_is_borne_and_cannot_steer_the_terminal(rubbish):
     json.dumps([row.__dict__ if hasattr(row, "__dict__") else str(row) for row in fleet.rows()])
 
 
-def test_the_names_of_devices_are_text_and_no_markup():
-    fleet = heard(("[bold]pi\x1b[31m/availability", b"online"))
+def test_the_names_of_devices_are_not_interpreted_as_markup():
+    fleet = fleet_of(("[bold]pi\x1b[31m/availability", b"online"))
     assert "[bold]pi?[31m" in drawn(fleet.rows())
 
 
-def test_a_flood_of_topics_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr("camapp.commands.fleet._MAX_TOPICS", 100)
-    fleet = heard(*((f"pi{number}/availability", b"online") for number in range(5000)))
+def test_a_flood_of_topics_does_not_fill_the_memory():
+    fleet = fleet_of(*((f"pi{number}/availability", b"online") for number in range(5000)), max_topics=100)
     assert len(fleet.rows()) <= 101
 
 
@@ -136,7 +135,7 @@ def command(*arguments, **environment):
     )  # fmt: skip
 
 
-def test_a_broker_that_is_away_is_one_line_and_a_code(tmp_path):
+def test_an_unreachable_broker_gives_one_line_and_an_exit_code(tmp_path):
     broker = Mosquitto(tmp_path / "broker")
     done = command("--broker", broker.uri, "--once")
     assert done.returncode == 69
@@ -153,30 +152,31 @@ def test_a_wrong_address_is_a_usage_error_without_the_password():
 @pytest.mark.slow
 def test_the_live_table_ends_cleanly_on_control_c(tmp_path):
     broker = Mosquitto(tmp_path / "broker").start()
-    ours, theirs = pty.openpty()
+    terminal, programs_end = pty.openpty()
     command = [sys.executable, "-m", "camapp", "fleet", "--broker", broker.uri]
     environment = os.environ | {"COLUMNS": "200", "TERM": "xterm"}
-    fleet = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    fleet = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=programs_end, stderr=programs_end)
+    os.close(programs_end)
     shown = bytearray()
 
     def shows(text):
-        while select.select([ours], [], [], 0)[0]:
+        while select.select([terminal], [], [], 0)[0]:
             try:
-                shown.extend(os.read(ours, 65536))
-            except OSError:  # its end, as Linux tells it
+                shown.extend(os.read(terminal, 65536))
+            # The end of the terminal is an error on Linux.
+            except OSError:
                 break
         return text in shown
 
     try:
-        wait_for(lambda: shows(b"nobody has said anything yet"), 60)
+        wait_for(lambda: shows(b"no devices seen yet"), 60)
         fleet.send_signal(signal.SIGINT)
         wait_for(lambda: shows(b"\x1b[?25h"), 20, lambda: "the cursor did not come back")
         assert fleet.wait(20) == 0
     finally:
         fleet.kill()
         fleet.wait(10)
-        os.close(ours)
+        os.close(terminal)
         broker.kill()
 
 
@@ -225,7 +225,8 @@ def test_two_real_runs_are_seen_alive_and_after_their_end(tmp_path):
         assert all(row["online"] and row["age_s"] < 20 for row in rows)
         runs[0].send_signal(signal.SIGTERM)
         runs[0].wait(20)
-        runs[1].kill()  # whose will the broker publishes
+        # The broker publishes the last will of this run.
+        runs[1].kill()
         runs[1].wait(20)
         time.sleep(1)
         table = command("--broker", uri, "--once", CAMAPP_MQTT_PASSWORD="hush", COLUMNS="200").stdout
@@ -239,5 +240,5 @@ def test_two_real_runs_are_seen_alive_and_after_their_end(tmp_path):
             run.kill()
             run.wait(10)
         broker.kill()
-    # Not in any process's arguments, nor in what the runs say.
+    # The password is in none of the logs.
     assert not any(b"hush" in (tmp_path / device).read_bytes() for device in ("one", "two"))

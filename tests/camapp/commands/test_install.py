@@ -1,4 +1,4 @@
-"""Installing and removing the service, in a root folder of the test's own, with commands recorded instead of run."""
+"""Installing and removing the service, in a temporary root folder, with commands recorded instead of run."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Commands:
-    """Records commands; `venv` and `pip` leave what the real ones would."""
+    """Records commands; `venv` and `useradd` leave the files that the real ones would."""
 
     def __init__(self, root):
         self.root = root
@@ -44,12 +44,12 @@ class Commands:
 
 
 class Fresh:
-    """A machine with systemd running, groups video and render, and nothing of ours."""
+    """A machine with systemd running and groups video and render, without camapp."""
 
     def __init__(self, root):
         self.root = root
         self.commands = Commands(root)
-        self.said = []
+        self.reported = []
         (root / "etc").mkdir()
         (root / "etc/group").write_text("root:x:0:\nvideo:x:44:\nrender:x:106:\n")
         (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\n")
@@ -59,10 +59,10 @@ class Fresh:
         return Installer(kind, settings, self.root, self.commands)
 
     def install(self, kind=ServiceKind.HEADLESS, settings=None, dry_run=False):
-        install(self.installer(kind, settings), dry_run, self.said.append)
+        install(self.installer(kind, settings), dry_run, self.reported.append)
 
     def uninstall(self, keep_data=False):
-        uninstall(self.installer(), False, keep_data, self.said.append)
+        uninstall(self.installer(), False, keep_data, self.reported.append)
 
     def files(self):
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
@@ -75,7 +75,7 @@ def machine(tmp_path, monkeypatch):
     return Fresh(tmp_path)
 
 
-def test_a_setting_that_needs_a_package_of_its_own_brings_it_along(machine):
+def test_a_setting_that_needs_a_package_installs_it(machine):
     machine.install(settings=Settings(source="pattern://digits", mqtt="mqtt://pi@broker"))
     assert any("pip install" in line and line.endswith("[mqtt]") for line in machine.commands.done)
     machine.commands.done.clear()
@@ -83,7 +83,7 @@ def test_a_setting_that_needs_a_package_of_its_own_brings_it_along(machine):
     assert any("pip install" in line and line.endswith("[mqtt]") for line in machine.commands.done)
 
 
-def test_headless_puts_application_config_and_unit_in_their_places_and_starts(machine):
+def test_headless_installs_application_config_and_unit_and_starts_them(machine):
     machine.install(settings=Settings(source="pattern://digits", model="lenet"))
     unit = (machine.root / "etc/systemd/system/camapp.service").read_text()
     assert "SupplementaryGroups=video render\n" in unit, "gpio does not exist here, and systemd would refuse it"
@@ -100,7 +100,7 @@ def test_headless_puts_application_config_and_unit_in_their_places_and_starts(ma
     assert order == sorted(order)
 
 
-def test_a_kiosk_of_the_cameras_own_needs_no_cage(machine, monkeypatch):
+def test_a_kiosk_by_drm_needs_no_cage(machine, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
     with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
         machine.install(ServiceKind.KIOSK)
@@ -115,7 +115,7 @@ def test_a_dry_run_changes_nothing_and_names_every_step(machine):
     machine.install(dry_run=True)
     assert machine.files() == before
     assert machine.commands.done == []
-    assert any("would write" in line and "config.toml" in line for line in machine.said)
+    assert any("would write" in line and "config.toml" in line for line in machine.reported)
 
 
 @pytest.mark.parametrize("kind", ServiceKind)
@@ -131,10 +131,10 @@ def test_uninstalling_leaves_nothing(machine, kind):
     assert machine.files() == before | ({"etc/passwd"} if kind is ServiceKind.KIOSK else set())
     assert machine.commands.has("userdel", "camapp") == (kind is ServiceKind.KIOSK)
     assert not (machine.root / "opt/camapp").exists()
-    machine.said.clear()
+    machine.reported.clear()
     (machine.root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\n")
     machine.uninstall()
-    assert machine.said == ["nothing is installed"]
+    assert machine.reported == ["nothing is installed"]
 
 
 def test_data_is_kept_on_request(machine):
@@ -154,7 +154,7 @@ def test_installing_twice_keeps_the_config_and_the_environment(machine):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reason"),
     [
         ({"source": "film.mp4"}, "cannot see it there"),
         ({"source": "images:///home/pi/photos"}, "cannot see it there"),
@@ -163,11 +163,11 @@ def test_installing_twice_keeps_the_config_and_the_environment(machine):
         ({"record": Path("/home/pi/film.mp4")}, "may write below /var/lib/camapp"),
     ],
 )
-def test_files_that_the_service_could_not_reach_are_refused(machine, settings, told):
-    with pytest.raises(InstallError, match=told):
+def test_files_that_the_service_could_not_reach_are_refused(machine, settings, reason):
+    with pytest.raises(InstallError, match=reason):
         machine.install(settings=Settings(**settings))
     assert machine.commands.done == []
-    machine.install(ServiceKind.DESKTOP, Settings(**settings))  # a desktop's user may
+    machine.install(ServiceKind.DESKTOP, Settings(**settings))  # the user of a desktop can read them
     assert machine.commands.has("check-config")
 
 
@@ -177,14 +177,14 @@ def test_files_that_it_can_reach_are_not(machine):
 
 
 @pytest.mark.parametrize("source", ["rtsp://me:secret@camera/1", "rtsp://camera/1"])
-def test_a_password_in_the_config_is_for_the_service_alone(machine, source):
+def test_a_config_with_a_password_is_readable_by_the_service_only(machine, source):
     machine.install(settings=Settings(source=source))
     mode = (machine.root / "etc/camapp/config.toml").stat().st_mode & 0o777
     assert mode == (0o640 if "secret" in source else 0o644)
     assert machine.commands.has("chgrp video") == ("secret" in source)
 
 
-def test_a_root_with_a_closed_umask_installs_what_others_can_read(machine):
+def test_the_installation_is_readable_in_spite_of_a_strict_umask(machine):
     usual = os.umask(0o077)
     try:
         machine.install()
@@ -195,7 +195,7 @@ def test_a_root_with_a_closed_umask_installs_what_others_can_read(machine):
         os.umask(usual)
 
 
-def test_a_person_who_is_called_camapp_stays(machine):
+def test_a_human_user_named_camapp_is_kept(machine):
     with (machine.root / "etc/passwd").open("a") as file:
         file.write("camapp:x:1000:1000::/home/camapp:/bin/bash\n")
     machine.install()
@@ -203,7 +203,7 @@ def test_a_person_who_is_called_camapp_stays(machine):
     assert not machine.commands.has("userdel")
 
 
-def test_another_kind_takes_the_place_of_the_first(machine):
+def test_another_kind_replaces_the_first(machine):
     machine.install(ServiceKind.HEADLESS)
     machine.install(ServiceKind.KIOSK)
     assert not (machine.root / "etc/systemd/system/camapp.service").exists()
@@ -219,7 +219,7 @@ def test_without_a_running_systemd_it_is_enabled_for_the_next_boot(machine):
     assert not machine.commands.has("restart")
 
 
-def test_a_model_and_labels_of_the_users_are_copied_to_where_the_service_can_read_them(machine, tmp_path_factory):
+def test_model_and_label_files_are_copied_to_where_the_service_can_read_them(machine, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     shutil.copy(SHIPPED / "lenet.npz", home / "mine.npz")
     (home / "names.txt").write_text("\n".join("abcdefghij"))
@@ -229,7 +229,7 @@ def test_a_model_and_labels_of_the_users_are_copied_to_where_the_service_can_rea
     assert Path(config.labels).read_text() == (home / "names.txt").read_text()
 
 
-def test_a_pi_sees_apts_packages(machine):
+def test_on_a_pi_the_environment_includes_apts_packages(machine):
     (machine.root / "proc/device-tree").mkdir(parents=True)
     (machine.root / "proc/device-tree/model").write_text("Raspberry Pi 4 Model B\0")
     machine.install()
@@ -237,18 +237,18 @@ def test_a_pi_sees_apts_packages(machine):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "told"),
+    ("prepare", "reason"),
     [
         (lambda machine, patch: patch.setattr(module.os, "geteuid", lambda: 1000), "needs root"),
         (lambda machine, patch: patch.setattr(module.shutil, "which", lambda name, path=None: None), "no systemd"),
-        (lambda machine, patch: (machine.root / "opt/camapp/.git").mkdir(parents=True), "not ours"),
+        (lambda machine, patch: (machine.root / "opt/camapp/.git").mkdir(parents=True), "no camapp environment"),
         (lambda machine, patch: patch.setattr(module, "PROJECT", machine.root), "from a clone"),
     ],
 )
-def test_what_stands_in_the_way_is_told_before_anything_changes(machine, monkeypatch, prepare, told):
+def test_obstacles_are_reported_before_anything_changes(machine, monkeypatch, prepare, reason):
     prepare(machine, monkeypatch)
     before = machine.files()
-    with pytest.raises(InstallError, match=told):
+    with pytest.raises(InstallError, match=reason):
         machine.install()
     assert machine.files() == before
     assert machine.commands.done == []
@@ -262,16 +262,16 @@ def test_a_broken_config_is_refused_before_anything_changes(machine):
     assert machine.commands.done == []
 
 
-def test_a_config_that_others_may_write_is_warned_of(machine):
+def test_a_config_that_other_users_can_write_is_reported(machine):
     machine.install()
     (machine.root / "etc/camapp/config.toml").chmod(0o666)
-    machine.said.clear()
+    machine.reported.clear()
     machine.install()
-    assert any("chmod 644" in line for line in machine.said)
+    assert any("chmod 644" in line for line in machine.reported)
 
 
 @pytest.mark.parametrize(
-    ("command", "said", "told"),
+    ("command", "output", "reason"),
     [
         ("pip install", "lines\nERROR: no network\nmore", "pip failed: ERROR: no network"),
         ("check-config", "camapp: no model 'x'", "no model 'x'"),
@@ -279,9 +279,9 @@ def test_a_config_that_others_may_write_is_warned_of(machine):
         ("restart", "Job failed", "journalctl -eu camapp.service"),
     ],
 )
-def test_a_step_that_fails_ends_it_with_what_it_said(machine, command, said, told):
-    machine.commands.failing[command] = said
-    with pytest.raises(InstallError, match=told):
+def test_a_failed_step_ends_the_installation_with_its_error(machine, command, output, reason):
+    machine.commands.failing[command] = output
+    with pytest.raises(InstallError, match=reason):
         machine.install()
     if command != "restart":
         assert not machine.commands.has("systemctl enable")

@@ -16,18 +16,18 @@ SMALL = "pattern://track?seed=3&size=160x120&fps=5&count=1"
 
 
 @pytest.mark.parametrize("name", ["lap.mp4", "lap.avi"])
-def test_a_film_has_the_truth_of_each_of_its_images_beside_it(tmp_path, name):
-    said = run_render(SMALL, tmp_path / name, 1.0)
-    assert "5 images" in said
-    lines = [json.loads(line) for line in (tmp_path / "lap.truth.jsonl").read_text().splitlines()]
-    assert [line["frame"] for line in lines] == list(range(5))
+def test_a_video_has_the_truth_of_each_image_beside_it(tmp_path, name):
+    line = run_render(SMALL, tmp_path / name, 1.0)
+    assert "5 images" in line
+    records = [json.loads(text) for text in (tmp_path / "lap.truth.jsonl").read_text().splitlines()]
+    assert [record["frame"] for record in records] == list(range(5))
     scene = TrackScene(SceneOptions((160, 120), 5.0, 3, 1))
     reader = cv2.VideoCapture(str(tmp_path / name))
-    for number, line in enumerate(lines):
+    for number, record in enumerate(records):
         pixels, truth = scene.render(number)
-        assert line["seconds"] == pytest.approx(number / 5)
-        assert line["values"] == truth.values
-        assert len(line["lines"]) == len(truth.lines)
+        assert record["seconds"] == pytest.approx(number / 5)
+        assert record["values"] == truth.values
+        assert len(record["lines"]) == len(truth.lines)
         shown = reader.read()[1][..., ::-1]
         assert np.abs(shown.astype(int) - pixels).mean() < 12
     assert not reader.read()[0]
@@ -35,7 +35,7 @@ def test_a_film_has_the_truth_of_each_of_its_images_beside_it(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {name, "lap.truth.jsonl", "lap.toml"}
 
 
-def test_the_camera_that_filmed_is_told_as_settings(tmp_path):
+def test_the_camera_of_a_track_is_written_as_settings(tmp_path):
     run_render(SMALL, tmp_path / "lap.avi", 0.2)
     settings, camera = load_settings({}, tmp_path / "lap.toml"), TrackScene(SceneOptions((160, 120), 5.0, 3, 1)).camera
     assert settings.camera_height == pytest.approx(camera.height, abs=1e-3)
@@ -43,7 +43,7 @@ def test_the_camera_that_filmed_is_told_as_settings(tmp_path):
     assert settings.camera_hfov == pytest.approx(math.degrees(camera.across), abs=1e-3)
 
 
-def test_a_film_of_a_track_is_a_lap_long(tmp_path):
+def test_a_video_of_a_track_is_one_lap_long(tmp_path):
     scene = TrackScene(SceneOptions((64, 64), 1.0, 3, 1))
     start, end = scene.pose(0.0), scene.pose(scene.seconds)
     assert math.hypot(start.x - end.x, start.y - end.y) < 1.0
@@ -51,17 +51,17 @@ def test_a_film_of_a_track_is_a_lap_long(tmp_path):
     assert len((tmp_path / "lap.truth.jsonl").read_text().splitlines()) == round(scene.seconds)
 
 
-def test_other_scenes_have_no_camera_to_tell_of(tmp_path):
-    said = run_render("pattern://digits?size=64x64&fps=5", tmp_path / "digits.avi", 0.4)
-    assert "config" not in said
+def test_other_scenes_have_no_camera_settings(tmp_path):
+    line = run_render("pattern://digits?size=64x64&fps=5", tmp_path / "digits.avi", 0.4)
+    assert "config" not in line
     assert not (tmp_path / "digits.toml").exists()
     assert json.loads((tmp_path / "digits.truth.jsonl").read_text().splitlines()[0])["boxes"]
 
 
-def test_what_cannot_be_filmed_is_said(tmp_path):
+def test_scenes_and_files_that_cannot_be_rendered_are_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"ends in .mp4 or .avi"):
         run_render(SMALL, tmp_path / "lap.mov", 1.0)
-    with pytest.raises(SettingsError, match="only generated scenes"):
+    with pytest.raises(SettingsError, match="only synthetic scenes"):
         run_render("v4l2://0", tmp_path / "lap.avi", 1.0)
     with pytest.raises(PermanentSourceError, match="unknown option 'lanes'"):
         run_render("pattern://track?lanes=3", tmp_path / "lap.avi", 1.0)
@@ -70,8 +70,8 @@ def test_what_cannot_be_filmed_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digits.mp4", "digits.avi"])
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, name):
-    """By a limit on the size of files, which fails as a full disk does: OpenCV hears of it and says nothing."""
+def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path, name):
+    """A limit on the size of files fails as a full disk does; OpenCV gets the error and does not report it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""What it all began with: ResNet-50 says that there is a cat on the photo, from any file, at once and live."""
+"""ResNet-50 finds the cat on a photo, from every model file format, with `classify` and with `run`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CATS = ("tiger cat", "tabby cat", "Egyptian Mau")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not IMAGENET.exists(), reason="the real ResNet-50 and its photos are not there"),
+    pytest.mark.skipif(not IMAGENET.exists(), reason="the real ResNet-50 and its photos are missing"),
 ]
 
 
@@ -57,7 +57,7 @@ def test_classify_prints_five_labels_and_a_cat_is_the_first(model: Path) -> None
     assert [float(match[1]) for match in found if match] == pytest.approx([50.4, 27.6, 20.0, 0.9, 0.3], abs=0.11)
 
 
-def test_run_sees_it_live(model: Path) -> None:
+def test_run_gives_the_same_labels(model: Path) -> None:
     record = json.loads(camapp("run", "--source", str(CAT), "--log", "-", model=model).splitlines()[0])
     assert record["label"] == "tiger cat"
     assert {label for label, _ in record["top"]} == set(CATS)

@@ -36,7 +36,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1
 
 
 def digit(value, seed=0):
-    """28x28, white on black, as MNIST has them."""
+    """Return a digit of 28x28 pixels, white on black as in MNIST."""
     image = np.zeros((28, 28), np.uint8)
     x, y = np.random.default_rng(seed).integers(6, 10, 2).tolist()
     cv2.putText(image, str(value), (x, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2, cv2.LINE_AA)
@@ -45,7 +45,7 @@ def digit(value, seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """40 digits, the files of index 5, 15, 25 and 35 bad, in two folders."""
+    """Write 40 digits into two folders; the files of index 5, 15, 25 and 35 are bad."""
     home = tmp_path / "digits"
     (home / "more").mkdir(parents=True)
     for index in range(40):
@@ -56,7 +56,7 @@ def folder(tmp_path):
     (home / "25_5.png").write_bytes((home / "24_4.png").read_bytes()[:60])
     (home / "more" / "35_5.png").write_bytes(os.urandom(300))
     (home / ".hidden_1.png").write_bytes(b"")
-    (home / "notes.txt").write_text("not looked at")
+    (home / "notes.txt").write_text("not read")
     return home
 
 
@@ -143,8 +143,8 @@ def test_results_are_those_of_one_image_at_a_time(folder):
         assert one.prediction.score == pytest.approx(other.prediction.score, abs=1e-5)
 
 
-def test_those_prepared_at_once_are_as_if_prepared_alone(tmp_path):
-    """MNIST's own, some of which touch their rim, among images of other kinds and sizes."""
+def test_images_prepared_together_equal_images_prepared_alone(tmp_path):
+    """Digits of MNIST, some of which touch their rim, are mixed with images of other kinds and sizes."""
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST at {MNIST}")
     with gzip.open(MNIST / "train-images-idx3-ubyte.gz") as file:
@@ -161,17 +161,17 @@ def test_those_prepared_at_once_are_as_if_prepared_alone(tmp_path):
     (tmp_path / "240_1.png").write_text("no image")
     files = list(walk_images(tmp_path))
     together, alone = job(), job()
-    alone._task.prepare_stills = lambda images, batch: [None] * len(images)
+    alone.task.prepare_stills = lambda images, batch: [None] * len(images)
     rims = sum(digit[[0, -1]].any() or digit[:, [0, -1]].any() for digit in digits)
     assert rims > 0
     images = [read_image(file) for file in files if "240_" not in file]
     batch = np.zeros((len(images), 1, 28, 28), np.float32)
-    found = together._task.prepare_stills(images, batch)
+    found = together.task.prepare_stills(images, batch)
     assert len(found) - found.count(None) == len(digits) - rims - (len(odd) - 1)
     inputs = iter(batch)
     for image, prepared in zip(images, found, strict=True):
         one = np.full((8, 1, 28, 28), np.nan, np.float32)
-        expected = together._task.prepare(Frame.still(image), one)
+        expected = together.task.prepare(Frame.still(image), one)
         if prepared is not None:
             assert prepared == expected
             assert np.array_equal(next(inputs), one[0])
@@ -202,11 +202,11 @@ def test_a_classifying_model_gives_its_best_labels(tmp_path):
         scores = [score for _, score in row.prediction.top]
         assert len(scores) == 4
         assert scores == sorted(scores, reverse=True)
-        assert row.prediction.label == row.prediction.top[0][0], "the best is taken, however unsure"
+        assert row.prediction.label == row.prediction.top[0][0], "the best is taken, at any score"
 
 
 @pytest.mark.parametrize("model", ["mnist", "objects", "track"])
-def test_bad_images_without_a_good_one_among_them_say_why(tmp_path, model):
+def test_bad_images_without_a_good_one_among_them_have_their_errors(tmp_path, model):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("no image")
     rows = job(model=model).rows([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
@@ -214,7 +214,7 @@ def test_bad_images_without_a_good_one_among_them_say_why(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    ("file", "way", "expected"),
+    ("file", "truth_source", "expected"),
     [
         ("a/12_7.png", "auto", "7"),
         ("a/12_cat.png", "auto", "cat"),
@@ -230,8 +230,8 @@ def test_bad_images_without_a_good_one_among_them_say_why(tmp_path, model):
         ("cat/12_7.png", "none", ""),
     ],
 )
-def test_truth_is_told_by_name_or_folder(file, way, expected):
-    assert truth_of(file, way, frozenset({"7", "cat"})) == expected
+def test_the_true_label_comes_from_the_name_or_folder(file, truth_source, expected):
+    assert truth_of(file, truth_source, frozenset({"7", "cat"})) == expected
 
 
 def test_one_image_is_shown_with_its_best_labels(tmp_path):
@@ -254,7 +254,7 @@ def test_without_a_file_lines_go_to_stdout(folder):
     assert lines[15] == f"{folder}/5_5.png: the file is empty"
 
 
-def test_a_reader_that_leaves_is_no_error_of_ours(folder):
+def test_a_reader_of_stdout_that_ends_is_no_error(folder):
     done = subprocess.run(
         f"{sys.executable} -m camapp classify {folder} --batch 1 | head -1; exit ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
@@ -265,7 +265,7 @@ def test_a_reader_that_leaves_is_no_error_of_ours(folder):
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_is_as_if_never_interrupted(folder, tmp_path):
+def test_a_resumed_run_has_the_results_of_an_uninterrupted_one(folder, tmp_path):
     whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
     lines = tmp_path / "parts.jsonl"
     assert camapp(folder, "--csv", whole, "--workers", 1).returncode == 0
@@ -283,7 +283,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(folder, tmp_path):
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=20)[1]
     assert process.returncode == 130, errors
-    assert "--resume goes on" in errors
+    assert "--resume continues" in errors
     kept = read_csv(parts)
     assert 0 < len(kept) < 2040
     assert [row["file"] for row in kept] == [found["file"] for found in read_jsonl(lines)]
@@ -312,7 +312,7 @@ def test_a_killed_worker_loses_no_image(folder):
     for number, read in enumerate(classify_files(model, options, files, workers=2)):
         found += [json.loads(line) for line in read.lines["jsonl"].splitlines()]
         if number in (5, 60):
-            # Each thread has its own: workers belong to the pool's.
+            # A thread has its own children: the workers are those of the pool's thread.
             children = [
                 int(pid)
                 for task in Path("/proc/self/task").iterdir()
@@ -328,7 +328,7 @@ def test_existing_results_are_not_overwritten(folder, tmp_path):
     out.write_text("precious")
     done = camapp(folder, "--csv", out)
     assert done.returncode == 78
-    assert done.stderr == f"camapp: {out} exists: add --resume to go on with it, or remove it to start again\n"
+    assert done.stderr == f"camapp: {out} exists: add --resume to continue it, or remove it to start again\n"
     assert camapp(folder, "--csv", out, "--resume").returncode == 78
     assert out.read_text() == "precious"
 
@@ -342,7 +342,7 @@ def test_existing_results_are_not_overwritten(folder, tmp_path):
         (["{folder}", "--scheduler", "tcp://x:1"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
         (["{folder}", "--csv", "/dev/full"], 78, "cannot write /dev/full: No space left on device"),
         (["{folder}", "--jsonl", "/dev/full"], 78, "cannot write /dev/full: No space left on device; free some space"),
-        (["{folder}", "--jsonl", "-", "--resume"], 78, "--resume needs a file to go on with"),
+        (["{folder}", "--jsonl", "-", "--resume"], 78, "--resume needs a file to continue"),
         (["{folder}", "--model", "absent"], 78, "no model 'absent'"),
         (["{folder}", "--roi", "0.9,0,0.5,1"], 2, "command line: --roi = '0.9,0,0.5,1' is not allowed"),
         (["{folder}/5_5.png"], 69, "cannot read {folder}/5_5.png: the file is empty"),
@@ -366,7 +366,7 @@ def test_results_of_another_model_are_not_continued(folder, tmp_path):
     assert out.read_bytes() == before
 
 
-def test_names_that_are_odd_survive_the_results_and_resuming(tmp_path):
+def test_odd_file_names_are_kept_in_the_results_and_by_resuming(tmp_path):
     home = tmp_path / "odd"
     home.mkdir()
     names = b'comma, quote" [bold]_1.png', b"line\nend_2.png", b"no-utf8-\xff_3.png", b"carriage\rreturn_4.png"
@@ -392,7 +392,7 @@ def test_groups_fit_a_message():
     assert all(len(to_message(group)) <= MESSAGE_BYTES for group in groups)
 
 
-def test_workers_are_given_more_files_at_a_time_the_faster_they_are():
+def test_faster_workers_get_more_files_at_a_time():
     stride = Stride(16)
     sizes = [stride.files()]
     for rate in [20_000] * 5 + [100] * 2:
@@ -401,18 +401,18 @@ def test_workers_are_given_more_files_at_a_time_the_faster_they_are():
     assert sizes == [16, 32, 64, 128, 128, 128, 16, 16]
 
 
-def test_what_came_of_files_survives_the_way_to_the_parent():
+def test_results_equal_themselves_after_the_way_to_the_parent():
     rows = [
         ResultRow('odd\n",\n"ü', "mnist", (28, 28), "3", Prediction(0, "digits", "7", 0.5, top=(("7", 0.5),))),
         ResultRow("gone", "mnist", error="no such file"),
     ]
     read = ReadItem.of(rows, ("text", "csv", "jsonl"))
-    assert read.said == {("3", "7"): 1}
+    assert read.predicted == {("3", "7"): 1}
     assert read.bad == (("gone", "no such file"),)
     assert ReadItem.from_bytes(read.to_bytes()) == read
 
 
-def test_labels_and_names_of_any_kind_are_written_as_they_are():
+def test_labels_and_names_of_any_kind_are_written_unchanged():
     odd = ["\n", ',"\n",', '"', "[]", "ü", "\\n"]
     found = [
         Prediction(0, "digits", name, 0.5, top=((name, 0.25), ("b", 0.125)), boxes=(Box(0, 1, 2, 3, name, 0.5),) * 2)
@@ -431,8 +431,8 @@ def test_labels_and_names_of_any_kind_are_written_as_they_are():
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_net_made_for_one_size_of_batch_says_the_same_as_one_for_any(size, folder, tmp_path):
-    """By an ONNX file whose first axis is fixed, as exporters leave it unless told otherwise."""
+def test_a_net_for_one_batch_size_predicts_the_same_as_one_for_any(size, folder, tmp_path):
+    """The net is an ONNX file whose first axis is fixed, the default of exporters."""
     onnx = pytest.importorskip("onnx")
     free, fixed = tmp_path / "free.onnx", tmp_path / "fixed.onnx"
     convert(model_path("mnist"), free)
@@ -441,7 +441,7 @@ def test_a_net_made_for_one_size_of_batch_says_the_same_as_one_for_any(size, fol
         value.type.tensor_type.shape.dim[0].dim_value = size
     onnx.save(proto, fixed)
     files = [str(folder / f"{index}_{index % 10}.png") for index in range(1, 5)]  # neither 1 nor 3 divides their number
-    said = [[row.prediction for row in job(model=str(file)).rows(files)] for file in (free, fixed)]
-    for any_, only in zip(*said, strict=True):
+    predictions = [[row.prediction for row in job(model=str(file)).rows(files)] for file in (free, fixed)]
+    for any_, only in zip(*predictions, strict=True):
         assert any_.label == only.label
         assert any_.score == pytest.approx(only.score, abs=1e-5)
