@@ -17,7 +17,7 @@ import typer
 
 from camapp import __version__
 from camapp.core.errors import CamappError, ExitCode, SettingsError
-from camapp.core.settings import Settings, load_cameras, load_settings, to_toml, type_of
+from camapp.core.settings import Settings, group_of, load_cameras, load_settings, to_toml, type_of
 from camapp.system.systemd import JournalFormatter, is_journal
 
 app = typer.Typer(
@@ -101,7 +101,7 @@ def _flag(item: Any) -> Any:
             *names,
             help=item.metadata["help"] + shown,
             metavar=None if is_flag else item.metadata["metavar"],
-            rich_help_panel=item.metadata["panel"],
+            rich_help_panel=group_of(item.name),
             show_default=False,
         ),
     ]

@@ -39,7 +39,7 @@ def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str],
         metrics = _metrics_of(pipelines)
         faces.append(WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
     if settings.mqtt is not None:
-        from camapp.core.mqtt_address import device_id
+        from camapp.core.addresses import device_id
         from camapp.remote.mqtt.client import access
         from camapp.remote.mqtt.interface import MqttInterface
 

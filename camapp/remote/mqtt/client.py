@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camapp.core.addresses import MqttAddress, parse_mqtt
 from camapp.core.errors import SinkError
-from camapp.core.mqtt_address import Address, parse_address
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
@@ -63,7 +63,7 @@ class Access:
         ca: file with the certificate that the broker's is signed by; None for those that the system trusts.
     """
 
-    address: Address
+    address: MqttAddress
     password: str | None
     ca: Path | None
 
@@ -80,7 +80,7 @@ def access(uri: str, password_file: Path | None, ca: Path | None) -> Access:
         ValueError: no such address.
         SinkError: a file cannot be used.
     """
-    address = parse_address(uri)
+    address = parse_mqtt(uri)
     password = os.environ.pop("CAMAPP_MQTT_PASSWORD", None)
     if password_file is not None:
         try:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from camapp.core.addresses import WebAddress, parse_web
 from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
@@ -23,7 +24,6 @@ from camapp.core.json_records import prediction_record
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
-from camapp.core.web_address import Address, parse_address
 from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
 from camapp.remote.web import channel
 from camapp.remote.web.commands import WebCommands
@@ -74,7 +74,7 @@ class WebInterface:
         say: Callable[[str], None] = lambda text: print(f"camapp: {text}", file=sys.stderr),
     ) -> None:
         self.lost = 0
-        self.address = parse_address(address)
+        self.address = parse_web(address)
         self._hosts = tuple(hosts)
         self._state = state or state_directory()
         self._say = say
@@ -100,7 +100,7 @@ class WebInterface:
         """Take the port and start serving. Raises SinkError."""
         check_packages()
         self._listener = listen(self.address)
-        self.address = Address(self.address.host, self._listener.getsockname()[1])
+        self.address = WebAddress(self.address.host, self._listener.getsockname()[1])
         if not self.address.is_loopback:
             self._take_token()
         self._say(f"the page is at {self.address.url}")
@@ -341,7 +341,7 @@ def check_packages() -> None:
         raise SinkError(f"--web needs {' and '.join(missing)}: {sys.executable} -m pip install {' '.join(_NEEDED)}")
 
 
-def listen(address: Address) -> socket.socket:
+def listen(address: WebAddress) -> socket.socket:
     """A socket that listens there. Raises SinkError."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -358,7 +358,7 @@ def listen(address: Address) -> socket.socket:
         denied = isinstance(error, PermissionError)
         hints = {
             errno.EADDRINUSE: "another program has this port (ss -ltnp shows which): name another, such as "
-            f"--web {Address(address.host, min(address.port + 1, 65535))}",
+            f"--web {WebAddress(address.host, min(address.port + 1, 65535))}",
             errno.EADDRNOTAVAIL: "this machine has no such address: 0.0.0.0 takes all it has",
             errno.EACCES: "ports under 1024 are for root: take one above, such as 8080",
         }
