@@ -18,6 +18,7 @@ import typer
 from camapp import __version__
 from camapp.core.errors import CamappError, ExitCode, SettingsError
 from camapp.core.settings import Settings, group_of, load_cameras, load_settings, to_toml, type_of
+from camapp.core.timeouts import exit_process
 from camapp.system.systemd import JournalFormatter, is_journal
 
 app = typer.Typer(
@@ -462,17 +463,6 @@ def uninstall_service(
         uninstall(Installer(), dry_run, keep_data)
 
 
-def _end_for_sure(end: SystemExit) -> None:
-    """End at once if a call into a driver hangs: libcamera's would hold up Python's own way out for ever."""
-    bounded = sys.modules.get("camapp.core.timeouts")
-    if bounded is not None and (names := bounded.left_behind()):
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        logging.getLogger(__name__).warning("ending although %s hangs", ", ".join(names))
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
-
-
 def _with_bare_flags(arguments: list[str]) -> list[str]:
     """`--web` without a value, which the parser of the command line has no word for, with its value."""
     bare = {f"--{item.name.replace('_', '-')}": item.metadata["bare"] for item in fields(Settings)}
@@ -495,8 +485,7 @@ def main() -> None:
     try:
         app(args=_with_bare_flags(arguments), prog_name="camapp")
     except SystemExit as end:
-        _end_for_sure(end)
-        raise
+        exit_process(end.code)
     except BrokenPipeError:
         # Whoever read our words has left; nothing more can be said, and Python's own last flush must not try.
         for stream in (sys.stdout, sys.stderr):

@@ -22,7 +22,7 @@ _TOPIC_PREFIX = re.compile(r"[^\s/+#$\x00-\x1f\x7f][^+#\x00-\x1f\x7f]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class WebAddress:
-    """Address that the web server listens on."""
+    """Holds the address that the web server listens on."""
 
     host: str
     port: int
@@ -32,13 +32,13 @@ class WebAddress:
 
     @property
     def url(self) -> str:
-        """URL for a browser on this machine."""
+        """Return the URL for a browser on this machine."""
         local = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         return f"http://{WebAddress(local.get(self.host, self.host), self.port)}/"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Return whether only this machine can reach it."""
         if self.host == "localhost":
             return True
         try:
@@ -77,7 +77,7 @@ def parse_web(text: str) -> WebAddress:
 
 @dataclass(frozen=True)
 class MqttAddress:
-    """Address of an MQTT broker. It never contains the password, so that it may be shown.
+    """Holds the address of an MQTT broker, never with the password, so that it may be shown.
 
     Attributes:
         host: name or IP address.
@@ -101,12 +101,13 @@ def parse_mqtt(uri: str) -> MqttAddress:
     """Parse the URI of a broker.
 
     Raises:
-        ValueError: not such a URI; the text says what is allowed and contains no password.
+        ValueError: not such a URI; the message names the syntax and contains no password.
     """
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError:  # its text may contain a part of a password
+    # The text of this error may contain a part of a password.
+    except ValueError:
         raise ValueError(f"it is {MQTT_SYNTAX}") from None
     if parts.scheme not in _MQTT_PORTS or not parts.hostname or parts.query or parts.fragment or port == 0:
         raise ValueError(f"it is {MQTT_SYNTAX}")

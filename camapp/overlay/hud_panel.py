@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from camapp.core.arrays import Pixels
-from camapp.core.status import Hud, rate
+from camapp.core.status import Hud, rating_of
 from camapp.overlay.panel import Board, tag
 from camapp.overlay.style import (
     AMBER,
@@ -55,7 +55,7 @@ def panel_layer(style: Style, hud: Hud) -> Layer:
     for column, (name, fps, target) in enumerate(rates):
         x = inner * column * 36 // 100
         board.caption(x, name.upper(), small)
-        board.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rate(fps, target)], drop=round(small.cap * 2))
+        board.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rating_of(fps, target)], drop=round(small.cap * 2))
     board.advance(small.cap * 2 + style.figure.cap + style.unit)
     if hud.target_fps > 0 and style.detail > 1:
         board.caption(0, f"target {hud.target_fps:g} fps", small, FAINT)
@@ -133,7 +133,7 @@ def _put_workers(board: Board, inner: int, style: Style, hud: Hud) -> None:
 
 def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> Layer:
     """The three rates as bare numbers, for frames where nothing else fits."""
-    words = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rate(fps, target)]) for _, fps, target in rates]
+    words = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rating_of(fps, target)]) for _, fps, target in rates]
     inner = min(sum(word.width for word in words) + 2 * style.unit, style.width - 2 * style.margin)
     board = Board(inner, style.pad // 2)
     x = 0

@@ -127,7 +127,7 @@ def test_a_camera_that_hangs_when_closed_ends_the_run_for_another_process_to_try
     assert summary.code is ExitCode.SOURCE_GONE
     assert "start camapp again" in summary.reason
     assert time.monotonic() - began < 5
-    assert "picamera-close" in timeouts.left_behind()
+    assert "picamera-close" in timeouts.stuck_threads()
 
 
 def test_a_camera_that_hangs_when_opened_ends_it_too(fake, run, monkeypatch):
