@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp.capture.drm_preview import DrmPreview, DrmPreviewError
+from camapp.capture.source import DrmPreview, DrmPreviewError
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
@@ -107,7 +107,7 @@ class DrmDisplaySink(PredictionSink):
         if preview is None:
             self._say("this source shows no image by itself (only a Pi camera does, unturned): use --display kiosk")
             return
-        if preview.wanted:
+        if preview.requested:
             # Ours now: whether it is free is no question any more, only whether it is still the same screen.
             name = self._screen.reason.partition(" ")[0]
             # A console does not see a cable that is pulled: the image goes on, and is there when it is put back.
@@ -115,7 +115,7 @@ class DrmDisplaySink(PredictionSink):
             size = displays.screen_size(name, self._root)
             if gone or size not in (None, self._screen.size):
                 self._say(f"{name} is another screen now")
-                preview.want(None)
+                preview.request(None)
             return
         if preview.trouble:
             self._say(f"no image on {self._screen.reason or 'the screen'}: {preview.trouble}")
@@ -123,7 +123,7 @@ class DrmDisplaySink(PredictionSink):
             return
         self._screen = displays.probe_drm(self._root)
         if self._screen:
-            preview.want(self._screen.size)
+            preview.request(self._screen.size)
         else:
             self._say(f"{self._screen.reason}; the run goes on without an image")
 
@@ -165,7 +165,7 @@ class DrmDisplaySink(PredictionSink):
         if self._shown is not None and np.array_equal(on_black, self._shown):
             return
         try:
-            preview.lay_over(with_alpha(on_black, drawn_on(self._canvases[2], 255), self._rgba))
+            preview.set_overlay(with_alpha(on_black, drawn_on(self._canvases[2], 255), self._rgba))
             self._shown, self._refused = on_black, 0
             self._canvases[:2] = self._canvases[1], on_black
         except DrmPreviewError as error:

@@ -138,19 +138,19 @@ def preview():
     preview = source.drm_preview
     found, told = glob.glob, {}
     source.read(2.0)
-    preview.want((1920, 1080))
+    preview.request((1920, 1080))
     for _ in range(10):
         source.read(2.0)
     told["without a card"] = preview.trouble
     glob.glob = lambda pattern: ["/dev/dri/card0"] if "card" in pattern else found(pattern)
-    preview.want((1920, 1080))
+    preview.request((1920, 1080))
     began, refused = time.monotonic(), ""
     for number in range(60):
         source.read(2.0)
         if preview.showing and number % 10 == 0:
-            preview.lay_over(np.full((480, 640, 4), number, np.uint8))
+            preview.set_overlay(np.full((480, 640, 4), number, np.uint8))
     told |= {"showing": preview.showing, "fps": 60 / (time.monotonic() - began), "refused": refused}
-    preview.want(None)
+    preview.request(None)
     for _ in range(5):
         source.read(2.0)
     told |= {"taken away": not preview.showing, **kms_on_paper.committed}

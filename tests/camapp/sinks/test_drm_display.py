@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from camapp import app
-from camapp.capture import picamera2, thread
+from camapp.capture import picamera2
 from camapp.capture.auto import AutoSource
 from camapp.capture.source import SourceOptions
 from camapp.capture.thread import CaptureThread
@@ -50,13 +50,13 @@ def read(source, frames):
 def test_the_image_goes_to_the_screen_and_back_between_two_frames(fake, camera):
     preview = camera.drm_preview
     read(camera, 2)
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     assert not preview.showing
     read(camera, 4)
     device = fake.plan.opened[-1]
     assert preview.showing
     assert device.preview_window == {"x": 0, "y": 0, "width": 1920, "height": 1080}
-    preview.want(None)
+    preview.request(None)
     read(camera, 2)
     assert not preview.showing
     assert device.previews == [fake.Preview.NULL, fake.Preview.DRM, fake.Preview.NULL]
@@ -67,13 +67,13 @@ def test_the_image_goes_to_the_screen_and_back_between_two_frames(fake, camera):
 def test_a_screen_that_is_not_to_be_had_costs_no_frame_and_says_why(fake, camera, fault):
     fake.plan.screen = fault
     preview = camera.drm_preview
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 5)
     assert not preview.showing
-    assert not preview.wanted
+    assert not preview.requested
     assert "could not find a usable DRM device" in preview.trouble
     fake.plan.screen = ""
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 4)
     assert preview.showing
     assert preview.trouble == ""
@@ -84,7 +84,7 @@ def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_a
     preview = camera.drm_preview
     for attempt in range(3):
         assert not preview.given_up
-        preview.want(SCREEN)
+        preview.request(SCREEN)
         with pytest.raises(SourceLost, match="gave no frame"):
             read(camera, 9)
         assert not preview.showing
@@ -93,19 +93,19 @@ def test_a_screen_that_kills_the_event_loop_is_a_lost_source_once_and_given_up_a
         read(camera, 5)  # without the screen
         assert "no frame came while" in preview.trouble, attempt
     assert preview.given_up
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 5)
-    assert not preview.wanted
+    assert not preview.requested
     fake.plan.screen = ""
-    preview.want(None)  # another screen is another chance
-    preview.want(SCREEN)
+    preview.request(None)  # another screen is another chance
+    preview.request(SCREEN)
     read(camera, 5)
     assert preview.showing
 
 
 def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
     preview = camera.drm_preview
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 4)
     camera.close()
     assert not preview.showing
@@ -116,9 +116,9 @@ def test_a_camera_that_is_opened_again_shows_itself_again(fake, camera):
 
 
 def test_a_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
-    monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
+    camera.timeouts = picamera2.CameraTimeouts(close_s=0.1)
     monkeypatch.setattr(fake.Picamera2, "stop_preview", lambda self: time.sleep(5))
-    camera.drm_preview.want(SCREEN)
+    camera.drm_preview.request(SCREEN)
     began = time.monotonic()
     with pytest.raises(SourceLost, match="event loop hangs"):
         read(camera, 1)
@@ -305,10 +305,10 @@ def test_overlays_that_are_refused_are_said_once_and_the_image_goes_on(fake, con
 
 
 def test_a_screen_that_cannot_be_drawn_on_ends_in_a_run_without_it(fake, console, watch, caplog, monkeypatch):
-    monkeypatch.setattr(thread, "READ_TIMEOUT", 0.2)
     fake.plan.screen = "render"
     console.plug("connected")
     watched = watch()
+    watched.capture.read_timeout = 0.2
     wait_for(lambda: watched.capture.source.drm_preview and watched.capture.source.drm_preview.given_up, 30)
     before = watched.stats.predictions()
     wait_for(lambda: watched.stats.predictions() > before + 50)
@@ -364,7 +364,7 @@ def test_the_source_that_was_chosen_by_itself_offers_it_too(fake):
     source = AutoSource("auto", SourceOptions(size=(320, 240)))
     assert source.drm_preview is None
     source.open()
-    source.drm_preview.want(SCREEN)
+    source.drm_preview.request(SCREEN)
     read(source, 4)
     assert source.drm_preview.showing
     source.close()
