@@ -181,11 +181,11 @@ def test_a_program_whose_camera_hangs_ends_nevertheless(tmp_path):
 def test_the_camera_runs_at_the_target_rate_unless_another_is_requested(fake, run):
     running = run(target_fps=50)
     running.more(5)
-    assert fake.plan.opened[-1].asked["controls"] == {"FrameDurationLimits": (20000, 20000)}
+    assert fake.plan.opened[-1].requested["controls"] == {"FrameDurationLimits": (20000, 20000)}
     running.stop()
     running = run(target_fps=50, fps=25)
     running.more(5)
-    assert fake.plan.opened[-1].asked["controls"] == {"FrameDurationLimits": (40000, 40000)}
+    assert fake.plan.opened[-1].requested["controls"] == {"FrameDurationLimits": (40000, 40000)}
 
 
 def monitor_of(fps, gaps_ms, exposure_us=0):

@@ -102,14 +102,14 @@ def test_images_outlive_the_request(fake, source):
 
 def test_the_camera_is_configured_as_the_options_request(fake, source):
     opened(source(size=(1280, 720), fps=40, model_size=(320, 240)))
-    asked = camera_of(fake).asked
-    assert asked["main"] == {"size": (1280, 720), "format": "XBGR8888"}
-    assert asked["lores"] == {"size": (448, 252), "format": "YUV420"}
-    assert asked["raw"] is None
-    assert asked["buffer_count"] == 4
-    assert asked["controls"] == {"FrameDurationLimits": (25000, 25000)}
-    assert asked["sensor"] == {"output_size": (2304, 1296), "bit_depth": 10}
-    assert asked["colour_space"].name == "SMPTE170M"
+    requested = camera_of(fake).requested
+    assert requested["main"] == {"size": (1280, 720), "format": "XBGR8888"}
+    assert requested["lores"] == {"size": (448, 252), "format": "YUV420"}
+    assert requested["raw"] is None
+    assert requested["buffer_count"] == 4
+    assert requested["controls"] == {"FrameDurationLimits": (25000, 25000)}
+    assert requested["sensor"] == {"output_size": (2304, 1296), "bit_depth": 10}
+    assert requested["colour_space"].name == "SMPTE170M"
 
 
 def test_the_description_is_of_the_configured_streams(source):
@@ -123,7 +123,7 @@ def test_a_rate_above_that_of_the_sensor_is_lowered_with_a_warning(source, caplo
 
 def test_odd_sizes_are_made_even(fake, source):
     opened(source(size=(641, 481)))
-    assert camera_of(fake).asked["main"]["size"] == (640, 480)
+    assert camera_of(fake).requested["main"]["size"] == (640, 480)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_the_sensor_mode_has_the_full_view_at_the_rate(fake, size, fps, mode):
 )
 def test_the_camera_flips_and_the_caller_rotates(fake, source, options, transform, remaining):
     opened_source = opened(source(**options))
-    asked = camera_of(fake).asked["transform"]
-    assert (asked.hflip, asked.vflip) == transform
+    requested = camera_of(fake).requested["transform"]
+    assert (requested.hflip, requested.vflip) == transform
     assert opened_source.remaining_orientation == remaining
 
 
@@ -359,7 +359,7 @@ def test_a_rejected_configuration_is_not_retried_as_if_memory_were_short(fake, s
 def test_with_short_memory_fewer_buffers_are_tried(fake, source, caplog):
     fake.plan.alloc_failures = 1
     opened_source = opened(source())
-    assert camera_of(fake).asked["buffer_count"] == 2
+    assert camera_of(fake).requested["buffer_count"] == 2
     assert "fewer buffers" in caplog.text
     assert opened_source.read(1).view.size == (1280, 720)
 

@@ -186,7 +186,7 @@ class Picamera2:
                 raise RuntimeError("Camera __init__ sequence did not complete.") from error
         self.configuration: dict[str, Any] = {}
         self.controls: dict[str, Any] = {}
-        self.asked: dict[str, Any] = {}
+        self.requested: dict[str, Any] = {}
         self.configured = 0
         self.held = 0
         self.closed = False
@@ -234,7 +234,7 @@ class Picamera2:
 
     def configure(self, configuration: dict[str, Any]) -> None:
         self.configured += 1
-        self.asked = configuration
+        self.requested = configuration
         main, lores = configuration["main"], configuration["lores"]
         for stream in (main, lores):
             if any(side % 2 for side in stream["size"]):
@@ -309,7 +309,7 @@ class Picamera2:
             if not self._running:
                 continue
             with self._lock:
-                if self.held >= self.asked["buffer_count"]:
+                if self.held >= self.requested["buffer_count"]:
                     # The application holds all buffers, so the camera has none to fill.
                     continue
                 request = Request(self, self._seq)
