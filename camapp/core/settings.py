@@ -25,7 +25,7 @@ NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ", "
 # Former name -> present name of a setting. Both work as TOML key, environment variable, keyword and flag.
 ALIASES = {"camera_view": "camera_hfov", "camera_bend": "camera_distortion"}
 
-_COMMAND_LINE, _ENVIRONMENT = "command line", "environment"
+_COMMAND_LINE, _ENVIRONMENT = "command line", "environment variables"
 # Camera names are parts of file names, URLs and MQTT topics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 # Shared by all cameras of a run, so no [[camera]] table may hold them.
