@@ -134,7 +134,7 @@ def _report_to(manager: ServiceManager, cameras: MultiCamera) -> None:
     joint = JointManager(manager, lambda name: any(p.name == name and p.ended for p in cameras.pipelines))
     for pipeline in cameras.pipelines:
         # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
-        pipeline.capture.first_patience = pipeline.settings.reconnect
+        pipeline.capture.first_open_s = pipeline.settings.reconnect
         told = joint.member(pipeline.name) if several else manager
         watchdog = Watchdog(
             told,

@@ -20,7 +20,8 @@ import typer
 
 from camapp import __version__
 from camapp.core.errors import CamappError, ExitCode, SettingsError
-from camapp.core.settings import ALIASES, Settings, load_cameras, load_settings, to_toml, type_of
+from camapp.core.settings import ALIASES, Settings, group_of, load_cameras, load_settings, to_toml, type_of
+from camapp.core.timeouts import exit_process
 from camapp.system.systemd import JournalFormatter, is_journal
 
 app = typer.Typer(
@@ -128,7 +129,7 @@ def _flag(name: str) -> Any:
             spelled,
             help=item.metadata["help"] + shown,
             metavar=None if is_flag else item.metadata["metavar"],
-            rich_help_panel=item.metadata["panel"],
+            rich_help_panel=group_of(name),
             show_default=False,
         ),
     ]
@@ -494,21 +495,6 @@ def uninstall_service(
         uninstall(Installer(), dry_run, keep_data)
 
 
-def _exit_if_stuck(end: SystemExit) -> None:
-    """End the process at once if a thread is stuck in a driver call.
-
-    One in libcamera blocks interpreter shutdown for ever.
-    """
-    from camapp.core.timeouts import left_behind
-
-    if names := left_behind():
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        logging.getLogger(__name__).warning("ending although %s hangs", ", ".join(names))
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
-
-
 def normalised(arguments: list[str]) -> list[str]:
     """Return the command line in the form that the parser takes.
 
@@ -540,8 +526,7 @@ def main() -> None:
     try:
         app(args=arguments, prog_name="camapp")
     except SystemExit as end:
-        _exit_if_stuck(end)
-        raise
+        exit_process(end.code)
     except BrokenPipeError:
         # The reader of stdout has left, and Python's last flush must not fail too.
         for stream in (sys.stdout, sys.stderr):

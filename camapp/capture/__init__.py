@@ -1,1 +1,1 @@
-"""Sources of frames, one file for each device, and the thread that reads them."""
+"""Provides sources of frames, one file for each device, and the thread that reads them."""

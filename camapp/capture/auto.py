@@ -1,4 +1,4 @@
-"""The source for those who name none: a Pi camera, else a webcam, else the built-in pattern."""
+"""Chooses a source: a Pi camera, else a webcam, else the built-in pattern."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.picamera2 import pi_cameras
-from camapp.capture.source import Source, SourceOptions, create_source
+from camapp.capture.source import DrmPreview, Source, SourceOptions, create_source
 from camapp.core.errors import SourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.system.video_devices import video_nodes
@@ -20,15 +19,15 @@ PATTERN = "pattern://digits"
 
 
 class AutoSource(Source):
-    """Chooses once, when first opened, and then is that source: a camera that is lost is waited for, not replaced."""
+    """Chooses a source when first opened, and delegates to it; a lost camera is retried, not replaced."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
-        # Newest frame wins whatever is chosen: the pipeline is built before the choice is made.
+        # Newest frame wins for any choice, because the pipeline is built before the choice is made.
         super().__init__(uri, replace(options, realtime=None))
         self._chosen: Source | None = None
 
     def open(self) -> None:
-        """Choose if that is still to be done, and open."""
+        """Choose a source if none was chosen yet, and open it."""
         if self._chosen is None:
             self._choose()
         else:
@@ -37,37 +36,37 @@ class AutoSource(Source):
         self.uri, self.fps = self._chosen.uri, self._chosen.fps
 
     def read(self, timeout: float) -> Shot:
-        """The chosen source's next shot."""
+        """Return the next shot of the chosen source."""
         if self._chosen is None:
             raise SourceLost("no source is open")
         return self._chosen.read(timeout)
 
     def close(self) -> None:
-        """Close the chosen source; the choice stands."""
+        """Close the chosen source and keep the choice."""
         if self._chosen is not None:
             self._chosen.close()
 
     def describe(self) -> str:
-        """The chosen source's own words."""
+        """Return the description of the chosen source."""
         return self._chosen.describe() if self._chosen is not None else self.uri
 
     @property
     def slowness(self) -> str:
-        """The chosen source's."""
+        """Return why the chosen source is slow."""
         return self._chosen.slowness if self._chosen is not None else ""
 
     @property
     def drm_preview(self) -> DrmPreview | None:
-        """The chosen source's."""
+        """Return the preview of the chosen source."""
         return self._chosen.drm_preview if self._chosen is not None else None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:
-        """The chosen source's."""
+        """Return the orientation that the chosen source left to the caller."""
         return self._chosen.remaining_orientation if self._chosen is not None else super().remaining_orientation
 
     def _choose(self) -> None:
-        """A Pi camera that is there is taken even if busy now; of webcams, the first that gives an image."""
+        """Choose a present Pi camera even if it is busy; of webcams, the first that delivers an image."""
         cameras, reasons = _find_pi_cameras()
         if cameras:
             self._chosen = create_source(f"picamera://{cameras[0]['Num']}", self.options)
@@ -89,13 +88,13 @@ class AutoSource(Source):
             else:
                 self._chosen = source
                 return
-        log.warning("no camera here, showing the built-in %s (%s)", PATTERN, "; ".join(reasons))
+        log.warning("no camera found, showing the built-in %s (%s)", PATTERN, "; ".join(reasons))
         self._chosen = create_source(PATTERN, self.options)
         self._chosen.open()
 
 
 def _find_pi_cameras() -> tuple[list[dict[str, Any]], list[str]]:
-    """The Pi's cameras, and why there are none."""
+    """Return the Pi cameras, and why there are none."""
     if find_spec("picamera2") is None:
         return [], ["picamera2 is not installed"]
     try:

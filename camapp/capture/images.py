@@ -1,4 +1,4 @@
-"""Images from files: one, a folder with all below it, or a glob."""
+"""Reads image files: one, a folder with all folders below, or a glob."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from camapp.core.image import Image, as_image, fit_within, silence_opencv
 log = logging.getLogger(__name__)
 
 _DEFAULT_FPS = 30.0
-_NO_ALPHA = (b"\xff\xd8", b"BM")  # JPEG has none, and what BMP files hold there is seldom meant
+# First bytes of files whose alpha is ignored: JPEG has none, and that of BMP is seldom meant.
+_NO_ALPHA = (b"\xff\xd8", b"BM")
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
 _EXIF = (b"eXIf", b"EXIF")
-_SMALL, _LARGEST = 64 << 10, 512 << 20  # bytes
+# Sizes in bytes: of one read, and of the largest file to read.
+_BLOCK, _MAX_BYTES = 64 << 10, 512 << 20
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
 def read_image(path: Path | str) -> Image:
-    """An image file as an 8-bit image, turned as its EXIF data asks, alpha laid over white.
+    """Read a file as an 8-bit image, rotated by its EXIF orientation, alpha blended over white.
 
     Raises:
-        ValueError: it is no image, or one of a kind that cannot be read; the message says which.
+        ValueError: not an image, or of an unsupported kind; the message names the problem.
         OSError: the file cannot be read.
     """
     data = _content(path)
@@ -46,23 +48,23 @@ def read_image(path: Path | str) -> Image:
             image = cv2.imdecode(encoded, _ORIENTED)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
-            raise ValueError("it has more pixels than images that we read (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
+            raise ValueError("it has more pixels than allowed (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
-        raise ValueError("it is damaged, or no image")
+        raise ValueError("it is damaged, or not an image")
     return as_image(image)
 
 
 def _content(path: Path | str) -> bytes:
-    """What a file holds. A file object takes as long as all of this, which counts where images are small."""
+    """Read a file. A file object alone takes as long as all of this, which matters for small images."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        data = os.read(descriptor, _SMALL)
-        more = os.read(descriptor, _SMALL)
+        data = os.read(descriptor, _BLOCK)
+        more = os.read(descriptor, _BLOCK)
         if not more:
             return data
-        if (size := os.fstat(descriptor).st_size) > _LARGEST:
-            raise ValueError(f"it has {size >> 20} MB, which is more than any image has")
+        if (size := os.fstat(descriptor).st_size) > _MAX_BYTES:
+            raise ValueError(f"it has {size >> 20} MB, more than any image has")
         with open(descriptor, "rb", closefd=False) as file:
             return data + more + file.read()
     finally:
@@ -70,29 +72,29 @@ def _content(path: Path | str) -> bytes:
 
 
 def find_images(uri: str) -> list[Path]:
-    """The image files that a path, folder or glob names, 'img2' before 'img10'; hidden ones are left out.
+    """Return the image files of a path, folder or glob, 'img2' before 'img10', without hidden ones.
 
     Raises:
         PermanentSourceError: there are none.
-        SourceDenied: the folder may not be read.
+        SourceDenied: this user may not read the folder.
     """
     path = local_path(uri)
     images = [Path(name) for name in walk_images(path)]
     if not images:
-        what = "in folder" if path.is_dir() else "at"
-        raise PermanentSourceError(f"no images {what} {path}; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        where = "in folder" if path.is_dir() else "at"
+        raise PermanentSourceError(f"no images {where} {path}; they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     return images
 
 
 def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
-    """Names of the image files that a path, folder or glob names, one folder of them in memory at a time.
+    """Yield the names of the image files of a path, folder or glob, with one folder in memory at a time.
 
-    Within a folder in order, 'img2' before 'img10', its folders among its files; hidden ones are left out, as are
-    folders that may not be read, with a warning. To put them in order takes longer than to find them.
+    Within a folder, files and folders are sorted together, 'img2' before 'img10', unless `in_order` is False; sorting
+    takes longer than finding. Hidden files are left out, and unreadable folders, with a warning.
 
     Raises:
         PermanentSourceError: it is a pipe, which might never end, or a device.
-        SourceDenied: the file or topmost folder may not be read.
+        SourceDenied: this user may not read the file or the topmost folder.
     """
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
@@ -102,7 +104,7 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
         if not os.access(path, os.R_OK):
             raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
         if not path.is_file():
-            raise PermanentSourceError(f"{path} is no file but a pipe or a device; name an image, or a folder of them")
+            raise PermanentSourceError(f"{path} is not a file but a pipe or a device; name an image or a folder")
         yield str(path)
     else:
         found = (name for name in glob.iglob(str(path), recursive=True) if _is_image(name) and os.path.isfile(name))
@@ -110,23 +112,22 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
 
 
 def _walk_folder(folder: str, in_order: bool) -> Iterator[str]:
-    """Its images and those of all folders below. Not by recursion: these may be deeper than Python's calls."""
-    way = [_look_into(folder, in_order)]
-    while way:
-        for path in way[-1]:
+    """Yield the images of a folder and of all below, without recursion: they may be deeper than Python's call stack."""
+    open_folders = [_list_folder(folder, in_order)]
+    while open_folders:
+        for path in open_folders[-1]:
             if path.endswith("/"):
-                way.append(_look_into(path, in_order))
+                open_folders.append(_list_folder(path, in_order))
                 break
             yield path
         else:
-            way.pop()
+            open_folders.pop()
 
 
-def _look_into(folder: str, in_order: bool) -> Iterator[str]:
-    """Its images, and its folders, whose names end in '/'; none, with a warning, where it may not be read."""
+def _list_folder(folder: str, in_order: bool) -> Iterator[str]:
+    """Yield the images and folders in a folder, the latter with a final '/'; none, with a warning, if unreadable."""
     try:
         with os.scandir(folder) as entries:
-            # A folder's name ends in '/' here, so that nothing more need be kept of it.
             names = [
                 f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
                 for entry in entries
@@ -134,20 +135,21 @@ def _look_into(folder: str, in_order: bool) -> Iterator[str]:
                 and (entry.is_dir(follow_symlinks=False) or (_is_image(entry.name) and _leads_to_file(entry)))
             ]
     except OSError as error:
-        log.warning("left out folder %s: %s", folder, error.strerror)
+        log.warning("skipped folder %s: %s", folder, error.strerror)
         return
     if in_order:
         names.sort(key=natural_key)
-    home = os.path.join(folder, "")
+    prefix = os.path.join(folder, "")
     for name in names:
-        yield home + name
+        yield prefix + name
 
 
 def _leads_to_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
+    # A circular link, or one through an unreadable folder: reading it reports the error.
     except OSError:
-        return True  # a link in circles, or through a folder that may not be read: reading it will say so
+        return True
 
 
 def _is_image(name: str) -> bool:
@@ -155,10 +157,10 @@ def _is_image(name: str) -> bool:
 
 
 class ImagesSource(Source):
-    """Every image of a folder in order; those that cannot be read are skipped.
+    """Yields the images of a folder in order; unreadable files are skipped.
 
     Attributes:
-        skipped: (path, reason) of each file that could not be read.
+        skipped: (path, reason) of each unreadable file.
     """
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
@@ -175,7 +177,7 @@ class ImagesSource(Source):
         """Find the files and read the first.
 
         Raises:
-            PermanentSourceError: there are none, or none can be read.
+            PermanentSourceError: there are none, or none is readable.
         """
         silence_opencv()
         self.skipped = []
@@ -186,7 +188,7 @@ class ImagesSource(Source):
         self._waiting = self._load()
 
     def read(self, timeout: float) -> Shot:
-        """The next image: at once, or in realtime when it is due."""
+        """Return the next image: at once, or when it is due in realtime."""
         shot = self._waiting or self._load()
         self._waiting = None
         if self.live:
@@ -198,12 +200,12 @@ class ImagesSource(Source):
         return shot
 
     def close(self) -> None:
-        """Forget the files; nothing else is held."""
+        """Forget the files."""
         self._paths = []
         self._waiting = None
 
     def describe(self) -> str:
-        """Where from and how many."""
+        """Return the URI and the number of images."""
         return f"{self.uri}, {len(self._paths)} images"
 
     def _load(self) -> Shot:

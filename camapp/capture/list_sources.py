@@ -1,4 +1,4 @@
-"""What `camapp sources` shows: every source of this machine, and why the unusable ones are."""
+"""Lists the sources of this machine for `camapp sources`, and why some cannot be used."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """One line of the list.
+    """Describes one source.
 
     Attributes:
-        uri: what to give as --source.
-        name: of the device, or what a pattern shows.
-        detail: where it is, or what it is made of.
-        status: 'ready', or why it cannot be used and what to do.
+        uri: value for --source.
+        name: of the device or pattern.
+        detail: its path or id.
+        status: 'ready', or why it cannot be used and the remedy.
     """
 
     uri: str
@@ -31,12 +31,12 @@ class SourceInfo:
 
 
 def list_sources() -> list[SourceInfo]:
-    """Pi cameras, V4L2 devices and built-in patterns. Never raises for what a machine lacks."""
+    """Return Pi cameras, V4L2 devices and built-in patterns. Missing devices or packages raise no error."""
     return [*_pi_cameras(), *_webcams(), *_patterns()]
 
 
 def _pi_cameras() -> list[SourceInfo]:
-    # On anything but a Pi there is no picamera2, and nothing to say about it.
+    # Machines other than a Pi have no picamera2, which needs no report.
     if find_spec("picamera2") is None:
         return []
     try:
@@ -49,12 +49,12 @@ def _pi_cameras() -> list[SourceInfo]:
 
 
 def _webcams() -> list[SourceInfo]:
-    """Usable ones first."""
-    rows = [
+    """Return usable ones first."""
+    webcams = [
         SourceInfo(f"v4l2://{node.path}", node.name, str(node.path), str(node.problem) if node.problem else READY)
         for node in video_nodes()
     ]
-    return sorted(rows, key=lambda row: row.status != READY)
+    return sorted(webcams, key=lambda webcam: webcam.status != READY)
 
 
 def _patterns() -> list[SourceInfo]:

@@ -1,4 +1,4 @@
-"""Sources that OpenCV reads: webcams (V4L2), network streams and video files."""
+"""Reads webcams (V4L2), network streams and video files by OpenCV."""
 
 from __future__ import annotations
 
@@ -23,17 +23,14 @@ from camapp.system.video_devices import DEV, busy_advice, holders, name_of, prob
 log = logging.getLogger(__name__)
 
 _DEFAULT_SIZE = 1280, 720
-# Most webcams have no USB bandwidth for raw images above this at 30 fps.
-_LARGEST_RAW = 640 * 480
+# Largest image to transfer uncompressed, pixels: most webcams lack the USB bandwidth for more at 30 fps.
+_MAX_RAW = 640 * 480
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
-# One buffer fills while one is decoded; with a single one the camera has to skip every other frame.
+# One buffer fills while the other is decoded; with only one, the camera skips every other frame.
 _BUFFERS = 2
-_OPEN_MS, _READ_MS = 5000, 1500
 _FALLBACK_FPS = 30.0
-# A paced file that is late skips frames, but for no longer than this before it shows one and lets the time slip.
-_CATCH_UP_S = 0.25
 
-# Those that OpenCV's V4L2 backend passes on to the driver.
+# Controls that OpenCV's V4L2 backend passes to the driver.
 _V4L2_CONTROLS = (
     *("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE", "GAIN", "EXPOSURE", "AUTO_EXPOSURE", "AUTO_WB", "WB_TEMPERATURE"),
     *("GAMMA", "SHARPNESS", "BACKLIGHT", "FOCUS", "AUTOFOCUS", "ZOOM", "PAN", "TILT", "TEMPERATURE"),
@@ -41,7 +38,7 @@ _V4L2_CONTROLS = (
 
 
 class _OpenCVSource(Source):
-    """What webcams, streams and files share: one VideoCapture, proven by its first frame."""
+    """Holds the VideoCapture of a webcam, stream or file; the first frame proves that it works."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)
@@ -56,7 +53,7 @@ class _OpenCVSource(Source):
             self._capture = None
 
     def describe(self) -> str:
-        """Name, size and rate."""
+        """Return name, size and rate."""
         if self._capture is None:
             return redacted(self.uri)
         width, height = (round(self._get(prop)) for prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
@@ -67,9 +64,9 @@ class _OpenCVSource(Source):
         return self._capture.get(prop)
 
     def _opened(self, target: str, backend: int, parameters: tuple[int, ...] = ()) -> bool:
-        """Whether OpenCV took the target."""
+        """Open the target; return whether OpenCV accepts it."""
         self.close()
-        # OpenCV reads this once, before the first frame; its own limit is 10 s.
+        # Seconds; OpenCV reads this once, before the first frame, and its default is 10 s.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
         silence_opencv()
         self._capture = cv2.VideoCapture(target, backend, list(parameters))
@@ -77,14 +74,14 @@ class _OpenCVSource(Source):
 
 
 class _LiveSource(_OpenCVSource):
-    """A device or stream that is lost when it gives no frame."""
+    """Reads a device or stream that is lost if it delivers no frame."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)
         self._clock = SensorClock(redacted(uri))
 
     def read(self, timeout: float) -> Shot:
-        """The next frame; the wait is bounded by the limit set when it was opened."""
+        """Return the next frame; the wait is bounded by the limit set in `open`."""
         raw, self._first = self._first, None
         if raw is None:
             raw = self._grab()
@@ -104,18 +101,18 @@ class _LiveSource(_OpenCVSource):
 
     @abstractmethod
     def _silence(self) -> str:
-        """Why no frame came, and what to do."""
+        """Return why no frame came, and the remedy."""
 
 
 class CameraSource(_LiveSource):
-    """A webcam: `v4l2://0`, `v4l2:///dev/video2`, or `/dev/video2`."""
+    """Reads a webcam: `v4l2://0`, `v4l2:///dev/video2`, or `/dev/video2`."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)
-        which = uri.removeprefix("v4l2://")
-        if not which.isdecimal() and not which.startswith("/"):
+        device = uri.removeprefix("v4l2://")
+        if not device.isdecimal() and not device.startswith("/"):
             raise PermanentSourceError(f"'{uri}' names no webcam: write v4l2://0 or v4l2:///dev/video0")
-        self._device = DEV / f"video{which}" if which.isdecimal() else Path(which)
+        self._device = DEV / f"video{device}" if device.isdecimal() else Path(device)
         self._name = ""
         self._rate = RateMonitor()
         self._controls = [_control(name, text) for name, text in options.controls.items()]
@@ -126,7 +123,7 @@ class CameraSource(_LiveSource):
         Raises:
             SourceLost: it is absent, busy or silent.
             SourceDenied: this user may not read it.
-            PermanentSourceError: it is no webcam, or has no such control.
+            PermanentSourceError: it is not a webcam, or has no such control.
         """
         self._rate.restart()
         self._find()
@@ -136,22 +133,22 @@ class CameraSource(_LiveSource):
         self._first = self._grab()
 
     def read(self, timeout: float) -> Shot:
-        """The next frame."""
+        """Return the next frame."""
         shot = super().read(timeout)
-        self._rate.note(self._name, self.fps, shot.sensor_ns or time.monotonic_ns())
+        self._rate.add(self._name, self.fps, shot.sensor_ns or time.monotonic_ns())
         return shot
 
     @property
     def slowness(self) -> str:
-        """Why it is slower than it was set to."""
+        """Return why the camera is slower than its configured rate."""
         return self._rate.reason
 
     def describe(self) -> str:
-        """The camera's own name beside the rest."""
+        """Return the camera's name with size and rate."""
         return f"{self._name} ({super().describe()})"
 
     def _find(self) -> None:
-        """A camera that was unplugged may come back under another number."""
+        """Find the device; a camera that was unplugged may return under another number."""
         problem = problem_of(self._device)
         if isinstance(problem, SourceLost) and self._name:
             for node in video_nodes():
@@ -166,7 +163,7 @@ class CameraSource(_LiveSource):
     def _configure(self) -> None:
         assert self._capture is not None
         width, height = self.options.size or _DEFAULT_SIZE
-        if width * height > _LARGEST_RAW:
+        if width * height > _MAX_RAW:
             self._capture.set(cv2.CAP_PROP_FOURCC, _MJPG)
         self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
@@ -175,14 +172,14 @@ class CameraSource(_LiveSource):
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, _BUFFERS)
         for name, prop, value in self._controls:
             if not self._capture.set(prop, value):
-                raise PermanentSourceError(f"{self._name} does not take the control {name}={value:g}")
+                raise PermanentSourceError(f"{self._name} does not accept the control {name}={value:g}")
         self.fps = _sane_fps(self._get(cv2.CAP_PROP_FPS))
         got = round(self._get(cv2.CAP_PROP_FRAME_WIDTH)), round(self._get(cv2.CAP_PROP_FRAME_HEIGHT))
         if got != (width, height):
             log.info("%s gives %dx%d instead of %dx%d", self._name, *got, width, height)
 
     def _stamp_ns(self) -> int:
-        # The V4L2 buffer's stamp, which UVC cameras take from the monotonic clock.
+        # Time stamp of the V4L2 buffer; UVC cameras use the monotonic clock.
         return round(self._get(cv2.CAP_PROP_POS_MSEC) * 1e6)
 
     def _silence(self) -> str:
@@ -193,17 +190,27 @@ class CameraSource(_LiveSource):
 
 
 class StreamSource(_LiveSource):
-    """A network camera: `rtsp://`, `rtsps://`, `http://` or `https://`. Its password appears in no message."""
+    """Reads a network camera: `rtsp://`, `rtsps://`, `http://` or `https://`. Its password appears in no message.
+
+    Args:
+        uri: of the stream.
+        options: requests of the user.
+        open_ms: milliseconds to wait for the connection.
+        read_ms: milliseconds to wait for a frame.
+    """
+
+    def __init__(self, uri: str, options: SourceOptions, open_ms: int = 5000, read_ms: int = 1500) -> None:
+        super().__init__(uri, options)
+        self._limits = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms
 
     def open(self) -> None:
         """Connect and read the first frame, within seconds.
 
         Raises:
-            SourceLost: nobody answers, or no video comes.
-            PermanentSourceError: it is a file on a web server, which has an end and no pace of its own.
+            SourceLost: no answer, or no video.
+            PermanentSourceError: it is a file on a web server, which has an end and no rate to keep.
         """
-        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS)
-        if not self._opened(self.uri, cv2.CAP_FFMPEG, limits):
+        if not self._opened(self.uri, cv2.CAP_FFMPEG, self._limits):
             raise SourceLost(f"{redacted(self.uri)} does not answer with video: check address, user and password")
         if self.uri.startswith("http") and self._get(cv2.CAP_PROP_FRAME_COUNT) > 0:
             raise PermanentSourceError(f"{redacted(self.uri)} is a file, not a live stream: download it, give its path")
@@ -211,19 +218,25 @@ class StreamSource(_LiveSource):
         self._first = self._grab()
 
     def _silence(self) -> str:
-        return f"{redacted(self.uri)} sends no more: check the camera and the network"
+        return f"{redacted(self.uri)} sends no more frames: check the camera and the network"
 
 
 class VideoSource(_OpenCVSource):
-    """A video file: every frame as fast as it is read, or in realtime by its own time stamps.
+    """Reads a video file: every frame as fast as possible, or in realtime by its time stamps.
 
-    In realtime it is a camera in all but name: frames that nobody came for in time are passed over, and
-    `Shot.sensor_ns` is the moment at which the frame was due.
+    In realtime it behaves like a camera: frames that were not read in time are skipped, and `Shot.sensor_ns` is the
+    moment at which the frame was due.
+
+    Args:
+        uri: path of the file.
+        options: requests of the user.
+        catch_up_s: longest time to skip frames in realtime before a late one is shown and the schedule shifted.
     """
 
-    def __init__(self, uri: str, options: SourceOptions) -> None:
+    def __init__(self, uri: str, options: SourceOptions, catch_up_s: float = 0.25) -> None:
         super().__init__(uri, options)
         self.live = bool(options.realtime)
+        self._catch_up_s = catch_up_s
         self._path = local_path(uri)
         self._pace = Pace()
 
@@ -231,7 +244,7 @@ class VideoSource(_OpenCVSource):
         """Open the file and decode its first frame.
 
         Raises:
-            PermanentSourceError: it is missing, or no video that can be read.
+            PermanentSourceError: it is missing, or not a readable video.
             SourceDenied: this user may not read it.
         """
         self._start_s = 0.0
@@ -239,14 +252,14 @@ class VideoSource(_OpenCVSource):
         self._rewind()
 
     def read(self, timeout: float) -> Shot:
-        """The next frame; in realtime the next that is not late, when it is due."""
+        """Return the next frame; in realtime the next that is not late, at its due time."""
         if not self.live:
             self._advance()
             return self._shot(0)
-        catch_up_by = time.monotonic() + _CATCH_UP_S
+        deadline = time.monotonic() + self._catch_up_s
         self._advance()
         while self._pace.lateness(self._media_s) > self._period:
-            if time.monotonic() > catch_up_by:
+            if time.monotonic() > deadline:
                 self._pace.rebase(self._media_s)
                 break
             self._advance()
@@ -254,7 +267,7 @@ class VideoSource(_OpenCVSource):
         return self._shot(self._pace.due_ns(self._media_s))
 
     def _rewind(self) -> None:
-        """(Re)open at the first frame and leave it grabbed. Seeking back is not exact in every format; this is."""
+        """Open the file again and grab the first frame. Seeking to it would not be exact in every format."""
         path = self._path
         if not path.exists():
             raise PermanentSourceError(f"no such file: {path}")
@@ -264,7 +277,7 @@ class VideoSource(_OpenCVSource):
             raise SourceDenied(f"{path} may not be read by this user: chmod u+r it, or change the user")
         if not self._opened(str(path), cv2.CAP_FFMPEG) or self._capture is None or not self._capture.grab():
             self.close()
-            raise PermanentSourceError(f"{path} is damaged, or no video (ffmpeg cannot read it)")
+            raise PermanentSourceError(f"{path} is damaged, or not a video (ffmpeg cannot read it)")
         self.fps = _sane_fps(self._get(cv2.CAP_PROP_FPS)) or _FALLBACK_FPS
         self._period = 1 / self.fps
         self._grabbed = True
@@ -272,14 +285,14 @@ class VideoSource(_OpenCVSource):
         self._media_s = self._start_s
 
     def _advance(self) -> None:
-        """Grab the next frame, undecoded; `_media_s` is its time."""
+        """Grab the next frame without decoding it, and set `_media_s` to its time."""
         if self._capture is None:
             raise EndOfStream
         if self._grabbed:
             self._grabbed = False
         elif self._capture.grab():
             own_s = self._start_s + self._get(cv2.CAP_PROP_POS_MSEC) / 1000
-            # Some files carry no stamps, or stamps that run back.
+            # Some files have no time stamps, or decreasing ones.
             self._media_s = own_s if own_s > self._media_s else self._media_s + self._period
         else:
             self._end()
@@ -287,9 +300,9 @@ class VideoSource(_OpenCVSource):
 
     def _end(self) -> None:
         expected = round(self._get(cv2.CAP_PROP_FRAME_COUNT))
-        # Containers only estimate their number of frames: a few fewer are no damage.
+        # Containers only estimate the number of frames, so a few missing ones are no damage.
         if self._frames < 0.95 * expected - 2:
-            log.warning("%s broke off after %d of about %d frames: it is damaged", self._path, self._frames, expected)
+            log.warning("%s ends after %d of about %d frames: it is damaged", self._path, self._frames, expected)
         if not self.options.loop:
             raise EndOfStream
         self._start_s = self._media_s + self._period
@@ -307,12 +320,12 @@ class VideoSource(_OpenCVSource):
 
 
 def _sane_fps(fps: float) -> float:
-    """The rate, or 0 where a device or file tells nonsense."""
+    """Return the rate, or 0 if it is implausible."""
     return fps if 0 < fps <= 1000 else 0.0
 
 
 def _control(name: str, text: str) -> tuple[str, int, float]:
-    """(name, CAP_PROP number, value) of a control, named with or without that prefix."""
+    """Return (name, CAP_PROP number, value) of a control, named with or without that prefix."""
     short = name.upper().removeprefix("CAP_PROP_")
     if short not in _V4L2_CONTROLS:
         raise PermanentSourceError(f"a webcam has no control '{name}'; known are {', '.join(_V4L2_CONTROLS)}")

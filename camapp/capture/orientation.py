@@ -1,4 +1,4 @@
-"""Mirror and turn shots whose device cannot do it itself, truth included."""
+"""Mirrors and rotates shots, with their ground truth, if the device cannot do it itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROTATE = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_
 
 @dataclass(frozen=True)
 class Orientation:
-    """Flips first, then a clockwise turn in degrees."""
+    """Describes flips, followed by a clockwise rotation in degrees."""
 
     hflip: bool = False
     vflip: bool = False
@@ -23,11 +23,11 @@ class Orientation:
 
     @property
     def is_identity(self) -> bool:
-        """Nothing to do."""
+        """Return whether it changes nothing."""
         return not (self.hflip or self.vflip or self.rotate)
 
     def shot(self, shot: Shot) -> Shot:
-        """The same moment, oriented."""
+        """Return the oriented shot."""
         if self.is_identity:
             return shot
         view = self.image(shot.view)
@@ -36,7 +36,7 @@ class Orientation:
         return replace(shot, view=view, model_view=model_view, truth=truth)
 
     def image(self, image: Image) -> Image:
-        """A copy, oriented; planar layouts become RGB on the way."""
+        """Return an oriented copy; planar layouts become RGB."""
         if image.layout is Layout.I420:
             image = Image.of(image.rgb(), Layout.RGB)
         data = image.data
@@ -47,7 +47,7 @@ class Orientation:
         return Image.of(data, image.layout)
 
     def truth(self, truth: Truth, size: tuple[int, int]) -> Truth:
-        """Truth of an image of `size` (width, height), carried along."""
+        """Return the oriented ground truth of an image of `size` (width, height)."""
 
         def box(item: Box) -> Box:
             (ax, ay), (bx, by) = self._point((item.x0, item.y0), size), self._point((item.x1, item.y1), size)

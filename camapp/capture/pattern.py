@@ -1,4 +1,4 @@
-"""`pattern://SCENE`: a generated scene as a camera, for machines without one; every shot carries its truth."""
+"""Plays a generated scene as a camera (`pattern://SCENE`), for machines without one; shots have ground truth."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from camapp.capture.source import Source, SourceOptions, query_of
 from camapp.core.errors import PermanentSourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import Image, Layout
+from camapp.core.settings import parse_size
 from camapp.scenes.scene import Scene, SceneOptions, scene_class
 
-SIDES = (64, 4096)  # pixels
-RATES = (1.0, 240.0)  # frames a second
+# Allowed sides of an image, pixels.
+SIDES = (64, 4096)
+# Allowed frames per second.
+RATES = (1.0, 240.0)
 
 
 class PatternSource(Source):
-    """`pattern://digits?size=1280x720&fps=30&seed=1&count=3`; what the URI says outranks the options.
+    """Plays `pattern://digits?size=1280x720&fps=30&seed=1&count=3`; values in the URI outrank the options.
 
-    Live, it keeps an absolute schedule: a reader that comes late finds the frame of that moment, as with a camera,
-    and never a burst of old ones. With `realtime=False` each frame follows at once, none left out.
+    A live pattern keeps an absolute schedule: a late reader gets the frame of that moment, as with a camera, and never
+    a burst of old ones. With `realtime=False` every frame follows at once.
     """
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
@@ -36,16 +39,16 @@ class PatternSource(Source):
         self._index = 0
 
     def open(self) -> None:
-        """Set the scene and start its clock."""
+        """Make the scene and start its clock."""
         self.fps = self._scene_options.fps
-        # Kept when it is closed: making it takes a moment and megabytes, and it is the same each time.
+        # Keep the scene after `close`: making it takes time and megabytes, and gives the same scene again.
         self._scene = self._scene or self._scene_class(self._scene_options)
         self._is_open = True
         self._start_ns = time.monotonic_ns()
         self._index = 0
 
     def read(self, timeout: float) -> Shot:
-        """The next frame; live, at its moment.
+        """Return the next frame; a live one at its due time.
 
         Raises:
             SourceLost: not open, or the next frame is due later than `timeout` seconds from now.
@@ -61,24 +64,24 @@ class PatternSource(Source):
         image, truth = self._scene.render(self._index)
         self._index += 1
         if self.live:
-            # Rendered ahead and handed over when due: what follows sees a camera's timing.
+            # Rendered early and returned when due, like the frame of a camera.
             time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
         view = Image.of(image, Layout.RGB)
         moment_ns = due_ns - self._start_ns
         return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth, moment_ns=moment_ns)
 
     def close(self) -> None:
-        """Stop its clock."""
+        """Stop the clock."""
         self._is_open = False
 
     @property
     def scene(self) -> Scene:
-        """What it shows, once it was opened."""
+        """Return the scene; available after `open`."""
         assert self._scene is not None
         return self._scene
 
     def describe(self) -> str:
-        """Such as 'pattern digits 1280x720 at 30 fps, seed 1'."""
+        """Return such as 'pattern digits 1280x720 at 30 fps, seed 1'."""
         width, height = self._scene_options.size
         return (
             f"pattern {urlsplit(self.uri).netloc} {width}x{height} at {self._scene_options.fps:g} fps, "
@@ -90,7 +93,7 @@ class PatternSource(Source):
 
 
 def _parse(uri: str, options: SourceOptions) -> tuple[type[Scene], SceneOptions]:
-    """The scene and its options. Raises ValueError with what is allowed."""
+    """Return the scene and its options. Raises ValueError, which names what is allowed."""
     scene = scene_class(urlsplit(uri).netloc)
     query = query_of(uri)
     allowed = ("size", "fps", "seed", "count")
@@ -98,7 +101,7 @@ def _parse(uri: str, options: SourceOptions) -> tuple[type[Scene], SceneOptions]
         if key not in allowed:
             raise ValueError(f"unknown option '{key}'; allowed are {', '.join(allowed)}")
     default = SceneOptions()
-    size = _size(query["size"]) if "size" in query else options.size or default.size
+    size = parse_size(query["size"]) if "size" in query else options.size or default.size
     fps = _number(query, "fps", options.fps or default.fps)
     seed = _number(query, "seed", default.seed)
     count = _number(query, "count", 0)
@@ -113,12 +116,6 @@ def _parse(uri: str, options: SourceOptions) -> tuple[type[Scene], SceneOptions]
     if "count" in query and (count != int(count) or not low <= count <= high):
         raise ValueError(f"count {count:g}: allowed are {low} to {high}")
     return scene, SceneOptions(size, float(fps), int(seed), int(count) if "count" in query else None)
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)):
-        raise ValueError(f"size '{text}': expected WIDTHxHEIGHT, such as 1280x720")
-    return int(found[1]), int(found[2])
 
 
 def _number(query: dict[str, str], key: str, default: float) -> float:

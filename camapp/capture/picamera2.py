@@ -1,4 +1,4 @@
-"""Raspberry Pi cameras by picamera2: the ISP makes two sizes of each frame, one to show and one for the model."""
+"""Reads Raspberry Pi cameras by picamera2; the ISP scales each frame to two sizes, for display and model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from camapp.capture.clock import SensorClock
-from camapp.capture.drm_preview import DrmPreview
+from camapp.capture.drm_preview import PicameraDrmPreview
 from camapp.capture.rate_monitor import RateMonitor
-from camapp.capture.source import Source, SourceOptions
+from camapp.capture.source import DrmPreview, Source, SourceOptions
 from camapp.core.arrays import Pixels
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceError, SourceLost
 from camapp.core.frames import Shot
@@ -30,13 +31,12 @@ from camapp.system.video_devices import DEV, JOIN_VIDEO, PROC, busy_advice
 log = logging.getLogger(__name__)
 
 _DEFAULT_SIZE, _DEFAULT_FPS = (1280, 720), 30.0
-_OPEN_LIMIT, _CLOSE_LIMIT = 10.0, 2.0
-# Fewer buffers are tried when memory for the first number is lacking.
+# Numbers of buffers to try; the second if memory is short.
 _BUFFER_COUNTS = 4, 2
-# A binned mode's view may miss a few columns of the sensor and still be the whole view.
+# Share of the widest view that counts as the full one: a binned mode may lose a few columns of the sensor.
 _FULL_VIEW = 0.95
 
-# libcamera names formats as little-endian words, so that memory holds them in reverse.
+# libcamera names formats as little-endian words, so the bytes in memory are reversed.
 _PACKED = {
     "XBGR8888": (Layout.RGBX, 4),
     "XRGB8888": (Layout.BGRX, 4),
@@ -47,10 +47,10 @@ _PLANAR = "YUV420", "NV12"
 
 
 def import_picamera2() -> Any:
-    """The picamera2 module, imported when first needed.
+    """Import the picamera2 module.
 
     Raises:
-        PermanentSourceError: it is missing or broken; the message holds the commands that mend it.
+        PermanentSourceError: it is missing or broken; the message contains the commands that repair it.
     """
     os.environ.setdefault("LIBCAMERA_LOG_LEVELS", "*:WARN")
     try:
@@ -71,7 +71,7 @@ def import_picamera2() -> Any:
 
 
 def pi_cameras() -> list[dict[str, Any]]:
-    """picamera2's records (Model, Num, Id, ...) of the cameras on the Pi's own ribbon connectors; USB ones left out.
+    """Return picamera2's records (Model, Num, Id, ...) of the cameras on the Pi's ribbon connectors, without USB ones.
 
     Raises:
         SourceError: picamera2 is missing, or fails.
@@ -84,14 +84,33 @@ def pi_cameras() -> list[dict[str, Any]]:
     return [info for info in infos if "/usb" not in str(info.get("Id", ""))]
 
 
-class PicameraSource(Source):
-    """`picamera://0`: main stream to show, lores stream for the model, one request a frame.
+@dataclass(frozen=True)
+class CameraTimeouts:
+    """Bounds calls into libcamera, which may hang.
 
-    Flips and half turns are done by the camera itself; see `remaining_orientation`.
+    Attributes:
+        open_s: seconds to acquire, configure and start the camera.
+        close_s: seconds to close it, to switch its preview, or to cancel a request.
     """
 
-    def __init__(self, uri: str, options: SourceOptions) -> None:
+    open_s: float = 10.0
+    close_s: float = 2.0
+
+
+class PicameraSource(Source):
+    """Reads `picamera://0`: the main stream for display and the lores stream for the model, one request per frame.
+
+    The camera itself flips and rotates by 180 degrees; see `remaining_orientation`.
+
+    Attributes:
+        timeouts: as given; may be changed before `open`.
+        rate_monitor: compares the frames with the configured rate; may be replaced before `open`.
+    """
+
+    def __init__(self, uri: str, options: SourceOptions, timeouts: CameraTimeouts = CameraTimeouts()) -> None:
         super().__init__(uri, options)
+        self.timeouts = timeouts
+        self.rate_monitor = RateMonitor()
         number = uri.partition("://")[2] or "0"
         if not number.isdecimal():
             raise PermanentSourceError(f"'{uri}' names no Pi camera: write picamera://0")
@@ -102,40 +121,39 @@ class PicameraSource(Source):
         self._remaining = options.hflip, options.vflip, options.rotate
         self._stuck = False
         self._clock = SensorClock(uri)
-        self._rate = RateMonitor()
-        self._preview: DrmPreview | None = None
+        self._preview: PicameraDrmPreview | None = None
 
     def open(self) -> None:
-        """Acquire, configure and start the camera, within 10 s.
+        """Acquire, configure and start the camera, within `timeouts.open_s`.
 
         Raises:
             SourceLost: it is absent, busy or silent, or memory is short.
             SourceDenied: this user may not use it.
-            PermanentSourceError: picamera2 is missing, or the camera cannot do what was asked.
+            PermanentSourceError: picamera2 is missing, the camera does not support the options, or it hangs.
         """
         if self._stuck:
             raise PermanentSourceError(
                 f"{self.uri} hangs inside libcamera since it was last opened or closed: start camapp again"
             )
-        self._rate.restart()
+        self.rate_monitor.restart()
         try:
-            call_bounded(self._acquire, _OPEN_LIMIT, "picamera-open")
+            call_bounded(self._acquire, self.timeouts.open_s, "picamera-open")
         except TimeoutError as error:
-            # The thread that hangs may still come to hold the camera: only another process can try again.
+            # The stuck thread may still acquire the camera later, so only another process can try again.
             self._stuck = True
             self.close()
             raise PermanentSourceError(
-                f"{self.uri} did not start within {_OPEN_LIMIT:g} s: start camapp again, reboot if this goes on"
+                f"{self.uri} did not start within {self.timeouts.open_s:g} s: start camapp again, or reboot"
             ) from error
         except BaseException:
             self.close()
             raise
 
     def read(self, timeout: float) -> Shot:
-        """The camera's newest frame: both images and the stamp of the same request."""
+        """Return the camera's newest frame: both images and the time stamp of the same request."""
         if self._camera is None:
             raise SourceLost(f"{self.uri} is not open")
-        with self._explained():
+        with self._translated():
             self._settle_preview()
             request = self._next_request(timeout)
             try:
@@ -145,27 +163,31 @@ class PicameraSource(Source):
                 request.release()
         view, model_view = (_image(buffers[name], self._streams[name]) for name in ("main", "lores"))
         stamp = self._clock.checked(metadata.get("SensorTimestamp", 0))
-        self._rate.note(self._model, self.fps, stamp or time.monotonic_ns(), metadata.get("ExposureTime", 0))
+        self.rate_monitor.add(self._model, self.fps, stamp or time.monotonic_ns(), metadata.get("ExposureTime", 0))
         return Shot(view, model_view, stamp)
 
     def close(self) -> None:
-        """Close the camera; one that hangs is left to the end of the process after 2 s."""
+        """Close the camera; after `timeouts.close_s` a hanging one is left open until the process ends."""
         camera, self._camera = self._camera, None
         if camera is None:
             return
         if self._preview is not None:
-            self._preview.closed()
-        # Not stop() first: that waits for the event loop, which may be what died.
+            self._preview.on_closed()
+        # Without stop() first: it waits for the event loop, which may have died.
         try:
-            call_bounded(camera.close, _CLOSE_LIMIT, "picamera-close")
+            call_bounded(camera.close, self.timeouts.close_s, "picamera-close")
         except TimeoutError:
             self._stuck = True
-            log.error("%s did not close within %g s; it stays taken until this program ends", self._model, _CLOSE_LIMIT)
+            log.error(
+                "%s did not close within %g s; it stays in use until this program ends",
+                self._model,
+                self.timeouts.close_s,
+            )
         except (RuntimeError, OSError) as error:
             log.warning("%s did not close cleanly: %s", self._model, error)
 
     def describe(self) -> str:
-        """Model, sizes and rate as configured."""
+        """Return model, sizes and rate as configured."""
         if not self._streams:
             return self.uri
         main, lores = ("{}x{}".format(*self._streams[name]["size"]) for name in ("main", "lores"))
@@ -173,23 +195,23 @@ class PicameraSource(Source):
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:
-        """What the camera left to do: quarter turns, and flips where it has none."""
+        """Return the orientation left to the caller: quarter turns, and flips that the camera does not support."""
         return self._remaining
 
     @property
     def slowness(self) -> str:
-        """Why it is slower than it was set to."""
-        return self._rate.reason
+        """Return why the camera is slower than its configured rate."""
+        return self.rate_monitor.reason
 
     @property
     def drm_preview(self) -> DrmPreview | None:
-        """The camera's image on a console's screen, if it needs no turning that only we could do."""
+        """Return the preview on a console's screen, unless the image needs an orientation that the camera cannot do."""
         return None if any(self._remaining) else self._preview
 
     def _acquire(self) -> None:
         picamera2 = import_picamera2()
         libcamera = import_module("libcamera")
-        with self._explained():
+        with self._translated():
             self._model = str(self._find()["Model"])
             self._camera = picamera2.Picamera2(self._number)
             self._configure(libcamera)
@@ -197,7 +219,7 @@ class PicameraSource(Source):
                 _controls(self.options.controls, self._camera.camera_controls, libcamera.controls)
             )
             self._camera.start()
-        self._preview = self._preview or DrmPreview(picamera2.Preview)
+        self._preview = self._preview or PicameraDrmPreview(picamera2.Preview)
 
     def _find(self) -> dict[str, Any]:
         cameras = pi_cameras()
@@ -210,7 +232,7 @@ class PicameraSource(Source):
         raise _no_camera()
 
     def _configure(self, libcamera: Any) -> None:
-        """Configure, with fewer buffers if memory is short, and read back what the camera made of it."""
+        """Configure, with fewer buffers if memory is short, and read back the resulting streams."""
         width, height = (side // 2 * 2 for side in self.options.size or _DEFAULT_SIZE)
         half_turn = self.options.rotate == 180
         hflip, vflip = self.options.hflip ^ half_turn, self.options.vflip ^ half_turn
@@ -224,7 +246,7 @@ class PicameraSource(Source):
                 raw=None,
                 sensor=sensor,
                 transform=libcamera.Transform(hflip=hflip, vflip=vflip),
-                # Image decodes I420 by this matrix and range.
+                # The matrix and range by which Image decodes I420.
                 colour_space=libcamera.ColorSpace.Smpte170m(),
                 buffer_count=buffers,
                 controls={"FrameDurationLimits": (period_us, period_us)} if has_rate else {},
@@ -248,20 +270,20 @@ class PicameraSource(Source):
         self._remaining = hflip != bool(got["transform"].hflip), vflip != bool(got["transform"].vflip), quarter
 
     def _sensor_mode(self, size: tuple[int, int]) -> dict[str, Any]:
-        """The sensor mode to ask for; sets `fps`. Left to itself, picamera2 may pick one with a narrower view."""
+        """Choose the sensor mode and set `fps`. By default, picamera2 may choose a mode with a narrower view."""
         self.fps = self.options.fps or self.options.target_fps or _DEFAULT_FPS
         try:
             modes = [mode for mode in self._camera.sensor_modes if "crop_limits" in mode]
         except (RuntimeError, OSError, LookupError, AttributeError) as error:
             log.warning(
-                "%s does not tell its sensor modes (%s): its view may be narrower than it could be", self._model, error
+                "%s does not list its sensor modes (%s): its view may be narrower than possible", self._model, error
             )
             return {}
         if not modes:
             return {}
         mode = best_mode(modes, size, self.fps)
         if mode["fps"] < self.fps:
-            log.warning("%s gives %g fps at most, %g were asked", self._model, mode["fps"], self.fps)
+            log.warning("%s gives %g fps at most, %g were requested", self._model, mode["fps"], self.fps)
             self.fps = float(mode["fps"])
         return {"output_size": mode["size"], "bit_depth": mode["bit_depth"]}
 
@@ -270,7 +292,7 @@ class PicameraSource(Source):
         if self._preview.settled:
             return
         try:
-            call_bounded(partial(self._preview.settle, self._camera), _CLOSE_LIMIT, "picamera-preview")
+            call_bounded(partial(self._preview.settle, self._camera), self.timeouts.close_s, "picamera-preview")
         except TimeoutError as error:
             raise SourceLost(f"{self._model}: picamera2's event loop hangs") from error
 
@@ -278,25 +300,25 @@ class PicameraSource(Source):
         assert self._preview is not None
         try:
             request = self._camera.capture_request(wait=timeout)
-            self._preview.frame()
+            self._preview.on_frame()
             return request
         except TimeoutError as error:
-            self._preview.silent()
-            self._forget_jobs()
+            self._preview.on_timeout()
+            self._cancel_requests()
             raise SourceLost(
                 f"{self._model} gave no frame for {timeout:g} s: check its ribbon cable and the power supply"
             ) from error
 
-    def _forget_jobs(self) -> None:
-        """A request that timed out stays queued in picamera2, and would take the next frame."""
+    def _cancel_requests(self) -> None:
+        """Cancel the request that timed out: picamera2 keeps it queued, and it would take the next frame."""
         try:
-            call_bounded(self._camera.cancel_all_and_flush, _CLOSE_LIMIT, "picamera-cancel")
+            call_bounded(self._camera.cancel_all_and_flush, self.timeouts.close_s, "picamera-cancel")
         except TimeoutError:
             log.warning("%s: picamera2's event loop hangs", self._model)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn picamera2's errors into ours."""
+    def _translated(self) -> Iterator[None]:
+        """Translate picamera2's errors to ours."""
         try:
             yield
         except IndexError as error:
@@ -304,41 +326,41 @@ class PicameraSource(Source):
         except PermissionError as error:
             raise SourceDenied(f"{self.uri}: {error}: {JOIN_VIDEO}") from error
         except (OSError, RuntimeError) as error:
-            raise self._explain(error) from error
+            raise self._translate(error) from error
 
-    def _explain(self, error: OSError | RuntimeError) -> SourceError:
-        story = _story(error)
+    def _translate(self, error: OSError | RuntimeError) -> SourceError:
+        text = _error_chain(error)
         if _out_of_memory(error):
             return SourceLost(_memory_message())
-        if "busy" in story.lower():
+        if "busy" in text.lower():
             return SourceLost(f"{self.uri} is {busy_advice(*sorted(DEV.glob('media*')))}")
-        if "dmaHeap" in story:
+        if "dmaHeap" in text:
             return SourceDenied(f"{self.uri}: no access to /dev/dma_heap: {JOIN_VIDEO}")
-        if "no camera" in story.lower():
+        if "no camera" in text.lower():
             return _no_camera()
-        if "configuration" in story.lower():
-            return PermanentSourceError(f"{self._model} cannot be set up so: {story}; try another --size")
-        return SourceLost(f"{self.uri} failed: {story}")
+        if "configuration" in text.lower():
+            return PermanentSourceError(f"{self._model} rejects the configuration: {text}; try another --size")
+        return SourceLost(f"{self.uri} failed: {text}")
 
 
 def lores_size(main: tuple[int, int], needed: tuple[int, int]) -> tuple[int, int]:
-    """The smallest even size of `main`'s aspect that holds `needed`, and is no larger than `main`.
+    """Return the smallest even size with the aspect of `main` that contains `needed`, at most `main`.
 
-    An exact aspect is preferred where it costs at most a quarter more on each side.
+    An exact aspect is preferred if it costs at most a quarter more on each side.
     """
     width, height = main
     scale = max(needed[0] / width, needed[1] / height)
     if scale >= 1:
         return main
-    least = math.ceil(height * scale / 2) * 2
-    for rows in range(least, min(height, least * 5 // 4) + 1, 2):
+    min_rows = math.ceil(height * scale / 2) * 2
+    for rows in range(min_rows, min(height, min_rows * 5 // 4) + 1, 2):
         if rows * width % (2 * height) == 0:
             return rows * width // height, rows
-    return min(width, math.ceil(width * scale / 2) * 2), least
+    return min(width, math.ceil(width * scale / 2) * 2), min_rows
 
 
 def best_mode(modes: list[dict[str, Any]], size: tuple[int, int], fps: float) -> dict[str, Any]:
-    """The smallest sensor mode with the rate, the full view and the pixels; the last gives way first."""
+    """Return the smallest sensor mode with, in order of importance, the rate, the full view and the pixels."""
 
     def view(mode: dict[str, Any]) -> int:
         return int(mode["crop_limits"][2] * mode["crop_limits"][3])
@@ -347,7 +369,7 @@ def best_mode(modes: list[dict[str, Any]], size: tuple[int, int], fps: float) ->
         return int(mode["size"][0] * mode["size"][1])
 
     top = min(fps, max(mode["fps"] for mode in modes))
-    # Modes run a little beside their round numbers (29.97), and the driver's rate is only known to 0.01.
+    # Rates differ a little from round numbers (29.97), and the driver reports them to 0.01.
     fast = [mode for mode in modes if mode["fps"] >= 0.99 * top]
     full = [mode for mode in fast if view(mode) >= _FULL_VIEW * max(map(view, fast))]
     enough = [mode for mode in full if mode["size"][0] >= size[0] and mode["size"][1] >= size[1]]
@@ -355,7 +377,7 @@ def best_mode(modes: list[dict[str, Any]], size: tuple[int, int], fps: float) ->
 
 
 def _image(buffer: Pixels, stream: Mapping[str, Any]) -> Image:
-    """A stream's buffer (1-D, rows padded to the stride) as an image."""
+    """Wrap the buffer of a stream (1-D, rows padded to the stride) as an image."""
     (width, height), stride = stream["size"], stream["stride"]
     if stream["format"] in _PACKED:
         layout, depth = _PACKED[stream["format"]]
@@ -375,44 +397,44 @@ def _nv12_to_i420(rows: Pixels, height: int) -> Pixels:
     return out
 
 
-def _controls(asked: Mapping[str, str], available: Mapping[str, Any], enums: Any) -> dict[str, Any]:
-    """Controls from strings; `available` is picamera2's {name: (least, most, default)}."""
-    for name in asked:
+def _controls(requested: Mapping[str, str], available: Mapping[str, Any], enums: Any) -> dict[str, Any]:
+    """Parse controls; `available` is picamera2's {name: (minimum, maximum, default)}."""
+    for name in requested:
         if name not in available:
             raise PermanentSourceError(f"this camera has no control '{name}'; it has {', '.join(sorted(available))}")
-    if "AfMode" in available and not {"AfMode", "LensPosition"} & asked.keys():
+    if "AfMode" in available and not {"AfMode", "LensPosition"} & requested.keys():
         # libcamera's own default is manual focus, which leaves a Camera Module 3 blurred.
-        asked = {"AfMode": "Continuous", **asked}
-    return {name: _control_value(name, text, available[name], enums) for name, text in asked.items()}
+        requested = {"AfMode": "Continuous", **requested}
+    return {name: _control_value(name, text, available[name], enums) for name, text in requested.items()}
 
 
 def _control_value(name: str, text: str, limits: tuple[Any, Any, Any], enums: Any) -> Any:
     members = _enum_of(name, enums)
     if text in members:
         return members[text]
-    value = _number(text, limits[0])
+    value = _parse_value(text, limits[0])
     if value is None:
         allowed = ", ".join(members) if members else f"{limits[0]} to {limits[1]}"
-        raise PermanentSourceError(f"control {name}={text} is not understood; allowed: {allowed}")
-    least, most = limits[:2]
-    single = all(isinstance(number, int | float) for number in (value, least, most))
-    if single and least <= most and not least <= value <= most:
-        raise PermanentSourceError(f"control {name}={text} is out of range; allowed: {least} to {most}")
+        raise PermanentSourceError(f"control {name}={text} is not valid; allowed: {allowed}")
+    minimum, maximum = limits[:2]
+    single = all(isinstance(number, int | float) for number in (value, minimum, maximum))
+    if single and minimum <= maximum and not minimum <= value <= maximum:
+        raise PermanentSourceError(f"control {name}={text} is out of range; allowed: {minimum} to {maximum}")
     return value
 
 
 def _enum_of(name: str, enums: Any) -> Mapping[str, Any]:
-    """Members of libcamera's enum for a control, such as AfModeEnum; {} where there is none."""
-    for place in (enums, getattr(enums, "draft", None)):
-        enum = getattr(place, f"{name}Enum", None)
+    """Return the members of libcamera's enum for a control, such as AfModeEnum; {} if there is none."""
+    for namespace in (enums, getattr(enums, "draft", None)):
+        enum = getattr(namespace, f"{name}Enum", None)
         if enum is not None:
             members: Mapping[str, Any] = enum.__members__
             return members
     return {}
 
 
-def _number(text: str, like: object) -> bool | int | float | tuple[int | float, ...] | None:
-    """Text as a value of `like`'s kind: bool, int or float, or a tuple of numbers after commas; None if it is none."""
+def _parse_value(text: str, like: object) -> bool | int | float | tuple[int | float, ...] | None:
+    """Parse text to the type of `like` (bool, int or float), or to a tuple of numbers at commas; None if invalid."""
     if isinstance(like, bool):
         return {"true": True, "on": True, "yes": True, "1": True}.get(
             text.lower(), False if text.lower() in ("false", "off", "no", "0") else None
@@ -428,20 +450,19 @@ def _number(text: str, like: object) -> bool | int | float | tuple[int | float, 
 def _no_camera() -> SourceError:
     nodes = sorted(DEV.glob("media*"))
     if nodes and not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
-        return SourceDenied(f"no Pi camera can be seen by this user: {JOIN_VIDEO}")
+        return SourceDenied(f"this user may not access the Pi camera: {JOIN_VIDEO}")
     return SourceLost(
-        "no Pi camera found: check the ribbon cable (power off first) and, for cameras not of Raspberry Pi's make, "
+        "no Pi camera found: check the ribbon cable (power off first) and, for cameras of other makers, "
         "the dtoverlay line in /boot/firmware/config.txt; 'rpicam-hello --list-cameras' must show it"
     )
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    story = _story(error)
-    return getattr(error, "errno", None) == errno.ENOMEM or "Cannot allocate memory" in story or "allocate" in story
+    return getattr(error, "errno", None) == errno.ENOMEM or "allocate" in _error_chain(error)
 
 
 def _memory_message() -> str:
-    """What is left of the memory that cameras take their buffers from."""
+    """Return a message with the free memory for camera buffers, and the remedies."""
     values = {}
     for line in Path(PROC / "meminfo").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -453,8 +474,8 @@ def _memory_message() -> str:
     )
 
 
-def _story(error: BaseException) -> str:
-    """An error with its causes, outermost first."""
+def _error_chain(error: BaseException) -> str:
+    """Return the texts of an error and its causes, outermost first."""
     parts = []
     link: BaseException | None = error
     while link is not None:

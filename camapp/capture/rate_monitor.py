@@ -1,4 +1,4 @@
-"""Says when a camera gives fewer frames than it was set to, and whether the light is to blame."""
+"""Reports if a camera delivers fewer frames than its configured rate, and whether low light is the cause."""
 
 from __future__ import annotations
 
@@ -9,59 +9,65 @@ from statistics import median
 
 log = logging.getLogger(__name__)
 
-# Frames are judged by this many intervals, and for at least so long: a camera that adapts to the light takes a second.
-_INTERVALS, _AT_LEAST_S = 30, 1.0
-_SLOW, _WELL = 0.8, 0.9
-# Of the time between two frames: an exposure this long leaves a sensor no other choice.
-_EXPOSES_MOST = 0.6
+# Number of intervals that a rate is measured over.
+_INTERVALS = 30
+# Fractions of the configured rate below which a camera is slow, and from which it is not.
+_SLOW, _RECOVERED = 0.8, 0.9
+# An exposure of this fraction of the frame interval forces the sensor to slow down.
+_LONG_EXPOSURE = 0.6
 
 
 class RateMonitor:
-    """Compares a camera's frames with the rate it was set to.
+    """Compares the frames of a camera with its configured rate.
+
+    Args:
+        min_seconds: time to measure before a report; a camera that adapts to the light needs a second.
 
     Attributes:
-        reason: why it is slow, in words that begin with 'low light' where that is the cause; "" while it is not slow.
+        reason: why the camera is slow, beginning with 'low light' if that is the cause; "" if it is not slow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, min_seconds: float = 1.0) -> None:
         self.reason = ""
+        self._min_seconds = min_seconds
         self._arrivals: deque[int] = deque(maxlen=_INTERVALS + 1)
 
     def restart(self) -> None:
-        """Forget what was: the camera was opened again."""
+        """Forget all frames, because the camera was opened again."""
         self._arrivals.clear()
         self.reason = ""
 
-    def note(self, name: str, fps: float, stamp_ns: int, exposure_us: int = 0) -> None:
-        """Take in one frame.
+    def add(self, name: str, fps: float, stamp_ns: int, exposure_us: int = 0) -> None:
+        """Add one frame.
 
         Args:
             name: of the camera, for the log.
-            fps: what it was set to; 0 for no matter what.
+            fps: configured rate; 0 if there is none.
             stamp_ns: monotonic nanoseconds of the frame.
-            exposure_us: how long it was exposed; 0 where the camera does not tell.
+            exposure_us: exposure time; 0 if unknown.
         """
         self._arrivals.append(stamp_ns)
         seconds = (self._arrivals[-1] - self._arrivals[0]) / 1e9
-        if not fps or seconds < _AT_LEAST_S or len(self._arrivals) < 3:
+        if not fps or seconds < self._min_seconds or len(self._arrivals) < 3:
             return
-        # The median: a stall, whoever caused it, is no rate.
+        # The median ignores a single stall.
         rate = 1e9 / median(now - then for then, now in pairwise(self._arrivals))
-        if rate >= fps * _WELL:
+        if rate >= fps * _RECOVERED:
             if self.reason:
                 log.info("%s is at its rate again: %.1f of %g fps", name, rate, fps)
             self.reason = ""
         elif rate < fps * _SLOW:
-            reason = _explained(rate, fps, exposure_us)
-            if reason.split(",")[0] != self.reason.split(",")[0]:  # said once for each cause, whatever its figures
+            reason = _cause(rate, fps, exposure_us)
+            # Log each cause once, whatever its numbers.
+            if reason.split(",")[0] != self.reason.split(",")[0]:
                 log.warning("%s gives %.1f of %g fps: %s", name, rate, fps, reason)
                 self.reason = reason
 
 
-def _explained(rate: float, fps: float, exposure_us: int) -> str:
+def _cause(rate: float, fps: float, exposure_us: int) -> str:
     if not exposure_us:
         return "perhaps low light (most webcams slow down in it), the cable, or too large a --size"
-    if exposure_us >= _EXPOSES_MOST * 1e6 / rate:
-        return f"low light, it exposes {exposure_us / 1000:.0f} ms a frame; add light or set ExposureTime"
+    if exposure_us >= _LONG_EXPOSURE * 1e6 / rate:
+        return f"low light, the exposure takes {exposure_us / 1000:.0f} ms per frame; add light or set ExposureTime"
     other = "the power supply, the heat, other programs, or a screen of fewer Hz under --display drm"
-    return f"not for the light, it exposes {exposure_us / 1000:.1f} ms a frame: {other}"
+    return f"not low light, the exposure takes {exposure_us / 1000:.1f} ms per frame; perhaps {other}"

@@ -1,4 +1,4 @@
-"""The Source protocol, its errors, and the registry that turns a URI into a Source."""
+"""Defines sources, and makes one from a URI."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from camapp.capture.drm_preview import DrmPreview
 from camapp.core.errors import PermanentSourceError
 from camapp.core.frames import Shot
+
+if TYPE_CHECKING:
+    from camapp.core.arrays import Pixels
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
@@ -19,21 +22,51 @@ class EndOfStream(Exception):
     """A file or folder has no more images: the normal end."""
 
 
-@dataclass(frozen=True)
-class SourceOptions:
-    """What the user asked of a source; one that cannot do a thing says so or does the nearest.
+class DrmPreviewError(Exception):
+    """The overlay could not be laid over the image."""
+
+
+class DrmPreview(Protocol):
+    """Shows the image of a device on the screen of a console, without passing through Python.
 
     Attributes:
-        size: (width, height) of the view; None leaves it to the source (cameras and patterns: 1280x720).
-        fps: frames a second asked of cameras and patterns, and the pace of image folders; None leaves it.
-        target_fps: what cameras are set to where `fps` is None; None leaves it to them.
-        realtime: None follows the source's nature (cameras and patterns live, files every frame).
-        loop: start files again at their end.
-        hflip: mirror left and right. Sources with a camera's own transform do it there.
-        vflip: mirror top and bottom.
+        trouble: why the last attempt failed; "" if it did not.
+        given_up: whether it failed too often to be tried again.
+    """
+
+    trouble: str
+    given_up: bool
+
+    @property
+    def showing(self) -> bool:
+        """Return whether the image is on the screen."""
+
+    @property
+    def requested(self) -> bool:
+        """Return whether a screen was requested and has not failed since."""
+
+    def request(self, screen: tuple[int, int] | None) -> None:
+        """Show the image on a screen of this (width, height); None if it was unplugged, so that the next is new."""
+
+    def set_overlay(self, image: Pixels) -> None:
+        """Show (h, w, 4) uint8 RGBA over the image, scaled to it. Raises DrmPreviewError."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Holds the user's requests; a source that cannot fulfil one logs that, or uses the nearest value.
+
+    Attributes:
+        size: (width, height) of the view; None is the source's default (cameras and patterns: 1280x720).
+        fps: rate of cameras, patterns and image folders; None is the source's default.
+        target_fps: rate of cameras if `fps` is None; None is the camera's default.
+        realtime: None depends on the source (cameras and patterns live, files every frame).
+        loop: restart files at their end.
+        hflip: mirror left and right, by the camera itself if it can.
+        vflip: mirror top and bottom, likewise.
         rotate: 0, 90, 180 or 270 degrees clockwise, after the flips.
         controls: camera controls by libcamera's (or OpenCV's CAP_PROP_) name.
-        model_size: smallest (width, height) that the model needs from `model_view`.
+        model_size: smallest (width, height) of `model_view` that the model needs.
     """
 
     size: tuple[int, int] | None = None
@@ -49,14 +82,14 @@ class SourceOptions:
 
 
 class Source(ABC):
-    """A device or file that yields shots.
+    """Yields shots from a device or file.
 
-    One thread calls `open`, then `read` again and again, then `close`; after `SourceLost` and `close` a source
-    may be opened again.
+    One thread calls `open`, then `read` repeatedly, then `close`; after `SourceLost` and `close` a source may be
+    opened again.
 
     Attributes:
-        live: newest frame wins and the source is retried when lost; else every frame counts, in order.
-        fps: nominal frames a second, known after `open`; 0 when it has none.
+        live: whether the newest frame wins and a lost source is opened again; else every frame counts, in order.
+        fps: nominal frames per second, known after `open`; 0 if there is none.
     """
 
     live: bool = True
@@ -68,42 +101,42 @@ class Source(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Acquire the device. Raises PermanentSourceError or SourceLost; bounded in time."""
+        """Acquire the device, within bounded time. Raises PermanentSourceError or SourceLost."""
 
     @abstractmethod
     def read(self, timeout: float) -> Shot:
-        """Wait at most about `timeout` seconds for the next shot.
+        """Return the next shot, waiting about `timeout` seconds at most.
 
         Raises:
-            EndOfStream: there are no more.
-            SourceLost: none came in time, or the device went away.
+            EndOfStream: there are no more shots.
+            SourceLost: no shot came in time, or the device is gone.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release the device; safe to call twice and after a failed `open`."""
+        """Release the device; may be called twice and after a failed `open`."""
 
     def describe(self) -> str:
-        """One line for people, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
+        """Return a line for the user, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
         return redacted(self.uri)
 
     @property
     def slowness(self) -> str:
-        """Why a camera gives fewer frames than it was set to, such as 'low light, ...'; "" while it does not."""
+        """Return why a camera is slower than its configured rate, such as 'low light, ...'; "" if it is not."""
         return ""
 
     @property
     def drm_preview(self) -> DrmPreview | None:
-        """The device's own way of showing its image; None where it has none, or before `open`."""
+        """Return the preview of the device itself; None if it has none, or before `open`."""
         return None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:
-        """(hflip, vflip, rotate) that the caller must still apply to every shot; known after `open`."""
+        """Return (hflip, vflip, rotate) that the caller must still apply to every shot; known after `open`."""
         return self.options.hflip, self.options.vflip, self.options.rotate
 
 
-# scheme -> module:class, imported when first used: picamera2 and OpenCV are heavy.
+# scheme -> module:class, imported on first use because picamera2 and OpenCV load slowly.
 REGISTRY = {
     "auto": "camapp.capture.auto:AutoSource",
     "picamera": "camapp.capture.picamera2:PicameraSource",
@@ -119,7 +152,7 @@ REGISTRY = {
 
 
 def scheme_of(uri: str) -> str:
-    """The registry key for a URI or a path: paths become `video` or `images` by what they are."""
+    """Return the registry key of a URI or path; a path is `video` or `images`."""
     if uri == "auto":
         return uri
     scheme, sep, _ = uri.partition("://")
@@ -141,31 +174,31 @@ def scheme_of(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path:
-    """The path in a `file://`, `images://` or `video://` URI, or the plain path itself."""
+    """Return the path in a `file://`, `images://` or `video://` URI, or a plain path itself."""
     return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
 
 
 def redacted(uri: str) -> str:
-    """The URI as it may be shown or logged: user, password and query are credentials as often as not."""
+    """Return the URI for display and logs: without user, password and query, which may be credentials."""
     scheme, sep, rest = uri.partition("://")
     if scheme not in ("rtsp", "rtsps", "http", "https"):
         return uri
-    # The last @, for a password may hold a bare / or ?, against the rules.
+    # Split at the last @, because passwords may contain an unescaped / or ?.
     _, at, address = rest.rpartition("@")
     address, question, _ = address.partition("?")
     return f"{scheme}{sep}{'***@' if at else ''}{address}{'?***' if question else ''}"
 
 
 def query_of(uri: str) -> dict[str, str]:
-    """The options after `?` in a URI such as `pattern://digits?size=640x480&seed=1`."""
+    """Return the options after `?` in a URI such as `pattern://digits?size=640x480&seed=1`."""
     return dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
 
 
 def create_source(uri: str, options: SourceOptions) -> Source:
-    """The Source for a URI, not yet opened.
+    """Make the source of a URI, not yet opened.
 
     Raises:
-        PermanentSourceError: unknown scheme, or options that the URI cannot have.
+        PermanentSourceError: unknown scheme, or options that the URI does not allow.
     """
     module, _, name = REGISTRY[scheme_of(uri)].partition(":")
     source: Source = getattr(import_module(module), name)(uri, options)

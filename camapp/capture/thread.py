@@ -1,4 +1,4 @@
-"""The capture thread: opens a source, numbers its frames, and opens it again when it was lost."""
+"""Reads a source in a thread: opens it, numbers its frames, and opens it again after a loss."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from camapp.core.stats import Stats
 
 log = logging.getLogger(__name__)
 
-READ_TIMEOUT = 1.5
-# A source that never opened is more likely a wrong name than a loose cable.
-FIRST_OPEN_PATIENCE = 10.0
-BACK_OFF_START, BACK_OFF_MOST = 0.1, 1.0
+# Seconds between two attempts to open a lost source: doubled from the first to the last.
+_BACK_OFF_MIN, _BACK_OFF_MAX = 0.1, 1.0
 
 
 class CaptureState(Enum):
-    """What the capture thread is doing."""
+    """Names what the capture thread is doing."""
 
     OPENING = "opening"
     RUNNING = "running"
@@ -35,7 +33,7 @@ class CaptureState(Enum):
 
 @dataclass(frozen=True)
 class CaptureStatus:
-    """State with its reason in words, and the error that ended the run, if one did."""
+    """Holds the state, its reason in words, and the error that ended the run, if any."""
 
     state: CaptureState
     reason: str = ""
@@ -46,15 +44,18 @@ class CaptureThread(threading.Thread):
     """Reads a source until it ends, fails for good, or `stop` is set.
 
     Args:
-        source: not yet opened; this thread alone touches it.
-        stats: where frames are accounted.
-        deliver: called with each frame and its trace; may block, for sources whose every frame counts.
-        patience: seconds for which a lost live source is retried.
-        max_frames: end after so many.
-        on_back: called when a source that was lost gives images again.
+        source: not yet opened; used by this thread only.
+        stats: accounts for the frames.
+        deliver: called with each frame and its trace; may block if every frame counts.
+        reconnect_s: seconds to retry a lost live source.
+        max_frames: number of frames to end after.
+        on_recovered: called when a lost source delivers images again.
+        first_open_s: seconds to retry a live source that never opened, at most `reconnect_s`: it is more likely a
+            wrong name than a loose cable.
+        read_timeout: seconds to wait for a frame of a live source.
 
     Attributes:
-        first_patience: seconds for which a live source that was never there is retried.
+        first_open_s: may be changed before `start`, as may `read_timeout`.
         size: (width, height) of the newest frame, None before the first.
     """
 
@@ -63,9 +64,11 @@ class CaptureThread(threading.Thread):
         source: Source,
         stats: Stats,
         deliver: Callable[[Frame, Trace], None],
-        patience: float = 60.0,
+        reconnect_s: float = 60.0,
         max_frames: int | None = None,
-        on_back: Callable[[], None] = lambda: None,
+        on_recovered: Callable[[], None] = lambda: None,
+        first_open_s: float = 10.0,
+        read_timeout: float = 1.5,
     ) -> None:
         super().__init__(name="capture", daemon=True)
         self.source = source
@@ -75,25 +78,26 @@ class CaptureThread(threading.Thread):
         self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
-        self.first_patience = min(patience, FIRST_OPEN_PATIENCE)
-        self._patience = patience
+        self.first_open_s = min(reconnect_s, first_open_s)
+        self.read_timeout = read_timeout
+        self._reconnect_s = reconnect_s
         self._max_frames = max_frames
-        self._on_back = on_back
+        self._on_recovered = on_recovered
         self._stop_event = threading.Event()
         self._seq = 0
         self._silent_since = 0.0
 
     def stop(self) -> None:
-        """Ask the thread to end after the read that it is in."""
+        """Request the thread to end after its present read."""
         self._stop_event.set()
 
     def step_seconds(self) -> float:
-        """How long its present step (an open, a read, a close, a wait) has taken; each is bounded when all is well."""
+        """Return the seconds since the present step (open, read, close, wait) began; each has a bound."""
         return time.monotonic() - self._step_began
 
     def run(self) -> None:  # noqa: D102
         self._silent_since = time.monotonic()
-        back_off = BACK_OFF_START
+        back_off = _BACK_OFF_MIN
         try:
             while not self._stop_event.is_set():
                 try:
@@ -103,14 +107,14 @@ class CaptureThread(threading.Thread):
                     return
                 except SourceLost as error:
                     if self.status.state is CaptureState.RUNNING:
-                        back_off = BACK_OFF_START
+                        back_off = _BACK_OFF_MIN
                     self._lost(error)
                 finally:
                     self._step()
                     self.source.close()
                 self._step()
                 self._stop_event.wait(back_off)
-                back_off = min(2 * back_off, BACK_OFF_MOST)
+                back_off = min(2 * back_off, _BACK_OFF_MAX)
         except EndOfStream as end:
             self._end(CaptureStatus(CaptureState.ENDED, str(end) or "end of stream"))
         except SourceError as error:
@@ -136,18 +140,18 @@ class CaptureThread(threading.Thread):
             if self.paused.is_set() and not self.source.live:
                 self._stop_event.wait(0.05)
                 continue
-            shot = self.source.read(READ_TIMEOUT)
+            shot = self.source.read(self.read_timeout)
             if self.status.state is not CaptureState.RUNNING:
                 if self.status.state is CaptureState.LOST:
                     log.warning("source is back: %s", self.source.describe())
-                    self._on_back()
+                    self._on_recovered()
                 self.status = CaptureStatus(CaptureState.RUNNING)
             self._silent_since = time.monotonic()
-            self._enter(orientation.shot(shot))
+            self._add(orientation.shot(shot))
             if self._max_frames is not None and self._seq >= self._max_frames:
                 raise EndOfStream(f"--max-frames {self._max_frames} reached")
 
-    def _enter(self, shot: Shot) -> None:
+    def _add(self, shot: Shot) -> None:
         trace = self._stats.captured(self._seq, shot.sensor_ns)
         frame = Frame(self._seq, shot)
         self.size = shot.view.size
@@ -158,10 +162,10 @@ class CaptureThread(threading.Thread):
             self._deliver(frame, trace)
 
     def _lost(self, error: SourceLost) -> None:
-        """Note the loss; raises the error when patience is at its end."""
+        """Note the loss. Raises PermanentSourceError if it has lasted too long."""
         silent = time.monotonic() - self._silent_since
-        patience = self._patience if self._seq else self.first_patience
-        if not self.source.live or silent > patience:
+        limit = self._reconnect_s if self._seq else self.first_open_s
+        if not self.source.live or silent > limit:
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
         if self.status.state is not CaptureState.LOST or self.status.reason != str(error):
             log.warning("no image: %s; trying again", error)

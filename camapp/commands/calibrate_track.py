@@ -14,7 +14,7 @@ from camapp.capture.images import read_image
 from camapp.core.arrays import Floats, Pixels
 from camapp.core.errors import SettingsError
 from camapp.core.ground_camera import GroundCamera
-from camapp.core.settings import load_cameras, parse_size
+from camapp.core.settings import ALIASES, load_cameras, parse_size
 
 MIN_POINTS = 4
 # Smallest condition of the homography's equations, of 0 to about 0.3: below it the points leave the view ambiguous.
@@ -222,7 +222,8 @@ def store(camera: GroundCamera, file: Path) -> None:
     old = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     # The settings go before the first table: lines after its header belong to it.
     tables = next((i for i, line in enumerate(old) if line.lstrip().startswith("[")), len(old))
-    kept = [line for line in old[:tables] if line.partition("=")[0].strip() not in values]
+    replaced = {*values, *(former for former, name in ALIASES.items() if name in values)}
+    kept = [line for line in old[:tables] if line.partition("=")[0].strip() not in replaced]
     lines = [*kept, *(f"{name} = {round(value, 4)}" for name, value in values.items()), *old[tables:]]
     partial = file.with_name(f".{file.name}.partial")
     try:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from camapp.core.errors import CamappError, ExitCode, SettingsError
-from camapp.core.status import Rating, rate
+from camapp.core.status import Rating, rating_of
 from camapp.remote.mqtt.client import Access, MqttClient, Subscription, access
 from camapp.system.systemd import on_stop_signals
 
@@ -271,7 +271,7 @@ def _fps(row: DeviceRow) -> Text:
     if row.fps is None:
         return Text("")
     target = row.target_fps or 0.0
-    style = _RATING_STYLE[rate(row.fps, target)] if row.online and row.state == "running" else ""
+    style = _RATING_STYLE[rating_of(row.fps, target)] if row.online and row.state == "running" else ""
     return Text(f"{row.fps:.1f} of {target:g}", style)
 
 

@@ -1,1 +1,1 @@
-"""Plain data and small tools that everything else uses."""
+"""Provides plain data and small tools that everything else uses."""

@@ -1,4 +1,4 @@
-"""Types of arrays."""
+"""Defines types of arrays."""
 
 from __future__ import annotations
 

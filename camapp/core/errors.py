@@ -1,4 +1,4 @@
-"""Errors that a user can cause. Each has the exit code with which the command line ends."""
+"""Defines the errors that a user can cause, each with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the process; see sysexits.h. systemd does not restart a unit after CONFIG."""
+    """Names the exit codes of the process; see sysexits.h. systemd does not restart a unit after CONFIG."""
 
     OK = 0
     USAGE = 2
@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
 
 
 class CamappError(Exception):
-    """Base of all errors that camapp raises on purpose; the message is one line that says what to do.
+    """Is the base of all errors that camapp raises on purpose; the message is one line with the remedy.
 
     Attributes:
         code: exit code of the command line.
@@ -28,7 +28,7 @@ class CamappError(Exception):
 
 
 class SettingsError(CamappError):
-    """A setting that cannot be used. With `usage` it came from the command line, else from a file or variable."""
+    """A setting cannot be used. With `usage` it came from the command line, else from a file or variable."""
 
     def __init__(self, message: str, *, usage: bool = False) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""File names in natural order, and files written completely or not at all."""
+"""Sorts file names in natural order, and writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     Raises:
         OSError: the folder cannot be written, or the disk is full; an earlier file stays as it was.
     """
-    from engine.formats.content import write_whole  # loads NumPy, which --help does not wait for
+    # Imported late because it loads NumPy, which --help does not need.
+    from engine.formats.content import write_whole
 
     write_whole(path, lambda file: file.write(data), mode)

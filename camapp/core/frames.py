@@ -1,4 +1,4 @@
-"""What crosses every boundary: frames in, predictions out, and the time stamps of the way between."""
+"""Defines shots, frames, ground truth, and the time stamps of a frame on its way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a generated or labelled image really shows, in its own pixels; `values` as in a Prediction."""
+    """Holds the ground truth of a generated or labelled image, in its pixels; `values` as in a Prediction."""
 
     label: str = ""
     boxes: tuple[Box, ...] = ()
@@ -23,16 +23,16 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What a source hands over: one moment, perhaps at two resolutions.
+    """Holds one moment as a source delivers it, in one or two resolutions.
 
     Attributes:
         view: the image to show, in the device's own layout.
-        model_view: what the model crops from; same field of view as `view` (a Pi's lores stream), or `view` itself.
-        sensor_ns: monotonic nanoseconds of the exposure; 0 where the device does not tell.
-        truth: in the view's pixels, where the source knows it.
-        name: file the image came from, if any.
-        moment_ns: place in the source's own time (of a video file, say), for filters; None takes the capture's.
-        still: an image by itself, with nothing to do with the one before.
+        model_view: image that the model crops from; same field of view as `view` (a Pi's lores stream), or `view`.
+        sensor_ns: monotonic nanoseconds of the exposure; 0 if unknown.
+        truth: ground truth in pixels of the view, if known.
+        name: name of the image's file, if any.
+        moment_ns: position in the source's own time (such as of a video file), for filters; None uses the capture's.
+        still: whether the image is independent of the one before.
     """
 
     view: Image
@@ -46,36 +46,36 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A numbered shot. `seq` counts every frame captured in this run, from 0, without gaps."""
+    """Numbers a shot: `seq` counts the frames captured in this run, from 0, without gaps."""
 
     seq: int
     shot: Shot
 
     @classmethod
     def still(cls, image: Image) -> Frame:
-        """An image by itself."""
+        """Make a frame of a single image."""
         return cls(0, Shot(image, image, still=True))
 
     @property
     def view(self) -> Image:
-        """The image to show."""
+        """Return the image to show."""
         return self.shot.view
 
     @property
     def model_view(self) -> Image:
-        """The image the model crops from."""
+        """Return the image that the model crops from."""
         return self.shot.model_view
 
     @property
     def model_to_view(self) -> Point:
-        """(sx, sy): multiply a point in `model_view` by it to get the point in `view`."""
+        """Return the factors (sx, sy) from a point in `model_view` to the point in `view`."""
         view, model = self.shot.view, self.shot.model_view
         return view.width / model.width, view.height / model.height
 
 
 @dataclass(slots=True)
 class Trace:
-    """Monotonic nanoseconds of one frame's way; 0 = not reached. Each field has one writer."""
+    """Holds the monotonic nanoseconds of one frame at each stage; 0 = not reached. Each field has one writer."""
 
     seq: int
     sensor: int = 0
@@ -88,7 +88,7 @@ class Trace:
     shown: int = 0
 
     def latency_ms(self) -> dict[str, float]:
-        """Milliseconds a stage; `queue` is all waiting, `overhead` all that is neither prepare nor infer."""
+        """Return milliseconds per stage; `queue` is all waiting, `overhead` all but prepare and infer."""
         prepare = self.prepared - self.taken
         infer = self.infer_end - self.infer_start
         decode_from = self.infer_end or self.prepared

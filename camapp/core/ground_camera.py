@@ -1,4 +1,4 @@
-"""GroundCamera: a camera over flat ground, from pixels to metres and back; scenes draw and tasks measure with it."""
+"""Models a camera above flat ground: pixels to metres and back, for scenes that draw and tasks that measure."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from numpy.typing import NDArray
 
 from camapp.core.arrays import Floats
 
-NEAREST = 1e-3  # metres before the camera from which a point can be seen
+# Least distance in front of the camera at which a point is visible, metres.
+NEAREST = 1e-3
 
 
 @dataclass(frozen=True)
 class GroundCamera:
-    """Where a camera is and how its lens bends.
+    """Holds the position, orientation and lens of a camera.
 
-    The ground is x to the right and y ahead, in metres, from the point below the camera. The lens is Devernay and
-    Faugeras' field-of-view model: one number, inverse in closed form, and no radius at which it folds over.
+    Ground coordinates are x to the right and y ahead, in metres, from the point below the camera. The lens follows
+    Devernay and Faugeras' field-of-view model: one parameter, an inverse in closed form, and no radius at which it
+    folds over.
 
     Attributes:
         size: (width, height) of the image in pixels.
-        focal: (horizontal, vertical) focal length in pixels; they differ where an image was stretched.
-        height: of the camera over the ground, metres.
-        pitch: radians by which it looks down.
-        roll: radians by which it leans to the right (the horizon then rises to the right).
-        bend: strength of the barrel distortion, radians; 0 is a straight lens.
+        focal: (horizontal, vertical) focal length in pixels; they differ if the image was stretched.
+        height: of the camera above the ground, metres.
+        pitch: downward tilt, radians.
+        roll: tilt to the right, radians (the horizon then rises to the right).
+        bend: barrel distortion, radians; 0 is a straight lens.
         centre: (x, y) of the optical axis in pixels; None is the middle.
 
     Raises:
-        ValueError: a number that no camera has.
+        ValueError: a number out of range.
     """
 
     size: tuple[int, int]
@@ -44,7 +46,7 @@ class GroundCamera:
     def __post_init__(self) -> None:
         numbers = (*self.size, *self.focal, self.height, self.pitch, self.roll, self.bend, *(self.centre or ()))
         if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"a camera of finite numbers, not {self}")
+            raise ValueError(f"camera numbers must be finite: {self}")
         if min(*self.size, *self.focal, self.height) <= 0:
             raise ValueError(f"camera size {self.size}, focal length {self.focal} and height {self.height} must be > 0")
         if not -math.pi / 2 < self.pitch < math.pi / 2 or not 0 <= self.bend < math.pi / 2:
@@ -56,10 +58,10 @@ class GroundCamera:
     def of(
         cls, size: tuple[int, int], height: float, pitch: float, across: float, roll: float = 0.0, bend: float = 0.0
     ) -> GroundCamera:
-        """A camera with square pixels that sees `across` radians along the longer side of its image.
+        """Return a camera with square pixels and a field of view of `across` radians along its longer image side.
 
         Raises:
-            ValueError: a number that no camera has.
+            ValueError: a number out of range.
         """
         if not 0 < across < math.pi:
             raise ValueError(f"field of view {across} must lie between 0 and 180 degrees")
@@ -69,14 +71,14 @@ class GroundCamera:
         return replace(straight, focal=(focal, focal))
 
     def resized(self, size: tuple[int, int]) -> GroundCamera:
-        """The same camera behind an image stretched to another size."""
+        """Return the same camera for its image stretched to another size."""
         x, y = size[0] / self.size[0], size[1] / self.size[1]
         centre = None if self.centre is None else (self.centre[0] * x, self.centre[1] * y)
         return replace(self, size=size, focal=(self.focal[0] * x, self.focal[1] * y), centre=centre)
 
     @property
     def across(self) -> float:
-        """Radians that it sees along the longer side of its image: what `of` takes."""
+        """Return the field of view along the longer image side, radians, as `of` takes it."""
         far = max(self.size) / 2 / self.focal[0]
         return 2 * math.atan(math.tan(far * self.bend) / (2 * math.tan(self.bend / 2)) if self.bend else far)
 
@@ -85,7 +87,7 @@ class GroundCamera:
         return self.centre or (self.size[0] / 2, self.size[1] / 2)
 
     def project(self, ground: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """Ground points (..., 2) to pixels (..., 2); and which of them lie before the camera, (...)."""
+        """Map ground points (..., 2) to pixels (..., 2), with a mask (...) of those in front of the camera."""
         sine, cosine = math.sin(self.pitch), math.cos(self.pitch)
         ahead = ground[..., 1] * cosine + self.height * sine
         down = self.height * cosine - ground[..., 1] * sine
@@ -102,7 +104,7 @@ class GroundCamera:
         return np.stack([x * self.focal[0] + self._axis[0], y * self.focal[1] + self._axis[1]], axis=-1), seen
 
     def unproject(self, pixels: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """Pixels (..., 2) to ground points (..., 2); and which of them see the ground, (...); the others are 0."""
+        """Map pixels (..., 2) to ground points (..., 2), with a mask (...) of those on the ground; the others are 0."""
         x = (pixels[..., 0] - self._axis[0]) / self.focal[0]
         y = (pixels[..., 1] - self._axis[1]) / self.focal[1]
         inside: NDArray[np.bool_] = np.ones(x.shape, bool)
@@ -121,7 +123,7 @@ class GroundCamera:
         return np.stack([x * reach, (cosine - y * sine) * reach], axis=-1), seen
 
     def _bent(self, radius: Floats) -> Floats:
-        """Distance from the optical axis after the lens, of straight distances; both for a focal length of 1."""
+        """Map undistorted distances from the optical axis to distorted ones; both for a focal length of 1."""
         if not self.bend:
             return radius
         bent: Floats = np.arctan(radius * (2 * math.tan(self.bend / 2))) / self.bend

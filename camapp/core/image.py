@@ -1,4 +1,4 @@
-"""One image in the layout its device delivered, converted only if someone looks."""
+"""Holds an image in the layout of its device, and converts it on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camapp.core.arrays import Pixels
 
 
 class Layout(Enum):
-    """Order of the bytes in memory, not libcamera's little-endian format names."""
+    """Names the order of the bytes in memory; libcamera names formats as little-endian words instead."""
 
     GRAY = "GRAY"
     RGB = "RGB"
@@ -50,14 +50,14 @@ _TO_GRAY = {
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Pixels as they came.
+    """Holds the pixels as the device delivered them.
 
     Attributes:
-        data: uint8. GRAY (h, w); RGB/BGR (h, w, 3); RGBX/BGRX (h, w, 4); I420 (h * 3 // 2, stride), whose
-            stride may exceed the width (libcamera pads rows).
+        data: uint8. GRAY (h, w); RGB/BGR (h, w, 3); RGBX/BGRX (h, w, 4); I420 (h * 3 // 2, stride); the stride
+            may exceed the width because libcamera pads rows.
         layout: order of the bytes in `data`.
-        width: pixels that hold image.
-        height: likewise.
+        width: columns without padding.
+        height: rows of the image.
     """
 
     data: Pixels
@@ -67,25 +67,25 @@ class Image:
 
     @classmethod
     def of(cls, data: Pixels, layout: Layout) -> Image:
-        """Wrap an unpadded array, whose shape gives width and height."""
+        """Wrap an array without padding; its shape gives width and height."""
         height = data.shape[0] * 2 // 3 if layout is Layout.I420 else data.shape[0]
         return cls(data, layout, data.shape[1], height)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)."""
+        """Return (width, height)."""
         return self.width, self.height
 
     def rgb(self) -> Pixels:
-        """(h, w, 3) uint8, R first. Read only: it may be the device's own buffer."""
+        """Return (h, w, 3) uint8, R first. Read only: it may be the device's own buffer."""
         return self.data if self.layout is Layout.RGB else self._rgb
 
     def bgr(self) -> Pixels:
-        """(h, w, 3) uint8, B first, as OpenCV draws and shows. Read only."""
+        """Return (h, w, 3) uint8, B first, as OpenCV draws and shows. Read only."""
         return self.data if self.layout is Layout.BGR else self._bgr
 
     def gray(self) -> Pixels:
-        """(h, w) uint8 luma. Read only. Costs nothing from I420: it is the Y plane."""
+        """Return (h, w) uint8 luma. Read only. Free for I420, whose Y plane it is."""
         if self.layout is Layout.GRAY:
             return self.data
         if self.layout is Layout.I420:
@@ -105,22 +105,23 @@ class Image:
         return self._cropped(cv2.cvtColor(self.data, _TO_GRAY[self.layout]))
 
     def _cropped(self, pixels: object) -> Pixels:
-        # OpenCV needs width == stride for I420, so the whole stride is decoded and cut afterwards.
+        # OpenCV needs width == stride for I420, so whole rows are decoded and cropped afterwards.
         out = np.asarray(pixels, dtype=np.uint8)
         return out[: self.height, : self.width]
 
 
 def silence_opencv() -> None:
-    """Keep OpenCV's own lines, and those of its FFmpeg, off stderr: our errors say it better."""
+    """Turn off the messages of OpenCV and its FFmpeg on stderr; our errors replace them."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 5 moved it there
+    # OpenCV 5 moved it to utils.logging.
+    getattr(cv2.utils, "logging", cv2).setLogLevel(0)
 
 
 def as_image(array: NDArray[Any]) -> Image:
-    """(h, w[, 1 to 4]) uint8 or uint16, grey or B first; alpha is laid over white.
+    """Wrap an array (h, w[, 1 to 4]), uint8 or uint16, grey or B first; alpha is blended over white.
 
     Raises:
-        ValueError: pixels of another kind.
+        ValueError: another data type or number of channels.
     """
     if array.ndim == 2 and array.dtype == np.uint8:
         return Image(array, Layout.GRAY, array.shape[1], array.shape[0])
@@ -141,7 +142,7 @@ def as_image(array: NDArray[Any]) -> Image:
 
 
 def fit_within(image: Image, size: tuple[int, int] | None) -> Image:
-    """The image made no larger than `size` (width, height), aspect kept; smaller ones stay as they are."""
+    """Shrink an image to at most `size` (width, height) and keep its aspect; smaller ones are returned unchanged."""
     if size is None or (image.width <= size[0] and image.height <= size[1]):
         return image
     scale = min(size[0] / image.width, size[1] / image.height)

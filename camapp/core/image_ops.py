@@ -1,4 +1,4 @@
-"""From an image to a model's input, and the geometry back: the tools that tasks use."""
+"""Converts an image to the input of a model, and maps points back to the image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Roi = tuple[float, float, float, float]
 
 FITS = ("crop", "letterbox", "stretch")
-_DIRECT = {
+# OpenCV conversion codes by colour and layout; None copies.
+_CONVERSIONS = {
     ("RGB", Layout.RGB): None,
     ("RGB", Layout.BGR): cv2.COLOR_BGR2RGB,
     ("RGB", Layout.RGBX): cv2.COLOR_RGBA2RGB,
@@ -40,29 +41,29 @@ _DIRECT = {
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a part of an image lies in a model's input. Whole pixels, edges exclusive at right and bottom.
+    """Places a part of an image in the input of a model, in whole pixels; right and bottom edges are exclusive.
 
     Attributes:
-        source: (x0, y0, x1, y1) of the part, in the image.
-        target: (x0, y0, x1, y1) where it comes to lie, in the model's input.
+        source: (x0, y0, x1, y1) of the part in the image.
+        target: (x0, y0, x1, y1) of the part in the input.
     """
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
 
     def to_image(self, point: Point) -> Point:
-        """A point of the model's input, in the image."""
+        """Map a point of the input to the image."""
         (x0, y0, x1, y1), (u0, v0, u1, v1) = self.source, self.target
         return x0 + (point[0] - u0) * (x1 - x0) / (u1 - u0), y0 + (point[1] - v0) * (y1 - y0) / (v1 - v0)
 
     def region(self, scale: Point) -> Box:
-        """The part, in the view whose pixels are `scale` times the image's."""
+        """Return the part in a view whose coordinates are `scale` times those of the image."""
         x0, y0, x1, y1 = self.source
         return Box(x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
 
 
 def roi_pixels(size: tuple[int, int], roi: Roi | None) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1) in whole pixels of a region given as fractions; at least one pixel, None is all.
+    """Convert a region in fractions to (x0, y0, x1, y1) in whole pixels, at least one; None is the whole image.
 
     Raises:
         ValueError: the region leaves the image or has no area.
@@ -80,14 +81,14 @@ def roi_pixels(size: tuple[int, int], roi: Roi | None) -> tuple[int, int, int, i
 
 @lru_cache(maxsize=64)
 def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi | None = None) -> Fit:
-    """How an image's region meets a model's input.
+    """Fit a region of an image to the input of a model.
 
     Args:
         size: (width, height) of the image.
         model: (width, height) of the model's input.
-        fit: 'crop' takes the largest middle part of the model's aspect, 'letterbox' shows all between bars,
+        fit: 'crop' takes the largest central part of the model's aspect, 'letterbox' adds bars around the region,
             'stretch' changes the aspect.
-        roi: (x, y, width, height) of the region as fractions of the image; None is all.
+        roi: (x, y, width, height) of the region as fractions of the image; None is the whole image.
 
     Raises:
         ValueError: unknown fit, or a region that leaves the image.
@@ -111,9 +112,9 @@ def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi |
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """To (width, height): every source pixel counts when it gets smaller, linear between them when larger."""
+    """Resize to (width, height): averages all source pixels when shrinking, interpolates linearly when enlarging."""
     height, width = pixels.shape[:2]
-    # Averaging by any other factor costs OpenCV 3 to 8 times what halving does, so most of the way is halved.
+    # Halve first: averaging by any other factor takes OpenCV 3 to 8 times as long.
     while min(width // size[0], height // size[1]) >= 4:
         width, height = width // 2, height // 2
         pixels = _resized(pixels[: 2 * height, : 2 * width], (width, height), cv2.INTER_AREA)
@@ -123,34 +124,34 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return _resized(pixels, size, cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
-def _resized(pixels: Pixels, size: tuple[int, int], way: int) -> Pixels:
-    return np.asarray(cv2.resize(pixels, size, interpolation=way), dtype=np.uint8)
+def _resized(pixels: Pixels, size: tuple[int, int], interpolation: int) -> Pixels:
+    return np.asarray(cv2.resize(pixels, size, interpolation=interpolation), dtype=np.uint8)
 
 
 def cut(image: Image, source: tuple[int, int, int, int], size: tuple[int, int], colour: str) -> Pixels:
-    """A part of an image at another size: uint8 (h, w, 3), or (h, w) for colour 'GRAY'.
+    """Crop and resize an image: uint8 (h, w, 3), or (h, w) for colour 'GRAY'.
 
-    Colours are converted after the resize, where there are fewer pixels (I420 apart, whose planes differ in size).
+    Colours are converted after the resize, on fewer pixels, except I420, whose planes differ in size.
     """
     x0, y0, x1, y1 = source
     if image.layout is Layout.I420:
         whole = {"RGB": image.rgb, "BGR": image.bgr, "GRAY": image.gray}[colour]()
         return resize(whole[y0:y1, x0:x1], size)
     part = resize(image.data[y0:y1, x0:x1], size)
-    code = _DIRECT[colour, image.layout]
+    code = _CONVERSIONS[colour, image.layout]
     return part if code is None else np.asarray(cv2.cvtColor(part, code), dtype=np.uint8)
 
 
 class Preprocessor:
-    """Writes images as one model wants them; images may change size and layout at any time."""
+    """Converts images to the input of one model; images may change size and layout at any time."""
 
     def __init__(self, card: ModelCard, fit: str = "crop", roi: Roi | None = None) -> None:
         """Prepare for a model.
 
         Args:
-            card: gives input shape, mean, std and colour.
+            card: defines input shape, mean, std and colour.
             fit: 'crop', 'letterbox' or 'stretch'.
-            roi: (x, y, width, height) of the part to look at, as fractions of the image.
+            roi: (x, y, width, height) of the region to use, as fractions of the image.
 
         Raises:
             ValueError: unknown fit, or a region that leaves the image.
@@ -166,15 +167,15 @@ class Preprocessor:
         make_fit((width, height), self._size, fit, roi)
 
     def __call__(self, image: Image, out: Floats) -> Fit:
-        """Write the image into `out`, float32 (C, H, W); bars of a letterbox have the card's mean."""
+        """Write the image into `out`, float32 (C, H, W); bars of a letterbox get the card's mean."""
         fit = make_fit(image.size, self._size, self._fit, self._roi)
         u0, v0, u1, v1 = fit.target
         pixels = cut(image, fit.source, (u1 - u0, v1 - v0), self._colour)
         if (u1 - u0, v1 - v0) != self._size:
             out[...] = 0.0
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        for plane, scale, offset, place in zip(planes, self._scale, self._offset, out[:, v0:v1, u0:u1], strict=True):
-            np.multiply(plane, scale, out=place, dtype=np.float32)
+        for plane, scale, offset, target in zip(planes, self._scale, self._offset, out[:, v0:v1, u0:u1], strict=True):
+            np.multiply(plane, scale, out=target, dtype=np.float32)
             if offset:
-                place += offset
+                target += offset
         return fit

@@ -1,4 +1,4 @@
-"""Predictions and ground truth as plain values that JSON can hold."""
+"""Converts predictions and ground truth to plain values for JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SCHEMA = 1
 
 
 def box_record(box: Box) -> dict[str, Any]:
-    """A box as plain values."""
+    """Return a box as plain values."""
     return {"xyxy": _corners(box.x0, box.y0, box.x1, box.y1), "label": box.label, "score": round(box.score, 4)}
 
 
 def truth_record(truth: Truth) -> dict[str, Any]:
-    """What an image really shows, as plain values."""
+    """Return ground truth as plain values."""
     return {
         "label": truth.label,
         "boxes": [box_record(box) for box in truth.boxes],
@@ -30,13 +30,13 @@ def truth_record(truth: Truth) -> dict[str, Any]:
 
 
 def line_record(line: Polyline) -> dict[str, Any]:
-    """A line as plain values."""
+    """Return a line as plain values."""
     points = [[round(x, 1), round(y, 1)] for x, y in line.points]
     return {"points": points, "label": line.label, "score": round(line.score, 4)}
 
 
 def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
-    """A prediction as plain values that JSON can hold."""
+    """Return a prediction with its times as plain values."""
     latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
     age = time.monotonic_ns() - (trace.sensor or trace.captured)
     record: dict[str, Any] = {
@@ -64,12 +64,13 @@ def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dic
     return record
 
 
-@lru_cache(maxsize=1024, typed=True)  # in a folder of digits they are all alike
+# In a folder of digits most boxes are alike.
+@lru_cache(maxsize=1024, typed=True)
 def _corners(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
     return round(x0, 1), round(y0, 1), round(x1, 1), round(y1, 1)
 
 
 @lru_cache(maxsize=1)
 def _clock_synced(_window: int) -> bool:
-    """Whether systemd-timesyncd has set the wall clock since boot; asked once a `_window`."""
+    """Return whether systemd-timesyncd has set the wall clock since boot; checked once per `_window`."""
     return Path("/run/systemd/timesync/synchronized").exists()

@@ -1,4 +1,4 @@
-"""A one-place mailbox between two threads: newest wins, or the writer waits."""
+"""Passes one item between two threads: the newest replaces an older one, or the writer waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Mailbox(Generic[T]):
         self._closed = False
 
     def replace(self, item: T) -> T | None:
-        """Put an item in at once; returns the one it pushes out, if any (or `item` itself when closed)."""
+        """Put an item in at once; return the item that it replaces, if any (or `item` itself if closed)."""
         with self._changed:
             if self._closed:
                 return item
@@ -27,7 +27,7 @@ class Mailbox(Generic[T]):
             return old
 
     def put(self, item: T, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the place to be free; False if it did not become so."""
+        """Put an item in, waiting up to `timeout` seconds for the place to be free; return whether that succeeded."""
         with self._changed:
             self._changed.wait_for(lambda: self._item is None or self._closed, timeout)
             if self._item is not None or self._closed:
@@ -37,13 +37,13 @@ class Mailbox(Generic[T]):
             return True
 
     def wait(self, timeout: float) -> bool:
-        """Whether an item is there, or comes within `timeout` seconds; it stays."""
+        """Return whether an item is present or arrives within `timeout` seconds; leave it in place."""
         with self._changed:
             self._changed.wait_for(lambda: self._item is not None or self._closed, timeout)
             return self._item is not None
 
     def get(self, timeout: float) -> T | None:
-        """Take the item, waiting up to `timeout` seconds; None if there was none."""
+        """Take the item, waiting up to `timeout` seconds; return None if there was none."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while self._item is None:
@@ -56,7 +56,7 @@ class Mailbox(Generic[T]):
             return item
 
     def close(self) -> T | None:
-        """Refuse further items, wake every waiter, and hand back what was left."""
+        """Refuse further items, wake all waiting threads, and return the item that was left."""
         with self._changed:
             self._closed = True
             item, self._item = self._item, None

@@ -1,4 +1,4 @@
-"""Which model to run: a shipped name or a file, with what the user says of it in place of what its card says."""
+"""Loads the model of the settings: a shipped name or a file, whose card the settings may correct."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from camapp.core.settings import Settings
 from engine.model import Model, ModelCard, ModelError, load, with_card
 
 SHIPPED = Path(__file__).parents[2] / "weights"
-# Settings that belong to one model file and to no other.
-_OF_A_MODEL = ("model", "net", "task", "labels", "mean", "std")
+# Settings that belong to one model file.
+_OF_THE_FILE = ("model", "net", "task", "labels", "mean", "std")
 
 
 def model_path(name: str) -> Path:
-    """The file of a shipped model's name (`digits`), or the path itself.
+    """Return the file of a shipped name (such as `digits`), or the path itself.
 
     Raises:
         ModelError: neither exists.
     """
-    # A plain word is a shipped name, whatever lies in the user's folder: ./mnist is the way to that.
+    # A plain word is a shipped name even if the working folder has such a file; ./mnist names that one.
     shipped = SHIPPED / f"{name}.npz"
     if "/" not in name and shipped.exists():
         return shipped
@@ -30,35 +30,38 @@ def model_path(name: str) -> Path:
     if path.exists():
         return path
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
-    raise ModelError(f"no model '{name}': not a file, and not one of those that ship ({known})")
+    raise ModelError(f"no model '{name}': not a file, and not a shipped model ({known})")
 
 
 def model_choices(first: Settings) -> dict[str, str]:
-    """What somebody far away may choose to run, by the name shown: the model that the run began with, and those that
-    ship; never a path of theirs."""
+    """Return the models that a remote client may select, by displayed name: shipped ones and `first`'s own.
+
+    Never arbitrary paths.
+    """
     shipped = {path.stem: path.stem for path in sorted(SHIPPED.glob("*.npz"))}
     return shipped if first.model in shipped else {Path(first.model).name: first.model} | shipped
 
 
 def with_model(settings: Settings, first: Settings, model: str) -> Settings:
-    """The settings with another model, and what belongs to it alone.
+    """Return the settings with another model, without those that belong to the model before.
 
     Args:
-        settings: of now.
-        first: that the run began with.
-        model: one of `model_choices`' values.
+        settings: present ones.
+        first: those at the start of the run.
+        model: a value of `model_choices`.
     """
-    its_own: dict[str, Any] = dict.fromkeys(_OF_A_MODEL) | {"model": model}
+    changes: dict[str, Any] = dict.fromkeys(_OF_THE_FILE) | {"model": model}
     if model == first.model:
-        its_own = {name: getattr(first, name) for name in _OF_A_MODEL}
-    return replace(settings, **its_own)
+        changes = {name: getattr(first, name) for name in _OF_THE_FILE}
+    return replace(settings, **changes)
 
 
 def load_model(settings: Settings) -> Model:
-    """The model that the settings name, its card corrected by --labels, --mean, --std and --task.
+    """Load the model of the settings; --labels, --mean, --std and --task correct its card.
 
     Raises:
-        ModelError: the file is missing, damaged or does not fit, takes no images, or a correction does not fit.
+        ModelError: the file is missing, damaged or does not match its net, takes no images, or a correction does not
+            match the model.
     """
     model = load(model_path(settings.model), net=settings.net)
     if not model.card.colour:
@@ -79,8 +82,10 @@ def load_model(settings: Settings) -> Model:
 
 
 def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
-    """What the net and its parameters depend on: the same for two settings that name the same model, while its file
-    stays as it is; None where there is no such file."""
+    """Return a key of net and parameters: equal for two settings with the same unchanged model file.
+
+    None if there is no such file.
+    """
     try:
         status = model_path(settings.model).stat()
     except (ModelError, OSError):
@@ -89,10 +94,10 @@ def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
 
 
 def read_labels(text: str) -> tuple[str, ...]:
-    """Class names from a file (a name a line, or a JSON list) or from the text itself ('cat,dog').
+    """Read class names from a file (one per line, or a JSON list) or from the text itself ('cat,dog').
 
     Raises:
-        ModelError: the file cannot be read or holds something else.
+        ModelError: the file cannot be read or has other content.
     """
     path = Path(text).expanduser()
     if not path.exists():
@@ -116,10 +121,10 @@ def read_labels(text: str) -> tuple[str, ...]:
 def _names(lines: Sequence[str], where: str) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise ModelError(f"{where}: no class names in it")
+        raise ModelError(f"{where}: it contains no class names")
     return names
 
 
 def shipped_models() -> list[tuple[Path, ModelCard]]:
-    """The files that ship, with their cards."""
+    """Return the shipped model files with their cards."""
     return [(path, load(path).card) for path in sorted(SHIPPED.glob("*.npz"))]

@@ -1,4 +1,4 @@
-"""What a model found in one frame, made of plain values."""
+"""Defines the results of a model for one frame, as plain values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An upright rectangle in the view's pixels, edges exclusive at right and bottom."""
+    """Describes an axis-aligned rectangle in pixels of the view; the right and bottom edges are exclusive."""
 
     x0: float
     y0: float
@@ -21,7 +21,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Polyline:
-    """An open line through points in the view's pixels, from near to far."""
+    """Describes an open line through points in pixels of the view, from near to far."""
 
     points: tuple[Point, ...]
     label: str = ""
@@ -30,21 +30,21 @@ class Polyline:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model saw in one frame, made of plain things that any sink can draw, write or send.
+    """Holds what a model found in one frame, as plain values that any sink can draw, write or send.
 
     Attributes:
-        seq: the frame's.
-        task: name of the task that made it.
-        label: the smoothed decision; "" when nothing is sure enough.
+        seq: sequence number of the frame.
+        task: name of the task that decoded it.
+        label: decision after smoothing; "" if no label is certain enough.
         score: smoothed score of `label`, 0 to 1.
-        raw_label: this frame's own best label, before smoothing.
-        raw_score: its score.
-        top: (label, score) pairs, smoothed, best first.
-        boxes: in the view's pixels.
-        lines: in the view's pixels.
-        values: named numbers, SI units (DESIGN: right is positive).
-        region: the part of the view that the model was shown.
-        model: name of the model that made it.
+        raw_label: best label of this frame, before smoothing.
+        raw_score: score of `raw_label`.
+        top: (label, score) pairs after smoothing, best first.
+        boxes: in pixels of the view.
+        lines: in pixels of the view.
+        values: named numbers in SI units; right is positive.
+        region: part of the view that the model received.
+        model: name of the model.
     """
 
     seq: int

@@ -1,4 +1,4 @@
-"""Every option, once: defaults < TOML file < CAMAPP_* environment < command line."""
+"""Declares every option once, and merges them: defaults < TOML file < CAMAPP_* environment < command line."""
 
 from __future__ import annotations
 
@@ -9,253 +9,291 @@ import tomllib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from camapp.core.addresses import parse_mqtt, parse_web
 from camapp.core.errors import SettingsError
-from camapp.core.mqtt_address import checked_address
-from camapp.core.web_address import parse_address
 
 ENVIRONMENT_PREFIX = "CAMAPP_"
-# Names with that prefix that are no settings: the configuration's path, what an --on-label program is told, and a
-# secret, which must not be printed with them.
+# Variables with the prefix that are not settings: the path of the configuration, the variables of an --on-label
+# command, and a secret, which must not be printed with the settings.
 NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ", "CAMAPP_MQTT_PASSWORD"}
 # Former name -> present name of a setting. Both work as TOML key, environment variable, keyword and flag.
 ALIASES = {"camera_view": "camera_hfov", "camera_bend": "camera_distortion"}
 
-_COMMAND_LINE = "command line"
+_COMMAND_LINE, _ENVIRONMENT = "command line", "environment variables"
+# Camera names are parts of file names, URLs and MQTT topics.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+# Shared by all cameras of a run, so no [[camera]] table may hold them.
+_FOR_THE_RUN = {
+    *("display", "full_screen", "share_workers", "duration", "debug"),
+    *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
+}
+# Shared by all cameras if --share-workers is set.
+_FOR_SHARED_WORKERS = {"workers", "threads"}
+# Different for each camera, so neither the command line nor the environment may set them for several.
+_FOR_ONE_CAMERA = {"source", "name"}
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """'1280x720' -> (1280, 720)."""
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height)
-    except ValueError:
-        raise ValueError("a size is WIDTHxHEIGHT, such as 1280x720") from None
+    """Parse '1280x720' to (1280, 720)."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    if not found:
+        raise ValueError("a size is WIDTHxHEIGHT, such as 1280x720")
+    return int(found[1]), int(found[2])
 
 
 def parse_floats(text: str) -> tuple[float, ...]:
-    """'0.5,0.5,0.5' -> (0.5, 0.5, 0.5)."""
+    """Parse '0.5,0.5,0.5' to (0.5, 0.5, 0.5)."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError("numbers separated by commas, such as 0.5,0.5,0.5") from None
 
 
-def parse_words(text: str) -> tuple[str, ...]:
-    """'a=1; b=2,3' -> ('a=1', 'b=2,3')."""
-    return tuple(part.strip() for part in text.split(";") if part.strip())
+def parse_words(text: str, separator: str = ",") -> tuple[str, ...]:
+    """Parse 'a, b' to ('a', 'b')."""
+    return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
-def parse_list(text: str) -> tuple[str, ...]:
-    """'a, b' -> ('a', 'b')."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _web_or_off(text: str) -> str | None:
+    """Parse ':8080' to '127.0.0.1:8080', and 'off' to None."""
+    return None if text.strip() == "off" else str(parse_web(text))
 
 
-def parse_web(text: str) -> str | None:
-    """':8080' -> '127.0.0.1:8080'; 'off' -> None."""
-    return None if text.strip() == "off" else str(parse_address(text))
+def _checked_mqtt(uri: str) -> str:
+    parse_mqtt(uri)
+    return uri
 
 
 def option(
-    default: Any,
-    help: str,
-    panel: str,
-    metavar: str = "TEXT",
-    parse: Callable[[str], Any] | None = None,
-    bare: str = "",
+    default: Any, help: str, metavar: str = "TEXT", parse: Callable[[str], Any] | None = None, bare: str = ""
 ) -> Any:
-    """A setting's default with what the command line and the error messages say of it.
+    """Declare a setting.
 
     Args:
-        default: its value where nobody gives one.
-        help: what it does.
-        panel: the heading it stands under.
-        metavar: what its value is called.
-        parse: makes a value of a text.
-        bare: the value of its flag where none follows it; "" where one must.
+        default: value if none is given.
+        help: one line for --help, docs/settings.md and error messages.
+        metavar: placeholder for the value in --help.
+        parse: converts text to a value.
+        bare: value of a flag that is given without one; "" if the flag needs a value.
     """
-    metadata = {"help": help, "panel": panel, "metavar": metavar, "parse": parse, "bare": bare}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"help": help, "metavar": metavar, "parse": parse, "bare": bare})
 
 
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-# A camera's name stands in file names, addresses and a broker's topics.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-# One for all cameras of a run: no [[camera]] table may hold it.
-_FOR_THE_RUN = {
-    *("display", "full_screen", "share_workers", "duration", "debug"),
-    *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
-}
-# Likewise where the cameras take turns at the same workers.
-_FOR_SHARED_WORKERS = {"workers", "threads"}
-# One for each camera: where several are configured, neither the command line nor the environment may give it.
-_FOR_ONE_CAMERA = {"source", "name"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What `camapp run` does. Each field is a TOML key, CAMAPP_<NAME> and a --flag of the same name."""
+# Only Settings is instantiated: generated methods of the groups would cost 4 ms at each start.
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class InputSettings:
+    """Choose and adjust the source of frames."""
 
-    source: str = option("auto", "where frames come from; see 'camapp sources'", "Input", "URI")
-    name: str = option("camera", "what this camera is called on pages and in records", "Input", "NAME")
+    source: str = option("auto", "source of frames; see 'camapp sources'", "URI")
+    name: str = option("camera", "name of this camera on pages and in records", "NAME")
     size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None = option(
-        None, "size of the image, 1280x720 if the source has a choice", "Input", "WxH", parse_size
+        None, "image size; 1280x720 if the source has a choice", "WxH", parse_size
     )
-    fps: Positive | None = option(None, "frames a second asked of the source", "Input", "FPS")
-    rotate: Literal[0, 90, 180, 270] = option(0, "turn clockwise: 0, 90, 180 or 270 degrees", "Input", "DEGREES", int)
-    hflip: bool = option(False, "mirror left and right", "Input")
-    vflip: bool = option(False, "mirror top and bottom", "Input")
+    fps: Positive | None = option(None, "frame rate requested from the source", "FPS")
+    rotate: Literal[0, 90, 180, 270] = option(0, "rotate clockwise by 0, 90, 180 or 270 degrees", "DEGREES", int)
+    hflip: bool = option(False, "mirror left and right")
+    vflip: bool = option(False, "mirror top and bottom")
     camera_control: tuple[str, ...] = option(
         (),
         "set a camera control, NAME=VALUE such as AfMode=Continuous (repeatable)",
-        "Input",
         "NAME=VALUE",
-        parse_words,
+        partial(parse_words, separator=";"),
     )
     realtime: bool | None = option(
-        None, "play files at their own pace, newest frame wins (default: cameras yes, files every frame)", "Input"
+        None, "play files at their own speed, newest frame wins (default: cameras yes, files every frame)"
     )
-    loop: bool = option(False, "start files again at their end", "Input")
-
-    model: str = option("digits", "a shipped model's name or a file; see 'camapp models'", "Model", "FILE")
-    net: str | None = option(None, "network of a file that does not name its own", "Model", "NAME")
-    task: str | None = option(
-        None, "what the numbers mean, if the model does not say: classify, digits or track", "Model", "NAME"
-    )
-    labels: str | None = option(
-        None, "file with a class name a line (or a JSON list), or names with commas", "Model", "FILE"
-    )
-    mean: tuple[float, ...] | None = option(
-        None, "mean a channel on the 0..1 scale, subtracted", "Model", "M,M,M", parse_floats
-    )
-    std: tuple[Positive, ...] | None = option(
-        None, "standard deviation a channel on the 0..1 scale, divided by", "Model", "S,S,S", parse_floats
-    )
-    fit: Literal["crop", "letterbox", "stretch"] = option(
-        "crop", "how the image meets the model's input: crop, letterbox or stretch", "Model", "HOW"
-    )
-    roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = option(
-        None, "look only at this part: x,y,width,height as fractions of the image", "Model", "X,Y,W,H", parse_floats
-    )
-    smoothing: Annotated[float, Ge(0), Le(60)] = option(
-        0.3, "seconds of the label's moving average; 0 turns it off", "Model", "SECONDS"
-    )
-    threshold_high: Fraction = option(0.5, "score at which a label is taken", "Model", "SCORE")
-    threshold_low: Fraction = option(0.35, "score under which it is let go", "Model", "SCORE")
-    top: Annotated[int, Ge(1), Le(10)] = option(3, "how many best labels to show and log", "Model", "N")
-
-    camera_height: Annotated[float, Gt(0), Le(100)] = option(
-        0.3, "height of the camera over the ground, metres", "Track", "METRES"
-    )
-    camera_pitch: Annotated[float, Gt(-90), Lt(90)] = option(
-        18.0, "how far the camera looks down from level, degrees", "Track", "DEGREES"
-    )
-    camera_roll: Annotated[float, Gt(-90), Lt(90)] = option(
-        0.0, "how far the camera leans to the right, degrees", "Track", "DEGREES"
-    )
-    camera_hfov: Annotated[float, Gt(0), Lt(180)] = option(
-        66.0, "what the camera sees along the longer side of its image, degrees", "Track", "DEGREES"
-    )
-    camera_distortion: Annotated[float, Ge(0), Lt(90)] = option(
-        0.0, "barrel distortion of its lens, degrees; 0 is a straight lens, 60 a strong wide angle", "Track", "DEGREES"
-    )
-    lane_width: Annotated[float, Gt(0), Le(100)] = option(1.22, "width of a lane, metres", "Track", "METRES")
-
-    workers: Annotated[int, Ge(0), Le(64)] = option(
-        0, "processes that run the CNN; 0 takes the cores less one (classify: all)", "Speed", "N"
-    )
-    threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads of each worker", "Speed", "N")
-    share_workers: bool = option(False, "several cameras with the same model take turns at all workers", "Speed")
-    target_fps: Positive = option(30.0, "the rate the display colours are judged against", "Speed", "FPS")
-    idle_fps: Annotated[float, Ge(0.5)] | None = option(
-        None, "infer only so many frames a second while nothing changes; all again at once when something does",
-        "Speed", "FPS",
-    )  # fmt: skip
-    idle_after: Positive = option(10.0, "how long nothing must have changed for that", "Speed", "SECONDS")
-
-    display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
-        "auto",
-        "show the preview: auto (if there is a display), window, drm (a Pi camera's own, on the console), "
-        "kiosk (by cage, without a desktop) or none",
-        "Output",
-        "KIND",
-    )
-    full_screen: bool = option(False, "open the window full screen", "Output")
-    hud: bool = option(True, "draw rates, latencies and drops on the preview", "Output")
-    record: Path | None = option(None, "write the drawn preview to a video file (.mp4 or .avi)", "Output", "FILE")
-    snapshots: Path = option(Path("snapshots"), "folder for images taken with the s key", "Output", "FOLDER")
-    log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "Output", "FILE")
-    log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "Output", "MB")
-    log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "how many rotated log files to keep", "Output", "N")
-    log_on_change: bool = option(
-        False, "log only predictions that change the label, and a heartbeat: spares an SD card", "Output"
-    )
-    log_heartbeat: Positive = option(
-        60.0, "with --log-on-change, log one after so many seconds without any", "Output", "SECONDS"
-    )
-    clip_on: tuple[str, ...] = option(
-        (),
-        "save short films when these begin: labels (* is any), or comparisons such as score<0.5",
-        "Output",
-        "EVENT,EVENT",
-        parse_list,
-    )
-    clips: Path = option(Path("clips"), "folder for them", "Output", "FOLDER")
-    clip_before: Annotated[float, Ge(0), Le(60)] = option(
-        3.0, "seconds before an event in its film", "Output", "SECONDS"
-    )
-    clip_after: Annotated[float, Gt(0), Le(60)] = option(5.0, "seconds after it", "Output", "SECONDS")
-    clip_budget_mb: Positive = option(500.0, "what all films may take on the disk; the oldest go first", "Output", "MB")
-    on_label: str | None = option(
-        None, "program to run when the label changes (CAMAPP_LABEL, CAMAPP_SCORE in its environment)", "Output", "CMD"
-    )
-    on_label_every: Positive = option(1.0, "run it at most once in so many seconds", "Output", "SECONDS")
-
-    web: str | None = option(
-        None,
-        "serve a page with the live image: HOST:PORT, a port of this machine alone, or off; bare: 127.0.0.1:8080",
-        "Output",
-        "HOST:PORT",
-        parse_web,
-        bare="127.0.0.1:8080",
-    )
-    web_hosts: tuple[str, ...] = option(
-        (), "further names that browsers know this machine by", "Output", "NAME,NAME", parse_list
-    )
-    drive: str | None = option(
-        None, "tell a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "Output", "URI"
-    )
-
-    mqtt: str | None = option(
-        None,
-        "tell a broker, and take orders there: mqtt://USER@HOST:PORT/PREFIX, mqtts:// for TLS; its password goes into "
-        "the environment variable CAMAPP_MQTT_PASSWORD or a file",
-        "MQTT",
-        "URI",
-        checked_address,
-    )
-    mqtt_ca: Path | None = option(None, "file with the certificate of who signed the broker's", "MQTT", "FILE")
-    mqtt_password_file: Path | None = option(None, "file with the broker's password", "MQTT", "FILE")
-    device_name: str | None = option(
-        None, "what this machine is called there (default: its host name and four letters)", "MQTT", "NAME"
-    )
-
-    max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after so many captured frames", "Limits", "N")
-    duration: Positive | None = option(None, "stop after so many seconds", "Limits", "SECONDS")
-    reconnect: Positive = option(
-        60.0, "give up (exit 69) when a live source has been lost for so many seconds", "Limits", "SECONDS"
-    )
-    debug: bool = option(False, "log more, and show tracebacks", "Limits")
+    loop: bool = option(False, "restart files at their end")
 
     @property
     def controls(self) -> dict[str, str]:
-        """`camera_control` as a mapping."""
+        """Return `camera_control` as a mapping."""
         return dict(_control(item) for item in self.camera_control)
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class ModelSettings:
+    """Choose the model, its input and its labels."""
+
+    model: str = option("digits", "name of a shipped model, or a file; see 'camapp models'", "FILE")
+    net: str | None = option(None, "network name, for model files that do not contain it", "NAME")
+    task: str | None = option(
+        None, "meaning of the outputs, if the model does not define it: classify, digits or track", "NAME"
+    )
+    labels: str | None = option(
+        None, "class names: a file with one per line, a JSON list, or names separated by commas", "FILE"
+    )
+    mean: tuple[float, ...] | None = option(None, "mean per channel (0..1 scale), subtracted", "M,M,M", parse_floats)
+    std: tuple[Positive, ...] | None = option(
+        None, "standard deviation per channel (0..1 scale), divided by", "S,S,S", parse_floats
+    )
+    fit: Literal["crop", "letterbox", "stretch"] = option(
+        "crop", "fit of the image to the model's input: crop, letterbox or stretch", "HOW"
+    )
+    roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = option(
+        None, "region of interest: x,y,width,height as fractions of the image", "X,Y,W,H", parse_floats
+    )
+    smoothing: Annotated[float, Ge(0), Le(60)] = option(
+        0.3, "averaging time of the label, seconds; 0 turns it off", "SECONDS"
+    )
+    threshold_high: Fraction = option(0.5, "score at which a label is accepted (hysteresis)", "SCORE")
+    threshold_low: Fraction = option(0.35, "score below which the label is dropped (hysteresis)", "SCORE")
+    top: Annotated[int, Ge(1), Le(10)] = option(3, "number of best labels to show and log", "N")
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class TrackSettings:
+    """Describe the camera above the track, for models that find lanes."""
+
+    camera_height: Annotated[float, Gt(0), Le(100)] = option(
+        0.3, "height of the camera above the ground, metres", "METRES"
+    )
+    camera_pitch: Annotated[float, Gt(-90), Lt(90)] = option(18.0, "downward tilt of the camera, degrees", "DEGREES")
+    camera_roll: Annotated[float, Gt(-90), Lt(90)] = option(0.0, "tilt of the camera to the right, degrees", "DEGREES")
+    camera_hfov: Annotated[float, Gt(0), Lt(180)] = option(
+        66.0, "horizontal field of view (along the longer side of the image), degrees", "DEGREES"
+    )
+    camera_distortion: Annotated[float, Ge(0), Lt(90)] = option(
+        0.0, "barrel distortion of the lens, degrees; 0 is a straight lens, 60 a strong wide angle", "DEGREES"
+    )
+    lane_width: Annotated[float, Gt(0), Le(100)] = option(1.22, "width of a lane, metres", "METRES")
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class SpeedSettings:
+    """Set processes, threads and rates."""
+
+    workers: Annotated[int, Ge(0), Le(64)] = option(
+        0, "processes that run the CNN; 0 is the CPU cores minus one (classify: all)", "N"
+    )
+    threads: Annotated[int, Ge(1), Le(64)] = option(1, "BLAS threads per worker", "N")
+    share_workers: bool = option(False, "share all workers between the cameras that run the same model")
+    target_fps: Positive = option(
+        30.0,
+        "target of the displayed rates (green from 97 %, amber from 80 %), and the camera's rate without --fps",
+        "FPS",
+    )
+    idle_fps: Annotated[float, Ge(0.5)] | None = option(
+        None, "inference rate while the image does not change; the full rate returns with the first change", "FPS"
+    )
+    idle_after: Positive = option(10.0, "seconds without a change before --idle-fps applies", "SECONDS")
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class OutputSettings:
+    """Choose the preview, files, commands and the car's controller."""
+
+    display: Literal["auto", "window", "drm", "kiosk", "none"] = option(
+        "auto",
+        "preview: auto (if there is a display), window, drm (a Pi camera's own, on the console), "
+        "kiosk (by cage, without a desktop) or none",
+        "KIND",
+    )
+    full_screen: bool = option(False, "open the window full screen")
+    hud: bool = option(True, "draw rates, latencies and drops on the preview")
+    record: Path | None = option(None, "record the drawn preview to a video file (.mp4 or .avi)", "FILE")
+    snapshots: Path = option(Path("snapshots"), "folder for images saved with the s key", "FOLDER")
+    log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "FILE")
+    log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "MB")
+    log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "number of rotated log files to keep", "N")
+    log_on_change: bool = option(
+        False, "log only predictions that change the label, and a heartbeat (spares an SD card)"
+    )
+    log_heartbeat: Positive = option(
+        60.0, "with --log-on-change, log one prediction after this many seconds without any", "SECONDS"
+    )
+    clip_on: tuple[str, ...] = option(
+        (),
+        "save a video clip when one of these begins: labels (* is any), or comparisons such as score<0.5",
+        "EVENT,EVENT",
+        parse_words,
+    )
+    clips: Path = option(Path("clips"), "folder for clips", "FOLDER")
+    clip_before: Annotated[float, Ge(0), Le(60)] = option(3.0, "seconds before the event in a clip", "SECONDS")
+    clip_after: Annotated[float, Gt(0), Le(60)] = option(5.0, "seconds after the event in a clip", "SECONDS")
+    clip_budget_mb: Positive = option(500.0, "disk space for all clips; the oldest are deleted first", "MB")
+    on_label: str | None = option(
+        None, "command to run when the label changes (CAMAPP_LABEL and CAMAPP_SCORE in its environment)", "CMD"
+    )
+    on_label_every: Positive = option(1.0, "minimum time between two runs of the --on-label command", "SECONDS")
+    drive: str | None = option(
+        None, "send values to a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "URI"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class WebSettings:
+    """Serve a page to browsers."""
+
+    web: str | None = option(
+        None,
+        "serve a page with the live image: HOST:PORT, a port (this machine only), or off; bare: 127.0.0.1:8080",
+        "HOST:PORT",
+        _web_or_off,
+        bare="127.0.0.1:8080",
+    )
+    web_hosts: tuple[str, ...] = option(
+        (), "further host names under which browsers may open the page", "NAME,NAME", parse_words
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class MqttSettings:
+    """Connect to an MQTT broker."""
+
+    mqtt: str | None = option(
+        None,
+        "publish to an MQTT broker and accept commands from it: mqtt://USER@HOST:PORT/PREFIX, mqtts:// for TLS; the "
+        "password is read from the environment variable CAMAPP_MQTT_PASSWORD or from a file",
+        "URI",
+        _checked_mqtt,
+    )
+    mqtt_ca: Path | None = option(None, "CA certificate (PEM) to verify the broker", "FILE")
+    mqtt_password_file: Path | None = option(None, "file with the broker's password", "FILE")
+    device_name: str | None = option(
+        None, "name of this machine in MQTT topics (default: its host name and four letters)", "NAME"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class LimitSettings:
+    """Limit a run, and choose how much it logs."""
+
+    max_frames: Annotated[int, Ge(1)] | None = option(None, "stop after N captured frames", "N")
+    duration: Positive | None = option(None, "stop after this many seconds", "SECONDS")
+    reconnect: Positive = option(
+        60.0, "give up (exit code 69) if a live source stays lost for this many seconds", "SECONDS"
+    )
+    debug: bool = option(False, "log more, and show tracebacks")
+
+
+GROUPS: dict[str, type[Any]] = {
+    "Input": InputSettings,
+    "Model": ModelSettings,
+    "Track": TrackSettings,
+    "Speed": SpeedSettings,
+    "Output": OutputSettings,
+    "Web": WebSettings,
+    "MQTT": MqttSettings,
+    "Limits": LimitSettings,
+}
+
+
+# The bases stand in reverse: a dataclass collects its fields from the last base to the first.
+@dataclass(frozen=True, kw_only=True)
+class Settings(
+    LimitSettings, MqttSettings, WebSettings, OutputSettings, SpeedSettings, TrackSettings, ModelSettings, InputSettings
+):  # fmt: skip
+    """Configures `camapp run`. Each field is a TOML key, CAMAPP_<NAME> and a --flag of the same name."""
 
 
 def _control(item: str) -> tuple[str, str]:
@@ -270,8 +308,13 @@ _FIELDS = {item.name: item for item in fields(Settings)}
 
 
 def type_of(name: str) -> Any:
-    """The annotated type of a setting."""
+    """Return the annotated type of a setting."""
     return _HINTS[name]
+
+
+def group_of(name: str) -> str:
+    """Return the title of the group that a setting belongs to."""
+    return next(title for title, group in GROUPS.items() if name in group.__dataclass_fields__)
 
 
 def load_settings(
@@ -279,15 +322,15 @@ def load_settings(
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Merge the layers and check every value where it was given.
+    """Merge the layers and check every value.
 
     Args:
-        command_line: flags given, by setting name.
-        config: a TOML file, or None for none.
-        environment: CAMAPP_* variables; None takes the process's.
+        command_line: given flags or keywords, by setting name.
+        config: TOML file, or None.
+        environment: CAMAPP_* variables; None reads those of the process.
 
     Raises:
-        SettingsError: an unknown key or a bad value, with where it stands and what is allowed.
+        SettingsError: unknown key or bad value; the message names its origin and what is allowed.
     """
     cameras = load_cameras(command_line, config, environment)
     if len(cameras) > 1:
@@ -300,77 +343,71 @@ def load_cameras(
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[Settings]:
-    """The same for each [[camera]] table of the file, which outranks the keys above it; one without any.
+    """Merge like `load_settings`, once for each [[camera]] table of the file.
+
+    A table outranks the keys above it. A file without tables configures one camera.
 
     Raises:
-        SettingsError: likewise, or two cameras have the same name.
+        SettingsError: as `load_settings`; or two cameras have the same name.
     """
     environment = os.environ if environment is None else environment
+    variables = {
+        variable.removeprefix(ENVIRONMENT_PREFIX).lower(): raw
+        for variable, raw in environment.items()
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in NOT_SETTINGS
+    }
     shared = _read_toml(config) if config is not None else {}
     tables = shared.pop("camera", None)
+    given = [(variables, _ENVIRONMENT), (command_line, _COMMAND_LINE)]
     if tables is None:
-        return [_merged(shared, str(config), {}, "", environment, command_line)]
+        return [_merged([(shared, str(config)), *given])]
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables) or not tables:
         raise SettingsError(f"{config}: cameras are tables, each under a line [[camera]]")
     _refuse_in_tables(tables, _FOR_THE_RUN, str(config), "the whole run")
     if len(tables) > 1:
-        _refuse_beside_tables(f"{config} has {len(tables)}", environment, command_line)
+        _refuse_beside_tables(f"{config} has {len(tables)}", variables, command_line)
     cameras = []
     for number, table in enumerate(tables, 1):
         named = {"name": f"camera{number}"} | table
-        where = f"{config}: [[camera]] {named['name']}"
-        cameras.append(_merged(shared, str(config), named, where, environment, command_line))
+        cameras.append(_merged([(shared, str(config)), (named, f"{config}: [[camera]] {named['name']}"), *given]))
     names = [camera.name for camera in cameras]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SettingsError(f"{config}: two cameras are named '{twice[0]}': give each a name of its own")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"{config}: two cameras are named '{repeated[0]}': give each a different name")
     if len(cameras) > 1 and cameras[0].share_workers:
         _refuse_in_tables(tables, _FOR_SHARED_WORKERS, str(config), "all cameras that share workers")
     return cameras
 
 
-def _refuse_in_tables(tables: list[dict[str, Any]], names: set[str], config: str, whom: str) -> None:
+def _refuse_in_tables(tables: list[dict[str, Any]], names: set[str], config: str, scope: str) -> None:
     for table in tables:
         if misplaced := sorted(names & table.keys()):
-            raise SettingsError(f"{config}: '{misplaced[0]}' is for {whom}: write it above the first [[camera]]")
+            raise SettingsError(f"{config}: '{misplaced[0]}' is for {scope}: write it above the first [[camera]]")
 
 
-def _refuse_beside_tables(several: str, environment: Mapping[str, str], command_line: Mapping[str, Any]) -> None:
-    for name in sorted(_FOR_ONE_CAMERA):
-        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
-        if name in command_line or variable in environment:
-            given = f"--{name}" if name in command_line else variable
-            raise SettingsError(
-                f"{given} is of one camera, and {several}: write it into a [[camera]] table", usage=name in command_line
-            )
+def _refuse_beside_tables(several: str, variables: Mapping[str, str], command_line: Mapping[str, Any]) -> None:
+    for name in sorted(_FOR_ONE_CAMERA & {*variables, *command_line}):
+        usage = name in command_line
+        given = f"--{name}" if usage else f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        raise SettingsError(f"{given} is for one camera, and {several}: write it into a [[camera]] table", usage=usage)
 
 
-def _merged(
-    shared: Mapping[str, Any],
-    config: str,
-    table: Mapping[str, Any],
-    table_where: str,
-    environment: Mapping[str, str],
-    command_line: Mapping[str, Any],
-) -> Settings:
-    """Settings from their layers, each outranking the one before."""
+def _merged(layers: list[tuple[Mapping[str, Any], str]]) -> Settings:
+    """Merge (values by name, origin) pairs; each outranks the one before, and the last is the command line."""
     values: dict[str, Any] = {}
-    variables = {
-        variable.removeprefix(ENVIRONMENT_PREFIX).lower(): (raw, f"environment variable {variable}")
-        for variable, raw in environment.items()
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in NOT_SETTINGS
-    }
-    for name, (raw, where) in (
-        *((name, (raw, config)) for name, raw in shared.items()),
-        *((name, (raw, table_where)) for name, raw in table.items()),
-        *variables.items(),
-        *((name, (raw, _COMMAND_LINE)) for name, raw in command_line.items()),
-    ):
-        values[name] = checked(name, raw, where)
+    for layer, where in layers:
+        for old, new in ALIASES.items():
+            if old in layer and new in layer:
+                message = f"{where}: '{old}' is the former name of '{new}': give only one of them"
+                raise SettingsError(message, usage=where == _COMMAND_LINE)
+        for name, raw in layer.items():
+            variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+            origin = f"environment variable {variable}" if where == _ENVIRONMENT else where
+            values[ALIASES.get(name, name)] = checked(name, raw, origin)
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(
             f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})",
-            usage=not {"threshold_low", "threshold_high"}.isdisjoint(command_line),
+            usage=not {"threshold_low", "threshold_high"}.isdisjoint(layers[-1][0]),
         )
     return settings
 
@@ -386,39 +423,52 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def checked(name: str, raw: Any, where: str) -> Any:
-    """The value of one setting, parsed and found allowed. Raises SettingsError, which names `where`."""
+    """Parse and check the value of one setting.
+
+    Args:
+        name: of the setting; a former name works too.
+        raw: text, or a value as TOML or JSON has it.
+        where: origin of the value, for the error message.
+
+    Raises:
+        SettingsError: unknown name or bad value.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     usage = where == _COMMAND_LINE
-    if name not in _FIELDS:
-        raise SettingsError(f"{where}: unknown setting '{name}'{_nearest(name)}", usage=usage)
-    # A password in an address is refused, and never shown.
+    # An address with a password is refused, and its password is never shown.
     presentable = re.sub(r"://.*@", "://***@", raw) if isinstance(raw, str) else raw
     given_as = f"--{name.replace('_', '-')}" if usage else name
     shown = f"{given_as} = {presentable!r}"
+    name = ALIASES.get(name, name)
+    if name not in _FIELDS:
+        raise SettingsError(f"{where}: unknown setting '{name}'{_nearest(name)}", usage=usage)
     metadata = _FIELDS[name].metadata
     try:
         value = metadata["parse"](raw) if isinstance(raw, str) and metadata["parse"] else raw
         value = TypeAdapter(_HINTS[name]).validate_python(value)
-        if name == "camera_control":
-            for item in value:
-                _control(item)
-        if name in ("name", "device_name") and value is not None and not _NAME.fullmatch(value):
-            raise ValueError("letters, digits, - and _, at most 63 of them")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("a finite number")
-        if (
-            name == "roi"
-            and value is not None
-            and (min(value[2:]) <= 0 or max(value[0] + value[2], value[1] + value[3]) > 1)
-        ):
-            raise ValueError("it must lie in the image: x + width and y + height at most 1, both above 0")
+        _check_content(name, value)
     except ValidationError as error:
         reason = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
         raise SettingsError(f"{where}: {shown} is not allowed: {reason} ({metadata['help']})", usage=usage) from None
     except ValueError as error:
         raise SettingsError(f"{where}: {shown} is not allowed: {error}", usage=usage) from None
     return value
+
+
+def _check_content(name: str, value: Any) -> None:
+    """Raise ValueError for a value of the right type that is not allowed."""
+    if name == "camera_control":
+        for item in value:
+            _control(item)
+    if name in ("name", "device_name") and value is not None and not _NAME.fullmatch(value):
+        raise ValueError("letters, digits, - and _, at most 63 of them")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number")
+    if name == "roi" and value is not None:
+        x, y, width, height = value
+        if min(width, height) <= 0 or max(x + width, y + height) > 1:
+            raise ValueError("it must lie in the image: x + width and y + height at most 1, both above 0")
 
 
 def _nearest(name: str) -> str:
@@ -429,17 +479,16 @@ def _nearest(name: str) -> str:
 
 
 def to_toml(settings: Settings) -> str:
-    """The settings as a TOML file that `--config` reads back; unset ones stand as comments."""
-    lines: list[str] = []
-    panel = ""
-    for item in fields(settings):
-        if item.metadata["panel"] != panel:
-            panel = item.metadata["panel"]
-            lines += ["", f"# {panel}"] if lines else [f"# {panel}"]
-        value = getattr(settings, item.name)
-        line = f"# {item.name} =" if value is None else f"{item.name} = {_toml_value(value)}"
-        lines.append(f"{line}  # {item.metadata['help']}")
-    return "\n".join(lines) + "\n"
+    """Return the settings as a TOML file that `--config` reads back; unset ones are comments."""
+    blocks = []
+    for title, group in GROUPS.items():
+        lines = [f"# {title}"]
+        for item in fields(group):
+            value = getattr(settings, item.name)
+            line = f"# {item.name} =" if value is None else f"{item.name} = {_toml_value(value)}"
+            lines.append(f"{line}  # {item.metadata['help']}")
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
 
 
 def _toml_value(value: object) -> str:
@@ -451,5 +500,5 @@ def _toml_value(value: object) -> str:
         return repr(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_toml_value(part) for part in value) + "]"
-    # A JSON string is a valid TOML basic string, but for DEL, which no setting holds.
+    # A JSON string is a valid TOML basic string, except for DEL, which no setting contains.
     return json.dumps(str(value), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Rates, latencies and the ledger that accounts for every frame."""
+"""Measures rates and latencies, and accounts for every frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = ("capture", "prepare", "queue", "infer", "decode", "total", "overhead")
 
 
 class RateMeter:
-    """Events a second over the last `window` seconds: (N - 1) / span, and 0 once events stop."""
+    """Measures events per second over the last `window` seconds: (N - 1) / span, and 0 once events stop."""
 
     def __init__(self, window: float = 2.0) -> None:
         self._window = int(window * 1e9)
@@ -33,7 +33,7 @@ class RateMeter:
             self._trim(now)
 
     def rate(self, now_ns: int | None = None) -> float:
-        """Events a second."""
+        """Return the events per second."""
         now = time.monotonic_ns() if now_ns is None else now_ns
         with self._lock:
             self._trim(now)
@@ -48,14 +48,14 @@ class RateMeter:
 
 
 class Quantiles:
-    """Percentiles of the last `capacity` values; its memory is taken at once, so that a run does not grow."""
+    """Computes percentiles of the last `capacity` values; its memory is allocated once, so that a run does not grow."""
 
     def __init__(self, capacity: int = 16384) -> None:
         self._ring = array("d", bytes(8 * capacity))
         self._count = 0
 
     def add(self, value: float) -> None:
-        """Take one value in."""
+        """Add one value."""
         self._ring[self._count % len(self._ring)] = value
         self._count += 1
 
@@ -63,24 +63,24 @@ class Quantiles:
         return min(self._count, len(self._ring))
 
     def at(self, *percents: float, last: int | None = None) -> tuple[float, ...]:
-        """The values at these percentiles (of the `last` so many); zeros while empty."""
+        """Return the values at these percentiles, of the `last` values if given; zeros while empty."""
         length, count = len(self), self._count
-        wanted = length if last is None else min(last, length)
-        if not wanted:
+        used = length if last is None else min(last, length)
+        if not used:
             return (0.0,) * len(percents)
-        places = np.arange(count - wanted, count) % len(self._ring)
-        return tuple(float(value) for value in np.percentile(np.frombuffer(self._ring)[places], percents))
+        indices = np.arange(count - used, count) % len(self._ring)
+        return tuple(float(value) for value in np.percentile(np.frombuffer(self._ring)[indices], percents))
 
 
 class Histogram:
-    """Values counted by size since the start, as Prometheus wants them; one thread adds, any may read.
+    """Counts values by size since the start, as Prometheus expects; one thread adds, any thread may read.
 
     Attributes:
-        counts: how many were at most each of `BOUNDS_MS` and above the one before; last, those above all.
+        counts: number of values at most each of `BOUNDS_MS` and above the one before; last, those above all.
         sum: of all values.
     """
 
-    # Two to the octave around a frame's time at 30 fps, coarser at both ends.
+    # Two bounds per octave around the period of 30 fps, fewer at both ends.
     BOUNDS_MS = (0.5, 1, 2, 5, 10, 15, 20, 25, 33, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
 
     def __init__(self) -> None:
@@ -88,18 +88,18 @@ class Histogram:
         self.sum = 0.0
 
     def add(self, value: float) -> None:
-        """Take one value in."""
+        """Add one value."""
         self.counts[bisect_left(self.BOUNDS_MS, value)] += 1
         self.sum += value
 
     def cumulative(self) -> list[int]:
-        """How many values were at most each of `BOUNDS_MS`; last, how many there are."""
+        """Return the number of values at most each of `BOUNDS_MS`; last, the number of all values."""
         return list(accumulate(self.counts))
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Where the captured frames are: captured = predicted + dropped + failed + in flight."""
+    """Accounts for the captured frames: captured = predicted + dropped + failed + in flight."""
 
     captured: int
     predicted: int
@@ -110,7 +110,7 @@ class Balance:
 
     @property
     def is_conserved(self) -> bool:
-        """No frame vanished and none was counted twice."""
+        """Return whether no frame was lost and none was counted twice."""
         return self.captured == self.predicted + sum(self.dropped.values()) + sum(self.failed.values()) + self.in_flight
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ def _reasons(counts: dict[str, int]) -> str:
 
 
 class Stats:
-    """The one place where frames are counted and timed; every number shown anywhere comes from here."""
+    """Counts and times frames; all displayed numbers come from here."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -149,7 +149,7 @@ class Stats:
         self._last_predicted = 0
 
     def captured(self, seq: int, sensor_ns: int) -> Trace:
-        """Open the account of a new frame."""
+        """Count a new frame as in flight and return its trace."""
         now = time.monotonic_ns()
         trace = Trace(seq, sensor=sensor_ns, captured=now)
         with self._lock:
@@ -161,7 +161,7 @@ class Stats:
         return trace
 
     def predicted(self, trace: Trace) -> None:
-        """Close it: a prediction was made."""
+        """Count a frame as predicted."""
         with self._lock:
             self._close(trace)
             self._predicted += 1
@@ -175,30 +175,30 @@ class Stats:
         self.inference.tick(trace.decoded)
 
     def dropped(self, trace: Trace, reason: str) -> None:
-        """Close it: left out on purpose."""
+        """Count a frame as dropped on purpose."""
         with self._lock:
             self._close(trace)
             self._dropped[reason] += 1
 
     def failed(self, trace: Trace, reason: str) -> None:
-        """Close it: something went wrong with this frame."""
+        """Count a frame as failed."""
         with self._lock:
             self._close(trace)
             self._failed[reason] += 1
 
     def shown(self, trace: Trace, now_ns: int) -> None:
-        """The frame's image is on the screen (or in the video file)."""
+        """Note that the image of a frame is on the screen (or in the video file)."""
         trace.shown = now_ns
         self.shown_ms.add((now_ns - (trace.sensor or trace.captured)) / 1e6)
         self.display.tick(now_ns)
 
     def source_lost(self) -> None:
-        """The next sensor stamp is no gap: the source was away."""
+        """Note a loss of the source, so that the gap to its next time stamp is not counted as missed frames."""
         with self._lock:
             self._last_sensor = 0
 
     def balance(self) -> Balance:
-        """The account as it stands."""
+        """Return the present counts."""
         with self._lock:
             return Balance(
                 self._captured,
@@ -210,15 +210,15 @@ class Stats:
             )
 
     def predictions(self) -> int:
-        """Frames predicted."""
+        """Return the number of predicted frames."""
         return self._predicted
 
     def in_flight(self) -> int:
-        """Frames on their way."""
+        """Return the number of frames in flight."""
         return len(self._in_flight)
 
     def stale_after_ms(self) -> float:
-        """Age at which a prediction is drawn dimmed: max(200 ms, twice the median inference interval)."""
+        """Return the age from which a prediction is drawn dimmed: max(200 ms, twice the median inference interval)."""
         return max(200.0, 2 * self.intervals.at(50)[0])
 
     def _close(self, trace: Trace) -> None:
@@ -226,7 +226,7 @@ class Stats:
             raise RuntimeError(f"frame {trace.seq} was accounted for twice")
 
     def _note_sensor(self, sensor_ns: int) -> None:
-        # A gap is measured against the median of recent ones: cameras lower their rate in low light.
+        # Compare with the median of recent gaps, because cameras lower their rate in low light.
         gap = sensor_ns - self._last_sensor
         if self._last_sensor and gap > 0:
             if len(self._sensor_gaps) >= 5:

@@ -1,4 +1,4 @@
-"""Status: all that can be told about one camera's run at a moment, for pages, brokers and metrics."""
+"""Describes one camera's run at a moment, for the display, the web page, MQTT and Prometheus."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Balance
 
-# A Pi lowers its clock from 80 degrees on (85 for most of it).
+# A Pi begins to lower its clock at 80 degrees Celsius, and lowers it most from 85.
 HOT_C = 80.0
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One sample.
+    """Holds one sample of the machine's health.
 
     Attributes:
-        temperature_c: of the hottest thermal zone; None where the machine does not tell.
-        cpu: share of all cores' time in use since the last sample, 0 to 1; None in the first.
-        now: throttle flags that are raised.
-        since_boot: those that were raised at any time since boot, or at least since this process started.
+        temperature_c: of the hottest thermal zone; None if unknown.
+        cpu: load of all cores since the last sample, 0 to 1; None in the first sample.
+        now: throttling flags that are set.
+        since_boot: flags that were set at any time since boot, or at least since this process started.
     """
 
     temperature_c: float | None = None
@@ -32,13 +32,13 @@ class Health:
 
     @property
     def alerts(self) -> tuple[str, ...]:
-        """What makes the machine slow now."""
+        """Return the present causes of throttling."""
         hot = self.temperature_c is not None and self.temperature_c >= HOT_C
         return (*self.now, *(("hot",) if hot and not self.now else ()))
 
 
 class State(Enum):
-    """What a run is at."""
+    """Names the state of a run."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -49,21 +49,21 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One camera's run.
+    """Describes one camera's run.
 
     Attributes:
-        camera: its name.
-        state: what it is at.
-        reason: why there is no signal, or why it ended; else "".
-        figures: what the head-up display shows.
-        balance: where its frames are.
-        latency_ms: (50th, 95th, 99th percentile) a stage, over about the last minute.
-        prediction: the newest, None before the first.
-        age_s: seconds since that one's frame was captured.
-        task: what the model's numbers mean.
-        labels: the model's, in its own order.
+        camera: name of the camera.
+        state: of the run.
+        reason: why there is no signal, or why the run ended; else "".
+        figures: numbers of the head-up display.
+        balance: account of the frames.
+        latency_ms: (50th, 95th, 99th percentile) per stage, over about the last minute.
+        prediction: newest one, None before the first.
+        age_s: seconds since the frame of `prediction` was captured.
+        task: name of the model's task.
+        labels: of the model, in its order.
         size: (width, height) of the image, None before the first.
-        roi: the part of the image that is looked at, as fractions x, y, width, height; None for all of it.
+        roi: region of interest as fractions x, y, width, height; None for the whole image.
         uptime_s: seconds since the run began.
     """
 
@@ -82,7 +82,7 @@ class Status:
     uptime_s: float
 
     def record(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
+        """Return plain values for JSON."""
         record = asdict(self) | {"state": self.state.value}
         record["latency_ms"] = {
             stage: dict(zip(("p50", "p95", "p99"), values, strict=True)) for stage, values in self.latency_ms.items()
@@ -91,7 +91,7 @@ class Status:
 
 
 class Rating(Enum):
-    """How a rate compares with its target."""
+    """Rates a frame rate against its target."""
 
     GOOD = "good"
     FAIR = "fair"
@@ -99,8 +99,8 @@ class Rating(Enum):
     UNRATED = "unrated"
 
 
-def rate(fps: float, target_fps: float) -> Rating:
-    """GOOD from 0.97 of the target, FAIR from 0.8, else POOR; UNRATED where there is no target."""
+def rating_of(fps: float, target_fps: float) -> Rating:
+    """Return GOOD from 0.97 of the target, FAIR from 0.8, else POOR; UNRATED without a target (0)."""
     if target_fps <= 0:
         return Rating.UNRATED
     if fps >= 0.97 * target_fps:
@@ -110,25 +110,25 @@ def rate(fps: float, target_fps: float) -> Rating:
 
 @dataclass(frozen=True, slots=True)
 class Hud:
-    """What the head-up display shows of one run.
+    """Holds the numbers of the head-up display for one run.
 
     Attributes:
-        camera_fps: frames captured a second.
-        infer_fps: predictions a second.
-        display_fps: frames shown a second.
-        target_fps: what the three are measured against; 0 for no target.
-        latency_ms: milliseconds a stage: capture, prepare, queue, infer, decode, total (`Trace.latency_ms`).
-        drops: frames dropped so far, by reason.
-        workers_busy: share of the workers' time spent inferring, 0 to 1.
-        workers: how many there are.
-        restarts: workers replaced so far.
-        source: name of the source, for people.
-        model: name of the model, for people.
-        paused: the image is held.
-        idle: nothing happens, and few frames are inferred on purpose.
-        slowness: why the camera gives fewer frames than it was set to; "" while it does not.
-        health: how the machine bears it.
-        truth: what the source says the image really shows; "" where it does not know.
+        camera_fps: captured frames per second.
+        infer_fps: predictions per second.
+        display_fps: displayed frames per second.
+        target_fps: target of these three; 0 for none.
+        latency_ms: milliseconds per stage: capture, prepare, queue, infer, decode, total (`Trace.latency_ms`).
+        drops: dropped frames by reason.
+        workers_busy: share of the workers' time spent on inference, 0 to 1.
+        workers: number of workers.
+        restarts: number of replaced workers.
+        source: displayed name of the source.
+        model: displayed name of the model.
+        paused: whether the image is held.
+        idle: whether the scene is still and inference slowed down on purpose.
+        slowness: why the camera is slower than its configured rate; "" if it is not.
+        health: of the machine.
+        truth: label of the ground truth; "" if unknown.
     """
 
     camera_fps: float = 0.0

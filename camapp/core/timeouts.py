@@ -1,37 +1,61 @@
-"""A call that may hang, made in a thread of its own and waited for only so long."""
+"""Bounds calls that may hang, and ends the process although one still hangs."""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from typing import NoReturn
 
-_left_behind: list[threading.Thread] = []
+log = logging.getLogger(__name__)
 
-
-def left_behind() -> list[str]:
-    """Names of calls that hang still: a process with such a thread may hang too when Python ends it properly."""
-    return [thread.name for thread in _left_behind if thread.is_alive()]
+_stuck: list[threading.Thread] = []
 
 
-def leave_behind(thread: threading.Thread) -> None:
-    """Note a thread that does not come back from its call: what it does then, Python's own end must not wait for."""
-    _left_behind.append(thread)
+def register_stuck(thread: threading.Thread) -> None:
+    """Register a thread stuck in a driver call, so that interpreter shutdown does not wait for it."""
+    _stuck.append(thread)
+
+
+def stuck_threads() -> list[str]:
+    """Return the names of the registered threads that still run."""
+    return [thread.name for thread in _stuck if thread.is_alive()]
+
+
+def exit_process(code: object) -> NoReturn:
+    """End the process, at once if a thread is stuck: libcamera would block interpreter shutdown for ever.
+
+    Args:
+        code: exit code, as SystemExit takes it.
+
+    Raises:
+        SystemExit: no thread is stuck.
+    """
+    if not (names := stuck_threads()):
+        raise SystemExit(code)
+    log.warning("ending although %s hangs", ", ".join(names))
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(bool(code)))
 
 
 def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
     """Run `call` in a daemon thread and wait for its end.
 
     Raises:
-        TimeoutError: it has not ended in time; the thread is left behind, and ends with the process at the latest.
-        Exception: whatever `call` raised.
+        TimeoutError: it did not end within `seconds`; its thread is registered as stuck.
+        Exception: the exception that `call` raised.
     """
+    from concurrent.futures import Future
+
     done: Future[None] = Future()
 
     def run() -> None:
         try:
             call()
-        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller below
             done.set_exception(error)
         else:
             done.set_result(None)
@@ -41,6 +65,7 @@ def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
     try:
         done.result(timeout=seconds)
     except TimeoutError:
-        if thread.is_alive():  # else it is the call's own
-            leave_behind(thread)
+        # If the thread has ended, the error was raised by the call itself.
+        if thread.is_alive():
+            register_stuck(thread)
         raise

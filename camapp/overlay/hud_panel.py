@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from camapp.core.arrays import Pixels
-from camapp.core.status import Hud, rate
+from camapp.core.status import Hud, rating_of
 from camapp.overlay.panel import PanelBuilder, tag
 from camapp.overlay.style import (
     AMBER,
@@ -55,7 +55,7 @@ def panel_layer(style: Style, hud: Hud) -> Layer:
     for column, (name, fps, target) in enumerate(rates):
         x = inner * column * 36 // 100
         panel.caption(x, name.upper(), small)
-        panel.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rate(fps, target)], drop=round(small.cap * 2))
+        panel.text(x, f"{fps:.1f}", style.figure, RATING_COLOURS[rating_of(fps, target)], drop=round(small.cap * 2))
     has_target = hud.target_fps > 0 and style.detail > 1
     panel.row(small.cap if has_target else 0, style.unit)
     if has_target:
@@ -128,7 +128,7 @@ def _put_workers(panel: PanelBuilder, inner: int, style: Style, hud: Hud) -> Non
 
 def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> Layer:
     """Return the three rates as bare numbers, for frames with room for nothing else."""
-    texts = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rate(fps, target)]) for _, fps, target in rates]
+    texts = [style.small.layer(f"{fps:.0f}", RATING_COLOURS[rating_of(fps, target)]) for _, fps, target in rates]
     inner = min(sum(text.width for text in texts) + 2 * style.unit, style.width - 2 * style.margin)
     panel = PanelBuilder(inner, style.pad // 2)
     panel.row(style.small.cap)

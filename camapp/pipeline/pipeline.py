@@ -23,7 +23,7 @@ from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
 from camapp.core.stats import Balance, Stats
 from camapp.core.status import Hud, State, Status
-from camapp.core.timeouts import leave_behind
+from camapp.core.timeouts import register_stuck
 from camapp.pipeline.idle_gate import IdleGate
 from camapp.pipeline.inference import Inference, Result, until_ready
 from camapp.pipeline.renderer import Renderer
@@ -403,7 +403,7 @@ class Pipeline:
             self.capture.join(_JOIN)
             if self.capture.is_alive():
                 log.warning("the source did not close within %g s and is left behind", _JOIN)
-                leave_behind(self.capture)
+                register_stuck(self.capture)
         if self._image_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):

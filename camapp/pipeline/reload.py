@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 from camapp.core.errors import PoolError, SettingsError
 from camapp.core.models import identity_of
-from camapp.core.settings import Settings
+from camapp.core.settings import ModelSettings, Settings
 from camapp.pipeline.pipeline import Pipeline
 from engine.model import ModelError
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 1.0
 # Everything about the model can change under way, and these; the rest waits for a restart.
-_RELOADABLE = {item.name for item in fields(Settings) if item.metadata["panel"] == "Model"} | {"target_fps", "hud"}
+_RELOADABLE = {item.name for item in fields(ModelSettings)} | {"target_fps", "hud"}
 
 
 class Reloader:

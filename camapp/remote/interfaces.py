@@ -41,7 +41,7 @@ def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str],
         web.attach()
         faces.append(web)
     if settings.mqtt is not None:
-        from camapp.core.mqtt_address import device_id
+        from camapp.core.addresses import device_id
         from camapp.remote.mqtt.client import access
         from camapp.remote.mqtt.interface import MqttInterface
 

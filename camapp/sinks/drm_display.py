@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp.capture.drm_preview import DrmPreview, DrmPreviewError
+from camapp.capture.source import DrmPreview, DrmPreviewError
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
@@ -109,7 +109,7 @@ class DrmDisplaySink(PredictionSink):
         if preview is None:
             self._report("only an unrotated Pi camera shows its image on a console by itself: use --display kiosk")
             return
-        if preview.wanted:
+        if preview.requested:
             # This process holds the screen, so only check that it is still the same one. The console does not notice
             # an unplugged cable: the preview continues, and is visible when the cable is back.
             name = self._screen.reason.partition(" ")[0]
@@ -117,7 +117,7 @@ class DrmDisplaySink(PredictionSink):
             size = displays.screen_size(name, self._root)
             if gone or size not in (None, self._screen.size):
                 self._report(f"{name} is another screen now")
-                preview.want(None)
+                preview.request(None)
             return
         if preview.trouble:
             self._report(f"no image on {self._screen.reason or 'the screen'}: {preview.trouble}")
@@ -125,7 +125,7 @@ class DrmDisplaySink(PredictionSink):
             return
         self._screen = displays.probe_drm(self._root)
         if self._screen:
-            preview.want(self._screen.size)
+            preview.request(self._screen.size)
         else:
             self._report(f"{self._screen.reason}; the run continues without an image")
 
@@ -167,7 +167,7 @@ class DrmDisplaySink(PredictionSink):
         if self._shown is not None and np.array_equal(on_black, self._shown):
             return
         try:
-            preview.lay_over(with_alpha(on_black, drawn_on(self._canvases[2], 255), self._rgba))
+            preview.set_overlay(with_alpha(on_black, drawn_on(self._canvases[2], 255), self._rgba))
             self._shown, self._refusals = on_black, 0
             self._canvases[:2] = self._canvases[1], on_black
         except DrmPreviewError as error:

@@ -1,8 +1,8 @@
-"""The real picamera2 on libcamera's virtual camera: our source, the program, and what it says of wrong options.
+"""The real picamera2 on libcamera's virtual camera: our source, the program, and its errors for wrong options.
 
-Slow (minutes, once with a download). It needs root, systemd-nspawn and debootstrap, and makes a Debian root of its own
-in the user's cache folder, or uses that of CAMAPP_CAMERA_ROOT. Unchanged picamera2 runs there; virtual_pi.py has
-the stand-ins for what a virtual camera lacks.
+Slow (minutes, once with a download). Needs root, systemd-nspawn and debootstrap, and makes a Debian root in the user's
+cache folder, or uses that of CAMAPP_CAMERA_ROOT. Unchanged picamera2 runs there; virtual_pi.py fakes what a virtual
+camera lacks.
 """
 
 import json
@@ -20,12 +20,13 @@ PACKAGES = "ca-certificates,python3-libcamera,libcamera-ipa,python3-venv,python3
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 VENV = "/opt/venv"
-# An OpenCV without windows: a minimal root has no libGL. A camera of every size that we ask for.
+# OpenCV without windows, because a minimal root has no libGL.
 INSTALL = f"""
 python3 -m venv --system-site-packages {VENV}
 grep -v opencv /opt/camapp/requirements.txt > /tmp/requirements.txt
 {VENV}/bin/python -m pip install -q -r /tmp/requirements.txt picamera2 opencv-python-headless
 """
+# A camera with every size that the tests request.
 CAMERA = """%YAML 1.1
 ---
 "Virtual0":
@@ -43,7 +44,7 @@ CAMERA = """%YAML 1.1
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def why_not():
+def missing():
     if os.geteuid() != 0:
         return "needs root"
     if not shutil.which("systemd-nspawn"):
@@ -54,7 +55,7 @@ def why_not():
 
 
 def in_root(root, *command, timeout=120, bind=()):
-    """Run a command in a root with the network, our tree read-only at /opt/camapp."""
+    """Run a command in the root with network, and this tree read-only at /opt/camapp."""
     options = [f"--directory={root}", "--resolv-conf=copy-host", "--pipe", f"--bind-ro={ROOT}:/opt/camapp"]
     if CERTIFICATES.exists():
         options += [f"--bind-ro={CERTIFICATES}", f"--setenv=PIP_CERT={CERTIFICATES}"]
@@ -85,8 +86,8 @@ def make_root():
 
 @pytest.fixture(scope="module")
 def pi():
-    """Runs virtual_pi.py with arguments in the root."""
-    if reason := why_not():
+    """Return a function that runs virtual_pi.py with arguments in the root."""
+    if reason := missing():
         pytest.skip(reason)
     if not BASE.is_dir():
         make_root()
@@ -99,15 +100,16 @@ def pi():
     return run
 
 
-def told(done):
+def result_of(done):
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_frames_flow_with_their_stamps_and_the_camera_opens_again(pi):
-    found = told(pi("frames"))
-    assert 5 < found["fps"] < 35  # 30 on a machine with nothing else to do
+    found = result_of(pi("frames"))
+    # 30 on an idle machine.
+    assert 5 < found["fps"] < 35
     assert found["advancing"]
     assert 0 <= found["youngest_ms"] < 500
     assert found["view"] == [480, 640, 3]
@@ -117,7 +119,7 @@ def test_frames_flow_with_their_stamps_and_the_camera_opens_again(pi):
     assert found["again"] == [640, 480]
 
 
-def test_the_program_runs_on_it_and_accounts_for_every_frame(pi):
+def test_a_run_accounts_for_every_frame(pi):
     done = pi("run", "--source", "picamera://0", "--size", "640x480", "--duration", "5", "--log", "-")
     records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     print(done.stderr)
@@ -128,7 +130,7 @@ def test_the_program_runs_on_it_and_accounts_for_every_frame(pi):
     assert "Traceback" not in done.stderr
 
 
-def test_sources_lists_it(pi):
+def test_sources_lists_the_camera(pi):
     done = pi("sources", "--json")
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout[done.stdout.index("[") :])
@@ -139,33 +141,33 @@ def test_sources_lists_it(pi):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--source", "picamera://0", "--camera-control", "Sharpnes=1"], "no control 'Sharpnes'; it has"),
         (["--source", "picamera://3"], "there is no picamera://3; there is picamera://0 (Virtual Video Device)"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(pi, options, says):
+def test_a_wrong_option_is_reported_in_one_line(pi, options, message):
     done = pi("run", *options, "--size", "640x480", "--duration", "2")
     lines = [line for line in done.stderr.splitlines() if line.startswith("camapp: ")]
     print(done.stderr)
     assert done.returncode == 69, done.stderr
     assert len(lines) == 1
-    assert says in lines[0]
+    assert message in lines[0]
     assert "Traceback" not in done.stderr
 
 
-def test_its_drm_preview_is_switched_while_frames_flow(pi):
-    found = told(pi("preview"))
+def test_the_drm_preview_is_switched_while_frames_flow(pi):
+    found = result_of(pi("preview"))
     assert "could not find a usable DRM device" in found["without a card"]
     assert found["showing"]
     assert found["fps"] > 5
-    assert found["pictures"] >= 55
+    assert found["images"] >= 55
     assert 4 <= found["overlays"] <= 6
     assert found["taken away"]
 
 
-def test_the_selftest_tries_it_and_every_model_on_its_frames(pi):
+def test_the_selftest_tries_the_camera_and_every_model_on_its_frames(pi):
     done = pi("selftest", "--source", "picamera://0", "--size", "640x480", "--seconds", "2", "--json")
     findings = {finding["name"]: finding for finding in json.loads(done.stdout[done.stdout.index("{") :])["findings"]}
     for name in ("camera", "camera rate", "camera clock", "picture", "whole run", "model mnist", "model track"):

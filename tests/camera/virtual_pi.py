@@ -1,7 +1,7 @@
-"""Gives libcamera's virtual camera what picamera2 expects of a Pi's and it lacks, then runs camapp or a script of ours.
+"""Adds to libcamera's virtual camera what picamera2 expects of a Pi's, then runs camapp or a function of this file.
 
 Run by test_virtual_camera.py inside its root: `python virtual_pi.py run --source picamera://0 ...` is camapp,
-`python virtual_pi.py frames` and `python virtual_pi.py preview` print JSON of what PicameraSource made of it.
+`python virtual_pi.py frames` and `python virtual_pi.py preview` print the results of PicameraSource as JSON.
 """
 
 import glob
@@ -11,10 +11,10 @@ import os
 import sys
 import time
 
-import kms_on_paper
+import fake_kms
 import numpy as np
 
-sys.modules["pykms"] = kms_on_paper
+sys.modules["pykms"] = fake_kms
 import libcamera  # noqa: E402
 import picamera2  # noqa: E402
 from picamera2.allocators.allocator import Allocator, Sync  # noqa: E402
@@ -23,7 +23,7 @@ FPS = 30
 
 
 class _Mapped(Sync):
-    """What MappedArray and make_buffer use to look into a buffer."""
+    """Maps a buffer for MappedArray and make_buffer."""
 
     def __init__(self, allocator, framebuffer, write):
         self._memory = allocator.memory[framebuffer]
@@ -39,7 +39,7 @@ class _Mapped(Sync):
 
 
 class PlainMemory(Allocator):
-    """Buffers of ordinary memory: there is no dma_heap. Two planes each, for the camera gives NV12 alone."""
+    """Allocates ordinary memory, without a dma_heap. Two planes per buffer, because the camera gives only NV12."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ class PlainMemory(Allocator):
 
 
 class VirtualPi(picamera2.Picamera2):
-    """Unchanged but for a raw mode to list, and a pace: the virtual camera has neither."""
+    """Adds a raw mode to list, and a frame rate; the virtual camera has neither."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -109,14 +109,14 @@ def opened_source(**options):
 
 
 def frames():
-    """What 60 frames are like; then the camera is closed and opened again, as after a loss."""
+    """Measure 60 frames; then close the camera and open it again, as after a loss."""
     source = opened_source()
     began = time.monotonic()
     shots = [source.read(2.0) for _ in range(60)]
     seconds = time.monotonic() - began
     stamps = np.array([shot.sensor_ns for shot in shots])
     last = shots[-1]
-    told = {
+    results = {
         "describe": source.describe(),
         "fps": 60 / seconds,
         "advancing": bool((np.diff(stamps) > 0).all()),
@@ -127,35 +127,35 @@ def frames():
     }
     source.close()
     source.open()
-    told["again"] = source.read(2.0).view.size
+    results["again"] = source.read(2.0).view.size
     source.close()
-    print(json.dumps(told))
+    print(json.dumps(results))
 
 
 def preview():
-    """The real DRM preview on a screen of paper: taken away by a failure, then shown under an overlay."""
+    """Show the real DRM preview on a fake screen: removed by a failure, then shown under an overlay."""
     source = opened_source()
     preview = source.drm_preview
-    found, told = glob.glob, {}
+    real_glob, results = glob.glob, {}
     source.read(2.0)
-    preview.want((1920, 1080))
+    preview.request((1920, 1080))
     for _ in range(10):
         source.read(2.0)
-    told["without a card"] = preview.trouble
-    glob.glob = lambda pattern: ["/dev/dri/card0"] if "card" in pattern else found(pattern)
-    preview.want((1920, 1080))
-    began, refused = time.monotonic(), ""
+    results["without a card"] = preview.trouble
+    glob.glob = lambda pattern: ["/dev/dri/card0"] if "card" in pattern else real_glob(pattern)
+    preview.request((1920, 1080))
+    began = time.monotonic()
     for number in range(60):
         source.read(2.0)
         if preview.showing and number % 10 == 0:
-            preview.lay_over(np.full((480, 640, 4), number, np.uint8))
-    told |= {"showing": preview.showing, "fps": 60 / (time.monotonic() - began), "refused": refused}
-    preview.want(None)
+            preview.set_overlay(np.full((480, 640, 4), number, np.uint8))
+    results |= {"showing": preview.showing, "fps": 60 / (time.monotonic() - began)}
+    preview.request(None)
     for _ in range(5):
         source.read(2.0)
-    told |= {"taken away": not preview.showing, **kms_on_paper.committed}
+    results |= {"taken away": not preview.showing, **fake_kms.committed}
     source.close()
-    print(json.dumps(told))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

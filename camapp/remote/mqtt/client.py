@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camapp.core.addresses import MqttAddress, parse_mqtt
 from camapp.core.errors import SinkError
-from camapp.core.mqtt_address import Address, parse_address
 from camapp.remote.mqtt.queue import CAPACITY, Message, OutgoingQueue
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Access:
         ca: CA certificate (PEM) to verify the broker; None for the authorities that the system trusts.
     """
 
-    address: Address
+    address: MqttAddress
     password: str | None
     ca: Path | None
 
@@ -103,7 +103,7 @@ def access(uri: str, password_file: Path | None, ca: Path | None) -> Access:
         ValueError: the address is invalid.
         SinkError: a file cannot be used.
     """
-    address = parse_address(uri)
+    address = parse_mqtt(uri)
     password = os.environ.pop("CAMAPP_MQTT_PASSWORD", None)
     if password_file is not None:
         try:

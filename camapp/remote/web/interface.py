@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from camapp.core.addresses import WebAddress, parse_web
 from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
@@ -19,7 +20,6 @@ from camapp.core.json_records import prediction_record
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
-from camapp.core.web_address import Address, parse_address
 from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
 from camapp.remote.web import channel
 from camapp.remote.web.commands import WebCommands
@@ -70,7 +70,7 @@ class WebInterface:
         answer_s: float = _ANSWER_S,
     ) -> None:
         self.lost = 0
-        self.address = parse_address(address)
+        self.address = parse_web(address)
         self._hosts = tuple(hosts)
         self._state = state or state_directory()
         self._say = say
@@ -99,7 +99,7 @@ class WebInterface:
         """Open the port and start serving. Raises SinkError."""
         check_packages()
         self._listener = listen(self.address)
-        self.address = Address(self.address.host, self._listener.getsockname()[1])
+        self.address = WebAddress(self.address.host, self._listener.getsockname()[1])
         if not self.address.is_loopback:
             self._load_token()
         self._say(f"the page is at {self.address.url}")
@@ -266,7 +266,7 @@ def check_packages(packages: Sequence[str] = PACKAGES) -> None:
         raise SinkError(f"--web needs {' and '.join(missing)}: {sys.executable} -m pip install {' '.join(packages)}")
 
 
-def listen(address: Address) -> socket.socket:
+def listen(address: WebAddress) -> socket.socket:
     """Return a socket that listens at `address`. Raises SinkError."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -283,7 +283,7 @@ def listen(address: Address) -> socket.socket:
         denied = isinstance(error, PermissionError)
         hints = {
             errno.EADDRINUSE: "another program has this port (ss -ltnp shows which): choose another, such as "
-            f"--web {Address(address.host, min(address.port + 1, 65535))}",
+            f"--web {WebAddress(address.host, min(address.port + 1, 65535))}",
             errno.EADDRNOTAVAIL: "this machine has no such address: 0.0.0.0 listens on all of its addresses",
             errno.EACCES: "ports below 1024 are reserved for root: choose a higher one, such as 8080",
         }

@@ -1,4 +1,4 @@
-"""`auto` takes a Pi camera, else a webcam, else the pattern."""
+"""`auto` chooses a Pi camera, else a webcam, else the pattern."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ META = VideoNode(Path("/dev/video3"), "HD Webcam", PermanentSourceError("/dev/vi
 
 
 class Recorder(Source):
-    """Any source that auto may choose."""
+    """Stands for any source that auto may choose."""
 
     made: list = []  # noqa: RUF012 - emptied by the fixture
     broken: dict = {}  # noqa: RUF012
@@ -46,7 +46,7 @@ class Recorder(Source):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Sets what the machine has: cameras (or the error that listing them gives) and nodes."""
+    """Return a function that sets the cameras of the machine (or the error of listing them) and its nodes."""
     recorder = type("FreshRecorder", (Recorder,), {"made": [], "broken": {}})
     monkeypatch.setattr(auto, "create_source", recorder)
 
@@ -77,7 +77,7 @@ def test_a_pi_camera_comes_first(machine):
     assert source.read(0.5) == ("picamera://0", 0.5)
 
 
-def test_a_busy_pi_camera_is_waited_for_and_not_replaced(machine):
+def test_a_busy_pi_camera_is_retried_and_not_replaced(machine):
     recorder = machine([CAMERA], [GOOD])
     recorder.broken["picamera://0"] = SourceLost("busy")
     source = auto.AutoSource("auto", SourceOptions())
@@ -90,7 +90,7 @@ def test_a_busy_pi_camera_is_waited_for_and_not_replaced(machine):
     assert [made.uri for made in recorder.made] == ["picamera://0"]
 
 
-def test_then_the_first_webcam_that_gives_a_image(machine):
+def test_without_a_pi_camera_the_first_webcam_with_an_image_is_chosen(machine):
     busy = VideoNode(Path("/dev/video0"), "Other", None)
     recorder = machine([], [busy, META, GOOD])
     recorder.broken["v4l2:///dev/video0"] = SourceLost("busy")
@@ -98,14 +98,14 @@ def test_then_the_first_webcam_that_gives_a_image(machine):
     assert recorder.made[0].closed == 1
 
 
-def test_else_the_pattern_with_one_line_that_says_why(machine, caplog):
+def test_without_a_camera_the_pattern_is_chosen_with_one_line_of_reasons(machine, caplog):
     machine(PermanentSourceError("numpy is broken"), [META])
     assert opened().uri == "pattern://digits"
     assert len(caplog.records) == 1
     assert "numpy is broken; /dev/video3 gives no images" in caplog.text
 
 
-def test_the_choice_answers_for_everything_else(machine):
+def test_all_properties_are_those_of_the_chosen_source(machine):
     machine([], [GOOD])
     source = auto.AutoSource("auto", SourceOptions())
     assert source.describe() == "auto"
@@ -125,11 +125,11 @@ def test_a_lost_camera_is_opened_again_and_not_replaced_by_the_pattern(machine):
     assert len(recorder.made) == 1
 
 
-def test_it_is_closed_before_it_was_opened_without_fuss():
+def test_it_may_be_closed_before_it_is_opened():
     auto.AutoSource("auto", SourceOptions()).close()
 
 
-def test_a_pc_without_cameras_gets_its_first_image_at_once(monkeypatch):
+def test_a_pc_without_cameras_shows_its_first_image_at_once(monkeypatch):
     monkeypatch.setattr(auto, "find_spec", lambda name: None)
     monkeypatch.setattr(auto, "video_nodes", list)
     source = create_source("auto", SourceOptions(size=(160, 120)))

@@ -1,4 +1,4 @@
-"""Whole runs on a stand-in for a Pi camera with faults planted: found, said, mended, and every frame accounted for."""
+"""Whole runs on a fake Pi camera with faults: detected, logged, repaired, and every frame accounted for."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camapp.capture import picamera2, rate_monitor, thread
 from camapp.capture.clock import SensorClock
+from camapp.capture.picamera2 import CameraTimeouts
 from camapp.capture.rate_monitor import RateMonitor
 from camapp.core import timeouts
 from camapp.core.errors import ExitCode
@@ -26,12 +26,13 @@ FAKES = ROOT / "tests/fakes"
 
 
 class Running:
-    """A whole run in a thread of its own."""
+    """Runs a whole pipeline in a thread; `prepare` changes it before the start."""
 
-    def __init__(self, **settings):
+    def __init__(self, prepare=lambda pipeline: None, **settings):
         given = {"source": "picamera://0", "size": "320x240", "model": "mnist", "workers": 1, **settings}
         self.pipeline = Pipeline(load_settings(given, environment={}))
         self.summary = None
+        prepare(self.pipeline)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -42,7 +43,7 @@ class Running:
         return self.pipeline.stats.predictions()
 
     def more(self, frames=20, seconds=20):
-        """Wait for so many more predictions; how long that took."""
+        """Wait for further predictions; return the seconds that it took."""
         began, before = time.monotonic(), self.predictions()
         while self.predictions() < before + frames:
             assert self._thread.is_alive(), self.summary
@@ -66,9 +67,9 @@ class Running:
 def run(fake):
     made = []
 
-    def start(**settings):
+    def start(*prepare, **settings):
         fake.plan.period = 0.01
-        made.append(Running(**settings))
+        made.append(Running(*prepare, **settings))
         return made[-1]
 
     yield start
@@ -77,11 +78,18 @@ def run(fake):
             each.stop()
 
 
-def test_an_event_loop_that_dies_is_found_opened_again_and_costs_no_account(fake, run, monkeypatch):
-    monkeypatch.setattr(thread, "READ_TIMEOUT", 0.5)
-    running = run()
+def read_timeout(seconds):
+    def prepare(pipeline):
+        pipeline.capture.read_timeout = seconds
+
+    return prepare
+
+
+def test_a_camera_whose_event_loop_dies_is_opened_again_and_frames_stay_accounted_for(fake, run):
+    running = run(read_timeout(0.5))
     running.more(20)
-    fake.plan.frames = 0  # whatever loop runs, dies
+    # The running event loop dies.
+    fake.plan.frames = 0
     time.sleep(0.3)
     fake.plan.frames = None
     assert running.more(5) < 2.5
@@ -91,9 +99,8 @@ def test_an_event_loop_that_dies_is_found_opened_again_and_costs_no_account(fake
     assert running.stop().code is ExitCode.OK
 
 
-def test_a_camera_that_stays_silent_is_tried_with_growing_pauses_and_ends_with_69(fake, run, monkeypatch):
-    monkeypatch.setattr(thread, "READ_TIMEOUT", 0.1)
-    running = run(reconnect=2.0)
+def test_a_camera_without_frames_is_retried_with_growing_pauses_and_ends_with_69(fake, run):
+    running = run(read_timeout(0.1), reconnect=2.0)
     running.more(10)
     fake.plan.frames = 0
     summary = running.end()
@@ -104,7 +111,7 @@ def test_a_camera_that_stays_silent_is_tried_with_growing_pauses_and_ends_with_6
     assert all(camera.closed for camera in fake.plan.opened)
 
 
-def test_a_busy_camera_is_taken_as_soon_as_it_is_free(fake, run):
+def test_a_busy_camera_is_opened_as_soon_as_it_is_free(fake, run):
     fake.plan.init_error = "busy"
     running = run()
     while running.pipeline.lost() == "":
@@ -116,10 +123,12 @@ def test_a_busy_camera_is_taken_as_soon_as_it_is_free(fake, run):
     running.stop()
 
 
-def test_a_camera_that_hangs_when_closed_ends_the_run_for_another_process_to_try(fake, run, monkeypatch):
-    monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.2)
-    monkeypatch.setattr(thread, "READ_TIMEOUT", 0.2)
-    running = run()
+def test_a_camera_that_hangs_when_closed_ends_the_run_so_that_another_process_can_try(fake, run):
+    def prepare(pipeline):
+        pipeline.source.timeouts = CameraTimeouts(close_s=0.2)
+        pipeline.capture.read_timeout = 0.2
+
+    running = run(prepare)
     running.more(5)
     fake.plan.close_hangs, fake.plan.frames = True, 0
     began = time.monotonic()
@@ -127,18 +136,20 @@ def test_a_camera_that_hangs_when_closed_ends_the_run_for_another_process_to_try
     assert summary.code is ExitCode.SOURCE_GONE
     assert "start camapp again" in summary.reason
     assert time.monotonic() - began < 5
-    assert "picamera-close" in timeouts.left_behind()
+    assert "picamera-close" in timeouts.stuck_threads()
 
 
-def test_a_camera_that_hangs_when_opened_ends_it_too(fake, run, monkeypatch):
-    monkeypatch.setattr(picamera2, "_OPEN_LIMIT", 0.3)
+def test_a_camera_that_hangs_when_opened_ends_the_run_too(fake, run):
+    def prepare(pipeline):
+        pipeline.source.timeouts = CameraTimeouts(open_s=0.3)
+
     fake.plan.init_error = "hang"
-    summary = run().end()
+    summary = run(prepare).end()
     assert summary.code is ExitCode.SOURCE_GONE
     assert "did not start within 0.3 s" in summary.reason
 
 
-def test_memory_for_two_buffers_is_enough_to_run_on(fake, run, caplog):
+def test_memory_for_two_buffers_is_enough_for_a_run(fake, run, caplog):
     fake.plan.alloc_failures = 1
     running = run()
     running.more(20)
@@ -146,11 +157,12 @@ def test_memory_for_two_buffers_is_enough_to_run_on(fake, run, caplog):
     running.stop()
 
 
-def test_a_program_whose_camera_hangs_ends_all_the_same(tmp_path):
+def test_a_program_whose_camera_hangs_ends_nevertheless(tmp_path):
     code = (
-        "import picamera2, time, atexit; from camapp.capture import picamera2 as ours; from camapp.cli import main\n"
-        "ours._CLOSE_LIMIT = 0.2; picamera2.plan.close_hangs = True\n"
-        "atexit.register(time.sleep, 100)\n"  # what libcamera's own end does then
+        "import picamera2, time, atexit; from camapp.cli import main\n"
+        "picamera2.plan.close_hangs = True\n"
+        # Like the shutdown of libcamera in this state.
+        "atexit.register(time.sleep, 100)\n"
         "main()\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{FAKES}{os.pathsep}{ROOT}"}
@@ -166,22 +178,22 @@ def test_a_program_whose_camera_hangs_ends_all_the_same(tmp_path):
 # Rates
 
 
-def test_the_camera_is_set_to_the_target_unless_a_rate_is_asked_for(fake, run):
+def test_the_camera_runs_at_the_target_rate_unless_another_is_requested(fake, run):
     running = run(target_fps=50)
     running.more(5)
-    assert fake.plan.opened[-1].asked["controls"] == {"FrameDurationLimits": (20000, 20000)}
+    assert fake.plan.opened[-1].requested["controls"] == {"FrameDurationLimits": (20000, 20000)}
     running.stop()
     running = run(target_fps=50, fps=25)
     running.more(5)
-    assert fake.plan.opened[-1].asked["controls"] == {"FrameDurationLimits": (40000, 40000)}
+    assert fake.plan.opened[-1].requested["controls"] == {"FrameDurationLimits": (40000, 40000)}
 
 
-def watched(fps, gaps_ms, exposure_us=0):
-    watch, now = RateMonitor(), 10**9
+def monitor_of(fps, gaps_ms, exposure_us=0):
+    monitor, now = RateMonitor(), 10**9
     for gap in gaps_ms:
         now += int(gap * 1e6)
-        watch.note("imx708", fps, now, exposure_us)
-    return watch
+        monitor.add("imx708", fps, now, exposure_us)
+    return monitor
 
 
 @pytest.mark.parametrize(
@@ -189,49 +201,51 @@ def watched(fps, gaps_ms, exposure_us=0):
     [
         (33.3, 30000, ""),
         (36.0, 30000, ""),
-        (66.6, 66000, "low light, it exposes 66 ms"),
-        (66.6, 10000, "not for the light"),
+        (66.6, 66000, "low light, the exposure takes 66 ms"),
+        (66.6, 10000, "not low light"),
         (66.6, 0, "perhaps low light"),
     ],
 )
-def test_half_the_rate_is_explained_by_the_exposure_where_that_is_the_cause(gap_ms, exposure_us, reason):
-    watch = watched(30, [gap_ms] * 60, exposure_us)
-    assert watch.reason.startswith(reason)
-    assert bool(watch.reason) == bool(reason)
+def test_half_the_rate_is_explained_by_the_exposure_if_that_is_the_cause(gap_ms, exposure_us, reason):
+    monitor = monitor_of(30, [gap_ms] * 60, exposure_us)
+    assert monitor.reason.startswith(reason)
+    assert bool(monitor.reason) == bool(reason)
 
 
-def test_slowness_is_said_once_and_taken_back(caplog):
+def test_slowness_is_logged_once_and_revoked(caplog):
     caplog.set_level("INFO")
-    watch = watched(30, [33.3] * 40 + [66.6] * 60 + [33.3] * 60, 66000)
-    assert watch.reason == ""
+    monitor = monitor_of(30, [33.3] * 40 + [66.6] * 60 + [33.3] * 60, 66000)
+    assert monitor.reason == ""
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "imx708 gives" in caplog.text
     assert "at its rate again" in caplog.text
 
 
-def test_a_cause_that_changes_is_said_anew(caplog):
-    watch, now = RateMonitor(), 10**9
+def test_a_cause_that_changes_is_logged_again(caplog):
+    monitor, now = RateMonitor(), 10**9
     for exposure_us in [10_000] * 60 + [60_000] * 60 + [61_000] * 60:
         now += 66_600_000
-        watch.note("imx708", 30, now, exposure_us)
-    assert watch.reason.startswith("low light")
+        monitor.add("imx708", 30, now, exposure_us)
+    assert monitor.reason.startswith("low light")
     assert [record.getMessage().split(": ")[1].split(",")[0] for record in caplog.records] == [
-        "not for the light", "low light"
+        "not low light", "low light"
     ]  # fmt: skip
 
 
-def test_a_stall_of_one_frame_is_no_slow_camera():
-    assert watched(30, [33.3] * 40 + [300] + [33.3] * 40).reason == ""
+def test_a_stall_of_one_frame_is_not_reported():
+    assert monitor_of(30, [33.3] * 40 + [300] + [33.3] * 40).reason == ""
 
 
-def test_low_light_is_on_the_screen_and_in_the_status_line(fake, run, monkeypatch):
-    monkeypatch.setattr(rate_monitor, "_AT_LEAST_S", 0.3)
-    # So long that a busy machine, which is slower still, takes it for the cause too.
+def test_low_light_is_on_the_screen_and_in_the_status_line(fake, run):
+    def prepare(pipeline):
+        pipeline.source.rate_monitor = RateMonitor(min_seconds=0.3)
+
+    # Long enough to be the cause on a busy machine too, which is slower still.
     fake.plan.slow_period, fake.plan.exposure_us = 0.07, 300_000
-    running = run()
+    running = run(prepare)
     running.more(12)
     hud = running.pipeline.hud()
-    assert hud.slowness.startswith("low light, it exposes 300 ms")
+    assert hud.slowness.startswith("low light, the exposure takes 300 ms")
     assert "slow camera: low light" in running.pipeline.status_line()
     canvas = np.full((480, 640, 3), 90, np.uint8)
     Overlay().draw(canvas, None, hud, 0, False)
@@ -245,7 +259,7 @@ def test_low_light_is_on_the_screen_and_in_the_status_line(fake, run, monkeypatc
 # Stamps
 
 
-def test_stamps_that_do_not_advance_are_left_out_with_one_warning(caplog):
+def test_time_stamps_that_do_not_advance_are_ignored_with_one_warning(caplog):
     clock, now = SensorClock("imx708"), time.monotonic_ns()
     assert [clock.checked(now - back) for back in (3000, 2000, 2000, 2500, 1000)] == [
         now - 3000,

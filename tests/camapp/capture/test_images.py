@@ -1,4 +1,4 @@
-"""Every odd image file arrives as an 8-bit image, or is skipped with its reason."""
+"""Image files of all kinds are read as 8-bit images, or skipped with a reason."""
 
 import inspect
 import os
@@ -44,7 +44,7 @@ def names(source):
 
 
 def png(width, height, colour_type, depth, rows):
-    """A PNG of kinds that cv2.imwrite does not write."""
+    """Return a PNG of a kind that cv2.imwrite does not write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -54,7 +54,7 @@ def png(width, height, colour_type, depth, rows):
 
 
 def with_orientation(jpeg, orientation):
-    """A JPEG's bytes with an EXIF orientation tag."""
+    """Return the bytes of a JPEG with an EXIF orientation tag."""
     tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 1, 0x0112, 3, 1, orientation, 0) + b"\0\0\0\0"
     body = b"Exif\0\0" + tiff
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
@@ -68,13 +68,13 @@ def test_a_transparent_pixel_shows_white_and_a_half_transparent_one_mixes(tmp_pa
     assert image.data[0, :, 0].tolist() == [255, 127, 0]
 
 
-def test_grey_with_alpha_is_laid_over_white(tmp_path):
+def test_grey_with_alpha_is_blended_over_white(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png(2, 1, 4, 8, bytes([0, 10, 255, 10, 0])))
     assert read_image(path).gray().tolist() == [[10, 255]]
 
 
-def test_sixteen_bits_become_eight_with_white_still_white(tmp_path):
+def test_sixteen_bits_become_eight_and_white_stays_white(tmp_path):
     path = write(tmp_path / "a.png", np.array([[0, 257 * 100, 65535]], np.uint16))
     image = read_image(path)
     assert image.layout is Layout.GRAY
@@ -93,11 +93,11 @@ def test_grey_stays_grey(tmp_path):
     assert (image.layout, image.size) == (Layout.GRAY, (4, 5))
 
 
-def test_one_pixel_is_a_image(tmp_path):
+def test_an_image_may_have_one_pixel(tmp_path):
     assert read_image(write(tmp_path / "a.png", solid(7, (1, 1, 3)))).size == (1, 1)
 
 
-def test_colours_arrive_in_their_places(tmp_path):
+def test_colours_are_in_the_right_channels(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:] = 40, 60, 200  # B, G, R
     for suffix in (".png", ".bmp", ".ppm", ".webp", ".tiff"):
@@ -106,7 +106,7 @@ def test_colours_arrive_in_their_places(tmp_path):
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
-def test_a_photo_is_turned_as_its_exif_data_asks(tmp_path, orientation, corner):
+def test_a_photo_is_rotated_by_its_exif_orientation(tmp_path, orientation, corner):
     pixels = np.zeros((32, 64), np.uint8)
     pixels[:16, :32] = 255
     _, jpeg = cv2.imencode(".jpg", pixels)
@@ -114,12 +114,12 @@ def test_a_photo_is_turned_as_its_exif_data_asks(tmp_path, orientation, corner):
     path.write_bytes(with_orientation(jpeg.tobytes(), orientation))
     image = read_image(path)
     assert image.size == ((32, 64) if orientation in (6, 8) else (64, 32))
-    row, column = (0.25 + 0.5 * place for place in corner)
+    row, column = (0.25 + 0.5 * half for half in corner)
     assert image.gray()[int(row * image.height), int(column * image.width)] > 250
     assert (image.gray() > 128).mean() == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_folder_is_read_whole_in_natural_order_without_hidden_files(tmp_path):
+def test_a_folder_is_read_in_natural_order_without_hidden_files(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".thumbnails").mkdir()
     for name in ("img10.png", "img2.png", "img1.PNG", "b/img1.png", ".hidden.png", ".thumbnails/x.png"):
@@ -131,20 +131,20 @@ def test_a_folder_is_read_whole_in_natural_order_without_hidden_files(tmp_path):
     assert not source.skipped
 
 
-def test_folders_may_be_deeper_than_calls(tmp_path):
+def test_folders_may_be_deeper_than_the_call_stack(tmp_path):
     deepest = tmp_path.joinpath(*"d" * 200)
     deepest.mkdir(parents=True)
     write(deepest / "a.png", solid())
-    most = sys.getrecursionlimit()
+    limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack(0)) + 50)
     try:
         found = list(walk_images(tmp_path))
     finally:
-        sys.setrecursionlimit(most)
+        sys.setrecursionlimit(limit)
     assert found == [str(deepest / "a.png")]
 
 
-def test_a_link_that_leads_nowhere_costs_only_itself(tmp_path):
+def test_a_broken_link_is_skipped_alone(tmp_path):
     write(tmp_path / "1.png", solid())
     (tmp_path / "2.png").symlink_to("2.png")
     (tmp_path / "3.png").symlink_to("gone.png")
@@ -153,9 +153,9 @@ def test_a_link_that_leads_nowhere_costs_only_itself(tmp_path):
     assert source.skipped == [(tmp_path / "2.png", "Too many levels of symbolic links")]
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(PermanentSourceError, match="no file but a pipe or a device"):
+    with pytest.raises(PermanentSourceError, match="not a file but a pipe or a device"):
         opened(tmp_path / "pipe.png")
     with pytest.raises(PermanentSourceError, match="no images in folder"):
         opened(tmp_path)
@@ -165,11 +165,11 @@ def test_a_file_larger_than_any_image_is_not_read_into_memory(tmp_path):
     huge = tmp_path / "huge.png"
     huge.touch()
     os.truncate(huge, 1 << 42)
-    with pytest.raises(ValueError, match="it has 4194304 MB, which is more than any image has"):
+    with pytest.raises(ValueError, match="it has 4194304 MB, more than any image has"):
         read_image(huge)
 
 
-def test_a_image_that_would_fill_memory_is_refused_by_its_header(tmp_path):
+def test_an_image_that_would_fill_memory_is_refused_by_its_header(tmp_path):
     (tmp_path / "bomb.png").write_bytes(png(20_000, 20_000, 2, 8, bytes(99)))
     code = "import sys; from camapp.capture.images import read_image; read_image(sys.argv[1])"
     environment = {name: value for name, value in os.environ.items() if name != "OPENCV_IO_MAX_IMAGE_PIXELS"}
@@ -177,16 +177,16 @@ def test_a_image_that_would_fill_memory_is_refused_by_its_header(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "bomb.png")],
         cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.stderr.splitlines()[-1].startswith("ValueError: it has more pixels than images that we read")
+    assert done.stderr.splitlines()[-1].startswith("ValueError: it has more pixels than allowed")
 
 
-def test_a_glob_takes_what_it_matches(tmp_path):
+def test_a_glob_reads_the_files_that_it_matches(tmp_path):
     for name in ("a1.png", "a2.png", "b1.png"):
         write(tmp_path / name, solid())
     assert names(opened(tmp_path / "a*.png")) == ["a1.png", "a2.png"]
 
 
-def test_the_label_is_what_follows_the_first_underscore(tmp_path):
+def test_the_label_is_the_text_after_the_first_underscore(tmp_path):
     write(tmp_path / "12_7.png", solid())
     write(tmp_path / "13_traffic_light.png", solid())
     write(tmp_path / "14.png", solid())
@@ -195,7 +195,7 @@ def test_the_label_is_what_follows_the_first_underscore(tmp_path):
     assert [truth and truth.label for truth in truths] == ["7", "traffic_light", None]
 
 
-def test_unreadable_files_are_skipped_and_told(tmp_path, caplog):
+def test_unreadable_files_are_skipped_and_logged(tmp_path, caplog):
     write(tmp_path / "2_good.png", solid())
     (tmp_path / "1.png").write_bytes(b"")
     (tmp_path / "3.jpg").write_text("not an image")
@@ -210,33 +210,33 @@ def test_unreadable_files_are_skipped_and_told(tmp_path, caplog):
     assert len(caplog.records) == 3
 
 
-def test_a_folder_without_images_says_so(tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(PermanentSourceError, match=r"no images in folder .*\.png"):
         opened(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "1.png"])
-def test_what_this_user_may_not_read_is_denied(tmp_path, monkeypatch, name):
+def test_files_without_permission_are_denied(tmp_path, monkeypatch, name):
     write(tmp_path / "1.png", solid())
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SourceDenied, match="may not be read by this user"):
         opened(tmp_path / name)
 
 
-def test_a_glob_without_matches_says_so(tmp_path):
+def test_a_glob_without_matches_is_an_error(tmp_path):
     with pytest.raises(PermanentSourceError, match="no images at"):
         opened(tmp_path / "*.png")
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_a_folder_of_which_nothing_can_be_read_is_an_error_and_no_endless_loop(tmp_path, loop):
+def test_a_folder_without_a_readable_file_is_an_error_and_not_an_endless_loop(tmp_path, loop):
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_text("no")
     with pytest.raises(PermanentSourceError, match=r"cannot read .*1\.png.*other 1"):
         opened(tmp_path, loop=loop)
 
 
-def test_loop_starts_again_and_leaves_out_what_was_bad(tmp_path):
+def test_loop_restarts_without_the_unreadable_files(tmp_path):
     write(tmp_path / "1.png", solid())
     (tmp_path / "2.png").write_text("no")
     write(tmp_path / "3.png", solid())
@@ -245,7 +245,7 @@ def test_loop_starts_again_and_leaves_out_what_was_bad(tmp_path):
     assert len(source.skipped) == 1
 
 
-def test_it_opens_again_from_the_start(tmp_path):
+def test_a_source_that_is_opened_again_starts_at_the_first_file(tmp_path):
     write(tmp_path / "1.png", solid())
     source = opened(tmp_path)
     assert names(source) == ["1.png"]
@@ -255,14 +255,14 @@ def test_it_opens_again_from_the_start(tmp_path):
     assert names(source) == ["1.png"]
 
 
-def test_large_images_fit_the_size_and_small_ones_stay(tmp_path):
+def test_large_images_are_shrunk_to_the_size_and_small_ones_stay(tmp_path):
     write(tmp_path / "1.png", solid(size=(100, 400, 3)))
     write(tmp_path / "2.png", solid(size=(10, 20, 3)))
     source = opened(tmp_path, size=(100, 100))
     assert [source.read(1).view.size for _ in range(2)] == [(100, 25), (20, 10)]
 
 
-def test_realtime_shows_them_at_the_rate_asked(tmp_path):
+def test_realtime_yields_images_at_the_requested_rate(tmp_path):
     for number in range(5):
         write(tmp_path / f"{number}.png", solid())
     source = opened(tmp_path, realtime=True, fps=20)
@@ -273,7 +273,7 @@ def test_realtime_shows_them_at_the_rate_asked(tmp_path):
     assert 0.19 <= time.monotonic() - start < 3
 
 
-def test_otherwise_they_come_as_fast_as_they_are_read(tmp_path):
+def test_without_realtime_images_come_as_fast_as_they_are_read(tmp_path):
     for number in range(5):
         write(tmp_path / f"{number}.png", solid())
     source = opened(tmp_path, fps=1)

@@ -1,4 +1,4 @@
-"""What `camapp sources` shows, on machines with and without cameras."""
+"""The list of `camapp sources`, on machines with and without cameras."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ PATTERNS = [f"pattern://{name}" for name in SCENES]
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Sets what the machine has: Pi cameras (or the error that listing them gives) and V4L2 nodes."""
+    """Return a function that sets the Pi cameras (or the error of listing them) and V4L2 nodes of the machine."""
 
     def has(cameras, *nodes):
         def pi_cameras():
@@ -31,7 +31,7 @@ def machine(monkeypatch):
     return has
 
 
-def test_each_source_is_told_and_why_it_is_not_usable(machine):
+def test_each_source_is_listed_with_why_it_is_not_usable(machine):
     machine(
         [{"Model": "imx708", "Num": 0, "Id": "/base/soc/i2c@1/imx708@1a"}],
         VideoNode(Path("/dev/video0"), "Locked", SourceDenied("join group video")),
@@ -48,13 +48,13 @@ def test_each_source_is_told_and_why_it_is_not_usable(machine):
     assert [row.uri for row in rows[4:]] == PATTERNS
 
 
-def test_a_broken_picamera2_is_a_line_in_the_list_and_no_error(machine):
+def test_a_broken_picamera2_is_a_line_in_the_list_and_not_an_error(machine):
     machine(PermanentSourceError("run 'sudo apt install'"))
     first = list_sources.list_sources()[0]
     assert (first.uri, first.status) == ("picamera://0", "run 'sudo apt install'")
 
 
-def test_a_pc_without_picamera2_lists_its_patterns_alone(machine):
+def test_a_pc_without_picamera2_lists_only_patterns(machine):
     machine(None)
     assert [row.uri for row in list_sources.list_sources()] == PATTERNS
 

@@ -1,4 +1,4 @@
-"""Webcams (by a stand-in for the driver), network streams (from a server of our own) and video files."""
+"""Webcams (with a fake driver), network streams (from a server in the test) and video files."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ FRAMES = 20
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
-    """20 frames of 64x48 at 25 fps, each a level of grey that tells its number."""
+    """Return a video of 20 frames of 64x48 at 25 fps; the grey level of a frame encodes its number."""
     path = tmp_path_factory.mktemp("clips") / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (64, 48))
     for number in range(FRAMES):
@@ -45,7 +45,7 @@ def number_of(shot):
 
 
 def read_into(source, shots):
-    """Read until something is raised."""
+    """Read until an exception is raised."""
     while True:
         shots.append(source.read(1))
 
@@ -60,7 +60,7 @@ def read_all(source):
 # Video files
 
 
-def test_a_file_gives_every_frame_in_order_and_ends(clip):
+def test_a_file_yields_every_frame_in_order_and_ends(clip):
     source = opened(clip)
     assert (source.live, source.fps) == (False, FPS)
     shots = read_all(source)
@@ -75,7 +75,7 @@ def test_a_file_gives_every_frame_in_order_and_ends(clip):
         source.read(1)
 
 
-def test_colours_of_a_file_arrive_in_their_places(tmp_path):
+def test_colours_of_a_file_are_in_the_right_channels(tmp_path):
     path = tmp_path / "red.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (64, 48))
     writer.write(np.full((48, 64, 3), (40, 60, 200), np.uint8))
@@ -85,7 +85,7 @@ def test_colours_of_a_file_arrive_in_their_places(tmp_path):
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """Replaces the time module; time passes only in `sleep`."""
 
     now = 10**12
 
@@ -107,7 +107,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_realtime_keeps_to_the_files_own_time(clip, clock):
+def test_realtime_follows_the_time_stamps_of_the_file(clip, clock):
     source = opened(clip, realtime=True)
     assert source.live
     start, late = clock.now, []
@@ -126,7 +126,7 @@ def test_realtime_waits_on_the_real_clock(clip):
     assert time.monotonic() - start > (FRAMES - 2) / FPS
 
 
-def test_realtime_passes_over_the_frames_that_nobody_came_for(clip, clock):
+def test_realtime_skips_frames_that_were_not_read_in_time(clip, clock):
     source = opened(clip, realtime=True)
     assert number_of(source.read(1)) == 0
     clock.sleep(0.3)  # 7.5 frames
@@ -136,9 +136,9 @@ def test_realtime_passes_over_the_frames_that_nobody_came_for(clip, clock):
     assert number_of(source.read(1)) == 8
 
 
-def test_realtime_lets_time_slip_when_it_cannot_catch_up(clip, clock, monkeypatch):
-    monkeypatch.setattr("camapp.capture.opencv._CATCH_UP_S", -1.0)
-    source = opened(clip, realtime=True)
+def test_realtime_shifts_its_schedule_if_it_cannot_catch_up(clip, clock):
+    source = VideoSource(str(clip), SourceOptions(realtime=True), catch_up_s=-1.0)
+    source.open()
     source.read(1)
     clock.sleep(0.3)
     shot = source.read(1)
@@ -146,7 +146,7 @@ def test_realtime_lets_time_slip_when_it_cannot_catch_up(clip, clock, monkeypatc
     assert clock.now == shot.sensor_ns
 
 
-def test_realtime_waits_no_longer_than_it_may(clip, clock):
+def test_realtime_waits_at_most_for_the_timeout(clip, clock):
     source = opened(clip, realtime=True)
     source.read(1)
     start = clock.now
@@ -154,33 +154,33 @@ def test_realtime_waits_no_longer_than_it_may(clip, clock):
     assert clock.now - start == 10_000_000
 
 
-def test_loop_goes_on_without_a_gap_in_time(clip, clock):
+def test_loop_continues_without_a_gap_in_time(clip, clock):
     source = opened(clip, realtime=True, loop=True)
     shots = [source.read(1) for _ in range(FRAMES + 3)]
     assert [number_of(shot) for shot in shots] == [*range(FRAMES), 0, 1, 2]
     assert np.diff([shot.sensor_ns for shot in shots]) / 1e9 == pytest.approx(1 / FPS, abs=1e-3)
 
 
-def test_size_fits_the_view_and_keeps_its_shape(clip):
+def test_the_view_is_shrunk_to_the_size_and_keeps_its_aspect(clip):
     assert opened(clip, size=(32, 32)).read(1).view.size == (32, 24)
     assert opened(clip, size=(640, 480)).read(1).view.size == (64, 48)
 
 
-def test_a_missing_file_says_so(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(PermanentSourceError, match=r"no such file: .*none\.mp4"):
         opened(tmp_path / "none.mp4")
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video", b"\0" * 5000])
-def test_a_file_that_is_no_video_says_so(tmp_path, content):
+def test_a_file_that_is_not_a_video_is_named(tmp_path, content):
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
-    with pytest.raises(PermanentSourceError, match=r"clip\.mp4 is damaged, or no video"):
+    with pytest.raises(PermanentSourceError, match=r"clip\.mp4 is damaged, or not a video"):
         opened(path)
 
 
-def test_opencv_adds_no_lines_of_its_own(tmp_path):
-    # FFmpeg takes its log level when first used, hence the process.
+def test_opencv_prints_no_messages(tmp_path):
+    # In a new process, because FFmpeg reads its log level on first use.
     (tmp_path / "clip.mp4").write_text("this is no video")
     code = (
         "import sys\nfrom camapp.capture.source import *\nfrom camapp.core.errors import *\n"
@@ -195,7 +195,7 @@ def test_opencv_adds_no_lines_of_its_own(tmp_path):
 
 
 @pytest.mark.timeout(10)
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(PermanentSourceError, match="is not a file"):
         opened(tmp_path / "pipe")
@@ -207,16 +207,16 @@ def test_a_file_without_permission_is_denied(clip, monkeypatch):
         opened(clip)
 
 
-def test_a_file_that_breaks_off_ends_with_a_warning(clip, tmp_path, caplog):
+def test_a_truncated_file_ends_with_a_warning(clip, tmp_path, caplog):
     whole = clip.read_bytes()
     path = tmp_path / "part.avi"
     path.write_bytes(whole[: len(whole) * 7 // 10])
     shots = read_all(opened(path))
     assert 0 < len(shots) < FRAMES
-    assert "broke off after" in caplog.text
+    assert "ends after" in caplog.text
 
 
-def test_a_whole_file_ends_without_a_warning(clip, caplog):
+def test_a_complete_file_ends_without_a_warning(clip, caplog):
     read_all(opened(clip))
     assert not caplog.records
 
@@ -225,7 +225,7 @@ def test_a_whole_file_ends_without_a_warning(clip, caplog):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Motion JPEG. /stop ends after five frames, /stall goes silent, /grow changes its size, /401 wants a password."""
+    """Serves motion JPEG. /stop ends after five frames, /stall stops sending, /grow changes size, /401 is denied."""
 
     def do_GET(self):
         if self.path == "/clip.avi":
@@ -274,7 +274,7 @@ def stream(uri):
     return StreamSource(uri, SourceOptions())
 
 
-def test_a_stream_gives_frames(server):
+def test_a_stream_yields_frames(server):
     source = stream(f"http://{server}/video")
     source.open()
     shot = source.read(1)
@@ -293,9 +293,8 @@ def test_a_stream_that_ends_is_lost_and_may_be_opened_again(server):
         source.close()
 
 
-def test_a_stream_that_goes_silent_is_lost_in_bounded_time(server, monkeypatch):
-    monkeypatch.setattr("camapp.capture.opencv._READ_MS", 500)
-    source = stream(f"http://{server}/stall")
+def test_a_stream_that_stops_sending_is_lost_in_bounded_time(server):
+    source = StreamSource(f"http://{server}/stall", SourceOptions(), read_ms=500)
     source.open()
     start = time.monotonic()
     with pytest.raises(SourceLost, match="sends no more"):
@@ -304,7 +303,7 @@ def test_a_stream_that_goes_silent_is_lost_in_bounded_time(server, monkeypatch):
     source.close()
 
 
-def test_a_stream_that_changes_its_size_goes_on(server):
+def test_a_stream_may_change_its_size(server):
     source = stream(f"http://{server}/grow")
     source.open()
     shots = []
@@ -315,7 +314,7 @@ def test_a_stream_that_changes_its_size_goes_on(server):
     source.close()
 
 
-def test_a_file_on_a_web_server_is_no_stream(server):
+def test_a_file_on_a_web_server_is_refused(server):
     with pytest.raises(PermanentSourceError, match="is a file, not a live stream"):
         stream(f"http://{server}/clip.avi").open()
 
@@ -333,7 +332,7 @@ def test_a_password_is_in_no_message(server, path, capfd):
 
 
 class Driver:
-    """cv2.VideoCapture as a webcam's driver would have it."""
+    """Replaces cv2.VideoCapture with the behaviour of a webcam's driver."""
 
     made: list = []  # noqa: RUF012 - emptied by the fixture
     opens = True
@@ -369,7 +368,7 @@ class Driver:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine of our own in /dev, /sys and /proc; returns the function that plugs a node in."""
+    """Replace /dev, /sys and /proc; return a function that plugs in a node."""
     for name in ("DEV", "SYS", "PROC"):
         folder = tmp_path / name.lower()
         folder.mkdir()
@@ -403,7 +402,7 @@ def webcam(uri="v4l2://0", **options):
     return CameraSource(uri, SourceOptions(**options))
 
 
-def test_a_webcam_is_asked_for_size_rate_mjpg_and_few_buffers(machine):
+def test_a_webcam_is_configured_with_size_rate_mjpg_and_few_buffers(machine):
     device = machine(0, "HD Webcam")
     source = webcam(size=(1280, 720), fps=30, controls={"brightness": "0.5", "CAP_PROP_FOCUS": "10"})
     source.open()
@@ -426,13 +425,13 @@ def test_a_webcam_is_asked_for_size_rate_mjpg_and_few_buffers(machine):
     source.close()
 
 
-def test_a_webcam_is_set_to_the_target_where_no_rate_is_asked_for(machine):
+def test_a_webcam_runs_at_the_target_rate_unless_another_is_requested(machine):
     machine(0, "HD Webcam")
     webcam(target_fps=60).open()
     assert machine.driver.made[0].settings[cv2.CAP_PROP_FPS] == 60
 
 
-def test_a_webcam_that_slows_down_says_so(machine, monkeypatch):
+def test_a_webcam_that_slows_down_reports_it(machine, monkeypatch):
     machine(0, "HD Webcam")
     clock = iter(range(10**12, 10**13, 70_000_000))
     monkeypatch.setattr("camapp.capture.opencv.time.monotonic_ns", lambda: next(clock))
@@ -443,14 +442,14 @@ def test_a_webcam_that_slows_down_says_so(machine, monkeypatch):
     assert source.slowness.startswith("perhaps low light")
 
 
-def test_a_small_image_is_left_uncompressed(machine):
+def test_a_small_image_stays_uncompressed(machine):
     machine(0, "HD Webcam")
     source = webcam(size=(640, 480))
     source.open()
     assert cv2.CAP_PROP_FOURCC not in machine.driver.made[0].settings
 
 
-def test_each_shot_has_its_own_size_when_a_camera_changes(machine):
+def test_each_shot_has_the_size_of_its_frame_if_the_camera_changes(machine):
     machine(0, "HD Webcam")
     source = webcam()
     source.open()
@@ -461,7 +460,7 @@ def test_each_shot_has_its_own_size_when_a_camera_changes(machine):
 
 
 @pytest.mark.parametrize(("shape", "layout"), [((48, 64), Layout.GRAY), ((48, 64, 1), Layout.GRAY)])
-def test_a_grey_camera_gives_grey_images(machine, shape, layout):
+def test_a_grey_camera_yields_grey_images(machine, shape, layout):
     machine(0, "Thermal")
     machine.driver.frame = np.full(shape, 9, np.uint8)
     source = webcam()
@@ -470,7 +469,7 @@ def test_a_grey_camera_gives_grey_images(machine, shape, layout):
     assert (image.layout, image.size, image.gray()[0, 0]) == (layout, (64, 48), 9)
 
 
-def test_the_drivers_stamp_is_used_if_it_is_of_this_clock(machine, caplog):
+def test_the_time_stamp_of_the_driver_is_used_if_it_is_of_the_monotonic_clock(machine, caplog):
     machine(0, "HD Webcam")
     source = webcam()
     source.open()
@@ -483,26 +482,26 @@ def test_the_drivers_stamp_is_used_if_it_is_of_this_clock(machine, caplog):
     assert "another clock" in caplog.text
 
 
-def test_an_absent_webcam_is_lost_with_advice(machine):
+def test_an_absent_webcam_is_lost_with_a_remedy(machine):
     with pytest.raises(SourceLost, match=r"no camera at .*video0: plug it in"):
         webcam().open()
 
 
 @pytest.mark.parametrize("name", ["unicam-image", "rp1-cfe-csi2_ch0", "pispbe-input"])
-def test_a_node_of_the_pi_camera_says_use_picamera(machine, name):
+def test_a_node_of_the_pi_camera_is_refused_in_favour_of_picamera(machine, name):
     machine(0, name)
     with pytest.raises(PermanentSourceError, match="use picamera://0"):
         webcam().open()
     assert not machine.driver.made
 
 
-def test_a_metadata_node_is_no_webcam(machine):
+def test_a_metadata_node_is_refused(machine):
     machine(1, "HD Webcam", capabilities=0x04A00000)
     with pytest.raises(PermanentSourceError, match="gives no images"):
         webcam("v4l2://1").open()
 
 
-def test_no_permission_names_the_group(machine, monkeypatch):
+def test_without_permission_the_error_names_the_group(machine, monkeypatch):
     machine(0, "HD Webcam")
 
     def denied(*args):
@@ -520,24 +519,24 @@ def hold(root, pid, name, device):
     (folder.parent / "comm").write_text(name + "\n")
 
 
-def test_a_busy_webcam_names_who_holds_it(machine):
+def test_a_busy_webcam_is_reported_with_its_process(machine):
     device = machine(0, "HD Webcam")
     hold(machine.root, 812, "motion", device)
     hold(machine.root, 813, "bystander", "/dev/null")
-    hold(machine.root, os.getpid(), "ourselves", device)
+    hold(machine.root, os.getpid(), "this test", device)
     machine.driver.opens = False
     with pytest.raises(SourceLost, match=r"in use by motion \(pid 812\): stop it first"):
         webcam().open()
 
 
-def test_a_busy_webcam_of_another_user_says_how_to_find_out(machine):
+def test_a_webcam_used_by_another_user_is_reported_with_a_command_to_find_the_process(machine):
     machine(0, "HD Webcam")
     machine.driver.opens = False
     with pytest.raises(SourceLost, match="sudo fuser -v"):
         webcam().open()
 
 
-def test_a_silent_webcam_is_lost_when_opened(machine):
+def test_a_webcam_without_frames_is_lost_when_opened(machine):
     machine(0, "HD Webcam")
     machine.driver.frames_left = 0
     with pytest.raises(SourceLost, match="gives no image"):
@@ -571,15 +570,15 @@ def test_an_unplugged_webcam_is_lost_and_found_under_another_number(machine):
         ({"FOCUS": "near"}, "are numbers"),
     ],
 )
-def test_wrong_controls_are_refused_before_anything_is_opened(controls, message):
+def test_invalid_controls_are_refused_before_the_device_is_opened(controls, message):
     with pytest.raises(PermanentSourceError, match=message):
         webcam(controls=controls)
 
 
-def test_a_control_that_the_camera_refuses_is_an_error(machine):
+def test_a_control_that_the_camera_rejects_is_an_error(machine):
     machine(0, "HD Webcam")
     machine.driver.refuses = {cv2.CAP_PROP_ZOOM}
-    with pytest.raises(PermanentSourceError, match="HD Webcam does not take the control ZOOM=2"):
+    with pytest.raises(PermanentSourceError, match="HD Webcam does not accept the control ZOOM=2"):
         webcam(controls={"ZOOM": "2"}).open()
 
 
@@ -588,7 +587,7 @@ def test_a_uri_without_a_number_or_path_is_refused():
         webcam("v4l2://front")
 
 
-def test_holders_of_a_real_file_are_found_on_the_real_machine(tmp_path):
+def test_processes_that_hold_a_real_file_are_found(tmp_path):
     device = tmp_path / "device"
     device.touch()
     code = "import sys; f = open(sys.argv[1]); print(flush=True); sys.stdin.read()"

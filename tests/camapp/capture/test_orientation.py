@@ -10,7 +10,7 @@ from camapp.core.predictions import Box, Polyline
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
-def test_truth_moves_with_the_pixels(rotate, hflip, vflip):
+def test_ground_truth_moves_with_the_pixels(rotate, hflip, vflip):
     data = np.zeros((6, 10, 3), np.uint8)
     data[1:3, 2:7] = 255
     image = Image.of(data, Layout.RGB)

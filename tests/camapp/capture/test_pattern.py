@@ -19,7 +19,7 @@ def read(source, count):
         source.close()
 
 
-def test_shots_are_rgb_with_truth():
+def test_shots_are_rgb_with_ground_truth():
     source = create_source("pattern://digits?size=320x240&count=3", SourceOptions())
     (shot,) = read(source, 1)
     assert isinstance(source, PatternSource)
@@ -44,7 +44,7 @@ def test_live_frames_come_at_their_scheduled_times():
     assert span >= 0.9 * (stamps[-1] - stamps[0])
 
 
-def test_a_late_reader_skips_frames_and_gets_no_burst():
+def test_a_late_reader_skips_frames_without_a_burst():
     source = create_source(TINY, SourceOptions())
     source.open()
     first = source.read(1.0)
@@ -54,7 +54,7 @@ def test_a_late_reader_skips_frames_and_gets_no_burst():
     assert time.monotonic_ns() >= after.sensor_ns > late.sensor_ns
     ideal = create_source(TINY, SourceOptions(realtime=False))
     index = round((late.sensor_ns - first.sensor_ns) / 1e7)
-    # The image is that of its moment, not the next in a queue.
+    # The image of that moment, not the next of a queue.
     assert np.array_equal(read(ideal, index + 1)[-1].view.data, late.view.data)
 
 
@@ -68,7 +68,7 @@ def test_without_realtime_every_frame_comes_at_once():
     assert not np.array_equal(shots[0].view.data, shots[1].view.data)
 
 
-def test_options_fill_what_the_uri_leaves_open():
+def test_options_apply_unless_the_uri_sets_a_value():
     options = SourceOptions(size=(128, 96), fps=50)
     assert "128x96 at 50 fps, seed 1" in create_source("pattern://digits", options).describe()
     assert "64x64 at 25 fps, seed 7" in create_source("pattern://digits?size=64x64&fps=25&seed=7", options).describe()
@@ -81,7 +81,7 @@ def test_options_fill_what_the_uri_leaves_open():
         ("pattern://desk", "unknown scene 'desk'; known are digits, objects, track"),
         ("pattern://", "unknown scene ''; known are digits, objects"),
         ("pattern://digits?sede=1", "unknown option 'sede'; allowed are size, fps, seed, count"),
-        ("pattern://digits?size=big", "expected WIDTHxHEIGHT"),
+        ("pattern://digits?size=big", "a size is WIDTHxHEIGHT"),
         ("pattern://digits?size=10x10", "each side may be 64 to 4096"),
         ("pattern://digits?fps=0", "allowed are 1 to 240"),
         ("pattern://digits?fps=nan", "fps 'nan': expected a number"),
@@ -91,13 +91,13 @@ def test_options_fill_what_the_uri_leaves_open():
         ("pattern://digits?count=0", "allowed are 1 to 8"),
     ],
 )
-def test_bad_uris_are_refused_with_what_is_allowed(uri, message):
+def test_invalid_uris_are_refused_with_the_allowed_values(uri, message):
     with pytest.raises(PermanentSourceError, match=message.replace("?", r"\?")) as caught:
         create_source(uri, SourceOptions())
     assert uri in str(caught.value)
 
 
-def test_waiting_is_bounded_and_a_closed_source_says_so():
+def test_waiting_is_bounded_and_a_closed_source_is_an_error():
     source = create_source("pattern://digits?size=64x64&fps=1", SourceOptions())
     with pytest.raises(SourceLost, match="not open"):
         source.read(1.0)

@@ -1,4 +1,4 @@
-"""PicameraSource on a stand-in for picamera2 (tests/fakes) that has the real one's habits and faults."""
+"""PicameraSource on a fake picamera2 (tests/fakes) with the behaviour and faults of the real one."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from camapp.capture import picamera2
+from camapp.capture.picamera2 import CameraTimeouts, PicameraSource
 from camapp.capture.source import SourceOptions
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceLost
 from camapp.core.image import Layout
@@ -23,8 +24,8 @@ FAKES = Path(__file__).parents[2] / "fakes"
 def source(fake):
     made = []
 
-    def make(uri="picamera://0", **options):
-        made.append(picamera2.PicameraSource(uri, SourceOptions(**options)))
+    def make(uri="picamera://0", timeouts=None, **options):
+        made.append(PicameraSource(uri, SourceOptions(**options), timeouts or CameraTimeouts()))
         return made[-1]
 
     yield make
@@ -39,7 +40,7 @@ def opened(source):
 
 
 def read_on(source, timeout):
-    """Read until something is raised."""
+    """Read until an exception is raised."""
     while True:
         source.read(timeout)
 
@@ -57,7 +58,7 @@ def near(pixel, colour):
 
 @pytest.mark.parametrize("layout", ["XBGR8888", "XRGB8888", "BGR888", "RGB888", "YUV420", "NV12"])
 @pytest.mark.parametrize("align", [1, 64, 512])
-def test_each_format_has_its_colours_and_its_place_whatever_the_stride(fake, source, layout, align):
+def test_each_format_has_the_right_colours_at_the_right_pixels_with_any_stride(fake, source, layout, align):
     fake.plan.formats = {"main": layout, "lores": layout}
     fake.plan.align = 2 if align == 1 and layout in ("YUV420", "NV12") else align
     shot = opened(source(size=(100, 60), model_size=(60, 36))).read(1)
@@ -80,7 +81,7 @@ def test_main_is_rgbx_and_lores_stays_i420_with_its_stride(source):
     assert shot.model_view.data.shape == (108, 128)
 
 
-def test_a_format_that_cannot_be_read_is_refused_by_name(fake, source):
+def test_an_unsupported_format_is_refused_by_name(fake, source):
     fake.plan.formats = {"lores": "YUYV"}
     with pytest.raises(PermanentSourceError, match=r"imx708 gives its lores stream as YUYV; camapp reads XBGR8888"):
         source().open()
@@ -99,30 +100,30 @@ def test_images_outlive_the_request(fake, source):
 # Configuration
 
 
-def test_the_camera_is_asked_for_what_the_reference_says(fake, source):
+def test_the_camera_is_configured_as_the_options_request(fake, source):
     opened(source(size=(1280, 720), fps=40, model_size=(320, 240)))
-    asked = camera_of(fake).asked
-    assert asked["main"] == {"size": (1280, 720), "format": "XBGR8888"}
-    assert asked["lores"] == {"size": (448, 252), "format": "YUV420"}
-    assert asked["raw"] is None
-    assert asked["buffer_count"] == 4
-    assert asked["controls"] == {"FrameDurationLimits": (25000, 25000)}
-    assert asked["sensor"] == {"output_size": (2304, 1296), "bit_depth": 10}
-    assert asked["colour_space"].name == "SMPTE170M"
+    requested = camera_of(fake).requested
+    assert requested["main"] == {"size": (1280, 720), "format": "XBGR8888"}
+    assert requested["lores"] == {"size": (448, 252), "format": "YUV420"}
+    assert requested["raw"] is None
+    assert requested["buffer_count"] == 4
+    assert requested["controls"] == {"FrameDurationLimits": (25000, 25000)}
+    assert requested["sensor"] == {"output_size": (2304, 1296), "bit_depth": 10}
+    assert requested["colour_space"].name == "SMPTE170M"
 
 
-def test_it_describes_itself_as_configured(source):
+def test_the_description_is_of_the_configured_streams(source):
     assert opened(source()).describe() == "imx708 1280x720 at 30 fps, lores 448x252"
 
 
-def test_a_rate_beyond_the_sensor_is_cut_with_a_warning(source, caplog):
+def test_a_rate_above_that_of_the_sensor_is_lowered_with_a_warning(source, caplog):
     assert opened(source(fps=200)).fps == 120.13
-    assert "120.13 fps at most, 200 were asked" in caplog.text
+    assert "120.13 fps at most, 200 were requested" in caplog.text
 
 
 def test_odd_sizes_are_made_even(fake, source):
     opened(source(size=(641, 481)))
-    assert camera_of(fake).asked["main"]["size"] == (640, 480)
+    assert camera_of(fake).requested["main"]["size"] == (640, 480)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_odd_sizes_are_made_even(fake, source):
         ((720, 1280), (320, 240), (324, 576)),
     ],
 )
-def test_lores_has_mains_aspect_and_holds_the_models_size(main, needed, lores):
+def test_lores_has_the_aspect_of_main_and_contains_the_size_of_the_model(main, needed, lores):
     assert picamera2.lores_size(main, needed) == lores
     assert lores[0] / lores[1] == pytest.approx(main[0] / main[1], rel=0.01)
     assert all(side % 2 == 0 for side in lores)
@@ -152,7 +153,7 @@ def test_lores_has_mains_aspect_and_holds_the_models_size(main, needed, lores):
         ((2560, 1440), 30, (2304, 1296)),
     ],
 )
-def test_the_sensor_mode_keeps_the_whole_view_at_the_rate(fake, size, fps, mode):
+def test_the_sensor_mode_has_the_full_view_at_the_rate(fake, size, fps, mode):
     assert picamera2.best_mode(fake.Picamera2.sensor_modes, size, fps)["size"] == mode
 
 
@@ -166,10 +167,10 @@ def test_the_sensor_mode_keeps_the_whole_view_at_the_rate(fake, size, fps, mode)
         ({"rotate": 90, "hflip": True}, (True, False), (False, False, 90)),
     ],
 )
-def test_the_camera_flips_and_the_caller_does_the_rest(fake, source, options, transform, remaining):
+def test_the_camera_flips_and_the_caller_rotates(fake, source, options, transform, remaining):
     opened_source = opened(source(**options))
-    asked = camera_of(fake).asked["transform"]
-    assert (asked.hflip, asked.vflip) == transform
+    requested = camera_of(fake).requested["transform"]
+    assert (requested.hflip, requested.vflip) == transform
     assert opened_source.remaining_orientation == remaining
 
 
@@ -181,7 +182,7 @@ def test_flips_that_the_camera_cannot_do_are_left_to_the_caller(fake, source):
 # Controls
 
 
-def test_controls_are_parsed_by_their_kind(fake, source):
+def test_controls_are_parsed_by_their_type(fake, source):
     import libcamera
 
     controls = {
@@ -205,7 +206,7 @@ def test_controls_are_parsed_by_their_kind(fake, source):
     assert isinstance(got["AnalogueGain"], float)
 
 
-def test_autofocus_runs_unless_the_user_focuses(fake, source):
+def test_autofocus_is_continuous_unless_the_user_sets_the_focus(fake, source):
     import libcamera
 
     opened(source())
@@ -216,12 +217,12 @@ def test_autofocus_runs_unless_the_user_focuses(fake, source):
     ("controls", "message"),
     [
         ({"Sharpnes": "1"}, r"no control 'Sharpnes'; it has AeEnable, AfMode"),
-        ({"AfMode": "Continous"}, r"AfMode=Continous is not understood; allowed: Manual, Auto, Continuous"),
-        ({"AeEnable": "maybe"}, r"AeEnable=maybe is not understood"),
+        ({"AfMode": "Continous"}, r"AfMode=Continous is not valid; allowed: Manual, Auto, Continuous"),
+        ({"AeEnable": "maybe"}, r"AeEnable=maybe is not valid"),
         ({"ExposureTime": "5"}, r"ExposureTime=5 is out of range; allowed: 13 to"),
     ],
 )
-def test_a_wrong_control_is_refused_with_what_is_allowed(fake, source, controls, message):
+def test_an_invalid_control_is_refused_with_the_allowed_values(fake, source, controls, message):
     with pytest.raises(PermanentSourceError, match=message):
         source(controls=controls).open()
     assert camera_of(fake).closed
@@ -230,7 +231,7 @@ def test_a_wrong_control_is_refused_with_what_is_allowed(fake, source, controls,
 # Time
 
 
-def test_the_stamp_is_of_the_same_frame_and_clock(source):
+def test_the_time_stamp_is_of_the_frame_and_of_the_monotonic_clock(source):
     opened_source = opened(source())
     stamps = [opened_source.read(1).sensor_ns for _ in range(5)]
     assert stamps == sorted(set(stamps))
@@ -238,7 +239,7 @@ def test_the_stamp_is_of_the_same_frame_and_clock(source):
 
 
 @pytest.mark.parametrize("offset", [10**15, -6 * 10**9])
-def test_stamps_of_another_clock_are_left_out_with_one_warning(fake, source, caplog, offset):
+def test_time_stamps_of_another_clock_are_ignored_with_one_warning(fake, source, caplog, offset):
     fake.plan.clock_offset_ns = offset
     opened_source = opened(source())
     assert [opened_source.read(1).sensor_ns for _ in range(3)] == [0, 0, 0]
@@ -261,7 +262,7 @@ def test_every_request_is_released_even_when_reading_it_fails(fake, source):
     assert camera_of(fake).held <= 1
 
 
-def test_a_dead_event_loop_is_a_lost_source_and_leaves_no_job(fake, source):
+def test_a_dead_event_loop_is_a_lost_source_and_leaves_no_request(fake, source):
     fake.plan.frames = 2
     opened_source = opened(source())
     start = time.monotonic()
@@ -277,9 +278,8 @@ def test_a_dead_event_loop_is_a_lost_source_and_leaves_no_job(fake, source):
     assert opened_source.read(1).view.size == (1280, 720)
 
 
-def test_a_close_that_hangs_is_left_and_said(fake, source, caplog, monkeypatch):
-    monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
-    opened_source = opened(source())
+def test_a_close_that_hangs_is_abandoned_and_logged(fake, source, caplog):
+    opened_source = opened(source(timeouts=CameraTimeouts(close_s=0.1)))
     fake.plan.close_hangs = True
     start = time.monotonic()
     opened_source.close()
@@ -290,19 +290,17 @@ def test_a_close_that_hangs_is_left_and_said(fake, source, caplog, monkeypatch):
         opened_source.open()
 
 
-def test_a_cancel_that_hangs_is_bounded_too(fake, source, monkeypatch):
-    monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
+def test_a_cancel_that_hangs_is_bounded_too(fake, source):
     fake.plan.frames, fake.plan.cancel_hangs = 0, True
     start = time.monotonic()
     with pytest.raises(SourceLost, match="gave no frame"):
-        opened(source()).read(0.1)
+        opened(source(timeouts=CameraTimeouts(close_s=0.1))).read(0.1)
     assert time.monotonic() - start < 5
 
 
-def test_an_open_that_hangs_is_bounded(fake, source, monkeypatch):
-    monkeypatch.setattr(picamera2, "_OPEN_LIMIT", 0.1)
+def test_an_open_that_hangs_is_bounded(fake, source):
     fake.plan.init_error = "hang"
-    hung = source()
+    hung = source(timeouts=CameraTimeouts(open_s=0.1))
     with pytest.raises(PermanentSourceError, match="did not start within"):
         hung.open()
     with pytest.raises(PermanentSourceError, match="start camapp again"):
@@ -310,7 +308,7 @@ def test_an_open_that_hangs_is_bounded(fake, source, monkeypatch):
 
 
 @pytest.mark.parametrize(("cameras", "error"), [([], ""), (None, "index"), (None, "runtime")])
-def test_no_camera_says_what_to_check(fake, source, cameras, error, tmp_path, monkeypatch):
+def test_a_missing_camera_is_reported_with_its_checks(fake, source, cameras, error, tmp_path, monkeypatch):
     monkeypatch.setattr(picamera2, "DEV", tmp_path)
     if cameras is not None:
         fake.plan.cameras = cameras
@@ -319,7 +317,7 @@ def test_no_camera_says_what_to_check(fake, source, cameras, error, tmp_path, mo
         source().open()
 
 
-def test_cameras_that_this_user_may_not_see_name_the_group(fake, source, tmp_path, monkeypatch):
+def test_without_permission_the_error_names_the_group(fake, source, tmp_path, monkeypatch):
     monkeypatch.setattr(picamera2, "DEV", tmp_path)
     (tmp_path / "media0").touch()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -328,12 +326,12 @@ def test_cameras_that_this_user_may_not_see_name_the_group(fake, source, tmp_pat
         source().open()
 
 
-def test_a_number_that_is_not_there_says_which_is(source):
+def test_a_wrong_number_is_reported_with_the_present_cameras(source):
     with pytest.raises(PermanentSourceError, match=r"no picamera://1; there is picamera://0 \(imx708\)"):
         source("picamera://1").open()
 
 
-def test_a_busy_camera_names_who_holds_it_and_opens_when_free(fake, source, tmp_path, monkeypatch):
+def test_a_busy_camera_is_reported_with_its_process_and_opens_when_free(fake, source, tmp_path, monkeypatch):
     node = tmp_path / "media0"
     node.touch()
     holder = tmp_path / "proc" / "812"
@@ -351,22 +349,22 @@ def test_a_busy_camera_names_who_holds_it_and_opens_when_free(fake, source, tmp_
     assert busy.read(1).view.size == (1280, 720)
 
 
-def test_a_configuration_that_the_camera_refuses_is_no_matter_of_memory(fake, source):
+def test_a_rejected_configuration_is_not_retried_as_if_memory_were_short(fake, source):
     fake.plan.bad_configuration = True
-    with pytest.raises(PermanentSourceError, match="imx708 cannot be set up so"):
+    with pytest.raises(PermanentSourceError, match="imx708 rejects the configuration"):
         source().open()
     assert camera_of(fake).configured == 1
 
 
-def test_short_memory_is_tried_again_with_fewer_buffers(fake, source, caplog):
+def test_with_short_memory_fewer_buffers_are_tried(fake, source, caplog):
     fake.plan.alloc_failures = 1
     opened_source = opened(source())
-    assert camera_of(fake).asked["buffer_count"] == 2
+    assert camera_of(fake).requested["buffer_count"] == 2
     assert "fewer buffers" in caplog.text
     assert opened_source.read(1).view.size == (1280, 720)
 
 
-def test_no_memory_at_all_says_how_much_there_is(fake, source, tmp_path, monkeypatch):
+def test_without_memory_the_error_names_how_much_is_free(fake, source, tmp_path, monkeypatch):
     (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nCmaTotal:       65536 kB\nCmaFree:         1204 kB\n")
     monkeypatch.setattr(picamera2, "PROC", tmp_path)
     fake.plan.alloc_failures = 9
@@ -386,7 +384,7 @@ def test_a_uri_without_a_number_is_refused(source):
         source("picamera://front")
 
 
-# Import, each in a process of its own
+# Import, each in a new process
 
 
 def import_in_child(fault):
@@ -405,25 +403,25 @@ def import_in_child(fault):
     return done.stdout.strip()
 
 
-def test_libcameras_own_lines_are_kept_to_warnings():
+def test_messages_of_libcamera_are_limited_to_warnings():
     assert import_in_child("none") == "fine *:WARN"
 
 
-def test_a_missing_libcamera_is_explained_with_its_commands():
+def test_a_missing_libcamera_is_reported_with_commands_to_install_it():
     message = import_in_child("libcamera")
     assert "'libcamera' is missing" in message
     assert "apt install -y python3-picamera2" in message
     assert "--system-site-packages" in message
 
 
-def test_a_numpy_that_hides_apts_is_explained_with_its_commands():
+def test_a_numpy_that_hides_that_of_apt_is_reported_with_commands_to_remove_it():
     message = import_in_child("numpy")
     assert "built for another NumPy" in message
     assert "pip uninstall -y numpy" in message
     assert "apt install -y python3-numpy" in message
 
 
-def test_the_log_stays_quiet_when_all_is_well(source, caplog):
+def test_nothing_is_logged_without_a_fault(source, caplog):
     caplog.set_level(logging.INFO)
     opened_source = opened(source())
     opened_source.read(1)

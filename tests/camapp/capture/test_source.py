@@ -1,4 +1,4 @@
-"""URIs become sources, credentials stay out of sight, and nothing heavy is imported on the way."""
+"""Sources are made from URIs, credentials are hidden, and heavy modules are imported late."""
 
 import subprocess
 import sys
@@ -29,13 +29,13 @@ def test_a_uri_names_its_source(uri, scheme):
     assert scheme_of(uri) == scheme
 
 
-def test_a_folder_is_images_whatever_its_name(tmp_path):
+def test_a_folder_is_read_as_images_with_any_name(tmp_path):
     folder = tmp_path / "clip.mp4"
     folder.mkdir()
     assert scheme_of(str(folder)) == "images"
 
 
-def test_an_unknown_scheme_is_refused_with_those_that_are_known():
+def test_an_unknown_scheme_is_refused_with_the_known_ones():
     with pytest.raises(PermanentSourceError, match=r"'rtmp://'.*rtsp://"):
         create_source("rtmp://camera/live", SourceOptions())
 
@@ -56,7 +56,7 @@ def test_credentials_are_never_shown(uri, shown):
     assert redacted(uri) == shown
 
 
-def test_flips_and_turns_are_the_callers_unless_a_source_does_them():
+def test_flips_and_rotation_are_left_to_the_caller_by_default():
     class Plain(Source):
         def open(self): ...
         def read(self, timeout): ...

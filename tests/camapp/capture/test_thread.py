@@ -49,9 +49,9 @@ def test_a_lost_live_source_is_closed_and_opened_again():
     assert source.closed == 2
 
 
-def test_a_live_source_that_stays_away_fails_with_its_reason_once_patience_ends():
+def test_a_live_source_that_stays_lost_fails_with_its_reason_after_the_reconnect_time():
     source = ScriptedSource(1, *[SourceLost("unplugged")] * 50)
-    thread, _ = run(source, patience=0.3)
+    thread, _ = run(source, reconnect_s=0.3)
     assert thread.status.state is CaptureState.FAILED
     assert "unplugged" in thread.status.reason
     assert "gave up" in thread.status.reason
@@ -73,17 +73,17 @@ def test_a_permanent_error_ends_at_once():
     assert isinstance(thread.status.error, PermanentSourceError)
 
 
-def test_a_bug_in_a_source_ends_by_name():
+def test_an_unexpected_error_in_a_source_ends_the_thread_with_its_name():
     thread, _ = run(ScriptedSource(1, ZeroDivisionError("oops")))
     assert thread.status.state is CaptureState.FAILED
     assert "ZeroDivisionError: oops" in thread.status.reason
 
 
-def test_lost_is_visible_while_it_lasts():
+def test_the_status_is_lost_while_the_source_is_lost():
     seen = threading.Event()
     source = ScriptedSource(1, SourceLost("no signal"))
     source.open_errors = []
-    thread = CaptureThread(source, Stats(), lambda frame, trace: None, patience=5)
+    thread = CaptureThread(source, Stats(), lambda frame, trace: None, reconnect_s=5)
 
     def look():
         if thread.status.state is CaptureState.LOST and thread.status.reason == "no signal":
@@ -95,7 +95,7 @@ def test_lost_is_visible_while_it_lasts():
     assert seen.is_set()
 
 
-def test_paused_frames_of_a_live_source_are_counted_as_such():
+def test_frames_of_a_paused_live_source_are_counted_as_paused():
     stats = Stats()
     source = ScriptedSource(5)
     thread = CaptureThread(source, stats, lambda frame, trace: pytest.fail("delivered while paused"))

@@ -18,7 +18,7 @@ def filled(layout):
 
 
 def i420(stride):
-    """The colour in limited-range BT.601, 8x6 in rows of `stride` bytes, the padding filled with rubbish."""
+    """Return the colour in limited-range BT.601, 8x6 in rows of `stride` bytes, with random padding."""
     red, green, blue = (value / 255 for value in COLOUR)
     luma = 16 + 65.481 * red + 128.553 * green + 24.966 * blue
     u = 128 - 37.797 * red - 74.203 * green + 112 * blue
@@ -35,15 +35,15 @@ IMAGES = [filled(layout) for layout in (Layout.RGB, Layout.BGR, Layout.RGBX, Lay
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: f"{image.layout.value}{image.data.shape}")
-def test_a_known_colour_comes_out_right_in_every_layout(image):
-    for pixels, wanted in ((image.rgb(), COLOUR), (image.bgr(), COLOUR[::-1])):
+def test_a_known_colour_is_converted_correctly_from_every_layout(image):
+    for pixels, expected in ((image.rgb(), COLOUR), (image.bgr(), COLOUR[::-1])):
         assert pixels.shape == (6, 8, 3)
-        assert np.abs(pixels.astype(int) - wanted).max() <= 3
+        assert np.abs(pixels.astype(int) - expected).max() <= 3
     assert image.gray().shape == (6, 8)
     assert image.size == (8, 6)
 
 
-def test_nothing_is_converted_that_is_already_so():
+def test_an_image_in_the_requested_layout_is_not_converted():
     image = filled(Layout.BGR)
     assert image.bgr() is image.data
     assert np.shares_memory(i420(16).gray(), i420(16).data) is False

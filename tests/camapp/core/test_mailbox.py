@@ -4,7 +4,7 @@ import time
 from camapp.core.mailbox import Mailbox
 
 
-def test_newest_wins_and_the_loser_comes_back():
+def test_a_newer_item_replaces_an_older_one_and_returns_it():
     box = Mailbox()
     assert box.replace("a") is None
     assert box.replace("b") == "a"
@@ -21,7 +21,7 @@ def test_put_waits_for_the_reader():
     assert box.get(0) == 2
 
 
-def test_get_wakes_as_soon_as_there_is_something():
+def test_get_returns_as_soon_as_an_item_arrives():
     box = Mailbox()
     threading.Timer(0.05, box.replace, ("x",)).start()
     start = time.monotonic()
@@ -29,7 +29,7 @@ def test_get_wakes_as_soon_as_there_is_something():
     assert time.monotonic() - start < 4.0
 
 
-def test_close_wakes_waiters_and_hands_back_what_was_left():
+def test_close_wakes_waiting_threads_and_returns_the_remaining_item():
     box = Mailbox()
     box.replace(1)
     assert box.close() == 1

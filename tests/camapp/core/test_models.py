@@ -26,7 +26,7 @@ def test_every_shipped_file_has_a_card_with_accuracy_and_licence():
     assert all(card.accuracy and card.licence for card in cards)
 
 
-def test_one_value_of_mean_or_std_serves_every_channel():
+def test_one_value_of_mean_or_std_applies_to_every_channel():
     card = load(model="cifar10", mean="0.4", std="0.2").card
     assert card.mean == (0.4, 0.4, 0.4)
     assert card.std == (0.2, 0.2, 0.2)
@@ -34,7 +34,7 @@ def test_one_value_of_mean_or_std_serves_every_channel():
         load(model="cifar10", std="1,1")
 
 
-def test_labels_come_from_text_lines_or_json(tmp_path):
+def test_labels_are_read_from_text_lines_or_json(tmp_path):
     assert read_labels("cat, dog") == ("cat", "dog")
     (tmp_path / "a.txt").write_text("cat\n\ndog \n")
     assert read_labels(str(tmp_path / "a.txt")) == ("cat", "dog")
@@ -45,7 +45,7 @@ def test_labels_come_from_text_lines_or_json(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"), [("a.json", b"{}"), ("b.json", b"["), ("c.txt", b""), ("d.txt", b"\xff\xfe")]
 )
-def test_a_label_file_that_is_none_is_refused_by_name(tmp_path, name, content):
+def test_an_invalid_label_file_is_refused_by_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=name):
         read_labels(str(tmp_path / name))
@@ -56,7 +56,7 @@ def test_a_missing_label_file_is_named():
         read_labels("absent.txt")
 
 
-def test_a_net_that_takes_no_images_is_refused_in_one_line(tmp_path):
+def test_a_net_whose_input_is_not_an_image_is_refused_in_one_line(tmp_path):
     shapes = nets.build("mobilenet_v3_1d_small").parameters
     np.savez(tmp_path / "signals.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     with pytest.raises(ModelError, match=r"signals\.npz: net 'mobilenet_v3_1d_small' takes \(3, 224\), not images"):

@@ -1,11 +1,19 @@
+"""How settings are merged and checked, and where they are printed."""
+
+import subprocess
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from camapp.commands.calibrate_track import store
 from camapp.core.errors import SettingsError
-from camapp.core.settings import Settings, load_cameras, load_settings, to_toml
+from camapp.core.ground_camera import GroundCamera
+from camapp.core.settings import ALIASES, GROUPS, Settings, group_of, load_cameras, load_settings, to_toml
+
+ROOT = Path(__file__).parents[3]
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -44,7 +52,7 @@ def test_each_form_of_value_is_read():
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reason"),
     [
         ("fsp = 30", "unknown setting 'fsp'; did you mean 'fps'"),
         ("fps = -1", "greater than 0"),
@@ -60,17 +68,17 @@ def test_each_form_of_value_is_read():
         ("[kamera]\nfps = 1", "unknown setting 'kamera'"),
     ],
 )
-def test_a_bad_value_is_refused_with_file_key_value_and_what_is_allowed(tmp_path, line, told):
+def test_a_bad_value_is_refused_with_file_key_value_and_what_is_allowed(tmp_path, line, reason):
     config = write(tmp_path, line)
     with pytest.raises(SettingsError) as caught:
         load_settings({}, config, {})
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert str(config) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not caught.value.usage
 
 
-def test_where_a_bad_value_came_from_is_told():
+def test_the_error_names_the_origin_of_a_bad_value():
     with pytest.raises(SettingsError, match="environment variable CAMAPP_FPS: fps = '0'"):
         load_settings({}, environment={"CAMAPP_FPS": "0"})
     with pytest.raises(SettingsError, match="command line: --target-fps = '0'") as caught:
@@ -78,7 +86,7 @@ def test_where_a_bad_value_came_from_is_told():
     assert caught.value.usage
 
 
-def test_camera_controls_in_the_environment_are_parted_by_semicolons():
+def test_camera_controls_in_the_environment_are_separated_by_semicolons():
     settings = load_settings({}, environment={"CAMAPP_CAMERA_CONTROL": "ColourGains=1.5,2.0; AfMode=Manual"})
     assert settings.controls == {"ColourGains": "1.5,2.0", "AfMode": "Manual"}
 
@@ -88,7 +96,7 @@ def test_thresholds_must_not_cross():
         load_settings({"threshold_low": "0.9"}, environment={})
 
 
-def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path):
+def test_a_missing_or_invalid_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"absent\.toml: cannot read"):
         load_settings({}, tmp_path / "absent.toml", {})
     with pytest.raises(SettingsError, match="not valid TOML"):
@@ -98,7 +106,7 @@ def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path):
         load_settings({}, tmp_path / "camapp.toml", {})
 
 
-def test_what_an_on_label_program_is_told_is_no_setting():
+def test_the_variables_of_an_on_label_command_are_not_settings():
     assert load_settings({}, environment={"CAMAPP_LABEL": "7", "CAMAPP_SCORE": "1", "CAMAPP_SEQ": "3"}) == Settings()
 
 
@@ -132,14 +140,14 @@ def test_each_camera_table_outranks_the_keys_above_it_and_is_outranked_by_the_en
     assert (other.name, other.source, other.fps) == ("camera2", "v4l2://2", 10)
 
 
-def test_workers_of_its_own_may_be_said_of_a_camera_that_shares_none(tmp_path):
+def test_a_camera_that_does_not_share_workers_may_set_their_number(tmp_path):
     cameras = load_cameras({}, write(tmp_path, TWO_CAMERAS + "workers = 2"), {})
     assert [camera.workers for camera in cameras] == [0, 2]
     (alone,) = load_cameras({"share_workers": True}, write(tmp_path, "[[camera]]\nworkers = 2"), {})
     assert alone.workers == 2
 
 
-def test_what_watches_one_camera_refuses_several(tmp_path):
+def test_a_command_for_one_camera_refuses_several(tmp_path):
     with pytest.raises(SettingsError, match="2 cameras; only 'camapp run'"):
         load_settings({}, write(tmp_path, TWO_CAMERAS), {})
     one = '[[camera]]\nsource = "v4l2://0"'
@@ -154,19 +162,78 @@ def test_what_watches_one_camera_refuses_several(tmp_path):
         ("[[camera]]\ndebug = true", {}, "'debug' is for the whole run"),
         ("camera = 3", {}, "each under a line"),
         ("camera = []", {}, "each under a line"),
-        (TWO_CAMERAS, {"source": "auto"}, "--source is of one camera"),
+        (TWO_CAMERAS, {"source": "auto"}, "--source is for one camera"),
         ('name = "../x"', {}, "letters, digits"),
         (TWO_CAMERAS + "workers = 2", {"share_workers": True}, "'workers' is for all cameras that share"),
         ("share_workers = true" + TWO_CAMERAS + "threads = 2", {}, "'threads' .* above the first"),
     ],
 )
-def test_camera_tables_that_make_no_sense_are_refused(tmp_path, text, command_line, message):
+def test_invalid_camera_tables_are_refused(tmp_path, text, command_line, message):
     with pytest.raises(SettingsError, match=message):
         load_cameras(command_line, write(tmp_path, text), {})
 
 
-def test_the_page_is_for_the_whole_run(tmp_path):
+def test_the_web_page_is_set_for_the_whole_run(tmp_path):
     config = tmp_path / "camapp.toml"
     config.write_text('[[camera]]\nweb = "8080"\n')
     with pytest.raises(SettingsError, match="'web' is for the whole run"):
         load_cameras({}, config, {})
+
+
+FORMER = [(former, name, value) for (former, name), value in zip(ALIASES.items(), (77.0, 12.5), strict=True)]
+
+
+@pytest.mark.parametrize(("former", "name", "value"), FORMER)
+def test_a_former_name_works_in_a_file_a_variable_and_as_a_keyword(tmp_path, former, name, value):
+    config = write(tmp_path, f"{former} = {value}\n")
+    assert getattr(load_settings({}, config, {}), name) == value
+    assert getattr(load_settings({}, environment={f"CAMAPP_{former.upper()}": str(value)}), name) == value
+    assert getattr(load_settings({former: str(value)}, environment={}), name) == value
+    (camera,) = load_cameras({}, write(tmp_path, f"{name} = 1.0\n[[camera]]\n{former} = {value}\n"), {})
+    assert getattr(camera, name) == value
+
+
+@pytest.mark.parametrize(("former", "name", "value"), FORMER)
+def test_a_former_name_outranks_and_is_outranked_like_the_present_one(tmp_path, former, name, value):
+    config = write(tmp_path, f"{name} = 1.0\n")
+    assert getattr(load_settings({former: str(value)}, config, {}), name) == value
+    config = write(tmp_path, f"{former} = 1.0\n")
+    assert getattr(load_settings({name: str(value)}, config, {}), name) == value
+
+
+@pytest.mark.parametrize(("former", "name", "value"), FORMER)
+def test_a_former_and_the_present_name_together_are_refused(tmp_path, former, name, value):
+    both = {former: str(value), name: str(value)}
+    config = write(tmp_path, "".join(f"{key} = {text}\n" for key, text in both.items()))
+    for arguments in (
+        ({}, config, {}),
+        ({}, None, {f"CAMAPP_{key.upper()}": text for key, text in both.items()}),
+        (both, None, {}),
+    ):
+        with pytest.raises(SettingsError, match=f"'{former}' is the former name of '{name}'") as caught:
+            load_settings(*arguments)
+        assert caught.value.usage == bool(arguments[0])
+
+
+def test_a_bad_value_is_shown_under_the_name_that_was_given():
+    with pytest.raises(SettingsError, match="command line: --camera-view = '999' is not allowed"):
+        load_settings({"camera_view": "999"}, environment={})
+
+
+def test_a_calibration_replaces_values_under_their_former_names(tmp_path):
+    config = write(tmp_path, 'camera_view = 50.0\ncamera_bend = 3.0\nmodel = "track"\n')
+    store(GroundCamera.of((640, 480), 0.3, 0.3, 1.2), config)
+    assert "camera_view" not in config.read_text()
+    assert load_settings({}, config, {}).camera_hfov == pytest.approx(68.75, abs=0.01)
+
+
+def test_each_setting_belongs_to_one_group():
+    grouped = [item.name for group in GROUPS.values() for item in fields(group)]
+    assert grouped == [item.name for item in fields(Settings)]
+    assert (group_of("source"), group_of("web_hosts"), group_of("debug")) == ("Input", "Web", "Limits")
+
+
+def test_the_settings_page_is_up_to_date():
+    script = ROOT / "docs/make_settings.py"
+    page = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert (ROOT / "docs/settings.md").read_text() == page, "run: python docs/make_settings.py > docs/settings.md"

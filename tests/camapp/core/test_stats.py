@@ -14,7 +14,7 @@ def test_rate_is_gaps_over_span_and_falls_to_zero_when_events_stop():
     assert meter.rate(4 * SECOND) == 0.0
 
 
-def test_one_event_is_no_rate():
+def test_one_event_gives_no_rate():
     meter = RateMeter()
     meter.tick(SECOND)
     assert meter.rate(SECOND) == 0.0
@@ -29,7 +29,7 @@ def test_quantiles_of_the_last_values():
     assert quantiles.at(50, last=11) == (95.0,)
 
 
-def test_quantiles_forget_what_is_older_than_their_capacity():
+def test_quantiles_forget_values_beyond_their_capacity():
     quantiles = Quantiles(capacity=8)
     for value in range(20):
         quantiles.add(value)
@@ -39,7 +39,7 @@ def test_quantiles_forget_what_is_older_than_their_capacity():
     assert quantiles.at(0, last=99) == (12.0,)
 
 
-def test_the_ledger_balances_and_says_so():
+def test_the_balance_adds_up_and_is_printed():
     stats = Stats()
     traces = [stats.captured(seq, 0) for seq in range(5)]
     traces[0].decoded = 1
@@ -55,7 +55,7 @@ def test_the_ledger_balances_and_says_so():
     )
 
 
-def test_a_frame_cannot_be_accounted_for_twice():
+def test_counting_a_frame_twice_is_an_error():
     stats = Stats()
     trace = stats.captured(0, 0)
     stats.dropped(trace, "paused")
@@ -63,7 +63,7 @@ def test_a_frame_cannot_be_accounted_for_twice():
         stats.failed(trace, "decode")
 
 
-def test_gaps_in_sensor_stamps_are_counted_against_the_usual_gap():
+def test_gaps_in_sensor_time_stamps_are_compared_with_the_usual_gap():
     stats = Stats()
     period = SECOND // 30
     stamps = [index * period + SECOND for index in range(10)] + [12 * period + SECOND, 13 * period + SECOND]
@@ -75,7 +75,7 @@ def test_gaps_in_sensor_stamps_are_counted_against_the_usual_gap():
     assert stats.balance().sensor_missed == 2
 
 
-def test_latency_is_split_without_remainder():
+def test_latencies_of_the_stages_add_up():
     trace = Trace(0, sensor=1, captured=3_000_001, taken=4_000_001, prepared=6_000_001)
     trace.infer_start, trace.infer_end, trace.decoded = 7_000_001, 11_000_001, 11_500_001
     latency = trace.latency_ms()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from camapp.core.predictions import Box, Polyline, Prediction
-from camapp.core.status import Hud, Rating, rate
+from camapp.core.status import Hud, Rating, rating_of
 from camapp.overlay.no_signal import no_signal
 from camapp.overlay.overlay import Overlay
 from camapp.overlay.style import AMBER, GREEN, RED
@@ -60,8 +60,8 @@ def test_nothing_to_draw_leaves_the_image_unchanged() -> None:
     ("fps", "expected"), [(29.1, Rating.GOOD), (29.0, Rating.FAIR), (24.0, Rating.FAIR), (23.9, Rating.POOR)]
 )
 def test_rates_are_rated_against_the_target(fps: float, expected: Rating) -> None:
-    assert rate(fps, 30.0) is expected
-    assert rate(fps, 0.0) is Rating.UNRATED
+    assert rating_of(fps, 30.0) is expected
+    assert rating_of(fps, 0.0) is Rating.UNRATED
 
 
 @pytest.mark.parametrize(("fps", "colour"), [(30.0, GREEN), (25.0, AMBER), (10.0, RED)])

@@ -153,11 +153,11 @@ def test_a_read_that_hangs_does_not_hold_up_the_stop_and_is_told_to_who_ends_the
     try:
         check(pipeline.run())
         assert time.monotonic() - asked[0] < 10  # two seconds, but for a busy machine
-        assert "capture" in timeouts.left_behind()
+        assert "capture" in timeouts.stuck_threads()
     finally:
         held.set()
         pipeline.capture.join(5)
-    assert "capture" not in timeouts.left_behind()
+    assert "capture" not in timeouts.stuck_threads()
 
 
 def test_a_stopped_worker_does_not_stop_live_predictions(build, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from camapp import app
-from camapp.capture import picamera2, thread
+from camapp.capture import picamera2
 from camapp.capture.auto import AutoSource
 from camapp.capture.source import SourceOptions
 from camapp.capture.thread import CaptureThread
@@ -50,13 +50,13 @@ def read(source, frames):
 def test_the_image_is_moved_to_the_screen_and_back_between_two_frames(fake, camera):
     preview = camera.drm_preview
     read(camera, 2)
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     assert not preview.showing
     read(camera, 4)
     device = fake.plan.opened[-1]
     assert preview.showing
     assert device.preview_window == {"x": 0, "y": 0, "width": 1920, "height": 1080}
-    preview.want(None)
+    preview.request(None)
     read(camera, 2)
     assert not preview.showing
     assert device.previews == [fake.Preview.NULL, fake.Preview.DRM, fake.Preview.NULL]
@@ -67,13 +67,13 @@ def test_the_image_is_moved_to_the_screen_and_back_between_two_frames(fake, came
 def test_an_unavailable_screen_costs_no_frame_and_has_a_reason(fake, camera, fault):
     fake.plan.screen = fault
     preview = camera.drm_preview
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 5)
     assert not preview.showing
-    assert not preview.wanted
+    assert not preview.requested
     assert "could not find a usable DRM device" in preview.trouble
     fake.plan.screen = ""
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 4)
     assert preview.showing
     assert preview.trouble == ""
@@ -84,7 +84,7 @@ def test_a_screen_that_kills_the_event_loop_loses_the_source_and_is_given_up_aft
     preview = camera.drm_preview
     for attempt in range(3):
         assert not preview.given_up
-        preview.want(SCREEN)
+        preview.request(SCREEN)
         with pytest.raises(SourceLost, match="gave no frame"):
             read(camera, 9)
         assert not preview.showing
@@ -94,20 +94,20 @@ def test_a_screen_that_kills_the_event_loop_loses_the_source_and_is_given_up_aft
         read(camera, 5)
         assert "no frame came while" in preview.trouble, attempt
     assert preview.given_up
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 5)
-    assert not preview.wanted
+    assert not preview.requested
     fake.plan.screen = ""
     # Another screen is tried again.
-    preview.want(None)
-    preview.want(SCREEN)
+    preview.request(None)
+    preview.request(SCREEN)
     read(camera, 5)
     assert preview.showing
 
 
 def test_a_reopened_camera_shows_its_image_again(fake, camera):
     preview = camera.drm_preview
-    preview.want(SCREEN)
+    preview.request(SCREEN)
     read(camera, 4)
     camera.close()
     assert not preview.showing
@@ -118,9 +118,9 @@ def test_a_reopened_camera_shows_its_image_again(fake, camera):
 
 
 def test_a_preview_switch_that_hangs_is_bounded(fake, camera, monkeypatch):
-    monkeypatch.setattr(picamera2, "_CLOSE_LIMIT", 0.1)
+    camera.timeouts = picamera2.CameraTimeouts(close_s=0.1)
     monkeypatch.setattr(fake.Picamera2, "stop_preview", lambda self: time.sleep(5))
-    camera.drm_preview.want(SCREEN)
+    camera.drm_preview.request(SCREEN)
     began = time.monotonic()
     with pytest.raises(SourceLost, match="event loop hangs"):
         read(camera, 1)
@@ -308,11 +308,11 @@ def test_refused_overlays_are_reported_once_and_the_image_stays(fake, console, s
     assert caplog.text.count("no overlay over the image") == 1
 
 
-def test_a_screen_that_cannot_be_drawn_on_leaves_a_run_without_it(fake, console, start, caplog, monkeypatch):
-    monkeypatch.setattr(thread, "READ_TIMEOUT", 0.2)
+def test_a_screen_that_cannot_be_drawn_on_leaves_a_run_without_it(fake, console, start, caplog):
     fake.plan.screen = "render"
     console.plug("connected")
     run = start()
+    run.capture.read_timeout = 0.2
     wait_for(lambda: run.capture.source.drm_preview and run.capture.source.drm_preview.given_up, 30)
     before = run.stats.predictions()
     wait_for(lambda: run.stats.predictions() > before + 50)
@@ -368,7 +368,7 @@ def test_an_automatically_chosen_source_has_the_preview_too(fake):
     source = AutoSource("auto", SourceOptions(size=(320, 240)))
     assert source.drm_preview is None
     source.open()
-    source.drm_preview.want(SCREEN)
+    source.drm_preview.request(SCREEN)
     read(source, 4)
     assert source.drm_preview.showing
     source.close()

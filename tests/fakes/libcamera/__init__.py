@@ -1,4 +1,4 @@
-"""A stand-in for libcamera's Python module: the few names that picamera2's users touch."""
+"""Fakes libcamera's Python module: the few names that users of picamera2 need."""
 
 from __future__ import annotations
 

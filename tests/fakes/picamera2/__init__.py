@@ -1,10 +1,10 @@
-"""A stand-in for picamera2 with the real one's habits and, when told to, its faults.
+"""Fakes picamera2 with the behaviour of the real one and, as configured, its faults.
 
-Habits: an event-loop thread that keeps one finished request; a job that times out stays queued and takes the next
+Behaviour: an event-loop thread that keeps one finished request; a job that times out stays queued and takes the next
 frame; rows padded to the stride; sizes, formats and strides decided by the 'hardware' at configure; requests that
-must be released; a preview that is the event loop, and dies of the first frame that it cannot draw. Faults are planted
-in `plan`, or for a child process by the environment: FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError; libcamera: a
-missing module), FAKE_PICAMERA2_PLAN (a JSON file with attributes of `plan`, followed while it changes).
+must be released; a preview that is the event loop, and dies of the first frame that it cannot draw. Faults are set in
+`plan`, or for a child process by the environment: FAKE_PICAMERA2_IMPORT (numpy: an ABI ValueError; libcamera: a
+missing module), FAKE_PICAMERA2_PLAN (a JSON file with attributes of `plan`, read again when it changes).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if os.environ.get("FAKE_PICAMERA2_IMPORT") in _IMPORT_FAULTS:
     raise _IMPORT_FAULTS[os.environ.get("FAKE_PICAMERA2_IMPORT")]
 
 COLOUR = (200, 60, 40)
-# COLOUR in BT.601 limited range, the colour space asked for.
+# COLOUR in BT.601 limited range, the requested colour space.
 YUV = (102, 98, 191)
 
 _BYTES = {"XBGR8888": (0, 1, 2, None), "XRGB8888": (2, 1, 0, None), "BGR888": (0, 1, 2), "RGB888": (2, 1, 0)}
@@ -40,25 +40,32 @@ WEBCAM = {"Model": "HD Webcam", "Location": 2, "Id": "/base/scb/pcie@7d500000/us
 
 @dataclass
 class Plan:
-    """What this machine's camera is like, and what goes wrong with it."""
+    """Describes the cameras of this machine and their faults."""
 
     cameras: list[dict[str, Any]] = field(default_factory=lambda: [CAMERA, WEBCAM])
-    init_error: str = ""  # index, runtime, busy, hang
-    formats: dict[str, str] = field(default_factory=dict)  # stream -> what the hardware gives instead
-    align: int = 64  # rows are padded to this many bytes
+    # index, runtime, busy or hang
+    init_error: str = ""
+    # Format of the hardware by stream, instead of the requested one.
+    formats: dict[str, str] = field(default_factory=dict)
+    # Rows are padded to this number of bytes.
+    align: int = 64
     bad_configuration: bool = False
-    alloc_failures: int = 0  # configure() runs out of memory so often
+    # Number of times that configure() runs out of memory.
+    alloc_failures: int = 0
     can_flip: bool = True
-    frames: int | None = None  # the event loop dies after so many
+    # Number of frames after which the event loop dies.
+    frames: int | None = None
     make_buffer_fails: bool = False
     close_hangs: bool = False
     cancel_hangs: bool = False
     clock_offset_ns: int = 0
-    screen: str = ""  # of a DRM preview: absent or busy (raise at start), render (its first frame kills the loop)
+    # Of a DRM preview: absent or busy (an error at start), render (the first frame kills the loop).
+    screen: str = ""
     overlays: bool = True
     overlay_error: str = ""
     exposure_us: int = 10_000
-    slow_period: float = 0.0  # the sensor's own period, where the light makes it longer than asked
+    # Period of the sensor if low light makes it longer than requested.
+    slow_period: float = 0.0
     period: float = 0.005
     opened: list[Picamera2] = field(default_factory=list)
 
@@ -66,7 +73,7 @@ class Plan:
 plan = Plan()
 
 
-def _obey(file: Path, last: str) -> str:
+def _apply(file: Path, last: str) -> str:
     text = file.read_text()
     if text != last:
         for name, value in json.loads(text).items():
@@ -77,16 +84,16 @@ def _obey(file: Path, last: str) -> str:
 def _follow(file: Path, text: str) -> None:
     while True:
         time.sleep(0.01)
-        text = _obey(file, text)
+        text = _apply(file, text)
 
 
 if "FAKE_PICAMERA2_PLAN" in os.environ:
     _file = Path(os.environ["FAKE_PICAMERA2_PLAN"])
-    threading.Thread(target=_follow, args=(_file, _obey(_file, "")), daemon=True).start()
+    threading.Thread(target=_follow, args=(_file, _apply(_file, "")), daemon=True).start()
 
 
 def reset() -> Plan:
-    """Plant no fault; returns the plan to change."""
+    """Remove all faults; return the plan to change."""
     global plan
     for camera in plan.opened:
         camera.stopping.set()
@@ -116,14 +123,14 @@ class Request:
 
 
 def render(stream: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A frame of COLOUR with a white top left quarter, padding 0x55, as the bytes of the stream's format."""
+    """Return the bytes of a frame of COLOUR with a white top left quarter and padding 0x55, in the stream's format."""
     (width, height), stride, name = stream["size"], stream["stride"], stream["format"]
     if name in _BYTES:
         out = np.full((height, stride), 0x55, np.uint8)
         pixels = np.full((height, width, len(_BYTES[name])), 255, np.uint8)
-        for place, channel in enumerate(_BYTES[name]):
+        for index, channel in enumerate(_BYTES[name]):
             if channel is not None:
-                pixels[..., place] = COLOUR[channel]
+                pixels[..., index] = COLOUR[channel]
         pixels[: height // 2, : width // 2] = 255
         out[:, : width * len(_BYTES[name])] = pixels.reshape(height, -1)
         return out.ravel()
@@ -179,7 +186,7 @@ class Picamera2:
                 raise RuntimeError("Camera __init__ sequence did not complete.") from error
         self.configuration: dict[str, Any] = {}
         self.controls: dict[str, Any] = {}
-        self.asked: dict[str, Any] = {}
+        self.requested: dict[str, Any] = {}
         self.configured = 0
         self.held = 0
         self.closed = False
@@ -227,7 +234,7 @@ class Picamera2:
 
     def configure(self, configuration: dict[str, Any]) -> None:
         self.configured += 1
-        self.asked = configuration
+        self.requested = configuration
         main, lores = configuration["main"], configuration["lores"]
         for stream in (main, lores):
             if any(side % 2 for side in stream["size"]):
@@ -235,7 +242,7 @@ class Picamera2:
         if lores["size"] > main["size"]:
             raise RuntimeError("lores stream dimensions may not exceed main stream")
         if configuration["colour_space"].name != "SMPTE170M":
-            raise AssertionError("this fake makes only its own colour space")
+            raise AssertionError("this fake supports only SMPTE170M")
         if plan.bad_configuration:
             raise RuntimeError(f"Invalid camera configuration: {configuration}")
         if self.configured <= plan.alloc_failures:
@@ -297,12 +304,14 @@ class Picamera2:
     def _run(self, preview: Preview, ends: threading.Event) -> None:
         while not self.stopping.is_set() and not ends.wait(max(plan.period, plan.slow_period)):
             if plan.frames is not None and self._seq >= plan.frames:
-                return  # the event loop has died: nothing will ever finish a job again
+                # The event loop has died and finishes no more jobs.
+                return
             if not self._running:
                 continue
             with self._lock:
-                if self.held >= self.asked["buffer_count"]:
-                    continue  # every buffer is with the application: the camera starves
+                if self.held >= self.requested["buffer_count"]:
+                    # The application holds all buffers, so the camera has none to fill.
+                    continue
                 request = Request(self, self._seq)
                 self.held += 1
                 for old in self._queue:
@@ -310,9 +319,11 @@ class Picamera2:
                 self._queue = [request]
                 self._serve()
             self._seq += 1
-            if preview is Preview.DRM:  # after the application had the frame
+            # A frame is drawn after the application received it.
+            if preview is Preview.DRM:
+                # The thread dies of "Failed to reserve DRM plane", which appears only on stderr.
                 if plan.screen == "render":
-                    return  # its thread dies of "Failed to reserve DRM plane", and says so only on stderr
+                    return
                 self.drawn += 1
 
     def _serve(self) -> None:
@@ -321,13 +332,14 @@ class Picamera2:
             self._lock.notify_all()
 
     def capture_request(self, wait: float | None = None, signal_function: None = None, flush: None = None) -> Request:
-        assert wait, "a capture without a time limit waits for ever when the event loop is dead"
+        assert wait, "a capture without a time limit waits for ever if the event loop is dead"
         job: list[Request] = []
         with self._lock:
             self._jobs.append(job)
             self._serve()
             if not self._lock.wait_for(lambda: bool(job), timeout=wait):
-                raise TimeoutError  # and the job stays where it is
+                # The job stays queued.
+                raise TimeoutError
         return job[0]
 
     def cancel_all_and_flush(self) -> None:

@@ -210,7 +210,7 @@ def test_bad_images_without_a_good_one_among_them_have_their_errors(tmp_path, mo
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("no image")
     rows = job(model=model).rows([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
-    assert [row.error for row in rows] == ["it is damaged, or no image"] * 2
+    assert [row.error for row in rows] == ["it is damaged, or not an image"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,73 @@
-"""A broker's address, a device's name, and the settings that hold them."""
+"""Addresses of the web page and the MQTT broker, the name of the device, and the settings that hold them."""
 
 import json
 
 import pytest
 
+from camapp.core.addresses import MqttAddress, WebAddress, device_id, parse_mqtt, parse_web
 from camapp.core.errors import SettingsError, SinkError
-from camapp.core.mqtt_address import Address, device_id, parse_address
 from camapp.core.settings import load_cameras, load_settings, to_toml
 from camapp.remote.interfaces import check_interfaces
+
+# Web
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8080", "127.0.0.1:8080"),
+        (":9000", "127.0.0.1:9000"),
+        ("0.0.0.0:80", "0.0.0.0:80"),
+        ("[::1]:81", "[::1]:81"),
+        ("localhost", "localhost:8080"),
+        ("pi.local", "pi.local:8080"),
+        ("[::]", "[::]:8080"),
+    ],
+)
+def test_a_web_address_is_parsed(text, expected):
+    assert str(parse_web(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "x:y", "300.1.1.1:80", "1.2.3:80", "[::1", "host:99999", "h:1:2", "http://x"]
+)
+def test_text_that_is_not_a_web_address_is_refused(text):
+    if not text:
+        assert parse_web(text) == WebAddress("127.0.0.1", 8080)
+        return
+    with pytest.raises(ValueError):  # noqa: PT011 - the texts differ, and `checked` puts them into a sentence
+        parse_web(text)
+
+
+def test_loopback_addresses_are_recognised():
+    for text, loopback in {"127.0.0.1": True, "127.8.9.1": True, "[::1]": True, "localhost": True}.items():
+        assert parse_web(text).is_loopback is loopback
+    for text in ("0.0.0.0", "[::]", "192.168.1.5", "pi.local"):
+        assert not parse_web(text).is_loopback
+
+
+def test_the_web_setting_is_off_by_default_and_can_be_turned_off_again():
+    assert load_settings({}, environment={}).web is None
+    assert load_settings({"web": "8081"}, environment={}).web == "127.0.0.1:8081"
+    assert load_settings({"web": "off"}, environment={"CAMAPP_WEB": "8081"}).web is None
+    with pytest.raises(SettingsError, match="--web = 'nowhere:x' is not allowed: HOST:PORT, such as"):
+        load_settings({"web": "nowhere:x"}, environment={})
+
+
+# MQTT
 
 
 @pytest.mark.parametrize(
     ("uri", "address"),
     [
-        ("mqtt://broker", Address("broker", 1883, False, "", "camapp")),
-        ("mqtts://broker", Address("broker", 8883, True, "", "camapp")),
-        ("mqtt://pi@10.0.0.7:1884/", Address("10.0.0.7", 1884, False, "pi", "camapp")),
-        ("mqtt://a%40b@[::1]/home/cams/", Address("::1", 1883, False, "a@b", "home/cams")),
+        ("mqtt://broker", MqttAddress("broker", 1883, False, "", "camapp")),
+        ("mqtts://broker", MqttAddress("broker", 8883, True, "", "camapp")),
+        ("mqtt://pi@10.0.0.7:1884/", MqttAddress("10.0.0.7", 1884, False, "pi", "camapp")),
+        ("mqtt://a%40b@[::1]/home/cams/", MqttAddress("::1", 1883, False, "a@b", "home/cams")),
     ],
 )
-def test_the_parts_of_an_address(uri, address):
-    assert parse_address(uri) == address
+def test_a_broker_uri_is_parsed(uri, address):
+    assert parse_mqtt(uri) == address
 
 
 @pytest.mark.parametrize(
@@ -31,9 +78,9 @@ def test_the_parts_of_an_address(uri, address):
         f"mqtt://b/{'x' * 101}",
     ],
 )
-def test_what_is_no_address_is_refused(uri):
+def test_text_that_is_not_a_broker_uri_is_refused(uri):
     with pytest.raises(ValueError, match=r"mqtt://|cannot begin topics"):
-        parse_address(uri)
+        parse_mqtt(uri)
 
 
 @pytest.mark.parametrize("uri", ["mqtt://u:hush@b", "mqtt://u:hu#sh@b", "mqtt://u:hush/x@b:99999", "mqtts://:hush@b"])
@@ -49,13 +96,13 @@ def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path, uri, where)
     assert "mqtt" in str(raised.value)
 
 
-def test_the_passwords_variable_is_no_setting_and_is_not_printed():
+def test_the_password_variable_is_not_a_setting_and_is_not_printed():
     settings = load_settings({"mqtt": "mqtt://u@b"}, environment={"CAMAPP_MQTT_PASSWORD": "hush"})
     assert "hush" not in to_toml(settings)
     assert "hush" not in repr(settings)
 
 
-def test_the_broker_is_of_the_whole_run(tmp_path):
+def test_the_broker_is_set_for_the_whole_run(tmp_path):
     config = tmp_path / "camapp.toml"
     config.write_text('[[camera]]\nname = "a"\nmqtt = "mqtt://b"\n')
     with pytest.raises(SettingsError, match="'mqtt' is for the whole run"):
@@ -63,12 +110,12 @@ def test_the_broker_is_of_the_whole_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a+", "#", "x" * 64])
-def test_a_devices_name_is_fit_for_a_topic(name):
+def test_a_device_name_that_does_not_fit_in_a_topic_is_refused(name):
     with pytest.raises(SettingsError, match="letters, digits"):
         load_settings({"device_name": name}, environment={})
 
 
-def test_a_device_is_called_by_its_name_else_by_host_and_machine(tmp_path, monkeypatch):
+def test_the_device_id_is_the_given_name_or_host_and_machine_id(tmp_path, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "raspberrypi.local")
     assert device_id("shed", tmp_path) == "shed"
     assert device_id(None, tmp_path) == "raspberrypi"
@@ -84,7 +131,7 @@ def test_a_device_is_called_by_its_name_else_by_host_and_machine(tmp_path, monke
     assert device_id(None, tmp_path).startswith("h-st-name-")
 
 
-def test_check_config_looks_at_the_brokers_files(tmp_path):
+def test_check_config_reads_the_files_of_the_broker(tmp_path):
     pytest.importorskip("paho.mqtt.client", reason="the extra 'mqtt' is not installed")
     settings = {"mqtt": "mqtts://b", "mqtt_ca": str(tmp_path / "none.pem")}
     with pytest.raises(SinkError, match="No such file"):

@@ -1,8 +1,8 @@
-"""Just enough of the kms++ Python module for picamera2's DRM preview to run without a screen; it counts."""
+"""Fakes the kms++ Python module for picamera2's DRM preview without a screen, and counts the drawn planes."""
 
 import os
 
-committed = {"pictures": 0, "overlays": 0}
+committed = {"images": 0, "overlays": 0}
 
 
 class _Names(type):
@@ -42,7 +42,7 @@ class Plane:
 
 class ResourceManager:
     def __init__(self, card):
-        self._planes = iter([Plane("pictures"), Plane("overlays")])
+        self._planes = iter([Plane("images"), Plane("overlays")])
 
     def reserve_crtc(self, connector):
         return object()
@@ -73,7 +73,7 @@ class AtomicReq:
     def __init__(self, card):
         self._planes = []
 
-    def add_plane(self, plane, framebuffer, crtc, source, place):
+    def add_plane(self, plane, framebuffer, crtc, source, target):
         self._planes.append(plane.kind)
 
     def commit_sync(self):

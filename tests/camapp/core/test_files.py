@@ -1,0 +1,25 @@
+import os
+
+import pytest
+
+from camapp.core.files import natural_key, write_atomic
+
+
+def test_numbers_in_names_are_sorted_by_value():
+    assert sorted(["img10.png", "img2.png", "img1.png", "a.png"], key=natural_key) == [
+        "a.png", "img1.png", "img2.png", "img10.png"
+    ]  # fmt: skip
+
+
+def test_a_file_is_replaced_with_its_mode_and_without_leftovers(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text("old")
+    write_atomic(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["settings.toml"]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        write_atomic(tmp_path / "none" / "file", b"")
