@@ -1,4 +1,4 @@
-"""Decides when a worker hangs, and when too many were lost to go on."""
+"""Decides when a worker hangs, and when the pool fails because too many were lost."""
 
 from __future__ import annotations
 

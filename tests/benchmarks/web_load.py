@@ -145,7 +145,9 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=source):
         pipeline = Pipeline(settings)
     face = (
-        WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
+        WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
+        if web
+        else None
     )
     with mock.patch("camapp.system.supervised_process.start_child", InThread) if in_thread else nullcontext():
         if face is not None:
@@ -219,7 +221,7 @@ def measure_browser(seconds: float, fps: float) -> None:
     settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=ClockSource(fps)):
         pipeline = Pipeline(settings)
-    face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
+    face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
     face.attach()
     face.start()
     run = threading.Thread(target=pipeline.run, daemon=True)

@@ -69,14 +69,14 @@ class _Server:
     def __init__(self, run: socket.socket, listener: socket.socket, hello: channel.Message) -> None:
         self._run = run
         self._listener = listener
-        self._hub = ServerState(hello, partial(channel.send, run))
-        self._doors = ConnectionLimiter()
-        keys = TokenAuth(hello["token"], hello["port"])
-        app = build(self._hub, keys, HostCheck(hello["hosts"]), self._doors)
+        self._state = ServerState(hello, partial(channel.send, run))
+        self._limiter = ConnectionLimiter()
+        auth = TokenAuth(hello["token"], hello["port"])
+        app = build(self._state, auth, HostCheck(hello["hosts"]), self._limiter)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=protocol(self._doors),
+                http=protocol(self._limiter),
                 ws="websockets-sansio",
                 ws_max_size=4096,
                 ws_per_message_deflate=False,
@@ -96,13 +96,13 @@ class _Server:
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
-        self._encoders = [self._encoder(number, loop) for number in range(len(self._hub.feeds))]
+        self._encoders = [self._encoder(number, loop) for number in range(len(self._state.feeds))]
         for encoder in self._encoders:
             encoder.start()
         loop.add_reader(self._run, self._receive)
         # Accepted connections inherit this option.
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT_BYTES)
-        sweeping = asyncio.ensure_future(self._doors.sweep_forever())
+        sweeping = asyncio.ensure_future(self._limiter.sweep_forever())
         try:
             await self._uvicorn.serve(sockets=[self._listener])
         finally:
@@ -111,7 +111,7 @@ class _Server:
                 encoder.stop()
 
     def _encoder(self, number: int, loop: asyncio.AbstractEventLoop) -> Encoder:
-        feed = list(self._hub.feeds.values())[number]
+        feed = list(self._state.feeds.values())[number]
 
         def on_jpeg(jpeg: bytes, seq: int) -> None:
             with contextlib.suppress(RuntimeError):  # the event loop has just ended
@@ -127,8 +127,8 @@ class _Server:
             return
         if received is None:
             asyncio.get_running_loop().remove_reader(self._run)
-            self._doors.close()
-            self._hub.close()
+            self._limiter.close()
+            self._state.close()
             self._uvicorn.should_exit = True
             return
         message, descriptors = received
@@ -138,7 +138,7 @@ class _Server:
         elif kind == "frame":
             self._encoders[message["camera"]].offer(message["slot"], message["seq"])
         else:
-            self._hub.hear(message)
+            self._state.hear(message)
 
 
 def _ignore(_: bool) -> None:

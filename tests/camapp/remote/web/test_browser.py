@@ -42,7 +42,7 @@ class Run:
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
         self.cameras = MultiCamera(build([load_settings(camera | common, environment={}) for camera in cameras]))
-        self.face = WebInterface(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
+        self.face = WebInterface(self.cameras.pipelines, address, state=folder / "state", print_line=lambda text: None)
         self.face.attach()
         self._thread = threading.Thread(target=self.cameras.run, daemon=True)
 
