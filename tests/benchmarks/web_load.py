@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ from camapp.remote.web import server
 from camapp.remote.web.interface import WebInterface
 from camapp.scenes.scene import SceneOptions, scene_class
 from camapp.system.process import cpu_seconds
+from camapp.system.supervised_process import ChildProcess
 from tests.benchmarks.common import print_conditions
 
 SIZE = (1280, 720)
@@ -117,24 +119,26 @@ asyncio.run(main())
 """
 
 
-class InThread:
-    """Stands for the serving process where the server is a thread of the run."""
+class InThread(ChildProcess):
+    """Runs the server in a thread of the run instead of a process."""
 
-    pid = os.getpid()
-    stderr = None
-    returncode = 0
+    exit_reason = "ended"  # type: ignore[assignment]
 
     def __init__(self, module: str, *arguments: str, fds: list[int], **options: object) -> None:
-        run, listener = (socket.socket(fileno=os.dup(fd)) for fd in fds)
-        self._thread = threading.Thread(target=server.serve, args=(run, listener), daemon=True)
+        self.socket, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.setblocking(False)
+        self.started, self.pid = time.monotonic(), os.getpid()
+        listener = socket.socket(fileno=os.dup(fds[0]))
+        self._thread = threading.Thread(target=server.serve, args=(end, listener), daemon=True)
         self._thread.start()
 
-    def wait(self, timeout: float | None = None) -> int:
-        self._thread.join(timeout)
-        return 0
+    def wait_readable(self, timeout: float) -> bool:
+        return bool(select.select([self.socket], [], [], max(0.0, timeout))[0])
 
-    def kill(self) -> None:
-        pass
+    def end(self, grace_s: float) -> int:
+        self.hang_up()
+        self._thread.join(grace_s)
+        return 0
 
 
 def measure(clients: int, seconds: float, fps: float, web: bool = True, in_thread: bool = False) -> str:
@@ -149,7 +153,7 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
         if web
         else None
     )
-    with mock.patch("camapp.system.supervised_process.start_child", InThread) if in_thread else nullcontext():
+    with mock.patch("camapp.remote.web.interface.ChildProcess", InThread) if in_thread else nullcontext():
         if face is not None:
             face.attach()
             face.start()
@@ -186,7 +190,7 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
         rates = sorted(visitor["fps"] for visitor in visitors)
         ages = sorted(age for visitor in visitors for age in visitor["ages"])
         first = max(visitor["first"] for visitor in visitors)
-        size = sum(visitor["bytes"] for visitor in visitors) / sum(visitor["pictures"] for visitor in visitors)
+        size = sum(visitor["bytes"] for visitor in visitors) / sum(visitor["images"] for visitor in visitors)
         row += f" {rates[0]:6.1f} {rates[len(rates) // 2]:6.1f} {1e3 * first:8.0f}"
         row += f" {ages[len(ages) // 2]:6d} {ages[int(0.95 * len(ages))]:6d} {size / 1e3:6.0f}"
     return row

@@ -24,7 +24,7 @@ from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
 from camapp.remote.web import channel
 from camapp.remote.web.commands import WebCommands
 from camapp.sinks.sink import ImageSink, PredictionSink
-from camapp.system.shared_frames import NO_FRAME, FramePublisher, ReadFrame
+from camapp.system.shared_frames import NO_FRAME, FramePublisher, Memory, ReadFrame
 from camapp.system.state_dir import StateError, state_directory, web_token
 from camapp.system.supervised_process import ChildProcess, SupervisedProcess
 
@@ -222,14 +222,15 @@ class _Feed:
         self.number = number
         self.send = send
         self.models = {path: name for name, path in model_choices(camera.settings).items()}
-        self.frames = FramePublisher(self._send_memory, self._send_frame)
+        self.frames = FramePublisher(self._send_frame)
         self.predictions = _Predictions(self)
         self.images = _Images(self.frames)
 
-    def _send_memory(self, fd: int, shape: tuple[int, int, int]) -> bool:
-        return self.send({"type": "memory", "camera": self.number, "shape": shape}, [fd])
-
-    def _send_frame(self, frame: ReadFrame) -> bool:
+    def _send_frame(self, frame: ReadFrame, memory: Memory | None) -> bool:
+        if memory is not None:
+            fd, shape = memory
+            if not self.send({"type": "memory", "camera": self.number, "shape": shape}, [fd]):
+                return False
         return self.send({"type": "frame", "camera": self.number, "slot": frame.slot, "seq": frame.seq})
 
 
