@@ -119,7 +119,7 @@ class WindowSink(ImageSink):
                         return
                     self._receive(packet)
                 if self._frames.held_s() > self._answer_s:
-                    child.kill()
+                    return
         finally:
             self._frames.reset()
             self._has_shown = False

@@ -95,10 +95,6 @@ class ChildProcess:
             self._poll.unregister(self._stderr)
         return self.socket.fileno() in ready
 
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._process.kill()
-
     def hang_up(self) -> None:
         """Shut the socket down: the child reads its end and exits."""
         with contextlib.suppress(OSError):
@@ -175,11 +171,6 @@ class SupervisedProcess:
         self._grace_s = grace_s
         # The child has PR_SET_PDEATHSIG: the kernel kills it together with the thread that started it.
         self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the child is kept running."""
-        return self._thread.is_alive()
 
     def start(self) -> None:
         """Start the child in the background."""
