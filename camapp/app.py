@@ -30,7 +30,7 @@ from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.system import displays
 from camapp.system.state_dir import remembered, state_directory
-from camapp.system.systemd import ServiceManager, on_hang_up, on_stop_signals
+from camapp.system.systemd import ServiceManager, on_reload_signal, on_stop_signals
 from camapp.system.watchdog import Watchdog
 from camapp.tasks.task import task_for
 from engine.model_card import ModelCard
@@ -66,7 +66,7 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
             reloader.request()
 
     on_stop_signals(cameras.request_stop)
-    on_hang_up(reload, managed=bool(manager))
+    on_reload_signal(reload, managed=bool(manager))
     for pipeline in cameras.pipelines:
         _add_sinks(pipeline)
     _add_preview(cameras, manager)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Trace
 from camapp.sinks.sink import ImageSink
 from camapp.sinks.window_process import BROKEN, CLOSED, COMMAND, FRAME, KEY, MEMORY, PACKET_BYTES, REPORT, SHOWN
 from camapp.system import displays
-from camapp.system.shared_frames import NO_FRAME, FramePublisher, ReadFrame
+from camapp.system.shared_frames import NO_FRAME, FramePublisher, Memory, ReadFrame
 from camapp.system.supervised_process import ChildProcess, SupervisedProcess
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class WindowSink(ImageSink):
         self._on_key = on_key
         self._on_shown = on_shown
         self._answer_s = answer_s
-        self._frames = FramePublisher(self._send_memory, self._send_frame)
+        self._frames = FramePublisher(self._send)
         self._has_shown = False
         self._is_warned = False
         self._defect = ""
@@ -76,25 +76,18 @@ class WindowSink(ImageSink):
         self._process.stop()
         self._frames.close()
 
-    # -- to the window
-
-    def _send_memory(self, fd: int, shape: tuple[int, int, int]) -> bool:
-        return self._send(COMMAND.pack(MEMORY, *shape), [fd])
-
-    def _send_frame(self, frame: ReadFrame) -> bool:
-        return self._send(COMMAND.pack(FRAME, frame.slot, 0, 0))
-
-    def _send(self, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
+    def _send(self, frame: ReadFrame, memory: Memory | None) -> bool:
         child = self._process.child
         if child is None:
             return False
         try:
-            socket.send_fds(child.socket, [packet], descriptors)
+            if memory is not None:
+                fd, shape = memory
+                socket.send_fds(child.socket, [COMMAND.pack(MEMORY, *shape)], [fd])
+            child.socket.send(COMMAND.pack(FRAME, frame.slot, 0, 0))
         except OSError:  # the child is just ending; the supervising thread finds that out too
             return False
         return True
-
-    # -- the supervising thread
 
     def _spawn(self) -> ChildProcess | None:
         display = self._probe()
@@ -126,7 +119,7 @@ class WindowSink(ImageSink):
                         return
                     self._receive(packet)
                 if self._frames.held_s() > self._answer_s:
-                    child.kill()
+                    return
         finally:
             self._frames.reset()
             self._has_shown = False

@@ -18,6 +18,7 @@ import time
 import numpy as np
 
 from camapp.core.arrays import Pixels
+from camapp.sinks.x_events import MAP_NOTIFY, send_to_own_windows
 from camapp.system.process import die_with_parent
 from camapp.system.shared_frames import map_slots
 
@@ -37,12 +38,13 @@ _ESCAPE = 27
 _KEY_WAIT_S = 0.01
 _MAX_START = (1280, 720)
 _MAX_SIDE = 8192
-# On a busy machine Qt 5 may miss that a new window is on the screen; then it never paints it, which OpenCV does not
-# report (1 kiosk start in 40). So a window that starts full-screen is opened a second time after this many seconds.
-_REOPEN_S = 1.0
+# MapNotify events sent to a new window, as Qt may have lost the X server's own (see `x_events`).
+_MAP_NOTIFIES = 3
+# Seconds from opening the window to the first of them, and between them.
+_MAP_NOTIFY_S = 1.0
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], map_notifies: int = _MAP_NOTIFIES) -> int:
     """Show frames until the parent or the user closes the window; return 0, or 3 if this OpenCV has no windows."""
     descriptor, title, full_screen = int(arguments[0]), arguments[1], arguments[2] == "1"
     die_with_parent()
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as parent:
         try:
-            _Window(parent, title, full_screen).run()
+            _Window(parent, title, full_screen, map_notifies).run()
         except (BrokenPipeError, ConnectionResetError):
             return 0
         except Exception as error:  # noqa: BLE001 - the parent logs it: stderr is not shown
@@ -91,14 +93,15 @@ def next_area(reported: tuple[int, int], shown: tuple[int, int]) -> tuple[int, i
 
 
 class _Window:
-    def __init__(self, parent: socket.socket, title: str, full_screen: bool) -> None:
+    def __init__(self, parent: socket.socket, title: str, full_screen: bool, map_notifies: int) -> None:
         self._parent = parent
         self._title = title
         self._full_screen = full_screen
         self._images: Pixels | None = None
         self._is_open = False
         self._image_size = (0, 0)
-        self._reopen_at = time.monotonic() + _REOPEN_S if full_screen else float("inf")
+        self._map_notifies = map_notifies
+        self._map_notify_due = 0.0
 
     def run(self) -> None:
         while True:
@@ -126,10 +129,6 @@ class _Window:
     def _show(self, image: Pixels) -> None:
         import cv2
 
-        if self._is_open and time.monotonic() > self._reopen_at:
-            cv2.destroyWindow(self._title)
-            cv2.waitKey(1)
-            self._is_open, self._reopen_at = False, float("inf")
         if not self._is_open:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
             height, width = image.shape[:2]
@@ -137,7 +136,7 @@ class _Window:
             area = max(1, round(width * scale)), max(1, round(height * scale))
             cv2.resizeWindow(self._title, *area)
             self._fill_screen(self._full_screen)
-            self._is_open = True
+            self._is_open, self._map_notify_due = True, time.monotonic() + _MAP_NOTIFY_S
         else:
             _, _, columns, rows = cv2.getWindowImageRect(self._title)
             area = next_area((columns, rows), self._image_size)
@@ -154,6 +153,9 @@ class _Window:
         """Handle keys; return False if the user has closed the window."""
         import cv2
 
+        if self._map_notifies and time.monotonic() > self._map_notify_due:
+            send_to_own_windows(MAP_NOTIFY)
+            self._map_notifies, self._map_notify_due = self._map_notifies - 1, time.monotonic() + _MAP_NOTIFY_S
         self._press(cv2.waitKey(1))
         if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1:
             return True

@@ -1,1 +1,1 @@
-"""What the operating system provides: processes, shared frames, systemd, health, displays."""
+"""Wraps what the operating system provides: processes, shared frames, systemd, health, displays."""

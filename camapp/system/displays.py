@@ -1,4 +1,4 @@
-"""Is there a display to open a window on? Asked before any window code is imported, because OpenCV's aborts if not."""
+"""Finds the display to open a window on, before window code is imported: OpenCV's aborts the process without one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class DisplayKind(Enum):
-    """What a window would be opened on."""
+    """Kinds of display that a window can be opened on."""
 
     X11 = "x11"
     KIOSK = "kiosk"
@@ -23,11 +23,11 @@ class DisplayKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """A display, or the reason why there is none.
+    """A display, or the reason why there is none; true if there is one.
 
     Attributes:
         kind: of display.
-        reason: for people: the display's name, or why there is none and what to do.
+        reason: the display's name, or why there is none and what to do, for the user.
         size: (width, height) of a console's screen.
     """
 
@@ -40,11 +40,11 @@ class Display:
 
 
 def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Display:
-    """Find the X server (under Wayland: XWayland) that `DISPLAY` names and see that it takes connections.
+    """Find the X server (under Wayland: XWayland) that `DISPLAY` names, and check that it accepts connections.
 
     Args:
-        environ: variables to look in; the process's own by default.
-        timeout: most seconds to wait for the server.
+        environ: environment variables; the process's own by default.
+        timeout: seconds to wait for the server.
     """
     environ = os.environ if environ is None else environ
     name = environ.get("DISPLAY", "")
@@ -74,12 +74,12 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
     return Display(DisplayKind.NONE, f"no display: the X server '{name}' does not answer ({why})")
 
 
-# cage shows one window over the whole screen; -s lets Ctrl-Alt-F2 lead to a terminal.
+# cage shows one window over the whole screen; with -s Ctrl-Alt-F2 switches to a terminal.
 KIOSK_COMMAND = ("cage", "-s", "--")
 
 
 def probe_kiosk(root: Path = Path("/")) -> Display:
-    """Is there a screen that the Wayland kiosk `cage` could show a window on?"""
+    """Find a screen that the Wayland kiosk `cage` could show a window on."""
     for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
         if shutil.which(program) is None:
             return Display(DisplayKind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
@@ -88,13 +88,13 @@ def probe_kiosk(root: Path = Path("/")) -> Display:
     connected = connectors(root)
     if not any(connected.values()):
         return _no_screen(connected)
-    return Display(DisplayKind.KIOSK, ", ".join(name for name, there in connected.items() if there))
+    return Display(DisplayKind.KIOSK, ", ".join(name for name, has_screen in connected.items() if has_screen))
 
 
 def probe_drm(root: Path = Path("/")) -> Display:
-    """Is there a screen on the console that nobody else draws on?"""
+    """Find a console screen that no other program draws on."""
     connected = connectors(root)
-    screens = [name for name, there in connected.items() if there]
+    screens = [name for name, has_screen in connected.items() if has_screen]
     if not screens:
         return _no_screen(connected)
     name = screens[0]
@@ -113,18 +113,18 @@ def probe_drm(root: Path = Path("/")) -> Display:
 
 
 def connectors(root: Path = Path("/")) -> dict[str, bool]:
-    """Names of the machine's screen connectors, such as 'card1-HDMI-A-1', and whether a screen is on each."""
+    """Return the names of the screen connectors, such as 'card1-HDMI-A-1', and whether a screen is connected."""
     found = {}
     for status in sorted((root / "sys/class/drm").glob("card*-*/status")):
         try:
             found[status.parent.name] = status.read_text().strip() == "connected"
-        except OSError:  # it has just been taken away
+        except OSError:  # it was just removed
             found[status.parent.name] = False
     return found
 
 
 def screen_size(connector: str, root: Path = Path("/")) -> tuple[int, int] | None:
-    """(width, height) of the mode a connector's screen prefers, which is the one that the console has set."""
+    """Return (width, height) of the mode that a connector's screen prefers; the console uses that mode."""
     try:
         modes = (root / "sys/class/drm" / connector / "modes").read_text().split()
     except OSError:
@@ -140,12 +140,12 @@ def _no_screen(connected: Mapping[str, bool]) -> Display:
     return Display(DisplayKind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
 
 
-# linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a card's master may show images.
+# linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a graphics card's master can show images.
 _SET_MASTER, _DROP_MASTER = 0x641E, 0x641F
 
 
 def _is_free(card: Path) -> bool:
-    """Whether this process could become the card's master. Raises OSError where the card cannot be opened."""
+    """Return whether this process could become the graphics card's master. Raises OSError if it cannot be opened."""
     handle = os.open(card, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(handle, _SET_MASTER)
@@ -158,7 +158,7 @@ def _is_free(card: Path) -> bool:
 
 
 def _busy(card: Path) -> str:
-    from camapp.system.video_devices import busy_advice  # reads /proc, and only when there is something to explain
+    from camapp.system.video_devices import busy_advice  # reads /proc, only to explain a busy card
 
     return busy_advice(card)
 
@@ -166,9 +166,9 @@ def _busy(card: Path) -> str:
 def _addresses(host: str, number: int) -> list[tuple[int, str | tuple[str, int]]]:
     if host in ("", "unix"):
         path = f"/tmp/.X11-unix/X{number}"
-        return [(socket.AF_UNIX, "\0" + path), (socket.AF_UNIX, path)]  # Linux's abstract name first, as Xlib does
+        return [(socket.AF_UNIX, "\0" + path), (socket.AF_UNIX, path)]  # the abstract name first, as Xlib does
     try:
         found = socket.getaddrinfo(host, 6000 + number, type=socket.SOCK_STREAM)
     except OSError:
-        return [(socket.AF_INET, (host, 6000 + number))]  # connecting then gives the same error, in words
+        return [(socket.AF_INET, (host, 6000 + number))]  # `connect` then raises the same error, with its text
     return [(family, (str(address[0]), 6000 + number)) for family, _, _, _, address in found]

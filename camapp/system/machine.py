@@ -10,7 +10,7 @@ import numpy as np
 
 
 def machine() -> dict[str, str]:
-    """What a figure was measured on."""
+    """Return the CPU, its cores, and the versions of Python, NumPy, OpenCV and the operating system."""
     return {
         "cpu": _cpu_name(),
         "cores": str(os.cpu_count()),

@@ -1,13 +1,11 @@
-"""Starts child processes, and reads the CPU time and memory of processes from /proc."""
+"""Reads the CPU time and memory of processes from /proc, and prepares child processes."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -62,41 +60,3 @@ def _status_bytes(pids: Iterable[int], name: str) -> int:
             continue
         total += next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name)), 0)
     return total
-
-
-def start_child(
-    module: str,
-    *arguments: str,
-    fds: Sequence[int],
-    threads: int = 1,
-    wrapper: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
-    stderr: int | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start `python -m module` with stdin and stdout on /dev/null, as the parent's stdout may carry the log.
-
-    Args:
-        module: to run.
-        arguments: of the child.
-        fds: descriptors that it inherits, by the same numbers.
-        threads: BLAS threads.
-        wrapper: a command that starts the child, such as a kiosk's.
-        environment: variables that the child gets unless the user has set them.
-        stderr: as `subprocess.Popen` takes it; None leaves it the parent's.
-
-    Raises:
-        OSError: the process cannot be started.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        # -P: never import from the current folder.
-        [*wrapper, sys.executable, "-P", "-m", module, *arguments],
-        pass_fds=fds,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        # A terminal sends Ctrl-C and Ctrl-Z to the parent's group only.
-        process_group=0,
-        env={**(environment or {}), **os.environ, **blas_threads(threads), "PYTHONPATH": path},
-    )

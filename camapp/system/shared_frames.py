@@ -19,6 +19,8 @@ from camapp.core.arrays import Pixels
 
 # The `seq` of an image that shows no frame, such as 'no signal'.
 NO_FRAME = -1
+# Descriptor and shape (slots, height, width) of a memory.
+Memory = tuple[int, tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,24 +146,21 @@ class SharedFrames:
 
 
 class FramePublisher:
-    """Hands the newest image to one reader process; the reader has at most one at a time, and reports when it is done.
+    """Hands the newest image to one reader process, which has at most one at a time and reports when it is done.
 
     Safe to use from several threads. Neither a slow reader nor one that ended blocks `publish`.
 
     Args:
-        send_memory: sends the reader a descriptor and the shape (slots, height, width) of the images that follow.
-        send_frame: sends the reader a frame's slot. Both return False if the reader does not take the message.
+        send: sends a frame to the reader; before the first of a size with the memory's descriptor and its shape
+            (slots, height, width), else None. Returns False if the reader does not accept it.
 
     Attributes:
         wanted: whether the reader wants images; the owner sets it.
     """
 
-    def __init__(
-        self, send_memory: Callable[[int, tuple[int, int, int]], bool], send_frame: Callable[[ReadFrame], bool]
-    ) -> None:
+    def __init__(self, send: Callable[[ReadFrame, Memory | None], bool]) -> None:
         self.wanted = False
-        self._send_memory = send_memory
-        self._send_frame = send_frame
+        self._send = send
         self._frames = SharedFrames(readers=1)
         self._lock = threading.Lock()
         self._held: ReadFrame | None = None
@@ -169,25 +168,26 @@ class FramePublisher:
         self._last_serial = self._sent_generation = 0
 
     def publish(self, image: Pixels, seq: int) -> None:
-        """Make `image` the newest; an older one that the reader has not got is dropped. Costs one copy."""
+        """Make `image` the newest; an older one that was not sent is dropped. Costs one copy."""
         self._frames.publish(image, seq)
         self.offer()
 
     def offer(self) -> None:
         """Send the newest image, if it is new, wanted, and the reader has none."""
         with self._lock:
-            if not self.wanted or self._held is not None:
-                return
-            frame = self._frames.take(self._last_serial)
+            frame = self._frames.take(self._last_serial) if self.wanted and self._held is None else None
             if frame is None:
                 return
-            if not self._send(frame):
+            is_known = frame.generation == self._sent_generation
+            memory = None if is_known else (self._frames.fd, (self._frames.slots, *self._frames.size))
+            if self._send(frame, memory):
+                self._held, self._sent_at = frame, time.monotonic()
+                self._last_serial, self._sent_generation = frame.serial, frame.generation
+            else:
                 self._frames.release(frame)
-                return
-            self._held, self._last_serial, self._sent_at = frame, frame.serial, time.monotonic()
 
     def release(self) -> ReadFrame | None:
-        """Take back the frame that the reader is done with, and offer the next; return the former."""
+        """Note that the reader is done with its frame, and offer the next; return the former."""
         with self._lock:
             frame, self._held = self._held, None
         if frame is not None:
@@ -211,10 +211,3 @@ class FramePublisher:
     def close(self) -> None:
         """Release the memory."""
         self._frames.close()
-
-    def _send(self, frame: ReadFrame) -> bool:
-        if frame.generation != self._sent_generation:
-            if not self._send_memory(self._frames.fd, (self._frames.slots, *self._frames.size)):
-                return False
-            self._sent_generation = frame.generation
-        return self._send_frame(frame)

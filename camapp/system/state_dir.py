@@ -1,4 +1,4 @@
-"""What outlasts a run: the state directory, the page's token, and what a remote face changed."""
+"""Keeps data for the next start: the state directory, the web page's token, and regions that a client chose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _REMEMBERED = "remembered.json"
 _TOKEN = "web-token"
 _TOKEN_BYTES = 24
-_LARGEST = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 class StateError(CamappError):
@@ -30,7 +30,7 @@ class StateError(CamappError):
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """systemd's for this service, else the user's own."""
+    """Return systemd's state directory of this service, otherwise the user's."""
     given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
@@ -39,10 +39,10 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def web_token(folder: Path) -> tuple[str, bool]:
-    """The page's token, made if there is none yet; and whether it was made now.
+    """Return the page's token, created if there is none yet, and whether it is new.
 
     Raises:
-        StateError: it can be neither read nor made, or others can read it.
+        StateError: it can neither be read nor created, or other users can read it.
     """
     path = folder / _TOKEN
     try:
@@ -53,17 +53,17 @@ def web_token(folder: Path) -> tuple[str, bool]:
             return token, True
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
-                raise StateError(f"{path} can be read by others: chmod 600 it, or delete it to have a new one made")
+                raise StateError(f"{path} can be read by other users: chmod 600 it, or delete it to get a new one")
             token = file.read(1024).decode("ascii", "replace").strip()
     except OSError as error:
         raise StateError(f"cannot keep the page's token in {path}: {error.strerror}") from error
     if len(token) < _TOKEN_BYTES or not token.isascii() or not token.isprintable():
-        raise StateError(f"{path} holds no token: delete it to have a new one made")
+        raise StateError(f"{path} contains no token: delete it to get a new one")
     return token, False
 
 
 def remembered(settings: Settings, folder: Path) -> Settings:
-    """The settings with what a remote face changed, where they themselves say nothing."""
+    """Return the settings with the region that a remote client chose, unless they set one."""
     if settings.roi is not None:
         return settings
     raw = _cameras(folder).get(settings.name, {}).get("roi")
@@ -71,9 +71,7 @@ def remembered(settings: Settings, folder: Path) -> Settings:
         return settings
     try:
         roi = checked("roi", raw, str(folder / _REMEMBERED))
-        log.info(
-            "%s looks at the region that was chosen on its page: %s (%s)", settings.name, raw, folder / _REMEMBERED
-        )
+        log.info("%s uses the region that was chosen on its page: %s (%s)", settings.name, raw, folder / _REMEMBERED)
         return replace(settings, roi=roi)
     except SettingsError as error:
         log.warning("%s; it is ignored", error)
@@ -81,14 +79,14 @@ def remembered(settings: Settings, folder: Path) -> Settings:
 
 
 def remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
-    """Keep a camera's region for the next start; None forgets it.
+    """Save a camera's region for the next start; None deletes it.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: it cannot be written.
     """
     cameras = _cameras(folder)
-    of_one = {name: value for name, value in cameras.get(camera, {}).items() if name != "roi"}
-    cameras[camera] = of_one | ({"roi": list(roi)} if roi is not None else {})
+    other_values = {name: value for name, value in cameras.get(camera, {}).items() if name != "roi"}
+    cameras[camera] = other_values | ({"roi": list(roi)} if roi is not None else {})
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / _REMEMBERED, (json.dumps({"cameras": cameras}, indent=1) + "\n").encode())
 
@@ -97,7 +95,7 @@ def _cameras(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / _REMEMBERED
     try:
         with path.open("rb") as file:
-            cameras = json.loads(file.read(_LARGEST))["cameras"]
+            cameras = json.loads(file.read(_MAX_BYTES))["cameras"]
         return {str(name): dict(values) for name, values in cameras.items()}
     except FileNotFoundError:
         return {}
@@ -107,12 +105,12 @@ def _cameras(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """A file that only its owner can read, whole from the start. Raises FileExistsError."""
+    """Create a file that only its owner can read, complete from the start. Raises FileExistsError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
-        os.link(partial, path)  # unlike a rename, it refuses to take another's place
+        os.link(partial, path)  # unlike a rename, it does not replace an existing file
     finally:
         partial.unlink()

@@ -8,20 +8,23 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from camapp.system.process import start_child
+from camapp.system.process import blas_threads
 
 # Capacity of a pipe, and the end of stderr that is kept to find its last line in.
 _PIPE_BYTES, _STDERR_BYTES = 65536, 4096
 
 
 class ChildProcess:
-    """A running child and this process's non-blocking end of a SEQPACKET socket to it.
+    """A running `python -m module` and this process's non-blocking end of a SEQPACKET socket to it.
 
-    The child gets the number of its end as first argument, and has to exit once that end is closed.
+    The child gets the number of its end as first argument, and has to exit once that end is closed. Its stdin and
+    stdout are /dev/null, as the parent's stdout may carry the log.
 
     Args:
         module: to run.
@@ -30,7 +33,7 @@ class ChildProcess:
         threads: BLAS threads.
         wrapper: a command that starts the child, such as a kiosk's.
         environment: variables that the child gets unless the user has set them.
-        keep_stderr: read the child's stderr for `exit_reason`, in `wait_readable`; otherwise it is this process's.
+        keep_stderr: read the child's stderr for `exit_reason`, in `wait_readable`; otherwise it is the parent's.
         buffer_bytes: send buffer of both ends; 0 leaves the kernel's default.
 
     Attributes:
@@ -52,20 +55,23 @@ class ChildProcess:
         keep_stderr: bool = False,
         buffer_bytes: int = 0,
     ) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self.socket, childs_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with childs_end:
                 for end in (self.socket, childs_end) if buffer_bytes else ():
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-                fd = childs_end.fileno()
-                self._process = start_child(
-                    module,
-                    *(str(fd), *arguments),
-                    fds=[fd, *fds],
-                    threads=threads,
-                    wrapper=wrapper,
-                    environment=environment,
+                self._process = subprocess.Popen(
+                    # -P: never import from the current folder.
+                    [*wrapper, sys.executable, "-P", "-m", module, str(childs_end.fileno()), *arguments],
+                    pass_fds=[childs_end.fileno(), *fds],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE if keep_stderr else None,
+                    # A terminal sends Ctrl-C and Ctrl-Z to the parent's group only.
+                    process_group=0,
+                    env={**(environment or {}), **os.environ, **blas_threads(threads), "PYTHONPATH": path},
                 )
         except BaseException:
             self.socket.close()
@@ -88,10 +94,6 @@ class ChildProcess:
         if self._stderr is not None and self._stderr.fileno() in ready and not self._read_stderr():
             self._poll.unregister(self._stderr)
         return self.socket.fileno() in ready
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._process.kill()
 
     def hang_up(self) -> None:
         """Shut the socket down: the child reads its end and exits."""
@@ -169,11 +171,6 @@ class SupervisedProcess:
         self._grace_s = grace_s
         # The child has PR_SET_PDEATHSIG: the kernel kills it together with the thread that started it.
         self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the child is kept running."""
-        return self._thread.is_alive()
 
     def start(self) -> None:
         """Start the child in the background."""

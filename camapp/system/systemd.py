@@ -1,4 +1,4 @@
-"""What a run and its service manager say to each other: signals, exit codes, and systemd's notification socket."""
+"""Handles signals, systemd's notification socket and the journal's format."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-
-# timeout(1) and terminals send a signal to the process and to its group: two of them mean one.
+# timeout(1) and terminals send a signal to the process and to its group: two within this time count as one.
 _SAME_REQUEST_S = 0.3
 
 
 def on_stop_signals(request: Callable[[str], None]) -> None:
     """Call `request` with the name of the first SIGINT, SIGTERM or SIGHUP; a later one ends the process at once.
 
-    `request` runs between any two steps of the main thread, so it must take no lock. Under `nohup` SIGHUP stays
-    ignored.
+    `request` may interrupt the main thread anywhere, so it must take no lock. Under `nohup` SIGHUP stays ignored.
     """
-    asked_at = 0.0
+    requested_at = 0.0
 
     def handle(number: int, _: FrameType | None) -> None:
-        nonlocal asked_at
+        nonlocal requested_at
         now = time.monotonic()
-        if asked_at and now - asked_at > _SAME_REQUEST_S:
+        if requested_at and now - requested_at > _SAME_REQUEST_S:
             os._exit(128 + number)
-        if not asked_at:
-            asked_at = now
+        if not requested_at:
+            requested_at = now
             request(signal.Signals(number).name)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -39,16 +37,8 @@ def on_stop_signals(request: Callable[[str], None]) -> None:
             signal.signal(number, handle)
 
 
-def on_hang_up(reload: Callable[[], None], managed: bool) -> None:
-    """Make SIGHUP a request to reload where nobody can hang up: under a service manager, or without a terminal.
-
-    Elsewhere it stays what `on_stop_signals` made of it. `reload` must take no lock either.
-    """
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and (managed or not _has_terminal()):
-        signal.signal(signal.SIGHUP, lambda *_: reload())
-
-
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -56,8 +46,19 @@ def _has_terminal() -> bool:
     return True
 
 
+def on_reload_signal(
+    reload: Callable[[], None], managed: bool, has_terminal: Callable[[], bool] = has_terminal
+) -> None:
+    """Call `reload` at SIGHUP under a service manager, or without a terminal that could hang up.
+
+    Otherwise `on_stop_signals` decides what SIGHUP does. `reload` must take no lock either.
+    """
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and (managed or not has_terminal()):
+        signal.signal(signal.SIGHUP, lambda *_: reload())
+
+
 def is_journal(descriptor: int) -> bool:
-    """Whether what is written there goes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
+    """Return whether a descriptor writes to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -66,37 +67,37 @@ def is_journal(descriptor: int) -> bool:
 
 
 class JournalFormatter(logging.Formatter):
-    """The message with its priority as sd-daemon(3) has it; the journal has its own clock."""
+    """Formats a message with its sd-daemon(3) priority and without a time: the journal adds its own."""
 
     _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line: the journal would take a second one for another record."""
+        """Return one line: the journal would store a second one as another record."""
         priority = next((priority for level, priority in self._PRIORITIES if record.levelno >= level), 7)
         return f"<{priority}>" + super().format(record).replace("\n", " | ")
 
 
 class ServiceManager:
-    """systemd's side of sd_notify(3), or nobody's: then every call does nothing.
+    """Sends sd_notify(3) messages to systemd; true if there is a service manager, otherwise every call does nothing.
 
-    The socket's address is taken out of `environ`, so that no child speaks in this process's name.
+    The socket's address is removed from `environ`, so that no child sends messages as this process.
 
     Attributes:
-        watchdog_s: seconds after which an unfed watchdog restarts this process; None where there is none.
+        watchdog_s: seconds without WATCHDOG=1 after which systemd restarts this process; None without a watchdog.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         limit, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        ours = limit.isdecimal() and int(limit) > 0 and pid in ("", str(os.getpid()))
-        self.watchdog_s = int(limit) / 1e6 if ours and self._address else None
+        is_valid = limit.isdecimal() and int(limit) > 0 and pid in ("", str(os.getpid()))
+        self.watchdog_s = int(limit) / 1e6 if is_valid and self._address else None
 
     def __bool__(self) -> bool:
         return bool(self._address)
 
     def notify(self, *assignments: str) -> None:
-        """Send lines such as 'READY=1'. Never blocks and never raises: the run matters more than its report."""
+        """Send lines such as 'READY=1'. Never blocks and never raises: the run is more important than its report."""
         if not self._address:
             return
         try:
@@ -104,4 +105,4 @@ class ServiceManager:
                 sock.setblocking(False)
                 sock.sendto("\n".join(assignments).encode(), self._address)
         except OSError as error:
-            log.debug("the service manager was not told '%s': %s", assignments[0], error)
+            log.debug("'%s' was not sent to the service manager: %s", assignments[0], error)

@@ -1,4 +1,4 @@
-"""What /sys, /dev and /proc tell of the machine's video devices: which can be a webcam, and which process holds one."""
+"""Finds video devices in /sys, /dev and /proc: which can be a webcam, and which process uses one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from camapp.core.files import natural_key
 
 DEV, SYS, PROC = Path("/dev"), Path("/sys/class/video4linux"), Path("/proc")
 
-# Names in /sys of the Raspberry Pi's own nodes: raw sensor data, and processors that are no cameras.
+# Names in /sys of the Raspberry Pi's own nodes: raw sensor data, and video processors.
 _CSI = ("unicam", "rp1-cfe", "pisp")
 _PROCESSORS = ("bcm2835-isp", "bcm2835-codec", "hevc", "rpivid")
 
@@ -25,7 +25,7 @@ JOIN_VIDEO = "run 'sudo usermod -aG video $USER' and log in again (a service nee
 
 @dataclass(frozen=True)
 class VideoNode:
-    """A V4L2 node. `problem` is the error that opening it as a webcam would meet; None for one that can be opened."""
+    """A V4L2 node. `problem` is the error that opening it as a webcam would raise; None if it can be opened."""
 
     path: Path
     name: str
@@ -33,13 +33,13 @@ class VideoNode:
 
 
 def video_nodes() -> list[VideoNode]:
-    """Every V4L2 node of the machine, in the order of their numbers."""
+    """Return every V4L2 node of the machine, by number."""
     paths = sorted((DEV / entry.name for entry in SYS.glob("video*")), key=lambda path: natural_key(path.name))
     return [VideoNode(path, name_of(path), problem_of(path)) for path in paths]
 
 
 def name_of(device: Path) -> str:
-    """The driver's name for a node, or the node's own where /sys does not tell."""
+    """Return the driver's name of a node, or the node's own if /sys has none."""
     node = Path(os.path.realpath(device)).name
     try:
         return (SYS / node / "name").read_text().strip() or node
@@ -48,10 +48,10 @@ def name_of(device: Path) -> str:
 
 
 def problem_of(device: Path) -> SourceError | None:
-    """Why a node cannot be a webcam, as the error to raise; None if it can."""
+    """Return why a node cannot be a webcam, as the error to raise; None if it can."""
     name = name_of(device)
     if any(part in name.lower() for part in _CSI):
-        return PermanentSourceError(f"{device} ({name}) carries a Pi camera's raw data: use picamera://0 instead")
+        return PermanentSourceError(f"{device} ({name}) has a Pi camera's raw data: use picamera://0 instead")
     if any(part in name.lower() for part in _PROCESSORS):
         return PermanentSourceError(f"{device} ({name}) is a video processor, not a camera")
     try:
@@ -76,7 +76,7 @@ def _captures(device: Path) -> bool:
 
 
 def holders(*devices: Path) -> list[str]:
-    """Other processes that have one of the devices open, as 'name (pid 123)'; only those this user may look into."""
+    """Return other processes that have one of the devices open, as 'name (pid 123)', if this user may inspect them."""
     wanted = {os.path.realpath(device) for device in devices}
     found = []
     for process in sorted((entry for entry in PROC.iterdir() if entry.name.isdecimal()), key=lambda p: int(p.name)):
@@ -86,7 +86,7 @@ def holders(*devices: Path) -> list[str]:
 
 
 def busy_advice(*devices: Path) -> str:
-    """Who holds the devices, and what to do about it."""
+    """Return which processes use the devices, and what to do about it."""
     held_by = holders(*devices)
     if held_by:
         return f"in use by {', '.join(held_by)}: stop it first"
@@ -100,9 +100,9 @@ def _open_files(process: Path) -> list[str]:
             try:
                 links.append(os.readlink(handle))
             except FileNotFoundError:
-                continue  # closed while we looked
+                continue  # it was just closed
     except OSError:
-        return links  # another user's process, or one that has just ended
+        return links  # another user's process, or it has just ended
     return links
 
 

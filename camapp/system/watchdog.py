@@ -1,4 +1,4 @@
-"""Tells the service manager that the run is ready and alive: by frames that come out, never by a timer alone."""
+"""Reports to the service manager that the run is ready and alive, because of finished frames, not of a timer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-# Ready without a prediction, as with a camera that is not plugged in yet: from here on the watchdog judges. Never
-# before the workers are ready: until then the unit's TimeoutStartSec is the judge.
+# Seconds after which the run is ready without a prediction, as with a camera that is not plugged in yet; from then on
+# the watchdog's limit counts. Never before the workers are ready: until then the unit's TimeoutStartSec counts.
 READY_WITHIN = 10.0
-_STATUS_EVERY, _RATES_NEED = 10.0, 2.0
+# Seconds between status lines, and from READY to the first, which needs frame rates.
+_STATUS_EVERY, _FIRST_STATUS = 10.0, 2.0
 
 
 class Manager(Protocol):
-    """Who is told: the service manager, or what stands between it and several cameras."""
+    """The service manager, or what combines several cameras for it."""
 
     watchdog_s: float | None
 
@@ -26,16 +27,17 @@ class Manager(Protocol):
 class Watchdog:
     """Reports to the service manager from the main loop's ticks.
 
-    Fed while the count of predictions grows, or while a step is under way that has a bound of its own (opening,
-    reconnecting, starting workers, one long inference, paused on request). Whatever else holds the run up starves it.
+    Feeds the watchdog while the count of predictions grows, or during a step with its own time limit (opening,
+    reconnecting, starting workers, one long inference, paused on request). Any other stall stops the feeding, and
+    systemd restarts the service.
 
     Args:
         manager: the service manager.
-        started: whether workers are ready and the source was set going.
-        predictions: gives how many were made so far.
-        bounded_step: names a step that is within its bound, or "".
-        status: a line for people.
-        clock: monotonic seconds.
+        started: returns whether the workers are ready and the source was started.
+        predictions: returns the number of predictions so far.
+        bounded_step: returns the name of a step that is within its time limit, or "".
+        status: returns a status line for people.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -55,13 +57,13 @@ class Watchdog:
         self._clock = clock
         self._limit = manager.watchdog_s or float("inf")
         self._began = self._alive_at = clock()
-        self._fed_at = self._told_at = -float("inf")
+        self._fed_at = self._status_at = -float("inf")
         self._counted = 0
         self._ready = False
-        self._starving = False
+        self._is_stalled = False
 
     def tick(self) -> None:
-        """Look at the run once; cheap enough for every 50 ms."""
+        """Check the run once; cheap enough for every 50 ms."""
         now = self._clock()
         count = self._predictions()
         step = ""
@@ -70,24 +72,24 @@ class Watchdog:
             self._alive_at = now
         elif step := self._bounded_step():
             self._alive_at = now
-        self._tell_ready(now, bool(count))
+        self._report_ready(now, bool(count))
         self._feed(now)
-        if now - self._told_at >= _STATUS_EVERY:
-            self._told_at = now
+        if now - self._status_at >= _STATUS_EVERY:
+            self._status_at = now
             self._manager.notify(f"STATUS={step + ': ' if step and not count else ''}{self._status()}")
 
-    def _tell_ready(self, now: float, predicted: bool) -> None:
+    def _report_ready(self, now: float, predicted: bool) -> None:
         if not self._ready and self._is_started() and (predicted or now - self._began > READY_WITHIN):
             self._ready = True
-            self._told_at = now - _STATUS_EVERY + _RATES_NEED
+            self._status_at = now - _STATUS_EVERY + _FIRST_STATUS
             self._manager.notify("READY=1")
 
     def _feed(self, now: float) -> None:
         if self._alive_at == now:
-            self._starving = False
+            self._is_stalled = False
             if now - self._fed_at >= self._limit / 10:
                 self._fed_at = now
                 self._manager.notify("WATCHDOG=1")
-        elif (silent := now - self._alive_at) > self._limit / 2 and not self._starving:
-            self._starving = True
+        elif (silent := now - self._alive_at) > self._limit / 2 and not self._is_stalled:
+            self._is_stalled = True
             log.error("no frame has come through for %.0f s: the service manager will restart this", silent)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from camapp.core.errors import PoolError
-from camapp.workers.pool import DEFAULT_LIMITS, STOPPED, Outcome, OwnJob, PoolLimits, WorkerPool
+from camapp.workers.pool import STOPPED, Outcome, OwnJob, WorkerPool
 from camapp.workers.slots import Slot
+from camapp.workers.supervision import DEFAULT_LIMITS, PoolLimits
 from engine.model import Model
 
 log = logging.getLogger(__name__)

@@ -15,45 +15,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from camapp.core.errors import PoolError
-from camapp.core.stats import Quantiles
 from camapp.system.supervised_process import ChildProcess
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
+from camapp.workers.supervision import DEFAULT_LIMITS, PoolLimits, WorkerSupervision
 from engine.model import Model
 from engine.runtime.shared_model import write_shared
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = DEFAULT_LIMITS.start_s
 # The error of jobs that were not done when the pool was stopped.
 STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class PoolLimits:
-    """Time limits of workers, and how many may be lost.
-
-    Attributes:
-        start_s: a worker that is not ready within this time is replaced.
-        min_stuck_s: a job may take at least this long; with the poll and logging that is less than two seconds.
-        stuck_times_p95: a job may take this multiple of the 95th percentile of all jobs' times.
-        restarts: workers that may be lost within `restarts_within_s` before the pool fails.
-        restarts_within_s: see `restarts`.
-        lost_in_row: workers that may be lost without a result in between, before waiting for the next no longer counts
-            as a bounded step.
-        poll_s: interval of the checks.
-    """
-
-    start_s: float = START_TIMEOUT
-    min_stuck_s: float = 1.7
-    stuck_times_p95: float = 10.0
-    restarts: int = 5
-    restarts_within_s: float = 60.0
-    lost_in_row: int = 3
-    poll_s: float = 0.25
-
-
-DEFAULT_LIMITS = PoolLimits()
 
 
 @dataclass(frozen=True)
@@ -120,7 +93,7 @@ class WorkerPool:
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
         own_job: what workers do with messages; None runs the net on the slots' inputs.
-        limits: None takes `DEFAULT_LIMITS`.
+        limits: of the workers' times and losses.
     """
 
     def __init__(
@@ -132,16 +105,15 @@ class WorkerPool:
         spare_slots: int,
         on_outcome: Callable[[Outcome], None],
         own_job: OwnJob | None = None,
-        limits: PoolLimits | None = None,
+        limits: PoolLimits = DEFAULT_LIMITS,
     ) -> None:
         self.workers = workers
-        self.restarts = 0
         self.error: PoolError | None = None
         self._threads = threads
         self._on_outcome = on_outcome
-        self._limits = limits or DEFAULT_LIMITS
+        self._poll_s = limits.poll_s
+        self._supervision = WorkerSupervision(limits, own_job.stuck_after if own_job else 0.0)
         self._has_standby = not spare_slots
-        self._own_limit = own_job.stuck_after if own_job else None
         item_shape = model.card.input_shape
         plan = model.plan((max_items, *item_shape))
         layout = SlotLayout(
@@ -158,9 +130,6 @@ class WorkerPool:
         self._free = deque(range(layout.slots))
         self._pending: deque[_Job] = deque()
         self._live: list[_Worker] = []
-        self._deaths: deque[float] = deque()
-        self._lost_in_row = 0
-        self._infer_s = Quantiles(256)
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0)
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -169,6 +138,11 @@ class WorkerPool:
         self._thread = threading.Thread(target=self._serve, name="workers", daemon=True)
 
     # -- the caller's side
+
+    @property
+    def restarts(self) -> int:
+        """Return the number of workers replaced so far."""
+        return self._supervision.restarts
 
     def start(self) -> None:
         """Start the thread that starts and serves the processes; they become ready in the background."""
@@ -217,18 +191,10 @@ class WorkerPool:
 
     def bounded_step(self) -> str:
         """Return 'starting workers' or 'inferring' while a worker does that within its time limit, else ""."""
-        now, limits = time.monotonic(), self._limits
         with self._lock:
-            # Each start is bounded, but one after another they would never end.
-            if self._lost_in_row > limits.lost_in_row:
-                return ""
             starting = [worker.child.started for worker in self._live if not worker.ready]
-            if any(now - started <= limits.start_s + limits.poll_s for started in starting):
-                return "starting workers"
-            limit = self._stuck_after() + limits.poll_s
-            if any(worker.job is not None and now - worker.busy_since <= limit for worker in self._live):
-                return "inferring"
-        return ""
+            inferring = [worker.busy_since for worker in self._live if worker.job is not None]
+            return self._supervision.bounded_step(starting, inferring)
 
     def drain(self, timeout: float) -> bool:
         """Wait for every submitted job to end; return whether none is left."""
@@ -264,7 +230,7 @@ class WorkerPool:
             for _ in range(self.workers):
                 self._spawn()
             while not self._stopping and self.error is None:
-                for key, _ in self._selector.select(self._limits.poll_s):
+                for key, _ in self._selector.select(self._poll_s):
                     if key.data is not None:  # otherwise `stop` has ended the wait
                         self._receive(key.data)
                 self._check_stuck()
@@ -288,7 +254,7 @@ class WorkerPool:
         if status == STATUS_READY:
             with self._lock:
                 worker.ready = True
-                self._infer_s.add((end - start) / 1e9)
+                self._supervision.add_time((end - start) / 1e9)
                 self._dispatch()
                 self._lock.notify_all()
                 standby_due = (
@@ -306,8 +272,7 @@ class WorkerPool:
         with self._lock:
             job, worker.job = worker.job, None
             if status == STATUS_DONE:
-                self._lost_in_row = 0
-                self._infer_s.add((end - start) / 1e9)
+                self._supervision.note_result((end - start) / 1e9)
                 self._busy_ns += end - start
                 # The worker's next job starts before this one is decoded.
                 self._dispatch()
@@ -319,14 +284,10 @@ class WorkerPool:
         self._on_outcome(Outcome(job.token, job.slot, job.items, start, end, error, b"".join(job.parts)))
 
     def _check_stuck(self) -> None:
-        now, limits = time.monotonic(), self._limits
         for worker in list(self._live):
-            busy = now - worker.busy_since if worker.job is not None else 0.0
-            # The first test usually avoids the second's sort.
-            if busy > limits.min_stuck_s and busy > self._stuck_after():
-                self._replace(worker, f"hung for {busy:.1f} s")
-            elif not worker.ready and worker.job is None and now - worker.child.started > limits.start_s:
-                self._replace(worker, f"not ready within {limits.start_s:.0f} s")
+            busy_since = worker.busy_since if worker.job is not None else None
+            if fault := self._supervision.fault(worker.child.started, worker.ready, busy_since):
+                self._replace(worker, fault)
 
     def _replace(self, worker: _Worker, why: str) -> None:
         """Reap a worker, fail its job, and start another if the budget allows."""
@@ -334,7 +295,7 @@ class WorkerPool:
         worker.child.end(0)
         with self._lock:
             self._live.remove(worker)
-            self._lost_in_row += 1
+            exhausted = self._supervision.note_loss()
             job = worker.job
             self._dispatch()
             self._lock.notify_all()
@@ -342,15 +303,10 @@ class WorkerPool:
         log.warning("%s; %s", what, "its job is lost" if job else "it had no job")
         if job:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=f"worker {why.split(' for ')[0]}"))
-        now, within = time.monotonic(), self._limits.restarts_within_s
-        self._deaths.append(now)
-        while now - self._deaths[0] > within:
-            self._deaths.popleft()
-        if len(self._deaths) > self._limits.restarts:
-            self._fail(PoolError(f"{len(self._deaths)} workers lost within {within:.0f} s, the last: {what}"))
-            return
-        self.restarts += 1
-        self._spawn()
+        if exhausted:
+            self._fail(PoolError(f"{exhausted}, the last: {what}"))
+        else:
+            self._spawn()
 
     def _fail(self, error: PoolError) -> None:
         with self._lock:
@@ -367,10 +323,6 @@ class WorkerPool:
             self._lock.notify_all()
         for job in jobs:
             self._on_outcome(Outcome(job.token, job.slot, job.items, error=reason))
-
-    def _stuck_after(self) -> float:
-        limits = self._limits
-        return max(limits.min_stuck_s, self._own_limit or limits.stuck_times_p95 * self._infer_s.at(95)[0])
 
     # -- with the lock held, or before the thread runs
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ from camapp.remote.web import server
 from camapp.remote.web.interface import WebInterface
 from camapp.scenes.scene import SceneOptions, scene_class
 from camapp.system.process import cpu_seconds
+from camapp.system.supervised_process import ChildProcess
 from tests.benchmarks.common import benchmark_parser, print_conditions
 
 SIZE = (1280, 720)
@@ -116,24 +118,26 @@ asyncio.run(main())
 """
 
 
-class InThread:
-    """Runs the server in a thread of the run in place of the server process."""
+class InThread(ChildProcess):
+    """Runs the server in a thread of the run instead of a process."""
 
-    pid = os.getpid()
-    stderr = None
-    returncode = 0
+    exit_reason = "ended"  # type: ignore[assignment]
 
     def __init__(self, module: str, *arguments: str, fds: list[int], **options: object) -> None:
-        run, listener = (socket.socket(fileno=os.dup(fd)) for fd in fds)
-        self._thread = threading.Thread(target=server.serve, args=(run, listener), daemon=True)
+        self.socket, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.setblocking(False)
+        self.started, self.pid = time.monotonic(), os.getpid()
+        listener = socket.socket(fileno=os.dup(fds[0]))
+        self._thread = threading.Thread(target=server.serve, args=(end, listener), daemon=True)
         self._thread.start()
 
-    def wait(self, timeout: float | None = None) -> int:
-        self._thread.join(timeout)
-        return 0
+    def wait_readable(self, timeout: float) -> bool:
+        return bool(select.select([self.socket], [], [], max(0.0, timeout))[0])
 
-    def kill(self) -> None:
-        pass
+    def end(self, grace_s: float) -> int:
+        self.hang_up()
+        self._thread.join(grace_s)
+        return 0
 
 
 def measure(clients: int, seconds: float, fps: float, web: bool = True, in_thread: bool = False) -> str:
@@ -144,9 +148,11 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=source):
         pipeline = Pipeline(settings)
     face = (
-        WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
+        WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
+        if web
+        else None
     )
-    with mock.patch("camapp.system.supervised_process.start_child", InThread) if in_thread else nullcontext():
+    with mock.patch("camapp.remote.web.interface.ChildProcess", InThread) if in_thread else nullcontext():
         if face is not None:
             face.attach()
             face.start()
@@ -218,7 +224,7 @@ def measure_browser(seconds: float, fps: float) -> None:
     settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
     with mock.patch("camapp.pipeline.pipeline.build_source", return_value=ClockSource(fps)):
         pipeline = Pipeline(settings)
-    face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None)
+    face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
     face.attach()
     face.start()
     run = threading.Thread(target=pipeline.run, daemon=True)

@@ -24,7 +24,7 @@ from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
 from camapp.remote.web import channel
 from camapp.remote.web.commands import WebCommands
 from camapp.sinks.sink import ImageSink, PredictionSink
-from camapp.system.shared_frames import NO_FRAME, FramePublisher, ReadFrame
+from camapp.system.shared_frames import NO_FRAME, FramePublisher, Memory, ReadFrame
 from camapp.system.state_dir import StateError, state_directory, web_token
 from camapp.system.supervised_process import ChildProcess, SupervisedProcess
 
@@ -47,10 +47,10 @@ class WebInterface:
         cameras: the runs to show.
         address: HOST:PORT.
         hosts: names, besides addresses and this machine's own, that a browser may call it by.
-        state: directory of the token and of what visitors change; None takes the state directory.
+        state: directory of the token and of the regions that clients choose; None takes the state directory.
         metrics: renders the text that Prometheus reads; None serves none.
         reread: reads a camera's settings as the next start would; None makes reloading impossible.
-        say: prints a line for the user.
+        print_line: prints a line for the user.
         answer_s: a server that does not answer a status within this time hangs, and is replaced.
 
     Attributes:
@@ -66,14 +66,14 @@ class WebInterface:
         state: Path | None = None,
         metrics: Callable[[], str] | None = None,
         reread: Callable[[str], Settings] | None = None,
-        say: Callable[[str], None] = lambda text: print(f"camapp: {text}", file=sys.stderr),
+        print_line: Callable[[str], None] = lambda text: print(f"camapp: {text}", file=sys.stderr),
         answer_s: float = _ANSWER_S,
     ) -> None:
         self.lost = 0
         self.address = parse_web(address)
         self._hosts = tuple(hosts)
         self._state = state or state_directory()
-        self._say = say
+        self._print_line = print_line
         self._answer_s = answer_s
         self._token = ""
         self._listener: socket.socket | None = None
@@ -102,7 +102,7 @@ class WebInterface:
         self.address = WebAddress(self.address.host, self._listener.getsockname()[1])
         if not self.address.is_loopback:
             self._load_token()
-        self._say(f"the page is at {self.address.url}")
+        self._print_line(f"the page is at {self.address.url}")
         self._queue.start()
         self._process.start()
 
@@ -123,7 +123,7 @@ class WebInterface:
         path = self._state / "web-token"
         # The journal keeps a service's output, and other users may read it.
         shown = f"{self._token} (kept in {path})" if is_new and not os.environ.get("JOURNAL_STREAM") else f"in {path}"
-        self._say(f"other machines can reach the page; its token: {shown}")
+        self._print_line(f"other machines can reach the page; its token: {shown}")
 
     # -- to the server
 
@@ -223,14 +223,15 @@ class _Feed:
         self.number = number
         self.send = send
         self.models = {path: name for name, path in model_choices(camera.settings).items()}
-        self.frames = FramePublisher(self._send_memory, self._send_frame)
+        self.frames = FramePublisher(self._send_frame)
         self.predictions = _Predictions(self)
         self.images = _Images(self.frames)
 
-    def _send_memory(self, fd: int, shape: tuple[int, int, int]) -> bool:
-        return self.send({"type": "memory", "camera": self.number, "shape": shape}, [fd])
-
-    def _send_frame(self, frame: ReadFrame) -> bool:
+    def _send_frame(self, frame: ReadFrame, memory: Memory | None) -> bool:
+        if memory is not None:
+            fd, shape = memory
+            if not self.send({"type": "memory", "camera": self.number, "shape": shape}, [fd]):
+                return False
         return self.send({"type": "frame", "camera": self.number, "slot": frame.slot, "seq": frame.seq})
 
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from camapp.core.status import State
 from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.sink import ImageSink, PredictionSink
-from camapp.workers import pool as pool_module
+from camapp.workers.pool import WorkerPool
+from camapp.workers.supervision import PoolLimits
 from engine import nets
 from engine.model import Model
 from tests.camapp.scripted import ScriptedSource
@@ -161,7 +163,7 @@ def test_a_read_that_hangs_does_not_hold_up_the_stop_and_is_told_to_who_ends_the
 
 
 def test_a_stopped_worker_does_not_stop_live_predictions(build, monkeypatch):
-    monkeypatch.setattr(pool_module, "DEFAULT_LIMITS", pool_module.PoolLimits(min_stuck_s=0.6))
+    monkeypatch.setattr("camapp.pipeline.pipeline.WorkerPool", partial(WorkerPool, limits=PoolLimits(min_stuck_s=0.6)))
     source = ScriptedSource(60, live=True, interval=0.01)
     pipeline, keep = build(source, workers=2)
     source.script += [lambda: os.kill(pipeline.inference.pool.processes()[0], signal.SIGSTOP), 140]

@@ -1,7 +1,7 @@
-"""The kiosk without a screen: camapp in a headless cage, photographed.
+"""Tests the kiosk without a screen: takes screenshots of camapp in a headless cage.
 
-Slow. It needs cage, Xwayland and grim. cage refuses to run as root: root runs it under another number in a user
-namespace of its own, where its files stay its own.
+Slow. It needs cage, Xwayland and grim. cage does not run as root: root runs it under another user id in a separate user
+namespace, where root still owns the files.
 """
 
 import os
@@ -24,17 +24,17 @@ AS_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.get
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def why_not():
+def missing():
     for program in ("cage", "Xwayland", "grim"):
         if not shutil.which(program):
             return f"needs {program} (Debian: {program.lower()})"
     if AS_USER and subprocess.run([*AS_USER, "true"], capture_output=True, timeout=20).returncode:
-        return "cage refuses root, and there are no user namespaces here"
+        return "cage does not run as root, and there are no user namespaces"
     return ""
 
 
 class Kiosk:
-    """A run of camapp with --display kiosk, and the screen it does not have."""
+    """Runs camapp with --display kiosk on a headless screen."""
 
     def __init__(self, folder, *arguments):
         self.folder = folder
@@ -45,18 +45,18 @@ class Kiosk:
             "WLR_LIBINPUT_NO_DEVICES": "1",
             "WLR_RENDERER": "pixman",
         }
-        self.told = (folder / "told").open("w")
+        self.output = (folder / "output").open("w")
         command = [*AS_USER, sys.executable, "-m", "camapp", *arguments, "--display", "kiosk", "--workers", "1"]
         self.process = subprocess.Popen(
-            command, cwd=folder, env=self.environment, stdout=self.told, stderr=self.told, start_new_session=True
+            command, cwd=folder, env=self.environment, stdout=self.output, stderr=self.output, start_new_session=True
         )
 
-    def photograph(self):
-        """What is on the screen, or None while there is none."""
+    def screenshot(self):
+        """Return the screen's image, or None while there is none."""
         for display in self.folder.glob("wayland-?"):
             command = [*AS_USER, "grim", "-t", "ppm", str(self.folder / "screen.ppm")]
             environment = self.environment | {"WAYLAND_DISPLAY": display.name}
-            # A screen that has no image yet keeps grim waiting.
+            # grim waits while the screen has no image.
             done = subprocess.run(["timeout", "10", *command], env=environment, capture_output=True)
             if done.returncode == 0:
                 return cv2.imread(str(self.folder / "screen.ppm"))
@@ -64,17 +64,17 @@ class Kiosk:
 
     def wait_for(self, condition, seconds=90):
         deadline = time.monotonic() + seconds
-        while not condition(screen := self.photograph()):
-            assert self.process.poll() is None, self.words()
-            assert time.monotonic() < deadline, self.words()
+        while not condition(screen := self.screenshot()):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
             time.sleep(0.5)
         return screen
 
-    def words(self):
-        return (self.folder / "told").read_text()
+    def text(self):
+        return (self.folder / "output").read_text()
 
     def cages(self):
-        """Process ids of the cages of this run."""
+        """Return the process ids of this run's cages."""
         found = subprocess.run(
             ["ps", "-o", "pid=,comm=", "--sid", str(self.process.pid)], capture_output=True, text=True
         )
@@ -87,12 +87,12 @@ class Kiosk:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        self.told.close()
+        self.output.close()
 
 
 @pytest.fixture
 def kiosk(tmp_path):
-    if reason := why_not():
+    if reason := missing():
         pytest.skip(reason)
     made = []
 
@@ -114,19 +114,19 @@ def has(screen, colour):
     return bool((np.abs(screen.astype(int) - colour) <= 8).all(axis=2).any())
 
 
-def test_the_preview_fills_the_screen_with_its_figures(kiosk):
+def test_the_preview_fills_the_screen_with_its_statistics(kiosk):
     shown = kiosk("run", "--source", "pattern://digits")
     screen = shown.wait_for(lambda screen: is_lit(screen) and has(screen, ACCENT))
     if keep := os.environ.get("KEEP_SCREENSHOT"):
         cv2.imwrite(keep, screen)
     height, width = screen.shape[:2]
     print(f"a screen of {width}x{height}")
-    # The scene reaches the two sides, or top and bottom: no window's frame is around it.
+    # The scene reaches the two sides, or top and bottom: no window frame surrounds it.
     edges = screen[height // 2, [1, width - 2]], screen[[1, height - 2], width // 2]
     assert any(edge.mean() > 20 for edge in edges)
 
 
-def test_a_shell_that_dies_is_replaced_and_costs_no_prediction(kiosk):
+def test_a_killed_kiosk_is_replaced_and_predictions_continue(kiosk):
     shown = kiosk("run", "--source", "pattern://digits", "--log", "predictions.jsonl")
     shown.wait_for(is_lit)
     (cage,) = shown.cages()
@@ -135,11 +135,11 @@ def test_a_shell_that_dies_is_replaced_and_costs_no_prediction(kiosk):
     before = len(log.read_text().splitlines())
     shown.wait_for(lambda screen: is_lit(screen) and shown.cages() not in ([], [cage]))
     assert len(log.read_text().splitlines()) > before
-    assert "the window is gone" in shown.words()
-    assert "the window is back" in shown.words()
+    assert "the window is gone" in shown.text()
+    assert "the window is back" in shown.text()
 
 
-def test_images_are_collected_before_the_kiosks_screen(kiosk):
+def test_images_are_collected_in_the_kiosk(kiosk):
     shown = kiosk("collect", "--source", "pattern://digits", "--label", "seven", "--every", "0.5")
     shown.wait_for(is_lit)
     shown.wait_for(lambda screen: len(list((shown.folder / "collected/seven").glob("*"))) > 2)

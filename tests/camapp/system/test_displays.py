@@ -25,7 +25,7 @@ from camapp.system import displays
         ({"DISPLAY": "no such host:1"}, "does not answer"),
     ],
 )
-def test_without_a_display_the_reason_is_told(environ: dict[str, str], words: str) -> None:
+def test_without_a_display_the_reason_is_returned(environ: dict[str, str], words: str) -> None:
     display = displays.probe(environ)
     assert not display
     assert display.kind is displays.DisplayKind.NONE
@@ -53,22 +53,22 @@ def test_a_server_behind_tcp_is_found() -> None:
     pytest.skip("no free port")
 
 
-def test_a_server_that_accepts_nobody_costs_a_bounded_time() -> None:
+def test_a_server_that_accepts_no_connection_costs_a_bounded_time() -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("\0/tmp/.X11-unix/X4323")
         server.listen(0)
-        crowd = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
         try:
-            for caller in crowd:
-                caller.setblocking(False)
-                caller.connect_ex("\0/tmp/.X11-unix/X4323")
+            for client in clients:
+                client.setblocking(False)
+                client.connect_ex("\0/tmp/.X11-unix/X4323")
             start = time.monotonic()
             display = displays.probe({"DISPLAY": ":4323"}, timeout=0.2)
             assert not display
             assert time.monotonic() - start < 5
         finally:
-            for caller in crowd:
-                caller.close()
+            for client in clients:
+                client.close()
 
 
 def test_probing_imports_no_window_code() -> None:
@@ -94,14 +94,14 @@ def connector(root: Path, name: str, status: str) -> None:
     (folder / "status").write_text(f"{status}\n")
 
 
-def test_a_kiosk_needs_its_programs_and_says_how_to_get_them(tmp_path: Path, kiosk_programs: Path) -> None:
+def test_a_kiosk_needs_its_programs_and_the_reason_names_their_packages(tmp_path: Path, kiosk_programs: Path) -> None:
     (kiosk_programs / "Xwayland").unlink()
     assert "sudo apt install -y xwayland" in displays.probe_kiosk(tmp_path).reason
     (kiosk_programs / "cage").unlink()
     assert "sudo apt install -y cage" in displays.probe_kiosk(tmp_path).reason
 
 
-def test_a_kiosk_waits_for_a_screen(tmp_path: Path, kiosk_programs: Path) -> None:
+def test_a_kiosk_needs_a_connected_screen(tmp_path: Path, kiosk_programs: Path) -> None:
     assert "no screen connector" in displays.probe_kiosk(tmp_path).reason
     connector(tmp_path, "card1-HDMI-A-1", "disconnected")
     assert displays.probe_kiosk(tmp_path) == displays.Display(

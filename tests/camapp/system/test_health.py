@@ -1,4 +1,4 @@
-"""Health from recorded /proc and /sys trees, its log lines, and its place on the image."""
+"""Tests health from recorded /proc and /sys trees, its log lines, and its drawing on the image."""
 
 import logging
 import queue
@@ -14,7 +14,7 @@ from camapp.system.health import HealthMonitor, describe, flags_of, read_tempera
 
 @pytest.fixture
 def pi(tmp_path):
-    """A Raspberry Pi's tree."""
+    """Make a Raspberry Pi's file tree."""
     (tmp_path / "sys/class/thermal/thermal_zone0").mkdir(parents=True)
     (tmp_path / "sys/class/thermal/thermal_zone0/temp").write_text("54321\n")
     (tmp_path / "sys/devices/platform/soc/soc:firmware").mkdir(parents=True)
@@ -47,14 +47,14 @@ def test_a_pis_files_are_read(pi):
     assert read_temperature(pi) == pytest.approx(54.321)
 
 
-def test_a_machine_without_any_of_it_is_well(tmp_path):
+def test_a_machine_without_these_files_has_no_alerts(tmp_path):
     health = HealthMonitor(root=tmp_path).sample()
     assert health == Health()
     assert health.alerts == ()
     assert describe(health) == ""
 
 
-def test_a_zone_that_answers_with_an_error_is_left_out(pi):
+def test_an_unreadable_thermal_zone_is_left_out(pi):
     (pi / "sys/class/thermal/thermal_zone1").mkdir()
     (pi / "sys/class/thermal/thermal_zone1/temp").write_text("n/a")
     assert read_temperature(pi) == pytest.approx(54.321)
@@ -67,7 +67,7 @@ def test_cpu_is_the_share_of_time_since_the_last_sample(pi):
     assert monitor.sample().cpu == pytest.approx(0.6)
 
 
-def test_changes_are_logged_once_and_what_was_is_remembered(pi, caplog):
+def test_changes_are_logged_once_and_past_flags_are_kept(pi, caplog):
     caplog.set_level(logging.INFO)
     monitor = HealthMonitor(root=pi)
     for value in (0, 0, 0x50005, 0x50005, 0, 0):
@@ -75,7 +75,7 @@ def test_changes_are_logged_once_and_what_was_is_remembered(pi, caplog):
         monitor.sample()
     assert [record.getMessage() for record in caplog.records] == [
         "the machine is slowed down: under-voltage, throttled, 54 C",
-        "the machine is well again: 54 C",
+        "the machine is no longer slowed down: 54 C",
     ]
     assert monitor.latest.since_boot == ("under-voltage", "throttled")
 
@@ -91,7 +91,7 @@ def test_several_runs_share_one_monitor_which_samples_until_the_last_has_ended(t
     monitor.stop()
     thread.join(10)
     assert not thread.is_alive()
-    monitor.start()  # a camera may begin when the others have ended
+    monitor.start()  # a camera may start after the others have ended
     while sampled.get(timeout=10) is thread:
         pass
     monitor.stop()

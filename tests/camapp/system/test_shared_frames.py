@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from camapp.system.shared_frames import FramePublisher, ReadFrame, SharedFrames, map_slots
+from camapp.system.shared_frames import FramePublisher, Memory, ReadFrame, SharedFrames, map_slots
 
 READ_SUM = """
 import sys, numpy as np
@@ -120,14 +120,12 @@ class Reader:
         self.accepts = True
         self.shapes: list[tuple[int, int, int]] = []
         self.seqs: list[int] = []
-        self.publisher = FramePublisher(self._memory, self._frame)
+        self.publisher = FramePublisher(self._accept)
 
-    def _memory(self, fd: int, shape: tuple[int, int, int]) -> bool:
-        self.shapes += [shape] * self.accepts
-        return self.accepts
-
-    def _frame(self, frame: ReadFrame) -> bool:
-        self.seqs += [frame.seq] * self.accepts
+    def _accept(self, frame: ReadFrame, memory: Memory | None) -> bool:
+        if self.accepts:
+            self.seqs.append(frame.seq)
+            self.shapes += [memory[1]] if memory is not None else []
         return self.accepts
 
     def publish(self, seq: int, size: int = 4) -> None:

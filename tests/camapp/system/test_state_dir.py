@@ -14,13 +14,13 @@ def settings(**values):
     return load_settings(values, environment={})
 
 
-def test_where_it_is(tmp_path):
+def test_the_directory_comes_from_systemd_or_xdg(tmp_path):
     assert str(state_directory({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "XDG_STATE_HOME": "/x"})) == "/var/lib/a"
     assert str(state_directory({"XDG_STATE_HOME": "/x"})) == "/x/camapp"
     assert state_directory({"XDG_STATE_HOME": "relative"}).parts[-3:] == (".local", "state", "camapp")
 
 
-def test_the_token_is_made_once_and_only_its_owner_can_read_it(tmp_path):
+def test_the_token_is_created_once_and_only_its_owner_can_read_it(tmp_path):
     token, is_new = web_token(tmp_path / "state")
     assert is_new
     assert len(token) >= 32
@@ -31,7 +31,7 @@ def test_the_token_is_made_once_and_only_its_owner_can_read_it(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "short", "x" * 20 + "\n", "tab\tinside" * 5])
-def test_a_file_that_holds_no_token_is_refused(tmp_path, content):
+def test_a_file_without_a_token_is_rejected(tmp_path, content):
     path = tmp_path / "web-token"
     path.write_text(content)
     path.chmod(0o600)
@@ -39,14 +39,14 @@ def test_a_file_that_holds_no_token_is_refused(tmp_path, content):
         web_token(tmp_path)
 
 
-def test_a_token_that_others_can_read_is_refused(tmp_path):
+def test_a_token_that_other_users_can_read_is_rejected(tmp_path):
     web_token(tmp_path)
     (tmp_path / "web-token").chmod(0o644)
     with pytest.raises(StateError, match="chmod 600"):
         web_token(tmp_path)
 
 
-def test_a_region_outlasts_the_run(tmp_path):
+def test_a_saved_region_is_used_at_the_next_start(tmp_path):
     remember_roi(tmp_path, "camera", ROI)
     remember_roi(tmp_path, "porch", (0, 0, 0.5, 1))
     assert remembered(settings(), tmp_path).roi == ROI
@@ -57,7 +57,7 @@ def test_a_region_outlasts_the_run(tmp_path):
     assert remembered(settings(name="porch"), tmp_path).roi == (0, 0, 0.5, 1)
 
 
-def test_the_settings_outrank_it(tmp_path):
+def test_the_settings_have_precedence(tmp_path):
     remember_roi(tmp_path, "camera", ROI)
     given = replace(settings(), roi=(0.0, 0.0, 0.3, 0.3))
     assert remembered(given, tmp_path) is given
@@ -67,7 +67,7 @@ def test_the_settings_outrank_it(tmp_path):
     "content",
     ["", "[]", "{}", '{"cameras": 3}', '{"cameras": {"camera": 1}}', "\0\0", '{"cameras": {"camera": {"roi": [9]}}}'],
 )
-def test_a_damaged_file_is_ignored_and_told(tmp_path, caplog, content):
+def test_a_damaged_file_is_ignored_with_a_warning(tmp_path, caplog, content):
     (tmp_path / "remembered.json").write_text(content)
     assert remembered(settings(), tmp_path).roi is None
     assert "ignored" in caplog.text

@@ -1,4 +1,4 @@
-"""The notification socket, the watchdog's diet, and the program as a service manager sees it."""
+"""Tests the notification socket, the watchdog, and the program under a service manager."""
 
 import logging
 import os
@@ -11,42 +11,41 @@ from pathlib import Path
 
 import pytest
 
-from camapp.system import systemd
-from camapp.system.systemd import JournalFormatter, ServiceManager, is_journal, on_hang_up, on_stop_signals
+from camapp.system.systemd import JournalFormatter, ServiceManager, is_journal, on_reload_signal, on_stop_signals
 from camapp.system.watchdog import READY_WITHIN, Watchdog
 
 ROOT = Path(__file__).parents[3]
 
 
 class Manager:
-    """The other end of NOTIFY_SOCKET."""
+    """Receives what is sent to NOTIFY_SOCKET."""
 
     def __init__(self, address):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
         self.socket.settimeout(20)
         self.address = address
-        self.heard = []
+        self.received = []
 
     def wait_for(self, *assignments):
-        while not all(any(line.startswith(wanted) for line in self.heard) for wanted in assignments):
-            self.heard += self.socket.recv(4096).decode().splitlines()
+        while not all(any(line.startswith(wanted) for line in self.received) for wanted in assignments):
+            self.received += self.socket.recv(4096).decode().splitlines()
 
     def all(self):
         self.socket.setblocking(False)
         try:
             while True:
-                self.heard += self.socket.recv(4096).decode().splitlines()
+                self.received += self.socket.recv(4096).decode().splitlines()
         except BlockingIOError:
-            return self.heard
+            return self.received
 
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request, tmp_path):
     address = f"@camapp-test-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
-    heard = Manager(address)
-    yield heard
-    heard.socket.close()
+    manager = Manager(address)
+    yield manager
+    manager.socket.close()
 
 
 @pytest.fixture
@@ -59,41 +58,40 @@ def handlers():
 
 
 @pytest.mark.parametrize(
-    ("managed", "terminal", "happens"),
+    ("managed", "terminal", "effect"),
     [(True, False, "reload"), (True, True, "reload"), (False, False, "reload"), (False, True, "SIGHUP")],
 )
-def test_hanging_up_stops_only_what_a_user_started_at_a_terminal(handlers, monkeypatch, managed, terminal, happens):
-    monkeypatch.setattr(systemd, "_has_terminal", lambda: terminal)
+def test_sighup_stops_only_a_run_that_was_started_at_a_terminal(handlers, managed, terminal, effect):
     done = []
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     on_stop_signals(done.append)
-    on_hang_up(lambda: done.append("reload"), managed)
+    on_reload_signal(lambda: done.append("reload"), managed, lambda: terminal)
     signal.raise_signal(signal.SIGHUP)
-    assert done == [happens]
+    assert done == [effect]
 
 
-def test_hanging_up_stays_ignored_under_nohup(handlers):
+def test_sighup_stays_ignored_under_nohup(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     on_stop_signals(lambda name: None)
-    on_hang_up(lambda: None, managed=True)
+    on_reload_signal(lambda: None, managed=True)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_lines_reach_a_path_and_an_abstract_socket(manager):
     environ = {"NOTIFY_SOCKET": manager.address}
-    ServiceManager(environ).notify("READY=1", "STATUS=well")
-    assert manager.all() == ["READY=1", "STATUS=well"]
-    assert environ == {}, "children must not speak in our name"
+    ServiceManager(environ).notify("READY=1", "STATUS=fine")
+    assert manager.all() == ["READY=1", "STATUS=fine"]
+    assert environ == {}, "children must not send messages as this process"
 
 
 def test_without_a_manager_nothing_happens():
-    nobody = ServiceManager({})
-    assert not nobody
-    assert nobody.watchdog_s is None
-    nobody.notify("READY=1")
+    manager = ServiceManager({})
+    assert not manager
+    assert manager.watchdog_s is None
+    manager.notify("READY=1")
 
 
-def test_a_manager_that_went_away_costs_nothing(tmp_path):
+def test_a_missing_manager_is_ignored(tmp_path):
     ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify("WATCHDOG=1")
 
 
@@ -107,8 +105,8 @@ def test_a_manager_that_went_away_costs_nothing(tmp_path):
         ({}, None),
     ],
 )
-def test_the_watchdogs_limit_is_read_if_it_is_meant_for_us(environ, seconds):
-    assert ServiceManager({"NOTIFY_SOCKET": "/run/nobody", **environ}).watchdog_s == seconds
+def test_the_watchdogs_limit_is_read_if_it_is_for_this_process(environ, seconds):
+    assert ServiceManager({"NOTIFY_SOCKET": "/run/none", **environ}).watchdog_s == seconds
 
 
 class Run:
@@ -118,30 +116,30 @@ class Run:
 
     def __init__(self):
         self.now, self.count, self.step, self.started = 100.0, 0, "", True
-        self.told = []
+        self.sent = []
         self.watchdog = Watchdog(
             self, lambda: self.started, lambda: self.count, lambda: self.step, lambda: "fine", lambda: self.now
         )
 
     def notify(self, *lines):
-        self.told += lines
+        self.sent += lines
 
     def go(self, seconds, frames=0):
-        """Let time pass in ticks; what was said meanwhile."""
-        self.told = []
+        """Let time pass in ticks; return the lines that were sent meanwhile."""
+        self.sent = []
         for _ in range(round(seconds / 0.05)):
             self.now += 0.05
             self.count += frames
             self.watchdog.tick()
-        return self.told
+        return self.sent
 
 
-def test_frames_that_come_out_feed_it_and_it_is_fed_no_more_often_than_needed():
+def test_predictions_feed_the_watchdog_no_more_often_than_needed():
     run = Run()
     assert 9 <= run.go(10, frames=1).count("WATCHDOG=1") <= 11
 
 
-def test_it_starves_when_nothing_comes_out_and_says_so_once(caplog):
+def test_without_predictions_it_is_not_fed_and_logs_one_error(caplog):
     run = Run()
     run.go(1, frames=1)
     assert "WATCHDOG=1" not in run.go(20)
@@ -151,7 +149,7 @@ def test_it_starves_when_nothing_comes_out_and_says_so_once(caplog):
     assert "WATCHDOG=1" in run.go(1, frames=1)
 
 
-def test_a_bounded_step_feeds_it_and_only_while_it_lasts():
+def test_a_bounded_step_feeds_it_only_while_it_lasts():
     run = Run()
     run.step = "no image: unplugged"
     assert run.go(60).count("WATCHDOG=1") > 50
@@ -159,7 +157,7 @@ def test_a_bounded_step_feeds_it_and_only_while_it_lasts():
     assert "WATCHDOG=1" not in run.go(20)
 
 
-def test_ready_comes_with_the_first_prediction_once():
+def test_ready_is_sent_once_with_the_first_prediction():
     run = Run()
     run.step = "starting workers"
     assert "READY=1" not in run.go(5)
@@ -167,35 +165,35 @@ def test_ready_comes_with_the_first_prediction_once():
     assert "READY=1" not in run.go(20, frames=1)
 
 
-def test_without_a_prediction_it_is_ready_after_a_bounded_time_and_says_what_it_waits_for():
+def test_without_a_prediction_it_is_ready_after_a_bounded_time_and_the_status_names_the_step():
     run = Run()
     run.step = "no image: unplugged"
-    told = run.go(READY_WITHIN + 1)
-    assert told.count("READY=1") == 1
-    assert "STATUS=no image: unplugged: fine" in told
+    sent = run.go(READY_WITHIN + 1)
+    assert sent.count("READY=1") == 1
+    assert "STATUS=no image: unplugged: fine" in sent
 
 
-def test_workers_that_take_long_to_start_feed_it_and_are_waited_for():
+def test_workers_that_start_slowly_feed_it_and_delay_ready():
     run = Run()
     run.started, run.step = False, "starting workers"
-    told = run.go(READY_WITHIN + 5)
-    assert told.count("WATCHDOG=1") > 10
-    assert "READY=1" not in told
-    assert "STATUS=starting workers: fine" in told
+    sent = run.go(READY_WITHIN + 5)
+    assert sent.count("WATCHDOG=1") > 10
+    assert "READY=1" not in sent
+    assert "STATUS=starting workers: fine" in sent
     run.started, run.step = True, "no image: opening the source"
     assert run.go(1).count("READY=1") == 1
 
 
-def test_workers_that_do_not_start_in_their_time_starve_it():
+def test_workers_that_do_not_start_in_time_do_not_feed_it():
     run = Run()
     run.started, run.step = False, "starting workers"
     run.go(5)
     run.step = ""
     assert "WATCHDOG=1" not in run.go(20)
-    assert "READY=1" not in run.told
+    assert "READY=1" not in run.sent
 
 
-def test_the_program_reports_ready_is_fed_and_says_that_it_stops(manager):
+def test_the_program_reports_ready_watchdog_and_stopping(manager):
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
     environment |= {"PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "2000000"}
     command = [sys.executable, "-m", "camapp", "--source", "pattern://digits?size=320x240", "--log", "-"]
@@ -211,7 +209,7 @@ def test_the_program_reports_ready_is_fed_and_says_that_it_stops(manager):
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
+def test_a_stopped_worker_does_not_stop_the_feeding_but_a_stopped_run_does(tmp_path):
     manager = Manager(str(tmp_path / "notify"))
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
     environment |= {"PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "2000000"}
@@ -222,8 +220,8 @@ def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
         (worker, *_) = [int(child) for children in lists for child in children.read_text().split()]
         os.kill(worker, signal.SIGSTOP)
         manager.all()
-        manager.heard.clear()
-        manager.socket.settimeout(1.9)  # a longer silence would be the end of the run
+        manager.received.clear()
+        manager.socket.settimeout(1.9)  # systemd would end the run after a longer silence
         until = time.monotonic() + 4
         while time.monotonic() < until:
             manager.socket.recv(4096)
@@ -235,7 +233,7 @@ def test_a_stopped_worker_is_no_reason_to_starve_and_a_stopped_run_is(tmp_path):
         process.kill()
 
 
-def test_the_journal_gets_priorities_and_no_clock(tmp_path):
+def test_the_journal_gets_priorities_and_no_time(tmp_path):
     record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "no image:\nunplugged"})
     assert JournalFormatter().format(record) == "<4>no image: | unplugged"
     with (tmp_path / "stream").open("w") as stream:

@@ -9,7 +9,8 @@ import pytest
 
 from camapp.core.errors import PoolError
 from camapp.workers.ordered import OrderedRun, Work
-from camapp.workers.pool import DEFAULT_LIMITS, OwnJob, PoolLimits
+from camapp.workers.pool import OwnJob
+from camapp.workers.supervision import DEFAULT_LIMITS, PoolLimits
 from engine import nets
 from engine.model import Model
 

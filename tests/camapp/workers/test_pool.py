@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from camapp.core.errors import PoolError
-from camapp.workers.pool import PoolLimits, WorkerPool
+from camapp.workers.pool import WorkerPool
+from camapp.workers.supervision import DEFAULT_LIMITS, PoolLimits
 from engine import nets
 from engine.model import Model
 
@@ -29,7 +30,7 @@ def model():
 class Harness:
     """A pool whose outcomes are kept, with copies of their outputs."""
 
-    def __init__(self, model, workers=1, spare=1, max_items=2, limits=None):
+    def __init__(self, model, workers=1, spare=1, max_items=2, limits=DEFAULT_LIMITS):
         self.outcomes = {}
         self.outputs = {}
         self.changed = threading.Condition()

@@ -45,7 +45,9 @@ class Run:
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
         self.cameras = MultiCamera(build([load_settings(camera | common, environment={}) for camera in cameras]))
-        self.interface = WebInterface(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
+        self.interface = WebInterface(
+            self.cameras.pipelines, address, state=folder / "state", print_line=lambda text: None
+        )
         self.interface.attach()
         self._thread = threading.Thread(target=self.cameras.run, daemon=True)
 

@@ -32,7 +32,7 @@ class Site:
     def __init__(self, folder, names=("camera",), address="127.0.0.1:0", size=(320, 240), **options):
         self.cameras = [StandIn(folder, name) for name in names]
         self.lines = []
-        options |= {"state": folder / "state", "metrics": lambda: "up 1\n", "say": self.lines.append}
+        options |= {"state": folder / "state", "metrics": lambda: "up 1\n", "print_line": self.lines.append}
         self.interface = WebInterface(self.cameras, address, **options)
         self.interface.attach()
         self.size = size
