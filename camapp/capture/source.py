@@ -1,4 +1,4 @@
-"""The Source protocol, its errors, and the registry that turns a URI into a Source."""
+"""Defines the Source base class and the registry that creates a Source from a URI."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from camapp.capture.drm_preview import DrmPreview
-from camapp.core.errors import PermanentSourceError
+from camapp.core.errors import BadSource, PermanentSourceError
 from camapp.core.frames import Shot
+
+if TYPE_CHECKING:
+    from camapp.core.settings import Settings
+    from engine.model import Model
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
 class EndOfStream(Exception):
-    """A file or folder has no more images: the normal end."""
+    """Signals the normal end of a file or folder."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the user asked of a source; one that cannot do a thing says so or does the nearest.
+    """Holds the settings of a source. A source that cannot meet one raises an error or takes the nearest value.
 
     Attributes:
         size: (width, height) of the view; None leaves it to the source (cameras and patterns: 1280x720).
-        fps: frames a second asked of cameras and patterns, and the pace of image folders; None leaves it.
-        target_fps: what cameras are set to where `fps` is None; None leaves it to them.
-        realtime: None follows the source's nature (cameras and patterns live, files every frame).
-        loop: start files again at their end.
-        hflip: mirror left and right. Sources with a camera's own transform do it there.
+        fps: frame rate of cameras, patterns and image folders; None leaves it to the source.
+        target_fps: frame rate of cameras if `fps` is None; None leaves it to the camera.
+        realtime: None follows the kind of source (cameras and patterns live, files every frame).
+        loop: restart files at their end.
+        hflip: mirror left and right. Sources with a transform in the camera use that.
         vflip: mirror top and bottom.
         rotate: 0, 90, 180 or 270 degrees clockwise, after the flips.
         controls: camera controls by libcamera's (or OpenCV's CAP_PROP_) name.
@@ -49,26 +54,31 @@ class SourceOptions:
 
 
 class Source(ABC):
-    """A device or file that yields shots.
+    """Reads shots from a device or file.
 
-    One thread calls `open`, then `read` again and again, then `close`; after `SourceLost` and `close` a source
-    may be opened again.
+    One thread calls `open`, then `read` repeatedly, then `close`; after `SourceLost` and `close` a source may be
+    opened again.
 
     Attributes:
-        live: newest frame wins and the source is retried when lost; else every frame counts, in order.
-        fps: nominal frames a second, known after `open`; 0 when it has none.
+        live: True: the newest frame wins, and a lost source is retried. False: every frame is used, in order.
+        fps: nominal frame rate, known after `open`; 0 if there is none.
+        uri: name of the source in logs and on the image.
+        options: settings of the source.
     """
 
     live: bool = True
     fps: float = 0.0
+    # For a subclass that does not call `__init__`.
+    uri: str = ""
+    options: SourceOptions = SourceOptions()
 
-    def __init__(self, uri: str, options: SourceOptions) -> None:
+    def __init__(self, uri: str = "", options: SourceOptions | None = None) -> None:
         self.uri = uri
-        self.options = options
+        self.options = options or SourceOptions()
 
     @abstractmethod
     def open(self) -> None:
-        """Acquire the device. Raises PermanentSourceError or SourceLost; bounded in time."""
+        """Acquire the device, within a bounded time. Raises PermanentSourceError or SourceLost."""
 
     @abstractmethod
     def read(self, timeout: float) -> Shot:
@@ -76,34 +86,34 @@ class Source(ABC):
 
         Raises:
             EndOfStream: there are no more.
-            SourceLost: none came in time, or the device went away.
+            SourceLost: no shot came in time, or the device has gone.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release the device; safe to call twice and after a failed `open`."""
+        """Release the device; may be called twice, and after a failed `open`."""
 
     def describe(self) -> str:
-        """One line for people, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
+        """Return one readable line, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
         return redacted(self.uri)
 
     @property
     def slowness(self) -> str:
-        """Why a camera gives fewer frames than it was set to, such as 'low light, ...'; "" while it does not."""
+        """The reason why a camera is slower than its setting, such as 'low light, ...'; "" if it is not."""
         return ""
 
     @property
     def drm_preview(self) -> DrmPreview | None:
-        """The device's own way of showing its image; None where it has none, or before `open`."""
+        """The device's direct display of its image; None if it has none, and before `open`."""
         return None
 
     @property
     def remaining_orientation(self) -> tuple[bool, bool, int]:
-        """(hflip, vflip, rotate) that the caller must still apply to every shot; known after `open`."""
+        """The (hflip, vflip, rotate) that the caller must apply to every shot; known after `open`."""
         return self.options.hflip, self.options.vflip, self.options.rotate
 
 
-# scheme -> module:class, imported when first used: picamera2 and OpenCV are heavy.
+# scheme -> module:class, imported on first use, since picamera2 and OpenCV are slow to import.
 REGISTRY = {
     "auto": "camapp.capture.auto:AutoSource",
     "picamera": "camapp.capture.picamera2:PicameraSource",
@@ -119,7 +129,7 @@ REGISTRY = {
 
 
 def scheme_of(uri: str) -> str:
-    """The registry key for a URI or a path: paths become `video` or `images` by what they are."""
+    """Return the registry key for a URI or a path; a path is `video`, `images` or `v4l2` by the kind of file."""
     if uri == "auto":
         return uri
     scheme, sep, _ = uri.partition("://")
@@ -141,32 +151,74 @@ def scheme_of(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path:
-    """The path in a `file://`, `images://` or `video://` URI, or the plain path itself."""
+    """Return the path in a `file://`, `images://` or `video://` URI, or the plain path itself."""
     return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
 
 
 def redacted(uri: str) -> str:
-    """The URI as it may be shown or logged: user, password and query are credentials as often as not."""
+    """Return the URI for logs and displays, without user, password and query, which may be credentials."""
     scheme, sep, rest = uri.partition("://")
     if scheme not in ("rtsp", "rtsps", "http", "https"):
         return uri
-    # The last @, for a password may hold a bare / or ?, against the rules.
+    # Split at the last @, since a password may contain a bare / or ?, against the rules.
     _, at, address = rest.rpartition("@")
     address, question, _ = address.partition("?")
     return f"{scheme}{sep}{'***@' if at else ''}{address}{'?***' if question else ''}"
 
 
 def query_of(uri: str) -> dict[str, str]:
-    """The options after `?` in a URI such as `pattern://digits?size=640x480&seed=1`."""
+    """Return the options after `?` in a URI such as `pattern://digits?size=640x480&seed=1`."""
     return dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
 
 
 def create_source(uri: str, options: SourceOptions) -> Source:
-    """The Source for a URI, not yet opened.
+    """Create the Source for a URI, not yet opened.
 
     Raises:
-        PermanentSourceError: unknown scheme, or options that the URI cannot have.
+        PermanentSourceError: the scheme is unknown, or an option is not allowed in this URI.
     """
     module, _, name = REGISTRY[scheme_of(uri)].partition(":")
     source: Source = getattr(import_module(module), name)(uri, options)
     return source
+
+
+def options_of(settings: Settings, model: Model) -> SourceOptions:
+    """Return the options of a source from the settings and the model's input size."""
+    _, height, width = model.card.input_shape
+    return SourceOptions(
+        size=settings.size,
+        fps=settings.fps,
+        target_fps=settings.target_fps,
+        realtime=settings.realtime,
+        loop=settings.loop,
+        hflip=settings.hflip,
+        vflip=settings.vflip,
+        rotate=settings.rotate,
+        controls=settings.controls,
+        # The model's view has room for a crop; tasks that search the image need about this size anyway.
+        model_size=(max(320, width), max(240, height)),
+    )
+
+
+def build_source(settings: Settings, model: Model, own: Source | type[Source] | None = None) -> Source:
+    """Create the source that the settings name, not yet opened.
+
+    Args:
+        settings: name the source and its options.
+        model: its input size decides how large the model's view must be.
+        own: source to use instead, or its class. A class is created with the URI and options of the settings; a
+            source keeps its options if it was created with any.
+
+    Raises:
+        BadSource: the URI or an option is wrong. Creating a source touches no device.
+    """
+    options = options_of(settings, model)
+    if isinstance(own, Source):
+        if own.options == SourceOptions():
+            own.options = options
+        own.uri = own.uri or type(own).__name__
+        return own
+    try:
+        return own(settings.source, options) if own else create_source(settings.source, options)
+    except PermanentSourceError as error:
+        raise BadSource(str(error)) from error

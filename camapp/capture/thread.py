@@ -52,9 +52,9 @@ class CaptureThread(threading.Thread):
         patience: seconds for which a lost live source is retried.
         max_frames: end after so many.
         on_back: called when a source that was lost gives images again.
+        first_patience: seconds for which a live source that never opened is retried; None: at most 10.
 
     Attributes:
-        first_patience: seconds for which a live source that was never there is retried.
         size: (width, height) of the newest frame, None before the first.
     """
 
@@ -66,6 +66,7 @@ class CaptureThread(threading.Thread):
         patience: float = 60.0,
         max_frames: int | None = None,
         on_back: Callable[[], None] = lambda: None,
+        first_patience: float | None = None,
     ) -> None:
         super().__init__(name="capture", daemon=True)
         self.source = source
@@ -75,7 +76,7 @@ class CaptureThread(threading.Thread):
         self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
-        self.first_patience = min(patience, FIRST_OPEN_PATIENCE)
+        self._first_patience = min(patience, FIRST_OPEN_PATIENCE) if first_patience is None else first_patience
         self._patience = patience
         self._max_frames = max_frames
         self._on_back = on_back
@@ -160,7 +161,7 @@ class CaptureThread(threading.Thread):
     def _lost(self, error: SourceLost) -> None:
         """Note the loss; raises the error when patience is at its end."""
         silent = time.monotonic() - self._silent_since
-        patience = self._patience if self._seq else self.first_patience
+        patience = self._patience if self._seq else self._first_patience
         if not self.source.live or silent > patience:
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
         if self.status.state is not CaptureState.LOST or self.status.reason != str(error):

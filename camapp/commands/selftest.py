@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from camapp import __version__
-from camapp.capture.source import EndOfStream, Source, redacted
+from camapp.capture.source import EndOfStream, Source, build_source, redacted
 from camapp.commands.bench import Discard
 from camapp.commands.doctor import CheckResult, CheckStatus, examine, fail, ok, warn
 from camapp.core.errors import ExitCode, SourceError
 from camapp.core.frames import Frame, Shot
 from camapp.core.models import load_model, shipped_models
 from camapp.core.settings import Settings
-from camapp.pipeline.pipeline import Pipeline, build_source
+from camapp.pipeline.pipeline import Pipeline
 from camapp.system import displays
 from camapp.system.machine import machine
 from camapp.tasks.task import task_for

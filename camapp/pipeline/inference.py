@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from camapp.core.arrays import Floats
 from camapp.core.errors import PoolError
 from camapp.core.frames import Frame, Trace
+from camapp.core.log_once import LogOnce
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Stats
@@ -110,7 +111,7 @@ class Inference:
         self.error: Exception | None = None
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._prepare_all, name="prepare", daemon=True)
-        self._complained: set[str] = set()
+        self._log_once = LogOnce(log)
 
     @property
     def generation(self) -> Generation:
@@ -187,11 +188,11 @@ class Inference:
         """Filters start anew with the next result: the source was lost, or a pause has ended."""
         self._forget.set()
 
-    def drain(self, timeout: float) -> bool:
-        """Wait until no frame is in flight; True if none is."""
+    def drain(self, timeout: float, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until no frame is in flight; False if `timeout` seconds have passed or `wanted()` is False first."""
         deadline = time.monotonic() + timeout
         while self._stats.in_flight() and self.pool.error is None and self.error is None:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not wanted():
                 return False
             time.sleep(0.005)
         return True
@@ -246,7 +247,7 @@ class Inference:
             job.prepared = generation.task.prepare(frame, slot.input)
         except Exception as error:  # noqa: BLE001 - one bad image must not end the run
             generation.pool.release(slot)
-            self._complain("prepare", error)
+            self._report("prepare", error)
             self._stats.failed(trace, "prepare")
             return
         trace.prepared = time.monotonic_ns()
@@ -330,38 +331,35 @@ class Inference:
             now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
             prediction = task.decode(job.frame, job.outputs, job.prepared, now)
         except Exception as error:  # noqa: BLE001 - one bad result must not end the run
-            self._complain("decode", error)
+            self._report("decode", error)
             self._stats.failed(job.trace, "decode")
             return
         job.trace.decoded = time.monotonic_ns()
         self._stats.predicted(job.trace)
         self._publish(Result(job.frame, job.trace, replace(prediction, model=job.generation.name)))
 
-    def _complain(self, stage: str, error: Exception) -> None:
+    def _report(self, stage: str, error: Exception) -> None:
         text = f"{stage} failed: {type(error).__name__}: {error}"
-        if text not in self._complained:
-            self._complained.add(text)
-            log.error("%s (further ones of this kind are only counted)", text)
-            log.debug("traceback", exc_info=error)
+        self._log_once(logging.ERROR, text, "%s (further ones of this kind are only counted)", text, error=error)
 
 
-def until_ready(pool: Pool, goes_on: Callable[[], bool]) -> bool:
+def until_ready(pool: Pool, wanted: Callable[[], bool]) -> bool:
     """Wait for a worker of the pool.
 
     Args:
         pool: started.
-        goes_on: asked in every step of the wait; False ends it.
+        wanted: called in every step of the wait; False ends it.
 
     Returns:
-        whether one is ready, and it goes on.
+        Whether a worker is ready and still wanted.
 
     Raises:
-        PoolError: none will be.
+        PoolError: no worker has started.
     """
     deadline = time.monotonic() + START_TIMEOUT
-    while goes_on():
+    while wanted():
         if pool.wait_ready(_TICK):
-            return goes_on()
+            return wanted()
         if time.monotonic() > deadline:
             raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
     return False

@@ -8,32 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from camapp.core.errors import ExitCode
-from camapp.core.settings import Settings
-from camapp.pipeline.pipeline import Pipeline, Summary, default_workers
-from camapp.system.health import HealthMonitor
+from camapp.pipeline.pipeline import Pipeline, Summary
 from camapp.system.watchdog import Manager
-from camapp.workers.shared_pool import SharedWorkers
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-
-
-def build(cameras: Sequence[Settings]) -> list[Pipeline]:
-    """A pipeline for each camera; the cores are split between them, or shared where the settings say so.
-
-    Raises:
-        ModelError, SourceError: of the first camera that cannot be as asked.
-    """
-    first = cameras[0]
-    if len(cameras) == 1:
-        return [Pipeline(first)]
-    health = HealthMonitor()
-    if first.share_workers:
-        shared = SharedWorkers(first.workers or default_workers(), first.threads)
-        return [Pipeline(camera, shared=shared, health=health) for camera in cameras]
-    each = max(1, default_workers() // len(cameras))
-    return [Pipeline(camera, workers=camera.workers or each, health=health) for camera in cameras]
 
 
 class MultiCamera:
@@ -61,8 +41,8 @@ class MultiCamera:
     def status_line(self) -> str:
         """A line of figures, with the cameras' names where there are several."""
         if len(self.pipelines) == 1:
-            return self.pipelines[0].status_line()
-        return "  |  ".join(f"{pipeline.name}: {pipeline.status_line()}" for pipeline in self.pipelines)
+            return self.pipelines[0].reporter.line()
+        return "  |  ".join(f"{pipeline.name}: {pipeline.reporter.line()}" for pipeline in self.pipelines)
 
     def run(self, before_stop: Callable[[], None] = lambda: None) -> list[Summary]:
         """Run until each has ended; one that fails leaves the others running.

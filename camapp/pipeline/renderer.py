@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
+from camapp.core.log_once import LogOnce
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Stats
@@ -67,7 +68,7 @@ class Renderer:
         self._hud: Hud | None = None
         self._stale_after_ms = 0.0
         self._refreshed_at = 0
-        self._complained = False
+        self._log_once = LogOnce(log)
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._draw_all, name="render", daemon=True)
 
@@ -123,13 +124,8 @@ class Renderer:
                     elif item is not None and self._paused.is_set():
                         self._draw(*item)
             except Exception as error:  # noqa: BLE001 - a preview that fails must not end predictions
-                self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        if not self._complained:
-            self._complained = True
-            log.error("drawing the preview failed: %s: %s (said once)", type(error).__name__, error)
-            log.debug("traceback", exc_info=error)
+                reason = f"{type(error).__name__}: {error}"
+                self._log_once(logging.ERROR, "", "drawing the preview failed: %s (logged once)", reason, error=error)
 
     def _draw(self, frame: Frame, trace: Trace, prediction: Prediction | None) -> None:
         if not any(sink.wanted() for sink in self._sinks):

@@ -1,4 +1,4 @@
-"""What every sink is: it takes predictions, or drawn images, and never blocks the pipeline."""
+"""Defines the base classes of sinks: outputs that receive predictions or drawn images and never block the pipeline."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ from camapp.core.predictions import Prediction
 
 
 class Sink(ABC):
-    """Started before the first frame, stopped after the last."""
+    """Base class of both kinds. `start` runs before the first frame, `stop` after the last; both are optional."""
 
     def start(self) -> None:
-        """Acquire what is needed. Raises SinkError."""
+        """Acquire what the sink needs. Raises SinkError."""
 
     def stop(self) -> None:
-        """Finish what was taken, within a second or two."""
+        """Finish the received items, within two seconds."""
 
 
 class PredictionSink(Sink):
-    """Takes every prediction, in frame order."""
+    """Receives every prediction, in frame order."""
 
     @abstractmethod
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Take one in; returns at once."""
+        """Receive one prediction and return at once."""
 
 
 class ImageSink(Sink):
-    """Takes every drawn image.
+    """Receives every drawn image.
 
     Attributes:
-        reports_shown: it reports by itself when an image really is on the screen; else drawing it counts as that.
+        reports_shown: True if the sink itself reports when an image is on the screen; else a drawn image counts as
+            shown.
     """
 
     reports_shown = False
 
     def wanted(self) -> bool:
-        """Whether anybody looks: where no sink's images are wanted, none is drawn."""
+        """Return whether the sink uses images now; if no sink does, none is drawn."""
         return True
 
     @abstractmethod
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Take one in.
+        """Receive one image and return at once.
 
         Args:
-            canvas: (h, w, 3) uint8 BGR, finished; several sinks see the same array, none may write to it.
-            trace: the frame's, or None for a notice such as NO SIGNAL.
+            canvas: (h, w, 3) uint8 BGR, shared by all sinks and therefore read-only.
+            trace: trace of the frame, or None for a notice such as NO SIGNAL.
         """

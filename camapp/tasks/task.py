@@ -1,4 +1,4 @@
-"""The Task protocol and the registry of tasks."""
+"""Defines the Task base class and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image import Image
+from camapp.core.models import BadModel
 from camapp.core.predictions import Prediction
-from engine.model import ModelCard, ModelError
+from engine.model import ModelCard
 
 if TYPE_CHECKING:
     from camapp.core.settings import Settings
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What the user may set for any task.
+    """Holds the settings that any task may use.
 
     Attributes:
-        fit: how an image meets the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
-        roi: (x, y, width, height) of the part to look at, as fractions of the image; None is all.
-        smoothing: seconds of the label's moving average; 0 takes each frame as it is.
+        fit: how an image is fitted to the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
+        roi: (x, y, width, height) of the region of interest, as fractions of the image; None is the whole image.
+        smoothing: seconds of the label's moving average; 0 turns it off.
         threshold_high: score at which a label is taken.
-        threshold_low: score under which it is let go.
-        top: how many (label, score) pairs a prediction keeps.
-        camera_height: of the camera over the ground, metres.
-        camera_pitch: degrees by which it looks down.
-        camera_roll: degrees by which it leans to the right.
-        camera_hfov: degrees that it sees along the longer side of its image.
-        camera_distortion: barrel distortion of its lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
-        lane_width: expected, metres.
+        threshold_low: score below which the label is dropped (hysteresis).
+        top: number of (label, score) pairs in a prediction.
+        camera_height: height of the camera over the ground, metres.
+        camera_pitch: downward tilt of the camera, degrees.
+        camera_roll: tilt of the camera to the right, degrees.
+        camera_hfov: field of view along the longer side of the image, degrees.
+        camera_distortion: barrel distortion of the lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
+        lane_width: expected width of a lane, metres.
     """
 
     fit: str = "crop"
@@ -52,24 +53,26 @@ class TaskOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> TaskOptions:
-        """Those among all settings, by the same names."""
+        """Copy the fields of the same names from the settings."""
         return cls(**{item.name: getattr(settings, item.name) for item in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare` wrote: the number of items in the batch, and what the task needs to get back to the view."""
+    """Describes what `prepare` wrote: the number of items, and the geometry that maps them back to the view."""
 
     count: int
     geometry: Any
 
 
 class Task(ABC):
-    """Both ends of a model. `prepare` runs in one thread, `decode` in another, each in frame order.
+    """Prepares a model's input and decodes its outputs.
+
+    `prepare` runs in one thread, `decode` in another, each in frame order.
 
     Attributes:
-        name: as in the registry and in `Prediction.task`.
-        max_items: the most items that one frame can become (slots are sized for it).
+        name: name in the registry and in `Prediction.task`.
+        max_items: maximum number of batch items that one frame can produce (slots are sized for it).
     """
 
     name: ClassVar[str]
@@ -85,37 +88,37 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
-        """Outputs (each (count, ...), raw network numbers) into a prediction; filters take `now_ns` as the time."""
+        """Turn the raw outputs of the net, each (count, ...), into a prediction; filters use `now_ns` as the time."""
 
     def prepare_stills(self, images: Sequence[Image], batch: Floats) -> list[Prepared | None]:
-        """Write those of these images that can be done at once into `batch`, an item each, one after another.
+        """Write the images that can be prepared together into `batch`, one item each, in their order.
 
         Returns:
-            For each image what `prepare` would; None where that is still to be asked.
+            For each image the result of `prepare`; None if `prepare` must still be called for it.
         """
         return [None] * len(images)
 
     def decode_stills(
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Predictions of images that have nothing to do with one another, the best label always taken.
+        """Decode independent images, without filters between them; the best label is always taken.
 
         Args:
-            images: each prepared as `Frame.still` of it.
-            outputs: each (items, ...), the items of all images one after another.
-            prepared: of each image.
+            images: each prepared as its `Frame.still`.
+            outputs: each (items, ...), the items of all images in their order.
+            prepared: result of `prepare` for each image.
         """
-        found, at = [], 0
-        for image, mine in zip(images, prepared, strict=True):
+        predictions, start = [], 0
+        for image, written in zip(images, prepared, strict=True):
             self.reset()
-            mine_out = [output[at : at + mine.count] for output in outputs]
-            found.append(self.decode(Frame.still(image), mine_out, mine, 0))
-            at += mine.count
-        return found
+            end = start + written.count
+            items = [output[start:end] for output in outputs]
+            predictions.append(self.decode(Frame.still(image), items, written, 0))
+            start = end
+        return predictions
 
-    @abstractmethod
     def reset(self) -> None:
-        """Forget filters, as after a source was lost."""
+        """Clear the filters, as after a lost source; a task without filters needs no reset."""
 
 
 REGISTRY = {
@@ -125,20 +128,27 @@ REGISTRY = {
 }
 
 
-def task_for(settings: Settings, card: ModelCard, **changes: Any) -> Task:
-    """The task of a model as the settings (and `changes` to their options) have it.
+def task_for(settings: Settings, card: ModelCard, own: type[Task] | None = None, **changes: Any) -> Task:
+    """Create the task of a model with the options of the settings.
+
+    Args:
+        settings: their task options are used.
+        card: card of the model.
+        own: class to create; None takes the class in the registry that the card names.
+        changes: options that replace those of the settings.
 
     Raises:
-        ModelError: the task is unknown, or does not suit the model.
+        BadModel: the task is unknown, or does not suit the model.
     """
+    options = replace(TaskOptions.of(settings), **changes)
     try:
-        return create_task(card.task, card, replace(TaskOptions.of(settings), **changes))
+        return own(card, options) if own else create_task(card.task, card, options)
     except ValueError as error:
-        raise ModelError(str(error)) from error
+        raise BadModel(str(error)) from error
 
 
 def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:
-    """The task of that name for a model.
+    """Create the task of that name for a model.
 
     Raises:
         ValueError: no such task.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camapp.app import run_live
+from camapp.app import run
 from camapp.capture.source import REGISTRY, EndOfStream, Source, query_of
 from camapp.core.errors import ExitCode
 from camapp.core.frames import Shot
@@ -165,7 +165,7 @@ def main() -> int:
         camera_hfov=math.degrees(scene.camera.across),
         camera_distortion=0.0,
     )
-    summary = run_live([settings], lambda: [settings])[0]
+    summary = run([settings], lambda: [settings])[0]
     car = SimulatedCamera
     metres = car.laps * float(scene.course.along[-1])
     print(

@@ -11,7 +11,6 @@ from camapp.core.settings import load_settings
 from camapp.core.status import Hud
 from camapp.overlay.overlay import Overlay
 from camapp.overlay.style import RED, SOFT
-from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.idle_gate import IdleGate, tiles_of
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.sink import PredictionSink
@@ -113,22 +112,21 @@ class Keep(PredictionSink):
 
 
 @pytest.mark.slow
-def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up(monkeypatch):
+def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up():
     def light_up():
         source.level = 220
 
     source = ScriptedSource(250, light_up, 30, interval=0.012)
-    monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: source)
     given = {"idle_fps": 2.0, "idle_after": 0.5, "workers": 1, "size": "64x48"}
-    pipeline = Pipeline(load_settings(given, environment={}))
+    pipeline = Pipeline(load_settings(given, environment={}), source=source)
     keep = Keep()
     pipeline.add_sink(keep)
-    told = []
-    pipeline.on_tick(lambda: told.append((pipeline.hud().idle, "idle" in pipeline.status_line())))
+    reported = []
+    pipeline.on_tick(lambda: reported.append((pipeline.reporter.hud().idle, "idle" in pipeline.reporter.line())))
     balance = pipeline.run().balance
     assert balance.is_conserved
-    assert (True, True) in told
-    assert (False, False) in told
+    assert (True, True) in reported
+    assert (False, False) in reported
     assert 100 < balance.dropped["idle"] <= 250
     asleep = [seq for seq in keep.seqs if 150 <= seq < 250]
     assert 1 <= len(asleep) <= 40  # a busy machine takes longer over them, and so infers more
@@ -136,9 +134,9 @@ def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up(monkeypatch
     assert len([seq for seq in keep.seqs if seq > 250]) > 3, "the rest too, but for what is pushed out by newer ones"
 
 
-def test_files_are_never_idle(monkeypatch):
-    monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: ScriptedSource(3, live=False))
-    assert Pipeline(load_settings({"idle_fps": 1.0}, environment={})).idle is None
+def test_files_are_never_idle():
+    source = ScriptedSource(3, live=False)
+    assert Pipeline(load_settings({"idle_fps": 1.0}, environment={}), source=source).idle is None
 
 
 def test_too_slow_for_the_watchdog_is_refused():

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from camapp.app import build_cameras
 from camapp.core.errors import ExitCode, PermanentSourceError, SinkError
 from camapp.core.settings import load_settings
-from camapp.pipeline.multi_camera import JointManager, MultiCamera, build
+from camapp.pipeline.multi_camera import JointManager
 from camapp.sinks.sink import ImageSink
 from tests.camapp.scripted import ScriptedSource
 
@@ -15,9 +16,9 @@ from tests.camapp.scripted import ScriptedSource
 @pytest.fixture
 def cameras(monkeypatch):
     def make(sources, **settings):
-        monkeypatch.setattr("camapp.pipeline.pipeline.create_source", lambda uri, options: sources[uri])
-        return MultiCamera(
-            build([load_settings({"source": uri, "name": uri, **settings}, environment={}) for uri in sources])
+        monkeypatch.setattr("camapp.capture.source.create_source", lambda uri, options: sources[uri])
+        return build_cameras(
+            [load_settings({"source": uri, "name": uri, **settings}, environment={}) for uri in sources]
         )
 
     return make

@@ -14,7 +14,6 @@ from camapp.core import timeouts
 from camapp.core.errors import ExitCode, PermanentSourceError, SourceLost
 from camapp.core.settings import load_settings
 from camapp.core.status import State
-from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.workers import pool as pool_module
@@ -51,14 +50,13 @@ class KeepImages(ImageSink):
 
 
 @pytest.fixture
-def build(model, monkeypatch):
-    def build_pipeline(source, images=False, **settings):
-        monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: source)
-        pipeline = Pipeline(load_settings({"workers": 1, **settings}, environment={}), model)
+def build(model):
+    def build_pipeline(source, images=None, before=None, **settings):
+        pipeline = Pipeline(load_settings({"workers": 1, **settings}, environment={}), model, source=source)
         keep = Keep()
-        pipeline.add_sink(keep)
-        if images:
-            pipeline.add_sink(KeepImages())
+        for sink in (before, keep, images):
+            if sink is not None:
+                pipeline.add_sink(sink)
         return pipeline, keep
 
     return build_pipeline
@@ -99,11 +97,11 @@ def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
 
 
 def test_every_frame_of_a_file_is_drawn_with_its_own_prediction(build):
-    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), images=True)
+    images = KeepImages()
+    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), images)
     pipeline.run()
-    shown = pipeline._image_sinks[0].shown
-    assert [trace.seq for _, trace in shown] == list(range(20))
-    assert shown[0][0].shape == (120, 160, 3)
+    assert [trace.seq for _, trace in images.shown] == list(range(20))
+    assert images.shown[0][0].shape == (120, 160, 3)
 
 
 def test_live_frames_that_are_too_many_are_dropped_by_name_and_order_is_kept(build):
@@ -225,10 +223,11 @@ def test_one_result_that_cannot_be_decoded_costs_only_itself(build, monkeypatch)
 def test_frame_size_may_change_in_mid_stream(build):
     source = ScriptedSource(3, live=False, size=(64, 48))
     source.script += [lambda: setattr(source, "size", (31, 77)), 3]
-    pipeline, keep = build(source, images=True)
+    images = KeepImages()
+    pipeline, keep = build(source, images)
     check(pipeline.run())
     assert len(keep.seqs) == 6
-    assert {canvas.shape[:2] for canvas, _ in pipeline._image_sinks[0].shown} == {(48, 64), (77, 31)}
+    assert {canvas.shape[:2] for canvas, _ in images.shown} == {(48, 64), (77, 31)}
 
 
 def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
@@ -243,11 +242,12 @@ def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
         time.sleep(0.8 if source.opened == 4 else 0)
 
     source.open = open_slowly
-    pipeline, _ = build(source, images=True)
+    images = KeepImages()
+    pipeline, _ = build(source, images)
     summary = pipeline.run()
     check(summary)
     assert summary.balance.captured == 10
-    assert any(trace is None for _, trace in pipeline._image_sinks[0].shown)
+    assert any(trace is None for _, trace in images.shown)
 
 
 def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
@@ -259,7 +259,7 @@ def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
 
 
 def test_a_requested_stop_is_prompt_and_leaves_no_frame_unaccounted(build):
-    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), images=True, workers=2)
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), KeepImages(), workers=2)
     threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
     started = time.monotonic()
     summary = pipeline.run()
@@ -337,8 +337,7 @@ def test_a_prediction_sink_that_raises_is_named_once_and_does_not_end_prediction
         def accept(self, prediction, frame, trace):
             raise OSError("no ink")
 
-    pipeline, keep = build(ScriptedSource(10, live=False))
-    pipeline._prediction_sinks.insert(0, Broken())
+    pipeline, keep = build(ScriptedSource(10, live=False), before=Broken())
     check(pipeline.run())
     assert len(keep.seqs) == 10
     assert caplog.text.count("no ink") == 1
@@ -396,7 +395,7 @@ def test_filters_follow_the_images_own_time_and_start_anew_for_stills(build):
 def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monkeypatch):
     pipeline, _ = build(ScriptedSource(3, live=False))
     steps = []
-    pipeline.on_tick(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
+    pipeline.on_tick(lambda: steps.append((pipeline.started, pipeline.reporter.bounded_step())))
     monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)  # a source that is not begun says nothing
     pipeline.run()
     assert (False, "starting workers") in steps
@@ -408,8 +407,8 @@ def test_nothing_is_drawn_for_a_sink_that_wants_nothing(build):
         def wanted(self):
             return False
 
-    pipeline, keep = build(ScriptedSource(20, live=False))
-    pipeline.add_sink(Idle())
+    idle = Idle()
+    pipeline, keep = build(ScriptedSource(20, live=False), idle)
     pipeline.run()
-    assert pipeline._image_sinks[0].shown == []
+    assert idle.shown == []
     assert len(keep.seqs) == 20

@@ -45,10 +45,10 @@ class Names(PredictionSink):
 class Live:
     """A pipeline that runs in a thread until the test is over."""
 
-    def __init__(self, monkeypatch, live=True, **settings):
+    def __init__(self, live=True, **settings):
         source = ScriptedSource(100_000, live=live, interval=0.004)
-        monkeypatch.setattr("camapp.pipeline.pipeline.create_source", lambda uri, options: source)
-        self.pipeline = Pipeline(load_settings({"workers": 2, "model": "mnist", **settings}, environment={}))
+        given = load_settings({"workers": 2, "model": "mnist", **settings}, environment={})
+        self.pipeline = Pipeline(given, source=source)
         self.names = Names()
         self.pipeline.add_sink(self.names)
         self.summary = None
@@ -75,11 +75,11 @@ class Live:
 
 
 @pytest.fixture
-def start(monkeypatch):
+def start():
     started = []
 
     def start_live(**settings):
-        started.append(Live(monkeypatch, **settings))
+        started.append(Live(**settings))
         started[-1].wait(lambda: started[-1].names.models)
         return started[-1]
 
@@ -163,7 +163,8 @@ def reloader(start, tmp_path):
     run = start(model=str(file))
     run.file = file
     run.wanted = run.pipeline.settings
-    run.reloader = Reloader(run.pipeline, lambda: run.wanted, look_every=0.05)
+    run.reread = lambda: run.wanted
+    run.reloader = Reloader(run.pipeline, lambda: run.reread(), look_every=0.05)
     run.reloader.start()
     yield run
     run.reloader.stop()
@@ -219,7 +220,7 @@ def test_settings_that_cannot_be_read_leave_the_old_ones(reloader, caplog):
     def half_written():
         raise SettingsError("camapp.toml: not valid TOML")
 
-    reloader.reloader._reread = half_written
+    reloader.reread = half_written
     reloader.reloader.request()
     reloader.wait(lambda: "settings not reloaded: camapp.toml: not valid TOML" in caplog.text)
     seen = len(reloader.names.models)
