@@ -206,19 +206,20 @@ def build_source(settings: Settings, model: Model, own: Source | type[Source] | 
     Args:
         settings: name the source and its options.
         model: its input size decides how large the model's view must be.
-        own: source to use instead, or its class. A class is created with the URI and options of the settings; a
-            source keeps its options if it was created with any.
+        own: source to use instead, or its class, which is created with the URI and options of the settings. A source
+            that was created with options of its own keeps them.
 
     Raises:
         BadSource: the URI or an option is wrong. Creating a source touches no device.
     """
     options = options_of(settings, model)
-    if isinstance(own, Source):
-        if own.options == SourceOptions():
-            own.options = options
-        own.uri = own.uri or type(own).__name__
-        return own
+    if own is not None:
+        source = own if isinstance(own, Source) else own(settings.source, options)
+        if source.options == SourceOptions():
+            source.options = options
+        source.uri = source.uri or settings.source
+        return source
     try:
-        return own(settings.source, options) if own else create_source(settings.source, options)
+        return create_source(settings.source, options)
     except PermanentSourceError as error:
         raise BadSource(str(error)) from error
