@@ -8,31 +8,27 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import cv2
-import numpy as np
 
 from camapp.capture.source import Source, build_source
 from camapp.capture.thread import CaptureState, CaptureThread
 from camapp.core.errors import ExitCode, SourceDenied
 from camapp.core.frames import Frame, Trace
 from camapp.core.log_once import LogOnce
-from camapp.core.models import BadModel, identity_of, load_model
 from camapp.core.settings import Settings
 from camapp.core.stats import Balance, Stats
 from camapp.core.status import Status
 from camapp.core.timeouts import leave_behind
 from camapp.pipeline.idle_gate import IdleGate
-from camapp.pipeline.inference import Inference, Result, until_ready
+from camapp.pipeline.inference import Inference, Result
+from camapp.pipeline.model_swap import ModelLoader, until_ready
 from camapp.pipeline.renderer import Renderer
 from camapp.pipeline.status_reporter import StatusReporter
 from camapp.sinks.sink import ImageSink, PredictionSink, Sink
 from camapp.system.health import HealthMonitor
-from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import WorkerPool
-from camapp.workers.shared_pool import MakePool, SharedWorkers
+from camapp.tasks.task import Task
+from camapp.workers.shared_pool import SharedWorkers
 from engine.model import Model
 
 log = logging.getLogger(__name__)
@@ -99,25 +95,13 @@ class Pipeline:
         self.settings = settings
         self.name = settings.name
         self.stats = Stats()
-        model = model or load_model(settings)
-        self._own_task = task
-        first_task = task_for(settings, model.card, task)
-        self.source = build_source(settings, model, source)
-        self._shared = shared
-        self._identity = identity_of(settings)
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
+        self._loader = ModelLoader(self.workers, shared, task)
+        first = self._loader.load(settings, model)
+        self.source = build_source(settings, first.model, source)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
-        self.inference = Inference(
-            Path(settings.model).name,
-            model,
-            first_task,
-            self.stats,
-            self.source.live,
-            self._pool_maker(settings),
-            self.workers + 1,
-            self._publish,
-        )
+        self.inference = Inference(first, self.stats, self.source.live, self.workers + 1, self._publish)
         self.capture = CaptureThread(
             self.source,
             self.stats,
@@ -150,12 +134,12 @@ class Pipeline:
     @property
     def model(self) -> Model:
         """The model in use."""
-        return self.inference.generation.model
+        return self.inference.loaded.model
 
     @property
     def task(self) -> Task:
         """The task of the model in use."""
-        return self.inference.generation.task
+        return self.inference.loaded.task
 
     @property
     def started(self) -> bool:
@@ -223,16 +207,7 @@ class Pipeline:
             BadModel, PoolError: the model cannot be used; nothing has changed.
         """
         with self._changing:
-            model = load_model(settings)
-            broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
-            if broken:
-                raise BadModel(f"{settings.model}: {broken[0]} holds NaN or infinity")
-            task, identity = task_for(settings, model.card, self._own_task), identity_of(settings)
-            if identity == self._identity and task.max_items == self.task.max_items:
-                self.inference.retask(model, task)
-            else:
-                self.inference.swap(Path(settings.model).name, model, task, self._pool_maker(settings))
-            self._identity = identity
+            self.inference.apply(self._loader.load(settings))
             self.settings = settings
             self.set_hud(settings.hud)
 
@@ -269,14 +244,6 @@ class Pipeline:
         code, self.ended = exit_reason(self.inference, self.capture, self._stop_reason or self._time_is_up)
         error = self.inference.error or self.inference.pool.error or self.capture.status.error
         return Summary(code, self.ended, self.stats.balance(), self.reporter.uptime_s(), error)
-
-    def _pool_maker(self, settings: Settings) -> MakePool:
-        """Return a function that makes the workers of the model that the settings name."""
-        if self._shared is None:
-            return lambda model, items, spare, on_outcome: WorkerPool(
-                model, items, self.workers, settings.threads, spare, on_outcome
-            )
-        return partial(self._shared.share, identity_of(settings))
 
     # -- called by the stages, in their threads
 

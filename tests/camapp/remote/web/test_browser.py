@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from playwright.sync_api import sync_playwright
 from camapp.app import build_cameras
 from camapp.core.settings import load_settings
 from camapp.remote.web.interface import WebInterface
+from camapp.sinks.sink import ImageSink
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -42,8 +44,15 @@ class Run:
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
         self.cameras = build_cameras([load_settings(camera | common, environment={}) for camera in cameras])
+        self.sinks = []
+        for pipeline in self.cameras.pipelines:
+            pipeline.add_sink = partial(self._add_sink, pipeline.add_sink)
         self.face = WebInterface(self.cameras.pipelines, address, state=folder / "state", say=lambda text: None)
         self._thread = threading.Thread(target=self.cameras.run, daemon=True)
+
+    def _add_sink(self, add, sink):
+        self.sinks.append(sink)
+        add(sink)
 
     @property
     def pipeline(self):
@@ -261,7 +270,8 @@ def test_a_tab_that_is_closed_or_hidden_costs_nothing(browser, run):
     page = context.new_page()
     page.goto(run.url)
     page.wait_for_selector("#state.good", timeout=SLOWLY)
-    watched = run.pipeline._image_sinks[-1]  # the page's; snapshots come first
+    # The page's own sink; the one for snapshots comes first.
+    watched = [sink for sink in run.sinks if isinstance(sink, ImageSink)][-1]
     deadline = time.monotonic() + SLOWLY / 1000
     while not watched.wanted():  # the page asks for its image when it has said how all is
         assert time.monotonic() < deadline
