@@ -56,9 +56,9 @@ log = logging.getLogger(__name__)
 
 FilePath: TypeAlias = str | os.PathLike[str]
 
-# Limit of a stop in seconds: the steps of a pipeline's stop have limits of 4 s in all, each sink has up to 2 s.
+# Limit of a stop in seconds: a pipeline's stages take at most 4 s in all, each sink 2 s, a video file 5 s.
 _STOP_S = 15.0
-# Step of the waits, in seconds: Ctrl-C interrupts them at once, a stop that was not signalled after one step.
+# Step of the waits, in seconds.
 _STEP = 0.5
 
 
@@ -96,8 +96,8 @@ def watch(
     A live source never waits for the loop: results that the loop is too slow for are skipped, and `Watch.skipped`
     counts them. A file waits for the loop: every frame is predicted, in order.
 
-    The run opens a window only if `display` is given, and does not print. It installs no signal handlers. It sets
-    OpenCV's number of threads to 1, since the workers use the other cores.
+    The run opens a window only if `display` is given, and prints nothing to stdout unless `log="-"`. It installs no
+    signal handlers. It sets OpenCV's number of threads to 1, since the workers use the other cores.
 
     Args:
         source: URI or path as for `camapp run --source`, or a Source of your own, or its class, which is created with
@@ -117,19 +117,24 @@ def watch(
     Example:
         >>> with camapp.watch("auto", model="track") as results:
         ...     for result in results:
-        ...         print(result.prediction.values["offset_m"])
+        ...         print(result.prediction.values.get("offset_m"))
     """
     own_source = None if isinstance(source, str | os.PathLike) else source
     uri = source if own_source is None else own_source.uri or getattr(own_source, "__name__", type(own_source).__name__)
     checked, own_task = _settings(task, {"display": "none", "source": uri, "model": model, **settings})
     with bad_models():
         cameras = app.build_cameras([checked], source=own_source, task=own_task, drain_file_s=math.inf)
-    (pipeline,) = cameras.pipelines
-    results = _Results(pipeline.source.live)
-    for sink in (*sinks, results):
-        pipeline.add_sink(sink)
-    app.add_preview(cameras)
-    return Watch(_Run(cameras, build_interfaces([pipeline], lambda name: checked), results))
+    try:
+        (pipeline,) = cameras.pipelines
+        results = _Results(pipeline.source.live)
+        for sink in (*sinks, results):
+            pipeline.add_sink(sink)
+        app.add_preview(cameras)
+        interfaces = build_interfaces([pipeline], lambda name: checked)
+    except BaseException:
+        cameras.discard()
+        raise
+    return Watch(_Run(cameras, interfaces, results))
 
 
 class Model:

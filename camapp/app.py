@@ -135,9 +135,14 @@ def build_cameras(
         )
         for camera in cameras
     ]
-    for pipeline in pipelines:
-        _add_sinks(pipeline)
-    return MultiCamera(pipelines)
+    built = MultiCamera(pipelines)
+    try:
+        for pipeline in pipelines:
+            _add_sinks(pipeline)
+    except SinkError:
+        built.discard()
+        raise
+    return built
 
 
 def run_cameras(
@@ -154,9 +159,13 @@ def run_cameras(
         SinkError, PoolError: something could not be started.
     """
     with ExitStack() as stack:
-        for interface in interfaces:
-            stack.callback(interface.stop)
-            interface.start()
+        try:
+            for interface in interfaces:
+                stack.callback(interface.stop)
+                interface.start()
+        except SinkError:
+            cameras.discard()
+            raise
         return cameras.run(before_stop)
 
 

@@ -70,6 +70,11 @@ class MultiCamera:
                 raise run.raised
         return [run.summary for run in runs if run.summary is not None]
 
+    def discard(self) -> None:
+        """Release the shared memory of pipelines that will not be run."""
+        for pipeline in self.pipelines:
+            pipeline.inference.stop(0.0)
+
     def _report_failures(self, runs: list[_Run]) -> None:
         """Log a failed camera at once: the end of the whole run, which reports it again, may be months away."""
         for run in runs:

@@ -364,6 +364,20 @@ def test_what_is_no_sink_is_refused():
         camapp.watch(PATTERN, model="mnist", sinks=[object()])
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"drive": "udp://127.0.0.1:9"}, {"display": "drm"}, {"sinks": [object()]}, {"web": "192.0.2.1:80"}]
+)
+def test_a_refused_run_leaves_no_descriptor_open(wrong):
+    def refused():
+        with pytest.raises((camapp.CamappError, TypeError)):
+            next(camapp.watch(PATTERN, model="mnist", **wrong))
+        # The pipeline and its stages refer to each other.
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    assert refused() == refused()
+
+
 def test_a_source_that_fails_for_good_raises_its_error_after_the_last_result():
     source = ScriptedSource(3, camapp.SourceLost("unplugged"), live=False)
     seen = []
