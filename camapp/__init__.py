@@ -1,9 +1,78 @@
 """Real-time camera vision for the Raspberry Pi: frames in, predictions of a NumPy CNN out."""
 
 import os
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from camapp.api import (
+        BadModel,
+        Box,
+        CamappError,
+        EndOfStream,
+        Frame,
+        Image,
+        ImageSink,
+        Layout,
+        Model,
+        Polyline,
+        Prediction,
+        PredictionSink,
+        Prepared,
+        Result,
+        Shot,
+        Source,
+        SourceLost,
+        SourceOptions,
+        Task,
+        TaskOptions,
+        Trace,
+        Watch,
+        load,
+        watch,
+    )
 
-# An image of a few MB may unpack to gigabytes. The largest that cameras take have 200 million pixels; OpenCV's own
-# limit is four times ours, and it looks for another one only once, when it is loaded.
+__version__ = "0.2.0"
+
+__all__ = [
+    "BadModel",
+    "Box",
+    "CamappError",
+    "EndOfStream",
+    "Frame",
+    "Image",
+    "ImageSink",
+    "Layout",
+    "Model",
+    "Polyline",
+    "Prediction",
+    "PredictionSink",
+    "Prepared",
+    "Result",
+    "Shot",
+    "Source",
+    "SourceLost",
+    "SourceOptions",
+    "Task",
+    "TaskOptions",
+    "Trace",
+    "Watch",
+    "load",
+    "watch",
+]
+
+# A file of a few MB may decode to gigabytes. The largest images of cameras have 200 million pixels. OpenCV's own limit
+# is four times this one, and OpenCV reads the variable only when it is loaded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API on the first use of a name: NumPy and OpenCV are slow to import."""
+    if name not in __all__:
+        raise AttributeError(f"module 'camapp' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module("camapp.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`camapp run`: a pipeline for each camera, with the sinks that the settings ask for and this machine can have."""
+"""Builds a run from settings: a pipeline for each camera, its sinks, the preview and the remote interfaces."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from camapp.capture.source import local_path, redacted, scheme_of
+from camapp.capture.source import Source, build_source, local_path, redacted
+from camapp.capture.thread import FIRST_OPEN_S
 from camapp.core.errors import ExitCode, SettingsError, SinkError
 from camapp.core.models import load_model, model_path
 from camapp.core.settings import Settings
-from camapp.pipeline.multi_camera import JointManager, MultiCamera, build
-from camapp.pipeline.pipeline import Pipeline, Summary, build_source
+from camapp.pipeline.multi_camera import JointManager, MultiCamera
+from camapp.pipeline.pipeline import DRAIN_FILE, Pipeline, Summary, default_workers
 from camapp.pipeline.reload import Reloader
-from camapp.remote.interfaces import build_interfaces, check_interfaces
+from camapp.remote.interfaces import RemoteInterface, build_interfaces, check_interfaces
 from camapp.sinks.clips import ClipSink, parse_events
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
@@ -29,35 +30,41 @@ from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.system import displays
+from camapp.system.health import HealthMonitor
 from camapp.system.state_dir import remembered, state_directory
 from camapp.system.systemd import ServiceManager, on_reload_signal, on_stop_signals
 from camapp.system.watchdog import Watchdog
-from camapp.tasks.task import task_for
+from camapp.tasks.task import Task, task_for
+from camapp.workers.shared_pool import SharedWorkers
 from engine.model_card import ModelCard
 
 log = logging.getLogger(__name__)
 
+# Seconds between two status lines in the journal.
 _JOURNAL_EVERY = 3600.0
 
 
-def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> list[Summary]:
-    """Run to the end.
+def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> list[Summary]:
+    """Run the program until it ends: signals, service manager, preview and summary included.
 
     Args:
-        settings: to run with, of each camera.
-        reread: gives them anew when asked to reload.
+        settings: of each camera.
+        reread: reads the settings again, for a reload.
 
     Returns:
-        how each camera's run ended.
+        How the run of each camera ended.
     """
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
-    _refuse_overwriting(settings)
+    # As a service, wait for a source that is absent at the start as for one that was lost.
     state = state_directory()
-    cameras = MultiCamera(build([remembered(camera, state) for camera in settings]))
+    cameras = build_cameras([remembered(camera, state) for camera in settings], wait_for_source=bool(manager))
 
     def reread_one(name: str) -> Settings:
-        return remembered(_of(name, reread), state)
+        for camera in reread():
+            if camera.name == name:
+                return remembered(camera, state)
+        raise SettingsError(f"the configuration has no camera '{name}' any more")
 
     reloaders = [Reloader(pipeline, partial(reread_one, pipeline.name)) for pipeline in cameras.pipelines]
 
@@ -67,25 +74,20 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
 
     on_stop_signals(cameras.request_stop)
     on_reload_signal(reload, managed=bool(manager))
-    for pipeline in cameras.pipelines:
-        _add_sinks(pipeline)
-    _add_preview(cameras, manager)
+    if not add_preview(cameras):
+        _add_console(cameras, manager)
     if manager:
-        _report_to(manager, cameras)
-    faces = build_interfaces(cameras.pipelines, reread_one)
-    for reloader in reloaders:
-        reloader.start()
+        _add_watchdogs(manager, cameras)
 
     def before_stop() -> None:
         for reloader in reloaders:
             reloader.stop()
         manager.notify("STOPPING=1")
 
-    with ExitStack() as stack:
-        for face in faces:
-            stack.callback(face.stop)
-            face.start()
-        summaries = cameras.run(before_stop)
+    interfaces = build_interfaces(cameras.pipelines, reread_one)
+    for reloader in reloaders:
+        reloader.start()
+    summaries = run_cameras(cameras, interfaces, before_stop)
     manager.notify(f"STATUS=ended: {'; '.join(summary.reason for summary in summaries)}")
     for pipeline, summary in zip(cameras.pipelines, summaries, strict=True):
         if summary.balance.captured:
@@ -94,11 +96,86 @@ def run_live(settings: Sequence[Settings], reread: Callable[[], list[Settings]])
     return summaries
 
 
-def check(cameras: Sequence[Settings]) -> str:
-    """Build everything the settings name and start nothing; says in words what it would be.
+def build_cameras(
+    cameras: Sequence[Settings],
+    *,
+    source: Source | type[Source] | None = None,
+    task: type[Task] | None = None,
+    wait_for_source: bool = False,
+    drain_file_s: float = DRAIN_FILE,
+) -> MultiCamera:
+    """Build a pipeline with its sinks for each camera, and start nothing.
+
+    The cores are split between the cameras, or shared if the settings say so.
+
+    Args:
+        cameras: settings of each camera.
+        source: source to read in place of the one in the settings; for one camera.
+        task: class of the task in place of the one of the settings or the model.
+        wait_for_source: retry a live source that never opened as long as one that was lost.
+        drain_file_s: see `Pipeline`.
 
     Raises:
-        ModelError, BadSource, SinkError: something cannot be used.
+        BadModel, SourceError, SinkError: of the first camera that cannot be built.
+    """
+    _refuse_overwriting(cameras)
+    first, several = cameras[0], len(cameras) > 1
+    health = HealthMonitor()
+    shared = None
+    if several and first.share_workers:
+        shared = SharedWorkers(first.workers or default_workers(), first.threads)
+    pipelines = [
+        Pipeline(
+            camera,
+            source=source,
+            task=task,
+            workers=camera.workers or max(1, default_workers() // len(cameras)),
+            shared=shared,
+            health=health,
+            first_open_s=camera.reconnect if wait_for_source else FIRST_OPEN_S,
+            drain_file_s=drain_file_s,
+        )
+        for camera in cameras
+    ]
+    built = MultiCamera(pipelines)
+    try:
+        for pipeline in pipelines:
+            _add_sinks(pipeline)
+    except SinkError:
+        built.discard()
+        raise
+    return built
+
+
+def run_cameras(
+    cameras: MultiCamera, interfaces: Sequence[RemoteInterface] = (), before_stop: Callable[[], None] = lambda: None
+) -> list[Summary]:
+    """Run the cameras until all have ended; the interfaces start before them and stop after them.
+
+    Args:
+        cameras: not yet started.
+        interfaces: not yet started.
+        before_stop: called once when the run is about to stop.
+
+    Raises:
+        SinkError, PoolError: something could not be started.
+    """
+    with ExitStack() as stack:
+        try:
+            for interface in interfaces:
+                stack.callback(interface.stop)
+                interface.start()
+        except SinkError:
+            cameras.discard()
+            raise
+        return cameras.run(before_stop)
+
+
+def check(cameras: Sequence[Settings]) -> str:
+    """Build everything the settings name and start nothing; return a summary of it.
+
+    Raises:
+        BadModel, BadSource, SinkError: something cannot be used.
     """
     _refuse_overwriting(cameras)
     check_interfaces(cameras[0])
@@ -119,50 +196,28 @@ def _check(settings: Settings) -> str:
     return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
 
 
-def _of(name: str, reread: Callable[[], list[Settings]]) -> Settings:
-    """The settings of one camera, anew. Raises SettingsError."""
-    for settings in reread():
-        if settings.name == name:
-            return settings
-    raise SettingsError(f"the configuration has no camera '{name}' any more")
-
-
-def _report_to(manager: ServiceManager, cameras: MultiCamera) -> None:
+def _add_watchdogs(manager: ServiceManager, cameras: MultiCamera) -> None:
     # An unfed watchdog sends SIGABRT: the journal then shows where every thread was.
     faulthandler.enable()
     several = len(cameras.pipelines) > 1
     joint = JointManager(manager, lambda name: any(p.name == name and p.ended for p in cameras.pipelines))
     for pipeline in cameras.pipelines:
-        # Nobody is there to correct a source that is not found: wait for it as for one that was lost.
-        pipeline.capture.first_open_s = pipeline.settings.reconnect
-        told = joint.member(pipeline.name) if several else manager
         watchdog = Watchdog(
-            told,
+            joint.member(pipeline.name) if several else manager,
             partial(_has_started, pipeline),
             pipeline.stats.predictions,
-            pipeline.bounded_step,
-            pipeline.status_line,
+            pipeline.reporter.bounded_step,
+            pipeline.reporter.line,
         )
         pipeline.on_tick(watchdog.tick)
 
 
-def _add_sinks(pipeline: Pipeline) -> None:
-    settings = pipeline.settings
-    if settings.log is not None:
-        pipeline.add_sink(_log_sink(pipeline, settings.log))
-    if settings.on_label is not None:
-        pipeline.add_sink(LabelCommandSink(settings.on_label, settings.on_label_every))
-    if settings.clip_on:
-        pipeline.add_sink(_clip_sink(pipeline))
-    if settings.drive is not None:
-        pipeline.add_sink(_drive_sink(settings.drive, pipeline.model.card.task))
-    if settings.record is not None:
-        rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
-        pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live))
+def _has_started(pipeline: Pipeline) -> bool:
+    return pipeline.started
 
 
 def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
-    """No output may be a source, a model or another output, of any camera."""
+    """Raise SinkError if an output is a source, a model or another output, of any camera."""
     several = len(cameras) > 1
     inputs: list[tuple[str, Path]] = []
     outputs: list[tuple[str, Path]] = []
@@ -182,6 +237,22 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
         for other, taken in inputs + outputs[:number]:
             if taken == path or (path.exists() and taken.exists() and path.samefile(taken)):
                 raise SinkError(f"{name} {path} is the file of {other}: name another")
+
+
+def _add_sinks(pipeline: Pipeline) -> None:
+    """Add the sinks that the settings enable, but for the preview."""
+    settings = pipeline.settings
+    if settings.log is not None:
+        pipeline.add_sink(_log_sink(pipeline, settings.log))
+    if settings.on_label is not None:
+        pipeline.add_sink(LabelCommandSink(settings.on_label, settings.on_label_every))
+    if settings.clip_on:
+        pipeline.add_sink(_clip_sink(pipeline))
+    if settings.drive is not None:
+        pipeline.add_sink(_drive_sink(settings.drive, pipeline.model.card.task))
+    if settings.record is not None:
+        rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
+        pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live))
 
 
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
@@ -213,12 +284,12 @@ def _clip_sink(pipeline: Pipeline) -> ClipSink:
 
 
 def _check_clip_labels(settings: Settings, card: ModelCard) -> None:
-    """A misspelt label would never come. Raises SinkError."""
+    """Raise SinkError for a label that the model does not have: no clip would ever be recorded."""
     labels, _ = parse_events(settings.clip_on)
     unknown = sorted(labels - {"*", *card.labels})
     if card.task == "classify" and unknown:
         close = get_close_matches(unknown[0], card.labels, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"it knows {', '.join(card.labels[:10])}, ..."
+        hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
         raise SinkError(f"--clip-on: this model has no label '{unknown[0]}': {hint}")
 
 
@@ -230,36 +301,39 @@ def _drive_sink(uri: str, task: str) -> DriveSink:
     return DriveSink(uri)
 
 
-def _add_preview(cameras: MultiCamera, manager: ServiceManager) -> None:
-    """A window for each camera where there is a display, else words."""
+def add_preview(cameras: MultiCamera) -> bool:
+    """Add the preview that the settings request and this machine can show; return whether it is a window.
+
+    Raises:
+        SinkError: the display cannot be used as requested.
+    """
     several = len(cameras.pipelines) > 1
-    screen = _screen_for(cameras.pipelines[0].settings)
+    screen = screen_for(cameras.pipelines[0].settings)
     if screen is displays.DisplayKind.DRM:
-        _add_native(cameras.pipelines[0])
-    if screen in (displays.DisplayKind.X11, displays.DisplayKind.KIOSK):
-        for pipeline in cameras.pipelines:
-            _add_window(pipeline, cameras.request_stop, f"camapp: {pipeline.name if several else _net_of(pipeline)}")
-        return
+        add_drm_display(cameras.pipelines[0])
+    if screen not in (displays.DisplayKind.X11, displays.DisplayKind.KIOSK):
+        return False
+    for pipeline in cameras.pipelines:
+        title = f"camapp: {pipeline.name if several else pipeline.model.card.net}"
+        _add_window(pipeline, cameras.request_stop, title)
+    return True
+
+
+def _add_console(cameras: MultiCamera, manager: ServiceManager) -> None:
+    """Print predictions and a status line, unless stdout carries the log."""
+    several = len(cameras.pipelines) > 1
     for number, pipeline in enumerate(cameras.pipelines):
         status = None if number else cameras.status_line
         name = pipeline.name if several else ""
         if not manager and pipeline.settings.log != "-":
             pipeline.add_sink(ConsoleSink(status, camera=name))
         elif manager and pipeline.settings.log is None:
-            # The service manager is told the status anyway, and the journal is to last for months.
+            # The service manager receives the status anyway, and the journal has to last for months.
             pipeline.add_sink(ConsoleSink(status, every=_JOURNAL_EVERY, camera=name))
 
 
-def _net_of(pipeline: Pipeline) -> str:
-    return pipeline.model.card.net
-
-
-def _has_started(pipeline: Pipeline) -> bool:
-    return pipeline.started
-
-
-def _screen_for(settings: Settings) -> displays.DisplayKind:
-    """What to show the preview on; whether it is there now is another question, asked again and again."""
+def screen_for(settings: Settings) -> displays.DisplayKind:
+    """Return the kind of display for the preview; whether it is connected is checked repeatedly later."""
     if settings.display != "auto":
         wanted = {"window": displays.DisplayKind.X11, "none": displays.DisplayKind.NONE}
         return wanted.get(settings.display) or displays.DisplayKind(settings.display)
@@ -273,25 +347,26 @@ def _screen_for(settings: Settings) -> displays.DisplayKind:
 
 
 def _may_be_pi_camera(source: str) -> bool:
-    scheme = scheme_of(source)
-    return scheme == "picamera" or (scheme == "auto" and find_spec("picamera2") is not None)
+    return source.startswith("picamera://") or (source == "auto" and find_spec("picamera2") is not None)
 
 
-def _add_native(pipeline: Pipeline) -> None:
+def add_drm_display(pipeline: Pipeline) -> None:
+    """Show the camera's image on the console, under the overlay. Raises SinkError for any other source."""
     from camapp.sinks.drm_display import DrmDisplaySink
 
     if not _may_be_pi_camera(pipeline.source.uri):
         raise SinkError("--display drm is a Pi camera's own image: give --source picamera://0, or --display kiosk")
     sink = DrmDisplaySink(
         lambda: pipeline.source.drm_preview,
-        lambda: pipeline.hud() if pipeline.hud_shown else None,
+        lambda: pipeline.reporter.hud() if pipeline.hud_shown else None,
         pipeline.stats.stale_after_ms,
     )
     pipeline.add_sink(sink)
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:
-    from camapp.sinks.window import WindowSink  # only here: --display none loads no window code
+    # Imported here, so that --display none loads no window code.
+    from camapp.sinks.window import WindowSink
 
     snapshots = SnapshotSink(pipeline.settings.snapshots)
 
@@ -313,7 +388,7 @@ def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: 
 
 def _report(pipeline: Pipeline, summary: Summary) -> str:
     stats = pipeline.stats
-    # A failure's reason is the error line that follows this.
+    # The reason of a failure is the error line that follows this report.
     why = f": {summary.reason}" if summary.code is ExitCode.OK else ""
     lines = [f"ended after {summary.seconds:.1f} s{why}", str(summary.balance)]
     if len(stats.latency["total"]):

@@ -208,9 +208,9 @@ def run(
             raise SettingsError("--print-config is for one camera, and --config has several", usage=True)
         print(to_toml(cameras[0]), end="")
         return
-    from camapp.app import run_live
+    from camapp.app import run as run_program
 
-    for summary in run_live(cameras, reread):
+    for summary in run_program(cameras, reread):
         if summary.code is not ExitCode.OK:
             if cameras[0].debug and summary.error is not None:
                 traceback.print_exception(summary.error)

@@ -37,7 +37,15 @@ def read_image(path: Path | str) -> Image:
         ValueError: not an image, or of an unsupported kind; the message names the problem.
         OSError: the file cannot be read.
     """
-    data = _content(path)
+    return decode_image(_content(path))
+
+
+def decode_image(data: bytes) -> Image:
+    """Decode the content of an image file, as `read_image` does.
+
+    Raises:
+        ValueError: the content is no image, or of a kind that cannot be read; the message says which.
+    """
     if not data:
         raise ValueError("the file is empty")
     encoded = np.frombuffer(data, np.uint8)

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from camapp.core.errors import PermanentSourceError
+from camapp.core.errors import BadSource, PermanentSourceError
 from camapp.core.frames import Shot
 
 if TYPE_CHECKING:
     from camapp.core.arrays import Pixels
+    from camapp.core.settings import Settings
+    from engine.model import Model
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
 class EndOfStream(Exception):
-    """A file or folder has no more images: the normal end."""
+    """Signals the normal end of a file or folder."""
 
 
 class DrmPreviewError(Exception):
@@ -94,10 +96,13 @@ class Source(ABC):
 
     live: bool = True
     fps: float = 0.0
+    # For a subclass that does not call `__init__`.
+    uri: str = ""
+    options: SourceOptions = SourceOptions()
 
-    def __init__(self, uri: str, options: SourceOptions) -> None:
+    def __init__(self, uri: str = "", options: SourceOptions | None = None) -> None:
         self.uri = uri
-        self.options = options
+        self.options = options or SourceOptions()
 
     @abstractmethod
     def open(self) -> None:
@@ -203,3 +208,46 @@ def create_source(uri: str, options: SourceOptions) -> Source:
     module, _, name = REGISTRY[scheme_of(uri)].partition(":")
     source: Source = getattr(import_module(module), name)(uri, options)
     return source
+
+
+def options_of(settings: Settings, model: Model) -> SourceOptions:
+    """Return the options of a source from the settings and the model's input size."""
+    _, height, width = model.card.input_shape
+    return SourceOptions(
+        size=settings.size,
+        fps=settings.fps,
+        target_fps=settings.target_fps,
+        realtime=settings.realtime,
+        loop=settings.loop,
+        hflip=settings.hflip,
+        vflip=settings.vflip,
+        rotate=settings.rotate,
+        controls=settings.controls,
+        # The model's view has room for a crop; tasks that search the image need about this size anyway.
+        model_size=(max(320, width), max(240, height)),
+    )
+
+
+def build_source(settings: Settings, model: Model, own: Source | type[Source] | None = None) -> Source:
+    """Create the source that the settings name, not yet opened.
+
+    Args:
+        settings: name the source and its options.
+        model: its input size decides how large the model's view must be.
+        own: source to use instead, or its class, which is created with the URI and options of the settings. A source
+            that was created with options of its own keeps them.
+
+    Raises:
+        BadSource: the URI or an option is wrong. Creating a source touches no device.
+    """
+    options = options_of(settings, model)
+    if own is not None:
+        source = own if isinstance(own, Source) else own(settings.source, options)
+        if source.options == SourceOptions():
+            source.options = options
+        source.uri = source.uri or settings.source
+        return source
+    try:
+        return create_source(settings.source, options)
+    except PermanentSourceError as error:
+        raise BadSource(str(error)) from error

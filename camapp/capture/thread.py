@@ -17,6 +17,9 @@ from camapp.core.stats import Stats
 
 log = logging.getLogger(__name__)
 
+# Seconds to retry a live source that never opened.
+FIRST_OPEN_S = 10.0
+
 # Seconds between two attempts to open a lost source: doubled from the first to the last.
 _BACK_OFF_MIN, _BACK_OFF_MAX = 0.1, 1.0
 
@@ -55,7 +58,7 @@ class CaptureThread(threading.Thread):
         read_timeout: seconds to wait for a frame of a live source.
 
     Attributes:
-        first_open_s: may be changed before `start`, as may `read_timeout`.
+        read_timeout: may be changed before `start`.
         size: (width, height) of the newest frame, None before the first.
     """
 
@@ -67,7 +70,7 @@ class CaptureThread(threading.Thread):
         reconnect_s: float = 60.0,
         max_frames: int | None = None,
         on_recovered: Callable[[], None] = lambda: None,
-        first_open_s: float = 10.0,
+        first_open_s: float = FIRST_OPEN_S,
         read_timeout: float = 1.5,
     ) -> None:
         super().__init__(name="capture", daemon=True)
@@ -78,7 +81,7 @@ class CaptureThread(threading.Thread):
         self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
-        self.first_open_s = min(reconnect_s, first_open_s)
+        self._first_open_s = min(reconnect_s, first_open_s)
         self.read_timeout = read_timeout
         self._reconnect_s = reconnect_s
         self._max_frames = max_frames
@@ -164,7 +167,7 @@ class CaptureThread(threading.Thread):
     def _lost(self, error: SourceLost) -> None:
         """Note the loss. Raises PermanentSourceError if it has lasted too long."""
         silent = time.monotonic() - self._silent_since
-        limit = self._reconnect_s if self._seq else self.first_open_s
+        limit = self._reconnect_s if self._seq else self._first_open_s
         if not self.source.live or silent > limit:
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
         if self.status.state is not CaptureState.LOST or self.status.reason != str(error):

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from camapp import __version__
-from camapp.capture.source import EndOfStream, Source, redacted
+from camapp.capture.source import EndOfStream, Source, build_source, redacted
 from camapp.commands.bench import Discard
 from camapp.commands.doctor import CheckResult, CheckStatus, collect, fail, ok, warn, warn_if
 from camapp.core.errors import ExitCode, SourceError
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.models import load_model, shipped_models
 from camapp.core.settings import Settings
-from camapp.pipeline.pipeline import Pipeline, build_source
+from camapp.pipeline.pipeline import Pipeline
 from camapp.system import displays
 from camapp.system.machine import machine
 from camapp.tasks.task import task_for

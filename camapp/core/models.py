@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from camapp.core.errors import CamappError, ExitCode
 from camapp.core.settings import Settings
 from engine.model import Model, ModelCard, ModelError, load, with_card
 
@@ -16,11 +18,29 @@ SHIPPED = Path(__file__).parents[2] / "weights"
 _OF_THE_FILE = ("model", "net", "task", "labels", "mean", "std")
 
 
+class BadModel(CamappError, ModelError):
+    """The model cannot be used: its file is missing or damaged, or does not fit the settings."""
+
+    code = ExitCode.CONFIG
+
+
+@contextmanager
+def bad_models() -> Iterator[None]:
+    """Raise each ModelError of the engine as a BadModel with the same message."""
+    try:
+        yield
+    except BadModel:
+        raise
+    except ModelError as error:
+        # The cause stays the operating system's error if there is one: it decides about the exit code.
+        raise BadModel(str(error)) from error.__cause__ or error
+
+
 def model_path(name: str) -> Path:
     """Return the file of a shipped name (such as `digits`), or the path itself.
 
     Raises:
-        ModelError: neither exists.
+        BadModel: neither exists.
     """
     # A plain word is a shipped name even if the working folder has such a file; ./mnist names that one.
     shipped = SHIPPED / f"{name}.npz"
@@ -30,7 +50,7 @@ def model_path(name: str) -> Path:
     if path.exists():
         return path
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
-    raise ModelError(f"no model '{name}': not a file, and not a shipped model ({known})")
+    raise BadModel(f"no model '{name}': not a file, and not a shipped model ({known})")
 
 
 def model_choices(first: Settings) -> dict[str, str]:
@@ -60,25 +80,27 @@ def load_model(settings: Settings) -> Model:
     """Load the model of the settings; --labels, --mean, --std and --task correct its card.
 
     Raises:
-        ModelError: the file is missing, damaged or does not match its net, takes no images, or a correction does not
+        BadModel: the file is missing, damaged or does not match its net, takes no images, or a correction does not
             match the model.
     """
-    model = load(model_path(settings.model), net=settings.net)
+    with bad_models():
+        model = load(model_path(settings.model), net=settings.net)
     if not model.card.colour:
-        raise ModelError(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not images")
+        raise BadModel(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not images")
     channels = model.card.input_shape[0]
     changes: dict[str, object] = {}
     for name in ("mean", "std"):
         values = getattr(settings, name)
         if values is not None:
             if len(values) not in (1, channels):
-                raise ModelError(f"--{name} has {len(values)} values, the model has {channels} input channels")
+                raise BadModel(f"--{name} has {len(values)} values, the model has {channels} input channels")
             changes[name] = tuple(values) * (channels // len(values))
     if settings.labels is not None:
         changes["labels"] = read_labels(settings.labels)
     if settings.task is not None:
         changes["task"] = settings.task
-    return with_card(model, **changes) if changes else model
+    with bad_models():
+        return with_card(model, **changes) if changes else model
 
 
 def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
@@ -97,31 +119,31 @@ def read_labels(text: str) -> tuple[str, ...]:
     """Read class names from a file (one per line, or a JSON list) or from the text itself ('cat,dog').
 
     Raises:
-        ModelError: the file cannot be read or has other content.
+        BadModel: the file cannot be read or has other content.
     """
     path = Path(text).expanduser()
     if not path.exists():
         if "," in text:
             return _names(text.split(","), "--labels")
-        raise ModelError(f"no label file '{text}' (or give names separated by commas)")
+        raise BadModel(f"no label file '{text}' (or give names separated by commas)")
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
             values = json.loads(content)
             if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                raise ModelError(f"{path}: expected a JSON list of names")
+                raise BadModel(f"{path}: expected a JSON list of names")
             return _names(values, str(path))
     except OSError as error:
-        raise ModelError(f"{path}: cannot read the labels: {error.strerror}") from error
+        raise BadModel(f"{path}: cannot read the labels: {error.strerror}") from error
     except ValueError as error:
-        raise ModelError(f"{path}: not a list of names: {error}") from error
+        raise BadModel(f"{path}: not a list of names: {error}") from error
     return _names(content.splitlines(), str(path))
 
 
 def _names(lines: Sequence[str], where: str) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise ModelError(f"{where}: it contains no class names")
+        raise BadModel(f"{where}: it contains no class names")
     return names
 
 

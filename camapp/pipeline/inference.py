@@ -1,4 +1,4 @@
-"""From a captured frame to a prediction: prepares, sends to the workers, decodes the results in frame order."""
+"""Turns captured frames into predictions: prepares them, sends them to the workers, decodes results in frame order."""
 
 from __future__ import annotations
 
@@ -10,50 +10,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from camapp.core.arrays import Floats
-from camapp.core.errors import PoolError
 from camapp.core.frames import Frame, Trace
+from camapp.core.log_once import LogOnce
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Stats
-from camapp.tasks.task import Prepared, Task
-from camapp.workers.pool import START_TIMEOUT, STOPPED, Outcome
-from camapp.workers.shared_pool import MakePool, Pool
+from camapp.pipeline.model_swap import Generation, LoadedModel, ModelSwap
+from camapp.tasks.task import Prepared
+from camapp.workers.pool import STOPPED, Outcome
+from camapp.workers.shared_pool import Pool
 from camapp.workers.slots import Slot
-from engine.model import Model
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-# How long a finished live result waits for an older frame that another worker still has.
+# Shortest time that a finished live result waits for an older frame of another worker.
 _REORDER_AT_LEAST_MS = 20.0
-# How long frames that a retiring model has begun may take.
-_SWAP_DRAIN = 5.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """A prediction with the frame it is of and how long that took."""
+    """Holds a prediction, its frame and the time stamps of its way."""
 
     frame: Frame
     trace: Trace
     prediction: Prediction
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """A model at work: its task and its workers. A new model is a new generation.
-
-    Attributes:
-        name: of the model, for records.
-        model: what the workers run.
-        task: both ends of it.
-        pool: the workers.
-    """
-
-    name: str
-    model: Model
-    task: Task
-    pool: Pool
 
 
 @dataclass(eq=False)
@@ -69,109 +50,74 @@ class _Job:
 
 
 class Inference:
-    """The stage between capture and sinks.
+    """Prepares frames, sends them to the workers, and decodes and publishes the results in frame order.
 
     Args:
-        name: of the model, for records.
-        model: to run.
-        task: both ends of it.
-        stats: where frames are accounted.
-        live: newest frame wins and late results are discarded; else every frame counts and nothing is late.
-        make_pool: makes the workers of the model.
-        spare_slots: how many frames of a file are prepared ahead.
-        publish: called with each result, in frame order, never twice at a time.
+        first: model at the start.
+        stats: counts the frames.
+        live: True: the newest frame wins and late results are discarded. False: every frame is used.
+        spare_slots: number of frames of a file that are prepared ahead.
+        publish: called with each result, in frame order, by one thread at a time.
+
+    Attributes:
+        error: what ended the preparing thread, if an error did.
     """
 
     def __init__(
         self,
-        name: str,
-        model: Model,
-        task: Task,
+        first: LoadedModel,
         stats: Stats,
         live: bool,
-        make_pool: MakePool,
         spare_slots: int,
         publish: Callable[[Result], None],
     ) -> None:
         self.live = live
+        self.error: Exception | None = None
         self._spare_slots = 0 if live else spare_slots
-        self._retired_restarts = 0
-        self._generation = self._in_use = self._new_generation(name, model, task, make_pool)
-        self._swapping = threading.Lock()
         self._stats = stats
         self._publish = publish
         self._mailbox: Mailbox[tuple[Frame, Trace]] = Mailbox()
         self._jobs: dict[int, _Job] = {}
         self._order: deque[_Job] = deque()
         self._order_lock = threading.Lock()
-        # Held while results are decoded and published, which may wait for a file's encoder: never by who must not.
+        # Held while results are decoded and published, which may wait for a file's encoder; the capture thread never
+        # takes it.
         self._publishing = threading.Lock()
         self._forget = threading.Event()
-        self.error: Exception | None = None
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._prepare_all, name="prepare", daemon=True)
-        self._complained: set[str] = set()
+        self._log_once = LogOnce(log)
+        self._models = ModelSwap(first, self._make_pool, self._thread.is_alive, self._stop_event, self._finish)
 
     @property
-    def generation(self) -> Generation:
-        """The model that new frames go to."""
-        return self._generation
+    def loaded(self) -> LoadedModel:
+        """The model and task for new frames."""
+        return self._models.current.loaded
 
     @property
     def pool(self) -> Pool:
-        """Its workers."""
-        return self._generation.pool
+        """The workers for new frames."""
+        return self._models.current.pool
 
     @property
     def restarts(self) -> int:
-        """Workers replaced so far, those of earlier models included."""
-        return self._retired_restarts + self.pool.restarts
+        """Number of workers replaced so far, those of earlier models included."""
+        return self._models.restarts
 
     def start(self) -> None:
         """Start the workers and the preparing thread."""
         self.pool.start()
         self._thread.start()
 
-    def retask(self, model: Model, task: Task) -> None:
-        """Let another task of the same net and as many items take over between two frames; the workers stay."""
-        with self._swapping:
-            self._generation = replace(self._generation, model=model, task=task)
+    def apply(self, loaded: LoadedModel) -> None:
+        """Replace the model between two frames; see `ModelSwap.apply`. Raises PoolError and then changes nothing."""
+        self._models.apply(loaded)
 
-    def swap(self, name: str, model: Model, task: Task, make_pool: MakePool) -> None:
-        """Let another model take over between two frames; frames that the old one has begun, it ends.
-
-        The old one works on until a worker of the new one has run it, and stays where that fails.
-
-        Raises:
-            PoolError: no worker could run the new model.
-        """
-        with self._swapping:
-            old, new = self._generation, self._new_generation(name, model, task, make_pool)
-            new.pool.start()
-            try:
-                ready = until_ready(new.pool, lambda: not self._stop_event.is_set())
-            except PoolError:
-                new.pool.stop()
-                raise
-            if not ready:
-                new.pool.stop()
-                return
-            self._generation = new
-            # From here on no frame enters the old one: wait until the frame in preparation has, if it was to.
-            while self._in_use is old and self._thread.is_alive():
-                time.sleep(_TICK / 10)
-            self._retired_restarts += old.pool.restarts
-            deadline = time.monotonic() + _SWAP_DRAIN
-            while not old.pool.drain(_TICK) and time.monotonic() < deadline and not self._stop_event.is_set():
-                pass
-            old.pool.stop()
-            self._finish()
-
-    def _new_generation(self, name: str, model: Model, task: Task, make_pool: MakePool) -> Generation:
-        return Generation(name, model, task, make_pool(model, task.max_items, self._spare_slots, self._on_outcome))
+    def _make_pool(self, loaded: LoadedModel) -> Pool:
+        return loaded.make_pool(loaded.model, loaded.task.max_items, self._spare_slots, self._on_outcome)
 
     def offer(self, frame: Frame, trace: Trace) -> None:
-        """Called by the capture thread with each frame."""
+        """Take a frame from the capture thread."""
         if self.live:
             pushed_out = self._mailbox.replace((frame, trace))
             if pushed_out is not None:
@@ -184,48 +130,48 @@ class Inference:
                 return
 
     def forget(self) -> None:
-        """Filters start anew with the next result: the source was lost, or a pause has ended."""
+        """Reset the filters before the next result, after a lost source or a pause."""
         self._forget.set()
 
-    def drain(self, timeout: float) -> bool:
-        """Wait until no frame is in flight; True if none is."""
+    def drain(self, timeout: float, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until no frame is in flight; False if `timeout` seconds have passed or `wanted()` is False first."""
         deadline = time.monotonic() + timeout
         while self._stats.in_flight() and self.pool.error is None and self.error is None:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not wanted():
                 return False
             time.sleep(0.005)
         return True
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Take no more frames; those in flight get `timeout` seconds to be predicted."""
+        """Refuse further frames; those in flight have `timeout` seconds to be predicted."""
         self._stop_event.set()
         left = self._mailbox.close()
         if left is not None:
             self._stats.dropped(left[1], "stopping")
         if self._thread.is_alive():
             self._thread.join(timeout)
-        # A swap in progress ends soon: it looks at the stop event before it takes over.
-        swapped = self._swapping.acquire(timeout=timeout)
+        # A swap in progress ends soon, since it checks the stop event.
+        swapped = self._models.lock.acquire(timeout=timeout)
         if self.pool.error is None:
             self.pool.drain(timeout)
         self.pool.stop()
         if swapped:
-            self._swapping.release()
+            self._models.lock.release()
         self._finish()
 
     # -- the preparing thread
 
     def _prepare_all(self) -> None:
         try:
-            while self._may_go_on():
+            while not self._stop_event.is_set() and self.pool.error is None:
                 self._prepare_next()
         except Exception as error:
             log.debug("traceback", exc_info=error)
             self.error = error
 
     def _prepare_next(self) -> None:
-        generation = self._in_use = self._generation
-        # First the frame, then a slot, then the newest frame: no slot is held by who has nothing to do with it.
+        generation = self._models.enter()
+        # Acquire the slot only once a frame is waiting, and take the frame, the newest one, only then.
         slot = generation.pool.acquire(_TICK) if self._mailbox.wait(_TICK) else None
         self._finish()
         if slot is None:
@@ -236,17 +182,14 @@ class Inference:
         else:
             self._prepare(generation, slot, *item)
 
-    def _may_go_on(self) -> bool:
-        return not self._stop_event.is_set() and self.pool.error is None
-
     def _prepare(self, generation: Generation, slot: Slot, frame: Frame, trace: Trace) -> None:
         job = _Job(generation, frame, trace)
         trace.taken = time.monotonic_ns()
         try:
-            job.prepared = generation.task.prepare(frame, slot.input)
-        except Exception as error:  # noqa: BLE001 - one bad image must not end the run
+            job.prepared = generation.loaded.task.prepare(frame, slot.input)
+        except Exception as error:  # noqa: BLE001 - a bad image must not end the run
             generation.pool.release(slot)
-            self._complain("prepare", error)
+            self._report("prepare", error)
             self._stats.failed(trace, "prepare")
             return
         trace.prepared = time.monotonic_ns()
@@ -274,7 +217,7 @@ class Inference:
             job.trace.infer_start, job.trace.infer_end = outcome.infer_start, outcome.infer_end
         job.generation.pool.release(outcome.slot)
         with self._order_lock:
-            # Together: a job that is done is never given up as late, one that was is settled here.
+            # In one step: a finished job is never marked as late, and a job marked as late is settled here.
             job.done_at = time.monotonic_ns()
             late = job.late
         if late and not job.error:
@@ -283,10 +226,10 @@ class Inference:
             self._settle(job)
         self._finish()
 
-    # -- either
+    # -- in both threads
 
     def _finish(self) -> None:
-        """Decode and publish what is next in frame order, one thread at a time; the others leave it to that one."""
+        """Decode and publish the finished jobs in frame order; returns at once if another thread is doing so."""
         while self._has_next() and self._publishing.acquire(blocking=False):
             try:
                 while (job := self._next()) is not None:
@@ -295,7 +238,7 @@ class Inference:
                 self._publishing.release()
 
     def _has_next(self) -> bool:
-        """Whether the oldest job is done; gives up on one that keeps newer live results waiting for too long."""
+        """Return whether the oldest job is done; mark one as late that delays newer live results for too long."""
         with self._order_lock:
             while self._order and not self._order[0].done_at and self.live and self._is_late(self._order[0]):
                 self._order.popleft().late = True
@@ -322,46 +265,21 @@ class Inference:
         assert job.prepared is not None
         shot = job.frame.shot
         try:
-            task = job.generation.task
+            task = job.generation.loaded.task
             if shot.still or self._forget.is_set():
                 self._forget.clear()
                 task.reset()
-            # The image's own time, not that of decoding: a file read faster than it plays gives the same labels.
+            # The time of the image, not of decoding: a file that is read faster than it plays gives the same labels.
             now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
             prediction = task.decode(job.frame, job.outputs, job.prepared, now)
-        except Exception as error:  # noqa: BLE001 - one bad result must not end the run
-            self._complain("decode", error)
+        except Exception as error:  # noqa: BLE001 - a bad result must not end the run
+            self._report("decode", error)
             self._stats.failed(job.trace, "decode")
             return
         job.trace.decoded = time.monotonic_ns()
         self._stats.predicted(job.trace)
-        self._publish(Result(job.frame, job.trace, replace(prediction, model=job.generation.name)))
+        self._publish(Result(job.frame, job.trace, replace(prediction, model=job.generation.loaded.name)))
 
-    def _complain(self, stage: str, error: Exception) -> None:
+    def _report(self, stage: str, error: Exception) -> None:
         text = f"{stage} failed: {type(error).__name__}: {error}"
-        if text not in self._complained:
-            self._complained.add(text)
-            log.error("%s (further ones of this kind are only counted)", text)
-            log.debug("traceback", exc_info=error)
-
-
-def until_ready(pool: Pool, goes_on: Callable[[], bool]) -> bool:
-    """Wait for a worker of the pool.
-
-    Args:
-        pool: started.
-        goes_on: asked in every step of the wait; False ends it.
-
-    Returns:
-        whether one is ready, and it goes on.
-
-    Raises:
-        PoolError: none will be.
-    """
-    deadline = time.monotonic() + START_TIMEOUT
-    while goes_on():
-        if pool.wait_ready(_TICK):
-            return goes_on()
-        if time.monotonic() > deadline:
-            raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
-    return False
+        self._log_once(logging.ERROR, text, "%s (further ones of this kind are only counted)", text, error=error)

@@ -1,4 +1,4 @@
-"""Several cameras' pipelines as one run: started side by side, stopped together, judged together."""
+"""Runs the pipelines of several cameras as one run, with one start, one stop and one watchdog."""
 
 from __future__ import annotations
 
@@ -8,73 +8,54 @@ import time
 from collections.abc import Callable, Sequence
 
 from camapp.core.errors import ExitCode
-from camapp.core.settings import Settings
-from camapp.pipeline.pipeline import Pipeline, Summary, default_workers
-from camapp.system.health import HealthMonitor
+from camapp.core.log_once import LogOnce
+from camapp.pipeline.pipeline import Pipeline, Summary
 from camapp.system.watchdog import Manager
-from camapp.workers.shared_pool import SharedWorkers
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
 
 
-def build(cameras: Sequence[Settings]) -> list[Pipeline]:
-    """A pipeline for each camera; the cores are split between them, or shared where the settings say so.
-
-    Raises:
-        ModelError, SourceError: of the first camera that cannot be as asked.
-    """
-    first = cameras[0]
-    if len(cameras) == 1:
-        return [Pipeline(first)]
-    health = HealthMonitor()
-    if first.share_workers:
-        shared = SharedWorkers(first.workers or default_workers(), first.threads)
-        return [Pipeline(camera, shared=shared, health=health) for camera in cameras]
-    each = max(1, default_workers() // len(cameras))
-    return [Pipeline(camera, workers=camera.workers or each, health=health) for camera in cameras]
-
-
 class MultiCamera:
-    """The pipelines of a run.
+    """Runs one or more pipelines, each in its own thread.
 
     Args:
-        pipelines: one or more, with different names.
+        pipelines: with different names.
     """
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self.pipelines = list(pipelines)
         self._before_stop: Callable[[], None] = lambda: None
         self._running = 0
-        self._told = False
-        self._told_of: set[str] = set()
+        self._stopping = False
+        self._log_once = LogOnce(log)
         self._lock = threading.Lock()
         self._stop_reason = ""
 
     def request_stop(self, reason: str) -> None:
-        """Ask all to end; returns at once, from any thread or signal handler (so it takes no lock)."""
+        """Request the end of all and return at once; for any thread or signal handler, so it takes no lock."""
         self._stop_reason = self._stop_reason or reason
         for pipeline in self.pipelines:
             pipeline.request_stop(reason)
 
     def status_line(self) -> str:
-        """A line of figures, with the cameras' names where there are several."""
+        """Return the rates of all cameras as one line, with their names if there are several."""
         if len(self.pipelines) == 1:
-            return self.pipelines[0].status_line()
-        return "  |  ".join(f"{pipeline.name}: {pipeline.status_line()}" for pipeline in self.pipelines)
+            return self.pipelines[0].reporter.line()
+        return "  |  ".join(f"{pipeline.name}: {pipeline.reporter.line()}" for pipeline in self.pipelines)
 
     def run(self, before_stop: Callable[[], None] = lambda: None) -> list[Summary]:
-        """Run until each has ended; one that fails leaves the others running.
+        """Run until all have ended; if one fails, the others continue.
 
         Args:
-            before_stop: called once, when the run as a whole is about to stop.
+            before_stop: called once when the whole run is about to stop.
 
         Raises:
-            SinkError, PoolError: of a camera that could not be started as asked; the others are stopped.
+            SinkError, PoolError: a camera could not be started; the others are stopped.
         """
         self._before_stop = before_stop
-        runs = [_Run(pipeline, self._one_ends) for pipeline in self.pipelines]
+        runs = [_Run(pipeline, self._before_one_stops) for pipeline in self.pipelines]
         self._running = len(runs)
         for run in runs:
             run.start()
@@ -82,32 +63,38 @@ class MultiCamera:
             time.sleep(_TICK)
             if any(run.raised for run in runs):
                 self.request_stop("another camera could not be started")
-            self._tell_of_failed(runs)
+            self._report_failures(runs)
         for run in runs:
             run.join()
             if run.raised is not None:
                 raise run.raised
         return [run.summary for run in runs if run.summary is not None]
 
-    def _tell_of_failed(self, runs: list[_Run]) -> None:
-        """In words at once: the run's own end, which says it again, may be months away."""
-        for run in runs:
-            if run.summary is not None and run.summary.code is not ExitCode.OK and run.name not in self._told_of:
-                self._told_of.add(run.name)
-                if any(other.is_alive() for other in runs):
-                    log.error("%s has failed: %s; the other cameras go on", run.name, run.summary.reason)
+    def discard(self) -> None:
+        """Release the shared memory of pipelines that will not be run."""
+        for pipeline in self.pipelines:
+            pipeline.inference.stop(0.0)
 
-    def _one_ends(self) -> None:
+    def _report_failures(self, runs: list[_Run]) -> None:
+        """Log a failed camera at once: the end of the whole run, which reports it again, may be months away."""
+        for run in runs:
+            summary = run.summary
+            if summary is None or summary.code is ExitCode.OK or not any(other.is_alive() for other in runs):
+                continue
+            text = "%s has failed: %s; the other cameras continue"
+            self._log_once(logging.ERROR, run.name, text, run.name, summary.reason)
+
+    def _before_one_stops(self) -> None:
         with self._lock:
             self._running -= 1
-            if self._told or (self._running and not self._stop_reason):
+            if self._stopping or (self._running and not self._stop_reason):
                 return
-            self._told = True
+            self._stopping = True
         self._before_stop()
 
 
 class _Run(threading.Thread):
-    """One pipeline in a thread of its own."""
+    """Runs one pipeline in a thread."""
 
     def __init__(self, pipeline: Pipeline, before_stop: Callable[[], None]) -> None:
         super().__init__(name=f"camera {pipeline.name}", daemon=True)
@@ -119,16 +106,16 @@ class _Run(threading.Thread):
     def run(self) -> None:
         try:
             self.summary = self._pipeline.run(self._before_stop)
-        except Exception as error:  # noqa: BLE001 - raised again by `MultiCamera.run`, where a user's error is told
+        except Exception as error:  # noqa: BLE001 - raised again by `MultiCamera.run`
             self.raised = error
 
 
 class JointManager:
-    """Makes several cameras' watchdogs one: the service manager hears what all of them have said.
+    """Joins the watchdogs of several cameras: the service manager is notified once all running cameras have.
 
     Args:
         manager: the service manager.
-        has_ended: whether the camera of that name has: the others are not judged by it any more.
+        has_ended: returns whether the camera of that name has ended and no longer counts.
     """
 
     def __init__(self, manager: Manager, has_ended: Callable[[str], bool]) -> None:
@@ -139,18 +126,18 @@ class JointManager:
         self._lock = threading.Lock()
 
     def member(self, name: str) -> Member:
-        """What this camera's watchdog reports to."""
-        self._members.append(Member(name, self._manager.watchdog_s, self._heard))
+        """Return the manager for the watchdog of one camera."""
+        self._members.append(Member(name, self._manager.watchdog_s, self._forward))
         return self._members[-1]
 
-    def _heard(self) -> None:
+    def _forward(self) -> None:
         with self._lock:
             running = [member for member in self._members if not self._has_ended(member.name)]
-            for what in ("READY=1", "WATCHDOG=1"):
-                if running and all(what in member.said for member in running):
+            for message in ("READY=1", "WATCHDOG=1"):
+                if running and all(message in member.notified for member in running):
                     for member in running:
-                        member.said.discard(what)
-                    self._manager.notify(what)
+                        member.notified.discard(message)
+                    self._manager.notify(message)
             line = "  |  ".join(f"{member.name}: {member.status}" for member in running if member.status)
             if line != self._line:
                 self._line = line
@@ -158,21 +145,21 @@ class JointManager:
 
 
 class Member:
-    """One camera's side of a `JointManager`."""
+    """Receives the notifications of one camera for a `JointManager`."""
 
-    def __init__(self, name: str, watchdog_s: float | None, heard: Callable[[], None]) -> None:
+    def __init__(self, name: str, watchdog_s: float | None, forward: Callable[[], None]) -> None:
         self.name = name
         self.watchdog_s = watchdog_s
         self.status = ""
-        self.said: set[str] = set()
-        self._heard = heard
+        self.notified: set[str] = set()
+        self._forward = forward
 
     def notify(self, *assignments: str) -> None:
-        """Take a line such as 'READY=1' in."""
+        """Take lines such as 'READY=1'."""
         for assignment in assignments:
             key, _, value = assignment.partition("=")
             if key == "STATUS":
                 self.status = value
             else:
-                self.said.add(assignment)
-        self._heard()
+                self.notified.add(assignment)
+        self._forward()

@@ -1,4 +1,4 @@
-"""Builds the stages, starts them in order, stops them in reverse, and says how the run went."""
+"""Constructs the stages of one camera's run, starts them in order and stops them in reverse."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import cv2
-import numpy as np
 
-from camapp.capture.source import Source, SourceOptions, create_source, redacted
-from camapp.capture.thread import CaptureState, CaptureThread
-from camapp.core.errors import BadSource, ExitCode, PermanentSourceError, SourceDenied
+from camapp.capture.source import Source, build_source
+from camapp.capture.thread import FIRST_OPEN_S, CaptureState, CaptureThread
+from camapp.core.errors import ExitCode, SourceDenied
 from camapp.core.frames import Frame, Trace
-from camapp.core.models import identity_of, load_model
-from camapp.core.predictions import Prediction
+from camapp.core.log_once import LogOnce
 from camapp.core.settings import Settings
 from camapp.core.stats import Balance, Stats
-from camapp.core.status import Hud, State, Status
+from camapp.core.status import Status
 from camapp.core.timeouts import register_stuck
 from camapp.pipeline.idle_gate import IdleGate
-from camapp.pipeline.inference import Inference, Result, until_ready
+from camapp.pipeline.inference import Inference, Result
+from camapp.pipeline.model_swap import ModelLoader, until_ready
 from camapp.pipeline.renderer import Renderer
+from camapp.pipeline.status_reporter import StatusReporter
 from camapp.sinks.sink import ImageSink, PredictionSink, Sink
 from camapp.system.health import HealthMonitor
-from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import WorkerPool
-from camapp.workers.shared_pool import MakePool, SharedWorkers
-from engine.model import Model, ModelError
+from camapp.tasks.task import Task
+from camapp.workers.shared_pool import SharedWorkers
+from engine.model import Model
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-# The longest step of any source: opening a network stream.
-_SOURCE_STEP = 15.0
-# Bounds of the steps of a stop, in seconds.
-_LAST_READ, _DRAIN_LIVE, _DRAIN_FILE, _JOIN = 0.2, 0.5, 30.0, 0.6
-# Predictions that a status takes its percentiles over: about a minute's.
-_STATUS_OVER = 1800
+# Limits of the steps of a stop, in seconds.
+_LAST_READ, _DRAIN_LIVE, DRAIN_FILE, _JOIN = 0.2, 0.5, 30.0, 0.6
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended."""
+    """Describes how a run ended.
+
+    Attributes:
+        code: exit code of the command line.
+        reason: why it ended, in one line.
+        balance: the count of all frames.
+        seconds: duration of the run.
+        error: what caused the failure, if one did.
+    """
 
     code: ExitCode
     reason: str
@@ -57,117 +58,98 @@ class Summary:
 
 
 class Pipeline:
-    """One source, one model, and the sinks of a run.
+    """Runs one source and one model, and sends the results to the sinks.
 
     Args:
-        settings: what the user asked for.
-        model: to run; None loads the one the settings name.
-        workers: how many of its own; 0 leaves it to the settings.
+        settings: settings of this camera.
+        model: model to run; None loads the one that the settings name.
+        source: source to read, or its class; None creates the one that the settings name.
+        task: class of the task; None takes the one that the settings or the model name.
+        workers: number of worker processes; 0 takes it from the settings.
         shared: workers that it shares with other cameras; None gives it its own.
-        health: of the machine, which it shares likewise.
+        health: monitor of the machine, shared likewise.
+        first_open_s: seconds to retry a live source that never opened, at most `settings.reconnect`.
+        drain_file_s: limit in seconds for the last frames of a file to be predicted.
 
     Raises:
-        ModelError, SourceError: the model or the source cannot be used, known before anything was started.
+        BadModel, SourceError: the model or the source cannot be used.
     """
 
     def __init__(
         self,
         settings: Settings,
         model: Model | None = None,
+        *,
+        source: Source | type[Source] | None = None,
+        task: type[Task] | None = None,
         workers: int = 0,
         shared: SharedWorkers | None = None,
         health: HealthMonitor | None = None,
+        first_open_s: float = FIRST_OPEN_S,
+        drain_file_s: float = DRAIN_FILE,
     ) -> None:
-        # The stages already run side by side, and workers have the other cores: OpenCV's own threads would only
-        # spin for them (measured: 11.1 ms of CPU a frame against 9.4, and a 95th percentile of prepare of 8 ms for 2).
+        # The stages run in parallel already, and the workers use the other cores: OpenCV's own threads would only
+        # busy-wait for them (measured: 11.1 ms of CPU per frame against 9.4, and a 95th percentile of prepare of 8 ms
+        # against 2).
         cv2.setNumThreads(1)
         self.settings = settings
         self.name = settings.name
         self.stats = Stats()
-        model = model or load_model(settings)
-        task = task_for(settings, model.card)
-        self.source = build_source(settings, model)
-        self._shared = shared
-        self._identity = identity_of(settings)
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
+        self._loader = ModelLoader(self.workers, shared, task)
+        first = self._loader.load(settings, model)
+        self.source = build_source(settings, first.model, source)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
-        self.inference = Inference(
-            Path(settings.model).name,
-            model,
-            task,
-            self.stats,
-            self.source.live,
-            self._maker(settings),
-            self.workers + 1,
-            self._publish,
-        )
+        self.inference = Inference(first, self.stats, self.source.live, self.workers + 1, self._publish)
         self.capture = CaptureThread(
-            self.source, self.stats, self._deliver, settings.reconnect, settings.max_frames, self.inference.forget
+            self.source,
+            self.stats,
+            self._deliver,
+            settings.reconnect,
+            settings.max_frames,
+            self.inference.forget,
+            first_open_s,
         )
-        self.renderer = Renderer(
-            self.stats, self._image_sinks, self.hud, self.lost, self.capture.paused, settings.size or (1280, 720)
-        )
-        self.set_hud(settings.hud)
         self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = health or HealthMonitor()
+        self.ended = ""
+        self.reporter = StatusReporter(self)
+        self.renderer = Renderer(
+            self.stats,
+            self._image_sinks,
+            self.reporter.hud,
+            self.reporter.lost,
+            self.capture.paused,
+            settings.size or (1280, 720),
+        )
+        self.set_hud(settings.hud)
+        self._drain_file_s = drain_file_s
         self._ticks: list[Callable[[], None]] = []
         self._changing = threading.Lock()
-        self._newest: tuple[Prediction, Trace] | None = None
-        self.ended = ""
         self._stop_reason = ""
         self._time_is_up = ""
-        self._failing_sinks: set[Sink] = set()
-        self._busy_mark = (0, 0.0)
-        self._busy_share = 0.0
-        self._started = time.monotonic()
+        self._log_once = LogOnce(log)
 
     @property
     def model(self) -> Model:
-        """The model that runs now."""
-        return self.inference.generation.model
+        """The model in use."""
+        return self.inference.loaded.model
 
     @property
     def task(self) -> Task:
-        """Its task."""
-        return self.inference.generation.task
-
-    def apply(self, settings: Settings) -> None:
-        """Take up changed settings of the model and the display while the run goes on; from any thread.
-
-        Raises:
-            ModelError, PoolError: the model cannot be used; everything stays as it was.
-        """
-        with self._changing:
-            model = load_model(settings)
-            broken = [name for name, array in model.graph.initializers.items() if not np.isfinite(array).all()]
-            if broken:
-                raise ModelError(f"{settings.model}: {broken[0]} holds values that are no numbers")
-            task, identity = task_for(settings, model.card), identity_of(settings)
-            if identity == self._identity and task.max_items == self.task.max_items:
-                self.inference.retask(model, task)  # the workers' part stays as it is
-            else:
-                self.inference.swap(Path(settings.model).name, model, task, self._maker(settings))
-            self._identity = identity
-            self.settings = settings
-            self.set_hud(settings.hud)
-
-    def _maker(self, settings: Settings) -> MakePool:
-        """What makes the workers of a model as the settings name it."""
-        if self._shared is None:
-            return lambda model, items, spare, on_outcome: WorkerPool(
-                model, items, self.workers, settings.threads, spare, on_outcome
-            )
-        return partial(self._shared.share, identity_of(settings))
+        """The task of the model in use."""
+        return self.inference.loaded.task
 
     @property
     def started(self) -> bool:
-        """Workers are ready, and the source was set going; from here on frames come, or there is a reason why not."""
+        """Whether the workers are ready and the capture thread was started."""
         return self.capture.ident is not None
 
-    def request_stop(self, reason: str) -> None:
-        """Ask the run to end; returns at once, from any thread or signal handler (so it takes no lock)."""
-        self._stop_reason = self._stop_reason or reason
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was requested."""
+        return bool(self._stop_reason)
 
     def add_sink(self, sink: Sink) -> None:
         """Send predictions, drawn images, or both to `sink`; before the run starts.
@@ -197,7 +179,7 @@ class Pipeline:
 
     def resume(self) -> None:
         """Continue after `pause`."""
-        if self.capture.paused.is_set():
+        if self.paused:
             self.capture.paused.clear()
             self.inference.forget()
 
@@ -214,15 +196,37 @@ class Pipeline:
         """Draw the statistics on the image, or leave them out."""
         self.renderer.show_hud = shown
 
+    def status(self) -> Status:
+        """Return the state, counts and rates of this moment; costs about a millisecond."""
+        return self.reporter.status()
+
+    def apply(self, settings: Settings) -> None:
+        """Apply changed settings of the model and the display during the run; from any thread.
+
+        Raises:
+            BadModel, PoolError: the model cannot be used; nothing has changed.
+        """
+        with self._changing:
+            self.inference.apply(self._loader.load(settings))
+            self.settings = settings
+            self.set_hud(settings.hud)
+
+    def request_stop(self, reason: str) -> None:
+        """Request the end of the run and return at once; for any thread or signal handler, so it takes no lock."""
+        self._stop_reason = self._stop_reason or reason
+
     def run(self, before_stop: Callable[[], None] = lambda: None) -> Summary:
         """Run until the source ends, a limit is reached, something fails, or a stop is requested.
 
+        Args:
+            before_stop: called when the run is about to stop.
+
         Raises:
-            SinkError: a sink cannot be used as asked.
-            PoolError: no worker would start.
+            SinkError: a sink cannot be used as requested.
+            PoolError: no worker has started.
         """
         started: list[Sink] = []
-        self._started = time.monotonic()
+        self.reporter.restart_clock()
         self.health.start()
         try:
             self.inference.start()
@@ -231,18 +235,17 @@ class Pipeline:
                 started.append(sink)
             if self._image_sinks:
                 self.renderer.start()
-            if until_ready(self.inference.pool, self._goes_on):
+            if until_ready(self.inference.pool, self._tick):
                 self.capture.start()
                 self._wait()
                 before_stop()
         finally:
             self._stop(started)
-        code, reason = self._verdict()
-        self.ended = reason
+        code, self.ended = exit_reason(self.inference, self.capture, self._stop_reason or self._time_is_up)
         error = self.inference.error or self.inference.pool.error or self.capture.status.error
-        return Summary(code, reason, self.stats.balance(), time.monotonic() - self._started, error)
+        return Summary(code, self.ended, self.stats.balance(), self.reporter.uptime_s(), error)
 
-    # -- callbacks of the stages
+    # -- called by the stages, in their threads
 
     def _deliver(self, frame: Frame, trace: Trace) -> None:
         if self._image_sinks and self.source.live:
@@ -253,130 +256,34 @@ class Pipeline:
         self.inference.offer(frame, trace)
 
     def _publish(self, result: Result) -> None:
-        self._newest = result.prediction, result.trace
+        self.reporter.predicted(result)
         if self.idle is not None:
             self.idle.predicted(result.prediction)
         for sink in self._prediction_sinks:
             try:
                 sink.accept(result.prediction, result.frame, result.trace)
-            except Exception as error:  # noqa: BLE001 - one sink that fails must not end predictions
-                self._complain(sink, error)
+            except Exception as error:  # noqa: BLE001 - a failing sink must not end predictions
+                reason = f"{type(error).__name__}: {error}"
+                self._log_once(
+                    logging.ERROR, sink, "%s failed: %s (logged once)", type(sink).__name__, reason, error=error
+                )
         if self._image_sinks:
             if self.source.live:
                 self.renderer.predicted(result)
             else:
                 self.renderer.put(result)
 
-    def lost(self) -> str:
-        """Why there is no image, or ""."""
-        status = self.capture.status
-        return status.reason if status.state is CaptureState.LOST else ""
+    # -- the end of the run
 
-    def bounded_step(self) -> str:
-        """What holds predictions up within a bound of its own (see `Watchdog`), or ""."""
-        if self.started and self.capture.step_seconds() < _SOURCE_STEP:
-            if self.capture.paused.is_set():
-                return "paused"
-            if self.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
-                return "no image: " + (self.lost() or "opening the source")
-        return self.inference.pool.bounded_step()
-
-    def hud(self) -> Hud:
-        """The figures of this moment."""
-        stats = self.stats
-        balance = stats.balance()
-        return Hud(
-            camera_fps=stats.camera.rate(),
-            infer_fps=stats.inference.rate(),
-            display_fps=stats.display.rate(),
-            target_fps=self.settings.target_fps,
-            latency_ms={
-                stage: stats.latency[stage].at(50, last=60)[0] for stage in stats.latency if stage != "overhead"
-            },
-            drops={**balance.dropped, **balance.failed},
-            workers_busy=self._workers_busy(),
-            workers=self.workers,
-            restarts=self.inference.restarts,
-            source=redacted(self.source.uri),
-            model=self.model.card.net,
-            paused=self.capture.paused.is_set(),
-            idle=self.idle is not None and self.idle.idle,
-            slowness="" if self.lost() else self.source.slowness,
-            health=self.health.latest,
-        )
-
-    def status(self) -> Status:
-        """All that can be told of this moment; costs about a millisecond."""
-        newest = self._newest
-        return Status(
-            camera=self.name,
-            state=self._state(),
-            reason=self.ended or self.lost(),
-            figures=self.hud(),
-            balance=self.stats.balance(),
-            latency_ms={
-                stage: self.stats.latency[stage].at(50, 95, 99, last=_STATUS_OVER)  # type: ignore[misc]
-                for stage in self.stats.latency
-            },
-            prediction=newest[0] if newest else None,
-            age_s=(time.monotonic_ns() - newest[1].captured) / 1e9 if newest else 0.0,
-            task=self.task.name,
-            labels=self.model.card.labels,
-            size=self.capture.size,
-            roi=self.settings.roi,
-            uptime_s=time.monotonic() - self._started,
-        )
-
-    def _state(self) -> State:
-        if self.ended:
-            return State.ENDED
-        if self.capture.paused.is_set():
-            return State.PAUSED
-        if self.lost():
-            return State.NO_SIGNAL
-        return State.RUNNING if self._newest else State.STARTING
-
-    def status_line(self) -> str:
-        """The same for a terminal."""
-        hud = self.hud()
-        drops = sum(hud.drops.values())
-        lost = self.lost()
-        return (
-            f"camera {hud.camera_fps:5.1f}  inference {hud.infer_fps:5.1f} of {hud.target_fps:g} fps  "
-            f"latency {hud.latency_ms['total']:.1f} ms  dropped {drops}  workers {hud.workers_busy:.0%} busy"
-            + (f"  restarts {hud.restarts}" if hud.restarts else "")
-            + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
-            + ("  idle" if hud.idle else "")
-            + (f"  slow camera: {hud.slowness}" if hud.slowness else "")
-            + (f"  NO SIGNAL: {lost}" if lost else "")
-        )
-
-    def _workers_busy(self) -> float:
-        now, busy = time.monotonic_ns(), self.inference.pool.busy_seconds()
-        then, was = self._busy_mark
-        if now - then > 500_000_000:
-            self._busy_mark = (now, busy)
-            if then:
-                self._busy_share = min(1.0, max(0.0, busy - was) / ((now - then) / 1e9) / self.workers)
-        return self._busy_share
-
-    # -- the end
-
-    def _complain(self, sink: Sink, error: Exception) -> None:
-        if sink not in self._failing_sinks:
-            self._failing_sinks.add(sink)
-            log.error("%s failed: %s: %s (said once)", type(sink).__name__, type(error).__name__, error)
-            log.debug("traceback", exc_info=error)
-
-    def _goes_on(self) -> bool:
-        """Asked in every step of a wait: calls the ticks; False once a stop was asked for."""
+    def _tick(self) -> bool:
+        """Make one step of a wait: call the ticks; return False after a stop was requested."""
         for tick in self._ticks:
             tick()
         return not self._stop_reason
 
     def _wait(self) -> None:
         deadline = None
-        while self._goes_on():
+        while self._tick():
             time.sleep(_TICK)
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
@@ -389,60 +296,47 @@ class Pipeline:
                     return
 
     def _stop(self, sinks: list[Sink]) -> None:
-        """Every step has a bound."""
+        """Stop the stages in reverse; every step has a time limit."""
         self.health.stop()
         self.capture.stop()
         if self.capture.is_alive():
             self.capture.join(_LAST_READ)
-        to_the_end = not self._stop_reason and not self.source.live
-        drained = self.inference.drain(_DRAIN_FILE if to_the_end else _DRAIN_LIVE)
+        drained = not self.source.live and self.inference.drain(self._drain_file_s, lambda: not self._stop_reason)
+        drained = drained or self.inference.drain(_DRAIN_LIVE)
         if not drained and self._image_sinks:
-            self.renderer.stop()  # what publishes may be waiting for it
+            # Publishing may be waiting for it.
+            self.renderer.stop()
         self.inference.stop(_DRAIN_LIVE if drained else 0.0)
         if self.capture.is_alive():
             self.capture.join(_JOIN)
             if self.capture.is_alive():
-                log.warning("the source did not close within %g s and is left behind", _JOIN)
+                log.warning("the source did not close within %g s and is abandoned", _JOIN)
                 register_stuck(self.capture)
         if self._image_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):
             sink.stop()
 
-    def _verdict(self) -> tuple[ExitCode, str]:
-        if self.inference.pool.error is not None:
-            return ExitCode.INTERNAL, str(self.inference.pool.error)
-        if self.inference.error is not None:
-            return ExitCode.INTERNAL, f"preparing frames failed: {self.inference.error!r}"
-        status = self.capture.status
-        if status.state is CaptureState.FAILED:
-            denied = isinstance(status.error, SourceDenied)
-            return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
-        return ExitCode.OK, self._stop_reason or self._time_is_up or status.reason
+
+def exit_reason(inference: Inference, capture: CaptureThread, stop_reason: str) -> tuple[ExitCode, str]:
+    """Return the exit code of an ended run, and why it ended.
+
+    Args:
+        inference: stopped.
+        capture: stopped.
+        stop_reason: of a requested stop or a limit; "" if neither ended the run.
+    """
+    if inference.pool.error is not None:
+        return ExitCode.INTERNAL, str(inference.pool.error)
+    if inference.error is not None:
+        return ExitCode.INTERNAL, f"preparing frames failed: {inference.error!r}"
+    status = capture.status
+    if status.state is CaptureState.FAILED:
+        denied = isinstance(status.error, SourceDenied)
+        return (ExitCode.DENIED if denied else ExitCode.SOURCE_GONE), status.reason
+    return ExitCode.OK, stop_reason or status.reason
 
 
 def default_workers() -> int:
-    """The cores that this process may use, less one for everything else."""
+    """Return the number of cores that this process may use, less one for everything else."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
-
-
-def build_source(settings: Settings, model: Model) -> Source:
-    """The source, not yet opened. Raises BadSource: making one touches no device, so it is what was written."""
-    _, height, width = model.card.input_shape
-    options = SourceOptions(
-        size=settings.size,
-        fps=settings.fps,
-        target_fps=settings.target_fps,
-        realtime=settings.realtime,
-        loop=settings.loop,
-        hflip=settings.hflip,
-        vflip=settings.vflip,
-        rotate=settings.rotate,
-        controls=settings.controls,
-        # A model's view has room for a crop; tasks that search the image need about this much anyway.
-        model_size=(max(320, width), max(240, height)),
-    )
-    try:
-        return create_source(settings.source, options)
-    except PermanentSourceError as error:
-        raise BadSource(str(error)) from error

@@ -1,4 +1,4 @@
-"""Draws the newest prediction over each camera frame, at camera rate, for every sink that shows images."""
+"""Draws the newest prediction on each camera frame, at camera rate, for all sinks that show images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
+from camapp.core.log_once import LogOnce
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
 from camapp.core.stats import Stats
@@ -23,25 +24,30 @@ from camapp.sinks.sink import ImageSink
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-# Without new frames: how often NO SIGNAL, or the image that a pause holds, is drawn again.
+# Interval in seconds at which NO SIGNAL, or the image of a pause, is redrawn without new frames.
 _IDLE_EVERY = 0.4
+# Interval at which the statistics are refreshed: percentiles cost more than drawing.
 _REFRESH_EVERY_NS = 200_000_000
+# Number of drawn frames for which a sink may still report that they are on the screen.
 _RECENT = 32
 
 
 class Renderer:
-    """One thread between the frames and the image sinks.
+    """Draws images in one thread and sends them to the image sinks.
 
-    Live frames come from the capture thread and get the newest prediction there is, dimmed when it is old; frames of
-    a file come with their own result.
+    Live frames come from the capture thread and are drawn with the newest prediction, dimmed if it is old. Frames of a
+    file come with their own result.
 
     Args:
         stats: rates and latencies.
-        sinks: where drawn images go.
-        hud: builds the head-up display's figures.
-        lost: gives the reason while the source is lost, else "".
+        sinks: receive the drawn images.
+        hud: returns the statistics to draw.
+        lost: returns why the source is lost, or "".
         paused: set while the image is held.
-        default_size: of the NO SIGNAL image before the first frame.
+        default_size: size of the NO SIGNAL image before the first frame.
+
+    Attributes:
+        show_hud: whether the statistics are drawn.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class Renderer:
         self._hud: Hud | None = None
         self._stale_after_ms = 0.0
         self._refreshed_at = 0
-        self._complained = False
+        self._log_once = LogOnce(log)
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._draw_all, name="render", daemon=True)
 
@@ -76,27 +82,27 @@ class Renderer:
         self._thread.start()
 
     def offer(self, frame: Frame, trace: Trace) -> None:
-        """A live frame to show; pushes out one not yet drawn."""
+        """Draw a live frame; replaces one that is not drawn yet."""
         self._mailbox.replace((frame, trace, None))
 
     def predicted(self, result: Result) -> None:
-        """The newest prediction for live frames."""
+        """Draw this prediction on the next live frames."""
         self._newest = (result.prediction, result.trace)
 
     def put(self, result: Result) -> None:
-        """A file's frame with its own prediction; waits until it is drawn's turn."""
+        """Draw a frame of a file with its own prediction; waits until the frame before is being drawn."""
         item = (result.frame, result.trace, result.prediction)
         while not self._mailbox.put(item, _TICK) and not self._stop_event.is_set():
             pass
 
     def shown(self, seq: int, t_ns: int) -> None:
-        """A sink says that this frame is on the screen."""
+        """Count a frame as shown; called by a sink with the time in nanoseconds at which it was on the screen."""
         trace = self._recent.get(seq)
         if trace is not None and not trace.shown:
             self._stats.shown(trace, t_ns)
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Draw what is waiting, then end."""
+        """Draw the waiting frame, then end the thread."""
         self._stop_event.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -122,33 +128,28 @@ class Renderer:
                         self._show(no_signal(self._size, reason, now - lost_since), None)
                     elif item is not None and self._paused.is_set():
                         self._draw(*item)
-            except Exception as error:  # noqa: BLE001 - a preview that fails must not end predictions
-                self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        if not self._complained:
-            self._complained = True
-            log.error("drawing the preview failed: %s: %s (said once)", type(error).__name__, error)
-            log.debug("traceback", exc_info=error)
+            except Exception as error:  # noqa: BLE001 - a failing preview must not end predictions
+                reason = f"{type(error).__name__}: {error}"
+                self._log_once(logging.ERROR, "", "drawing the preview failed: %s (logged once)", reason, error=error)
 
     def _draw(self, frame: Frame, trace: Trace, prediction: Prediction | None) -> None:
         if not any(sink.wanted() for sink in self._sinks):
             return
-        # A copy: the model may still be cropping from these pixels, and a device may own them.
+        # A copy, since the model may still crop from these pixels, and a device may own them.
         canvas = frame.view.bgr().copy()
         self._size = frame.view.size
         now = time.monotonic_ns()
         age_ms = 0.0
         if prediction is None and self._newest is not None:
-            prediction, of = self._newest
-            age_ms = (now - of.captured) / 1e6
+            prediction, predicted = self._newest
+            age_ms = (now - predicted.captured) / 1e6
         self._refresh(now)
         stale = age_ms > self._stale_after_ms
         self._overlay.draw(canvas, prediction, self._hud_of(frame), age_ms, stale)
         self._show(canvas, trace)
 
     def _refresh(self, now: int) -> None:
-        """Ask for the figures anew, a few times a second: percentiles cost more than drawing."""
+        """Update the statistics if it is time."""
         if now - self._refreshed_at > _REFRESH_EVERY_NS:
             self._refreshed_at = now
             self._hud = self._make_hud()

@@ -1,4 +1,4 @@
-"""Faces: ways to see and steer a run from elsewhere, a page and a broker, made if the settings ask for them."""
+"""Builds the remote interfaces (web page, MQTT) that the settings enable."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from camapp.remote.commands import CameraControl
 
 
 class RemoteInterface(Protocol):
-    """What shows all cameras to the world outside, and takes its orders."""
+    """Shows all cameras to remote clients and takes their commands."""
+
+    def attach(self) -> None:
+        """Add the sinks of this interface to its cameras; once, before the run starts."""
 
     def start(self) -> None:
-        """Raises SinkError."""
+        """Start to serve. Raises SinkError."""
 
     def stop(self) -> None:
-        """Within a second or two, even if it was never started."""
+        """Stop within two seconds; may be called without a start."""
 
 
-def build_interfaces(pipelines: Sequence[CameraControl], reread: Callable[[str], Settings]) -> list[RemoteInterface]:
-    """Those that the settings name, not yet started.
+def build_interfaces(cameras: Sequence[CameraControl], reread: Callable[[str], Settings]) -> list[RemoteInterface]:
+    """Build the interfaces that the settings enable, and start none.
 
     Args:
-        pipelines: one a camera.
-        reread: gives a camera's settings anew, by its name.
+        cameras: all cameras of the run.
+        reread: reads the settings of a camera again, by its name.
 
     Raises:
-        SinkError: one cannot be had as asked.
+        SinkError: an interface cannot be used as requested.
     """
-    # Imported only here: few runs have a face, and their packages are optional.
-    settings = pipelines[0].settings
-    faces: list[RemoteInterface] = []
+    # Imported only if enabled: few runs have a remote interface, and its packages are optional.
+    settings = cameras[0].settings
+    interfaces: list[RemoteInterface] = []
     if settings.web is not None:
         from camapp.remote.web.interface import WebInterface
 
-        metrics = _metrics_of(pipelines)
-        web = WebInterface(pipelines, settings.web, settings.web_hosts, metrics=metrics, reread=reread)
-        web.attach()
-        faces.append(web)
+        metrics = _metrics_of(cameras)
+        interfaces.append(WebInterface(cameras, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
     if settings.mqtt is not None:
         from camapp.core.addresses import device_id
         from camapp.remote.mqtt.client import access
         from camapp.remote.mqtt.interface import MqttInterface
 
         broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
-        mqtt = MqttInterface(pipelines, broker, device_id(settings.device_name))
-        mqtt.attach()
-        faces.append(mqtt)
-    return faces
+        interfaces.append(MqttInterface(cameras, broker, device_id(settings.device_name)))
+    for interface in interfaces:
+        interface.attach()
+    return interfaces
 
 
 def check_interfaces(settings: Settings) -> None:
-    """Whether what they need from this machine is there. Raises SinkError."""
+    """Check that this machine has what the enabled interfaces need. Raises SinkError."""
     if settings.web is not None:
         from camapp.remote.web.interface import check_packages
 
@@ -64,10 +65,10 @@ def check_interfaces(settings: Settings) -> None:
         MqttClient(access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca), "check")
 
 
-def _metrics_of(pipelines: Sequence[CameraControl]) -> Callable[[], str] | None:
+def _metrics_of(cameras: Sequence[CameraControl]) -> Callable[[], str] | None:
     if find_spec("prometheus_client") is None:
         return None
     from camapp.remote.prometheus import Metrics
 
-    metrics = Metrics(pipelines)
+    metrics = Metrics(cameras)
     return lambda: metrics.render().decode()

@@ -1,4 +1,4 @@
-"""Defines the Task protocol and the registry of tasks."""
+"""Defines the Task base class and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image import Image
+from camapp.core.models import BadModel
 from camapp.core.predictions import Prediction
-from engine.model import ModelCard, ModelError
+from engine.model import ModelCard
 
 if TYPE_CHECKING:
     from camapp.core.settings import Settings
@@ -115,7 +116,6 @@ class Task(ABC):
             start += item.count
         return predictions
 
-    @abstractmethod
     def reset(self) -> None:
         """Clear the filters, for example after the source was lost."""
 
@@ -127,20 +127,27 @@ REGISTRY = {
 }
 
 
-def task_for(settings: Settings, card: ModelCard, **changes: Any) -> Task:
-    """Return the task of a model for these settings, with `changes` to their options.
+def task_for(settings: Settings, card: ModelCard, own: type[Task] | None = None, **changes: Any) -> Task:
+    """Create the task of a model with the options of the settings.
+
+    Args:
+        settings: their task options are used.
+        card: card of the model.
+        own: class to create; None takes the class in the registry that the card names.
+        changes: options that replace those of the settings.
 
     Raises:
-        ModelError: the task is unknown, or does not suit the model.
+        BadModel: the task is unknown, or does not suit the model.
     """
+    options = replace(TaskOptions.of(settings), **changes)
     try:
-        return create_task(card.task, card, replace(TaskOptions.of(settings), **changes))
+        return own(card, options) if own else create_task(card.task, card, options)
     except ValueError as error:
-        raise ModelError(str(error)) from error
+        raise BadModel(str(error)) from error
 
 
 def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:
-    """Return the task of that name for a model.
+    """Create the task of that name for a model.
 
     Raises:
         ValueError: no such task.

@@ -17,7 +17,6 @@ from camapp.commands.bench import Discard, Meter
 from camapp.core.frames import Shot
 from camapp.core.image import Image, Layout
 from camapp.core.settings import load_settings
-from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
 from engine.model import Model
 from tests.benchmarks.common import benchmark_parser, heavy_model, print_conditions
@@ -51,12 +50,7 @@ class Rendered(Source):
 
 def throughput(model: Model, workers: int, frames: int) -> tuple[float, float]:
     """Return (frames per second, median milliseconds of inference)."""
-    create = pipeline_module.create_source
-    pipeline_module.create_source = lambda uri, options: Rendered(frames)
-    try:
-        pipeline = Pipeline(load_settings({"workers": workers}, environment={}), model)
-    finally:
-        pipeline_module.create_source = create
+    pipeline = Pipeline(load_settings({"workers": workers}, environment={}), model, source=Rendered(frames))
     meter = Meter(pipeline)
     pipeline.add_sink(meter)
     stamps: list[int] = []

@@ -1,4 +1,4 @@
-"""A source that does what a test says, step by step."""
+"""A source that plays the script of a test."""
 
 import time
 

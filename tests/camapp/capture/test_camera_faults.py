@@ -47,7 +47,7 @@ class Running:
         began, before = time.monotonic(), self.predictions()
         while self.predictions() < before + frames:
             assert self._thread.is_alive(), self.summary
-            assert time.monotonic() < began + seconds, self.pipeline.status_line()
+            assert time.monotonic() < began + seconds, self.pipeline.reporter.line()
             time.sleep(0.01)
         return time.monotonic() - began
 
@@ -114,10 +114,10 @@ def test_a_camera_without_frames_is_retried_with_growing_pauses_and_ends_with_69
 def test_a_busy_camera_is_opened_as_soon_as_it_is_free(fake, run):
     fake.plan.init_error = "busy"
     running = run()
-    while running.pipeline.lost() == "":
+    while running.pipeline.reporter.lost() == "":
         time.sleep(0.01)
-    assert "in use by" in running.pipeline.lost()
-    assert "NO SIGNAL: picamera://0 is in use by" in running.pipeline.status_line()
+    assert "in use by" in running.pipeline.reporter.lost()
+    assert "NO SIGNAL: picamera://0 is in use by" in running.pipeline.reporter.line()
     fake.plan.init_error = ""
     assert running.more(5) < 2
     running.stop()
@@ -244,9 +244,9 @@ def test_low_light_is_on_the_screen_and_in_the_status_line(fake, run):
     fake.plan.slow_period, fake.plan.exposure_us = 0.07, 300_000
     running = run(prepare)
     running.more(12)
-    hud = running.pipeline.hud()
+    hud = running.pipeline.reporter.hud()
     assert hud.slowness.startswith("low light, the exposure takes 300 ms")
-    assert "slow camera: low light" in running.pipeline.status_line()
+    assert "slow camera: low light" in running.pipeline.reporter.line()
     canvas = np.full((480, 640, 3), 90, np.uint8)
     Overlay().draw(canvas, None, hud, 0, False)
     corner = canvas[:60, 400:]

@@ -1,4 +1,4 @@
-"""The idle gate on a clock of its own, and a whole run that slows down and wakes up."""
+"""The idle gate on a simulated clock, and a whole run that slows down and wakes up."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from camapp.core.settings import load_settings
 from camapp.core.status import Hud
 from camapp.overlay.overlay import Overlay
 from camapp.overlay.style import RED, SOFT
-from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.idle_gate import IdleGate, tiles_of
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.sink import PredictionSink
@@ -29,14 +28,14 @@ def grey(level=100, noise=0.0, seed=0, size=(240, 320)):
 
 
 class Day:
-    """30 frames a second past a gate, on a clock that only frames move."""
+    """Sends 30 frames per second through a gate, on a clock that only frames move."""
 
     def __init__(self, fps=1.0, after=5.0):
         self.now = 100.0
         self.gate = IdleGate(fps, after, lambda: self.now)
 
     def watch(self, seconds, pixels=None, label="nothing"):
-        """How many frames were let through."""
+        """Return the number of admitted frames."""
         admitted = 0
         for index in range(round(seconds * 30)):
             self.now += 1 / 30
@@ -46,7 +45,7 @@ class Day:
         return admitted
 
 
-def test_all_frames_go_through_until_nothing_has_changed_for_long_enough():
+def test_all_frames_are_admitted_until_nothing_has_changed_for_the_idle_time():
     day = Day()
     assert day.watch(4.9) == round(4.9 * 30)
     assert not day.gate.idle
@@ -56,7 +55,7 @@ def test_all_frames_go_through_until_nothing_has_changed_for_long_enough():
 
 
 @pytest.mark.parametrize("level", [120, 60])
-def test_the_first_frame_that_differs_goes_through_and_all_after_it(level):
+def test_the_first_frame_that_differs_is_admitted_and_all_after_it(level):
     day = Day()
     day.watch(20)
     changed = grey(noise=5)
@@ -67,21 +66,21 @@ def test_the_first_frame_that_differs_goes_through_and_all_after_it(level):
 
 
 @pytest.mark.slow
-def test_a_label_that_changes_is_a_change_too():
+def test_a_changed_label_counts_as_a_change():
     day = Day()
     day.watch(20)
     day.watch(2, label="cup")
     assert not day.gate.idle
 
 
-def test_a_noisy_sensor_and_slow_dusk_are_no_change():
+def test_sensor_noise_and_slow_dusk_are_no_change():
     day = Day()
     for step in range(20):
         day.watch(1, grey(100 - step, noise=10, seed=step))
     assert day.gate.idle
 
 
-def test_movement_somewhere_keeps_it_awake():
+def test_movement_anywhere_prevents_the_idle_state():
     day = Day()
     for step in range(120):
         moving = grey()
@@ -113,22 +112,21 @@ class Keep(PredictionSink):
 
 
 @pytest.mark.slow
-def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up(monkeypatch):
+def test_a_run_slows_down_counts_the_frames_it_left_out_and_wakes_up():
     def light_up():
         source.level = 220
 
     source = ScriptedSource(250, light_up, 30, interval=0.012)
-    monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: source)
     given = {"idle_fps": 2.0, "idle_after": 0.5, "workers": 1, "size": "64x48"}
-    pipeline = Pipeline(load_settings(given, environment={}))
+    pipeline = Pipeline(load_settings(given, environment={}), source=source)
     keep = Keep()
     pipeline.add_sink(keep)
-    told = []
-    pipeline.on_tick(lambda: told.append((pipeline.hud().idle, "idle" in pipeline.status_line())))
+    reported = []
+    pipeline.on_tick(lambda: reported.append((pipeline.reporter.hud().idle, "idle" in pipeline.reporter.line())))
     balance = pipeline.run().balance
     assert balance.is_conserved
-    assert (True, True) in told
-    assert (False, False) in told
+    assert (True, True) in reported
+    assert (False, False) in reported
     assert 100 < balance.dropped["idle"] <= 250
     asleep = [seq for seq in keep.seqs if 150 <= seq < 250]
     assert 1 <= len(asleep) <= 40  # a busy machine takes longer over them, and so infers more
@@ -136,17 +134,17 @@ def test_a_run_slows_down_accounts_for_what_it_left_out_and_wakes_up(monkeypatch
     assert len([seq for seq in keep.seqs if seq > 250]) > 3, "the rest too, but for what is pushed out by newer ones"
 
 
-def test_files_are_never_idle(monkeypatch):
-    monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: ScriptedSource(3, live=False))
-    assert Pipeline(load_settings({"idle_fps": 1.0}, environment={})).idle is None
+def test_files_are_never_idle():
+    source = ScriptedSource(3, live=False)
+    assert Pipeline(load_settings({"idle_fps": 1.0}, environment={}), source=source).idle is None
 
 
-def test_too_slow_for_the_watchdog_is_refused():
+def test_an_idle_rate_too_low_for_the_watchdog_is_refused():
     with pytest.raises(SettingsError, match=r"idle_fps = '0\.1' is not allowed"):
         load_settings({}, environment={"CAMAPP_IDLE_FPS": "0.1"})
 
 
-def test_idleness_is_shown_and_not_blamed():
+def test_the_idle_state_is_shown_and_its_low_rate_is_not_red():
     def drawn(hud):
         canvas = np.full((720, 1280, 3), 90, np.uint8)
         Overlay().draw(canvas, None, hud, 0, False)

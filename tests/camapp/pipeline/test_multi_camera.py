@@ -1,13 +1,14 @@
-"""Several cameras in one run, with real workers: one that fails, ends or hangs is its own affair."""
+"""Several cameras in one run, with real workers: one that fails, ends or hangs does not affect the others."""
 
 import threading
 import time
 
 import pytest
 
+from camapp.app import build_cameras
 from camapp.core.errors import ExitCode, PermanentSourceError, SinkError
 from camapp.core.settings import load_settings
-from camapp.pipeline.multi_camera import JointManager, MultiCamera, build
+from camapp.pipeline.multi_camera import JointManager
 from camapp.sinks.sink import ImageSink
 from tests.camapp.scripted import ScriptedSource
 
@@ -15,23 +16,23 @@ from tests.camapp.scripted import ScriptedSource
 @pytest.fixture
 def cameras(monkeypatch):
     def make(sources, **settings):
-        monkeypatch.setattr("camapp.pipeline.pipeline.create_source", lambda uri, options: sources[uri])
-        return MultiCamera(
-            build([load_settings({"source": uri, "name": uri, **settings}, environment={}) for uri in sources])
+        monkeypatch.setattr("camapp.capture.source.create_source", lambda uri, options: sources[uri])
+        return build_cameras(
+            [load_settings({"source": uri, "name": uri, **settings}, environment={}) for uri in sources]
         )
 
     return make
 
 
 def run(cameras, before_stop=lambda: None):
-    """In a thread, so that a test may act meanwhile; gives its summaries when asked for."""
+    """Run in a thread, so that a test may act meanwhile; return a function that waits for the summaries."""
     found = []
     thread = threading.Thread(target=lambda: found.extend(cameras.run(before_stop)), daemon=True)
     thread.start()
 
     def result():
         thread.join(30)
-        assert not thread.is_alive(), "not over within its bound"
+        assert not thread.is_alive(), "the run did not end within its limit"
         return found
 
     return result
@@ -51,10 +52,10 @@ def test_a_camera_that_fails_for_good_leaves_the_other_running(cameras, caplog):
     broken = ScriptedSource(5, live=True)
     broken.script = [3, PermanentSourceError("the cable is cut")]
     both = cameras({"broken": broken, "well": ScriptedSource(100_000, live=True, interval=0.01)})
-    assert both.pipelines[0].health is both.pipelines[1].health, "the machine is one, and complains once"
+    assert both.pipelines[0].health is both.pipelines[1].health, "one machine has one monitor"
     result = run(both)
     deadline = time.monotonic() + 20
-    while "the other cameras go on" not in caplog.text:
+    while "the other cameras continue" not in caplog.text:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     before = both.pipelines[1].stats.predictions()
@@ -68,7 +69,7 @@ def test_a_camera_that_fails_for_good_leaves_the_other_running(cameras, caplog):
     assert "camera broken has failed" in caplog.text
 
 
-def test_a_sink_that_cannot_be_had_ends_all_with_its_error(cameras):
+def test_a_sink_that_cannot_start_ends_all_cameras_with_its_error(cameras):
     class Impossible(ImageSink):
         def start(self):
             raise SinkError("no such screen")
@@ -82,7 +83,7 @@ def test_a_sink_that_cannot_be_had_ends_all_with_its_error(cameras):
         both.run()
 
 
-class Told:
+class RecordingManager:
     watchdog_s = 10.0
 
     def __init__(self):
@@ -92,8 +93,8 @@ class Told:
         self.lines += lines
 
 
-def test_the_service_manager_hears_only_what_all_running_cameras_have_said():
-    manager, ended = Told(), set()
+def test_the_service_manager_is_notified_only_once_all_running_cameras_have_notified():
+    manager, ended = RecordingManager(), set()
     joint = JointManager(manager, ended.__contains__)
     a, b = joint.member("a"), joint.member("b")
     a.notify("READY=1")
@@ -105,7 +106,7 @@ def test_the_service_manager_hears_only_what_all_running_cameras_have_said():
     b.notify("WATCHDOG=1")
     assert manager.lines[-1] == "WATCHDOG=1"
     b.notify("WATCHDOG=1")
-    assert manager.lines.count("WATCHDOG=1") == 1, "a has not fed it since"
+    assert manager.lines.count("WATCHDOG=1") == 1, "a has not notified since"
     ended.add("a")
     b.notify("WATCHDOG=1")
     assert manager.lines.count("WATCHDOG=1") == 2

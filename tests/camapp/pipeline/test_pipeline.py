@@ -1,4 +1,4 @@
-"""The whole way of a frame with real worker processes: whatever fails, every frame is accounted for."""
+"""The whole way of a frame with real worker processes: every frame is counted, in all failures."""
 
 import json
 import os
@@ -15,7 +15,6 @@ from camapp.core import timeouts
 from camapp.core.errors import ExitCode, PermanentSourceError, SourceLost
 from camapp.core.settings import load_settings
 from camapp.core.status import State
-from camapp.pipeline import pipeline as pipeline_module
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.workers.pool import WorkerPool
@@ -53,14 +52,13 @@ class KeepImages(ImageSink):
 
 
 @pytest.fixture
-def build(model, monkeypatch):
-    def build_pipeline(source, images=False, **settings):
-        monkeypatch.setattr(pipeline_module, "create_source", lambda uri, options: source)
-        pipeline = Pipeline(load_settings({"workers": 1, **settings}, environment={}), model)
+def build(model):
+    def build_pipeline(source, images=None, before=None, **settings):
+        pipeline = Pipeline(load_settings({"workers": 1, **settings}, environment={}), model, source=source)
         keep = Keep()
-        pipeline.add_sink(keep)
-        if images:
-            pipeline.add_sink(KeepImages())
+        for sink in (before, keep, images):
+            if sink is not None:
+                pipeline.add_sink(sink)
         return pipeline, keep
 
     return build_pipeline
@@ -80,7 +78,7 @@ def test_every_frame_of_a_file_is_predicted_in_order(build):
     assert summary.balance.predicted == 60
 
 
-def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
+def test_the_status_has_the_state_of_the_run_and_can_be_written_as_json(build):
     pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), name="door")
     assert pipeline.status().state is State.STARTING
     pipeline.pause()
@@ -101,14 +99,14 @@ def test_the_status_tells_what_the_run_is_at_and_fits_into_json(build):
 
 
 def test_every_frame_of_a_file_is_drawn_with_its_own_prediction(build):
-    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), images=True)
+    images = KeepImages()
+    pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), images)
     pipeline.run()
-    shown = pipeline._image_sinks[0].shown
-    assert [trace.seq for _, trace in shown] == list(range(20))
-    assert shown[0][0].shape == (120, 160, 3)
+    assert [trace.seq for _, trace in images.shown] == list(range(20))
+    assert images.shown[0][0].shape == (120, 160, 3)
 
 
-def test_live_frames_that_are_too_many_are_dropped_by_name_and_order_is_kept(build):
+def test_too_frequent_live_frames_are_dropped_by_reason_and_the_order_is_kept(build):
     pipeline, keep = build(ScriptedSource(300, live=True))
     summary = pipeline.run()
     check(summary)
@@ -117,7 +115,7 @@ def test_live_frames_that_are_too_many_are_dropped_by_name_and_order_is_kept(bui
     assert summary.balance.predicted == len(keep.seqs)
 
 
-def test_a_worker_killed_twice_costs_at_most_its_frames(build):
+def test_two_killed_workers_lose_at_most_their_frames(build):
     pipeline, keep = build(ScriptedSource(400, live=False, interval=0.002), workers=2)
     killed = []
 
@@ -142,22 +140,22 @@ def test_a_worker_killed_twice_costs_at_most_its_frames(build):
     assert keep.seqs == sorted(set(keep.seqs))
 
 
-def test_a_read_that_hangs_does_not_hold_up_the_stop_and_is_told_to_who_ends_the_process(build):
-    held, asked = threading.Event(), []
+def test_a_read_that_hangs_does_not_delay_the_stop_and_is_registered_for_the_exit(build):
+    released, stops = threading.Event(), []
 
     def hang():
-        asked.append(time.monotonic())
+        stops.append(time.monotonic())
         pipeline.request_stop("the test")
-        held.wait(30)
+        released.wait(30)
 
     source = ScriptedSource(5, hang, 1, live=True, interval=0.01)
     pipeline, _ = build(source)
     try:
         check(pipeline.run())
-        assert time.monotonic() - asked[0] < 10  # two seconds, but for a busy machine
+        assert time.monotonic() - stops[0] < 10  # two seconds on an idle machine
         assert "capture" in timeouts.stuck_threads()
     finally:
-        held.set()
+        released.set()
         pipeline.capture.join(5)
     assert "capture" not in timeouts.stuck_threads()
 
@@ -191,7 +189,7 @@ def test_when_no_worker_stays_alive_the_run_ends_with_70(build):
     assert "workers lost" in summary.reason
 
 
-def test_one_image_that_cannot_be_prepared_costs_only_itself(build, monkeypatch):
+def test_an_image_that_cannot_be_prepared_fails_alone(build, monkeypatch):
     pipeline, keep = build(ScriptedSource(20, live=False))
     prepare = pipeline.task.prepare
 
@@ -207,7 +205,7 @@ def test_one_image_that_cannot_be_prepared_costs_only_itself(build, monkeypatch)
     assert keep.seqs == [seq for seq in range(20) if seq not in (3, 4)]
 
 
-def test_one_result_that_cannot_be_decoded_costs_only_itself(build, monkeypatch):
+def test_a_result_that_cannot_be_decoded_fails_alone(build, monkeypatch):
     pipeline, keep = build(ScriptedSource(20, live=False))
     decode = pipeline.task.decode
 
@@ -224,16 +222,17 @@ def test_one_result_that_cannot_be_decoded_costs_only_itself(build, monkeypatch)
     assert len(keep.seqs) == 19
 
 
-def test_frame_size_may_change_in_mid_stream(build):
+def test_the_frame_size_may_change_during_a_run(build):
     source = ScriptedSource(3, live=False, size=(64, 48))
     source.script += [lambda: setattr(source, "size", (31, 77)), 3]
-    pipeline, keep = build(source, images=True)
+    images = KeepImages()
+    pipeline, keep = build(source, images)
     check(pipeline.run())
     assert len(keep.seqs) == 6
-    assert {canvas.shape[:2] for canvas, _ in pipeline._image_sinks[0].shown} == {(48, 64), (77, 31)}
+    assert {canvas.shape[:2] for canvas, _ in images.shown} == {(48, 64), (77, 31)}
 
 
-def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
+def test_a_run_continues_after_a_lost_source_and_shows_no_signal_meanwhile(build):
     source = ScriptedSource(5, SourceLost("cable out"), 5, live=True, interval=0.02)
     source.open_errors = []
     opened = source.open
@@ -245,14 +244,15 @@ def test_a_source_lost_and_back_goes_on_and_shows_no_signal_meanwhile(build):
         time.sleep(0.8 if source.opened == 4 else 0)
 
     source.open = open_slowly
-    pipeline, _ = build(source, images=True)
+    images = KeepImages()
+    pipeline, _ = build(source, images)
     summary = pipeline.run()
     check(summary)
     assert summary.balance.captured == 10
-    assert any(trace is None for _, trace in pipeline._image_sinks[0].shown)
+    assert any(trace is None for _, trace in images.shown)
 
 
-def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
+def test_a_permanently_lost_source_ends_the_run_with_69_and_its_reason(build):
     pipeline, _ = build(ScriptedSource(2, PermanentSourceError("unplugged"), live=True))
     summary = pipeline.run()
     check(summary)
@@ -260,8 +260,8 @@ def test_a_source_gone_for_good_ends_with_69_and_its_reason(build):
     assert summary.reason == "unplugged"
 
 
-def test_a_requested_stop_is_prompt_and_leaves_no_frame_unaccounted(build):
-    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), images=True, workers=2)
+def test_a_requested_stop_is_prompt_and_every_frame_is_counted(build):
+    pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005), KeepImages(), workers=2)
     threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
     started = time.monotonic()
     summary = pipeline.run()
@@ -270,7 +270,7 @@ def test_a_requested_stop_is_prompt_and_leaves_no_frame_unaccounted(build):
     assert summary.reason == "SIGTERM"
 
 
-def test_a_stop_while_a_worker_hangs_is_bounded_too(build):
+def test_a_stop_while_a_worker_hangs_is_bounded(build):
     pipeline, _ = build(ScriptedSource(100_000, live=False, interval=0.001))
 
     def hang_then_stop():
@@ -296,7 +296,7 @@ def test_pause_holds_predictions_and_counts_the_frames(build):
     assert keep.seqs[-1] > 50
 
 
-def test_a_image_sink_that_raises_does_not_end_predictions(build):
+def test_an_image_sink_that_raises_does_not_end_predictions(build):
     class Broken(ImageSink):
         def show(self, canvas, trace):
             raise OSError("no paint")
@@ -311,7 +311,7 @@ def test_duration_ends_the_run(build):
     pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.01), duration="0.3")
     summary = pipeline.run()
     check(summary)
-    assert summary.seconds < 30  # with the start of its workers
+    assert summary.seconds < 30  # includes the start of the workers
     assert "--duration 0.3 s" in summary.reason
 
 
@@ -334,35 +334,29 @@ def test_a_stalled_encoder_does_not_hang_the_stop(build):
     assert summary.balance.is_conserved
 
 
-def test_a_prediction_sink_that_raises_is_named_once_and_does_not_end_predictions(build, caplog):
+def test_a_prediction_sink_that_raises_is_logged_once_and_does_not_end_predictions(build, caplog):
     class Broken(PredictionSink):
         def accept(self, prediction, frame, trace):
             raise OSError("no ink")
 
-    pipeline, keep = build(ScriptedSource(10, live=False))
-    pipeline._prediction_sinks.insert(0, Broken())
+    pipeline, keep = build(ScriptedSource(10, live=False), before=Broken())
     check(pipeline.run())
     assert len(keep.seqs) == 10
     assert caplog.text.count("no ink") == 1
 
 
-def test_what_breaks_the_preparing_thread_ends_the_run_by_name(build, monkeypatch):
+def test_an_error_that_ends_the_preparing_thread_ends_the_run_with_its_name(build, monkeypatch):
     pipeline, _ = build(ScriptedSource(100_000, live=True, interval=0.005))
-    monkeypatch.setattr(pipeline.inference, "_prepare", lambda *args: 1 / 0)
+    monkeypatch.setattr(pipeline.inference.pool, "acquire", lambda timeout: 1 / 0)
     summary = pipeline.run()
     assert summary.code is ExitCode.INTERNAL
     assert "ZeroDivisionError" in summary.reason
 
 
-def test_a_stop_is_heard_while_no_worker_is_ready_yet(build):
+def test_a_stop_ends_the_wait_for_the_first_worker(build):
     pipeline, _ = build(ScriptedSource(10, live=True))
-    spawn = pipeline.inference.pool._spawn
-
-    def spawn_stopped():
-        spawn()
-        os.kill(pipeline.inference.pool.processes()[-1], signal.SIGSTOP)
-
-    pipeline.inference.pool._spawn = spawn_stopped
+    # Ticks come every 50 ms, while a worker needs several of them to start.
+    pipeline.on_tick(lambda: [os.kill(pid, signal.SIGSTOP) for pid in pipeline.inference.pool.processes()])
     threading.Timer(0.5, pipeline.request_stop, ("SIGTERM",)).start()
     started = time.monotonic()
     summary = pipeline.run()
@@ -370,7 +364,7 @@ def test_a_stop_is_heard_while_no_worker_is_ready_yet(build):
     assert summary.code is ExitCode.OK
 
 
-def test_filters_follow_the_images_own_time_and_start_anew_for_stills(build):
+def test_filters_use_the_time_of_the_image_and_are_reset_for_stills(build):
     class Stills(ScriptedSource):
         def read(self, timeout):
             return replace(super().read(timeout), still=True)
@@ -398,20 +392,21 @@ def test_filters_follow_the_images_own_time_and_start_anew_for_stills(build):
 def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monkeypatch):
     pipeline, _ = build(ScriptedSource(3, live=False))
     steps = []
-    pipeline.on_tick(lambda: steps.append((pipeline.started, pipeline.bounded_step())))
-    monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)  # a source that is not begun says nothing
+    pipeline.on_tick(lambda: steps.append((pipeline.started, pipeline.reporter.bounded_step())))
+    # No limit applies to a source that has not started.
+    monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)
     pipeline.run()
     assert (False, "starting workers") in steps
     assert pipeline.started
 
 
-def test_nothing_is_drawn_for_a_sink_that_wants_nothing(build):
+def test_no_image_is_drawn_for_a_sink_that_wants_none(build):
     class Idle(KeepImages):
         def wanted(self):
             return False
 
-    pipeline, keep = build(ScriptedSource(20, live=False))
-    pipeline.add_sink(Idle())
+    idle = Idle()
+    pipeline, keep = build(ScriptedSource(20, live=False), idle)
     pipeline.run()
-    assert pipeline._image_sinks[0].shown == []
+    assert idle.shown == []
     assert len(keep.seqs) == 20

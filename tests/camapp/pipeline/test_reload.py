@@ -1,4 +1,4 @@
-"""Another model under way: it takes over between two frames, no frame is lost by it, and a bad one changes nothing."""
+"""Changing the model during a run: it happens between two frames, loses no frame, and a bad model changes nothing."""
 
 import json
 import logging
@@ -43,12 +43,12 @@ class Names(PredictionSink):
 
 
 class Live:
-    """A pipeline that runs in a thread until the test is over."""
+    """Runs a pipeline in a thread until the test is over."""
 
-    def __init__(self, monkeypatch, live=True, **settings):
+    def __init__(self, live=True, **settings):
         source = ScriptedSource(100_000, live=live, interval=0.004)
-        monkeypatch.setattr("camapp.pipeline.pipeline.create_source", lambda uri, options: source)
-        self.pipeline = Pipeline(load_settings({"workers": 2, "model": "mnist", **settings}, environment={}))
+        given = load_settings({"workers": 2, "model": "mnist", **settings}, environment={})
+        self.pipeline = Pipeline(given, source=source)
         self.names = Names()
         self.pipeline.add_sink(self.names)
         self.summary = None
@@ -61,7 +61,7 @@ class Live:
     def wait(self, condition, timeout=30):
         deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, "not within its bound"
+            assert time.monotonic() < deadline, "not within its limit"
             time.sleep(0.01)
 
     def wait_for(self, model):
@@ -75,11 +75,11 @@ class Live:
 
 
 @pytest.fixture
-def start(monkeypatch):
+def start():
     started = []
 
     def start_live(**settings):
-        started.append(Live(monkeypatch, **settings))
+        started.append(Live(**settings))
         started[-1].wait(lambda: started[-1].names.models)
         return started[-1]
 
@@ -93,9 +93,9 @@ def settings(**values):
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_another_model_takes_over_at_a_frame_boundary_and_no_frame_is_lost_by_it(start, live):
+def test_the_model_changes_between_two_frames_and_no_frame_is_lost(start, live):
     run = start(live=live)
-    children = 2 + live  # a camera's has one standing by
+    children = 2 + live  # live sources have a standby
     for model in ("lenet", "mnist", "lenet"):
         run.pipeline.apply(settings(model=model))
         run.wait_for(model)
@@ -108,14 +108,14 @@ def test_another_model_takes_over_at_a_frame_boundary_and_no_frame_is_lost_by_it
     assert balance.failed == {}
     assert set(balance.dropped) <= ({"newer frame", "stopping", "late"} if live else {"stopping"})
     if not live:
-        assert balance.captured - balance.predicted <= 4, "only what the stop cut off"
+        assert balance.captured - balance.predicted <= 4, "only frames that the stop has dropped"
 
 
 @pytest.mark.slow
 def test_swapping_leaks_no_process_descriptor_or_thread(start):
     run = start()
     run.pipeline.apply(settings(model="lenet"))
-    run.wait(lambda: len(children()) == 3)  # two that work and one that stands by, which comes a little later
+    run.wait(lambda: len(children()) == 3)  # two that work, and a standby, which starts a little later
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for model in ("mnist", "lenet", "mnist"):
         run.pipeline.apply(settings(model=model))
@@ -124,11 +124,11 @@ def test_swapping_leaks_no_process_descriptor_or_thread(start):
 
 
 def children():
-    """Numbers of this process's children."""
+    """Return the process ids of the children of this process."""
     return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
-def test_a_model_that_no_worker_can_run_leaves_the_old_one(start, monkeypatch):
+def test_a_model_that_no_worker_can_run_leaves_the_old_one_in_use(start, monkeypatch):
     run = start()
 
     def refuse(pool, timeout=0.0):
@@ -157,13 +157,14 @@ def test_a_stop_while_a_model_is_being_changed_is_bounded(start):
 
 @pytest.fixture
 def reloader(start, tmp_path):
-    """A run with a model file of the user's, and what its settings shall be when they are read again."""
+    """Start a run with a model file, and a reloader that reads `run.wanted`."""
     file = tmp_path / "model.npz"
     shutil.copy(SHIPPED / "mnist.npz", file)
     run = start(model=str(file))
     run.file = file
     run.wanted = run.pipeline.settings
-    run.reloader = Reloader(run.pipeline, lambda: run.wanted, look_every=0.05)
+    run.reread = lambda: run.wanted
+    run.reloader = Reloader(run.pipeline, lambda: run.reread(), check_every=0.05)
     run.reloader.start()
     yield run
     run.reloader.stop()
@@ -175,7 +176,7 @@ def replace_file(run, content):
     os.replace(partial, run.file)
 
 
-def test_a_changed_file_is_taken_up(reloader):
+def test_a_changed_file_is_loaded(reloader):
     replace_file(reloader, (SHIPPED / "lenet.npz").read_bytes())
     reloader.wait(lambda: reloader.pipeline.model.card.net == "lenet")
     seen = len(reloader.names.models)
@@ -183,7 +184,7 @@ def test_a_changed_file_is_taken_up(reloader):
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "nan", "gone"])
-def test_a_bad_file_leaves_the_old_model_running_and_is_said_once(reloader, caplog, damage):
+def test_a_bad_file_leaves_the_old_model_running_and_is_logged_once(reloader, caplog, damage):
     whole = (SHIPPED / "mnist.npz").read_bytes()
     if damage == "nan":
         with np.load(SHIPPED / "mnist.npz") as bundle:
@@ -204,7 +205,7 @@ def test_a_bad_file_leaves_the_old_model_running_and_is_said_once(reloader, capl
     reloader.wait(lambda: reloader.pipeline.model.card.net == "lenet")
 
 
-def test_a_request_takes_up_what_it_can_and_names_what_needs_a_restart(reloader, caplog):
+def test_a_request_applies_the_settings_it_can_and_names_those_that_need_a_restart(reloader, caplog):
     caplog.set_level(logging.INFO)
     reloader.wanted = settings(model="lenet", top=1, target_fps=10.0, hud=False, fps=5.0)
     reloader.reloader.request()
@@ -212,28 +213,28 @@ def test_a_request_takes_up_what_it_can_and_names_what_needs_a_restart(reloader,
     reloader.wait(lambda: not reloader.pipeline.hud_shown)
     now = reloader.pipeline.settings
     assert (now.model, now.top, now.target_fps, now.fps) == ("lenet", 1, 10.0, None)
-    assert "only a restart can take it up: fps" in caplog.text
+    assert "applied only after a restart: fps" in caplog.text
 
 
-def test_settings_that_cannot_be_read_leave_the_old_ones(reloader, caplog):
+def test_settings_that_cannot_be_read_leave_the_old_ones_in_use(reloader, caplog):
     def half_written():
         raise SettingsError("camapp.toml: not valid TOML")
 
-    reloader.reloader._reread = half_written
+    reloader.reread = half_written
     reloader.reloader.request()
-    reloader.wait(lambda: "settings not reloaded: camapp.toml: not valid TOML" in caplog.text)
+    reloader.wait(lambda: "settings not reloaded: camapp.toml: not valid TOML; the old ones stay in use" in caplog.text)
     seen = len(reloader.names.models)
     reloader.wait(lambda: len(reloader.names.models) > seen)
 
 
-def test_a_file_named_by_no_setting_is_refused_before_anything_changes(start):
+def test_a_missing_model_is_refused_before_anything_changes(start):
     run = start()
     with pytest.raises(ModelError):
         run.pipeline.apply(settings(model="absent.npz"))
     assert run.pipeline.settings.model == "mnist"
 
 
-def test_the_program_takes_up_its_configuration_on_sighup(tmp_path):
+def test_the_program_reloads_its_configuration_on_sighup(tmp_path):
     config, log = tmp_path / "camapp.toml", tmp_path / "log.jsonl"
     source = "pattern://digits?size=320x240"
     config.write_text(f'source = "{source}"\nlog = "{log}"\ndisplay = "none"\nmodel = "mnist"\n')

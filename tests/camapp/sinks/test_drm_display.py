@@ -335,13 +335,13 @@ def test_a_screen_that_cannot_be_drawn_on_leaves_a_run_without_it(fake, console,
 def test_auto_selects_the_console_only_for_a_pi_camera_without_a_desktop(fake, monkeypatch, source, screens, x11, kind):
     monkeypatch.setattr(displays, "probe", lambda: Display(DisplayKind.X11 if x11 else DisplayKind.NONE, ":0"))
     monkeypatch.setattr(displays, "connectors", lambda: {"card1-HDMI-A-1": False} if screens else {})
-    assert app._screen_for(load_settings({"source": source}, environment={})) is kind
+    assert app.screen_for(load_settings({"source": source}, environment={})) is kind
 
 
 def test_drm_is_refused_for_another_source():
     pipeline = Pipeline(load_settings({"source": "pattern://digits", "display": "drm"}, environment={}))
     with pytest.raises(SinkError, match="give --source picamera://0, or --display kiosk"):
-        app._add_native(pipeline)
+        app.add_drm_display(pipeline)
 
 
 def test_an_unusable_console_has_a_reason(console, monkeypatch):

@@ -17,8 +17,8 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import sync_playwright
 
+from camapp.app import build_cameras
 from camapp.core.settings import load_settings
-from camapp.pipeline.multi_camera import MultiCamera, build
 from camapp.remote.web.interface import WebInterface
 
 CHROMIUM = shutil.which("chromium")
@@ -44,7 +44,7 @@ class Run:
             for number, name in enumerate(names, 1)
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
-        self.cameras = MultiCamera(build([load_settings(camera | common, environment={}) for camera in cameras]))
+        self.cameras = build_cameras([load_settings(camera | common, environment={}) for camera in cameras])
         self.interface = WebInterface(
             self.cameras.pipelines, address, state=folder / "state", print_line=lambda text: None
         )
