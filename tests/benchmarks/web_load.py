@@ -20,6 +20,7 @@ import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -33,7 +34,7 @@ from camapp.pipeline.pipeline import Pipeline
 from camapp.remote.web import server
 from camapp.remote.web.interface import WebInterface
 from camapp.scenes.scene import SceneOptions, scene_class
-from camapp.system.process import cpu_seconds
+from camapp.system.process import cpu_seconds, start_child
 from tests.benchmarks.common import benchmark_parser, print_conditions
 
 SIZE = (1280, 720)
@@ -136,6 +137,12 @@ class InThread:
         pass
 
 
+def start_server_in_thread(module: str, *arguments: str, **options: Any) -> Any:
+    """Replace `start_child`: run the server in a thread, and start other children, such as workers, as processes."""
+    start = InThread if module.startswith("camapp.remote.web") else start_child
+    return start(module, *arguments, **options)
+
+
 def measure(clients: int, seconds: float, fps: float, web: bool = True, in_thread: bool = False) -> str:
     """Return a row of the table."""
     given = {"source": "pattern://digits", "workers": 1, "display": "none"}
@@ -146,7 +153,8 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     interface = (
         WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), say=lambda text: None) if web else None
     )
-    with mock.patch("camapp.system.supervised_process.start_child", InThread) if in_thread else nullcontext():
+    in_place = mock.patch("camapp.system.supervised_process.start_child", start_server_in_thread)
+    with in_place if in_thread else nullcontext():
         if interface is not None:
             interface.attach()
             interface.start()
