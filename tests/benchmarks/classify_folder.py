@@ -115,8 +115,8 @@ def application(model: Model, files: list[str], workers: int) -> Pace:
     snapshots = []
     for read in classify_files(model, options, files, workers):
         done += read.files
-        right += sum(count for (truth, label), count in read.said.items() if truth == label)
-        labelled += sum(read.said.values())
+        right += sum(count for (truth, label), count in read.predicted.items() if truth == label)
+        labelled += sum(read.predicted.values())
         # After a fifth of the files every worker has started.
         if (not snapshots and done >= len(files) // 5) or done == len(files):
             snapshots.append((time.perf_counter(), all_cpu(), time.process_time()))

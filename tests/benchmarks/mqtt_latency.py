@@ -60,17 +60,17 @@ def run(seconds: float, uri: str | None, trouble: Callable[[], object] | None = 
     """Run the pipeline live; `trouble` is called after half of the time."""
     settings = load_settings({"source": "pattern://digits?size=640x480", "duration": seconds}, environment={})
     pipeline = Pipeline(settings)
-    face = MqttInterface([pipeline], access(uri, None, None), "bench", Timing(heartbeat=0.0)) if uri else None
-    if face:
-        face.attach()
-        face.start()
+    interface = MqttInterface([pipeline], access(uri, None, None), "bench", Timing(heartbeat=0.0)) if uri else None
+    if interface:
+        interface.attach()
+        interface.start()
     if trouble:
         timer = threading.Timer(seconds / 2, trouble)
         timer.daemon = True
         timer.start()
     pipeline.run()
-    if face:
-        face.stop()
+    if interface:
+        interface.stop()
     return pipeline
 
 

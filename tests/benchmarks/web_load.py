@@ -145,26 +145,25 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
     given = {"source": "pattern://digits", "workers": 1, "display": "none"}
     settings = load_settings(given, environment={})
     source = ClockSource(fps)
-    with mock.patch("camapp.pipeline.pipeline.build_source", return_value=source):
-        pipeline = Pipeline(settings)
-    face = (
+    pipeline = Pipeline(settings, source=source)
+    interface = (
         WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
         if web
         else None
     )
     with mock.patch("camapp.remote.web.interface.ChildProcess", InThread) if in_thread else nullcontext():
-        if face is not None:
-            face.attach()
-            face.start()
+        if interface is not None:
+            interface.attach()
+            interface.start()
         run = threading.Thread(target=pipeline.run, daemon=True)
         run.start()
         time.sleep(5)
         before, since = pipeline.stats.balance(), time.monotonic()
-        pids = [os.getpid(), *([face.pid] if face and face.pid and not in_thread else [])]
+        pids = [os.getpid(), *([interface.pid] if interface and interface.pid and not in_thread else [])]
         cpu = cpu_seconds(pids)
         results = []
-        if clients and face is not None:
-            command = [sys.executable, "-c", CLIENTS, str(face.address.port), str(clients), str(seconds)]
+        if clients and interface is not None:
+            command = [sys.executable, "-c", CLIENTS, str(interface.address.port), str(clients), str(seconds)]
             # In another session, which the kernel schedules as a separate group: they stand for other machines.
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, text=True, timeout=seconds + 60, check=True, start_new_session=True
@@ -177,8 +176,8 @@ def measure(clients: int, seconds: float, fps: float, web: bool = True, in_threa
         decoded = pipeline.stats.latency["total"].at(50, 95, last=int(seconds * fps))
         pipeline.request_stop("measured")
         run.join(10)
-        if face is not None:
-            face.stop()
+        if interface is not None:
+            interface.stop()
     captured, predicted = after.captured - before.captured, after.predicted - before.predicted
     dropped = sum(after.dropped.values()) + sum(after.failed.values())
     dropped -= sum(before.dropped.values()) + sum(before.failed.values())
@@ -222,11 +221,10 @@ def measure_browser(seconds: float, fps: float) -> None:
     from playwright.sync_api import sync_playwright
 
     settings = load_settings({"source": "pattern://digits", "workers": 1, "display": "none"}, environment={})
-    with mock.patch("camapp.pipeline.pipeline.build_source", return_value=ClockSource(fps)):
-        pipeline = Pipeline(settings)
-    face = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
-    face.attach()
-    face.start()
+    pipeline = Pipeline(settings, source=ClockSource(fps))
+    interface = WebInterface([pipeline], "127.0.0.1:0", state=Path(tempfile.mkdtemp()), print_line=lambda text: None)
+    interface.attach()
+    interface.start()
     run = threading.Thread(target=pipeline.run, daemon=True)
     run.start()
     script = READ_CLOCK
@@ -240,7 +238,7 @@ def measure_browser(seconds: float, fps: float) -> None:
             page = browser.new_page()
             weight: list[int] = []
             page.on("response", lambda answer: weight.append(int(answer.headers.get("content-length", 0))))
-            page.goto(face.address.url)
+            page.goto(interface.address.url)
             shown = page.evaluate(
                 "async () => { while (!document.getElementById('image').naturalWidth)"
                 " await new Promise(requestAnimationFrame); return performance.now(); }"
@@ -252,7 +250,7 @@ def measure_browser(seconds: float, fps: float) -> None:
     finally:
         pipeline.request_stop("measured")
         run.join(10)
-        face.stop()
+        interface.stop()
     print(f"browser: page weight {sum(weight) / 1e3:.0f} kB, first image {shown:.0f} ms after the page was requested")
     print(
         f"browser: capture to paint p50 {ages[len(ages) // 2]} ms, p95 {ages[int(0.95 * len(ages))]} ms, "

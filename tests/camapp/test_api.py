@@ -141,7 +141,7 @@ def test_an_array_of_another_kind_is_refused(array):
 
 def test_damaged_bytes_and_another_colour_are_refused():
     model = camapp.load("mnist")
-    with pytest.raises(camapp.CamappError, match="cannot read the bytes: it is damaged, or no image"):
+    with pytest.raises(camapp.CamappError, match="cannot read the bytes: it is damaged, or not an image"):
         model.predict(b"no image")
     with pytest.raises(camapp.CamappError, match="colour='HSV' is not allowed"):
         model.predict(np.zeros((9, 9, 3), np.uint8), colour="HSV")

@@ -161,7 +161,9 @@ def test_a_read_that_hangs_does_not_delay_the_stop_and_is_registered_for_the_exi
 
 
 def test_a_stopped_worker_does_not_stop_live_predictions(build, monkeypatch):
-    monkeypatch.setattr("camapp.pipeline.pipeline.WorkerPool", partial(WorkerPool, limits=PoolLimits(min_stuck_s=0.6)))
+    monkeypatch.setattr(
+        "camapp.pipeline.model_swap.WorkerPool", partial(WorkerPool, limits=PoolLimits(min_stuck_s=0.6))
+    )
     source = ScriptedSource(60, live=True, interval=0.01)
     pipeline, keep = build(source, workers=2)
     source.script += [lambda: os.kill(pipeline.inference.pool.processes()[0], signal.SIGSTOP), 140]
