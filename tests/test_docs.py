@@ -91,9 +91,21 @@ def run(command, folder):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+# Loops over a live source end by Ctrl-C.
+CTRL_C = """import _thread, sys, threading
+timer = threading.Timer(5, _thread.interrupt_main)
+timer.daemon = True
+timer.start()
+try:
+    exec(compile(sys.argv[1], "block", "exec"))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
 @pytest.mark.parametrize("code", blocks("python", marked=True))
 def test_marked_blocks_of_python_run(code, folder):
-    run([sys.executable, "-c", code], folder)
+    run([sys.executable, "-c", CTRL_C, code], folder)
 
 
 @pytest.mark.parametrize("code", blocks("shell", marked=True))
