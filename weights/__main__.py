@@ -367,7 +367,7 @@ def _evaluate_scenes(
         task = progress.add_task("reading digits on paper", total=None)
         result = read_scenes(model, images, lambda done, total: progress.update(task, completed=done, total=total))
     title = f"{file} on {result.scenes} camera scenes with the digits of the mnist test split"
-    names, matrix = confusion_of(result.said)
+    names, matrix = confusion_of(result.predicted)
     print(f"{title}\n{RANGES}")
     print_report(Console(highlight=False), names, matrix)
     print(result)

@@ -123,7 +123,7 @@ def load(
         folder: holds the files, or a subfolder named after the data set does.
         validation: part of what is not test that is held back from training.
         download: False to refuse where files are missing.
-        progress: told of the download.
+        progress: called with the progress of the download.
 
     Raises:
         WeightsError: unknown name, files missing, damaged or not downloadable.
@@ -200,7 +200,7 @@ def read_idx(path: Path) -> Array:
                 raise WeightsError(f"{path}: its header says {shape}, more than the {MAX_BYTES} bytes allowed")
             data = file.read(size + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise WeightsError(f"{path}: damaged or truncated ({error}): remove it to have it downloaded anew") from error
+        raise WeightsError(f"{path}: damaged or truncated ({error}): remove it to download it again") from error
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) != size:
@@ -262,7 +262,7 @@ def _unpack_cifar10(folder: Path) -> None:
                 part.write_bytes(member.read())
                 os.replace(part, home / file)
     except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
-        raise WeightsError(f"{archive}: damaged ({error}): remove it to have it downloaded anew") from error
+        raise WeightsError(f"{archive}: damaged ({error}): remove it to download it again") from error
     except OSError as error:
         raise WeightsError(f"cannot unpack {archive}: {error.strerror or error}") from error
 

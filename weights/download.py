@@ -24,7 +24,7 @@ RANGE_NOT_SATISFIABLE = 416
 def fetch(url: str, to: Path, sha256: str, progress: Progress = lambda done, total: None) -> Path:
     """Download `url` to the file `to`, or leave `to` unchanged.
 
-    What has arrived is kept beside it as `<name>.part`, and a later call goes on from there.
+    A partial download is kept beside it as `<name>.part`, and a later call continues it.
 
     Raises:
         WeightsError: no network, the server refuses, the disk does, or the checksum is wrong.

@@ -27,7 +27,7 @@ class Evaluation:
     """Correct and wrong predictions.
 
     Attributes:
-        confusion: int64 (classes, classes); row: the truth, column: what the model said.
+        confusion: int64 (classes, classes); row: the truth, column: what the model predicted.
         seconds: from the start of the worker processes to the last answer.
         workers: how many there were.
     """

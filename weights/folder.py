@@ -51,7 +51,7 @@ def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable
         folder: holds a folder a class.
         card: gives size and colour of the net's input.
         fit: as the application will fit images: 'crop', 'letterbox' or 'stretch'.
-        warn: told of each thing that makes a good result unlikely.
+        warn: called with each problem that makes a good result unlikely.
 
     Raises:
         WeightsError: there are not two classes with two images each.
@@ -95,9 +95,9 @@ def _classes(folder: Path, warn: Callable[[str], None]) -> list[Path]:
 def _check_counts(folder: Path, counts: dict[str, int], warn: Callable[[str], None]) -> None:
     usable = [name for name, count in counts.items() if count >= 2]
     if len(usable) < 2 or len(usable) < len(counts):
-        told = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+        counted = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
         raise WeightsError(
-            f"{folder}: at least two classes with two images each are needed (found {told}); "
+            f"{folder}: at least two classes with two images each are needed (found {counted}); "
             "'camapp collect --label NAME' takes images"
         )
     few = [f"{name}: {count}" for name, count in counts.items() if count < FEW]

@@ -60,7 +60,7 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
     places = range(len(classes))
     axes.set_xticks(places, classes, rotation=45, ha="right")
     axes.set_yticks(places, classes)
-    axes.set(xlabel="said", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
     for row in places:
         for column in places:
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -69,13 +69,13 @@ def confusion(matrix: NDArray[Any], classes: Sequence[str], title: str, path: Pa
     return _save(figure, path)
 
 
-def grid(images: Images, said: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
+def grid(images: Images, predicted: Sequence[int], classes: Sequence[str], title: str, path: Path) -> Path:
     """Plot up to 16 images or signals with their predictions: green if correct, else red with the truth."""
     figure = Figure(figsize=(7, 8), layout="constrained")
     figure.suptitle(title)
     for axes in (places := figure.subplots(4, 4).ravel()):
         axes.set_axis_off()
-    for axes, image, truth, label in zip(places, images.images, images.labels, said, strict=False):
+    for axes, image, truth, label in zip(places, images.images, images.labels, predicted, strict=False):
         _show(axes, image)
         is_right = label == truth
         text = classes[label] if is_right else f"{classes[label]} (is {classes[truth]})"

@@ -51,7 +51,7 @@ class Recipe:
         storage: of weights of two and more dimensions in the file. What ships is measured as stored.
         validation: part of the images outside the test split that is held back to choose the checkpoint.
         augment: how training images are varied.
-        paper: so many digits of the training split are learnt from on paper too, as the application cuts them out.
+        paper: number of digits of the training split that are also used on paper, cut out by the application.
         seed: of the initial values, the order and the augmentation.
     """
 

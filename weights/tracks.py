@@ -68,7 +68,7 @@ def shards(
         count: of shards.
         images: in each.
         first_seed: of the first image; the others follow.
-        folder: that keeps them, for a run that goes on later.
+        folder: keeps the shards for a run that is continued later.
         processes: that render.
         begin: number of the first one that is wanted.
     """

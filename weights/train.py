@@ -76,10 +76,10 @@ def train(
         recipe: what to do.
         dataset: what to learn from, and what chooses the epoch that is kept.
         device: PyTorch's name of it.
-        report: who is told.
+        report: callbacks for progress.
         checkpoint: file to keep the run in after each epoch.
         resume: go on from there, if it exists.
-        patience: stop after so many epochs without a better validation loss; 0 goes on to the end.
+        patience: stop after this many epochs without a better validation loss; 0 runs all epochs.
 
     Raises:
         WeightsError: the loss is no longer a number, or the checkpoint cannot be used.

@@ -45,8 +45,8 @@ class TrackEpoch:
         number: from 1.
         train_loss: while learning.
         validation_loss: after it.
-        precision: share of the cells said to be on a line that are.
-        recall: share of the cells on a line that were said to be.
+        precision: share of the predicted line cells that are on a line.
+        recall: share of the cells on a line that were predicted.
         place: mean error of the nearest point, cells.
     """
 
@@ -80,7 +80,7 @@ def train_track(
     Args:
         recipe: what to do.
         folder: keeps the rendered images and, after each epoch, all that a run needs to go on.
-        report: told of each epoch.
+        report: called with each epoch.
         processes: that render images.
         photographs: what the recipe's `photographs` are drawn from.
         resume: go on after the last epoch of the run in the folder.
@@ -138,8 +138,8 @@ class _Run:
     def output(self, net: TorchNet, images: Tensor) -> Tensor:
         """Return the outputs of a net for images of 0 to 1."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
-            said: Tensor = net((images - self.mean) / self.std)
-        return said.float()
+            predicted: Tensor = net((images - self.mean) / self.std)
+        return predicted.float()
 
     def learn(self, parts: list[Shard], number: int) -> float:
         """Run one epoch; return the mean loss."""
@@ -201,7 +201,7 @@ class _Run:
             raise WeightsError(f"{file}: there is no interrupted run to go on with")
         state = torch.load(file, weights_only=True)
         if state["recipe"] != repr(self.recipe):
-            raise WeightsError(f"{file} is of another recipe: {state['recipe']}; leave --resume out to begin anew")
+            raise WeightsError(f"{file} belongs to another recipe: {state['recipe']}; omit --resume to start again")
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
@@ -218,15 +218,15 @@ def fields_of(output: Tensor) -> Tensor:
 
 def loss_of(output: Tensor, wanted: Tensor) -> Tensor:
     """Return the loss: cross-entropy of presence, and distance of position and direction on cells with a line."""
-    said = fields_of(output)
+    predicted = fields_of(output)
     present, judged = wanted[..., 0], wanted[..., FIELDS]
-    presence = F.binary_cross_entropy_with_logits(said[..., 0], present, reduction="none")
+    presence = F.binary_cross_entropy_with_logits(predicted[..., 0], present, reduction="none")
     # Focal weighting: easy cells have little weight, so that the few hard ones dominate.
     sure = torch.exp(-presence.detach())
     weight = judged * (1 + (PRESENT - 1) * present) * (1 - sure)
     lines = present.sum().clamp(min=1)
-    place = (said[..., 1:3] - wanted[..., 1:3]).abs().sum(dim=-1)
-    direction = (said[..., 3:5] - wanted[..., 3:5]).abs().sum(dim=-1)
+    place = (predicted[..., 1:3] - wanted[..., 1:3]).abs().sum(dim=-1)
+    direction = (predicted[..., 3:5] - wanted[..., 3:5]).abs().sum(dim=-1)
     return ((presence * weight).sum() + ((PLACE * place + DIRECTION * direction) * present).sum()) / lines
 
 
@@ -279,12 +279,12 @@ def _judge(net: Callable[[Tensor], Tensor], shard: Shard, number: int, train_los
         output = net(torch.from_numpy(shard.images[part]).permute(0, 3, 1, 2).float() / 255)
         wanted = torch.from_numpy(shard.fields[part]).float()
         losses.append(float(loss_of(output, wanted)))
-        said = fields_of(output)
-        yes, true, judged = said[..., 0] > 0, wanted[..., 0] > 0, wanted[..., FIELDS] > 0.5
+        predicted = fields_of(output)
+        yes, true, judged = predicted[..., 0] > 0, wanted[..., 0] > 0, wanted[..., FIELDS] > 0.5
         right += float((yes & true).sum())
         said_so += float((yes & judged).sum())
         there += float(true.sum())
-        place += float((said[..., 1:3] - wanted[..., 1:3]).norm(dim=-1)[true].sum())
+        place += float((predicted[..., 1:3] - wanted[..., 1:3]).norm(dim=-1)[true].sum())
     return TrackEpoch(
         number,
         train_loss,

@@ -44,13 +44,13 @@ class Reading:
     """Result of reading digits in camera scenes.
 
     Attributes:
-        said: how often (truth, what was said); '' stands for a digit not found, and for a mark where no digit is.
+        predicted: count of each (truth, predicted) pair; '' is a digit not found, or a mark without a digit.
         scenes: images looked at.
         whole: those in which each digit was read and nothing else was.
         seconds: for finding and reading, without making the scenes.
     """
 
-    said: Counter[tuple[str, str]]
+    predicted: Counter[tuple[str, str]]
     scenes: int
     whole: int
     seconds: float
@@ -58,16 +58,16 @@ class Reading:
     @property
     def digits(self) -> int:
         """Number of written digits."""
-        return sum(count for (truth, _), count in self.said.items() if truth)
+        return sum(count for (truth, _), count in self.predicted.items() if truth)
 
     @property
     def accuracy(self) -> float:
         """Share of the written digits that were found and read correctly."""
-        return sum(count for (truth, label), count in self.said.items() if truth and truth == label) / self.digits
+        return sum(count for (truth, label), count in self.predicted.items() if truth and truth == label) / self.digits
 
     def __str__(self) -> str:
-        missed = sum(count for (truth, label), count in self.said.items() if not label)
-        false = sum(count for (truth, label), count in self.said.items() if not truth)
+        missed = sum(count for (truth, label), count in self.predicted.items() if not label)
+        false = sum(count for (truth, label), count in self.predicted.items() if not truth)
         return (
             f"{self.accuracy:.2%} of {self.digits} digits found and read right ({missed} not found, {false} marks that "
             f"are none); {self.whole / self.scenes:.2%} of {self.scenes} images without any fault; "
@@ -81,7 +81,7 @@ def read_scenes(model: Model, images: Images, progress: Progress = lambda done, 
     Args:
         model: of the task 'digits'.
         images: MNIST's, each shown once.
-        progress: told of digits done, and of how many there are.
+        progress: called with the number of digits done and the total.
 
     Raises:
         WeightsError: the model is of another task.
@@ -90,7 +90,7 @@ def read_scenes(model: Model, images: Images, progress: Progress = lambda done, 
         raise WeightsError(f"camera scenes hold digits, but net '{model.card.net}' is for task '{model.card.task}'")
     task = DigitsTask(model.card, TaskOptions(smoothing=0))
     plan = model.plan((task.max_items, *model.card.input_shape))
-    said: Counter[tuple[str, str]] = Counter()
+    predicted: Counter[tuple[str, str]] = Counter()
     scenes = whole = done = 0
     spent = 0.0
     for pixels, truth in scenes_of(images, SEED):
@@ -101,18 +101,18 @@ def read_scenes(model: Model, images: Images, progress: Progress = lambda done, 
         (prediction,) = task.decode_stills([image], [output[: prepared.count] for output in plan.outputs], [prepared])
         spent += time.perf_counter() - began
         pairs = _compared(truth, prediction.boxes)
-        said.update(pairs)
+        predicted.update(pairs)
         scenes += 1
         whole += all(true == label for true, label in pairs)
         done += len(truth.boxes)
         progress(done, len(images))
-    return Reading(said, scenes, whole, spent)
+    return Reading(predicted, scenes, whole, spent)
 
 
 def report(model: Model, result: Reading, title: str, command: str) -> str:
     """Return the result as Markdown: the accuracy, the ranges it holds for, each digit."""
     lines = [f"# {title}", "", f"{result}.", "", f"- ranges: {RANGES}", f"- model: sha256 `{model.card.sha256}`"]
-    return "\n".join([*lines, f"- command: `{command}`", "", markdown(*confusion_of(result.said))])
+    return "\n".join([*lines, f"- command: `{command}`", "", markdown(*confusion_of(result.predicted))])
 
 
 def scenes_of(images: Images, seed: int, ranges: PaperRanges = RANGES) -> Iterator[tuple[Pixels, Truth]]:
@@ -132,7 +132,7 @@ def with_scenes(dataset: Dataset, learnt: int, progress: Progress = lambda done,
     Args:
         dataset: MNIST.
         learnt: digits of the training split that are put on paper.
-        progress: told of digits done, and of how many there are.
+        progress: called with the number of digits done and the total.
     """
     shown = dataset.train[:learnt]
     judged = dataset.validation[:CHOOSING]

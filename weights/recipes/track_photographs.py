@@ -1,4 +1,4 @@
-"""The track net goes on from `track` with labelled photographs among the generated scenes. A quarter of an hour."""
+"""Continues the track net from `track` with labelled photographs among the generated scenes. A quarter of an hour."""
 
 from weights.recipe import TrackRecipe
 
