@@ -94,7 +94,7 @@ class Trials:
         """Publish an image of a 4K preview for another process, 75 MB with all its buffers."""
         from camapp.system.shared_frames import SharedFrames
 
-        frames = SharedFrames(readers=1)
+        frames = SharedFrames()
         image = np.arange(2160 * 3840 * 3, dtype=np.uint32).astype(np.uint8).reshape(2160, 3840, 3)
         try:
             frames.publish(image, 1)

@@ -11,7 +11,7 @@ from camapp.core.frames import Trace
 from camapp.sinks.sink import ImageSink
 from camapp.sinks.window_process import BROKEN, CLOSED, COMMAND, FRAME, KEY, MEMORY, PACKET_BYTES, REPORT, SHOWN
 from camapp.system import displays
-from camapp.system.shared_frames import NO_FRAME, FramePublisher, Memory, ReadFrame
+from camapp.system.shared_frames import NO_FRAME, Memory, ReadFrame, SharedFrames
 from camapp.system.supervised_process import ChildProcess, SupervisedProcess
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class WindowSink(ImageSink):
         self._on_key = on_key
         self._on_shown = on_shown
         self._answer_s = answer_s
-        self._frames = FramePublisher(self._send)
+        self._frames = SharedFrames(self._send)
         self._has_shown = False
         self._is_warned = False
         self._defect = ""

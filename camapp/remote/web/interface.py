@@ -24,7 +24,7 @@ from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
 from camapp.remote.web import channel
 from camapp.remote.web.commands import WebCommands
 from camapp.sinks.sink import ImageSink, PredictionSink
-from camapp.system.shared_frames import NO_FRAME, FramePublisher, Memory, ReadFrame
+from camapp.system.shared_frames import NO_FRAME, Memory, ReadFrame, SharedFrames
 from camapp.system.state_dir import StateError, state_directory, web_token
 from camapp.system.supervised_process import ChildProcess, SupervisedProcess
 
@@ -223,7 +223,7 @@ class _Feed:
         self.number = number
         self.send = send
         self.models = {path: name for name, path in model_choices(camera.settings).items()}
-        self.frames = FramePublisher(self._send_frame)
+        self.frames = SharedFrames(self._send_frame)
         self.predictions = _Predictions(self)
         self.images = _Images(self.frames)
 
@@ -247,7 +247,7 @@ class _Predictions(PredictionSink):
 
 
 class _Images(ImageSink):
-    def __init__(self, frames: FramePublisher) -> None:
+    def __init__(self, frames: SharedFrames) -> None:
         self._frames = frames
 
     def wanted(self) -> bool:
