@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from camapp.core.errors import PoolError, SettingsError
 from camapp.core.models import model_choices, with_model
 from camapp.core.settings import Settings, checked
 from camapp.core.stats import Stats
 from camapp.core.status import Status
+from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import Sink
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.system.state_dir import remember_roi
@@ -100,14 +98,6 @@ class CommandDispatcher:
         self.snapshots = {
             camera.name: SnapshotSink(camera.settings.snapshots, partial(on_saved, camera.name)) for camera in cameras
         }
-        self._handlers: dict[str, Callable[[CameraControl, object], CommandResult]] = {
-            "pause": self._pause,
-            "resume": self._resume,
-            "snapshot": self._snapshot,
-            "model": self._model,
-            "roi": self._roi,
-            "hud": self._hud,
-        }
 
     def attach(self) -> None:
         """Add the snapshot sinks to the cameras; once, before the run starts."""
@@ -126,19 +116,27 @@ class CommandDispatcher:
         Raises:
             CommandRejected: it cannot be run; nothing has changed.
         """
-        return self._handlers[command](self._cameras[camera], value)
-
-    def _pause(self, camera: CameraControl, value: object) -> CommandResult:
-        camera.pause()
-        return CommandResult({"paused": True}, "paused")
-
-    def _resume(self, camera: CameraControl, value: object) -> CommandResult:
-        camera.resume()
-        return CommandResult({"paused": False}, "resumed")
-
-    def _snapshot(self, camera: CameraControl, value: object) -> CommandResult:
-        self.snapshots[camera.name].request()
-        return CommandResult({"folder": str(camera.settings.snapshots)})
+        run = self._cameras[camera]
+        match command:
+            case "pause":
+                run.pause()
+                return CommandResult({"paused": True}, "paused")
+            case "resume":
+                run.resume()
+                return CommandResult({"paused": False}, "resumed")
+            case "snapshot":
+                self.snapshots[camera].request()
+                return CommandResult({"folder": str(run.settings.snapshots)})
+            case "hud":
+                if not isinstance(value, bool):
+                    raise CommandRejected("shown is true or false")
+                run.set_hud(value)
+                return CommandResult({"shown": value})
+            case "model":
+                return self._model(run, value)
+            case "roi":
+                return self._roi(run, value)
+        raise ValueError(command)
 
     def _model(self, camera: CameraControl, value: object) -> CommandResult:
         first = self._first[camera.name]
@@ -178,12 +176,6 @@ class CommandDispatcher:
             return f"the next start will fail: {error}"
         return ""
 
-    def _hud(self, camera: CameraControl, value: object) -> CommandResult:
-        if not isinstance(value, bool):
-            raise CommandRejected("shown is true or false")
-        camera.set_hud(value)
-        return CommandResult({"shown": value})
-
 
 def _apply(camera: CameraControl, settings: Settings) -> None:
     try:
@@ -192,45 +184,23 @@ def _apply(camera: CameraControl, settings: Settings) -> None:
         raise CommandRejected(f"not changed: {error}") from error
 
 
-class CommandQueue(Generic[Command]):
-    """Runs commands one at a time in a background thread: queueing one is quick, running it may take seconds.
+class CommandQueue(BackgroundSink[Command]):
+    """Runs commands one at a time in a background thread; `put` queues one, or returns False if the queue is full.
 
     Args:
         name: of the thread.
-        handle: called with each command; does not raise.
+        handle: called with each command; does not raise. One that waits for something gives up once `stopping` is set.
         capacity: maximum number of queued commands.
-
-    Attributes:
-        stopping: set by `stop`; a `handle` that waits for something gives up.
     """
 
     def __init__(self, name: str, handle: Callable[[Command], None], capacity: int) -> None:
-        self.stopping = threading.Event()
-        self._handle = handle
-        self._queue: queue.Queue[Command | None] = queue.Queue(capacity)
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        super().__init__(name, capacity, _STOP_S)
+        self._run_command = handle
 
     def stop(self) -> None:
         """Discard the queued commands; wait up to 1 s for the running one, then leave it to the run's own stop."""
-        self.stopping.set()
-        # If the queue is full, the thread is busy and checks `stopping` after that command.
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
-        if self._thread.is_alive():
-            self._thread.join(_STOP_S)
+        self.close()
+        super().stop()
 
-    def submit(self, command: Command) -> bool:
-        """Queue a command, from any thread; return False if the queue is full."""
-        try:
-            self._queue.put_nowait(command)
-        except queue.Full:
-            return False
-        return True
-
-    def _work(self) -> None:
-        while (command := self._queue.get()) is not None and not self.stopping.is_set():
-            self._handle(command)
+    def _handle(self, item: Command) -> None:
+        self._run_command(item)

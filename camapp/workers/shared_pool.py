@@ -7,35 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Protocol
 
 from camapp.core.errors import PoolError
 from camapp.workers.pool import STOPPED, Outcome, WorkerPool
 from camapp.workers.slots import Slot
 from engine.model import Model
-
-
-class Pool(Protocol):
-    """What the inference stage needs of its workers (see `WorkerPool`)."""
-
-    @property
-    def error(self) -> PoolError | None: ...  # noqa: D102
-    @property
-    def restarts(self) -> int: ...  # noqa: D102
-    def start(self) -> None: ...  # noqa: D102
-    def wait_ready(self, timeout: float) -> bool: ...  # noqa: D102
-    def acquire(self, timeout: float) -> Slot | None: ...  # noqa: D102
-    def submit(self, slot: Slot, token: int, items: int) -> None: ...  # noqa: D102
-    def release(self, slot: Slot) -> None: ...  # noqa: D102
-    def busy_seconds(self) -> float: ...  # noqa: D102
-    def processes(self) -> list[int]: ...  # noqa: D102
-    def bounded_step(self) -> str: ...  # noqa: D102
-    def drain(self, timeout: float) -> bool: ...  # noqa: D102
-    def stop(self, timeout: float = 1.0) -> None: ...  # noqa: D102
-
-
-MakePool = Callable[[Model, int, int, Callable[[Outcome], None]], Pool]
-"""(model, max_items, spare_slots, on_outcome) -> a pool that is not started yet."""
 
 
 class SharedWorkers:
@@ -214,3 +190,8 @@ class Share:
             if self in self._shared.waiting:
                 self._shared.waiting.remove(self)
             self._shared.lock.notify_all()
+
+
+Pool = WorkerPool | Share
+MakePool = Callable[[Model, int, int, Callable[[Outcome], None]], Pool]
+"""(model, max_items, spare_slots, on_outcome) -> a pool that is not started yet."""

@@ -6,7 +6,6 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from camapp.remote.commands import CameraControl, CommandDispatcher, CommandQueue, CommandRejected
@@ -20,27 +19,20 @@ _MAX_PAYLOAD = 256
 _LOG_EVERY_S = 10.0
 
 
-@dataclass(frozen=True)
-class CommandAnswer:
-    """Reports the outcome of a command to its sender."""
-
-    camera: str
-    command: str
-    ok: bool
-    text: str
-
-
 class MqttCommands:
     """Queues commands from any thread, a few at most, and runs them in a background thread.
 
     Args:
         cameras: the runs.
-        on_answer: called with the outcome of each command.
+        on_answer: called with camera, command, whether it was run, and a text, for each command.
         image_timeout: seconds that a snapshot may wait for an image.
     """
 
     def __init__(
-        self, cameras: Sequence[CameraControl], on_answer: Callable[[CommandAnswer], None], image_timeout: float = 5.0
+        self,
+        cameras: Sequence[CameraControl],
+        on_answer: Callable[[str, str, bool, str], None],
+        image_timeout: float = 5.0,
     ) -> None:
         self._on_answer = on_answer
         self._image_timeout = image_timeout
@@ -65,12 +57,12 @@ class MqttCommands:
     def submit(self, camera: str, command: str, payload: bytes, retained: bool) -> None:
         """Queue a command; returns at once. A rejected one is logged, and answered if the camera exists."""
         try:
-            if not self._queue.submit((camera, command, self._checked(camera, command, payload, retained))):
+            if not self._queue.put((camera, command, self._checked(camera, command, payload, retained))):
                 raise CommandRejected(f"{_CAPACITY} others are waiting")
         except CommandRejected as rejection:
             self._log_rejection(camera, command, rejection)
             if camera in self._saved and command in _COMMANDS:
-                self._on_answer(CommandAnswer(camera, command, False, f"refused: {rejection}"))
+                self._on_answer(camera, command, False, f"refused: {rejection}")
 
     def _checked(self, camera: str, command: str, payload: bytes, retained: bool) -> str:
         if camera not in self._saved:
@@ -104,15 +96,15 @@ class MqttCommands:
             text = self._snapshot(camera) if command == "snapshot" else self._run(camera, command, value)
         except CommandRejected as rejection:
             self._log_rejection(camera, command, rejection)
-            self._on_answer(CommandAnswer(camera, command, False, f"refused: {rejection}"))
+            self._on_answer(camera, command, False, f"refused: {rejection}")
         except Exception as error:
             # The thread must survive a command that fails.
             log.error("MQTT: command '%s' for camera '%s' failed: %s", command, camera, error)
             log.debug("traceback", exc_info=error)
-            self._on_answer(CommandAnswer(camera, command, False, f"failed: {error}"))
+            self._on_answer(camera, command, False, f"failed: {error}")
         else:
             log.info("MQTT: %s: %s", camera, text)
-            self._on_answer(CommandAnswer(camera, command, True, text))
+            self._on_answer(camera, command, True, text)
 
     def _run(self, camera: str, command: str, value: str) -> str:
         if command == "pause":

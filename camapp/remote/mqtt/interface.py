@@ -31,7 +31,7 @@ from camapp.core.predictions import Prediction
 from camapp.core.status import Status
 from camapp.remote.commands import CameraControl
 from camapp.remote.mqtt.client import Access, MqttClient, Subscription, Timeouts
-from camapp.remote.mqtt.commands import CommandAnswer, MqttCommands
+from camapp.remote.mqtt.commands import MqttCommands
 from camapp.remote.mqtt.discovery import BIRTH_TOPIC, CameraEntities, discovery_payload, discovery_topic
 from camapp.remote.mqtt.queue import Message
 from camapp.sinks.sink import PredictionSink
@@ -198,9 +198,9 @@ class MqttInterface:
 
     # -- in the commands' thread, or the client's
 
-    def _publish_answer(self, answer: CommandAnswer) -> None:
-        record = {"time": _now(), "order": answer.command, "ok": answer.ok, "message": answer.text}
-        self.client.set(f"{self._topic}/{answer.camera}/answer", encoded(record))
+    def _publish_answer(self, camera: str, command: str, ok: bool, text: str) -> None:
+        record = {"time": _now(), "order": command, "ok": ok, "message": text}
+        self.client.set(f"{self._topic}/{camera}/answer", encoded(record))
         self.client.tick_soon()
 
 

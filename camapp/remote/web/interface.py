@@ -9,8 +9,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from camapp.core.addresses import WebAddress, parse_web
 from camapp.core.arrays import Pixels
@@ -20,9 +21,8 @@ from camapp.core.json_records import prediction_record
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
-from camapp.remote.commands import CameraControl, CommandQueue, CommandRejected
+from camapp.remote.commands import CameraControl, CommandDispatcher, CommandQueue, CommandRejected
 from camapp.remote.web import channel
-from camapp.remote.web.commands import WebCommands
 from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.system.shared_frames import NO_FRAME, Memory, ReadFrame, SharedFrames
 from camapp.system.state_dir import StateError, state_directory, web_token
@@ -35,6 +35,8 @@ _COMMAND_CAPACITY = 16
 _RETRY_S, _MAX_RETRY_S = 0.5, 30.0
 # The server answers each status; on a small machine its first answer takes seconds.
 _FIRST_ANSWER_S, _ANSWER_S = 60.0, 10.0
+# Key of a command's value in the JSON body.
+_VALUES = {"model": "model", "roi": "roi", "hud": "shown"}
 PACKAGES = ("starlette", "uvicorn", "websockets")
 
 
@@ -78,16 +80,16 @@ class WebInterface:
         self._token = ""
         self._listener: socket.socket | None = None
         self._feeds = [_Feed(camera, number, self._send) for number, camera in enumerate(cameras)]
-        self._commands = WebCommands(cameras, self._state, metrics, reread, self._notify)
+        self._metrics = metrics
+        self._dispatcher = CommandDispatcher(cameras, self._on_saved, self._state, reread)
         self._queue: CommandQueue[channel.Message] = CommandQueue("web-commands", self._handle, _COMMAND_CAPACITY)
         self._process = SupervisedProcess("web", self._spawn, self._serve, self._on_exit, _RETRY_S, _MAX_RETRY_S)
 
     def attach(self) -> None:
         """Add this interface's sinks to its cameras; call it once, before they start."""
-        self._commands.attach()
+        self._dispatcher.attach()
         for feed in self._feeds:
-            feed.camera.add_sink(feed.predictions)
-            feed.camera.add_sink(feed.images)
+            feed.camera.add_sink(feed)
 
     @property
     def pid(self) -> int | None:
@@ -196,7 +198,7 @@ class WebInterface:
             self._feeds[message["camera"]].frames.release()
         elif kind == "watched":
             self._feeds[message["camera"]].frames.wanted = message["on"]
-        elif kind == "order" and not self._queue.submit(message):
+        elif kind == "order" and not self._queue.put(message):
             self._send({"type": "answer", "id": message["id"], "error": "too many requests at once"})
 
     # -- the command queue's thread
@@ -204,7 +206,7 @@ class WebInterface:
     def _handle(self, message: channel.Message) -> None:
         answer: channel.Message = {"type": "answer", "id": message["id"]}
         try:
-            answer["body"] = self._commands.handle(message["order"], message["camera"], message["body"])
+            answer["body"] = self.run_command(message["order"], message["camera"], message["body"])
         except CommandRejected as error:
             answer["error"] = str(error)
         except Exception as error:
@@ -214,8 +216,23 @@ class WebInterface:
             answer["error"] = f"failed: {type(error).__name__}"
         self._send(answer)
 
+    def run_command(self, command: str, camera: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a command, or render the metrics; return the body of the answer. Raises CommandRejected."""
+        if command == "metrics":
+            if self._metrics is None:
+                raise CommandRejected(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
+            return {"text": self._metrics()}
+        result = self._dispatcher.run(command, camera, body.get(_VALUES.get(command, "")))
+        if result.text:
+            self._notify(camera, result.text, str(body.get("client", "")))
+        return result.values
 
-class _Feed:
+    def _on_saved(self, camera: str, path: Path) -> None:
+        log.info("saved '%s'", path)
+        self._notify(camera, f"snapshot saved as {path.name}")
+
+
+class _Feed(PredictionSink, ImageSink):
     """Sends one camera to the server: every prediction, and images while a browser shows them."""
 
     def __init__(self, camera: CameraControl, number: int, send: Callable[..., bool]) -> None:
@@ -224,8 +241,6 @@ class _Feed:
         self.send = send
         self.models = {path: name for name, path in model_choices(camera.settings).items()}
         self.frames = SharedFrames(self._send_frame)
-        self.predictions = _Predictions(self)
-        self.images = _Images(self.frames)
 
     def _send_frame(self, frame: ReadFrame, memory: Memory | None) -> bool:
         if memory is not None:
@@ -234,30 +249,16 @@ class _Feed:
                 return False
         return self.send({"type": "frame", "camera": self.number, "slot": frame.slot, "seq": frame.seq})
 
-
-class _Predictions(PredictionSink):
-    def __init__(self, feed: _Feed) -> None:
-        self._feed = feed
-
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Send it to the server."""
-        feed = self._feed
         record = prediction_record(prediction, frame, trace)
-        feed.send({"type": "prediction", "camera": feed.number, "record": record})
-
-
-class _Images(ImageSink):
-    def __init__(self, frames: SharedFrames) -> None:
-        self._frames = frames
+        self.send({"type": "prediction", "camera": self.number, "record": record})
 
     def wanted(self) -> bool:
-        """Return whether a browser shows the images."""
-        return self._frames.wanted
+        return self.frames.wanted
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
-        """Send it to the server if a browser shows the images."""
-        if self._frames.wanted:
-            self._frames.publish(canvas, trace.seq if trace else NO_FRAME)
+        if self.frames.wanted:
+            self.frames.publish(canvas, trace.seq if trace else NO_FRAME)
 
 
 def check_packages(packages: Sequence[str] = PACKAGES) -> None:

@@ -28,16 +28,16 @@ def commands():
 
 
 def test_commands_run_one_by_one_and_only_a_few_wait(commands):
-    assert commands.submit("a")
+    assert commands.put("a")
     assert commands.begun.get(timeout=20) == "a"
-    assert [commands.submit(command) for command in "bcd"] == [True, True, False]
+    assert [commands.put(command) for command in "bcd"] == [True, True, False]
     commands.release.release(2)
     assert [commands.begun.get(timeout=20) for _ in "bc"] == ["b", "c"]
 
 
 def test_stop_discards_the_waiting_commands(commands):
     for command in "abc":
-        commands.submit(command)
+        commands.put(command)
     assert commands.begun.get(timeout=20) == "a"
     ended = threading.Thread(target=commands.stop)
     ended.start()

@@ -3,7 +3,7 @@ import pytest
 from camapp.core.errors import SettingsError
 from camapp.core.settings import load_settings
 from camapp.remote.commands import CommandRejected
-from camapp.remote.web.commands import WebCommands
+from camapp.remote.web.interface import WebInterface
 from tests.camapp.remote.web.stand_in import StandIn
 
 
@@ -14,13 +14,12 @@ class Page:
         self.notices = []
         self.camera = StandIn(tmp_path, **settings)
         self.state = tmp_path / state
-        self.commands = WebCommands(
-            [self.camera], self.state, metrics, reread, lambda camera, text, by: self.notices.append((camera, text, by))
-        )
-        self.commands.attach()
+        self.interface = WebInterface([self.camera], "127.0.0.1:0", state=self.state, metrics=metrics, reread=reread)
+        self.interface._send = lambda message: self.notices.append((message["camera"], message["text"], message["by"]))
+        self.interface.attach()
 
     def __call__(self, command, **body):
-        return self.commands.handle(command, "camera", body)
+        return self.interface.run_command(command, "camera", body)
 
 
 @pytest.fixture
@@ -115,7 +114,7 @@ def test_the_statistics_on_the_image_are_switched_off(page):
 
 
 def test_a_snapshot_is_saved_and_announced(page, tmp_path):
-    (sink,) = page.camera.image_sinks
+    sink = page.camera.image_sinks[0]
     sink.start()
     assert not sink.wanted()
     page("snapshot")
