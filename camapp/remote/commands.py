@@ -75,7 +75,6 @@ class CommandDispatcher:
     """Runs the commands that a remote interface receives, in the caller's thread.
 
     Args:
-        cameras: the runs.
         on_saved: called with a camera's name and the file of each snapshot, in another thread.
         state: folder that keeps regions for the next start; None keeps none.
         reread: returns a camera's settings as the next start would read them; None skips that comparison.
@@ -188,7 +187,6 @@ class CommandQueue(BackgroundSink[Command]):
     """Runs commands one at a time in a background thread; `put` queues one, or returns False if the queue is full.
 
     Args:
-        name: of the thread.
         handle: called with each command; does not raise. One that waits for something gives up once `stopping` is set.
         capacity: maximum number of queued commands.
     """

@@ -70,5 +70,4 @@ def _metrics_of(cameras: Sequence[CameraControl]) -> Callable[[], str] | None:
         return None
     from camapp.remote.prometheus import Metrics
 
-    metrics = Metrics(cameras)
-    return lambda: metrics.render().decode()
+    return Metrics(cameras).render

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 
@@ -21,7 +21,7 @@ from camapp.core.image import Image
 from camapp.core.predictions import Prediction
 from camapp.sinks.avi import MAX_BYTES, AviWriter
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.sink import PredictionSink
+from camapp.sinks.sink import PredictionSink, cannot_write
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,7 @@ class Trigger:
         return started[0] if started else ""
 
 
-@dataclass(frozen=True)
-class _Encoded:
+class _Encoded(NamedTuple):
     moment_ns: int
     jpeg: bytes
     size: tuple[int, int]
@@ -158,28 +157,6 @@ class _Clip:
             self._partial.unlink()
 
 
-class _ClipFolder:
-    """The clips in a folder, oldest first, kept within a budget."""
-
-    def __init__(self, folder: Path, budget: int) -> None:
-        self._folder = folder
-        self._budget = budget
-        self._clips: deque[tuple[Path, int]] = deque()
-
-    def scan(self) -> int:
-        """List the clips; return the number after the newest one's."""
-        found = sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
-        self._clips = deque((path, path.stat().st_size) for path in found)
-        return int(found[-1].name.partition("-")[0]) + 1 if found else 1
-
-    def make_room(self, wanted: int) -> bool:
-        """Delete old clips until `wanted` bytes fit; return whether they do. Raises OSError."""
-        while self._clips and sum(size for _, size in self._clips) + wanted > self._budget:
-            path, _ = self._clips.popleft()
-            path.unlink(missing_ok=True)
-        return wanted <= self._budget
-
-
 class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
     """Keeps the last seconds as JPEG images in memory; at an event, writes a clip of them and of the next seconds.
 
@@ -227,7 +204,9 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         self._queued_ns = 0
         self._event = ""
         self._ring = _RingBuffer(round(before * 1e9), ring_bytes)
-        self._clips = _ClipFolder(folder, budget)
+        self._budget = budget
+        # The clips in the folder, oldest first, and their sizes.
+        self._clips: deque[tuple[Path, int]] = deque()
         self._clip: _Clip | None = None
         self._end_ns = 0
         self._received_ns = time.monotonic_ns()
@@ -243,10 +222,8 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise SinkError(
-                f"cannot write clips into '{self._folder}': {error.strerror}; give --clips another folder",
-                denied=error.errno in (errno.EACCES, errno.EPERM, errno.EROFS),
-            ) from error
+            what, remedy = f"cannot write clips into '{self._folder}'", "; give --clips another folder"
+            raise cannot_write(what, error, remedy) from error
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
@@ -293,7 +270,7 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         if event:
             self._end_ns = moment + self._after_ns
         self._clip.add(encoded)
-        if not self._clips.make_room(self._clip.bytes):
+        if not self._make_room(self._clip.bytes):
             self._end_clip()
 
     def _belongs(self, image: _Encoded, clip: _Clip) -> bool:
@@ -305,15 +282,24 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         )
 
     def _begin(self, event: str, newest: _Encoded) -> None:
-        number = self._clips.scan()
+        found = sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+        self._clips = deque((path, path.stat().st_size) for path in found)
+        number = int(found[-1].name.partition("-")[0]) + 1 if found else 1
         label = re.sub(r"[^\w.-]+", "_", event)[:40]
         name = f"{number:06d}-{time.strftime('%Y%m%d-%H%M%S')}-{label}.avi"
         self._end_ns = newest.moment_ns + self._after_ns
         images = self._ring.take_all()
         self._clip = _Clip(self._folder / name, event, images[0])
         for image in images:
-            if self._clips.make_room(self._clip.bytes + len(image.jpeg)):
+            if self._make_room(self._clip.bytes + len(image.jpeg)):
                 self._clip.add(image)
+
+    def _make_room(self, wanted: int) -> bool:
+        """Delete old clips until `wanted` bytes fit; return whether they do. Raises OSError."""
+        while self._clips and sum(size for _, size in self._clips) + wanted > self._budget:
+            path, _ = self._clips.popleft()
+            path.unlink(missing_ok=True)
+        return wanted <= self._budget
 
     def _finish(self) -> None:
         self._end_clip()

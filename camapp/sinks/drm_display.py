@@ -135,12 +135,6 @@ class DrmDisplaySink(PredictionSink):
             log.warning("%s", message)
             self._reported = message
 
-    def _resize(self, width: int, height: int) -> None:
-        """Allocate canvases of this size. They are reused: new memory each time costs more than the drawing."""
-        if self._rgba.shape[:2] != (height, width):
-            self._canvases = [np.empty((height, width, 3), np.uint8) for _ in range(3)]
-            self._rgba = np.empty((height, width, 4), np.uint8)
-
     def _draw(self, preview: DrmPreview, now: float) -> None:
         if now - self._hud_at > _HUD_EVERY_S:
             self._hud_at = now
@@ -162,7 +156,10 @@ class DrmDisplaySink(PredictionSink):
             self._overlay.draw(canvas, prediction, self._hud, age_ms, stale)
             return canvas
 
-        self._resize(width, height)
+        if self._rgba.shape[:2] != (height, width):
+            # Reused: new memory each time costs more than the drawing.
+            self._canvases = [np.empty((height, width, 3), np.uint8) for _ in range(3)]
+            self._rgba = np.empty((height, width, 4), np.uint8)
         on_black = drawn_on(self._canvases[0], 0)
         if self._shown is not None and np.array_equal(on_black, self._shown):
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import sys
@@ -14,7 +13,7 @@ from camapp.core.json_records import prediction_record
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.rotating_file import RotatingFile
-from camapp.sinks.sink import PredictionSink
+from camapp.sinks.sink import PredictionSink, cannot_write
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +79,7 @@ class LogSink(BackgroundSink[str], PredictionSink):
         try:
             self._file.open()
         except OSError as error:
-            raise SinkError(
-                f"cannot write the log {self._file}: {error.strerror}; give --log another path",
-                denied=error.errno in (errno.EACCES, errno.EPERM, errno.EROFS),
-            ) from error
+            raise cannot_write(f"cannot write the log {self._file}", error, "; give --log another path") from error
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
 
 from camapp.core.arrays import Pixels
+from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
+
+
+def cannot_write(what: str, error: OSError, remedy: str = "") -> SinkError:
+    """Return the error to raise if a file cannot be written; a lack of permission has its own exit code."""
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return SinkError(f"{what}: {error.strerror}{remedy}", denied=denied)
 
 
 class Sink(ABC):

@@ -16,7 +16,7 @@ from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Trace
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.sink import ImageSink
+from camapp.sinks.sink import ImageSink, cannot_write
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,7 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
         try:
             self._partial.open("wb").close()
         except OSError as error:
-            denied = isinstance(error, PermissionError)
-            raise SinkError(f"cannot record to '{self._path}': {error.strerror}", denied=denied) from error
+            raise cannot_write(f"cannot record to '{self._path}'", error) from error
         super().start()
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:

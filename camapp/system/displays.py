@@ -39,6 +39,10 @@ class Display:
         return self.kind is not DisplayKind.NONE
 
 
+def _none(why: str) -> Display:
+    return Display(DisplayKind.NONE, f"no display: {why}")
+
+
 def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Display:
     """Find the X server (under Wayland: XWayland) that `DISPLAY` names, and check that it accepts connections.
 
@@ -50,16 +54,12 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
     name = environ.get("DISPLAY", "")
     if not name:
         if environ.get("WAYLAND_DISPLAY"):
-            return Display(
-                DisplayKind.NONE, "no display: Wayland runs without XWayland, which OpenCV needs; install xwayland"
-            )
-        return Display(
-            DisplayKind.NONE, "no display: DISPLAY is not set; start from a desktop, or over ssh with 'ssh -X'"
-        )
+            return _none("Wayland runs without XWayland, which OpenCV needs; install xwayland")
+        return _none("DISPLAY is not set; start from a desktop, or over ssh with 'ssh -X'")
     host, colon, rest = name.rpartition(":")
     number = rest.partition(".")[0]
     if not colon or not number.isdecimal() or int(number) > 65535 - 6000:
-        return Display(DisplayKind.NONE, f"no display: DISPLAY is '{name}', expected something like ':0'")
+        return _none(f"DISPLAY is '{name}', expected something like ':0'")
     host = host.rpartition("/")[2]
     last: OSError | None = None
     for family, address in _addresses(host, int(number)):
@@ -71,7 +71,7 @@ def probe(environ: Mapping[str, str] | None = None, timeout: float = 1.0) -> Dis
         except OSError as error:
             last = error
     why = "it took too long" if isinstance(last, TimeoutError) else getattr(last, "strerror", None) or str(last)
-    return Display(DisplayKind.NONE, f"no display: the X server '{name}' does not answer ({why})")
+    return _none(f"the X server '{name}' does not answer ({why})")
 
 
 # cage shows one window over the whole screen; with -s Ctrl-Alt-F2 switches to a terminal.
@@ -82,7 +82,7 @@ def probe_kiosk(root: Path = Path("/")) -> Display:
     """Find a screen that the Wayland kiosk `cage` could show a window on."""
     for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
         if shutil.which(program) is None:
-            return Display(DisplayKind.NONE, f"no display: the kiosk needs {program}; 'sudo apt install -y {package}'")
+            return _none(f"the kiosk needs {program}; 'sudo apt install -y {package}'")
     if os.environ.get("WLR_BACKENDS") == "headless":
         return Display(DisplayKind.KIOSK, "headless kiosk")
     connected = connectors(root)
@@ -101,14 +101,15 @@ def probe_drm(root: Path = Path("/")) -> Display:
     card = root / "dev/dri" / name.partition("-")[0]
     try:
         if not _is_free(card):
-            return Display(DisplayKind.NONE, f"no display: {name} is {_busy(card)}")
+            # Reads /proc, only to explain a busy card.
+            from camapp.system.video_devices import busy_advice
+
+            return _none(f"{name} is {busy_advice(card)}")
     except OSError as error:
-        return Display(
-            DisplayKind.NONE, f"no display: {card} cannot be opened ({error.strerror}): are you in group video?"
-        )
+        return _none(f"{card} cannot be opened ({error.strerror}): are you in group video?")
     size = screen_size(name, root)
     if size is None:
-        return Display(DisplayKind.NONE, f"no display: {name} names no size that it can show")
+        return _none(f"{name} names no size that it can show")
     return Display(DisplayKind.DRM, f"{name} {size[0]}x{size[1]}", size)
 
 
@@ -136,8 +137,8 @@ def screen_size(connector: str, root: Path = Path("/")) -> tuple[int, int] | Non
 
 def _no_screen(connected: Mapping[str, bool]) -> Display:
     if connected:
-        return Display(DisplayKind.NONE, "no display: no screen is connected")
-    return Display(DisplayKind.NONE, "no display: this machine has no screen connector (no /sys/class/drm/card*-*)")
+        return _none("no screen is connected")
+    return _none("this machine has no screen connector (no /sys/class/drm/card*-*)")
 
 
 # linux/drm.h: DRM_IOCTL_SET_MASTER and DRM_IOCTL_DROP_MASTER. Only a graphics card's master can show images.
@@ -155,12 +156,6 @@ def _is_free(card: Path) -> bool:
     finally:
         os.close(handle)
     return True
-
-
-def _busy(card: Path) -> str:
-    from camapp.system.video_devices import busy_advice  # reads /proc, only to explain a busy card
-
-    return busy_advice(card)
 
 
 def _addresses(host: str, number: int) -> list[tuple[int, str | tuple[str, int]]]:

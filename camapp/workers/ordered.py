@@ -58,13 +58,8 @@ class OrderedRun(Generic[Batch, Result]):
     A batch whose worker died is split and run again, each part at most `MAX_TRIES` times in all; then it is given up.
 
     Args:
-        model: to run.
         work: handles the batches.
-        max_items: items that a slot holds.
-        workers: processes.
-        threads: BLAS threads of each.
-        own_job: see `WorkerPool`.
-        limits: see `WorkerPool`.
+        max_items: items that a slot holds; all others as in `WorkerPool`.
     """
 
     def __init__(

@@ -125,7 +125,7 @@ class WorkerPool:
         # The workers map it from the file: one copy in memory is enough.
         model.release()
         self._slots = Slots.create(layout)
-        self._config = json.dumps({"layout": layout.to_json(), "job": asdict(own_job) if own_job else None}).encode()
+        self._config = json.dumps({"layout": asdict(layout), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
         self._free = deque(range(layout.slots))
         self._pending: deque[_Job] = deque()

@@ -15,12 +15,7 @@ from engine.model import Model
 
 
 class SharedWorkers:
-    """Gives all cameras with the same key a share in one pool.
-
-    Args:
-        workers: processes of each pool.
-        threads: BLAS threads of each process.
-    """
+    """Gives all cameras with the same key a share in one pool of `workers` processes, each with `threads` for BLAS."""
 
     def __init__(self, workers: int, threads: int) -> None:
         self.workers = workers

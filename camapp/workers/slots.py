@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,9 @@ class SlotLayout:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SlotLayout:
-        """Return the layout from a decoded JSON object (see `to_json`)."""
+        """Return the layout from a decoded JSON object (see `asdict`)."""
         outputs = tuple(tuple(shape) for shape in values["output_shapes"])
         return cls(values["slots"], tuple(values["input_shape"]), outputs)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
     @property
     def stride(self) -> int:

@@ -19,7 +19,6 @@ class PoolLimits:
         min_stuck_s: a job may take at least this long; with the poll and logging that is less than two seconds.
         stuck_times_p95: a job may take this multiple of the 95th percentile of all jobs' times.
         restarts: workers that may be lost within `restarts_within_s` before the pool fails.
-        restarts_within_s: see `restarts`.
         lost_in_row: workers that may be lost without a result in between, before waiting for the next no longer counts
             as a bounded step.
         poll_s: interval of the checks.
@@ -38,14 +37,9 @@ DEFAULT_LIMITS = PoolLimits()
 
 
 class WorkerSupervision:
-    """Keeps the times and losses of a pool's workers.
+    """Keeps the times and losses of a pool's workers, and counts the `restarts`.
 
-    Args:
-        limits: of the pool.
-        job_s: seconds after which a job hangs; 0 derives that from the times of earlier jobs.
-
-    Attributes:
-        restarts: workers replaced so far.
+    A job hangs after `job_s` seconds; 0 derives that from the times of earlier jobs.
     """
 
     def __init__(self, limits: PoolLimits, job_s: float = 0.0) -> None:

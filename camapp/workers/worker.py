@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any
 
 from camapp.system.process import die_with_parent
 from camapp.workers.protocol import (
@@ -36,7 +35,6 @@ from camapp.workers.protocol import (
     TASK,
 )
 from camapp.workers.slots import SlotLayout, Slots
-from engine.model import Model
 from engine.plan import Plan
 from engine.runtime.shared_model import attach_shared
 
@@ -73,7 +71,10 @@ def main() -> int:
         return start, time.monotonic_ns()
 
     try:
-        job = _make_job(config["job"], model) if config["job"] else None
+        job: Job | None = None
+        if config["job"]:
+            module, _, name = config["job"]["make"].partition(":")
+            job = getattr(import_module(module), name)(model, config["job"]["options"])
         # Warm up: the first run includes page faults and BLAS start-up. This worker owns no slot yet.
         for items in range(1, min(slots.layout.input_shape[0], _PLANNED_AHEAD) + 1):
             plans[items] = model.plan((items, *item_shape))
@@ -105,13 +106,6 @@ def main() -> int:
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the parent has closed the socket
     return 0
-
-
-def _make_job(config: dict[str, Any], model: Model) -> Job:
-    """Make the job that the parent named as 'module:function', with this model and the parent's options."""
-    module, _, name = config["make"].partition(":")
-    job: Job = getattr(import_module(module), name)(model, config["options"])
-    return job
 
 
 if __name__ == "__main__":

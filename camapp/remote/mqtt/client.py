@@ -127,14 +127,11 @@ class MqttClient:
     No method blocks, and no fault of the broker raises; the log has one line for each fault, and one when it is over.
 
     Args:
-        access: address and credentials of the broker.
         name: client id; letters are added, because a broker ends the older connection of two clients of one id.
         will: message that the broker sends if this client vanishes; None for none.
-        subscription: what to receive.
         on_connected: called in the client's thread after each connection, to set all states that the broker may lack.
         on_tick: called in the client's thread while connected, every `timeouts.tick` seconds; returns soon.
         capacity: maximum number of events that wait while the broker is away.
-        timeouts: time limits and intervals.
 
     Attributes:
         connected: whether the broker has accepted this client.

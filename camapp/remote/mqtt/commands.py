@@ -23,7 +23,6 @@ class MqttCommands:
     """Queues commands from any thread, a few at most, and runs them in a background thread.
 
     Args:
-        cameras: the runs.
         on_answer: called with camera, command, whether it was run, and a text, for each command.
         image_timeout: seconds that a snapshot may wait for an image.
     """

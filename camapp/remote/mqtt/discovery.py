@@ -32,14 +32,7 @@ _DIAGNOSTIC = {"entity_category": "diagnostic"}
 
 @dataclass(frozen=True)
 class CameraEntities:
-    """Describes a camera, as far as its entities depend on it.
-
-    Attributes:
-        name: of the camera.
-        topic: prefix of its topics.
-        task: of its model; a track has entities for its values.
-        models: names that a command can choose.
-    """
+    """Describes a camera, as far as its entities depend on it; `topic` is the prefix of its topics."""
 
     name: str
     topic: str

@@ -65,11 +65,7 @@ class MqttInterface:
     """Publishes the cameras to a broker, and runs the commands that it delivers.
 
     Args:
-        cameras: the runs.
-        access: address and credentials of the broker.
         device: id of this device, unique at that broker.
-        timing: intervals of the messages.
-        timeouts: of the connection.
 
     Attributes:
         client: the connection to the broker.

@@ -133,15 +133,7 @@ class HostCheck:
 class AuthMiddleware:
     """Checks each request before the application gets it, and adds the security headers to each answer.
 
-    Args:
-        app: the application.
-        auth: checks the token.
-        hosts: checks the Host header.
-        limiter: limits the connections; this class marks the busy ones.
-        on_refused: called with the reason of each refusal.
-
-    Attributes:
-        app: the application.
+    It also marks the busy connections of the limiter, and calls `on_refused` with the reason of each refusal.
     """
 
     def __init__(

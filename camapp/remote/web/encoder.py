@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
-import threading
 from collections.abc import Callable
 
 import cv2
 
 from camapp.core.arrays import Pixels
+from camapp.sinks.background import BackgroundSink
 from camapp.system.shared_frames import map_slots
 
 log = logging.getLogger(__name__)
 
 # Text and thin lines of the overlay stay clean; about 80 kB at 1280x720.
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 80)
+# The run sends one image at a time, with new memory before some.
+_MAX_QUEUED = 16
 
 
-class Encoder:
+class Encoder(BackgroundSink[Callable[[], None]]):
     """Encodes images from shared memory; the run sends one at a time.
 
     Args:
@@ -29,22 +30,13 @@ class Encoder:
     """
 
     def __init__(
-        self, wanted: Callable[[], bool], on_jpeg: Callable[[bytes, int], None], on_done: Callable[[], None]
+        self, wanted: Callable[[], bool], on_jpeg: Callable[[bytes, int], None], on_done: Callable[[], object]
     ) -> None:
+        super().__init__("encode", _MAX_QUEUED)
         self._wanted = wanted
         self._on_jpeg = on_jpeg
         self._on_done = on_done
         self._images: Pixels | None = None
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Encode nothing more."""
-        self._queue.put(None)
 
     def remap(self, descriptor: int, slots: int, height: int, width: int) -> None:
         """Use this memory for the images that follow; closes the descriptor."""
@@ -55,7 +47,7 @@ class Encoder:
             finally:
                 os.close(descriptor)
 
-        self._queue.put(change)
+        self.put(change)
 
     def offer(self, slot: int, seq: int) -> None:
         """Encode the image in a slot."""
@@ -68,11 +60,10 @@ class Encoder:
             finally:
                 self._on_done()
 
-        self._queue.put(encode)
+        self.put(encode)
 
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            try:
-                job()
-            except Exception as error:  # noqa: BLE001 - the next image may be encodable
-                log.error("an image cannot be encoded: %s: %s", type(error).__name__, error)
+    def _handle(self, item: Callable[[], None]) -> None:
+        try:
+            item()
+        except Exception as error:  # noqa: BLE001 - the next image may be encodable
+            log.error("an image cannot be encoded: %s: %s", type(error).__name__, error)

@@ -46,13 +46,11 @@ class WebInterface:
     An image is drawn, and copied once into shared memory, only while a browser shows it.
 
     Args:
-        cameras: the runs to show.
         address: HOST:PORT.
         hosts: names, besides addresses and this machine's own, that a browser may call it by.
         state: directory of the token and of the regions that clients choose; None takes the state directory.
         metrics: renders the text that Prometheus reads; None serves none.
         reread: reads a camera's settings as the next start would; None makes reloading impossible.
-        print_line: prints a line for the user.
         answer_s: a server that does not answer a status within this time hangs, and is replaced.
 
     Attributes:

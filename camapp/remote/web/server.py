@@ -117,8 +117,9 @@ class _Server:
             with contextlib.suppress(RuntimeError):  # the event loop has just ended
                 loop.call_soon_threadsafe(camera.set_image, jpeg, seq)
 
+        # If it is not sent, the run has ended, or notices by its bounds.
         done: channel.Message = {"type": "done", "camera": number}
-        return Encoder(lambda: camera.watchers > 0, on_jpeg, lambda: _ignore(channel.send(self._run, done)))
+        return Encoder(lambda: camera.watchers > 0, on_jpeg, lambda: channel.send(self._run, done))
 
     def _receive(self) -> None:
         try:
@@ -139,10 +140,6 @@ class _Server:
             self._encoders[message["camera"]].offer(message["slot"], message["seq"])
         else:
             self._state.receive(message)
-
-
-def _ignore(_: bool) -> None:
-    """Ignore that a message was not sent: the run has ended, or its bounds notice it."""
 
 
 if __name__ == "__main__":

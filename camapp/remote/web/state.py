@@ -52,14 +52,12 @@ class CameraState:
     """Keeps the latest state of one camera.
 
     Args:
-        name: of the camera.
         models: names that a visitor may choose.
         on_watch: called with True when the first client wants images, with False when the last one leaves.
 
     Attributes:
         status: the newest, {} before the first.
         predictions: the newest ones, oldest first.
-        predicted: number of predictions so far.
         changes: (time, label, score) of each change of the label, oldest first.
         image: the newest image as a JPEG file, and its frame's number.
         images: notifies of each new image.
@@ -122,11 +120,9 @@ class ServerState:
         send: sends a message to the run; returns False if it accepts none now.
 
     Attributes:
-        cameras: by name, in the run's order.
         locked: whether visitors need the token.
         updates: notifies of each prediction, status and notice.
         notices: (number, record) of the latest notices.
-        noticed: number of notices so far.
         skipped: images that were skipped because a client was slow.
         refused: number of refused requests, by reason.
     """

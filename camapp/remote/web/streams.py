@@ -31,12 +31,7 @@ _BOUNDARY = b"--frame\r\n"
 class MjpegStream:
     """Serves /stream.mjpg: a client gets the newest image once it has read the previous one, and skips the others.
 
-    Args:
-        state: has the images.
-        limiter: drops clients that stop reading.
-        camera: finds the camera of a request.
-        capacity: maximum number of streams.
-        stalled_s: a client that reads nothing for this long is dropped.
+    At most `capacity` clients are served at a time; one that reads nothing for `stalled_s` is dropped.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ def make_run(camera="door", state=State.RUNNING, health=None):
 
 
 def scrape(*runs):
-    families = text_string_to_metric_families(Metrics(runs).render().decode())
+    families = text_string_to_metric_families(Metrics(runs).render())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -111,12 +111,12 @@ def test_unknown_values_of_the_machine_are_left_out():
 
 def test_two_renderings_share_nothing():
     first, second = Metrics([make_run("door")]), Metrics([make_run("yard")])
-    assert b'"yard"' not in first.render()
-    assert b'"door"' not in second.render()
+    assert '"yard"' not in first.render()
+    assert '"door"' not in second.render()
 
 
 def test_names_follow_the_conventions():
-    families = list(text_string_to_metric_families(Metrics([make_run()]).render().decode()))
+    families = list(text_string_to_metric_families(Metrics([make_run()]).render()))
     ours = [family for family in families if family.name.startswith("camapp_")]
     assert len(ours) > 15
     for family in ours:
