@@ -24,7 +24,7 @@ from camapp.remote.interfaces import RemoteInterface, build_interfaces, check_in
 from camapp.sinks.clips import ClipSink, parse_events
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
-from camapp.sinks.jsonl_log import ChangeFilter, LogSink
+from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.label_command import LabelCommandSink
 from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.snapshot import SnapshotSink
@@ -264,7 +264,7 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
             "source": redacted(pipeline.source.uri),
             "fps": round(pipeline.stats.inference.rate(), 2),
         },
-        ChangeFilter(settings.log_heartbeat) if settings.log_on_change else None,
+        settings.log_heartbeat if settings.log_on_change else None,
         lambda: pipeline.request_stop("stdout was closed"),
         blocking=not pipeline.source.live,
     )

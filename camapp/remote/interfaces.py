@@ -39,7 +39,11 @@ def build_interfaces(cameras: Sequence[CameraControl], reread: Callable[[str], S
     if settings.web is not None:
         from camapp.remote.web.interface import WebInterface
 
-        metrics = _metrics_of(cameras)
+        metrics = None
+        if find_spec("prometheus_client") is not None:
+            from camapp.remote.prometheus import Metrics
+
+            metrics = Metrics(cameras).render
         interfaces.append(WebInterface(cameras, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
     if settings.mqtt is not None:
         from camapp.core.addresses import device_id
@@ -63,11 +67,3 @@ def check_interfaces(settings: Settings) -> None:
         from camapp.remote.mqtt.client import MqttClient, access
 
         MqttClient(access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca), "check")
-
-
-def _metrics_of(cameras: Sequence[CameraControl]) -> Callable[[], str] | None:
-    if find_spec("prometheus_client") is None:
-        return None
-    from camapp.remote.prometheus import Metrics
-
-    return Metrics(cameras).render

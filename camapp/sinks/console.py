@@ -25,7 +25,6 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
 
     Args:
         status: returns the text of the status line; None if another camera's sink shows it.
-        stream: a text stream.
         every: seconds between two status lines on a stream that is not a terminal.
         camera: its name, if there are several.
     """

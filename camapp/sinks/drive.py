@@ -61,11 +61,9 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
 
     Args:
         uri: udp://HOST:PORT or serial:///dev/NAME?baud=115200.
-        clock: monotonic nanoseconds.
         retry_s: seconds between two attempts to open a port again, such as after a cable was pulled.
 
     Attributes:
-        sent: lines that were sent.
         lost: lines that could not be sent.
 
     Raises:

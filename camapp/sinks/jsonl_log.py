@@ -18,23 +18,6 @@ from camapp.sinks.sink import PredictionSink, cannot_write
 log = logging.getLogger(__name__)
 
 
-class ChangeFilter:
-    """Passes predictions that change the label, and one after each `heartbeat` seconds without any."""
-
-    def __init__(self, heartbeat: float) -> None:
-        self._heartbeat = heartbeat
-        self._label: str | None = None
-        self._due = 0.0
-
-    def passes(self, prediction: Prediction, trace: Trace) -> bool:
-        """Return whether to write this prediction; by the trace's monotonic clock."""
-        now = trace.captured / 1e9
-        if prediction.label == self._label and now < self._due:
-            return False
-        self._label, self._due = prediction.label, now + self._heartbeat
-        return True
-
-
 class LogSink(BackgroundSink[str], PredictionSink):
     """Writes one JSON object per prediction.
 
@@ -42,21 +25,19 @@ class LogSink(BackgroundSink[str], PredictionSink):
     `retry_s`, and the lines that fit into memory meanwhile are written then.
 
     Args:
-        file: where to write.
         context: returns the fields of the run that are added to each record.
-        changes: selects the predictions to write; None writes all.
+        heartbeat: write only predictions that change the label, and one after each such number of seconds without any;
+            None writes all.
         on_broken_pipe: called when stdout has lost its reader.
         blocking: wait for the writer, at most 10 s, instead of losing lines (for files, whose frames can wait).
-        capacity: maximum number of lines in memory.
         flush_s: how long lines collect in memory, for stdout 0.1 s at most: one wake-up per line costs 0.09 ms of CPU.
-        retry_s: seconds between two attempts to write.
     """
 
     def __init__(
         self,
         file: RotatingFile,
         context: Callable[[], Mapping[str, object]],
-        changes: ChangeFilter | None = None,
+        heartbeat: float | None = None,
         on_broken_pipe: Callable[[], None] = lambda: None,
         blocking: bool = False,
         capacity: int = 2000,
@@ -67,7 +48,9 @@ class LogSink(BackgroundSink[str], PredictionSink):
         super().__init__("log", capacity, newest=True, blocking=blocking, wait_s=10.0, linger_s=linger_s)
         self._file = file
         self._context = context
-        self._changes = changes
+        self._heartbeat = heartbeat
+        self._label: str | None = None
+        self._due = 0.0
         self._on_broken_pipe = on_broken_pipe
         self._retry_s = retry_s
         self._failing = False
@@ -83,9 +66,12 @@ class LogSink(BackgroundSink[str], PredictionSink):
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Queue one line, if the filter passes this prediction."""
-        if self._changes is not None and not self._changes.passes(prediction, trace):
-            return
+        """Queue one line, if this prediction is to be written; by the trace's monotonic clock."""
+        if self._heartbeat is not None:
+            now = trace.captured / 1e9
+            if prediction.label == self._label and now < self._due:
+                return
+            self._label, self._due = prediction.label, now + self._heartbeat
         record = prediction_record(prediction, frame, trace) | dict(self._context())
         self.lost += not self.put(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 

@@ -71,12 +71,7 @@ class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
 
 
 class SnapshotSink(ImageFileSink, ImageSink):
-    """After `request`, saves the next image shown as `folder/YYYYmmdd-HHMMSS-seq.png`.
-
-    Args:
-        folder: created when first needed.
-        on_saved: called in the thread with each file.
-    """
+    """After `request`, saves the next image shown as `folder/YYYYmmdd-HHMMSS-seq.png`."""
 
     def __init__(
         self,

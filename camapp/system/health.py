@@ -65,15 +65,8 @@ def read_cpu_times(root: Path = Path("/")) -> tuple[int, int]:
 class HealthMonitor:
     """Samples in a background thread, as reading the flags may take milliseconds.
 
-    The runs of several cameras share a monitor, which samples from the first `start` to the last `stop`.
-
-    Args:
-        every: seconds between samples.
-        root: '/' except in tests.
-        throttled: reads the firmware's flags.
-
-    Attributes:
-        latest: the last sample.
+    The runs of several cameras share a monitor, which samples at intervals of `every` seconds from the first `start` to
+    the last `stop`; `latest` is the last sample. `root` is '/' except in tests, `throttled` reads the firmware's flags.
     """
 
     def __init__(

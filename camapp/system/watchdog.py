@@ -32,12 +32,10 @@ class Watchdog:
     systemd restarts the service.
 
     Args:
-        manager: the service manager.
         started: returns whether the workers are ready and the source was started.
         predictions: returns the number of predictions so far.
         bounded_step: returns the name of a step that is within its time limit, or "".
         status: returns a status line for people.
-        clock: returns monotonic seconds.
     """
 
     def __init__(

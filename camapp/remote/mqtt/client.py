@@ -396,8 +396,6 @@ def new_client(
     """Return an MQTT 5 client of paho-mqtt 1 or 2, whose callbacks differ.
 
     Args:
-        module: paho.mqtt.client.
-        client_id: of the client.
         on_connect: called with the broker's reason code, its text, and the maximum number of messages in flight.
         on_disconnect: called with reason code and text when the connection ends.
         on_publish: called with a message's number, reason code and text when the broker has accepted or rejected it;

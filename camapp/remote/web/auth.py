@@ -176,17 +176,14 @@ class AuthMiddleware:
             await self.app(scope, receive, _with_headers(send_and_note))
         except (OSError, ClientDisconnect):
             log.debug("a client has disconnected", exc_info=True)
-        except Exception as error:  # noqa: BLE001 - uvicorn would log it for each request
-            self._log_error(scope, error)
+        except Exception as error:
+            kind = type(error).__name__
+            if kind not in self._logged:
+                self._logged.add(kind)
+                log.error("the page failed at %r (logged once per kind)", scope["path"], exc_info=error)
             # Starlette has sent a 500 already, unless the answer had begun.
             if not finished:
                 await self._limiter.drop(scope)
-
-    def _log_error(self, scope: Scope, error: Exception) -> None:
-        kind = type(error).__name__
-        if kind not in self._logged:
-            self._logged.add(kind)
-            log.error("the page failed at %r (logged once per kind)", scope["path"], exc_info=error)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

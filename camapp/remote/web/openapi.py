@@ -92,11 +92,8 @@ class Endpoint:
     """Describes one entry of the route table.
 
     Attributes:
-        path: of the URL.
         handler: name of the method that answers.
-        summary: one line of documentation.
         answer: schema of what a successful request returns.
-        media_type: of that.
         parameters: of the query.
         errors: descriptions of further errors, by status code.
         body: properties of the JSON object of a POST, all required; None for a GET.

@@ -151,7 +151,6 @@ class _Handlers:
         return serve
 
     async def login(self, request: Request) -> Response:
-        """Show the form for the token, or check its answer."""
         if not self._auth.needed:
             return RedirectResponse("/", 303)
         if request.method != "POST":
@@ -171,13 +170,11 @@ class _Handlers:
         return response
 
     async def logout(self, request: Request) -> Response:
-        """Delete the browser's cookie."""
         response = RedirectResponse("/login", 303)
         self._auth.clear_cookie(response)
         return response
 
     async def status(self, request: Request) -> Response:
-        """Return the status of all cameras and of the server."""
         cameras = self._state.cameras
         own = {
             "visitors": {name: camera.watchers for name, camera in cameras.items()},
@@ -188,11 +185,9 @@ class _Handlers:
         return JSONResponse({"cameras": [camera.status for camera in cameras.values()], "web": own})
 
     async def camera_status(self, request: Request) -> Response:
-        """Return the status of one camera."""
         return JSONResponse(self.camera(request).status)
 
     async def openapi(self, request: Request) -> Response:
-        """Return the description of this interface."""
         return JSONResponse(DOCUMENT)
 
     async def metrics(self, request: Request) -> Response:
@@ -204,7 +199,6 @@ class _Handlers:
         return PlainTextResponse(text, media_type=_METRICS_TYPE)
 
     async def snapshot(self, request: Request) -> Response:
-        """Return the next image that is drawn, as a JPEG file."""
         camera = self.camera(request)
         with camera.watched():
             try:
@@ -216,7 +210,6 @@ class _Handlers:
         return Response(jpeg, media_type="image/jpeg", headers={"x-seq": str(seq)})
 
     async def predictions(self, request: Request) -> Response:
-        """Return the predictions of frames after `since`."""
         camera = self.camera(request)
         try:
             since = int(request.query_params.get("since", "-1")[:20])

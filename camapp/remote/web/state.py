@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -130,7 +131,7 @@ class ServerState:
     def __init__(self, hello: Message, send: Callable[[Message], bool]) -> None:
         self._send = send
         self.cameras = {
-            camera["name"]: CameraState(camera["name"], camera["models"], self._watch(number))
+            camera["name"]: CameraState(camera["name"], camera["models"], partial(self._watch, number))
             for number, camera in enumerate(hello["cameras"])
         }
         self._by_number = list(self.cameras.values())
@@ -143,11 +144,8 @@ class ServerState:
         self._numbers = count(1)
         self._answers: dict[int, asyncio.Future[Message]] = {}
 
-    def _watch(self, number: int) -> Callable[[bool], None]:
-        def send(on: bool) -> None:
-            self._send({"type": "watched", "camera": number, "on": on})
-
-        return send
+    def _watch(self, number: int, on: bool) -> None:
+        self._send({"type": "watched", "camera": number, "on": on})
 
     def count_refusal(self, reason: str) -> None:
         """Count a refused request."""

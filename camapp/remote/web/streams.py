@@ -150,7 +150,7 @@ class LiveSocket:
                 except TimeoutError:
                     await self._limiter.drop(socket.scope)
                     return
-            await _wait(client.wait(), gone)
+            await _wait(self._state.updates.wait_newer(client.serial), gone)
             await asyncio.wait({gone}, timeout=_SEND_EVERY_S)
 
 
@@ -162,17 +162,13 @@ class _Client:
         self._predicted = {name: camera.predicted for name, camera in state.cameras.items()}
         self._status: dict[str, int] = {}
         self._noticed = state.noticed
-        self._serial = -1
+        self.serial = -1
         self._greeted = False
-
-    async def wait(self) -> None:
-        """Wait for an update."""
-        await self._state.updates.wait_newer(self._serial)
 
     def next_message(self) -> dict[str, Any]:
         """Return what the client has not received yet."""
         state = self._state
-        self._serial = state.updates.serial
+        self.serial = state.updates.serial
         message: dict[str, Any] = {}
         if not self._greeted:
             self._greeted = True

@@ -13,7 +13,7 @@ from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace, Truth
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Polyline, Prediction
-from camapp.sinks.jsonl_log import ChangeFilter, LogSink
+from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.rotating_file import RotatingFile
 
 PIXEL = Image.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
@@ -104,8 +104,8 @@ def test_rotation_of_a_single_file_empties_it(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_a_change_filter_passes_changed_labels_and_a_heartbeat(tmp_path):
-    sink = sink_for(tmp_path / "log.jsonl", changes=ChangeFilter(10.0))
+def test_changed_labels_and_a_heartbeat_are_written(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", heartbeat=10.0)
     labels = ["", *["a"] * 250, *["b"] * 5, "a", *[""] * 3]
     for seq, label in enumerate(labels):
         # Ten frames a second.
@@ -121,7 +121,7 @@ def test_a_wall_clock_that_jumps_an_hour_changes_only_the_time_field(tmp_path, m
     clock = {"offset": 0.0}
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + clock["offset"])
-    sink = sink_for(path, changes=ChangeFilter(3600.0))
+    sink = sink_for(path, heartbeat=3600.0)
     for seq, offset in enumerate((0.0, 3600.0, -3600.0, 0.0)):
         clock["offset"] = offset
         # The label does not change, and a heartbeat by the wall clock would be due.
