@@ -186,7 +186,7 @@ def test_the_close_button_counts_as_q(managed: Desktop) -> None:
 
         assert until(closed)
         assert until(lambda: not show.sink.alive)
-        assert not children()
+        assert until(lambda: not children())
 
 
 def test_the_last_report_is_read_even_if_the_window_left_a_frame_unread(
