@@ -44,11 +44,7 @@ def slices(node: Node, shape: Shape) -> tuple[slice, ...]:
 
 
 def positive(node: Node, axis: int, rank: int) -> int:
-    """Return an axis counted from the front.
-
-    Raises:
-        ModelError: there is no such axis.
-    """
+    """Return an axis counted from the front; raises ModelError if there is no such axis."""
     if not isinstance(axis, int) or not -rank <= axis < rank:
         raise ModelError(f"{node.op_type} '{node.name}': axis {axis!r:.20}, but its input has {rank} axes")
     return axis % rank

@@ -104,14 +104,9 @@ class MemoryPlan:
         packed: Mapping[str, Array],
         pixels: bool = False,
     ) -> None:
-        """Place all values.
+        """Place all values; `steps` run the graph's nodes, `packed` holds their rearranged parameters by key.
 
-        Args:
-            graph: in the order of `steps`.
-            steps: one for each node, with a layout other than ANY.
-            input_shapes: of the graph's inputs.
-            packed: parameters in the arrangements that steps want.
-            pixels: the first input will be uint8 (N, H, W, C).
+        No step has the layout ANY. With `pixels` the first input will be uint8 (N, H, W, C).
         """
         self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
         self._parameters: dict[str, Array] = {}

@@ -180,9 +180,8 @@ class Block:
 def read_block(node: Node, inputs: Sequence[Operand]) -> Block | None:
     """Return the convolutions of a node; None if they cannot run together.
 
-    Args:
-        node: with the depthwise Conv's attributes, and those of the others as `first_...` and `third_...`.
-        inputs: data, for each convolution a matrix with its bias as last column, perhaps a residual.
+    The node has the depthwise Conv's attributes, and those of the others as `first_...` and `third_...`. Its inputs are
+    data, for each convolution a matrix with its bias as last column, perhaps a residual.
     """
     if len(inputs[0].shape) != 4:
         return None

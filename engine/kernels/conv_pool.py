@@ -76,11 +76,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Bands(Pooled):
-    """Describes the width of copied windows.
-
-    Attributes:
-        places: pooled outputs of a row that share a window; 0: each output has a separate window.
-    """
+    """Describes the copied windows: pooled outputs of a row that share one; 0: each output has a separate window."""
 
     places: int
 

@@ -84,11 +84,9 @@ def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 @dataclass(frozen=True)
 class _Tiling:
-    """Describes how the output of one convolution is cut into tiles of m x m.
+    """Describes how the output of one 3x3 convolution is cut into tiles of m x m.
 
     Attributes:
-        conv: the 3x3 convolution.
-        m: rows and columns of an output tile.
         narrow: outputs of the 1x1 Conv beside it; 0 if there is none.
         down: rows of tiles in the output (with a dilation: in each of its images).
         across: tiles in such a row.
