@@ -105,10 +105,8 @@ def _two_slopes(x: Array, slope: Array, out: Array, below: Array) -> list[Call]:
     ]
 
 
-CLIP: tuple[Kernel, ...] = (_elementwise(_clip, "clip"),)
-HARD_SIGMOID: tuple[Kernel, ...] = (_elementwise(_hard_sigmoid, "hard_sigmoid"),)
-HARD_SWISH: tuple[Kernel, ...] = (_elementwise(_hard_swish, "hard_swish"),)
-LEAKY_RELU: tuple[Kernel, ...] = (leaky_relu,)
-PRELU: tuple[Kernel, ...] = (prelu,)
-SIGMOID: tuple[Kernel, ...] = (_elementwise(_sigmoid, "sigmoid"),)
-TANH: tuple[Kernel, ...] = (_elementwise(_tanh, "tanh"),)
+clip = _elementwise(_clip, "clip")
+hard_sigmoid = _elementwise(_hard_sigmoid, "hard_sigmoid")
+hard_swish = _elementwise(_hard_swish, "hard_swish")
+sigmoid = _elementwise(_sigmoid, "sigmoid")
+tanh = _elementwise(_tanh, "tanh")

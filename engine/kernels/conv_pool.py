@@ -33,7 +33,6 @@ from engine.kernels.step import (
     SWISH,
     Border,
     Call,
-    Kernel,
     Layout,
     Operand,
     Pack,
@@ -393,6 +392,3 @@ def _matrix(places: int, weight: Array) -> Array:
             start = 2 * place + parity
             found[:, start : start + taps, :, parity, place] = weight.transpose(2, 3, 1, 0)
     return found.reshape(rows * taken * channels, -1)
-
-
-KERNELS: tuple[Kernel, ...] = (planes, parities, bands)

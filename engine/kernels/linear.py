@@ -9,20 +9,7 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import (
-    SWISH,
-    Call,
-    Kernel,
-    Operand,
-    Pack,
-    Scratch,
-    Step,
-    aligned,
-    attributes,
-    finish,
-    gemm,
-    scalar,
-)
+from engine.kernels.step import SWISH, Call, Operand, Pack, Scratch, Step, aligned, attributes, finish, gemm, scalar
 from engine.shapes import positive
 
 # Elements of the largest weight that is aligned; a larger one comes from memory, and only the memory's speed counts.
@@ -109,8 +96,3 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, int]) -> bool:
         return np.broadcast_shapes(shape, target) == target
     except ValueError:
         return False
-
-
-GEMM: tuple[Kernel, ...] = (gemm_node,)
-MATMUL: tuple[Kernel, ...] = (matmul,)
-SOFTMAX: tuple[Kernel, ...] = (softmax,)
