@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 
+import numpy as np
+
 from engine.graph import ModelError, Node, Shape
+
+
+def broadcasts(shape: Shape, target: Shape) -> bool:
+    """Return whether an array of this shape can be broadcast to the target."""
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def reshaped(node: Node, shape: Shape) -> Shape:

@@ -101,13 +101,11 @@ def random_image(
     random one.
     """
     rng = np.random.default_rng([seed, 5])
-    view = random_view(rng, size, kind) if shape is None else _stretched(random_view(rng, shape, kind), size)
+    view = random_view(rng, shape or size, kind)
+    if shape is not None:
+        view = replace(view, camera=view.camera.resized(size))
     image = photograph(view.stripes, view.look, view.camera)
     return image, truth_of(view, image), view
-
-
-def _stretched(view: View, size: tuple[int, int]) -> View:
-    return replace(view, camera=view.camera.resized(size))
 
 
 def truth_of(view: View, image: Pixels) -> Truth:

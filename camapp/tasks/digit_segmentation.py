@@ -247,17 +247,14 @@ def _is_on_clean_paper(even: Pixels, dark: Pixels, group: Group, grain: float) -
     margin = max(3, round(0.15 * max(x1 - x0, y1 - y0)))
     left, top = max(0, x0 - margin), max(0, y0 - margin)
     darkness, ground = dark[top : y1 + margin, left : x1 + margin], even[top : y1 + margin, left : x1 + margin]
-    if cv2.countNonZero(darkness) - _area(darkness, outlines, left, top) > MAX_CLUTTER * darkness.size:
+    own = cv2.countNonZero(darkness & _mask(darkness.shape, outlines, left, top))
+    if cv2.countNonZero(darkness) - own > MAX_CLUTTER * darkness.size:
         return False
     free = 1 - cv2.dilate(darkness, np.ones((5, 5), np.uint8))
     if cv2.countNonZero(free) < MIN_FREE * free.size:
         return False
     _, spread = cv2.meanStdDev(ground, mask=free)
     return float(spread[0, 0]) < math.hypot(MAX_SPREAD, 1.5 * grain)
-
-
-def _area(darkness: Pixels, outlines: list[Outline], left: int, top: int) -> int:
-    return cv2.countNonZero(darkness & _mask(darkness.shape, outlines, left, top))
 
 
 def _mask(shape: tuple[int, ...], outlines: list[Outline], left: int, top: int) -> Pixels:

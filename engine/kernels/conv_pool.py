@@ -72,6 +72,11 @@ class Pooled:
         height, width = self.conv.shape[2:]
         return height // 2, width // 2
 
+    @property
+    def inner(self) -> int:
+        """Elements of a window."""
+        return prod(self.conv.weight[1:])
+
 
 @dataclass(frozen=True)
 class Bands(Pooled):
@@ -118,17 +123,7 @@ class Bands(Pooled):
 
 
 @dataclass(frozen=True)
-class Columns(Pooled):
-    """Describes columns of windows."""
-
-    @property
-    def inner(self) -> int:
-        """Rows of the columns."""
-        return prod(self.conv.weight[1:])
-
-
-@dataclass(frozen=True)
-class Planes(Columns):
+class Planes(Pooled):
     """Describes columns of windows for the outputs that the pool reads and the places between them."""
 
     @property
@@ -150,7 +145,7 @@ class Planes(Columns):
 
 
 @dataclass(frozen=True)
-class Parities(Columns):
+class Parities(Pooled):
     """Describes columns of windows at even places of a row, then at odd ones, for the outputs that the pool reads."""
 
     @property
