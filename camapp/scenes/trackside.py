@@ -36,7 +36,7 @@ class View:
 
 
 def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> View:
-    """Return a random view of a random track (None: of a random kind); one in eight has no line at all."""
+    """Return a random view of a random track, of a random kind if None is given; one in eight has no line at all."""
     kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.17, 0.13) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
     camera = random_camera(kind, size, rng)
     course, pose = _course(kind, camera, rng)

@@ -265,7 +265,7 @@ def _mask(shape: tuple[int, ...], outlines: list[Outline], left: int, top: int) 
 
 
 def _leans(rects: list[Rect], aspect: float) -> list[float]:
-    """Return for each mark, left to right, the angle by which its row falls to the right; 0 for a single one."""
+    """Return for each mark, left to right, the angle in radians by which its row falls right; 0 for a single one."""
     rows: list[list[int]] = []
     centres = [((x0 + x1) / 2 * aspect, (y0 + y1) / 2, y1 - y0) for x0, y0, x1, y1 in rects]
     for mark, (x, y, tall) in enumerate(centres):

@@ -52,7 +52,7 @@ FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
 
 
 def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
-    """Return all outputs of a graph, node by node; raises UnsupportedOperator if it is not in FUNCTIONS."""
+    """Return all outputs of a graph, node by node; raises UnsupportedOperator for a node not in FUNCTIONS."""
     values = dict(graph.initializers)
     values.update({value.name: array for value, array in zip(graph.inputs, inputs, strict=True)})
     for node in graph.nodes:

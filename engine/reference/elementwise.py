@@ -64,7 +64,7 @@ def _clip(number: float, low: float, high: float) -> float:
 
 
 def _operator(function: Callable[..., Any], **defaults: float) -> Callable[..., Array]:
-    """Return the operator that computes a function of its inputs' numbers and of these attributes."""
+    """Return the operator that computes a function of its inputs' numbers and of attributes, with these defaults."""
 
     def run(node: Node, x: Array, *others: Array) -> Array:
         found = {name: node.attributes.get(name, value) for name, value in defaults.items()}

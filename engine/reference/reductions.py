@@ -37,7 +37,7 @@ def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
 
 
 def softmax(node: Node, x: Array, *, logarithm: bool = False) -> Array:
-    """Compute exp(x) over its sum along the axis, or that logarithm; the largest x is subtracted: nothing overflows."""
+    """Compute exp(x) over its sum along the axis, or its logarithm; the largest x is subtracted: nothing overflows."""
     rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
     out = np.zeros(rows.shape)
     for place in np.ndindex(*rows.shape[:-1]):
