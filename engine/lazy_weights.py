@@ -17,13 +17,7 @@ SMALL = 16 << 20  # bytes; smaller models stay in memory
 
 
 class LazyWeights(Mapping[str, Array]):
-    """Maps names to arrays; after `release` the next access reads them from the file again, if it is unchanged.
-
-    Args:
-        arrays: as read from the file.
-        path: of the file.
-        reload: reads the file again.
-    """
+    """Maps names to arrays; after `release` the next access reads them from the file again, if it is unchanged."""
 
     def __init__(self, arrays: Mapping[str, Array], path: Path, reload: Callable[[], Mapping[str, Array]]) -> None:
         self._arrays: Mapping[str, Array] | None = arrays

@@ -255,9 +255,5 @@ def _plain_names(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
 
 
 def with_card(model: Model, **changes: object) -> Model:
-    """Return the same model with changed fields of its card, checked again.
-
-    Raises:
-        ModelError: a value that is not allowed, or does not fit the graph.
-    """
+    """Return the same model with changed fields of its card; raises ModelError if one is invalid or does not fit."""
     return Model(replace(model.card, **changes), model.graph, model.prepared)  # type: ignore[arg-type]

@@ -72,11 +72,7 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
-        """Return the card that `to_json` wrote.
-
-        Raises:
-            ModelError: not a JSON object, an unknown or repeated key, or a value that is not allowed.
-        """
+        """Return the card that `to_json` wrote; raises ModelError for other text, or a bad key or value."""
         try:
             found = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:

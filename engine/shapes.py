@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 
+import numpy as np
+
 from engine.graph import ModelError, Node, Shape
+
+
+def broadcasts(shape: Shape, target: Shape) -> bool:
+    """Return whether an array of this shape can be broadcast to the target."""
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def reshaped(node: Node, shape: Shape) -> Shape:
@@ -44,11 +54,7 @@ def slices(node: Node, shape: Shape) -> tuple[slice, ...]:
 
 
 def positive(node: Node, axis: int, rank: int) -> int:
-    """Return an axis counted from the front.
-
-    Raises:
-        ModelError: there is no such axis.
-    """
+    """Return an axis counted from the front; raises ModelError if there is no such axis."""
     if not isinstance(axis, int) or not -rank <= axis < rank:
         raise ModelError(f"{node.op_type} '{node.name}': axis {axis!r:.20}, but its input has {rank} axes")
     return axis % rank

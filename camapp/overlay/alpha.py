@@ -12,17 +12,10 @@ BAND = 48
 
 
 def with_alpha(on_black: Pixels, on_white: Pixels, out: Pixels | None = None) -> Pixels:
-    """Return a drawing without its background, from the same drawing on a black and on a white image.
+    """Return a drawing without its background, from that drawing on a black and on a white image, (h, w, 3) uint8 BGR.
 
-    Pixels that are equal in both are opaque; those that differ by 255 are transparent.
-
-    Args:
-        on_black: (h, w, 3) uint8 BGR.
-        on_white: likewise.
-        out: (h, w, 4) uint8 array for the result; None allocates one.
-
-    Returns:
-        (h, w, 4) uint8 RGBA, not premultiplied.
+    Pixels that are equal in both are opaque; those that differ by 255 are transparent. The result is (h, w, 4) uint8
+    RGBA, not premultiplied; it is written into `out` if that is given.
     """
     height, width = on_black.shape[:2]
     out = np.empty((height, width, 4), np.uint8) if out is None else out

@@ -29,10 +29,8 @@ def has_lane(values: Mapping[str, float]) -> bool:
 def lane_ahead(values: Mapping[str, float], ahead: Floats, beside: float) -> Floats:
     """Return the ground points (n, 2), x to the car's right and y ahead of it, of a path along the lane.
 
-    Args:
-        values: of a prediction, in SI units and degrees; right is positive.
-        ahead: metres along the lane, (n,).
-        beside: metres right of the lane's centre.
+    `ahead` (n,) are metres along the lane; the path is `beside` metres right of its centre. Angles of `values` are in
+    degrees.
     """
     bend = values["curvature_1_m"]
     turned = bend * ahead
@@ -49,14 +47,9 @@ def lane_ahead(values: Mapping[str, float], ahead: Floats, beside: float) -> Flo
 def draw_lane(
     canvas: Pixels, values: Mapping[str, float], box: tuple[int, int, int, int], colour: Colour, background: Colour
 ) -> None:
-    """Draw the view in place.
+    """Draw the view in place, in the box (x, y, width, height) of the canvas, (h, w, 3) uint8.
 
-    Args:
-        canvas: (h, w, 3) uint8.
-        values: for which `has_lane` is true.
-        box: (x, y, width, height) of the view in the canvas, pixels.
-        colour: of the lane.
-        background: of the view, blended with the canvas.
+    `has_lane` must be true for the values. The background is blended with the canvas.
     """
     x, y, width, height = box
     part = canvas[max(y, 0) : y + height, max(x, 0) : x + width]

@@ -10,16 +10,7 @@ from camapp.overlay.text import Font, plain
 
 
 def no_signal(size: tuple[int, int], reason: str, waited_s: float | None = None) -> Pixels:
-    """Return an image with NO SIGNAL and the reason.
-
-    Args:
-        size: (width, height).
-        reason: text, broken into lines if it is long.
-        waited_s: seconds without an image so far, drawn if given.
-
-    Returns:
-        (height, width, 3) uint8 BGR.
-    """
+    """Return an image (height, width, 3), uint8 BGR, of NO SIGNAL, the reason and, if given, the seconds waited."""
     width, height = size
     style = style_of(width, height)
     image = np.full((height, width, 3), DARK, np.uint8)

@@ -24,11 +24,7 @@ CARD_INTERVAL_NS = 150_000_000
 
 
 class Overlay:
-    """Draws on frames of any size, and caches its panels.
-
-    Args:
-        clock: monotonic nanoseconds.
-    """
+    """Draws on frames of any size, and caches its panels; `clock` returns monotonic nanoseconds."""
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
@@ -36,14 +32,9 @@ class Overlay:
         self._panel = _Cached(HUD_INTERVAL_NS)
 
     def draw(self, canvas: Pixels, prediction: Prediction | None, hud: Hud | None, age_ms: float, stale: bool) -> None:
-        """Draw on `canvas`, (h, w, 3) uint8 BGR, in place.
+        """Draw on `canvas`, (h, w, 3) uint8 BGR, in place; the prediction's boxes and lines are in its pixels.
 
-        Args:
-            canvas: the image; boxes and lines of the prediction are in its pixels.
-            prediction: the newest, or None before the first.
-            hud: statistics to show, or None to hide them.
-            age_ms: of the prediction.
-            stale: the prediction is too old; it is drawn dimmed, with its age.
+        Without a prediction or `hud` that part is left out. A stale prediction is drawn dimmed, with its age.
         """
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()

@@ -19,12 +19,7 @@ PlacedLayer = tuple[Layer, int, int]
 
 
 class PanelBuilder:
-    """Collects rows of text and bars from the top down; `layer` returns the panel.
-
-    Args:
-        inner: width of the content, in pixels.
-        pad: pixels around the content.
-    """
+    """Collects rows of text and bars from the top down, `inner` pixels wide with `pad` pixels around them."""
 
     def __init__(self, inner: int, pad: int) -> None:
         self._inner = max(1, inner)

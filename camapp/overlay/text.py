@@ -90,12 +90,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Font:
-    """A size and weight of text.
-
-    Attributes:
-        cap: height of a capital letter in pixels.
-        bold: heavier strokes.
-    """
+    """A size and weight of text; `cap` is the height of a capital letter in pixels."""
 
     cap: int
     bold: bool = False

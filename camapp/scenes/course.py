@@ -117,13 +117,9 @@ class Course:
 
 
 def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: float = 0.0) -> Course:
-    """Return an open course that starts at the origin along y and has these curvatures over `reach` metres.
+    """Return an open course that starts at the origin along y, with `back` metres behind it and `reach` metres ahead.
 
-    Args:
-        reach: metres ahead.
-        curvatures: 1/m at evenly spaced points of the reach, linearly interpolated.
-        borders: offsets of the lane borders, metres.
-        back: length behind the origin, metres.
+    The curvatures, 1/m at evenly spaced points of the reach, are linearly interpolated; `borders` are in metres.
     """
     # Dense near the camera, sparse far from it.
     spread = np.sinh(np.linspace(0, 3.5, 150)) / math.sinh(3.5)
@@ -148,11 +144,7 @@ def bending(reach: float, curvatures: Floats, borders: tuple[float, ...], back: 
 def circuit(length: float, rng: np.random.Generator, borders: tuple[float, ...], step: float = 0.05) -> Course:
     """Return a closed course with left and right bends; its last point equals its first.
 
-    Args:
-        length: length of the centre line, metres.
-        rng: determines the shape.
-        borders: offsets of the lane borders, metres.
-        step: distance between points, metres.
+    `length` of the centre line, `borders` and the `step` between points are in metres; `rng` determines the shape.
     """
     angles = np.linspace(0, math.tau, 4001)
     # The third harmonic makes bends to the other side; the second makes straights.

@@ -48,13 +48,9 @@ class Sheet:
 
 
 class DigitScene(Scene):
-    """Shows one to eight digits on paper, new ones every two seconds.
+    """Shows one to eight digits on paper, new ones every two seconds; with `ink` False the same scene without its ink.
 
     The paper's position, tilt (up to 30 degrees) and light (up to 4:1 across the image) are smooth functions of time.
-
-    Args:
-        options: options of the scene.
-        ink: False renders the same scene without its ink.
     """
 
     counts = (1, 8)

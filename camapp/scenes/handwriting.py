@@ -93,16 +93,9 @@ class Hand:
 
 
 def write_digit(digit: str, height: float, hand: Hand, rng: np.random.Generator) -> Pixels:
-    """Return the ink of one handwritten digit.
+    """Return the ink of one handwritten digit '0' to '9': coverage 0..255, uint8, cropped to the ink.
 
-    Args:
-        digit: '0' to '9'.
-        height: height of the strokes in pixels, without the pen's width.
-        hand: the handwriting.
-        rng: determines the variant, the jitter and the pressure.
-
-    Returns:
-        Coverage 0..255, uint8, cropped to the ink.
+    Strokes are `height` pixels high without the pen's width; `rng` determines the variant, the jitter and the pressure.
     """
     variants = GLYPHS[digit]
     strokes = _strokes(variants[rng.integers(len(variants))], hand, rng)

@@ -80,17 +80,10 @@ def photograph(
     ranges: PaperRanges = RANGES,
     poses: int = POSES,
 ) -> tuple[Pixels, Truth]:
-    """Render a sheet with these digits in a row, on a desk, under random light.
+    """Render a sheet with these digits, each uint8 (28, 28) as in MNIST, in a row, on a desk, under random light.
 
-    Args:
-        digits: each uint8 (28, 28), ink bright on black, as in MNIST.
-        label: the digits' labels, one character each.
-        rng: determines everything that varies.
-        ranges: limits of what varies.
-        poses: maximum number of poses tried.
-
-    Returns:
-        The image, uint8 grey (480, 640), and the box of each digit.
+    Returns the image, uint8 grey (480, 640), and the box of each digit; `label` has one character for each. At most
+    `poses` poses are tried.
 
     Raises:
         ValueError: the digits do not fit on a sheet or in the image.

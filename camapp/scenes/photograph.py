@@ -80,13 +80,9 @@ class Look:
 
 
 def photograph(stripes: Sequence[Stripe], look: Look, camera: GroundCamera, moment: int = 0) -> Pixels:
-    """Render stripes in the camera's ground frame to RGB uint8 (height, width, 3).
+    """Render stripes in the camera's ground frame, in painting order, to RGB uint8 (height, width, 3).
 
-    Args:
-        stripes: stripes in painting order.
-        look: everything else that the image shows.
-        camera: the camera, with the size of the image.
-        moment: frame index; only noise depends on it.
+    Of the look only the noise depends on the frame index, `moment`.
     """
     canvas = _GroundCanvas(camera, look)
     rng = np.random.default_rng([look.seed, 7])

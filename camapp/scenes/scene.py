@@ -57,11 +57,7 @@ REGISTRY = {
 
 
 def scene_class(name: str) -> type[Scene]:
-    """Return the class of a scene.
-
-    Raises:
-        ValueError: the scene is unknown.
-    """
+    """Return the class of a scene; raises ValueError if it is unknown."""
     if name not in REGISTRY:
         raise ValueError(f"unknown scene '{name}'; known are {', '.join(REGISTRY)}")
     module, _, cls = REGISTRY[name].partition(":")

@@ -97,20 +97,15 @@ def random_image(
 ) -> tuple[Pixels, Truth, View]:
     """Return an image of a random track (RGB uint8), its truth and its view; the same seed gives the same image.
 
-    Args:
-        seed: determines everything.
-        size: (width, height) of the image.
-        kind: one of `trackside.KINDS`; None chooses at random.
-        shape: (width, height) of the camera's image, which is stretched to `size`; None for `size` itself.
+    `size` and `shape` are (width, height): an image of `shape`, if given, is stretched to `size`. `kind` None is a
+    random one.
     """
     rng = np.random.default_rng([seed, 5])
-    view = random_view(rng, size, kind) if shape is None else _stretched(random_view(rng, shape, kind), size)
+    view = random_view(rng, shape or size, kind)
+    if shape is not None:
+        view = replace(view, camera=view.camera.resized(size))
     image = photograph(view.stripes, view.look, view.camera)
     return image, truth_of(view, image), view
-
-
-def _stretched(view: View, size: tuple[int, int]) -> View:
-    return replace(view, camera=view.camera.resized(size))
 
 
 def truth_of(view: View, image: Pixels) -> Truth:

@@ -24,13 +24,9 @@ EMPTY_SHARE = 0.12
 
 @dataclass(frozen=True)
 class View:
-    """Everything that one image shows, with the values that the track task should report.
+    """Everything that one image shows, with the `values` that the track task should report (`Course.values`).
 
-    Attributes:
-        camera: the camera of the image.
-        stripes: stripes in the car's ground frame.
-        look: everything else that the image shows.
-        values: position of the car in its lane (`Course.values`).
+    The stripes are in the car's ground frame.
     """
 
     camera: GroundCamera
@@ -40,13 +36,7 @@ class View:
 
 
 def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> View:
-    """Return a random view of a random track; one in eight has no line at all.
-
-    Args:
-        rng: determines everything.
-        size: (width, height) of the image.
-        kind: one of `KINDS`; None chooses at random.
-    """
+    """Return a random view of a random track, of a random kind if None is given; one in eight has no line at all."""
     kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.17, 0.13) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
     camera = random_camera(kind, size, rng)
     course, pose = _course(kind, camera, rng)
@@ -162,12 +152,7 @@ def _distant_part(kind: str, course: Course, rng: Rng) -> list[Stripe]:
 def marks(kind: str, course: Course, rng: Rng, empty: bool = False, start: float = 0.0) -> list[Stripe]:
     """Return marks that are not lane lines, over a dozen lane widths: stop lines, numbers, kerbs, seams and cracks.
 
-    Args:
-        kind: one of `KINDS`.
-        course: the course that they are on.
-        rng: determines everything.
-        empty: True if the course has no lines.
-        start: position along the course where they begin, metres.
+    They begin `start` metres along the course, which is `empty` if it has no lines.
     """
     lane = course.borders[1] - course.borders[0]
     stripes: list[Stripe] = []
@@ -266,13 +251,9 @@ def _lane_number(course: Course, lane: float, rng: Rng, start: float) -> list[St
 
 
 def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) -> Look:
-    """Return a random look: ground, light, weather and sensor.
+    """Return a random look: ground, light, weather and sensor; the camera determines the apparent size of things.
 
-    Args:
-        kind: one of `KINDS`.
-        camera: determines the apparent size of things.
-        rng: determines everything.
-        stray: probability that the ground consists of several parts with edges between them.
+    `stray` is the probability that the ground consists of several parts with edges between them.
     """
     high = camera.height
     reach = high * float(np.exp(rng.uniform(math.log(6), math.log(40)))) if kind == "floor" else 25 + 60 * rng.random()

@@ -59,11 +59,9 @@ SMOOTHING = ((4.0, 1.5), (1.5, 1.0))
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One connected piece of handwriting, or several that belong together.
+    """One piece of handwriting, or several that belong together, in `rect`: pixels of the image, edges exclusive.
 
-    Attributes:
-        rect: in the image's pixels, edges exclusive.
-        ink: float32 (28, 28), 0 paper to 1 ink, sized and centred as in MNIST.
+    `ink` is float32 (28, 28), 0 paper to 1 ink, sized and centred as in MNIST.
     """
 
     rect: tuple[float, float, float, float]
@@ -71,14 +69,11 @@ class Mark:
 
 
 def find_marks(gray: Pixels, limit: int, aspect: float = 1.0) -> list[Mark]:
-    """Return digit-like marks, left to right.
+    """Return at most `limit` digit-like marks, left to right; those closest to the median height are kept.
 
     Ruled lines, specks, the border of the paper and things beside it are rejected by their shape and surroundings.
-
-    Args:
-        gray: uint8 (h, w); dark ink on light paper, or light on a flat dark ground.
-        limit: maximum number of marks; those closest to the median height are kept.
-        aspect: ratio of a pixel's width to its height, if the image was squeezed.
+    `gray`, uint8 (h, w), has dark ink on light paper, or light ink on a flat dark ground; `aspect` is the ratio of a
+    pixel's width to its height, if the image was squeezed.
     """
     if max(gray.shape) <= TINY:
         return _tiny(gray, aspect)
@@ -252,17 +247,14 @@ def _is_on_clean_paper(even: Pixels, dark: Pixels, group: Group, grain: float) -
     margin = max(3, round(0.15 * max(x1 - x0, y1 - y0)))
     left, top = max(0, x0 - margin), max(0, y0 - margin)
     darkness, ground = dark[top : y1 + margin, left : x1 + margin], even[top : y1 + margin, left : x1 + margin]
-    if cv2.countNonZero(darkness) - _area(darkness, outlines, left, top) > MAX_CLUTTER * darkness.size:
+    own = cv2.countNonZero(darkness & _mask(darkness.shape, outlines, left, top))
+    if cv2.countNonZero(darkness) - own > MAX_CLUTTER * darkness.size:
         return False
     free = 1 - cv2.dilate(darkness, np.ones((5, 5), np.uint8))
     if cv2.countNonZero(free) < MIN_FREE * free.size:
         return False
     _, spread = cv2.meanStdDev(ground, mask=free)
     return float(spread[0, 0]) < math.hypot(MAX_SPREAD, 1.5 * grain)
-
-
-def _area(darkness: Pixels, outlines: list[Outline], left: int, top: int) -> int:
-    return cv2.countNonZero(darkness & _mask(darkness.shape, outlines, left, top))
 
 
 def _mask(shape: tuple[int, ...], outlines: list[Outline], left: int, top: int) -> Pixels:
@@ -273,12 +265,7 @@ def _mask(shape: tuple[int, ...], outlines: list[Outline], left: int, top: int) 
 
 
 def _leans(rects: list[Rect], aspect: float) -> list[float]:
-    """Return for each mark the angle in radians by which its row falls to the right; 0 for a single mark.
-
-    Args:
-        rects: rectangles, left to right.
-        aspect: ratio of a pixel's width to its height.
-    """
+    """Return for each mark, left to right, the angle in radians by which its row falls right; 0 for a single one."""
     rows: list[list[int]] = []
     centres = [((x0 + x1) / 2 * aspect, (y0 + y1) / 2, y1 - y0) for x0, y0, x1, y1 in rects]
     for mark, (x, y, tall) in enumerate(centres):

@@ -21,12 +21,7 @@ class FreezeDetector:
         self._since = 0
 
     def update(self, grey: Floats, now_ns: int) -> float:
-        """Return the seconds since the last new image.
-
-        Args:
-            grey: (h, w), any numbers that depend on the whole image.
-            now_ns: monotonic nanoseconds.
-        """
+        """Return the seconds since the last new image; `grey` (h, w): any numbers that depend on the whole image."""
         digest = hash(grey.tobytes())
         self._new.append(digest not in self._hashes)
         self._hashes.append(digest)

@@ -55,11 +55,8 @@ class Lane:
 def find_lane(lines: Sequence[Floats], scores: Sequence[float], expected_width: float, reach: float) -> Lane | None:
     """Return the lane around a car at the origin that points along y, or None if no line determines it.
 
-    Args:
-        lines: ground points (n, 2) of each line, metres.
-        scores: score of each line, 0 to 1.
-        expected_width: width of the lane, metres; if two borders are visible, their distance is used instead.
-        reach: distance beyond which points are ignored, metres.
+    `lines` are ground points (n, 2) in metres, those beyond `reach` ignored; `scores` are from 0 to 1. If two borders
+    are visible, their distance is used instead of `expected_width`.
     """
     # In units of the lane width, so that a tape course and a stadium are fitted alike.
     near = [line[np.hypot(line[:, 0], line[:, 1]) < reach] / expected_width for line in lines]

@@ -39,15 +39,10 @@ class Chain:
 
 
 def encode(lines: Sequence[tuple[Sequence[Point], bool]], grid: tuple[int, int]) -> Floats:
-    """Return the target field of the net for these lines.
+    """Return the target field of the net for lines, each (points as fractions of the image, faint).
 
-    Args:
-        lines: (points as fractions of the image, faint) of each line.
-        grid: (rows, columns) of cells.
-
-    Returns:
-        (rows, columns, FIELDS + 1): presence, x and y of the nearest point from the cell's centre in cells, cos and
-        sin of twice the direction; last the loss weight of the presence, below 1 if it is ambiguous.
+    It is (rows, columns, FIELDS + 1): presence, x and y of the nearest point from the cell's centre in cells, cos and
+    sin of twice the direction; last the loss weight of the presence, below 1 if it is ambiguous.
     """
     rows, columns = grid
     field = np.zeros((rows * columns, FIELDS + 1), np.float32)

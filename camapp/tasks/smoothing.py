@@ -71,18 +71,10 @@ class NamedAverage:
 
 
 class Latch(Generic[Key]):
-    """Holds a label, or its index, with hysteresis: accepted at a high score, dropped at a low one.
-
-    Attributes:
-        held: the current label; None if there is none.
-    """
+    """Holds a label or its index (`held`, or None) with hysteresis: accepted at a high score, dropped at a low one."""
 
     def __init__(self, high: float, low: float) -> None:
-        """Start without a label.
-
-        Raises:
-            ValueError: thresholds not in 0 <= low <= high <= 1.
-        """
+        """Start without a label; raises ValueError unless 0 <= low <= high <= 1."""
         if not 0 <= low <= high <= 1:
             raise ValueError(f"label thresholds: low {low} and high {high} must keep 0 <= low <= high <= 1")
         self._high = high
@@ -90,13 +82,7 @@ class Latch(Generic[Key]):
         self.held: Key | None = None
 
     def update(self, best: Key, best_score: float, held_score: float) -> Key | None:
-        """Accept `best` if its score is high, else keep the held label until its own score is low.
-
-        Args:
-            best: label with the highest score.
-            best_score: score of `best`.
-            held_score: present score of `held`; ignored if `held` is None.
-        """
+        """Accept `best` if its score is high, else keep the held label until `held_score`, its own score, is low."""
         if best_score >= self._high:
             self.held = best
         elif held_score < self._low:

@@ -91,22 +91,15 @@ class Task(ABC):
         """Turn the raw outputs, each (count, ...), into a prediction; `now_ns` is the time for filters."""
 
     def prepare_stills(self, images: Sequence[Image], batch: Floats) -> list[Prepared | None]:
-        """Write the images that need no search into consecutive items of `batch`, one item each.
-
-        Returns:
-            For each image the result of `prepare`, or None if `prepare` must still be called for it.
-        """
+        """Write images that need no search into consecutive items of `batch`; return their `Prepared`, else None."""
         return [None] * len(images)
 
     def decode_stills(
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Return the predictions of unrelated images; the best label is always accepted.
+        """Return the predictions of unrelated images, prepared as `Frame.still`; the best label is always accepted.
 
-        Args:
-            images: the images, each prepared as a `Frame.still`.
-            outputs: outputs of the model, each (items, ...), with the items of all images in order.
-            prepared: result of `prepare` for each image.
+        The model's outputs, (items, ...) each, hold the items of all images in order.
         """
         predictions, start = [], 0
         for image, item in zip(images, prepared, strict=True):
@@ -128,13 +121,7 @@ REGISTRY = {
 
 
 def task_for(settings: Settings, card: ModelCard, own: type[Task] | None = None, **changes: Any) -> Task:
-    """Create the task of a model with the options of the settings.
-
-    Args:
-        settings: their task options are used.
-        card: card of the model.
-        own: class to create; None takes the class in the registry that the card names.
-        changes: options that replace those of the settings.
+    """Create the task of a model with the options of the settings, except `changes`; `own` replaces the card's class.
 
     Raises:
         BadModel: the task is unknown, or does not suit the model.
@@ -147,11 +134,7 @@ def task_for(settings: Settings, card: ModelCard, own: type[Task] | None = None,
 
 
 def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:
-    """Create the task of that name for a model.
-
-    Raises:
-        ValueError: no such task.
-    """
+    """Create the task of that name for a model; raises ValueError if there is no such task."""
     if name not in REGISTRY:
         raise ValueError(f"unknown task '{name}'; known are {', '.join(REGISTRY)}")
     module, _, cls = REGISTRY[name].partition(":")

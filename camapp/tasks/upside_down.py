@@ -17,12 +17,9 @@ SURE = 0.8
 
 
 def likelihood(lane: Lane | None, points: int, below: int) -> float:
-    """Return how plausible a lane is as a driver's view, 0 to 1.
+    """Return how plausible a lane, if any, is as a driver's view, 0 to 1.
 
-    Args:
-        lane: lane that the lines make, if any.
-        points: number of points of all lines.
-        below: number of these points below the horizon; no point above it is on the ground.
+    `below` of all lines' `points` are below the horizon; no point above it is on the ground.
     """
     if lane is None:
         return 0.0
@@ -47,13 +44,9 @@ class UpsideDownDetector:
         return self._evidence is None or not 0 <= now_ns - self._now < COMPARED_S * 1e9
 
     def update(self, upright: float, turned: float, lines: int, now_ns: int) -> None:
-        """Add a comparison.
+        """Add a comparison: likelihoods of the lane as the camera is mounted, and in the image turned by 180 degrees.
 
-        Args:
-            upright: likelihood of the lane for the configured mounting.
-            turned: likelihood of the lane in the image turned by 180 degrees.
-            lines: number of lines; a single one is also seen by a car that points far off its lane.
-            now_ns: monotonic nanoseconds.
+        A single line counts half: it is also seen by a car that points far off its lane.
         """
         evidence = (upright - turned) * (0.5 if lines == 1 else 1.0)
         elapsed, self._now = max(0, now_ns - self._now) / 1e9, now_ns

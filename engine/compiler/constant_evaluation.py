@@ -42,11 +42,7 @@ def evaluate(node: Node, *inputs: Array) -> Array:
 
 
 def dtype_of(node: Node) -> type[np.generic]:
-    """Return the target data type of a Cast.
-
-    Raises:
-        UnsupportedOperator: one that the engine lacks.
-    """
+    """Return the target data type of a Cast; raises UnsupportedOperator for one that the engine lacks."""
     code = node.attributes.get("to", 0)
     if code not in DTYPES:
         raise UnsupportedOperator(

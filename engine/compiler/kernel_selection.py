@@ -149,11 +149,7 @@ def standard() -> KernelSelector:
 
 
 def parse_pins(text: str) -> dict[str, str]:
-    """Return the pins of `LAYER=KERNEL,...`.
-
-    Raises:
-        ModelError: it is no such list.
-    """
+    """Return the pins of `LAYER=KERNEL,...`; raises ModelError if it is no such list."""
     pairs = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
     for key, _, kernel in pairs:
         if not key or not kernel:

@@ -104,14 +104,9 @@ class MemoryPlan:
         packed: Mapping[str, Array],
         pixels: bool = False,
     ) -> None:
-        """Place all values.
+        """Place all values; `steps` run the graph's nodes, `packed` holds their rearranged parameters by key.
 
-        Args:
-            graph: in the order of `steps`.
-            steps: one for each node, with a layout other than ANY.
-            input_shapes: of the graph's inputs.
-            packed: parameters in the arrangements that steps want.
-            pixels: the first input will be uint8 (N, H, W, C).
+        No step has the layout ANY. With `pixels` the first input will be uint8 (N, H, W, C).
         """
         self.input_shapes = tuple(tuple(shape) for shape in input_shapes)
         self._parameters: dict[str, Array] = {}
@@ -138,7 +133,7 @@ class MemoryPlan:
             else:
                 place = self._new_place(step.shape, _output_form(step, own, wanted.get(name, []), name in outputs))
             self._places[name] = [place]
-            self._act(_Action(node.name or name, step, readings, place, [self._scratch(s.shape) for s in step.scratch]))
+            self._act(_Action(node.name or name, step, readings, place, [self._buffer(s.shape) for s in step.scratch]))
         self.output_shapes = tuple(self._shape_of(graph, value.name) for value in graph.outputs)
         for index, value in enumerate(graph.outputs):
             self._copy_out(graph, value.name, Place(self.output_shapes[index], PLAIN, outside=("output", index)))
@@ -215,10 +210,9 @@ class MemoryPlan:
             self._act(_Action(f"copy of {name}", None, [_Reading(source)], target))
 
     def _new_place(self, shape: Shape, wanted: Form) -> Place:
-        now = len(self._actions)
-        return Place(shape, wanted, Buffer(wanted.memory(shape), now, now))
+        return Place(shape, wanted, self._buffer(wanted.memory(shape)))
 
-    def _scratch(self, shape: Shape) -> Buffer:
+    def _buffer(self, shape: Shape) -> Buffer:
         now = len(self._actions)
         return Buffer(shape, now, now)
 

@@ -92,11 +92,7 @@ class PreparedGraph:
 
 
 def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector) -> PreparedGraph:
-    """Run the passes that need shapes, and choose the layout.
-
-    Raises:
-        ModelError, UnsupportedOperator: as `choose_steps`.
-    """
+    """Run the passes that need shapes, and choose the layout; errors as for `choose_steps`."""
     planar = choose(graph, input_shapes, KernelSelector(), PreparedGraph())
     layout = selector.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
@@ -143,26 +139,13 @@ def choose_steps(
 
 
 def make_plan(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector | None = None) -> Plan:
-    """Return a plan of the graph, optimised or not, for inputs of these shapes.
-
-    Args:
-        graph: to run.
-        input_shapes: (N, C, ...) each.
-        selector: selects the kernel of each node; by default the fixed rule.
-
-    Raises:
-        ModelError, UnsupportedOperator: as `choose_steps`.
-    """
+    """Return a plan of the graph, optimised or not, for inputs of shapes (N, C, ...); errors as for `choose_steps`."""
     selector = selector or KernelSelector()
     return plan_prepared(prepare(graph, input_shapes, selector), input_shapes, selector)
 
 
 def plan_prepared(prepared: PreparedGraph, input_shapes: Sequence[Shape], selector: KernelSelector) -> Plan:
-    """Return a plan of a prepared graph; later plans share the parameters that it packs.
-
-    Raises:
-        ModelError, UnsupportedOperator: as `choose_steps`.
-    """
+    """Return a plan of a prepared graph; later plans share what it packs; errors as for `choose_steps`."""
     assert prepared.graph is not None
     chosen = choose(prepared.graph, input_shapes, selector, prepared)
     prepared.pack(chosen)

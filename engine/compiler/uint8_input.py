@@ -18,11 +18,7 @@ INPUTS = ("float32", "uint8_nhwc")
 
 
 def takes_pixels(graph: Graph, card: ModelCard) -> Graph:
-    """Return the graph for pixels from 0 to 255 as its first input, in any layout.
-
-    Raises:
-        ModelError: that input is no image.
-    """
+    """Return the graph for pixels 0 to 255 as its first input, in any layout; raises ModelError if that is no image."""
     if not graph.inputs or not card.colour:
         raise ModelError(f"net '{graph.name}' takes {card.input_shape}, no image; only input='float32' will do")
     image = graph.inputs[0].name

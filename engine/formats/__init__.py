@@ -25,11 +25,7 @@ WRITABLE = (".npz", ".safetensors", ".onnx")
 
 
 def read(path: Path) -> Content:
-    """Read a model file by its suffix; a folder without one is a text dump.
-
-    Raises:
-        ModelError: an unknown suffix, or a file that cannot be used.
-    """
+    """Read a file by its suffix (a folder without one is a text dump); raises ModelError if it cannot be used."""
     suffix = path.suffix.lower()
     if suffix not in READERS and not path.is_dir():
         raise ModelError(

@@ -95,14 +95,9 @@ class _Guarded(io.BufferedReader):
 
 
 def check_entries(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
-    """Refuse an archive whose directory contradicts its size, before memory is allocated by it.
+    """Raise ModelError if an archive of `size` bytes has an entry twice, or one whose bytes would not fit into it.
 
-    Args:
-        entries: of the archive.
-        size: of its file, bytes.
-
-    Raises:
-        ModelError: an entry twice, or one whose bytes would not fit into the file.
+    This runs before memory is allocated by the directory.
     """
     names = {entry.filename for entry in entries}
     if len(names) != len(entries):
@@ -131,16 +126,12 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def array_of(name: str, data: bytes | memoryview, kind: str, shape: tuple[int, ...]) -> Array:
-    """Return the array with the little-endian numbers `data`; float16 and bfloat16 become float32.
+    """Return the array with the little-endian numbers `data` in C order; float16 and bfloat16 become float32.
 
-    Args:
-        name: for messages.
-        data: the array's bytes, in C order; the array may be a read-only view of them.
-        kind: a NumPy dtype such as 'f4', or 'bf16'.
-        shape: of the array.
+    `kind` is a NumPy dtype such as 'f4', or 'bf16'. The array may be a read-only view of the data.
 
     Raises:
-        ModelError: an invalid shape, or a number of bytes that does not fit it.
+        ModelError: an invalid shape, or a number of bytes that does not fit it; the message has the name.
     """
     if len(shape) > MAX_AXES or any(size < 0 for size in shape):
         raise ModelError(f"array '{name}': {shape!r:.60} is not a shape")
@@ -160,11 +151,7 @@ def widened(array: Array, kind: str) -> Array:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o644) -> None:
-    """Write a file completely or not at all: `write` fills a temporary file, which then replaces `path`.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Write a file completely or not at all: `write` fills a temporary file that replaces `path`; raises OSError."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

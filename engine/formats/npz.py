@@ -79,11 +79,7 @@ def read_bundle(path: str | Path) -> Content:
 
 
 def save_bundle(path: str | Path, arrays: Mapping[str, Array], card: ModelCard) -> ModelCard:
-    """Write arrays and card as one .npz: whole or not at all. Returns the card with its sha256 filled in.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Write arrays and card as one .npz: whole or not at all. Returns the card with its sha256; raises OSError."""
     path = Path(path)
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     card = replace(card, sha256=digest(plain))

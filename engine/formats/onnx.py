@@ -111,11 +111,7 @@ def read_onnx(path: Path) -> Content:
 
 
 def parse_onnx(data: bytes, name: str = "onnx") -> Content:
-    """Parse the bytes of a file as `read_onnx` does; `name` is the net's if the file has none.
-
-    Raises:
-        ModelError, UnsupportedOperator: as `read_onnx`.
-    """
+    """Parse the bytes of a file as `read_onnx` does, with its errors; `name` is the net's if the file has none."""
     model = read_message(memoryview(data), MODEL)
     if "graph" not in model or not model["graph"]["output"]:
         raise ModelError("not an ONNX model: it has no graph with outputs")
@@ -290,11 +286,7 @@ def write_onnx(path: Path, graph: Graph, card: ModelCard) -> None:
 
 
 def serialise_onnx(graph: Graph, card: ModelCard) -> bytes:
-    """Return the bytes that `write_onnx` writes.
-
-    Raises:
-        ModelError: an attribute that ONNX does not define.
-    """
+    """Return the bytes that `write_onnx` writes; raises ModelError for an attribute that ONNX does not define."""
     arrays = dict(graph.initializers)
     nodes = [bytes_field(1, _node_bytes(node, arrays)) for node in graph.nodes]
     body = bytes_field(

@@ -24,12 +24,10 @@ def shown(item: Any) -> str:
 
 
 def read_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[Any], Any]) -> Any:
-    """Return the object that a pickle describes.
+    """Return the object that one pickle describes.
 
-    Args:
-        data: of one pickle.
-        known: allowed names ('collections.OrderedDict') and the function to call for each.
-        find: returns the object for a persistent id.
+    `known` maps the allowed names ('collections.OrderedDict') to the function to call for each; `find` returns the
+    object for a persistent id.
 
     Raises:
         ModelError: damaged, too big, or with a name or an opcode that is not allowed.

@@ -37,11 +37,7 @@ KINDS = {
 
 
 def read_safetensors(path: Path) -> Content:
-    """Return the arrays, and the card if the metadata hold one.
-
-    Raises:
-        ModelError: not readable, or breaking one of the format's rules.
-    """
+    """Return the arrays, and the card if there is one; raises ModelError if the file breaks a rule of the format."""
     with reading(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
@@ -50,11 +46,7 @@ def read_safetensors(path: Path) -> Content:
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array], card: ModelCard) -> None:
-    """Write arrays and card: whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Write arrays and card: whole or not at all; raises OSError if the folder cannot be written."""
     names = {np.dtype(kind): name for name, kind in KINDS.items() if kind != "bf16"}
     # Each array starts at a multiple of its items' size: the wider types go first.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.graph import Array, ModelError, Node
 from engine.kernels.step import Call, Kernel, Layout, Operand, Scratch, Step, attributes, clipped, scalar
+from engine.shapes import broadcasts
 
 MIN_X = -87.0  # below it exp(-x) overflows float32; the sigmoid there is below 2e-38
 
@@ -83,11 +84,7 @@ def prelu(node: Node, inputs: Sequence[Operand]) -> Step:
     """Compute x if it is above 0, else slope * x; the slopes broadcast to the shape of x."""
     attributes(node)
     shape, slope = inputs[0].shape, inputs[1].shape
-    try:
-        fits = np.broadcast_shapes(shape, slope) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts(slope, shape):
         raise ModelError(f"PRelu '{node.name}': slopes of shape {slope} do not fit an input of {shape}")
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -105,10 +102,8 @@ def _two_slopes(x: Array, slope: Array, out: Array, below: Array) -> list[Call]:
     ]
 
 
-CLIP: tuple[Kernel, ...] = (_elementwise(_clip, "clip"),)
-HARD_SIGMOID: tuple[Kernel, ...] = (_elementwise(_hard_sigmoid, "hard_sigmoid"),)
-HARD_SWISH: tuple[Kernel, ...] = (_elementwise(_hard_swish, "hard_swish"),)
-LEAKY_RELU: tuple[Kernel, ...] = (leaky_relu,)
-PRELU: tuple[Kernel, ...] = (prelu,)
-SIGMOID: tuple[Kernel, ...] = (_elementwise(_sigmoid, "sigmoid"),)
-TANH: tuple[Kernel, ...] = (_elementwise(_tanh, "tanh"),)
+clip = _elementwise(_clip, "clip")
+hard_sigmoid = _elementwise(_hard_sigmoid, "hard_sigmoid")
+hard_swish = _elementwise(_hard_swish, "hard_swish")
+sigmoid = _elementwise(_sigmoid, "sigmoid")
+tanh = _elementwise(_tanh, "tanh")

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import as_strided
 from engine.graph import Array, Node, Shape
 from engine.kernels.conv import Convolution, read
 from engine.kernels.products import product_by_columns
-from engine.kernels.step import SWISH, Call, Kernel, Operand, Pack, Scratch, Step, copy, divisor, finish, flat, gemm
+from engine.kernels.step import SWISH, Call, Operand, Pack, Scratch, Step, copy, divisor, finish, flat, gemm
 from engine.kernels.windows import Windows
 
 PAIR = "Conv+DepthwiseConv"
@@ -180,9 +180,8 @@ class Block:
 def read_block(node: Node, inputs: Sequence[Operand]) -> Block | None:
     """Return the convolutions of a node; None if they cannot run together.
 
-    Args:
-        node: with the depthwise Conv's attributes, and those of the others as `first_...` and `third_...`.
-        inputs: data, for each convolution a matrix with its bias as last column, perhaps a residual.
+    The node has the depthwise Conv's attributes, and those of the others as `first_...` and `third_...`. Its inputs are
+    data, for each convolution a matrix with its bias as last column, perhaps a residual.
     """
     if len(inputs[0].shape) != 4:
         return None
@@ -345,6 +344,3 @@ def _rows(tiles: Tiles, lines: Array, out: Array, added: Sequence[Array], activa
         others = [each[:, row :: tiles.rows] for each in added]
         calls += finish(source, out[:, row :: tiles.rows], others, activation)
     return calls
-
-
-KERNELS: tuple[Kernel, ...] = (tiled,)

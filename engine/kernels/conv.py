@@ -12,7 +12,7 @@ from math import prod
 
 from engine.graph import Array, ModelError, Node, Shape
 from engine.kernels.products import product_by_columns
-from engine.kernels.step import SWISH, Call, Kernel, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
+from engine.kernels.step import SWISH, Call, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 LATE = 2
@@ -135,6 +135,3 @@ def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], produc
     else:
         multiply = [gemm(weight, columns, stacked)]
     return [*multiply, *finish_channels(products, out, *conv.added(arrays), conv.activation, conv.late)]
-
-
-KERNELS: tuple[Kernel, ...] = (pointwise, im2col)

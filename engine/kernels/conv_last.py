@@ -16,7 +16,6 @@ from engine.kernels.step import (
     FEW_CHANNELS,
     SWISH,
     Call,
-    Kernel,
     Layout,
     Operand,
     Pack,
@@ -149,6 +148,3 @@ def rows_from_planes(node: Node, inputs: Sequence[Operand]) -> Step | None:
         return None
     steps = (rows_last(node, inputs, in_panels=panels, from_planes=True) for panels in (True, False))
     return next((step for step in steps if step is not None), None)
-
-
-KERNELS: tuple[Kernel, ...] = (rows_from_planes, rows_in_panels, rows_whole)

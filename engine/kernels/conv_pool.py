@@ -33,7 +33,6 @@ from engine.kernels.step import (
     SWISH,
     Border,
     Call,
-    Kernel,
     Layout,
     Operand,
     Pack,
@@ -73,14 +72,15 @@ class Pooled:
         height, width = self.conv.shape[2:]
         return height // 2, width // 2
 
+    @property
+    def inner(self) -> int:
+        """Elements of a window."""
+        return prod(self.conv.weight[1:])
+
 
 @dataclass(frozen=True)
 class Bands(Pooled):
-    """Describes the width of copied windows.
-
-    Attributes:
-        places: pooled outputs of a row that share a window; 0: each output has a separate window.
-    """
+    """Describes the copied windows: pooled outputs of a row that share one; 0: each output has a separate window."""
 
     places: int
 
@@ -123,17 +123,7 @@ class Bands(Pooled):
 
 
 @dataclass(frozen=True)
-class Columns(Pooled):
-    """Describes columns of windows."""
-
-    @property
-    def inner(self) -> int:
-        """Rows of the columns."""
-        return prod(self.conv.weight[1:])
-
-
-@dataclass(frozen=True)
-class Planes(Columns):
+class Planes(Pooled):
     """Describes columns of windows for the outputs that the pool reads and the places between them."""
 
     @property
@@ -155,7 +145,7 @@ class Planes(Columns):
 
 
 @dataclass(frozen=True)
-class Parities(Columns):
+class Parities(Pooled):
     """Describes columns of windows at even places of a row, then at odd ones, for the outputs that the pool reads."""
 
     @property
@@ -397,6 +387,3 @@ def _matrix(places: int, weight: Array) -> Array:
             start = 2 * place + parity
             found[:, start : start + taps, :, parity, place] = weight.transpose(2, 3, 1, 0)
     return found.reshape(rows * taken * channels, -1)
-
-
-KERNELS: tuple[Kernel, ...] = (planes, parities, bands)

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import MAX_TAPS, Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
+from engine.kernels.step import MAX_TAPS, Call, Operand, Scratch, Step, attributes, gemm, unsupported
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,3 @@ def spread_of(node: Node, size: Shape, kernel: Shape) -> Spread:
     if min(wanted) < 1 or min(begin) < 0:
         raise ModelError(f"ConvTranspose '{node.name}': an input {size} with kernel {kernel} gives no output {wanted}")
     return Spread(kernel, strides, dilations, tuple(begin), wanted)
-
-
-KERNELS: tuple[Kernel, ...] = (conv_transpose,)

@@ -12,20 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from engine.graph import Array, Node
 from engine.kernels.conv import read
 from engine.kernels.conv_last import blocks, slab_rows
-from engine.kernels.step import (
-    SWISH,
-    Call,
-    Kernel,
-    Layout,
-    Operand,
-    Pack,
-    Scratch,
-    Step,
-    divisor,
-    finish_channels,
-    first,
-    last,
-)
+from engine.kernels.step import SWISH, Call, Layout, Operand, Pack, Scratch, Step, divisor, finish_channels, first, last
 
 SLAB_BYTES = 512 << 10  # of output
 RUN = 1024  # elements in a row for the inner loop of einsum; tiled weights of that length stay in L1
@@ -86,6 +73,3 @@ def _tiled(joined: int, weight: Array) -> Array:
     """Rearrange (C, 1, *kernel) to (*kernel, joined * C)."""
     taps = np.ascontiguousarray(np.moveaxis(weight[:, 0], 0, -1))
     return np.tile(taps, (*(1,) * (taps.ndim - 1), joined))
-
-
-KERNELS: tuple[Kernel, ...] = (depthwise,)

@@ -75,9 +75,7 @@ def _step(shape: Shape, bind: Bind) -> Step:
     return Step(shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
 
 
-RELU: tuple[Kernel, ...] = (relu,)
-ADD: tuple[Kernel, ...] = (_binary(np.add, activation=""),)
-SUB: tuple[Kernel, ...] = (_binary(np.subtract),)
-MUL: tuple[Kernel, ...] = (_binary(np.multiply),)
-DIV: tuple[Kernel, ...] = (_binary(np.divide),)
-BATCH_NORMALIZATION: tuple[Kernel, ...] = (batch_normalization,)
+add = _binary(np.add, activation="")
+subtract = _binary(np.subtract)
+multiply = _binary(np.multiply)
+divide = _binary(np.divide)

@@ -9,21 +9,8 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import (
-    SWISH,
-    Call,
-    Kernel,
-    Operand,
-    Pack,
-    Scratch,
-    Step,
-    aligned,
-    attributes,
-    finish,
-    gemm,
-    scalar,
-)
-from engine.shapes import positive
+from engine.kernels.step import SWISH, Call, Operand, Pack, Scratch, Step, aligned, attributes, finish, gemm, scalar
+from engine.shapes import broadcasts, positive
 
 # Elements of the largest weight that is aligned; a larger one comes from memory, and only the memory's speed counts.
 MAX_ALIGNED = 4 << 20
@@ -39,7 +26,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
     if inner != inner_b:
         raise ModelError(f"Gemm '{node.name}': input {inputs[0].shape} does not fit weight {inputs[1].shape}")
     has_c = len(inputs) > 2 and found["beta"] != 0
-    if has_c and not _broadcasts(inputs[2].shape, (rows, columns)):
+    if has_c and not broadcasts(inputs[2].shape, (rows, columns)):
         raise ModelError(f"Gemm '{node.name}': bias {inputs[2].shape} does not fit an output ({rows}, {columns})")
     scales_c = has_c and found["beta"] != 1
 
@@ -102,15 +89,3 @@ def softmax(node: Node, inputs: Sequence[Operand]) -> Step:
         ]
 
     return Step(shape, bind, (Scratch(reduced),))
-
-
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, int]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, target) == target
-    except ValueError:
-        return False
-
-
-GEMM: tuple[Kernel, ...] = (gemm_node,)
-MATMUL: tuple[Kernel, ...] = (matmul,)
-SOFTMAX: tuple[Kernel, ...] = (softmax,)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Kernel, Layout, Operand, Step, attributes, unsupported
+from engine.kernels.step import Call, Layout, Operand, Step, attributes, unsupported
 from engine.shapes import positive, reshaped, slices
 
 
@@ -150,14 +150,3 @@ def _pads(node: Node, shape: Shape, pads: object, axes: object) -> tuple[Shape, 
     for index, axis in enumerate(places):
         begin[axis], end[axis] = pads[index], pads[index + len(places)]
     return tuple(begin), tuple(end)
-
-
-CONCAT: tuple[Kernel, ...] = (concat,)
-DROPOUT: tuple[Kernel, ...] = (dropout,)
-FLATTEN: tuple[Kernel, ...] = (flatten,)
-GATHER: tuple[Kernel, ...] = (gather,)
-IDENTITY: tuple[Kernel, ...] = (identity,)
-PAD: tuple[Kernel, ...] = (pad,)
-RESHAPE: tuple[Kernel, ...] = (reshape,)
-SLICE: tuple[Kernel, ...] = (slice_,)
-TRANSPOSE: tuple[Kernel, ...] = (transpose,)

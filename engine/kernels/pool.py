@@ -14,7 +14,6 @@ from engine.kernels.step import (
     MAX_TAPS,
     Bind,
     Call,
-    Kernel,
     Layout,
     Operand,
     Scratch,
@@ -88,11 +87,6 @@ def global_average_pool_last(node: Node, inputs: Sequence[Operand]) -> Step:
         return [partial(np.add.reduce, pixels, 1, None, means), partial(np.multiply, means, share, means)]
 
     return replace(plain, bind=bind, layout=Layout.LAST)
-
-
-MAX: tuple[Kernel, ...] = (max_pool,)
-AVERAGE: tuple[Kernel, ...] = (average_pool,)
-GLOBAL_AVERAGE: tuple[Kernel, ...] = (global_average_pool, global_average_pool_last)
 
 
 def _windows(node: Node, inputs: Sequence[Operand], found: dict[str, object]) -> Windows:

@@ -54,12 +54,9 @@ def panels(matrix: Array, width: int) -> Array:
 
 
 def product(a: Array, b: Array, out: Array) -> list[Call]:
-    """Prepare out = a @ b for stacks of matrices, or b in `panels`.
+    """Prepare out = a @ b for stacks of matrices: (..., rows, inner) times (..., inner, columns), or b in `panels`.
 
-    Args:
-        a: (..., rows, inner).
-        b: (..., inner, columns), or that in `panels`.
-        out: (..., rows, columns), not overlapping the others.
+    `out`, (..., rows, columns), must not overlap the others.
     """
     if b.ndim == a.ndim:
         return [gemm(a, b, out)]

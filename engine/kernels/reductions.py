@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, scalar
+from engine.kernels.step import Call, Operand, Scratch, Step, attributes, scalar
 from engine.shapes import positive
 
 
@@ -95,9 +95,3 @@ def lrn(node: Node, inputs: Sequence[Operand]) -> Step:
         ]
 
     return Step(shape, bind, (Scratch(squares),))
-
-
-GLOBAL_MAX: tuple[Kernel, ...] = (global_max_pool,)
-LOG_SOFTMAX: tuple[Kernel, ...] = (log_softmax,)
-LRN: tuple[Kernel, ...] = (lrn,)
-REDUCE_MEAN: tuple[Kernel, ...] = (reduce_mean,)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, gemm, unsupported
+from engine.kernels.step import Call, Operand, Scratch, Step, attributes, gemm, unsupported
 from engine.shapes import positive
 
 _ATTRIBUTES: dict[str, Any] = {
@@ -243,6 +243,3 @@ def _taps(found: dict[str, Any], where: Array, shrink: float) -> tuple[Array, Ar
         far = ((distance - 5) * distance + 8) * distance * a - 4 * a
         shares = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
     return (left[:, None] + offsets).astype(np.int64), shares
-
-
-KERNELS: tuple[Kernel, ...] = (resize,)

@@ -199,11 +199,7 @@ def turn(target: Array, source: Array) -> list[Call]:
 
 
 def flat(array: Array) -> Array:
-    """Return a view of the array with one axis; never a copy, which a plan would still read after the array changed.
-
-    Raises:
-        ValueError: the array is not contiguous.
-    """
+    """Return a one-axis view of an array; raises ValueError if it is not contiguous: a plan must not read a copy."""
     if not array.flags.c_contiguous:
         raise ValueError(f"shape {array.shape} with strides {array.strides} has no view of one axis")
     return array.reshape(-1)

@@ -87,14 +87,9 @@ class Windows:
 
 
 def windows_of(node: Node, size: Shape, kernel: Shape, found: dict[str, object], *, ceil: bool = False) -> Windows:
-    """Return the geometry of a node's windows for an input of this spatial size.
+    """Return the geometry of a node's windows for an input of this spatial size; `found` are its WINDOW_ATTRIBUTES.
 
-    Args:
-        node: for messages.
-        size: of the input.
-        kernel: number of taps by axis.
-        found: values of WINDOW_ATTRIBUTES.
-        ceil: round the number of windows up, but start none in the padding after the input.
+    With `ceil` their number is rounded up, but none starts in the padding after the input.
 
     Raises:
         ModelError: attributes that do not fit the input.

@@ -57,38 +57,11 @@ SLAB_BYTES = 768 << 10
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
 
 
-def winograd5(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Compute F(5 x 5, 3 x 3), if its tiles fit the output better than those of F(4 x 4, 3 x 3)."""
-    return _winograd(node, inputs, 5)
-
-
-def winograd4(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Compute F(4 x 4, 3 x 3)."""
-    return _winograd(node, inputs, 4)
-
-
-def winograd2(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Compute F(2 x 2, 3 x 3)."""
-    return _winograd(node, inputs, 2)
-
-
-def winograd5_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Compute F(5 x 5, 3 x 3) with a 1x1 Conv beside it."""
-    return _winograd(node, inputs, 5)
-
-
-def winograd4_beside(node: Node, inputs: Sequence[Operand]) -> Step | None:
-    """Compute F(4 x 4, 3 x 3) with a 1x1 Conv beside it."""
-    return _winograd(node, inputs, 4)
-
-
 @dataclass(frozen=True)
 class _Tiling:
-    """Describes how the output of one convolution is cut into tiles of m x m.
+    """Describes how the output of one 3x3 convolution is cut into tiles of m x m.
 
     Attributes:
-        conv: the 3x3 convolution.
-        m: rows and columns of an output tile.
         narrow: outputs of the 1x1 Conv beside it; 0 if there is none.
         down: rows of tiles in the output (with a dilation: in each of its images).
         across: tiles in such a row.
@@ -287,5 +260,18 @@ def _transform(m: int, panel: int | None, weight: Array) -> Array:
     return found
 
 
-KERNELS: tuple[Kernel, ...] = (winograd5, winograd4, winograd2)
-TOGETHER: tuple[Kernel, ...] = (winograd5_beside, winograd4_beside)
+def _kernel(name: str, m: int) -> Kernel:
+    """Return the kernel that computes F(m x m, 3 x 3), perhaps with a 1x1 Conv beside it."""
+
+    def kernel(node: Node, inputs: Sequence[Operand]) -> Step | None:
+        return _winograd(node, inputs, m)
+
+    kernel.__name__ = name
+    return kernel
+
+
+winograd5 = _kernel("winograd5", 5)  # offered if its tiles fit the output better than those of F(4 x 4, 3 x 3)
+winograd4 = _kernel("winograd4", 4)
+winograd2 = _kernel("winograd2", 2)
+winograd5_beside = _kernel("winograd5_beside", 5)
+winograd4_beside = _kernel("winograd4_beside", 4)

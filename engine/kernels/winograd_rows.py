@@ -22,7 +22,6 @@ from engine.kernels.step import (
     SWISH,
     Border,
     Call,
-    Kernel,
     Layout,
     Operand,
     Pack,
@@ -146,7 +145,3 @@ def _transform(weight: Array) -> Array:
     """Transform (O, C, 3, taps) to (TAKEN, taps * C, O)."""
     taps = weight.transpose(2, 3, 1, 0)
     return np.ascontiguousarray(np.tensordot(FILTER, taps, 1).reshape(TAKEN, -1, len(weight)))
-
-
-KERNELS: tuple[Kernel, ...] = (winograd_rows,)
-POOLED: tuple[Kernel, ...] = (winograd_rows_pool,)

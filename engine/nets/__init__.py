@@ -91,30 +91,20 @@ REGISTRY: Mapping[str, Net] = {net.card.net: net for net in _ALL}
 
 
 def build(name: str) -> Graph:
-    """Return the net with this name as published, without values (see `Graph.bind`).
-
-    Raises:
-        ModelError: no such net.
-    """
+    """Return the net with this name as published, without values (see `Graph.bind`); raises ModelError if unknown."""
     return _find(name).build()
 
 
 def default_card(name: str) -> ModelCard:
-    """Return the card of the net's published form.
-
-    Raises:
-        ModelError: no such net.
-    """
+    """Return the card of the net's published form; raises ModelError if the net is unknown."""
     return _find(name).card
 
 
 def fit(name: str, arrays: Mapping[str, Array], input_shape: Shape | None = None) -> tuple[Graph, ModelCard]:
     """Return the net with its values, built for the number of classes and channels in the arrays, and its card.
 
-    Args:
-        name: the net's.
-        arrays: by the engine's names of the parameters, or the published ones.
-        input_shape: one item's, if known; 1-D nets need it, as their length does not follow from the arrays.
+    Arrays have the engine's names, or the published ones. 1-D nets need one item's `input_shape`: it does not follow
+    from them.
 
     Raises:
         ModelError: no such net, or arrays that are not its parameters.

@@ -8,12 +8,7 @@ from engine.graph import Graph, Node, Shape, Value
 
 
 class NetBuilder:
-    """Collects the nodes of one net. Each method adds a layer and returns the name of its output.
-
-    Args:
-        name: the net's.
-        input_shape: one item's (C, H, W), or (C, L) of a net in one dimension.
-    """
+    """Collects the nodes of one net for items (C, H, W) or (C, L); each method adds a layer and names its output."""
 
     def __init__(self, name: str, input_shape: Shape) -> None:
         self.name = name

@@ -12,14 +12,10 @@ Block = Callable[[NetBuilder, str, str, int, int, int], str]
 
 
 def resnet(name: str, block: Block, expansion: int, counts: Sequence[int], classes: int = 1000) -> Graph:
-    """Build the net 3x224x224 -> logits.
+    """Build the net 3x224x224 -> logits, of four stages with these counts of blocks.
 
-    Args:
-        name: the net's.
-        block: adds the residual branch of a block: (net, x, name, inputs, width, stride) -> output.
-        expansion: outputs of a block, in units of its width.
-        counts: blocks in each of the four stages.
-        classes: number of logits.
+    `block(net, x, name, inputs, width, stride)` adds a residual branch and returns its output, of `expansion` times the
+    width.
     """
     net = NetBuilder(name, (3, 224, 224))
     x = net.relu(_norm_conv(net, net.input, ("conv1", "bn1"), 3, 64, 7, 2))

@@ -11,30 +11,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference import conv, elementwise, linear, movement, pool, reductions
+from engine.reference import elementwise, movement, reductions, windows
 from engine.reference.resize import resize
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    **conv.FUNCTIONS,
     **elementwise.FUNCTIONS,
-    **linear.FUNCTIONS,
-    **movement.FUNCTIONS,
-    **pool.FUNCTIONS,
-    **reductions.FUNCTIONS,
+    "AveragePool": windows.average_pool,
+    "Concat": movement.concat,
+    "ConstantOfShape": movement.constant_of_shape,
+    "Conv": windows.conv,
+    "ConvTranspose": windows.conv_transpose,
+    "Dropout": lambda node, x: (x, np.ones(x.shape, bool)),  # training is over: nothing is dropped
+    "Flatten": movement.flatten,
+    "Gather": movement.gather,
+    "Gemm": reductions.gemm,
+    "GlobalAveragePool": reductions.global_average_pool,
+    "GlobalMaxPool": reductions.global_max_pool,
+    "Identity": lambda node, x: x,
+    "LRN": reductions.lrn,
+    "LogSoftmax": partial(reductions.softmax, logarithm=True),
+    "MatMul": reductions.matmul,
+    "MaxPool": windows.max_pool,
+    "Pad": movement.pad,
+    "ReduceMean": reductions.reduce_mean,
+    "Reshape": movement.reshape,
     "Resize": resize,
+    "Shape": movement.shape,
+    "Slice": movement.slice_,
+    "Softmax": reductions.softmax,
+    "Split": movement.split,
+    "Squeeze": lambda node, x: x.squeeze(node.attributes.get("axes")),
+    "Transpose": movement.transpose,
+    "Unsqueeze": lambda node, x: np.expand_dims(x, node.attributes.get("axes", ())),
 }
 
 
 def run_graph(graph: Graph, *inputs: Array) -> tuple[Array, ...]:
-    """Return all outputs of a graph, node by node.
-
-    Raises:
-        UnsupportedOperator: an operator that is not in FUNCTIONS.
-    """
+    """Return all outputs of a graph, node by node; raises UnsupportedOperator for a node not in FUNCTIONS."""
     values = dict(graph.initializers)
     values.update({value.name: array for value, array in zip(graph.inputs, inputs, strict=True)})
     for node in graph.nodes:

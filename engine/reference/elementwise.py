@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import exp, inf, sqrt, tanh
 from typing import Any
 
@@ -40,39 +41,6 @@ def relu(node: Node, x: Array) -> Array:
     return out
 
 
-def leaky_relu(node: Node, x: Array) -> Array:
-    """Compute x if it is above 0, else alpha * x."""
-    alpha = node.attributes.get("alpha", 0.01)
-    return each(lambda number: number if number > 0 else alpha * number, x)
-
-
-def prelu(node: Node, x: Array, slope: Array) -> Array:
-    """Compute x if it is above 0, else slope * x."""
-    return each(lambda number, factor: number if number > 0 else factor * number, x, aligned(node, x, slope))
-
-
-def clip(node: Node, x: Array) -> Array:
-    """Compute the larger of x and `min`, then the smaller of that and `max`."""
-    low, high = node.attributes.get("min", -inf), node.attributes.get("max", inf)
-    return each(lambda number: min(max(number, low), high), x)
-
-
-def sigmoid(node: Node, x: Array) -> Array:
-    """Compute 1 / (1 + exp(-x)), written so that exp does not overflow."""
-    return each(lambda number: 1 / (1 + exp(-number)) if number > 0 else exp(number) / (1 + exp(number)), x)
-
-
-def hard_sigmoid(node: Node, x: Array) -> Array:
-    """Compute alpha * x + beta between 0 and 1."""
-    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
-    return each(lambda number: min(max(alpha * number + beta, 0), 1), x)  # in this order NaN stays
-
-
-def hard_swish(node: Node, x: Array) -> Array:
-    """Compute x times its hard sigmoid of slope 1/6."""
-    return each(lambda number: number * min(max(number / 6 + 0.5, 0), 1), x)
-
-
 def divide(node: Node, a: Array, b: Array) -> Array:
     """Compute a / b; integers round towards 0, floats follow IEEE."""
     b = aligned(node, a, b)
@@ -80,11 +48,6 @@ def divide(node: Node, a: Array, b: Array) -> Array:
         return each(lambda x, y: int(x / y), a, b)
     with np.errstate(divide="ignore", invalid="ignore"):
         return each(lambda x, y: np.float64(x) / np.float64(y), a, b)
-
-
-def sum_(node: Node, *arrays: Array) -> Array:
-    """Compute the sum of all arrays."""
-    return each(lambda *numbers: sum(numbers), *arrays)
 
 
 def batch_normalization(node: Node, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
@@ -96,24 +59,35 @@ def batch_normalization(node: Node, x: Array, scale: Array, bias: Array, mean: A
     return out
 
 
-def _arithmetic(function: Callable[[Any, Any], Any]) -> Callable[..., Array]:
-    return lambda node, a, b: each(function, a, aligned(node, a, b))
+def _clip(number: float, low: float, high: float) -> float:
+    return min(max(number, low), high)  # in this order NaN stays
+
+
+def _operator(function: Callable[..., Any], **defaults: float) -> Callable[..., Array]:
+    """Return the operator that computes a function of its inputs' numbers and of attributes, with these defaults."""
+
+    def run(node: Node, x: Array, *others: Array) -> Array:
+        found = {name: node.attributes.get(name, value) for name, value in defaults.items()}
+        return each(partial(function, **found), x, *(aligned(node, x, other) for other in others))
+
+    return run
 
 
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
-    "Add": _arithmetic(lambda x, y: x + y),
+    "Add": _operator(lambda x, y: x + y),
     "BatchNormalization": batch_normalization,
     "Cast": lambda node, x: x.astype(_DTYPES[node.attributes["to"]]),
-    "Clip": clip,
+    "Clip": _operator(lambda x, min, max: _clip(x, min, max), min=-inf, max=inf),
     "Div": divide,
-    "HardSigmoid": hard_sigmoid,
-    "HardSwish": hard_swish,
-    "LeakyRelu": leaky_relu,
-    "Mul": _arithmetic(lambda x, y: x * y),
-    "PRelu": prelu,
+    "HardSigmoid": _operator(lambda x, alpha, beta: _clip(alpha * x + beta, 0, 1), alpha=0.2, beta=0.5),
+    "HardSwish": _operator(lambda x: x * _clip(x / 6 + 0.5, 0, 1)),
+    "LeakyRelu": _operator(lambda x, alpha: x if x > 0 else alpha * x, alpha=0.01),
+    "Mul": _operator(lambda x, y: x * y),
+    "PRelu": _operator(lambda x, slope: x if x > 0 else slope * x),
     "Relu": relu,
-    "Sigmoid": sigmoid,
-    "Sub": _arithmetic(lambda x, y: x - y),
-    "Sum": sum_,
-    "Tanh": lambda node, x: each(tanh, x),
+    # Written so that exp does not overflow.
+    "Sigmoid": _operator(lambda x: 1 / (1 + exp(-x)) if x > 0 else exp(x) / (1 + exp(x))),
+    "Sub": _operator(lambda x, y: x - y),
+    "Sum": _operator(lambda *numbers: sum(numbers)),
+    "Tanh": _operator(tanh),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
@@ -23,16 +22,6 @@ def flatten(node: Node, x: Array) -> Array:
     """Reshape to two axes: those before `axis`, and the rest."""
     axis = node.attributes.get("axis", 1)
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
-
-
-def identity(node: Node, x: Array, *_: Array) -> Array:
-    """Return the input itself."""
-    return x
-
-
-def dropout(node: Node, x: Array) -> tuple[Array, Array]:
-    """Return the input itself, training being over, and that nothing was dropped."""
-    return x, np.ones(x.shape, bool)
 
 
 def concat(node: Node, *parts: Array) -> Array:
@@ -135,21 +124,3 @@ def constant_of_shape(node: Node) -> Array:
     """Fill a shape with one number."""
     value = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).ravel()
     return np.full(node.attributes["shape"], value[0], value.dtype)
-
-
-FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
-    "Concat": concat,
-    "ConstantOfShape": constant_of_shape,
-    "Dropout": dropout,
-    "Flatten": flatten,
-    "Gather": gather,
-    "Identity": identity,
-    "Pad": pad,
-    "Reshape": reshape,
-    "Shape": shape,
-    "Slice": slice_,
-    "Split": split,
-    "Squeeze": lambda node, x: x.squeeze(node.attributes.get("axes")),
-    "Transpose": transpose,
-    "Unsqueeze": lambda node, x: np.expand_dims(x, node.attributes.get("axes", ())),
-}

@@ -1,14 +1,60 @@
-"""Runs ReduceMean, GlobalMaxPool, LogSoftmax and LRN by plain loops."""
+"""Runs sums, means and maxima by plain loops: Gemm, MatMul, Softmax, LRN, ReduceMean and the global pools."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from math import exp, log, prod
 
 import numpy as np
 
 from engine.graph import Array, Node
 from engine.reference.windows import nan_first
+
+
+def matmul(node: Node, a: Array, b: Array) -> Array:
+    """Sum products along a's last axis and b's second last; a vector is a row, or a column."""
+    rows, columns = a.reshape(1, -1) if a.ndim == 1 else a, b.reshape(-1, 1) if b.ndim == 1 else b
+    outer = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    rows = np.broadcast_to(rows, (*outer, *rows.shape[-2:]))
+    columns = np.broadcast_to(columns, (*outer, *columns.shape[-2:]))
+    out = np.zeros((*outer, rows.shape[-2], columns.shape[-1]))
+    for *at, i, j in np.ndindex(out.shape):
+        out[(*at, i, j)] = sum(float(rows[(*at, i, k)]) * float(columns[(*at, k, j)]) for k in range(rows.shape[-1]))
+    out = out[..., 0, :] if a.ndim == 1 else out
+    return out[..., 0] if b.ndim == 1 else out
+
+
+def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
+    """Compute alpha * A' @ B' + beta * C."""
+    a = a.T if node.attributes.get("transA") else a
+    b = b.T if node.attributes.get("transB") else b
+    alpha, beta = node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0)
+    out = np.zeros((a.shape[0], b.shape[1]))
+    added = np.zeros(out.shape) if c is None else np.broadcast_to(c, out.shape)
+    for i, j in np.ndindex(out.shape):
+        total = sum(float(a[i, k]) * float(b[k, j]) for k in range(a.shape[1]))
+        out[i, j] = alpha * total + beta * float(added[i, j])
+    return out
+
+
+def softmax(node: Node, x: Array, *, logarithm: bool = False) -> Array:
+    """Compute exp(x) over its sum along the axis, or its logarithm; the largest x is subtracted: nothing overflows."""
+    rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
+    out = np.zeros(rows.shape)
+    for place in np.ndindex(*rows.shape[:-1]):
+        largest = float(max(rows[place]))
+        moved = [float(number) - largest for number in rows[place]]
+        powers = [exp(number) for number in moved]
+        total = sum(powers)
+        out[place] = [number - log(total) for number in moved] if logarithm else [power / total for power in powers]
+    return np.moveaxis(out, -1, node.attributes.get("axis", -1))
+
+
+def global_average_pool(node: Node, x: Array) -> Array:
+    """Return the mean of each channel."""
+    out = np.zeros((*x.shape[:2], *(1,) * (x.ndim - 2)))
+    for n, c in np.ndindex(*x.shape[:2]):
+        out[n, c] = sum(float(number) for number in x[n, c].ravel()) / x[n, c].size
+    return out
 
 
 def global_max_pool(node: Node, x: Array) -> Array:
@@ -42,22 +88,3 @@ def reduce_mean(node: Node, x: Array) -> Array:
         out[tuple(0 if axis in axes else at for axis, at in enumerate(place))] += float(x[place])
     out /= prod(x.shape[axis] for axis in axes)
     return out if node.attributes.get("keepdims", 1) else out.squeeze(tuple(axes))
-
-
-def log_softmax(node: Node, x: Array) -> Array:
-    """Compute x minus the logarithm of the sum of exp(x) along the axis."""
-    rows = np.moveaxis(x, node.attributes.get("axis", -1), -1)
-    out = np.zeros(rows.shape)
-    for place in np.ndindex(*rows.shape[:-1]):
-        largest = float(max(rows[place]))
-        total = log(sum(exp(float(number) - largest) for number in rows[place]))
-        out[place] = [float(number) - largest - total for number in rows[place]]
-    return np.moveaxis(out, -1, node.attributes.get("axis", -1))
-
-
-FUNCTIONS: Mapping[str, Callable[..., Array]] = {
-    "GlobalMaxPool": global_max_pool,
-    "LRN": lrn,
-    "LogSoftmax": log_softmax,
-    "ReduceMean": reduce_mean,
-}

@@ -53,10 +53,7 @@ def save(model: Model, path: Path) -> None:
 
 
 def convert(source: Path, target: Path, net: str | None = None) -> Model:
-    """Read one file and write another; the model read back must give the same outputs.
-
-    Returns:
-        The model read back.
+    """Read one file, write another and return the model read back, which must give the same outputs.
 
     Raises:
         ModelError: the source cannot be used, the target cannot hold it, or its outputs differ (it is removed).

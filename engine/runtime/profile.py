@@ -78,16 +78,7 @@ class Profile:
 
 
 def profile(model: Model, *input_shapes: Shape, rounds: int = 20) -> Profile:
-    """Time a plan as a whole and layer by layer, alternately, after a warm-up.
-
-    Args:
-        model: to plan.
-        input_shapes: as for `Model.plan`.
-        rounds: number of runs as a whole, and of runs by layer.
-
-    Raises:
-        ModelError, UnsupportedOperator: as `Model.plan`.
-    """
+    """Time a plan as a whole and by layer, alternately, `rounds` times after a warm-up; errors as for `Model.plan`."""
     plan = model.plan(*input_shapes)
     plan.run()
     whole: list[int] = []

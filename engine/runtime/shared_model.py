@@ -29,10 +29,7 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
     """Write card, optimised graph, kernels and packed parameters at the target's position; return the number of bytes.
 
     They include the selected kernels and packed parameters of this model's plans: attached models select and pack none.
-
-    Args:
-        model: to share.
-        target: a binary file, or a file descriptor (which stays open), such as one of `os.memfd_create`.
+    The target is a binary file, or a file descriptor (which stays open), such as one of `os.memfd_create`.
 
     Raises:
         ModelError: the graph has an attribute that JSON cannot hold.
@@ -62,11 +59,7 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
 def attach_shared(buffer: bytes | mmap | memoryview) -> Model:
     """Return the model in a buffer that `write_shared` filled; its arrays are read-only views, nothing is copied.
 
-    Args:
-        buffer: bytes, or an `mmap` of the file. It must stay open as long as the model is used.
-
-    Raises:
-        ModelError: the buffer holds no shared model, or it is damaged.
+    An `mmap` must stay open as long as the model is used. Raises ModelError if the buffer is damaged or holds no model.
     """
     view = memoryview(buffer).toreadonly().cast("B")
     prefix = len(MAGIC) + 8
