@@ -45,11 +45,11 @@ $(VENV)/bin/python: | system-packages
 
 # Editable: the program runs the sources of this folder. Its dependencies are those in requirements.txt.
 $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e .
+	$(BIN)/python -m pip install -q -e . --config-settings editable_mode=compat
 	@touch $@
 
 $(VENV)/.test: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q -e '.[dev]' --config-settings editable_mode=compat
 	@touch $@ $(VENV)/.run
 
 system-packages:
