@@ -11,6 +11,9 @@ from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
+# Longest wait for the last output of a process that ends although a thread is stuck.
+_FLUSH_S = 1.0
+
 _stuck: list[threading.Thread] = []
 
 
@@ -35,9 +38,16 @@ def exit_process(code: object) -> NoReturn:
     """
     if not (names := stuck_threads()):
         raise SystemExit(code)
-    log.warning("ending although %s hangs", ", ".join(names))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+
+    def finish_output() -> None:
+        log.warning("ending although %s hangs", ", ".join(names))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+
+    # A stuck thread may hold a stream's lock, or the reader of a stream may have stopped.
+    output = threading.Thread(target=finish_output, name="output", daemon=True)
+    output.start()
+    output.join(_FLUSH_S)
     os._exit(code if isinstance(code, int) else int(bool(code)))
 
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import deque
 from typing import Generic, TypeVar
 
+from camapp.core.timeouts import register_stuck
 from camapp.sinks.sink import Sink
 
 T = TypeVar("T")
@@ -70,6 +71,9 @@ class BackgroundSink(Sink, Generic[T]):
             self._changed.notify_all()
         if self.running:
             self._thread.join(self._stop_s)
+            if self.running:
+                # OpenCV's encoders are C++: Python's shutdown would abort the process while the thread is in one.
+                register_stuck(self._thread)
 
     def put(self, item: T) -> bool:
         """Queue an item; return False if it, or with `newest` the oldest one, was dropped for lack of room.

@@ -16,6 +16,7 @@ from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import PredictionSink
+from camapp.system.process import signal_name
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class LabelCommandSink(BackgroundSink[Prediction], PredictionSink):
         if code is None:
             return "killed at the end of the run" if self.stopping.is_set() else f"killed after {self._timeout_s:g} s"
         if code < 0:
-            return f"ended by signal {signal.Signals(-code).name}"
+            return f"ended by signal {signal_name(-code)}"
         return f"exit code {code}" if code else ""
 
     def _wait(self, child: subprocess.Popen[bytes]) -> int | None:

@@ -119,6 +119,8 @@ class WindowSink(ImageSink):
                         return
                     self._receive(packet)
                 if self._frames.held_s() > self._answer_s:
+                    # With a grace period it might wake up and exit with 0, as after its user has closed it.
+                    child.end(0)
                     return
         finally:
             self._frames.reset()

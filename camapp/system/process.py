@@ -27,6 +27,14 @@ def blas_threads(threads: int) -> dict[str, str]:
     return {f"{name}_NUM_THREADS": str(threads) for name in ("OPENBLAS", "OMP", "MKL", "BLIS")}
 
 
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as 'SIGKILL'; '35' for a real-time signal, most of which have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
 def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
     """Return the user and system time of each process; processes that have ended are left out."""
     used: dict[int, float] = {}

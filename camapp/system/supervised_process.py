@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from camapp.system.process import blas_threads
+from camapp.system.process import blas_threads, signal_name
 
 # Capacity of a pipe, and the end of stderr that is kept to find its last line in.
 _PIPE_BYTES, _STDERR_BYTES = 65536, 4096
@@ -118,7 +117,7 @@ class ChildProcess:
     def exit_reason(self) -> str:
         """How an ended child exited, such as 'signal SIGKILL' or 'exit code 1: cannot open display'."""
         code = int(self._process.returncode)
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"signal {signal_name(-code)}" if code < 0 else f"exit code {code}"
         lines = [line.strip() for line in self._stderr_end.decode(errors="replace").splitlines()]
         # OpenCV's Qt complains about missing fonts in any case.
         reasons = [line for line in lines if line and "font" not in line.lower()]

@@ -57,3 +57,18 @@ def test_with_a_stuck_thread_the_process_ends_at_once(code, expected):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == expected
     assert "ending although driver hangs" in done.stderr
+
+
+def test_the_process_ends_although_a_stuck_thread_holds_stdout():
+    program = (
+        "import contextlib, sys; from camapp.core.timeouts import call_bounded, exit_process\n"
+        "write = lambda: sys.stdout.buffer.write(bytes(1 << 20))\n"
+        "with contextlib.suppress(TimeoutError): call_bounded(write, 0.5, 'console')\n"
+        "exit_process(70)\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        # Nothing reads stdout, whose pipe is full.
+        assert process.wait(30) == 70
+        assert process.stderr is not None
+        assert "ending although console hangs" in process.stderr.read()

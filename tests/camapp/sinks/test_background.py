@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from camapp.core.timeouts import stuck_threads
 from camapp.sinks.background import BackgroundSink
 
 
@@ -147,3 +148,13 @@ def test_losses_are_counted_and_logged_at_powers_of_two():
     logged = [number for number in range(1, 20) if sink.lose(f"reason {number}")]
     assert logged == [1, 2, 4, 8, 16]
     assert (sink.lost, sink.reason) == (19, "reason 19")
+
+
+def test_a_thread_that_does_not_end_is_registered_as_stuck(start):
+    sink = busy(start(stop_s=0.05))
+    assert "recorder" not in stuck_threads()
+    sink.stop()
+    assert "recorder" in stuck_threads()
+    sink.open.set()
+    sink.stop()
+    assert "recorder" not in stuck_threads()

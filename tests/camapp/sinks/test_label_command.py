@@ -112,6 +112,16 @@ def test_failures_are_counted_and_logged_sparingly(caplog: pytest.LogCaptureFixt
     assert "(4 of 4 runs failed)" in caplog.text
 
 
+def test_a_program_may_end_by_any_signal(caplog: pytest.LogCaptureFixture) -> None:
+    sink = LabelCommandSink("sh -c 'kill -35 $$'", every=0.0)
+    sink.start()
+    send(sink, "cat")
+    assert until(lambda: sink.lost == 1)
+    assert sink.running
+    sink.stop()
+    assert "ended by signal 35" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("command", "words", "denied"),
     [

@@ -51,6 +51,12 @@ def test_a_child_that_does_not_exit_is_killed_after_its_grace_period(spawn):
     assert child.exit_reason == "signal SIGKILL"
 
 
+def test_the_exit_reason_names_a_signal_without_a_name_by_its_number(spawn):
+    child = spawn(f"os.kill(os.getpid(), {signal.SIGRTMIN + 1})")
+    assert child.end(20) == -(signal.SIGRTMIN + 1)
+    assert child.exit_reason == f"signal {signal.SIGRTMIN + 1}"
+
+
 def test_the_exit_reason_has_the_last_line_of_stderr_that_is_not_about_fonts(spawn):
     lines = "\\n".join(["x" * 100] * 1000 + ["cannot open display", "no Font found", ""])
     child = spawn(f"sys.stderr.write({lines!r}.replace('\\\\n', chr(10)))\nsys.exit(3)", keep_stderr=True)
