@@ -48,11 +48,7 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
     """Run the program until it ends: signals, service manager, preview and summary included.
 
     Args:
-        settings: of each camera.
         reread: reads the settings again, for a reload.
-
-    Returns:
-        How the run of each camera ended.
     """
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
@@ -109,11 +105,9 @@ def build_cameras(
     The cores are split between the cameras, or shared if the settings say so.
 
     Args:
-        cameras: settings of each camera.
         source: source to read in place of the one in the settings; for one camera.
         task: class of the task in place of the one of the settings or the model.
         wait_for_source: retry a live source that never opened as long as one that was lost.
-        drain_file_s: see `Pipeline`.
 
     Raises:
         BadModel, SourceError, SinkError: of the first camera that cannot be built.
@@ -153,8 +147,6 @@ def run_cameras(
     """Run the cameras until all have ended; the interfaces start before them and stop after them.
 
     Args:
-        cameras: not yet started.
-        interfaces: not yet started.
         before_stop: called once when the run is about to stop.
 
     Raises:

@@ -23,9 +23,6 @@ class PicameraDrmPreview:
 
     Any thread may request a screen. Only the thread that reads the camera switches, between two frames, because
     picamera2's preview is also the event loop that delivers the frames.
-
-    Args:
-        preview_kinds: picamera2's enum `Preview`.
     """
 
     def __init__(self, preview_kinds: Any) -> None:

@@ -232,8 +232,6 @@ def build_source(settings: Settings, model: Model, own: Source | type[Source] | 
     """Create the source that the settings name, not yet opened.
 
     Args:
-        settings: name the source and its options.
-        model: its input size decides how large the model's view must be.
         own: source to use instead, or its class, which is created with the URI and options of the settings. A source
             that was created with options of its own keeps them.
 

@@ -48,14 +48,10 @@ class CaptureThread(threading.Thread):
 
     Args:
         source: not yet opened; used by this thread only.
-        stats: accounts for the frames.
         deliver: called with each frame and its trace; may block if every frame counts.
         reconnect_s: seconds to retry a lost live source.
-        max_frames: number of frames to end after.
-        on_recovered: called when a lost source delivers images again.
         first_open_s: seconds to retry a live source that never opened, at most `reconnect_s`: it is more likely a
             wrong name than a loose cable.
-        read_timeout: seconds to wait for a frame of a live source.
 
     Attributes:
         read_timeout: may be changed before `start`.

@@ -40,12 +40,9 @@ def run_calibration(
     """Calibrate the camera and write its settings; return the line to print.
 
     Args:
-        image: taken by the camera in its final position.
         points: 'X,Y=RIGHT,AHEAD', a pixel and metres.
         board: 'CxR' inner corners of a chessboard on the ground, instead of points.
-        square: side of its squares, metres.
         distortion: barrel distortion of the lens, degrees.
-        into: settings file.
         rectangle: 'WxD' metres of a rectangle whose corners the user clicks, instead of points.
 
     Raises:
@@ -88,7 +85,6 @@ def fit_camera(size: tuple[int, int], pixels: Floats, ground: Floats, distortion
     For each focal length, cv2.solvePnP finds the pose; the focal length is the one with the least error.
 
     Args:
-        size: (width, height) of the image.
         pixels: (n, 2), n at least 4.
         ground: (n, 2) metres, right and ahead, from any origin and along any direction.
         distortion: barrel distortion of the lens, radians.
@@ -146,8 +142,6 @@ def chessboard(image: Pixels, columns: int, rows: int, square: float) -> tuple[F
 
     Args:
         image: RGB, uint8 (height, width, 3).
-        columns: of inner corners.
-        rows: of inner corners.
         square: side of a square, metres.
 
     Returns:

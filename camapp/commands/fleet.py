@@ -45,23 +45,7 @@ class DeviceRow:
     """Holds one camera of a device as far as it was published; None for the rest.
 
     Attributes:
-        device: its id.
         camera: its name; "" if the device has published none.
-        online: whether the broker has it as available.
-        state: of its run.
-        reason: why there is no signal.
-        label: of its last prediction.
-        score: of that label, 0 to 1.
-        model: name of its model.
-        fps: predictions a second.
-        target_fps: the rate that fps is rated against.
-        latency_p95_ms: from exposure to prediction.
-        dropped: frames so far.
-        failed: frames so far.
-        restarts: workers replaced so far.
-        temperature_c: of the machine.
-        alerts: reasons why the machine is slowed down.
-        messages_lost: messages that did not reach the broker.
         age_s: seconds since its last message; by the clock of the device if that was before we subscribed.
     """
 
@@ -86,13 +70,7 @@ class DeviceRow:
 
 
 class Fleet:
-    """Collects the messages by topic and makes rows of them, whatever they contain.
-
-    Args:
-        prefix: of all topics.
-        clock: returns seconds since the epoch.
-        max_topics: further topics are ignored.
-    """
+    """Collects the messages by topic and makes rows of them, whatever they contain."""
 
     def __init__(self, prefix: str, clock: Callable[[], float] = time.time, max_topics: int = 10_000) -> None:
         self.topics = [f"{prefix}/{rest}" for rest in ("+/availability", "+/health", "+/+/status", "+/+/prediction")]

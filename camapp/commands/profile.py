@@ -39,11 +39,7 @@ class ProfileOptions:
 
 
 def run_profile(name: str, options: ProfileOptions) -> None:
-    """Measure a model (a shipped name or a file) and print the result.
-
-    Raises:
-        ModelError: the model cannot be used.
-    """
+    """Measure a model (a shipped name or a file) and print the result. Raises ModelError if the model cannot be used."""
     model = load(model_path(name), options.net)
     if not model.default_shapes:
         raise ModelError(f"{name}: net '{model.card.net}' takes no input")

@@ -37,11 +37,7 @@ def bad_models() -> Iterator[None]:
 
 
 def model_path(name: str) -> Path:
-    """Return the file of a shipped name (such as `digits`), or the path itself.
-
-    Raises:
-        BadModel: neither exists.
-    """
+    """Return the file of a shipped name (such as `digits`), or the path itself. Raises BadModel if neither exists."""
     # A plain word is a shipped name even if the working folder has such a file; ./mnist names that one.
     shipped = SHIPPED / f"{name}.npz"
     if "/" not in name and shipped.exists():
@@ -66,8 +62,6 @@ def with_model(settings: Settings, first: Settings, model: str) -> Settings:
     """Return the settings with another model, without those that belong to the model before.
 
     Args:
-        settings: present ones.
-        first: those at the start of the run.
         model: a value of `model_choices`.
     """
     changes: dict[str, Any] = dict.fromkeys(_OF_THE_FILE) | {"model": model}

@@ -27,11 +27,7 @@ class LoadedModel:
     """A model with its task, and what its workers are made from.
 
     Attributes:
-        name: name of the model, for records.
-        model: the model that the workers run.
-        task: prepares its input and decodes its outputs.
         identity: equal for two models whose net and parameters are the same.
-        make_pool: makes the workers.
     """
 
     name: str
@@ -45,7 +41,6 @@ class ModelLoader:
     """Loads the models that settings name.
 
     Args:
-        workers: number of worker processes.
         shared: workers that are shared with other cameras; None: each model has its own.
         own_task: class of the task; None takes the one that the settings or the model name.
     """
@@ -80,10 +75,7 @@ class ModelSwap:
     """Holds the current generation and replaces it.
 
     Args:
-        first: the model at the start.
-        make_pool: makes the workers of a model.
         feeding: whether the thread that calls `enter` is alive.
-        stopping: set when the run stops.
         finish: publishes the results that are ready.
 
     Attributes:
@@ -157,7 +149,6 @@ def until_ready(pool: Pool, wanted: Callable[[], bool]) -> bool:
     """Wait for a worker of the pool.
 
     Args:
-        pool: started.
         wanted: called in every step of the wait; False ends it.
 
     Returns:

@@ -43,10 +43,6 @@ class Summary:
     """Describes how a run ended.
 
     Attributes:
-        code: exit code of the command line.
-        reason: why it ended, in one line.
-        balance: the count of all frames.
-        seconds: duration of the run.
         error: what caused the failure, if one did.
     """
 
@@ -61,13 +57,8 @@ class Pipeline:
     """Runs one source and one model, and sends the results to the sinks.
 
     Args:
-        settings: settings of this camera.
-        model: model to run; None loads the one that the settings name.
-        source: source to read, or its class; None creates the one that the settings name.
-        task: class of the task; None takes the one that the settings or the model name.
         workers: number of worker processes; 0 takes it from the settings.
         shared: workers that it shares with other cameras; None gives it its own.
-        health: monitor of the machine, shared likewise.
         first_open_s: seconds to retry a live source that never opened, at most `settings.reconnect`.
         drain_file_s: limit in seconds for the last frames of a file to be predicted.
 
@@ -322,8 +313,6 @@ def exit_reason(inference: Inference, capture: CaptureThread, stop_reason: str) 
     """Return the exit code of an ended run, and why it ended.
 
     Args:
-        inference: stopped.
-        capture: stopped.
         stop_reason: of a requested stop or a limit; "" if neither ended the run.
     """
     if inference.pool.error is not None:

@@ -50,9 +50,6 @@ class Tally:
     """Counts the results so far.
 
     Attributes:
-        files: images with their line.
-        bad: number of them that could not be read.
-        first_bad: the first of these, with the reason.
         predicted: (truth, predicted label) -> number of images; only images whose truth is known.
     """
 

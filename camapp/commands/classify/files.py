@@ -36,7 +36,6 @@ class Resumed:
 
     Attributes:
         files: names of the images that have their line.
-        bad: number of them that could not be read.
         predicted: (truth, predicted label) -> number of images.
     """
 
@@ -49,9 +48,7 @@ class Results:
     """Writes the lines of a run to all targets.
 
     Args:
-        targets: files and formats.
         model: name of the model; a file with lines of another model is not continued.
-        resume: continue files that exist.
     """
 
     def __init__(self, targets: Sequence[Target], model: str, resume: bool) -> None:

@@ -23,9 +23,6 @@ class ResultRow(NamedTuple):
 
     Attributes:
         file: its name, in printable form.
-        model: name of the model.
-        size: (width, height) of the image.
-        truth: its true label, "" if that is not known.
         prediction: None if the file could not be read.
         error: reason why the file could not be read, else "".
     """
@@ -56,10 +53,8 @@ def truth_of(file: str, truth_source: str, labels: Collection[str]) -> str:
     """Return the true label of an image by its path, "" if there is none.
 
     Args:
-        file: its path.
         truth_source: 'name' is the part after the first underscore (`12_7.png`), 'folder' the name of its folder,
             'none' neither; 'auto' is the part after the first or last underscore, or the folder, if it is a label.
-        labels: of the model.
     """
     if truth_source == "none":
         return ""
@@ -123,12 +118,7 @@ def _encoded(values: Sequence[Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """Writes rows in one format.
-
-    Attributes:
-        lines: returns rows as text, a line each, with line ends.
-        header: text before the first row.
-    """
+    """Writes rows in one format."""
 
     lines: Callable[[Iterable[ResultRow]], str]
     header: str = ""

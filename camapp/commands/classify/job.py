@@ -32,10 +32,7 @@ class FilesOptions:
 
     Attributes:
         task: options of the task; smoothing must be 0, since the images are independent.
-        batch: items of a run of the plan.
         truth: source of true labels: 'auto', 'name', 'folder' or 'none'.
-        formats: names of the `camapp.commands.classify.formats.FORMATS` to write.
-        model: name of the model, for the rows.
     """
 
     task: TaskOptions
@@ -54,7 +51,6 @@ class ReadItem:
     """Holds the results of some files.
 
     Attributes:
-        files: their number.
         bad: (file, reason) of each that could not be read.
         predicted: (truth, predicted label) -> number of images; only images whose truth is known.
         lines: text in UTF-8 by format, a line a file, in order.
