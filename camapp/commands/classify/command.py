@@ -66,47 +66,42 @@ class Tally:
         self.predicted.update(read.predicted)
 
 
-@dataclass(frozen=True)
-class BatchOptions:
-    """Holds the options of the command line beside the settings.
+def run_classify(
+    settings: Settings,
+    paths: Sequence[Path],
+    targets: Sequence[Target] = (),
+    resume: bool = False,
+    truth: str = "auto",
+    batch: int = 0,
+    scheduler: str = "",
+) -> tuple[ExitCode, str]:
+    """Classify all images of the paths; return the exit code and its reason.
 
-    Attributes:
-        targets: files and formats of the lines.
-        resume: continue existing files.
+    Args:
         truth: source of true labels, see `camapp.commands.classify.formats.truth_of`.
         batch: images that a plan runs at once; 0 = automatic.
         scheduler: address of a Dask cluster to run on; "" runs in processes of this machine.
     """
-
-    targets: Sequence[Target] = ()
-    resume: bool = False
-    truth: str = "auto"
-    batch: int = 0
-    scheduler: str = ""
-
-
-def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOptions) -> tuple[ExitCode, str]:
-    """Classify all images of the paths; return the exit code and its reason."""
     model = load_model(settings)
     # Raises here for errors that would occur in every worker.
     task_for(settings, model.card)
-    if len(paths) == 1 and paths[0].is_file() and not options.targets:
-        return _classify_one(settings, model, paths[0], options.truth)
+    if len(paths) == 1 and paths[0].is_file() and not targets:
+        return _classify_one(settings, model, paths[0], truth)
     total = _count(paths)
     stopping = threading.Event()
     on_stop_signals(lambda name: stopping.set())
-    targets = options.targets or [Target(None, "text")]
+    targets = targets or [Target(None, "text")]
     name = Path(settings.model).name
-    batch = options.batch or suitable_batch(model)
-    files = FilesOptions(_still(settings), batch, options.truth, tuple(target.format for target in targets), name)
-    results = Results(targets, name, options.resume)
+    batch = batch or suitable_batch(model)
+    files = FilesOptions(_still(settings), batch, truth, tuple(target.format for target in targets), name)
+    results = Results(targets, name, resume)
     done = results.open()
     tally = Tally(len(done.files), done.bad, predicted=done.predicted)
     before, began = tally.files, time.monotonic()
     left = (file for file in _walk(paths) if shown(file) not in done.files)
-    if options.scheduler:
+    if scheduler:
         groups = grouped(left, lambda: batch)
-        reads = classify_on_cluster(model, files, groups, options.scheduler, _STUCK_AFTER, stopping.is_set)
+        reads = classify_on_cluster(model, files, groups, scheduler, _STUCK_AFTER, stopping.is_set)
     else:
         workers = settings.workers or len(os.sched_getaffinity(0))
         reads = classify_files(model, files, left, workers, settings.threads, stopping.is_set)

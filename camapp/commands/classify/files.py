@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from camapp.commands.classify.formats import COLUMNS, FORMATS
+from camapp.commands.classify.formats import COLUMNS, HEADERS
 from camapp.core.errors import CamappError, ExitCode
 
 
@@ -114,7 +114,7 @@ class Results:
             # Only regular files are protected: a device or a pipe is always written to.
             file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
-            _write_all(file, FORMATS[target.format].header.encode())
+            _write_all(file, HEADERS[target.format].encode())
         return file
 
     def _resume_from(self, done: Resumed) -> None:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from camapp.core.json_records import box_record, line_record
@@ -116,16 +115,6 @@ def _encoded(values: Sequence[Any]) -> list[str]:
     return _ENCODER.encode(parted)[1:-1].split(f",{_ENCODER.encode(_LINE_END)},") if values else []
 
 
-@dataclass(frozen=True)
-class Format:
-    """Writes rows in one format."""
-
-    lines: Callable[[Iterable[ResultRow]], str]
-    header: str = ""
-
-
-FORMATS = {
-    "text": Format(_as_text),
-    "jsonl": Format(_as_jsonl),
-    "csv": Format(_as_csv, _csv([COLUMNS])),
-}
+# Functions that return rows as text, a line each, with line ends; and the text before the first row.
+FORMATS: dict[str, Callable[[Iterable[ResultRow]], str]] = {"text": _as_text, "jsonl": _as_jsonl, "csv": _as_csv}
+HEADERS = {"text": "", "jsonl": "", "csv": _csv([COLUMNS])}

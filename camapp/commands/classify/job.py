@@ -66,7 +66,7 @@ class ReadItem:
         """Make the results of finished rows."""
         bad = tuple((row.file, row.error) for row in rows if row.error)
         predicted = Counter([(row.truth, row.prediction.label) for row in rows if row.prediction and row.truth])
-        lines = {name: FORMATS[name].lines(rows).encode("utf-8", "backslashreplace") for name in formats}
+        lines = {name: FORMATS[name](rows).encode("utf-8", "backslashreplace") for name in formats}
         return cls(len(rows), bad, predicted, lines)
 
     @classmethod
