@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from camapp import app
 from camapp.capture.images import decode_image, find_images, read_image
 from camapp.capture.source import EndOfStream, Source, SourceOptions
-from camapp.core.arrays import Floats
 from camapp.core.errors import CamappError, ExitCode, PermanentSourceError, SettingsError, SourceDenied, SourceLost
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout, silence_opencv
-from camapp.core.models import BadModel, bad_models, load_model
+from camapp.core.models import BadModel, bad_models, load_model, run_items
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.core.settings import Settings, load_settings
 from camapp.core.status import Status
@@ -169,20 +168,11 @@ class Model:
         frame = Frame.still(opened)
         with self._lock, bad_models():
             prepared = self._task.prepare(frame, self._batch)
-            (prediction,) = self._task.decode_stills([opened], self._run(prepared.count), [prepared])
+            # Plans of a few sizes.
+            size = self._model.only_batch or 1 << max(0, prepared.count - 1).bit_length()
+            outputs = run_items(self._model, self._batch, prepared.count, size)
+            (prediction,) = self._task.decode_stills([opened], outputs, [prepared])
         return replace(prediction, model=self._name)
-
-    def _run(self, count: int) -> list[Floats]:
-        """Return the net's outputs for the first `count` items of the batch, in plans of a few sizes."""
-        size = self._model.only_batch or 1 << max(0, count - 1).bit_length()
-        plan = self._model.plan((size, *self._batch.shape[1:]))
-        parts = []
-        for start in range(0, max(count, 1), size):
-            items = np.zeros((size, *self._batch.shape[1:]), np.float32)
-            items[: max(0, min(count - start, size))] = self._batch[start : min(start + size, count)]
-            plan.run(items)
-            parts.append([output.copy() for output in plan.outputs])
-        return [np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True)]
 
 
 class Watch(Iterator[Result]):

@@ -215,10 +215,7 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
     outputs: list[tuple[str, Path]] = []
     for settings in cameras:
         of = f" of {settings.name}" if several else ""
-        inputs += [
-            (f"--source{of}", local_path(settings.source)),
-            (f"--model{of}", model_path(settings.model)),
-        ]
+        inputs += [(f"--source{of}", local_path(settings.source)), (f"--model{of}", model_path(settings.model))]
         if settings.record is not None:
             outputs.append((f"--record{of}", settings.record))
         if settings.log not in (None, "-"):
@@ -241,7 +238,10 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.clip_on:
         pipeline.add_sink(_clip_sink(pipeline))
     if settings.drive is not None:
-        pipeline.add_sink(_drive_sink(settings.drive, pipeline.model.card.task))
+        if (task := pipeline.model.card.task) != "track":
+            what = f"a model that follows a track, such as --model track; this one's task is '{task}'"
+            raise SinkError(f"--drive needs {what}")
+        pipeline.add_sink(DriveSink(settings.drive))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live))
@@ -283,14 +283,6 @@ def _check_clip_labels(settings: Settings, card: ModelCard) -> None:
         close = get_close_matches(unknown[0], card.labels, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
         raise SinkError(f"--clip-on: this model has no label '{unknown[0]}': {hint}")
-
-
-def _drive_sink(uri: str, task: str) -> DriveSink:
-    if task != "track":
-        raise SinkError(
-            f"--drive needs a model that follows a track, such as --model track; this one's task is '{task}'"
-        )
-    return DriveSink(uri)
 
 
 def add_preview(cameras: MultiCamera) -> bool:
@@ -348,12 +340,8 @@ def add_drm_display(pipeline: Pipeline) -> None:
 
     if not _may_be_pi_camera(pipeline.source.uri):
         raise SinkError("--display drm is a Pi camera's own image: give --source picamera://0, or --display kiosk")
-    sink = DrmDisplaySink(
-        lambda: pipeline.source.drm_preview,
-        lambda: pipeline.reporter.hud() if pipeline.hud_shown else None,
-        pipeline.stats.stale_after_ms,
-    )
-    pipeline.add_sink(sink)
+    hud = lambda: pipeline.reporter.hud() if pipeline.hud_shown else None  # noqa: E731
+    pipeline.add_sink(DrmDisplaySink(lambda: pipeline.source.drm_preview, hud, pipeline.stats.stale_after_ms))
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:

@@ -115,22 +115,19 @@ class CaptureThread(threading.Thread):
                 self._stop_event.wait(back_off)
                 back_off = min(2 * back_off, _BACK_OFF_MAX)
         except EndOfStream as end:
-            self._end(CaptureStatus(CaptureState.ENDED, str(end) or "end of stream"))
+            self.status = CaptureStatus(CaptureState.ENDED, str(end) or "end of stream")
         except SourceError as error:
-            self._end(CaptureStatus(CaptureState.FAILED, str(error), error))
+            self.status = CaptureStatus(CaptureState.FAILED, str(error), error)
         except Exception as error:
             log.debug("capture failed", exc_info=True)
             reason = f"{redacted(self.source.uri)}: {type(error).__name__}: {error}"
-            self._end(CaptureStatus(CaptureState.FAILED, reason, PermanentSourceError(reason)))
+            self.status = CaptureStatus(CaptureState.FAILED, reason, PermanentSourceError(reason))
         finally:
             if self.status.state not in (CaptureState.ENDED, CaptureState.FAILED):
-                self._end(CaptureStatus(CaptureState.ENDED, "stopped"))
+                self.status = CaptureStatus(CaptureState.ENDED, "stopped")
 
     def _step(self) -> None:
         self._step_began = time.monotonic()
-
-    def _end(self, status: CaptureStatus) -> None:
-        self.status = status
 
     def _read_all(self) -> None:
         orientation = Orientation(*self.source.remaining_orientation)

@@ -248,7 +248,8 @@ def _check_spread(pixels: Floats, ground: Floats) -> None:
             raise ValueError(f"the points lie on one line {what}: choose them as the corners of an area")
     # A camera over the ground does not mirror it: three points have opposite orientations in pixels, where y is down.
     hull = cv2.convexHull(ground.astype(np.float32), returnPoints=False).ravel()
-    turns = [_area(pixels[hull[[i, j, k]]]) * _area(ground[hull[[i, j, k]]]) for i, j, k in _triples(len(hull))]
+    corners = [np.roll(hull, -start)[:3] for start in range(len(hull))]
+    turns = [_area(pixels[three]) * _area(ground[three]) for three in corners]
     if max(turns) >= 0:
         raise ValueError("the points fold over themselves: are two of them swapped, or left and right mixed up?")
     if _condition(pixels, ground) < MIN_CONDITION:
@@ -268,10 +269,6 @@ def _condition(pixels: Floats, ground: Floats) -> float:
     ]
     strength = np.linalg.svd(np.concatenate(rows), compute_uv=False)
     return float(strength[7] / strength[0])
-
-
-def _triples(count: int) -> Sequence[tuple[int, int, int]]:
-    return [(i, (i + 1) % count, (i + 2) % count) for i in range(count)]
 
 
 def _area(outline: Floats) -> float:

@@ -167,7 +167,10 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
     try:
         if once or as_json or not sys.stdout.isatty():
             _wait_for_all(link, fleet, broker_access)
-            _print(fleet.rows(), as_json)
+            if as_json:
+                print(json.dumps([asdict(row) for row in fleet.rows()], indent=2))
+            else:
+                Console().print(table_of(fleet.rows()))
         else:
             _live(link, fleet, broker_access)
     finally:
@@ -191,13 +194,6 @@ def _wait_for_all(link: MqttClient, fleet: Fleet, broker: Access) -> None:
         raise FleetError(f"MQTT broker {broker.address}: {link.reason or 'no answer'}")
 
 
-def _print(rows: Sequence[DeviceRow], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
-        Console().print(table_of(rows))
-
-
 def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     # On a signal the loop ends normally, so that the cursor, which a live table hides, is shown again.
     signals: list[str] = []
@@ -205,9 +201,8 @@ def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     with Live(console=Console(), auto_refresh=False) as live:
         while not signals:
             table = table_of(fleet.rows())
-            table.title = f"MQTT broker {broker.address}" + (
-                "" if link.connected else f": {link.reason or 'connecting'}"
-            )
+            why = "" if link.connected else f": {link.reason or 'connecting'}"
+            table.title = f"MQTT broker {broker.address}{why}"
             live.update(table, refresh=True)
             time.sleep(_REFRESH_S)
 

@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from camapp.core.arrays import Floats
 from camapp.core.errors import CamappError, ExitCode
 from camapp.core.settings import Settings
 from engine.model import Model, ModelCard, ModelError, load, with_card
@@ -95,6 +98,19 @@ def load_model(settings: Settings) -> Model:
         changes["task"] = settings.task
     with bad_models():
         return with_card(model, **changes) if changes else model
+
+
+def run_items(model: Model, items: Floats, count: int, size: int) -> tuple[Floats, ...]:
+    """Return the outputs for the first `count` of the items, run `size` at a time; zeros fill the last run."""
+    shape = (size, *items.shape[1:])
+    plan = model.plan(shape)
+    parts = []
+    for start in range(0, max(count, 1), size):
+        batch = np.zeros(shape, np.float32)
+        batch[: max(0, min(count - start, size))] = items[start : min(start + size, count)]
+        plan.run(batch)
+        parts.append([output.copy() for output in plan.outputs])
+    return tuple(np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True))
 
 
 def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:

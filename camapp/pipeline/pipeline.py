@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 
@@ -22,7 +23,7 @@ from camapp.core.status import Status
 from camapp.core.timeouts import register_stuck
 from camapp.pipeline.idle_gate import IdleGate
 from camapp.pipeline.inference import Inference, Result
-from camapp.pipeline.model_swap import ModelLoader, until_ready
+from camapp.pipeline.model_swap import load_for_workers, until_ready
 from camapp.pipeline.renderer import Renderer
 from camapp.pipeline.status_reporter import StatusReporter
 from camapp.sinks.sink import ImageSink, PredictionSink, Sink
@@ -87,8 +88,8 @@ class Pipeline:
         self.name = settings.name
         self.stats = Stats()
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
-        self._loader = ModelLoader(self.workers, shared, task)
-        first = self._loader.load(settings, model)
+        self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)
+        first = self._load(settings, model)
         self.source = build_source(settings, first.model, source)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
@@ -198,7 +199,7 @@ class Pipeline:
             BadModel, PoolError: the model cannot be used; nothing has changed.
         """
         with self._changing:
-            self.inference.apply(self._loader.load(settings))
+            self.inference.apply(self._load(settings))
             self.settings = settings
             self.set_hud(settings.hud)
 

@@ -6,10 +6,9 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from camapp.capture.images import walk_images
 from camapp.capture.source import IMAGE_SUFFIXES
-from camapp.commands.classify.files import Results, Target
+from camapp.commands.classify.files import Results, Tally, Target
 from camapp.commands.classify.formats import shown
 from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.commands.classify.report import confusion_of, print_report
@@ -43,27 +42,6 @@ _BAD_SHOWN = 20
 # Labels of the report on a single image.
 _TOP_OF_ONE = 5
 _MAKE = "camapp.commands.classify.job:make"
-
-
-@dataclass
-class Tally:
-    """Counts the results so far.
-
-    Attributes:
-        predicted: (truth, predicted label) -> number of images; only images whose truth is known.
-    """
-
-    files: int = 0
-    bad: int = 0
-    first_bad: list[tuple[str, str]] = field(default_factory=list)
-    predicted: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def add(self, read: ReadItem) -> None:
-        """Count the results of some files."""
-        self.files += read.files
-        self.bad += len(read.bad)
-        self.first_bad += read.bad[: _BAD_SHOWN - len(self.first_bad)]
-        self.predicted.update(read.predicted)
 
 
 def run_classify(
@@ -95,10 +73,9 @@ def run_classify(
     batch = batch or suitable_batch(model)
     files = FilesOptions(_still(settings), batch, truth, tuple(target.format for target in targets), name)
     results = Results(targets, name, resume)
-    done = results.open()
-    tally = Tally(len(done.files), done.bad, predicted=done.predicted)
+    done, tally = results.open()
     before, began = tally.files, time.monotonic()
-    left = (file for file in _walk(paths) if shown(file) not in done.files)
+    left = (file for file in _walk(paths) if shown(file) not in done)
     if scheduler:
         groups = grouped(left, lambda: batch)
         reads = classify_on_cluster(model, files, groups, scheduler, _STUCK_AFTER, stopping.is_set)
@@ -109,7 +86,10 @@ def run_classify(
         with _progress(total, before, shows=_has_bar(targets)) as advance:
             for read in reads:
                 results.write(read.lines)
-                tally.add(read)
+                tally.files += read.files
+                tally.bad += len(read.bad)
+                tally.first_bad += read.bad[: _BAD_SHOWN - len(tally.first_bad)]
+                tally.predicted.update(read.predicted)
                 advance(read.files)
     except BrokenPipeError:
         # The reader of stdout, such as `head`, has ended.

@@ -18,6 +18,7 @@ from camapp.commands.classify.formats import FORMATS, ResultRow, shown, truth_of
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image import Image, silence_opencv
+from camapp.core.models import run_items
 from camapp.core.predictions import Prediction
 from camapp.tasks.task import Prepared, TaskOptions, create_task
 from engine.model import Model
@@ -202,7 +203,7 @@ class FilesJob:
     def _run(self, used: int) -> tuple[Floats, ...]:
         """Return the net's outputs for the first `used` items, by a plan of that size or the next power of two."""
         if self._only_batch:
-            return self._run_by(self._only_batch, used)
+            return run_items(self._model, self._input, used, self._only_batch)
         size = min(self._batch, 1 << max(0, used - 1).bit_length())
         if size not in self._runs:
             plan = self._model.plan((size, *self._model.card.input_shape))
@@ -211,17 +212,6 @@ class FilesJob:
         if used:
             run()
         return tuple(output[:used] for output in outputs)
-
-    def _run_by(self, size: int, used: int) -> tuple[Floats, ...]:
-        """Return the same by a net that takes only batches of that size."""
-        shape = (size, *self._model.card.input_shape)
-        found = []
-        for start in range(0, max(used, 1), size):
-            items = np.zeros(shape, np.float32)
-            items[: max(0, used - start)] = self._input[start : min(start + size, used)]
-            outputs = self._model.run(items)
-            found.append(outputs if isinstance(outputs, tuple) else (outputs,))
-        return tuple(np.concatenate(each)[:used] for each in zip(*found, strict=True))
 
 
 def _reason(error: Exception) -> str:
