@@ -1,64 +1,20 @@
 """Real-time camera vision for the Raspberry Pi: frames in, predictions of a NumPy CNN out."""
 
+# ruff: noqa: F403, F405 - the names are those of `camapp.api`
+
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camapp.api import (
-        BadModel,
-        Box,
-        CamappError,
-        EndOfStream,
-        Frame,
-        Image,
-        ImageSink,
-        Layout,
-        Model,
-        Polyline,
-        Prediction,
-        PredictionSink,
-        Prepared,
-        Result,
-        Shot,
-        Source,
-        SourceLost,
-        SourceOptions,
-        Task,
-        TaskOptions,
-        Trace,
-        Watch,
-        load,
-        watch,
-    )
+    from camapp.api import *
 
 __version__ = "0.2.0"
 
 __all__ = [
-    "BadModel",
-    "Box",
-    "CamappError",
-    "EndOfStream",
-    "Frame",
-    "Image",
-    "ImageSink",
-    "Layout",
-    "Model",
-    "Polyline",
-    "Prediction",
-    "PredictionSink",
-    "Prepared",
-    "Result",
-    "Shot",
-    "Source",
-    "SourceLost",
-    "SourceOptions",
-    "Task",
-    "TaskOptions",
-    "Trace",
-    "Watch",
-    "load",
-    "watch",
-]
+    "BadModel", "Box", "CamappError", "EndOfStream", "Frame", "Image", "ImageSink", "Layout", "Model", "Polyline",
+    "Prediction", "PredictionSink", "Prepared", "Result", "Shot", "Source", "SourceLost", "SourceOptions", "Task",
+    "TaskOptions", "Trace", "Watch", "load", "watch",
+]  # fmt: skip
 
 # A file of a few MB may decode to gigabytes. The largest images of cameras have 200 million pixels. OpenCV's own limit
 # is four times this one, and OpenCV reads the variable only when it is loaded.

@@ -17,40 +17,30 @@ from numpy.typing import NDArray
 
 from camapp import app
 from camapp.capture.images import decode_image, find_images, read_image
-from camapp.capture.source import EndOfStream as EndOfStream
-from camapp.capture.source import Source as Source
-from camapp.capture.source import SourceOptions as SourceOptions
-from camapp.core.arrays import Floats
-from camapp.core.errors import CamappError as CamappError
-from camapp.core.errors import ExitCode, PermanentSourceError, SettingsError, SourceDenied
-from camapp.core.errors import SourceLost as SourceLost
-from camapp.core.frames import Frame as Frame
-from camapp.core.frames import Shot as Shot
-from camapp.core.frames import Trace as Trace
-from camapp.core.image import Image as Image
-from camapp.core.image import Layout as Layout
-from camapp.core.image import silence_opencv
-from camapp.core.models import BadModel as BadModel
-from camapp.core.models import bad_models, load_model
-from camapp.core.predictions import Box as Box
-from camapp.core.predictions import Polyline as Polyline
-from camapp.core.predictions import Prediction as Prediction
+from camapp.capture.source import EndOfStream, Source, SourceOptions
+from camapp.core.errors import CamappError, ExitCode, PermanentSourceError, SettingsError, SourceDenied, SourceLost
+from camapp.core.frames import Frame, Shot, Trace
+from camapp.core.image import Image, Layout, silence_opencv
+from camapp.core.models import BadModel, bad_models, load_model, run_items
+from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.core.settings import Settings, load_settings
 from camapp.core.status import Status
 from camapp.core.timeouts import register_stuck
-from camapp.pipeline.inference import Result as Result
+from camapp.pipeline.inference import Result
 from camapp.pipeline.multi_camera import MultiCamera
 from camapp.pipeline.pipeline import Summary
 from camapp.remote.interfaces import RemoteInterface, build_interfaces
-from camapp.sinks.sink import ImageSink as ImageSink
-from camapp.sinks.sink import PredictionSink as PredictionSink
-from camapp.sinks.sink import Sink
-from camapp.tasks.task import Prepared as Prepared
-from camapp.tasks.task import Task as Task
-from camapp.tasks.task import TaskOptions as TaskOptions
-from camapp.tasks.task import task_for
+from camapp.sinks.sink import ImageSink, PredictionSink, Sink
+from camapp.tasks.task import Prepared, Task, TaskOptions, task_for
 from engine.model import Model as EngineModel
 from engine.model_card import ModelCard
+
+# The names of `camapp`, which imports this module late.
+__all__ = [
+    "BadModel", "Box", "CamappError", "EndOfStream", "Frame", "Image", "ImageSink", "Layout", "Model", "Polyline",
+    "Prediction", "PredictionSink", "Prepared", "Result", "Shot", "Source", "SourceLost", "SourceOptions", "Task",
+    "TaskOptions", "Trace", "Watch", "load", "watch",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -178,20 +168,11 @@ class Model:
         frame = Frame.still(opened)
         with self._lock, bad_models():
             prepared = self._task.prepare(frame, self._batch)
-            (prediction,) = self._task.decode_stills([opened], self._run(prepared.count), [prepared])
+            # Plans of a few sizes.
+            size = self._model.only_batch or 1 << max(0, prepared.count - 1).bit_length()
+            outputs = run_items(self._model, self._batch, prepared.count, size)
+            (prediction,) = self._task.decode_stills([opened], outputs, [prepared])
         return replace(prediction, model=self._name)
-
-    def _run(self, count: int) -> list[Floats]:
-        """Return the net's outputs for the first `count` items of the batch, in plans of a few sizes."""
-        size = self._model.only_batch or 1 << max(0, count - 1).bit_length()
-        plan = self._model.plan((size, *self._batch.shape[1:]))
-        parts = []
-        for start in range(0, max(count, 1), size):
-            items = np.zeros((size, *self._batch.shape[1:]), np.float32)
-            items[: max(0, min(count - start, size))] = self._batch[start : min(start + size, count)]
-            plan.run(items)
-            parts.append([output.copy() for output in plan.outputs])
-        return [np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True)]
 
 
 class Watch(Iterator[Result]):

@@ -48,11 +48,7 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
     """Run the program until it ends: signals, service manager, preview and summary included.
 
     Args:
-        settings: of each camera.
         reread: reads the settings again, for a reload.
-
-    Returns:
-        How the run of each camera ended.
     """
     manager = ServiceManager()
     manager.notify("STATUS=loading the model")
@@ -109,11 +105,9 @@ def build_cameras(
     The cores are split between the cameras, or shared if the settings say so.
 
     Args:
-        cameras: settings of each camera.
         source: source to read in place of the one in the settings; for one camera.
         task: class of the task in place of the one of the settings or the model.
         wait_for_source: retry a live source that never opened as long as one that was lost.
-        drain_file_s: see `Pipeline`.
 
     Raises:
         BadModel, SourceError, SinkError: of the first camera that cannot be built.
@@ -153,8 +147,6 @@ def run_cameras(
     """Run the cameras until all have ended; the interfaces start before them and stop after them.
 
     Args:
-        cameras: not yet started.
-        interfaces: not yet started.
         before_stop: called once when the run is about to stop.
 
     Raises:
@@ -223,10 +215,7 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
     outputs: list[tuple[str, Path]] = []
     for settings in cameras:
         of = f" of {settings.name}" if several else ""
-        inputs += [
-            (f"--source{of}", local_path(settings.source)),
-            (f"--model{of}", model_path(settings.model)),
-        ]
+        inputs += [(f"--source{of}", local_path(settings.source)), (f"--model{of}", model_path(settings.model))]
         if settings.record is not None:
             outputs.append((f"--record{of}", settings.record))
         if settings.log not in (None, "-"):
@@ -249,7 +238,10 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.clip_on:
         pipeline.add_sink(_clip_sink(pipeline))
     if settings.drive is not None:
-        pipeline.add_sink(_drive_sink(settings.drive, pipeline.model.card.task))
+        if (task := pipeline.model.card.task) != "track":
+            what = f"a model that follows a track, such as --model track; this one's task is '{task}'"
+            raise SinkError(f"--drive needs {what}")
+        pipeline.add_sink(DriveSink(settings.drive))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live))
@@ -291,14 +283,6 @@ def _check_clip_labels(settings: Settings, card: ModelCard) -> None:
         close = get_close_matches(unknown[0], card.labels, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
         raise SinkError(f"--clip-on: this model has no label '{unknown[0]}': {hint}")
-
-
-def _drive_sink(uri: str, task: str) -> DriveSink:
-    if task != "track":
-        raise SinkError(
-            f"--drive needs a model that follows a track, such as --model track; this one's task is '{task}'"
-        )
-    return DriveSink(uri)
 
 
 def add_preview(cameras: MultiCamera) -> bool:
@@ -356,12 +340,8 @@ def add_drm_display(pipeline: Pipeline) -> None:
 
     if not _may_be_pi_camera(pipeline.source.uri):
         raise SinkError("--display drm is a Pi camera's own image: give --source picamera://0, or --display kiosk")
-    sink = DrmDisplaySink(
-        lambda: pipeline.source.drm_preview,
-        lambda: pipeline.reporter.hud() if pipeline.hud_shown else None,
-        pipeline.stats.stale_after_ms,
-    )
-    pipeline.add_sink(sink)
+    hud = lambda: pipeline.reporter.hud() if pipeline.hud_shown else None  # noqa: E731
+    pipeline.add_sink(DrmDisplaySink(lambda: pipeline.source.drm_preview, hud, pipeline.stats.stale_after_ms))
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -135,19 +136,15 @@ def _flag(name: str) -> Any:
     ]
 
 
-class report_errors:
-    """Turns an error into one line and an exit code; with `debug` the traceback is printed before it."""
-
-    def __init__(self, debug: bool = False) -> None:
-        self.debug = debug
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, SystemExit | typer.Exit | KeyboardInterrupt):
-            return
-        if self.debug:
+@contextmanager
+def report_errors(debug: bool = False) -> Iterator[None]:
+    """Turn an error into one line and an exit code; with `debug` the traceback is printed before it."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except Exception as error:  # noqa: BLE001 - ends the program
+        if debug:
             traceback.print_exception(error)
         code = code_of(error)
         if code is None:
@@ -262,9 +259,9 @@ def profile(
     if kernel:
         os.environ["ENGINE_KERNELS"] = kernel
     with report_errors(debug):
-        from camapp.commands.profile import ProfileOptions, run_profile
+        from camapp.commands.profile import run_profile
 
-        run_profile(file, ProfileOptions(net, batch, rounds, as_json))
+        run_profile(file, net, batch, rounds, as_json)
 
 
 @app.command("classify")
@@ -294,7 +291,7 @@ def classify(
     ] = "",
 ) -> None:
     """Classify images and folders."""
-    from camapp.commands.classify.command import BatchOptions, run_classify
+    from camapp.commands.classify.command import run_classify
     from camapp.commands.classify.files import Target
     from camapp.commands.classify.formats import TRUTHS
 
@@ -305,7 +302,7 @@ def classify(
     targets = [Target(csv, "csv")] if csv else []
     if jsonl is not None:
         targets.append(Target(None if jsonl == "-" else Path(jsonl), "jsonl"))
-    code, message = run_classify(settings, paths, BatchOptions(targets, resume, truth, batch, scheduler))
+    code, message = run_classify(settings, paths, targets, resume, truth, batch, scheduler)
     if code is not ExitCode.OK:
         fail(message, code)
 
@@ -322,9 +319,9 @@ def collect(
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="end after N images")] = None,
 ) -> None:
     """Save labelled images of a source, to train with."""
-    from camapp.commands.collect import CollectOptions, run_collect
+    from camapp.commands.collect import run_collect
 
-    code, message = run_collect(settings, CollectOptions(label, into, every, count))
+    code, message = run_collect(settings, label, into, every, count)
     if code is not ExitCode.OK:
         fail(message, code)
 

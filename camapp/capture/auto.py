@@ -7,8 +7,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.picamera2 import pi_cameras
-from camapp.capture.source import DrmPreview, Source, SourceOptions, create_source
+from camapp.capture.source import Source, SourceOptions, create_source
 from camapp.core.errors import SourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.system.video_devices import video_nodes

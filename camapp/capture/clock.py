@@ -13,11 +13,7 @@ _MAX_AGE_NS = 5_000_000_000
 
 
 class SensorClock:
-    """Accepts a camera's time stamps if they can be monotonic time, and warns once if they cannot.
-
-    Args:
-        name: of the camera, for the log.
-    """
+    """Accepts a camera's time stamps if they can be monotonic time, and warns once if they cannot."""
 
     def __init__(self, name: str) -> None:
         self._name = name

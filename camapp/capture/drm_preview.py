@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from camapp.capture.source import DrmPreviewError
-
 if TYPE_CHECKING:
     from camapp.core.arrays import Pixels
 
@@ -18,14 +16,19 @@ _MAX_FAILURES = 3
 _STEADY_FRAMES = 100
 
 
-class PicameraDrmPreview:
-    """Implements `camapp.capture.source.DrmPreview` with picamera2.
+class DrmPreviewError(Exception):
+    """The overlay could not be laid over the image."""
+
+
+class DrmPreview:
+    """Shows the image of a Pi camera on the screen of a console, without passing through Python.
 
     Any thread may request a screen. Only the thread that reads the camera switches, between two frames, because
     picamera2's preview is also the event loop that delivers the frames.
 
-    Args:
-        preview_kinds: picamera2's enum `Preview`.
+    Attributes:
+        trouble: why the last attempt failed; "" if it did not.
+        given_up: whether it failed too often to be tried again.
     """
 
     def __init__(self, preview_kinds: Any) -> None:

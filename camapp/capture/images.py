@@ -182,11 +182,7 @@ class ImagesSource(Source):
         self._pace = Pace()
 
     def open(self) -> None:
-        """Find the files and read the first.
-
-        Raises:
-            PermanentSourceError: there are none, or none is readable.
-        """
+        """Find the files and read the first. Raises PermanentSourceError if there are none, or none is readable."""
         silence_opencv()
         self.skipped = []
         self._paths = find_images(self.uri)

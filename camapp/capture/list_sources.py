@@ -19,8 +19,6 @@ class SourceInfo:
 
     Attributes:
         uri: value for --source.
-        name: of the device or pattern.
-        detail: its path or id.
         status: 'ready', or why it cannot be used and the remedy.
     """
 

@@ -190,14 +190,7 @@ class CameraSource(_LiveSource):
 
 
 class StreamSource(_LiveSource):
-    """Reads a network camera: `rtsp://`, `rtsps://`, `http://` or `https://`. Its password appears in no message.
-
-    Args:
-        uri: of the stream.
-        options: requests of the user.
-        open_ms: milliseconds to wait for the connection.
-        read_ms: milliseconds to wait for a frame.
-    """
+    """Reads a network camera: `rtsp://`, `rtsps://`, `http://` or `https://`. Its password appears in no message."""
 
     def __init__(self, uri: str, options: SourceOptions, open_ms: int = 5000, read_ms: int = 1500) -> None:
         super().__init__(uri, options)
@@ -228,8 +221,6 @@ class VideoSource(_OpenCVSource):
     moment at which the frame was due.
 
     Args:
-        uri: path of the file.
-        options: requests of the user.
         catch_up_s: longest time to skip frames in realtime before a late one is shown and the schedule shifted.
     """
 

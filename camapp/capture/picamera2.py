@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from camapp.capture.clock import SensorClock
-from camapp.capture.drm_preview import PicameraDrmPreview
+from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.rate_monitor import RateMonitor
-from camapp.capture.source import DrmPreview, Source, SourceOptions
+from camapp.capture.source import Source, SourceOptions
 from camapp.core.arrays import Pixels
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceError, SourceLost
 from camapp.core.frames import Shot
@@ -121,7 +121,7 @@ class PicameraSource(Source):
         self._remaining = options.hflip, options.vflip, options.rotate
         self._stuck = False
         self._clock = SensorClock(uri)
-        self._preview: PicameraDrmPreview | None = None
+        self._preview: DrmPreview | None = None
 
     def open(self) -> None:
         """Acquire, configure and start the camera, within `timeouts.open_s`.
@@ -219,7 +219,7 @@ class PicameraSource(Source):
                 _controls(self.options.controls, self._camera.camera_controls, libcamera.controls)
             )
             self._camera.start()
-        self._preview = self._preview or PicameraDrmPreview(picamera2.Preview)
+        self._preview = self._preview or DrmPreview(picamera2.Preview)
 
     def _find(self) -> dict[str, Any]:
         cameras = pi_cameras()

@@ -41,7 +41,6 @@ class RateMonitor:
         """Add one frame.
 
         Args:
-            name: of the camera, for the log.
             fps: configured rate; 0 if there is none.
             stamp_ns: monotonic nanoseconds of the frame.
             exposure_us: exposure time; 0 if unknown.

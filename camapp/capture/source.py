@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from camapp.core.errors import BadSource, PermanentSourceError
 from camapp.core.frames import Shot
 
 if TYPE_CHECKING:
-    from camapp.core.arrays import Pixels
+    from camapp.capture.drm_preview import DrmPreview
     from camapp.core.settings import Settings
     from engine.model import Model
 
@@ -22,36 +22,6 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 class EndOfStream(Exception):
     """Signals the normal end of a file or folder."""
-
-
-class DrmPreviewError(Exception):
-    """The overlay could not be laid over the image."""
-
-
-class DrmPreview(Protocol):
-    """Shows the image of a device on the screen of a console, without passing through Python.
-
-    Attributes:
-        trouble: why the last attempt failed; "" if it did not.
-        given_up: whether it failed too often to be tried again.
-    """
-
-    trouble: str
-    given_up: bool
-
-    @property
-    def showing(self) -> bool:
-        """Return whether the image is on the screen."""
-
-    @property
-    def requested(self) -> bool:
-        """Return whether a screen was requested and has not failed since."""
-
-    def request(self, screen: tuple[int, int] | None) -> None:
-        """Show the image on a screen of this (width, height); None if it was unplugged, so that the next is new."""
-
-    def set_overlay(self, image: Pixels) -> None:
-        """Show (h, w, 4) uint8 RGBA over the image, scaled to it. Raises DrmPreviewError."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +202,6 @@ def build_source(settings: Settings, model: Model, own: Source | type[Source] | 
     """Create the source that the settings name, not yet opened.
 
     Args:
-        settings: name the source and its options.
-        model: its input size decides how large the model's view must be.
         own: source to use instead, or its class, which is created with the URI and options of the settings. A source
             that was created with options of its own keeps them.
 

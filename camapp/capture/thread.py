@@ -48,14 +48,10 @@ class CaptureThread(threading.Thread):
 
     Args:
         source: not yet opened; used by this thread only.
-        stats: accounts for the frames.
         deliver: called with each frame and its trace; may block if every frame counts.
         reconnect_s: seconds to retry a lost live source.
-        max_frames: number of frames to end after.
-        on_recovered: called when a lost source delivers images again.
         first_open_s: seconds to retry a live source that never opened, at most `reconnect_s`: it is more likely a
             wrong name than a loose cable.
-        read_timeout: seconds to wait for a frame of a live source.
 
     Attributes:
         read_timeout: may be changed before `start`.
@@ -119,22 +115,19 @@ class CaptureThread(threading.Thread):
                 self._stop_event.wait(back_off)
                 back_off = min(2 * back_off, _BACK_OFF_MAX)
         except EndOfStream as end:
-            self._end(CaptureStatus(CaptureState.ENDED, str(end) or "end of stream"))
+            self.status = CaptureStatus(CaptureState.ENDED, str(end) or "end of stream")
         except SourceError as error:
-            self._end(CaptureStatus(CaptureState.FAILED, str(error), error))
+            self.status = CaptureStatus(CaptureState.FAILED, str(error), error)
         except Exception as error:
             log.debug("capture failed", exc_info=True)
             reason = f"{redacted(self.source.uri)}: {type(error).__name__}: {error}"
-            self._end(CaptureStatus(CaptureState.FAILED, reason, PermanentSourceError(reason)))
+            self.status = CaptureStatus(CaptureState.FAILED, reason, PermanentSourceError(reason))
         finally:
             if self.status.state not in (CaptureState.ENDED, CaptureState.FAILED):
-                self._end(CaptureStatus(CaptureState.ENDED, "stopped"))
+                self.status = CaptureStatus(CaptureState.ENDED, "stopped")
 
     def _step(self) -> None:
         self._step_began = time.monotonic()
-
-    def _end(self, status: CaptureStatus) -> None:
-        self.status = status
 
     def _read_all(self) -> None:
         orientation = Orientation(*self.source.remaining_orientation)

@@ -70,13 +70,7 @@ class Meter(PredictionSink):
 
 
 def measure(settings: Settings, seconds: float, draw: bool) -> dict[str, Any]:
-    """Run for some seconds, or to the end of the source, and return the figures.
-
-    Args:
-        settings: source, model, workers and so on; display and log are ignored.
-        seconds: counted from the first captured frame.
-        draw: also draw the preview.
-    """
+    """Run for some seconds from the first captured frame, without display and log; return the figures."""
     pipeline = Pipeline(replace(settings, duration=seconds))
     meter = Meter(pipeline)
     pipeline.add_sink(meter)
@@ -123,11 +117,7 @@ def _figures(pipeline: Pipeline, meter: Meter, summary: Summary, draw: bool) -> 
 
 
 def run_bench(settings: Settings, seconds: float, draw: bool, as_json: bool) -> None:
-    """Measure a run and print the figures.
-
-    Raises:
-        SystemExit: the run failed.
-    """
+    """Measure a run and print the figures."""
     figures = measure(settings, seconds, draw)
     if as_json:
         print(json.dumps(figures, indent=2))

@@ -40,12 +40,9 @@ def run_calibration(
     """Calibrate the camera and write its settings; return the line to print.
 
     Args:
-        image: taken by the camera in its final position.
         points: 'X,Y=RIGHT,AHEAD', a pixel and metres.
         board: 'CxR' inner corners of a chessboard on the ground, instead of points.
-        square: side of its squares, metres.
         distortion: barrel distortion of the lens, degrees.
-        into: settings file.
         rectangle: 'WxD' metres of a rectangle whose corners the user clicks, instead of points.
 
     Raises:
@@ -88,7 +85,6 @@ def fit_camera(size: tuple[int, int], pixels: Floats, ground: Floats, distortion
     For each focal length, cv2.solvePnP finds the pose; the focal length is the one with the least error.
 
     Args:
-        size: (width, height) of the image.
         pixels: (n, 2), n at least 4.
         ground: (n, 2) metres, right and ahead, from any origin and along any direction.
         distortion: barrel distortion of the lens, radians.
@@ -146,8 +142,6 @@ def chessboard(image: Pixels, columns: int, rows: int, square: float) -> tuple[F
 
     Args:
         image: RGB, uint8 (height, width, 3).
-        columns: of inner corners.
-        rows: of inner corners.
         square: side of a square, metres.
 
     Returns:
@@ -254,7 +248,8 @@ def _check_spread(pixels: Floats, ground: Floats) -> None:
             raise ValueError(f"the points lie on one line {what}: choose them as the corners of an area")
     # A camera over the ground does not mirror it: three points have opposite orientations in pixels, where y is down.
     hull = cv2.convexHull(ground.astype(np.float32), returnPoints=False).ravel()
-    turns = [_area(pixels[hull[[i, j, k]]]) * _area(ground[hull[[i, j, k]]]) for i, j, k in _triples(len(hull))]
+    corners = [np.roll(hull, -start)[:3] for start in range(len(hull))]
+    turns = [_area(pixels[three]) * _area(ground[three]) for three in corners]
     if max(turns) >= 0:
         raise ValueError("the points fold over themselves: are two of them swapped, or left and right mixed up?")
     if _condition(pixels, ground) < MIN_CONDITION:
@@ -274,10 +269,6 @@ def _condition(pixels: Floats, ground: Floats) -> float:
     ]
     strength = np.linalg.svd(np.concatenate(rows), compute_uv=False)
     return float(strength[7] / strength[0])
-
-
-def _triples(count: int) -> Sequence[tuple[int, int, int]]:
-    return [(i, (i + 1) % count, (i + 2) % count) for i in range(count)]
 
 
 def _area(outline: Floats) -> float:

@@ -26,7 +26,6 @@ def clicked_points(image: Pixels, names: Sequence[str]) -> Floats:
 
     Args:
         image: RGB, uint8 (height, width, 3).
-        names: names of the points, shown to the user.
 
     Raises:
         ValueError: there is no display, or the user cancelled.

@@ -40,13 +40,9 @@ def classify_on_cluster(
     does so is listed as bad.
 
     Args:
-        model: sent to the workers once.
-        options: sent with each list.
         batches: lists of files, taken when the cluster has room for them.
-        scheduler: address, such as 'tcp://192.168.1.2:8786'.
         stuck_after: seconds without a result after which the run fails.
         stop: polled; once it returns True no more lists are taken, and those in progress are finished.
-        connect_timeout: seconds to reach the scheduler, and then a worker.
 
     Raises:
         SettingsError: Dask is not installed here.

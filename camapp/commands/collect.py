@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from camapp.capture.source import IMAGE_SUFFIXES
@@ -17,46 +16,37 @@ from camapp.system.systemd import on_stop_signals
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CollectOptions:
-    """Holds the options of the command line beside the settings.
+def run_collect(
+    settings: Settings, label: str, folder: Path, every: float | None = None, count: int | None = None
+) -> tuple[ExitCode, str]:
+    """Run to the end; return the exit code and its reason.
 
-    Attributes:
-        label: of the images.
+    Args:
         folder: of all labels.
         every: seconds between two images; None saves one when space is pressed.
         count: number of images after which the run ends; None does not end it.
     """
-
-    label: str
-    folder: Path
-    every: float | None = None
-    count: int | None = None
-
-
-def run_collect(settings: Settings, options: CollectOptions) -> tuple[ExitCode, str]:
-    """Run to the end; return the exit code and its reason."""
-    home = options.folder / _checked(options.label, options.folder)
+    home = folder / _checked(label, folder)
     pipeline = Pipeline(settings)
     on_stop_signals(pipeline.request_stop)
 
-    def saved(count: int) -> None:
-        log.info("%s: %d", options.label, count)
-        if options.count is not None and count >= options.count:
-            pipeline.request_stop(f"--count {count} is reached")
+    def saved(number: int) -> None:
+        log.info("%s: %d", label, number)
+        if count is not None and number >= count:
+            pipeline.request_stop(f"--count {number} is reached")
 
     def fps() -> float | None:
         return None if pipeline.source.live else pipeline.source.fps
 
-    sink = CollectSink(home, options.every, fps, settings.roi, options.count, saved)
+    sink = CollectSink(home, every, fps, settings.roi, count, saved)
     pipeline.add_sink(sink)
     if _has_window(settings):
-        _add_window(pipeline, sink, options.label)
-    elif pipeline.source.live and options.every is None:
+        _add_window(pipeline, sink, label)
+    elif pipeline.source.live and every is None:
         raise SettingsError("there is no window for the space bar: give --every SECONDS", usage=True)
     summary = pipeline.run()
     there = sum(1 for file in home.iterdir() if file.suffix in IMAGE_SUFFIXES) if home.exists() else 0
-    log.info("%d images of '%s' saved, %d are in %s now", sink.saved, options.label, there, home)
+    log.info("%d images of '%s' saved, %d are in %s now", sink.saved, label, there, home)
     if summary.code is ExitCode.OK and sink.lost:
         return ExitCode.CONFIG, f"{sink.lost} images could not be saved: {sink.reason}"
     return summary.code, summary.reason

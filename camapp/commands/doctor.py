@@ -34,10 +34,7 @@ class CheckResult:
     """Holds one line of the report.
 
     Attributes:
-        name: what was checked.
-        detail: what was found.
         remedy: what to do, a command if there is one; "" if there is nothing to do.
-        status: ok, warn or fail.
     """
 
     name: str
@@ -76,7 +73,6 @@ class Machine:
 
     Args:
         root: folder of all files, '/' except in tests.
-        run: runs a command; returns its exit status and output.
     """
 
     def __init__(self, root: Path = Path("/"), run: Callable[[Sequence[str]], tuple[int, str]] = run_quietly) -> None:
@@ -355,7 +351,6 @@ def collect(
     """Return the results of named checks.
 
     Args:
-        checks: name and function of each.
         on_error: status of a check that raises an unexpected exception; the other checks still run.
     """
     results: list[CheckResult] = []
@@ -372,9 +367,7 @@ def run_doctor(as_json: bool, settings: Settings | None = None, seconds: float =
     """Check this machine and print the report; return whether nothing failed.
 
     Args:
-        as_json: print JSON.
         settings: source, model and so on, to try the parts of this machine too; None only looks at it.
-        seconds: duration of the trial of the camera, and of the whole run.
     """
     results = examine()
     if settings is None:

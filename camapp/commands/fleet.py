@@ -45,23 +45,7 @@ class DeviceRow:
     """Holds one camera of a device as far as it was published; None for the rest.
 
     Attributes:
-        device: its id.
         camera: its name; "" if the device has published none.
-        online: whether the broker has it as available.
-        state: of its run.
-        reason: why there is no signal.
-        label: of its last prediction.
-        score: of that label, 0 to 1.
-        model: name of its model.
-        fps: predictions a second.
-        target_fps: the rate that fps is rated against.
-        latency_p95_ms: from exposure to prediction.
-        dropped: frames so far.
-        failed: frames so far.
-        restarts: workers replaced so far.
-        temperature_c: of the machine.
-        alerts: reasons why the machine is slowed down.
-        messages_lost: messages that did not reach the broker.
         age_s: seconds since its last message; by the clock of the device if that was before we subscribed.
     """
 
@@ -86,13 +70,7 @@ class DeviceRow:
 
 
 class Fleet:
-    """Collects the messages by topic and makes rows of them, whatever they contain.
-
-    Args:
-        prefix: of all topics.
-        clock: returns seconds since the epoch.
-        max_topics: further topics are ignored.
-    """
+    """Collects the messages by topic and makes rows of them, whatever they contain."""
 
     def __init__(self, prefix: str, clock: Callable[[], float] = time.time, max_topics: int = 10_000) -> None:
         self.topics = [f"{prefix}/{rest}" for rest in ("+/availability", "+/health", "+/+/status", "+/+/prediction")]
@@ -189,7 +167,10 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
     try:
         if once or as_json or not sys.stdout.isatty():
             _wait_for_all(link, fleet, broker_access)
-            _print(fleet.rows(), as_json)
+            if as_json:
+                print(json.dumps([asdict(row) for row in fleet.rows()], indent=2))
+            else:
+                Console().print(table_of(fleet.rows()))
         else:
             _live(link, fleet, broker_access)
     finally:
@@ -213,13 +194,6 @@ def _wait_for_all(link: MqttClient, fleet: Fleet, broker: Access) -> None:
         raise FleetError(f"MQTT broker {broker.address}: {link.reason or 'no answer'}")
 
 
-def _print(rows: Sequence[DeviceRow], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
-        Console().print(table_of(rows))
-
-
 def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     # On a signal the loop ends normally, so that the cursor, which a live table hides, is shown again.
     signals: list[str] = []
@@ -227,9 +201,8 @@ def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     with Live(console=Console(), auto_refresh=False) as live:
         while not signals:
             table = table_of(fleet.rows())
-            table.title = f"MQTT broker {broker.address}" + (
-                "" if link.connected else f": {link.reason or 'connecting'}"
-            )
+            why = "" if link.connected else f": {link.reason or 'connecting'}"
+            table.title = f"MQTT broker {broker.address}{why}"
             live.update(table, refresh=True)
             time.sleep(_REFRESH_S)
 

@@ -75,10 +75,8 @@ class Installer:
     """Makes the steps of installing and of removing.
 
     Args:
-        kind: way to start the application.
         settings: for a new configuration; an existing one is kept.
         root: folder of all files of the machine, '/' except in tests.
-        run: runs a command.
     """
 
     def __init__(
@@ -107,11 +105,7 @@ class Installer:
     # -- checks, before anything is changed
 
     def check(self) -> list[str]:
-        """Return notes for the user.
-
-        Raises:
-            InstallError, SettingsError: the service cannot be installed.
-        """
+        """Return notes for the user. Raises InstallError, SettingsError if the service cannot be installed."""
         notes = []
         if os.geteuid() != 0:
             raise InstallError(

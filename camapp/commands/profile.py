@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -21,36 +21,15 @@ from engine.runtime.profile import Profile, profile
 WIDE = 132  # columns of the table if the output is no terminal
 
 
-@dataclass(frozen=True)
-class ProfileOptions:
-    """Holds the options of the command line.
-
-    Attributes:
-        net: name of the net, for a file without a model card.
-        batch: items a run.
-        rounds: runs; times are their median.
-        as_json: print JSON instead of a table.
-    """
-
-    net: str | None = None
-    batch: int = 1
-    rounds: int = 20
-    as_json: bool = False
-
-
-def run_profile(name: str, options: ProfileOptions) -> None:
-    """Measure a model (a shipped name or a file) and print the result.
-
-    Raises:
-        ModelError: the model cannot be used.
-    """
-    model = load(model_path(name), options.net)
+def run_profile(name: str, net: str | None = None, batch: int = 1, rounds: int = 20, as_json: bool = False) -> None:
+    """Measure a model (a shipped name or a file) and print the result. Raises ModelError if it cannot be used."""
+    model = load(model_path(name), net)
     if not model.default_shapes:
         raise ModelError(f"{name}: net '{model.card.net}' takes no input")
-    shapes = [(options.batch, *model.default_shapes[0][1:]), *model.default_shapes[1:]]
-    measured = profile(model, *shapes, rounds=options.rounds)
+    shapes = [(batch, *model.default_shapes[0][1:]), *model.default_shapes[1:]]
+    measured = profile(model, *shapes, rounds=rounds)
     rates = machine_rates()
-    if options.as_json:
+    if as_json:
         print(json.dumps(as_record(model.card, measured, rates), indent=2))
     else:
         _print_table(model.card, measured, rates)

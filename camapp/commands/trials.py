@@ -46,11 +46,8 @@ class Trials:
     """Tries the parts of this machine, each with a method that yields results.
 
     Attributes:
-        settings: source, model, workers and so on.
         seconds: duration of the trial of the camera, and of the whole run.
-        make_source: returns the source to try, from settings and model.
         open_timeout: seconds within which a live source must open; an absent one may come back, as in a run.
-        window_timeout: seconds within which a window must show some images.
         min_gflops: rate of matrix products below which they count as slow. A Pi 4 with OpenBLAS reaches about
             10 GFLOP/s a core, plain C loops less than one.
         shots: the last frames of the source, for the models.

@@ -80,10 +80,8 @@ class MqttAddress:
     """Holds the address of an MQTT broker, never with the password, so that it may be shown.
 
     Attributes:
-        host: name or IP address.
         port: by default 1883, or 8883 with TLS.
         tls: whether the connection is encrypted and the broker's certificate verified.
-        user: user name; "" for none.
         prefix: first level (or levels) of all topics.
     """
 

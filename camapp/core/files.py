@@ -14,12 +14,7 @@ def natural_key(text: str) -> list[tuple[int, str]]:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file completely or not at all, also across a power cut.
-
-    Args:
-        path: of the file; its folder must exist.
-        data: its new content.
-        mode: its permissions.
+    """Write a file, in a folder that exists, completely or not at all, also across a power cut.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; an earlier file stays as it was.

@@ -23,7 +23,6 @@ class GroundCamera:
     folds over.
 
     Attributes:
-        size: (width, height) of the image in pixels.
         focal: (horizontal, vertical) focal length in pixels; they differ if the image was stretched.
         height: of the camera above the ground, metres.
         pitch: downward tilt, radians.

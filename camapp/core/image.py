@@ -26,26 +26,12 @@ class Layout(Enum):
     I420 = "I420"
 
 
-_TO_RGB = {
-    Layout.GRAY: cv2.COLOR_GRAY2RGB,
-    Layout.BGR: cv2.COLOR_BGR2RGB,
-    Layout.RGBX: cv2.COLOR_RGBA2RGB,
-    Layout.BGRX: cv2.COLOR_BGRA2RGB,
-    Layout.I420: cv2.COLOR_YUV2RGB_I420,
-}
-_TO_BGR = {
-    Layout.GRAY: cv2.COLOR_GRAY2BGR,
-    Layout.RGB: cv2.COLOR_RGB2BGR,
-    Layout.RGBX: cv2.COLOR_RGBA2BGR,
-    Layout.BGRX: cv2.COLOR_BGRA2BGR,
-    Layout.I420: cv2.COLOR_YUV2BGR_I420,
-}
-_TO_GRAY = {
-    Layout.RGB: cv2.COLOR_RGB2GRAY,
-    Layout.BGR: cv2.COLOR_BGR2GRAY,
-    Layout.RGBX: cv2.COLOR_RGBA2GRAY,
-    Layout.BGRX: cv2.COLOR_BGRA2GRAY,
-}
+# OpenCV's conversion codes by colour and layout; None copies. OpenCV calls the unused byte of a pixel A.
+CONVERSIONS: dict[tuple[str, Layout], int | None] = {
+    (colour, layout): getattr(cv2, f"COLOR_{layout.value.replace('X', 'A')}2{colour}", None)
+    for colour in ("RGB", "BGR", "GRAY")
+    for layout in Layout
+} | {("RGB", Layout.I420): cv2.COLOR_YUV2RGB_I420, ("BGR", Layout.I420): cv2.COLOR_YUV2BGR_I420}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +80,21 @@ class Image:
 
     @cached_property
     def _rgb(self) -> Pixels:
-        return self._cropped(cv2.cvtColor(self.data, _TO_RGB[self.layout]))
+        return self._converted("RGB")
 
     @cached_property
     def _bgr(self) -> Pixels:
-        return self._cropped(cv2.cvtColor(self.data, _TO_BGR[self.layout]))
+        return self._converted("BGR")
 
     @cached_property
     def _gray(self) -> Pixels:
-        return self._cropped(cv2.cvtColor(self.data, _TO_GRAY[self.layout]))
+        return self._converted("GRAY")
 
-    def _cropped(self, pixels: object) -> Pixels:
+    def _converted(self, colour: str) -> Pixels:
+        code = CONVERSIONS[colour, self.layout]
+        assert code is not None
         # OpenCV needs width == stride for I420, so whole rows are decoded and cropped afterwards.
-        out = np.asarray(pixels, dtype=np.uint8)
-        return out[: self.height, : self.width]
+        return np.asarray(cv2.cvtColor(self.data, code), dtype=np.uint8)[: self.height, : self.width]
 
 
 def silence_opencv() -> None:

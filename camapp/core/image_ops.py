@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from camapp.core.arrays import Floats, Pixels
-from camapp.core.image import Image, Layout
+from camapp.core.image import CONVERSIONS, Image, Layout
 from camapp.core.predictions import Box, Point
 
 if TYPE_CHECKING:
@@ -19,24 +19,6 @@ if TYPE_CHECKING:
 Roi = tuple[float, float, float, float]
 
 FITS = ("crop", "letterbox", "stretch")
-# OpenCV conversion codes by colour and layout; None copies.
-_CONVERSIONS = {
-    ("RGB", Layout.RGB): None,
-    ("RGB", Layout.BGR): cv2.COLOR_BGR2RGB,
-    ("RGB", Layout.RGBX): cv2.COLOR_RGBA2RGB,
-    ("RGB", Layout.BGRX): cv2.COLOR_BGRA2RGB,
-    ("RGB", Layout.GRAY): cv2.COLOR_GRAY2RGB,
-    ("BGR", Layout.RGB): cv2.COLOR_RGB2BGR,
-    ("BGR", Layout.BGR): None,
-    ("BGR", Layout.RGBX): cv2.COLOR_RGBA2BGR,
-    ("BGR", Layout.BGRX): cv2.COLOR_BGRA2BGR,
-    ("BGR", Layout.GRAY): cv2.COLOR_GRAY2BGR,
-    ("GRAY", Layout.RGB): cv2.COLOR_RGB2GRAY,
-    ("GRAY", Layout.BGR): cv2.COLOR_BGR2GRAY,
-    ("GRAY", Layout.RGBX): cv2.COLOR_RGBA2GRAY,
-    ("GRAY", Layout.BGRX): cv2.COLOR_BGRA2GRAY,
-    ("GRAY", Layout.GRAY): None,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +120,7 @@ def cut(image: Image, source: tuple[int, int, int, int], size: tuple[int, int], 
         whole = {"RGB": image.rgb, "BGR": image.bgr, "GRAY": image.gray}[colour]()
         return resize(whole[y0:y1, x0:x1], size)
     part = resize(image.data[y0:y1, x0:x1], size)
-    code = _CONVERSIONS[colour, image.layout]
+    code = CONVERSIONS[colour, image.layout]
     return part if code is None else np.asarray(cv2.cvtColor(part, code), dtype=np.uint8)
 
 

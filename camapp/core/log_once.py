@@ -7,11 +7,7 @@ from collections.abc import Hashable
 
 
 class LogOnce:
-    """Logs the first message of each key; further ones of that key are dropped until `reset`.
-
-    Args:
-        log: logger of the module that reports.
-    """
+    """Logs the first message of each key; further ones of that key are dropped until `reset`."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log

@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from camapp.core.arrays import Floats
 from camapp.core.errors import CamappError, ExitCode
 from camapp.core.settings import Settings
 from engine.model import Model, ModelCard, ModelError, load, with_card
@@ -37,11 +40,7 @@ def bad_models() -> Iterator[None]:
 
 
 def model_path(name: str) -> Path:
-    """Return the file of a shipped name (such as `digits`), or the path itself.
-
-    Raises:
-        BadModel: neither exists.
-    """
+    """Return the file of a shipped name (such as `digits`), or the path itself. Raises BadModel if neither exists."""
     # A plain word is a shipped name even if the working folder has such a file; ./mnist names that one.
     shipped = SHIPPED / f"{name}.npz"
     if "/" not in name and shipped.exists():
@@ -66,8 +65,6 @@ def with_model(settings: Settings, first: Settings, model: str) -> Settings:
     """Return the settings with another model, without those that belong to the model before.
 
     Args:
-        settings: present ones.
-        first: those at the start of the run.
         model: a value of `model_choices`.
     """
     changes: dict[str, Any] = dict.fromkeys(_OF_THE_FILE) | {"model": model}
@@ -101,6 +98,19 @@ def load_model(settings: Settings) -> Model:
         changes["task"] = settings.task
     with bad_models():
         return with_card(model, **changes) if changes else model
+
+
+def run_items(model: Model, items: Floats, count: int, size: int) -> tuple[Floats, ...]:
+    """Return the outputs for the first `count` of the items, run `size` at a time; zeros fill the last run."""
+    shape = (size, *items.shape[1:])
+    plan = model.plan(shape)
+    parts = []
+    for start in range(0, max(count, 1), size):
+        batch = np.zeros(shape, np.float32)
+        batch[: max(0, min(count - start, size))] = items[start : min(start + size, count)]
+        plan.run(batch)
+        parts.append([output.copy() for output in plan.outputs])
+    return tuple(np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True))
 
 
 def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:

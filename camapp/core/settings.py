@@ -76,10 +76,7 @@ def option(
     """Declare a setting.
 
     Args:
-        default: value if none is given.
         help: one line for --help, docs/settings.md and error messages.
-        metavar: placeholder for the value in --help.
-        parse: converts text to a value.
         bare: value of a flag that is given without one; "" if the flag needs a value.
     """
     return field(default=default, metadata={"help": help, "metavar": metavar, "parse": parse, "bare": bare})
@@ -325,8 +322,6 @@ def load_settings(
     """Merge the layers and check every value.
 
     Args:
-        command_line: given flags or keywords, by setting name.
-        config: TOML file, or None.
         environment: CAMAPP_* variables; None reads those of the process.
 
     Raises:

@@ -52,15 +52,10 @@ class Status:
     """Describes one camera's run.
 
     Attributes:
-        camera: name of the camera.
-        state: of the run.
         reason: why there is no signal, or why the run ended; else "".
-        figures: numbers of the head-up display.
-        balance: account of the frames.
         latency_ms: (50th, 95th, 99th percentile) per stage, over about the last minute.
         prediction: newest one, None before the first.
         age_s: seconds since the frame of `prediction` was captured.
-        task: name of the model's task.
         labels: of the model, in its order.
         size: (width, height) of the image, None before the first.
         roi: region of interest as fractions x, y, width, height; None for the whole image.
@@ -114,17 +109,10 @@ class Hud:
 
     Attributes:
         camera_fps: captured frames per second.
-        infer_fps: predictions per second.
-        display_fps: displayed frames per second.
-        target_fps: target of these three; 0 for none.
+        target_fps: target of the three rates; 0 for none.
         latency_ms: milliseconds per stage: capture, prepare, queue, infer, decode, total (`Trace.latency_ms`).
         drops: dropped frames by reason.
         workers_busy: share of the workers' time spent on inference, 0 to 1.
-        workers: number of workers.
-        restarts: number of replaced workers.
-        source: displayed name of the source.
-        model: displayed name of the model.
-        paused: whether the image is held.
         idle: whether the scene is still and inference slowed down on purpose.
         slowness: why the camera is slower than its configured rate; "" if it is not.
         health: of the machine.

@@ -30,8 +30,6 @@ class IdleGate:
 
     Args:
         fps: inferences per second while idle.
-        after_s: seconds without a change.
-        clock: returns monotonic seconds.
     """
 
     def __init__(self, fps: float, after_s: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -53,8 +53,6 @@ class Inference:
     """Prepares frames, sends them to the workers, and decodes and publishes the results in frame order.
 
     Args:
-        first: model at the start.
-        stats: counts the frames.
         live: True: the newest frame wins and late results are discarded. False: every frame is used.
         spare_slots: number of frames of a file that are prepared ahead.
         publish: called with each result, in frame order, by one thread at a time.

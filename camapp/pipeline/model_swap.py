@@ -27,11 +27,7 @@ class LoadedModel:
     """A model with its task, and what its workers are made from.
 
     Attributes:
-        name: name of the model, for records.
-        model: the model that the workers run.
-        task: prepares its input and decodes its outputs.
         identity: equal for two models whose net and parameters are the same.
-        make_pool: makes the workers.
     """
 
     name: str
@@ -41,31 +37,27 @@ class LoadedModel:
     make_pool: MakePool
 
 
-class ModelLoader:
-    """Loads the models that settings name.
+def load_for_workers(
+    settings: Settings,
+    model: Model | None = None,
+    *,
+    workers: int,
+    shared: SharedWorkers | None,
+    own_task: type[Task] | None,
+) -> LoadedModel:
+    """Load the model of the settings, or take `model`, and create its task, or one of `own_task`. Raises BadModel.
 
-    Args:
-        workers: number of worker processes.
-        shared: workers that are shared with other cameras; None: each model has its own.
-        own_task: class of the task; None takes the one that the settings or the model name.
+    It runs in workers of its own, or in those shared with other cameras.
     """
+    model = model or load_model(settings)
+    identity = identity_of(settings)
 
-    def __init__(self, workers: int, shared: SharedWorkers | None, own_task: type[Task] | None) -> None:
-        self._workers = workers
-        self._shared = shared
-        self._own_task = own_task
+    def make_own(model: Model, max_items: int, spare_slots: int, on_outcome: Callable[[Outcome], None]) -> Pool:
+        return WorkerPool(model, max_items, workers, settings.threads, spare_slots, on_outcome)
 
-    def load(self, settings: Settings, model: Model | None = None) -> LoadedModel:
-        """Load the model of the settings, or take `model`, and create its task. Raises BadModel."""
-        model = model or load_model(settings)
-        task, identity = task_for(settings, model.card, self._own_task), identity_of(settings)
-        make_pool = partial(self._shared.share, identity) if self._shared else partial(self._own_pool, settings.threads)
-        return LoadedModel(Path(settings.model).name, model, task, identity, make_pool)
-
-    def _own_pool(
-        self, threads: int, model: Model, max_items: int, spare_slots: int, on_outcome: Callable[[Outcome], None]
-    ) -> Pool:
-        return WorkerPool(model, max_items, self._workers, threads, spare_slots, on_outcome)
+    make_pool = partial(shared.share, identity) if shared else make_own
+    name = Path(settings.model).name
+    return LoadedModel(name, model, task_for(settings, model.card, own_task), identity, make_pool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +72,7 @@ class ModelSwap:
     """Holds the current generation and replaces it.
 
     Args:
-        first: the model at the start.
-        make_pool: makes the workers of a model.
         feeding: whether the thread that calls `enter` is alive.
-        stopping: set when the run stops.
         finish: publishes the results that are ready.
 
     Attributes:
@@ -157,7 +146,6 @@ def until_ready(pool: Pool, wanted: Callable[[], bool]) -> bool:
     """Wait for a worker of the pool.
 
     Args:
-        pool: started.
         wanted: called in every step of the wait; False ends it.
 
     Returns:

@@ -114,7 +114,6 @@ class JointManager:
     """Joins the watchdogs of several cameras: the service manager is notified once all running cameras have.
 
     Args:
-        manager: the service manager.
         has_ended: returns whether the camera of that name has ended and no longer counts.
     """
 

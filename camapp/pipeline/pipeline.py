@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 
@@ -22,7 +23,7 @@ from camapp.core.status import Status
 from camapp.core.timeouts import register_stuck
 from camapp.pipeline.idle_gate import IdleGate
 from camapp.pipeline.inference import Inference, Result
-from camapp.pipeline.model_swap import ModelLoader, until_ready
+from camapp.pipeline.model_swap import load_for_workers, until_ready
 from camapp.pipeline.renderer import Renderer
 from camapp.pipeline.status_reporter import StatusReporter
 from camapp.sinks.sink import ImageSink, PredictionSink, Sink
@@ -43,10 +44,6 @@ class Summary:
     """Describes how a run ended.
 
     Attributes:
-        code: exit code of the command line.
-        reason: why it ended, in one line.
-        balance: the count of all frames.
-        seconds: duration of the run.
         error: what caused the failure, if one did.
     """
 
@@ -61,13 +58,8 @@ class Pipeline:
     """Runs one source and one model, and sends the results to the sinks.
 
     Args:
-        settings: settings of this camera.
-        model: model to run; None loads the one that the settings name.
-        source: source to read, or its class; None creates the one that the settings name.
-        task: class of the task; None takes the one that the settings or the model name.
         workers: number of worker processes; 0 takes it from the settings.
         shared: workers that it shares with other cameras; None gives it its own.
-        health: monitor of the machine, shared likewise.
         first_open_s: seconds to retry a live source that never opened, at most `settings.reconnect`.
         drain_file_s: limit in seconds for the last frames of a file to be predicted.
 
@@ -96,8 +88,8 @@ class Pipeline:
         self.name = settings.name
         self.stats = Stats()
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
-        self._loader = ModelLoader(self.workers, shared, task)
-        first = self._loader.load(settings, model)
+        self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)
+        first = self._load(settings, model)
         self.source = build_source(settings, first.model, source)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
@@ -207,7 +199,7 @@ class Pipeline:
             BadModel, PoolError: the model cannot be used; nothing has changed.
         """
         with self._changing:
-            self.inference.apply(self._loader.load(settings))
+            self.inference.apply(self._load(settings))
             self.settings = settings
             self.set_hud(settings.hud)
 
@@ -322,8 +314,6 @@ def exit_reason(inference: Inference, capture: CaptureThread, stop_reason: str) 
     """Return the exit code of an ended run, and why it ended.
 
     Args:
-        inference: stopped.
-        capture: stopped.
         stop_reason: of a requested stop or a limit; "" if neither ended the run.
     """
     if inference.pool.error is not None:

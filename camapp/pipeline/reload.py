@@ -28,9 +28,7 @@ class Reloader:
     An error in the new settings or the new file is logged, and the run continues with the old ones.
 
     Args:
-        pipeline: the run.
         reread: reads the settings again, from the same command line, file and environment; raises SettingsError.
-        check_every: seconds between two checks of the model's file.
     """
 
     def __init__(self, pipeline: Pipeline, reread: Callable[[], Settings], check_every: float = _CHECK_EVERY) -> None:

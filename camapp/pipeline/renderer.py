@@ -39,15 +39,8 @@ class Renderer:
     file come with their own result.
 
     Args:
-        stats: rates and latencies.
-        sinks: receive the drawn images.
-        hud: returns the statistics to draw.
         lost: returns why the source is lost, or "".
-        paused: set while the image is held.
         default_size: size of the NO SIGNAL image before the first frame.
-
-    Attributes:
-        show_hud: whether the statistics are drawn.
     """
 
     def __init__(

@@ -22,11 +22,7 @@ _LOAD_OVER_NS = 500_000_000
 
 
 class StatusReporter:
-    """Reads a pipeline and changes nothing; any thread may call it.
-
-    Args:
-        pipeline: the run.
-    """
+    """Reads a pipeline and changes nothing; any thread may call it."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp.capture.source import DrmPreview, DrmPreviewError
+from camapp.capture.drm_preview import DrmPreview, DrmPreviewError
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction

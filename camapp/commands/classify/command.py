@@ -6,10 +6,9 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from camapp.capture.images import walk_images
 from camapp.capture.source import IMAGE_SUFFIXES
-from camapp.commands.classify.files import Results, Target
+from camapp.commands.classify.files import Results, Tally, Target
 from camapp.commands.classify.formats import shown
 from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.commands.classify.report import confusion_of, print_report
@@ -45,71 +44,41 @@ _TOP_OF_ONE = 5
 _MAKE = "camapp.commands.classify.job:make"
 
 
-@dataclass
-class Tally:
-    """Counts the results so far.
+def run_classify(
+    settings: Settings,
+    paths: Sequence[Path],
+    targets: Sequence[Target] = (),
+    resume: bool = False,
+    truth: str = "auto",
+    batch: int = 0,
+    scheduler: str = "",
+) -> tuple[ExitCode, str]:
+    """Classify all images of the paths; return the exit code and its reason.
 
-    Attributes:
-        files: images with their line.
-        bad: number of them that could not be read.
-        first_bad: the first of these, with the reason.
-        predicted: (truth, predicted label) -> number of images; only images whose truth is known.
-    """
-
-    files: int = 0
-    bad: int = 0
-    first_bad: list[tuple[str, str]] = field(default_factory=list)
-    predicted: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def add(self, read: ReadItem) -> None:
-        """Count the results of some files."""
-        self.files += read.files
-        self.bad += len(read.bad)
-        self.first_bad += read.bad[: _BAD_SHOWN - len(self.first_bad)]
-        self.predicted.update(read.predicted)
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """Holds the options of the command line beside the settings.
-
-    Attributes:
-        targets: files and formats of the lines.
-        resume: continue existing files.
+    Args:
         truth: source of true labels, see `camapp.commands.classify.formats.truth_of`.
         batch: images that a plan runs at once; 0 = automatic.
         scheduler: address of a Dask cluster to run on; "" runs in processes of this machine.
     """
-
-    targets: Sequence[Target] = ()
-    resume: bool = False
-    truth: str = "auto"
-    batch: int = 0
-    scheduler: str = ""
-
-
-def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOptions) -> tuple[ExitCode, str]:
-    """Classify all images of the paths; return the exit code and its reason."""
     model = load_model(settings)
     # Raises here for errors that would occur in every worker.
     task_for(settings, model.card)
-    if len(paths) == 1 and paths[0].is_file() and not options.targets:
-        return _classify_one(settings, model, paths[0], options.truth)
+    if len(paths) == 1 and paths[0].is_file() and not targets:
+        return _classify_one(settings, model, paths[0], truth)
     total = _count(paths)
     stopping = threading.Event()
     on_stop_signals(lambda name: stopping.set())
-    targets = options.targets or [Target(None, "text")]
+    targets = targets or [Target(None, "text")]
     name = Path(settings.model).name
-    batch = options.batch or suitable_batch(model)
-    files = FilesOptions(_still(settings), batch, options.truth, tuple(target.format for target in targets), name)
-    results = Results(targets, name, options.resume)
-    done = results.open()
-    tally = Tally(len(done.files), done.bad, predicted=done.predicted)
+    batch = batch or suitable_batch(model)
+    files = FilesOptions(_still(settings), batch, truth, tuple(target.format for target in targets), name)
+    results = Results(targets, name, resume)
+    done, tally = results.open()
     before, began = tally.files, time.monotonic()
-    left = (file for file in _walk(paths) if shown(file) not in done.files)
-    if options.scheduler:
+    left = (file for file in _walk(paths) if shown(file) not in done)
+    if scheduler:
         groups = grouped(left, lambda: batch)
-        reads = classify_on_cluster(model, files, groups, options.scheduler, _STUCK_AFTER, stopping.is_set)
+        reads = classify_on_cluster(model, files, groups, scheduler, _STUCK_AFTER, stopping.is_set)
     else:
         workers = settings.workers or len(os.sched_getaffinity(0))
         reads = classify_files(model, files, left, workers, settings.threads, stopping.is_set)
@@ -117,7 +86,10 @@ def run_classify(settings: Settings, paths: Sequence[Path], options: BatchOption
         with _progress(total, before, shows=_has_bar(targets)) as advance:
             for read in reads:
                 results.write(read.lines)
-                tally.add(read)
+                tally.files += read.files
+                tally.bad += len(read.bad)
+                tally.first_bad += read.bad[: _BAD_SHOWN - len(tally.first_bad)]
+                tally.predicted.update(read.predicted)
                 advance(read.files)
     except BrokenPipeError:
         # The reader of stdout, such as `head`, has ended.

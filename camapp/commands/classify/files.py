@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from camapp.commands.classify.formats import COLUMNS, FORMATS
+from camapp.commands.classify.formats import COLUMNS, HEADERS
 from camapp.core.errors import CamappError, ExitCode
 
 
@@ -31,17 +31,16 @@ class Target:
 
 
 @dataclass
-class Resumed:
-    """Sums up the results of an interrupted run.
+class Tally:
+    """Counts the results so far: images with their line, those of them that could not be read, and the first of these.
 
     Attributes:
-        files: names of the images that have their line.
-        bad: number of them that could not be read.
-        predicted: (truth, predicted label) -> number of images.
+        predicted: (truth, predicted label) -> number of images; only images whose truth is known.
     """
 
-    files: set[str] = field(default_factory=set)
+    files: int = 0
     bad: int = 0
+    first_bad: list[tuple[str, str]] = field(default_factory=list)
     predicted: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -49,9 +48,7 @@ class Results:
     """Writes the lines of a run to all targets.
 
     Args:
-        targets: files and formats.
         model: name of the model; a file with lines of another model is not continued.
-        resume: continue files that exist.
     """
 
     def __init__(self, targets: Sequence[Target], model: str, resume: bool) -> None:
@@ -60,28 +57,30 @@ class Results:
         self._resume = resume
         self._files: list[IO[bytes]] = []
 
-    def open(self) -> Resumed:
-        """Open the files; with `resume`, cut them to the images that are in all of them.
+    def open(self) -> tuple[set[str], Tally]:
+        """Open the files; with `resume`, cut them to the images that are in all of them, and return those.
 
         Raises:
             ResultsError: a file exists (without `resume`), cannot be written, or does not hold results.
         """
-        done = Resumed()
+        done: set[str] = set()
+        tally = Tally()
         paths = [target.path for target in self._targets if target.path]
         if self._resume and len(paths) < len(self._targets):
             raise ResultsError("--resume needs a file to continue: give --csv or --jsonl a name")
         if self._resume and any(path.exists() for path in paths):
-            self._resume_from(done)
+            self._resume_from(done, tally)
         for target in self._targets:
             try:
-                self._files.append(self._open_target(target, fresh=not done.files))
+                self._files.append(self._open_target(target, fresh=not done))
             except FileExistsError as error:
                 raise ResultsError(
                     f"{target.path} exists: add --resume to continue it, or remove it to start again"
                 ) from error
             except OSError as error:
                 raise ResultsError(f"cannot write {target.path}: {error.strerror}; choose another place") from error
-        return done
+        tally.files = len(done)
+        return done, tally
 
     def write(self, lines: dict[str, bytes]) -> None:
         """Append to each file the lines in its format.
@@ -117,10 +116,10 @@ class Results:
             # Only regular files are protected: a device or a pipe is always written to.
             file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
-            _write_all(file, FORMATS[target.format].header.encode())
+            _write_all(file, HEADERS[target.format].encode())
         return file
 
-    def _resume_from(self, done: Resumed) -> None:
+    def _resume_from(self, done: set[str], tally: Tally) -> None:
         ends = [0] * len(self._targets)
         columns = [_records(target) for target in self._targets]
         for records in zip(*columns, strict=False):
@@ -133,10 +132,10 @@ class Results:
                     f"{self._names()} has results of model '{first['model']}', not '{self._model}': "
                     "remove it to start again, or use that model"
                 )
-            done.files.add(first["file"])
-            done.bad += bool(first["error"])
+            done.add(first["file"])
+            tally.bad += bool(first["error"])
             if first["truth"] and not first["error"]:
-                done.predicted[first["truth"], first["label"]] += 1
+                tally.predicted[first["truth"], first["label"]] += 1
             ends = [end for end, _ in records]
         for target, end in zip(self._targets, ends, strict=True):
             if target.path and target.path.exists():

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from camapp.core.json_records import box_record, line_record
@@ -23,9 +22,6 @@ class ResultRow(NamedTuple):
 
     Attributes:
         file: its name, in printable form.
-        model: name of the model.
-        size: (width, height) of the image.
-        truth: its true label, "" if that is not known.
         prediction: None if the file could not be read.
         error: reason why the file could not be read, else "".
     """
@@ -56,10 +52,8 @@ def truth_of(file: str, truth_source: str, labels: Collection[str]) -> str:
     """Return the true label of an image by its path, "" if there is none.
 
     Args:
-        file: its path.
         truth_source: 'name' is the part after the first underscore (`12_7.png`), 'folder' the name of its folder,
             'none' neither; 'auto' is the part after the first or last underscore, or the folder, if it is a label.
-        labels: of the model.
     """
     if truth_source == "none":
         return ""
@@ -121,21 +115,6 @@ def _encoded(values: Sequence[Any]) -> list[str]:
     return _ENCODER.encode(parted)[1:-1].split(f",{_ENCODER.encode(_LINE_END)},") if values else []
 
 
-@dataclass(frozen=True)
-class Format:
-    """Writes rows in one format.
-
-    Attributes:
-        lines: returns rows as text, a line each, with line ends.
-        header: text before the first row.
-    """
-
-    lines: Callable[[Iterable[ResultRow]], str]
-    header: str = ""
-
-
-FORMATS = {
-    "text": Format(_as_text),
-    "jsonl": Format(_as_jsonl),
-    "csv": Format(_as_csv, _csv([COLUMNS])),
-}
+# Functions that return rows as text, a line each, with line ends; and the text before the first row.
+FORMATS: dict[str, Callable[[Iterable[ResultRow]], str]] = {"text": _as_text, "jsonl": _as_jsonl, "csv": _as_csv}
+HEADERS = {"text": "", "jsonl": "", "csv": _csv([COLUMNS])}

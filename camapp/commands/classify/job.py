@@ -18,6 +18,7 @@ from camapp.commands.classify.formats import FORMATS, ResultRow, shown, truth_of
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image import Image, silence_opencv
+from camapp.core.models import run_items
 from camapp.core.predictions import Prediction
 from camapp.tasks.task import Prepared, TaskOptions, create_task
 from engine.model import Model
@@ -32,10 +33,7 @@ class FilesOptions:
 
     Attributes:
         task: options of the task; smoothing must be 0, since the images are independent.
-        batch: items of a run of the plan.
         truth: source of true labels: 'auto', 'name', 'folder' or 'none'.
-        formats: names of the `camapp.commands.classify.formats.FORMATS` to write.
-        model: name of the model, for the rows.
     """
 
     task: TaskOptions
@@ -54,7 +52,6 @@ class ReadItem:
     """Holds the results of some files.
 
     Attributes:
-        files: their number.
         bad: (file, reason) of each that could not be read.
         predicted: (truth, predicted label) -> number of images; only images whose truth is known.
         lines: text in UTF-8 by format, a line a file, in order.
@@ -70,7 +67,7 @@ class ReadItem:
         """Make the results of finished rows."""
         bad = tuple((row.file, row.error) for row in rows if row.error)
         predicted = Counter([(row.truth, row.prediction.label) for row in rows if row.prediction and row.truth])
-        lines = {name: FORMATS[name].lines(rows).encode("utf-8", "backslashreplace") for name in formats}
+        lines = {name: FORMATS[name](rows).encode("utf-8", "backslashreplace") for name in formats}
         return cls(len(rows), bad, predicted, lines)
 
     @classmethod
@@ -206,7 +203,7 @@ class FilesJob:
     def _run(self, used: int) -> tuple[Floats, ...]:
         """Return the net's outputs for the first `used` items, by a plan of that size or the next power of two."""
         if self._only_batch:
-            return self._run_by(self._only_batch, used)
+            return run_items(self._model, self._input, used, self._only_batch)
         size = min(self._batch, 1 << max(0, used - 1).bit_length())
         if size not in self._runs:
             plan = self._model.plan((size, *self._model.card.input_shape))
@@ -215,17 +212,6 @@ class FilesJob:
         if used:
             run()
         return tuple(output[:used] for output in outputs)
-
-    def _run_by(self, size: int, used: int) -> tuple[Floats, ...]:
-        """Return the same by a net that takes only batches of that size."""
-        shape = (size, *self._model.card.input_shape)
-        found = []
-        for start in range(0, max(used, 1), size):
-            items = np.zeros(shape, np.float32)
-            items[: max(0, used - start)] = self._input[start : min(start + size, used)]
-            outputs = self._model.run(items)
-            found.append(outputs if isinstance(outputs, tuple) else (outputs,))
-        return tuple(np.concatenate(each)[:used] for each in zip(*found, strict=True))
 
 
 def _reason(error: Exception) -> str:

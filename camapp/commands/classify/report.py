@@ -23,9 +23,6 @@ _NOTHING = "-"
 def confusion_of(predicted: Mapping[tuple[str, str], int]) -> tuple[list[str], NDArray[Any]]:
     """Return the class names in natural order and the confusion matrix.
 
-    Args:
-        predicted: (truth, predicted label) -> number of images.
-
     Returns:
         names, and an int64 matrix (names, names): rows are the truth, columns the predictions.
     """

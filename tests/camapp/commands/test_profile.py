@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from camapp.commands.profile import ProfileOptions, machine_rates, run_profile
+from camapp.commands.profile import machine_rates, run_profile
 from engine.model import ModelError
 
 
 def test_json_holds_everything_that_the_table_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    run_profile("mnist", ProfileOptions(rounds=3, as_json=True))
+    run_profile("mnist", rounds=3, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["net"] == "mnist"
     assert found["macs"] == 158_400
@@ -24,7 +24,7 @@ def test_json_holds_everything_that_the_table_shows(capsys: pytest.CaptureFixtur
 
 
 def test_the_table_lists_layers_in_order_and_estimates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    run_profile("cifar10", ProfileOptions(rounds=2, batch=2))
+    run_profile("cifar10", rounds=2, batch=2)
     printed = capsys.readouterr().out
     assert "input 2x3x32x32" in printed
     assert "gemm_node" in printed
@@ -41,4 +41,4 @@ def test_rates_of_this_machine_are_plausible() -> None:
 
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(ModelError, match="no model 'mnits'"):
-        run_profile("mnits", ProfileOptions())
+        run_profile("mnits")

@@ -18,7 +18,7 @@ import pytest
 
 from camapp.capture.images import read_image, walk_images
 from camapp.commands.classify.command import Stride, classify_files, grouped
-from camapp.commands.classify.formats import COLUMNS, FORMATS, ResultRow, truth_of
+from camapp.commands.classify.formats import COLUMNS, FORMATS, HEADERS, ResultRow, truth_of
 from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.core.frames import Frame
 from camapp.core.models import load_model, model_path
@@ -422,7 +422,7 @@ def test_labels_and_names_of_any_kind_are_written_unchanged():
         [ResultRow(f"{name}.png", "any", (2, 3), "", one) for name, one in zip(odd, found, strict=True)], FORMATS
     )
     objects = [json.loads(line) for line in read.lines["jsonl"].decode().split("\n")[:-1]]
-    cells = list(csv.DictReader(io.StringIO(FORMATS["csv"].header + read.lines["csv"].decode(), newline="")))
+    cells = list(csv.DictReader(io.StringIO(HEADERS["csv"] + read.lines["csv"].decode(), newline="")))
     assert [line["file"] for line in objects] == [line["file"] for line in cells] == [f"{name}.png" for name in odd]
     for name, line, row in zip(odd, objects, cells, strict=True):
         assert line["top"] == json.loads(row["top"]) == [[name, 0.25], ["b", 0.125]]
