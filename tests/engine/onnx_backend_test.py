@@ -1,11 +1,11 @@
 """Conformance: the test suite of the onnx package, run through `Model.run`. For passed / in scope, and what failed why:
 
     python -m tests.engine.onnx_backend_test            # single nodes and nets converted from PyTorch
-    python -m tests.engine.onnx_backend_test --light    # the nine light models as well
+    python -m tests.engine.onnx_backend_test --light    # the light models as well
 
 In scope is every single-node case of an operator of OPERATORS whose inputs and outputs are float32, int64 or bool and
 whose name does not speak of training, and every case from PyTorch that uses these operators alone. Nothing in scope is
-left out; a case out of scope is skipped (`unittest.SkipTest`: the suite counts its own
+left out but EXCLUDED; a case out of scope is skipped (`unittest.SkipTest`: the suite counts its own
 BackendIsNotSupposedToImplementIt as passed).
 """
 
@@ -55,6 +55,12 @@ def in_scope(case: Any) -> bool:
     return all(v.type.HasField("tensor_type") and v.type.tensor_type.elem_type in DTYPES for v in values)
 
 
+# The light SqueezeNet's 1000 logits are all 9.5e9, where float32 goes in steps of 1024: its softmax is 0.001 only if
+# all of them round alike, which depends on the BLAS's core (it does with AVX-512, and does not on Haswell). The same
+# net with seeded weights is compared with ONNX Runtime in test_light_models.py.
+EXCLUDED = {"test_squeezenet"}
+
+
 class Prepared(BackendRep):  # type: ignore[misc]
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -64,8 +70,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
         if len(self.model.graph.nodes) < WHOLE_NET:
             found = self.model.run(*arrays)
         else:
-            # The light SqueezeNet's 1000 logits are all 9.5e9, where float32 goes in steps of 1024: its softmax is
-            # 0.001 only if all of them round alike, which one plain matrix product does and blocks of one need not.
+            # The plain matrix products of the planar layout, as the other runtimes have them.
             found = self.model.plan(
                 *(array.shape for array in arrays), selector=KernelSelector(layout=Layout.PLANAR)
             ).run(*arrays)
@@ -106,7 +111,7 @@ def _from_pytorch(kind: str) -> Iterator[str]:
 
 single_nodes = [case.name for case in cases("node") if in_scope(case)]
 from_pytorch = [*_from_pytorch("pytorch-converted"), *_from_pytorch("pytorch-operator")]
-real = [case.name for case in cases("real")]
+real = [case.name for case in cases("real") if case.name not in EXCLUDED]
 
 wanted = {f"{name}_cpu" for name in (*single_nodes, *from_pytorch, *real)}
 suite = BackendTest(EngineBackend, __name__)

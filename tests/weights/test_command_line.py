@@ -59,7 +59,7 @@ def test_training_writes_a_bundle_that_loads_and_evaluates(tmp_path):
     assert "seed=7" in model.card.recipe
     assert model.card.licence
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
-        "mnist_confusion.png", "mnist_curves.png", "mnist_images.png"
+        "mnist_confusion.png", "mnist_curves.png", "mnist_pictures.png"
     ]  # fmt: skip
     assert not out.with_suffix(".checkpoint").exists()
 
@@ -120,7 +120,7 @@ def test_custom_classes_are_learnt_and_used_by_the_application(tmp_path):
     assert right >= 50
     refused = weights("evaluate", out)
     assert refused.returncode == 78
-    assert refused.stderr.startswith("error: it has classes of its own: 'camapp classify")
+    assert refused.stderr.startswith("error: the model has its own classes: 'camapp classify")
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_an_interrupted_run_resumes(tmp_path):
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=20)[1]
     assert process.returncode == 130, errors
-    assert "--resume goes on" in errors
+    assert "--resume continues" in errors
     assert not parts.exists()
     done = weights(*arguments, "--out", parts, "--resume")
     assert done.returncode == 0, done.stderr
