@@ -15,16 +15,6 @@ import pytest
 from camapp.core.errors import PoolError
 from camapp.workers.pool import WorkerPool
 from camapp.workers.supervision import DEFAULT_LIMITS, PoolLimits
-from engine import nets
-from engine.model import Model
-
-
-@pytest.fixture(scope="module")
-def model():
-    rng = np.random.default_rng(7)
-    graph = nets.build("mnist")
-    graph = graph.bind({name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in graph.parameters.items()})
-    return Model(nets.default_card("mnist"), graph)
 
 
 class Harness:
