@@ -34,6 +34,7 @@ class AutoSource(Source):
         else:
             self._chosen.open()
         assert self._chosen is not None
+        self._chosen.stopping = self.stopping
         self.uri, self.fps = self._chosen.uri, self._chosen.fps
 
     def read(self, timeout: float) -> Shot:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
+from camapp.capture.source import EndOfStream
 from camapp.core.log_once import LogOnce
 
 log = logging.getLogger(__name__)
 
+# Age of a time stamp that can be right: this much more than the time since the frame before, as the stamp of a long
+# exposure is that of its begin.
 _MAX_AGE_NS = 5_000_000_000
 
 
@@ -19,16 +23,18 @@ class SensorClock:
         self._name = name
         self._warn = LogOnce(log)
         self._last_ns = 0
+        self._arrived_ns = time.monotonic_ns()
 
     def checked(self, stamp_ns: int) -> int:
-        """Return `stamp_ns` if it is later than the one before and within the last 5 s, else 0.
+        """Return `stamp_ns` if it is later than the one before, not in the future and not too old, else 0.
 
         0 means that the camera gives no time stamp.
         """
+        before, self._arrived_ns = self._arrived_ns, time.monotonic_ns()
         if stamp_ns == 0:
             return 0
-        age = time.monotonic_ns() - stamp_ns
-        if not 0 <= age <= _MAX_AGE_NS:
+        age = self._arrived_ns - stamp_ns
+        if not 0 <= age <= _MAX_AGE_NS + self._arrived_ns - before:
             return self._refused(f"{-age / 1e9:.1f} s from now, as if by another clock")
         if stamp_ns <= self._last_ns:
             return self._refused("no later than the one before")
@@ -62,6 +68,7 @@ class Pace:
         """Return the seconds by which `media_s` is overdue; negative if it is still to come."""
         return (time.monotonic_ns() - self.due_ns(media_s)) / 1e9
 
-    def wait(self, media_s: float, timeout: float) -> None:
-        """Sleep until `media_s` is due, at most `timeout` seconds (which also limits the slowest rate)."""
-        time.sleep(min(max(0.0, -self.lateness(media_s)), timeout))
+    def wait(self, media_s: float, stopping: threading.Event) -> None:
+        """Sleep until `media_s` is due, however long; raises EndOfStream if `stopping` is set before that."""
+        if (early := -self.lateness(media_s)) > 0 and stopping.wait(early):
+            raise EndOfStream("stopped")

@@ -199,7 +199,7 @@ class ImagesSource(Source):
             due = self._shown / self.fps
             if self._pace.lateness(due) > 1 / self.fps:
                 self._pace.rebase(due)
-            self._pace.wait(due, timeout)
+            self._pace.wait(due, self.stopping)
         self._shown += 1
         return shot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from abc import abstractmethod
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from camapp.capture.clock import Pace, SensorClock
 from camapp.capture.rate_monitor import RateMonitor
 from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path, redacted
-from camapp.core.errors import PermanentSourceError, SourceDenied, SourceLost
+from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceDenied, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import as_image, fit_within, silence_opencv
 from camapp.system.video_devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
@@ -26,6 +27,9 @@ _DEFAULT_SIZE = 1280, 720
 # Largest image to transfer uncompressed, pixels: most webcams lack the USB bandwidth for more at 30 fps.
 _MAX_RAW = 640 * 480
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
+# Seconds for a stream's first frame (key frames may be 20 s apart), and for FFmpeg to wait for data: it takes one limit
+# for a whole connection, whose rate is not known yet.
+_OPEN_S, _READ_S = 30.0, 10.0
 # One buffer fills while the other is decoded; with only one, the camera skips every other frame.
 _BUFFERS = 2
 _FALLBACK_FPS = 30.0
@@ -66,8 +70,9 @@ class _OpenCVSource(Source):
     def _opened(self, target: str, backend: int, parameters: tuple[int, ...] = ()) -> bool:
         """Open the target; return whether OpenCV accepts it."""
         self.close()
-        # Seconds; OpenCV reads this once, before the first frame, and its default is 10 s.
-        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
+        if self.options.read_timeout:
+            # Seconds; OpenCV reads this once, before the first frame. Its default of 10 s suits slow cameras.
+            os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(self.options.read_timeout)))
         silence_opencv()
         self._capture = cv2.VideoCapture(target, backend, list(parameters))
         return self._capture.isOpened()
@@ -128,7 +133,7 @@ class CameraSource(_LiveSource):
         self._rate.restart()
         self._find()
         if not self._opened(str(self._device), cv2.CAP_V4L2):
-            raise SourceLost(f"{self._device} ({self._name}) does not open: {busy_advice(self._device)}")
+            raise SourceAbsent(f"{self._device} ({self._name}) does not open: {busy_advice(self._device)}")
         self._configure()
         self._first = self._grab()
 
@@ -192,12 +197,14 @@ class CameraSource(_LiveSource):
 class StreamSource(_LiveSource):
     """Reads a network camera: `rtsp://`, `rtsps://`, `http://` or `https://`. Its password appears in no message."""
 
-    def __init__(self, uri: str, options: SourceOptions, open_ms: int = 5000, read_ms: int = 1500) -> None:
+    def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)
+        open_ms = round(1000 * (options.open_timeout or _OPEN_S))
+        read_ms = round(1000 * (options.read_timeout or _READ_S))
         self._limits = cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms
 
     def open(self) -> None:
-        """Connect and read the first frame, within seconds.
+        """Connect and read the first frame, within `open_timeout`.
 
         Raises:
             SourceLost: no answer, or no video.
@@ -254,7 +261,7 @@ class VideoSource(_OpenCVSource):
                 self._pace.rebase(self._media_s)
                 break
             self._advance()
-        self._pace.wait(self._media_s, timeout)
+        self._pace.wait(self._media_s, self.stopping)
         return self._shot(self._pace.due_ns(self._media_s))
 
     def _rewind(self) -> None:

@@ -6,7 +6,7 @@ import re
 import time
 from urllib.parse import urlsplit
 
-from camapp.capture.source import Source, SourceOptions, query_of
+from camapp.capture.source import EndOfStream, Source, SourceOptions, query_of
 from camapp.core.errors import PermanentSourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import Image, Layout
@@ -48,24 +48,20 @@ class PatternSource(Source):
         self._index = 0
 
     def read(self, timeout: float) -> Shot:
-        """Return the next frame; a live one at its due time.
-
-        Raises:
-            SourceLost: not open, or the next frame is due later than `timeout` seconds from now.
-        """
+        """Return the next frame; a live one at its due time."""
         if self._scene is None or not self._is_open:
             raise SourceLost(f"'{self.uri}' is not open")
         if self.live:
             late_ns = time.monotonic_ns() - self._due_ns(self._index)
             self._index += max(0, int(late_ns * self.fps / 1e9))
         due_ns = self._due_ns(self._index)
-        if self.live and due_ns - time.monotonic_ns() > timeout * 1e9:
-            raise SourceLost(f"'{self.uri}' has no frame within {timeout:g} s at {self.fps:g} fps")
         image, truth = self._scene.render(self._index)
         self._index += 1
         if self.live:
             # Rendered early and returned when due, like the frame of a camera.
-            time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+            early_ns = due_ns - time.monotonic_ns()
+            if early_ns > 0 and self.stopping.wait(early_ns / 1e9):
+                raise EndOfStream("stopped")
         view = Image.of(image, Layout.RGB)
         moment_ns = due_ns - self._start_ns
         return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth, moment_ns=moment_ns)

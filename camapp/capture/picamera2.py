@@ -22,7 +22,7 @@ from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.rate_monitor import RateMonitor
 from camapp.capture.source import Source, SourceOptions
 from camapp.core.arrays import Pixels
-from camapp.core.errors import PermanentSourceError, SourceDenied, SourceError, SourceLost
+from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceDenied, SourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import Image, Layout
 from camapp.core.timeouts import call_bounded
@@ -271,7 +271,7 @@ class PicameraSource(Source):
 
     def _sensor_mode(self, size: tuple[int, int]) -> dict[str, Any]:
         """Choose the sensor mode and set `fps`. By default, picamera2 may choose a mode with a narrower view."""
-        self.fps = self.options.fps or self.options.target_fps or _DEFAULT_FPS
+        self.fps = self._rate()
         try:
             modes = [mode for mode in self._camera.sensor_modes if "crop_limits" in mode]
         except (RuntimeError, OSError, LookupError, AttributeError) as error:
@@ -286,6 +286,16 @@ class PicameraSource(Source):
             log.warning("%s gives %g fps at most, %g were requested", self._model, mode["fps"], self.fps)
             self.fps = float(mode["fps"])
         return {"output_size": mode["size"], "bit_depth": mode["bit_depth"]}
+
+    def _rate(self) -> float:
+        """Return the rate to configure: the requested one, or what a requested exposure leaves of it."""
+        fps = self.options.fps or self.options.target_fps or _DEFAULT_FPS
+        exposure_us = float(_parse_value(self.options.controls.get("ExposureTime", "0"), 0.0) or 0)  # type: ignore[arg-type]
+        if exposure_us * fps <= 1e6:
+            return fps
+        possible = 1e6 / exposure_us
+        log.warning("an ExposureTime of %g ms leaves %.3g of %g frames/s", exposure_us / 1000, possible, fps)
+        return possible
 
     def _settle_preview(self) -> None:
         assert self._preview is not None
@@ -333,7 +343,7 @@ class PicameraSource(Source):
         if _out_of_memory(error):
             return SourceLost(_memory_message())
         if "busy" in text.lower():
-            return SourceLost(f"{self.uri} is {busy_advice(*sorted(DEV.glob('media*')))}")
+            return SourceAbsent(f"{self.uri} is {busy_advice(*sorted(DEV.glob('media*')))}")
         if "dmaHeap" in text:
             return SourceDenied(f"{self.uri}: no access to /dev/dma_heap: {JOIN_VIDEO}")
         if "no camera" in text.lower():
@@ -451,7 +461,7 @@ def _no_camera() -> SourceError:
     nodes = sorted(DEV.glob("media*"))
     if nodes and not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
         return SourceDenied(f"this user may not access the Pi camera: {JOIN_VIDEO}")
-    return SourceLost(
+    return SourceAbsent(
         "no Pi camera found: check the ribbon cable (power off first) and, for cameras of other makers, "
         "the dtoverlay line in /boot/firmware/config.txt; 'rpicam-hello --list-cameras' must show it"
     )

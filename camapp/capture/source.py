@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -39,6 +40,8 @@ class SourceOptions:
         rotate: 0, 90, 180 or 270 degrees clockwise, after the flips.
         controls: camera controls by libcamera's (or OpenCV's CAP_PROP_) name.
         model_size: smallest (width, height) of `model_view` that the model needs.
+        open_timeout: seconds for a stream to connect and give its first frame; None is the source's default.
+        read_timeout: seconds to wait for a frame; None derives them from the rate.
     """
 
     size: tuple[int, int] | None = None
@@ -51,6 +54,8 @@ class SourceOptions:
     rotate: int = 0
     controls: dict[str, str] = field(default_factory=dict)
     model_size: tuple[int, int] = (320, 240)
+    open_timeout: float | None = None
+    read_timeout: float | None = None
 
 
 class Source(ABC):
@@ -62,6 +67,7 @@ class Source(ABC):
     Attributes:
         live: whether the newest frame wins and a lost source is opened again; else every frame counts, in order.
         fps: nominal frames per second, known after `open`; 0 if there is none.
+        stopping: set when the run ends; waits that may be long end with it.
     """
 
     live: bool = True
@@ -69,6 +75,7 @@ class Source(ABC):
     # For a subclass that does not call `__init__`.
     uri: str = ""
     options: SourceOptions = SourceOptions()
+    stopping: threading.Event = threading.Event()
 
     def __init__(self, uri: str = "", options: SourceOptions | None = None) -> None:
         self.uri = uri
@@ -81,6 +88,8 @@ class Source(ABC):
     @abstractmethod
     def read(self, timeout: float) -> Shot:
         """Return the next shot, waiting about `timeout` seconds at most.
+
+        A file that is played at its own pace waits until the next frame is due, or `stopping` is set.
 
         Raises:
             EndOfStream: there are no more shots.
@@ -195,6 +204,8 @@ def options_of(settings: Settings, model: Model) -> SourceOptions:
         controls=settings.controls,
         # The model's view has room for a crop; tasks that search the image need about this size anyway.
         model_size=(max(320, width), max(240, height)),
+        open_timeout=settings.open_timeout,
+        read_timeout=settings.read_timeout,
     )
 
 

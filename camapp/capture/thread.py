@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from camapp.capture.orientation import Orientation
+from camapp.capture.retry import BackOff, LossLog, ReadLimit
 from camapp.capture.source import EndOfStream, Source, redacted
-from camapp.core.errors import PermanentSourceError, SourceError, SourceLost
+from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceError, SourceLost
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.stats import Stats
 
@@ -20,8 +21,9 @@ log = logging.getLogger(__name__)
 # Seconds to retry a live source that never opened.
 FIRST_OPEN_S = 10.0
 
-# Seconds between two attempts to open a lost source: doubled from the first to the last.
-_BACK_OFF_MIN, _BACK_OFF_MAX = 0.1, 1.0
+# Longest time that a source opens or closes unless --open-timeout says more, or that a retry waits; and what the
+# machine's load may add.
+_LONGEST_STEP_S, _MARGIN_S = 30.0, 5.0
 
 
 class CaptureState(Enum):
@@ -52,9 +54,10 @@ class CaptureThread(threading.Thread):
         reconnect_s: seconds to retry a lost live source.
         first_open_s: seconds to retry a live source that never opened, at most `reconnect_s`: it is more likely a
             wrong name than a loose cable.
+        read_timeout: seconds to wait for a frame; None derives them from the rate.
 
     Attributes:
-        read_timeout: may be changed before `start`.
+        read_limit: the present time to wait for a frame; may be replaced before `start`.
         size: (width, height) of the newest frame, None before the first.
     """
 
@@ -67,7 +70,7 @@ class CaptureThread(threading.Thread):
         max_frames: int | None = None,
         on_recovered: Callable[[], None] = lambda: None,
         first_open_s: float = FIRST_OPEN_S,
-        read_timeout: float = 1.5,
+        read_timeout: float | None = None,
     ) -> None:
         super().__init__(name="capture", daemon=True)
         self.source = source
@@ -78,25 +81,27 @@ class CaptureThread(threading.Thread):
         self._stats = stats
         self._deliver = deliver
         self._first_open_s = min(reconnect_s, first_open_s)
-        self.read_timeout = read_timeout
+        self.read_limit = ReadLimit(read_timeout, source.options.fps)
         self._reconnect_s = reconnect_s
         self._max_frames = max_frames
         self._on_recovered = on_recovered
-        self._stop_event = threading.Event()
+        self._stop_event = source.stopping = threading.Event()
         self._seq = 0
-        self._silent_since = 0.0
+        self._silent_since = self._running_since = 0.0
+        self._back_off = BackOff()
+        self._loss_log = LossLog()
 
     def stop(self) -> None:
         """Request the thread to end after its present read."""
         self._stop_event.set()
 
-    def step_seconds(self) -> float:
-        """Return the seconds since the present step (open, read, close, wait) began; each has a bound."""
-        return time.monotonic() - self._step_began
+    def is_within_limits(self) -> bool:
+        """Return whether the present step (open, read, close, wait) began no longer ago than it may take."""
+        limit = max(_LONGEST_STEP_S, self.source.options.open_timeout or 0.0, self.read_limit.seconds()) + _MARGIN_S
+        return time.monotonic() - self._step_began < limit
 
     def run(self) -> None:  # noqa: D102
         self._silent_since = time.monotonic()
-        back_off = _BACK_OFF_MIN
         try:
             while not self._stop_event.is_set():
                 try:
@@ -105,15 +110,12 @@ class CaptureThread(threading.Thread):
                     self._read_all()
                     return
                 except SourceLost as error:
-                    if self.status.state is CaptureState.RUNNING:
-                        back_off = _BACK_OFF_MIN
-                    self._lost(error)
+                    wait = self._lost(error)
                 finally:
                     self._step()
                     self.source.close()
                 self._step()
-                self._stop_event.wait(back_off)
-                back_off = min(2 * back_off, _BACK_OFF_MAX)
+                self._stop_event.wait(wait)
         except EndOfStream as end:
             self.status = CaptureStatus(CaptureState.ENDED, str(end) or "end of stream")
         except SourceError as error:
@@ -136,13 +138,16 @@ class CaptureThread(threading.Thread):
             if self.paused.is_set() and not self.source.live:
                 self._stop_event.wait(0.05)
                 continue
-            shot = self.source.read(self.read_timeout)
+            shot = self.source.read(self.read_limit.seconds())
+            now = time.monotonic()
             if self.status.state is not CaptureState.RUNNING:
                 if self.status.state is CaptureState.LOST:
-                    log.warning("source is back: %s", self.source.describe())
+                    self._loss_log.back(self.source.describe(), now)
                     self._on_recovered()
                 self.status = CaptureStatus(CaptureState.RUNNING)
-            self._silent_since = time.monotonic()
+                self._running_since = now
+            self._silent_since = now
+            self.read_limit.arrived(now)
             self._add(orientation.shot(shot))
             if self._max_frames is not None and self._seq >= self._max_frames:
                 raise EndOfStream(f"--max-frames {self._max_frames} reached")
@@ -157,13 +162,19 @@ class CaptureThread(threading.Thread):
         else:
             self._deliver(frame, trace)
 
-    def _lost(self, error: SourceLost) -> None:
-        """Note the loss. Raises PermanentSourceError if it has lasted too long."""
-        silent = time.monotonic() - self._silent_since
+    def _lost(self, error: SourceLost) -> float:
+        """Note the loss; return the seconds until the next attempt. Raises PermanentSourceError if it lasts too long."""
+        now = time.monotonic()
+        silent = now - self._silent_since
         limit = self._reconnect_s if self._seq else self._first_open_s
         if not self.source.live or silent > limit:
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
-        if self.status.state is not CaptureState.LOST or self.status.reason != str(error):
-            log.warning("no image: %s; trying again", error)
+        healthy = 0.0
+        if self.status.state is CaptureState.RUNNING:
+            healthy = self._silent_since - self._running_since
+            self.read_limit.lost(healthy)
+        self._loss_log.lost(str(error), now)
         self._stats.source_lost()
         self.status = CaptureStatus(CaptureState.LOST, str(error))
+        # One more attempt is made when the time is over.
+        return min(self._back_off.after_loss(healthy, absent=isinstance(error, SourceAbsent)), limit - silent)

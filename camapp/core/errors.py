@@ -62,6 +62,10 @@ class SourceLost(SourceError):
     """The device is busy, absent or silent now; a retry may help."""
 
 
+class SourceAbsent(SourceLost):
+    """Nothing is there to connect to: unplugged, unknown host, refused port. A retry costs nothing."""
+
+
 class SinkError(CamappError):
     """An output cannot be used as requested. `denied` means a lack of permission."""
 

@@ -110,6 +110,12 @@ class InputSettings:
         None, "play files at their own speed, newest frame wins (default: cameras yes, files every frame)"
     )
     loop: bool = option(False, "restart files at their end")
+    open_timeout: Positive | None = option(
+        None, "longest time for a stream to give its first frame (default: 30)", "SECONDS"
+    )
+    read_timeout: Positive | None = option(
+        None, "time without a frame after which a camera or stream counts as lost (default: by its rate)", "SECONDS"
+    )
 
     @property
     def controls(self) -> dict[str, str]:

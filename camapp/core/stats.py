@@ -18,7 +18,10 @@ STAGES = ("capture", "prepare", "queue", "infer", "decode", "total", "overhead")
 
 
 class RateMeter:
-    """Measures events per second over the last `window` seconds: (N - 1) / span, and 0 once events stop."""
+    """Measures events per second over the last `window` seconds: (N - 1) / span, and 0 once events stop.
+
+    Slower events are measured over the last interval, and have stopped after twice that.
+    """
 
     def __init__(self, window: float = 2.0) -> None:
         self._window = int(window * 1e9)
@@ -38,12 +41,12 @@ class RateMeter:
         with self._lock:
             self._trim(now)
             count = len(self._stamps)
-            if count < 2:
+            if count < 2 or now - self._stamps[-1] > max(self._window, 2 * (self._stamps[-1] - self._stamps[-2])):
                 return 0.0
             return (count - 1) * 1e9 / max(1, self._stamps[-1] - self._stamps[0])
 
     def _trim(self, now: int) -> None:
-        while self._stamps and now - self._stamps[0] > self._window:
+        while len(self._stamps) > 2 and now - self._stamps[0] > self._window:
             self._stamps.popleft()
 
 

@@ -13,8 +13,6 @@ from camapp.pipeline.inference import Result
 if TYPE_CHECKING:
     from camapp.pipeline.pipeline import Pipeline
 
-# The longest step of any source, in seconds: opening a network stream.
-_SOURCE_STEP = 15.0
 # Predictions over which a status takes its percentiles: about one minute of them.
 _STATUS_OVER = 1800
 # Shortest interval over which the load of the workers is measured, in nanoseconds.
@@ -52,11 +50,13 @@ class StatusReporter:
     def bounded_step(self) -> str:
         """Name the step that delays predictions and has a time limit (see `Watchdog`), or return ""."""
         run = self._pipeline
-        if run.started and run.capture.step_seconds() < _SOURCE_STEP:
+        if run.started and run.capture.is_within_limits():
             if run.paused:
                 return "paused"
             if run.capture.status.state in (CaptureState.OPENING, CaptureState.LOST):
                 return "no image: " + (self.lost() or "opening the source")
+            if not run.stats.in_flight():
+                return "waiting for the next frame"
         return run.inference.pool.bounded_step()
 
     def hud(self) -> Hud:

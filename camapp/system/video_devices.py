@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from camapp.core.errors import PermanentSourceError, SourceDenied, SourceError, SourceLost
+from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceDenied, SourceError, SourceLost
 from camapp.core.files import natural_key
 
 DEV, SYS, PROC = Path("/dev"), Path("/sys/class/video4linux"), Path("/proc")
@@ -58,7 +58,7 @@ def problem_of(device: Path) -> SourceError | None:
         if not _captures(device):
             return PermanentSourceError(f"{device} ({name}) gives no images: try its neighbour, see 'camapp sources'")
     except FileNotFoundError:
-        return SourceLost(f"no camera at {device}: plug it in, or choose another from 'camapp sources'")
+        return SourceAbsent(f"no camera at {device}: plug it in, or choose another from 'camapp sources'")
     except PermissionError:
         return SourceDenied(f"{device} ({name}) may not be read by this user: {JOIN_VIDEO}")
     except OSError as error:

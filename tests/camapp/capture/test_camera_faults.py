@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from camapp.capture.clock import SensorClock
-from camapp.capture.picamera2 import CameraTimeouts
+from camapp.capture.picamera2 import CameraTimeouts, PicameraSource
 from camapp.capture.rate_monitor import RateMonitor
+from camapp.capture.retry import ReadLimit
+from camapp.capture.source import SourceOptions
 from camapp.core import timeouts
 from camapp.core.errors import ExitCode
 from camapp.core.settings import load_settings
@@ -80,7 +82,7 @@ def run(fake):
 
 def read_timeout(seconds):
     def prepare(pipeline):
-        pipeline.capture.read_timeout = seconds
+        pipeline.capture.read_limit = ReadLimit(seconds)
 
     return prepare
 
@@ -126,7 +128,7 @@ def test_a_busy_camera_is_opened_as_soon_as_it_is_free(fake, run):
 def test_a_camera_that_hangs_when_closed_ends_the_run_so_that_another_process_can_try(fake, run):
     def prepare(pipeline):
         pipeline.source.timeouts = CameraTimeouts(close_s=0.2)
-        pipeline.capture.read_timeout = 0.2
+        pipeline.capture.read_limit = ReadLimit(0.2)
 
     running = run(prepare)
     running.more(5)
@@ -256,7 +258,35 @@ def test_low_light_is_on_the_screen_and_in_the_status_line(fake, run):
     assert (plain[:60, 400:] == 90).all()
 
 
+def test_a_camera_with_a_frame_every_two_seconds_is_not_lost(fake, run, caplog):
+    fake.plan.slow_period = 1.7
+    running = run()
+    running.more(2)
+    assert len(fake.plan.opened) == 1
+    assert running.pipeline.reporter.bounded_step() == "waiting for the next frame"
+    assert "no image" not in caplog.text
+    running.stop()
+
+
+def test_an_exposure_longer_than_the_frame_time_lowers_the_rate_and_says_so(fake, caplog):
+    source = PicameraSource("picamera://0", SourceOptions(controls={"ExposureTime": "50000"}, target_fps=30))
+    source.open()
+    assert source.fps == 20
+    assert "an ExposureTime of 50 ms leaves 20 of 30 frames/s" in caplog.text
+    assert fake.plan.opened[0].requested["controls"]["FrameDurationLimits"] == (50000, 50000)
+    source.close()
+
+
 # Stamps
+
+
+def test_the_time_stamp_of_a_long_exposure_is_old_and_right(monkeypatch):
+    clock, now = SensorClock("imx708"), [time.monotonic_ns()]
+    monkeypatch.setattr("camapp.capture.clock.time.monotonic_ns", lambda: now[0])
+    for _ in range(3):
+        now[0] += 20_000_000_000
+        assert clock.checked(now[0] - 19_000_000_000) == now[0] - 19_000_000_000
+    assert clock.checked(now[0] + 1) == 0
 
 
 def test_time_stamps_that_do_not_advance_are_ignored_with_one_warning(caplog):

@@ -98,12 +98,17 @@ class Clock:
     def sleep(self, seconds):
         self.now += round(seconds * 1e9)
 
+    def wait(self, seconds):
+        self.sleep(seconds)
+        return False
+
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("camapp.capture.clock.time", clock)
     monkeypatch.setattr("camapp.capture.opencv.time", clock)
+    monkeypatch.setattr(VideoSource, "stopping", clock)
     return clock
 
 
@@ -146,12 +151,27 @@ def test_realtime_shifts_its_schedule_if_it_cannot_catch_up(clip, clock):
     assert clock.now == shot.sensor_ns
 
 
-def test_realtime_waits_at_most_for_the_timeout(clip, clock):
+def test_a_slow_file_is_waited_for_and_no_frame_is_stamped_in_the_future(tmp_path, clock):
+    path = tmp_path / "lapse.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 0.25, (64, 48))
+    for level in range(4):
+        writer.write(np.full((48, 64, 3), 60 * level, np.uint8))
+    writer.release()
+    source = opened(path, realtime=True)
+    stamps = []
+    for _ in range(4):
+        stamps.append(source.read(1.5).sensor_ns)
+        assert stamps[-1] == clock.now
+    assert np.diff(stamps) / 1e9 == pytest.approx(4.0, abs=1e-3)
+
+
+def test_the_wait_for_a_slow_file_ends_with_the_run(clip):
     source = opened(clip, realtime=True)
+    source.stopping = threading.Event()
+    source.stopping.set()
     source.read(1)
-    start = clock.now
-    source.read(0.01)
-    assert clock.now - start == 10_000_000
+    with pytest.raises(EndOfStream):
+        source.read(1)
 
 
 def test_loop_continues_without_a_gap_in_time(clip, clock):
@@ -294,7 +314,7 @@ def test_a_stream_that_ends_is_lost_and_may_be_opened_again(server):
 
 
 def test_a_stream_that_stops_sending_is_lost_in_bounded_time(server):
-    source = StreamSource(f"http://{server}/stall", SourceOptions(), read_ms=500)
+    source = StreamSource(f"http://{server}/stall", SourceOptions(read_timeout=0.5))
     source.open()
     start = time.monotonic()
     with pytest.raises(SourceLost, match="sends no more"):

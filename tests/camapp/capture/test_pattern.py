@@ -1,10 +1,11 @@
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from camapp.capture.pattern import PatternSource
-from camapp.capture.source import SourceOptions, create_source
+from camapp.capture.source import EndOfStream, SourceOptions, create_source
 from camapp.core.errors import PermanentSourceError, SourceLost
 from camapp.core.image import Layout
 
@@ -97,13 +98,17 @@ def test_invalid_uris_are_refused_with_the_allowed_values(uri, message):
     assert uri in str(caught.value)
 
 
-def test_waiting_is_bounded_and_a_closed_source_is_an_error():
+def test_the_wait_for_a_frame_ends_with_the_run_and_a_closed_source_is_an_error():
     source = create_source("pattern://digits?size=64x64&fps=1", SourceOptions())
     with pytest.raises(SourceLost, match="not open"):
         source.read(1.0)
     source.open()
     source.read(1.0)
-    with pytest.raises(SourceLost, match="no frame within"):
-        source.read(0.05)
+    source.stopping = threading.Event()
+    threading.Timer(0.05, source.stopping.set).start()
+    began = time.monotonic()
+    with pytest.raises(EndOfStream):
+        source.read(1.5)
+    assert time.monotonic() - began < 0.8
     source.close()
     source.close()

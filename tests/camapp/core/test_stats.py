@@ -14,6 +14,14 @@ def test_rate_is_gaps_over_span_and_falls_to_zero_when_events_stop():
     assert meter.rate(4 * SECOND) == 0.0
 
 
+def test_slow_events_have_a_rate_until_they_stop():
+    meter = RateMeter(window=2.0)
+    for index in range(3):
+        meter.tick(index * 10 * SECOND)
+    assert meter.rate(25 * SECOND) == pytest.approx(0.1)
+    assert meter.rate(41 * SECOND) == 0.0
+
+
 def test_one_event_gives_no_rate():
     meter = RateMeter()
     meter.tick(SECOND)

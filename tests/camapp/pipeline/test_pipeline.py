@@ -396,7 +396,7 @@ def test_while_workers_start_the_run_is_in_a_bounded_step_and_ticks(build, monke
     steps = []
     pipeline.on_tick(lambda: steps.append((pipeline.started, pipeline.reporter.bounded_step())))
     # No limit applies to a source that has not started.
-    monkeypatch.setattr(pipeline.capture, "step_seconds", lambda: 99.0)
+    monkeypatch.setattr(pipeline.capture, "is_within_limits", lambda: False)
     pipeline.run()
     assert (False, "starting workers") in steps
     assert pipeline.started

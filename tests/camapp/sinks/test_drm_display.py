@@ -12,6 +12,7 @@ import pytest
 from camapp import app
 from camapp.capture import picamera2
 from camapp.capture.auto import AutoSource
+from camapp.capture.retry import ReadLimit
 from camapp.capture.source import SourceOptions
 from camapp.capture.thread import CaptureThread
 from camapp.core.errors import SinkError, SourceLost
@@ -312,7 +313,7 @@ def test_a_screen_that_cannot_be_drawn_on_leaves_a_run_without_it(fake, console,
     fake.plan.screen = "render"
     console.plug("connected")
     run = start()
-    run.capture.read_timeout = 0.2
+    run.capture.read_limit = ReadLimit(0.2)
     wait_for(lambda: run.capture.source.drm_preview and run.capture.source.drm_preview.given_up, 30)
     before = run.stats.predictions()
     wait_for(lambda: run.stats.predictions() > before + 50)
