@@ -15,13 +15,14 @@ from pathlib import Path
 from camapp.capture.source import Source, build_source, local_path, redacted
 from camapp.capture.thread import FIRST_OPEN_S
 from camapp.core.errors import ExitCode, SettingsError, SinkError
+from camapp.core.events import parse_events
 from camapp.core.models import load_model, model_path
 from camapp.core.settings import Settings
 from camapp.pipeline.multi_camera import JointManager, MultiCamera
 from camapp.pipeline.pipeline import DRAIN_FILE, Pipeline, Summary, default_workers
 from camapp.pipeline.reload import Reloader
 from camapp.remote.interfaces import RemoteInterface, build_interfaces, check_interfaces
-from camapp.sinks.clips import ClipSink, parse_events
+from camapp.sinks.clips import ClipSink
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.jsonl_log import LogSink
@@ -178,12 +179,11 @@ def _check(settings: Settings) -> str:
     model = load_model(settings)
     task_for(settings, model.card)
     source = build_source(settings, model)
-    if settings.clip_on:
-        _check_clip_labels(settings, model.card)
+    _check_events(settings, model.card)
     if settings.record is not None:
         VideoSink(settings.record, lambda: 0.0)
     if settings.on_label is not None:
-        LabelCommandSink(settings.on_label)
+        LabelCommandSink(settings.on_label, events=settings.on_label_when)
     card = model.card
     return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
 
@@ -231,10 +231,12 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
 def _add_sinks(pipeline: Pipeline) -> None:
     """Add the sinks that the settings enable, but for the preview."""
     settings = pipeline.settings
+    _check_events(settings, pipeline.model.card)
     if settings.log is not None:
         pipeline.add_sink(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
-        pipeline.add_sink(LabelCommandSink(settings.on_label, settings.on_label_every))
+        command = LabelCommandSink(settings.on_label, settings.on_label_every, events=settings.on_label_when)
+        pipeline.add_sink(command)
     if settings.clip_on:
         pipeline.add_sink(_clip_sink(pipeline))
     if settings.drive is not None:
@@ -264,7 +266,6 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
 
 def _clip_sink(pipeline: Pipeline) -> ClipSink:
     settings = pipeline.settings
-    _check_clip_labels(settings, pipeline.model.card)
     return ClipSink(
         settings.clips,
         settings.clip_on,
@@ -275,14 +276,18 @@ def _clip_sink(pipeline: Pipeline) -> ClipSink:
     )
 
 
-def _check_clip_labels(settings: Settings, card: ModelCard) -> None:
-    """Raise SinkError for a label that the model does not have: no clip would ever be recorded."""
-    labels, _ = parse_events(settings.clip_on)
-    unknown = sorted(labels - {"*", *card.labels})
-    if card.task == "classify" and unknown:
-        close = get_close_matches(unknown[0], card.labels, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
-        raise SinkError(f"--clip-on: this model has no label '{unknown[0]}': {hint}")
+def _check_events(settings: Settings, card: ModelCard) -> None:
+    """Raise SinkError for an event with a label that the model does not have: it would never begin."""
+    for option, events in (("--clip-on", settings.clip_on), ("--on-label-when", settings.on_label_when)):
+        labels, comparisons = parse_events(events, option)
+        names = {name.partition("@")[0] for name in labels - {"*"}}
+        if card.task == "detect":
+            names |= {item.name.partition("@")[0] for item in comparisons if not item.is_of_score}
+        unknown = sorted(names - {*card.labels})
+        if card.task in ("classify", "detect") and unknown:
+            close = get_close_matches(unknown[0], card.labels, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
+            raise SinkError(f"{option}: this model has no label '{unknown[0]}': {hint}")
 
 
 def add_preview(cameras: MultiCamera) -> bool:

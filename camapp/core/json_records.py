@@ -9,14 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from camapp.core.frames import Frame, Trace, Truth
-from camapp.core.predictions import Box, Polyline, Prediction
+from camapp.core.predictions import Box, LineState, Polyline, Prediction, ZoneState
 
 SCHEMA = 1
 
 
 def box_record(box: Box) -> dict[str, Any]:
-    """Return a box as plain values."""
-    return {"xyxy": _corners(box.x0, box.y0, box.x1, box.y1), "label": box.label, "score": round(box.score, 4)}
+    """Return a box as plain values; what it does not have is left out. An outline is a flat list: x, y, x, y, ..."""
+    record: dict[str, Any] = {
+        "xyxy": _corners(box.x0, box.y0, box.x1, box.y1), "label": box.label, "score": round(box.score, 4)
+    }  # fmt: skip
+    if box.track:
+        record["track"] = box.track
+    if box.angle:
+        record["angle"] = round(box.angle, 2)
+    if box.points:
+        record["points"] = [[round(p.x, 1), round(p.y, 1), round(p.score, 3)] for p in box.points]
+    if box.outlines:
+        record["outlines"] = [[round(value, 1) for point in outline for value in point] for outline in box.outlines]
+    return record
+
+
+def zone_record(zone: ZoneState) -> dict[str, Any]:
+    """Return a zone's counts as plain values."""
+    counts = {"inside": zone.inside, "entered": zone.entered, "left": zone.left}
+    return {"name": zone.name, **counts, "dwell_s": round(zone.dwell_s, 1)}
+
+
+def counting_line_record(line: LineState) -> dict[str, Any]:
+    """Return the counts of a counting line as plain values."""
+    return {"name": line.name, "in": line.into, "out": line.out}
 
 
 def truth_record(truth: Truth) -> dict[str, Any]:
@@ -35,8 +57,12 @@ def line_record(line: Polyline) -> dict[str, Any]:
     return {"points": points, "label": line.label, "score": round(line.score, 4)}
 
 
-def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dict[str, Any]:
-    """Return a prediction with its times as plain values."""
+def prediction_record(prediction: Prediction, frame: Frame, trace: Trace, changed: bool = False) -> dict[str, Any]:
+    """Return a prediction with its times as plain values.
+
+    Args:
+        changed: the record reports a new label: its score is `Prediction.change_score`.
+    """
     latency = {stage: round(value, 3) for stage, value in trace.latency_ms().items() if stage != "overhead"}
     age = time.monotonic_ns() - (trace.sensor or trace.captured)
     record: dict[str, Any] = {
@@ -48,7 +74,7 @@ def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dic
         "model": prediction.model,
         "task": prediction.task,
         "label": prediction.label,
-        "score": round(prediction.score, 4),
+        "score": round(prediction.change_score if changed else prediction.score, 4),
         "raw_label": prediction.raw_label,
         "raw_score": round(prediction.raw_score, 4),
         "top": [[label, round(score, 4)] for label, score in prediction.top],
@@ -57,6 +83,12 @@ def prediction_record(prediction: Prediction, frame: Frame, trace: Trace) -> dic
         "values": prediction.values,
         "latency_ms": latency,
     }
+    if prediction.counts or prediction.task == "detect":
+        record["counts"] = prediction.counts
+    if prediction.zones:
+        record["zones"] = [zone_record(zone) for zone in prediction.zones]
+    if prediction.counting_lines:
+        record["counting_lines"] = [counting_line_record(line) for line in prediction.counting_lines]
     if frame.shot.name:
         record["file"] = frame.shot.name
     if frame.shot.truth is not None:

@@ -119,3 +119,12 @@ class Prediction:
     counting_lines: tuple[LineState, ...] = ()
     region: Box | None = None
     model: str = ""
+
+    @property
+    def change_score(self) -> float:
+        """Return the score to report together with a label that has just changed.
+
+        It is the score that the model gave the label in this frame: the smoothed one has only just reached
+        `threshold_high`, however certain the model is.
+        """
+        return self.raw_score if self.raw_label == self.label else self.score

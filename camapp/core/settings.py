@@ -21,7 +21,10 @@ from camapp.core.errors import SettingsError
 ENVIRONMENT_PREFIX = "CAMAPP_"
 # Variables with the prefix that are not settings: the path of the configuration, the variables of an --on-label
 # command, and a secret, which must not be printed with the settings.
-NOT_SETTINGS = {"CAMAPP_CONFIG", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_SEQ", "CAMAPP_MQTT_PASSWORD"}
+NOT_SETTINGS = {
+    *("CAMAPP_CONFIG", "CAMAPP_MQTT_PASSWORD"),
+    *("CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_COUNT", "CAMAPP_EVENT", "CAMAPP_SEQ"),
+}
 # Former name -> present name of a setting. Both work as TOML key, environment variable, keyword and flag.
 ALIASES = {"camera_view": "camera_hfov", "camera_bend": "camera_distortion"}
 
@@ -216,7 +219,7 @@ class OutputSettings:
     )
     clip_on: tuple[str, ...] = option(
         (),
-        "save a video clip when one of these begins: labels (* is any), or comparisons such as score<0.5",
+        "save a video clip when one of these begins: labels (* is any), or comparisons such as person>2, score<0.5",
         "EVENT,EVENT",
         parse_words,
     )
@@ -226,6 +229,12 @@ class OutputSettings:
     clip_budget_mb: Positive = option(500.0, "disk space for all clips; the oldest are deleted first", "MB")
     on_label: str | None = option(
         None, "command to run when the label changes (CAMAPP_LABEL and CAMAPP_SCORE in its environment)", "CMD"
+    )
+    on_label_when: tuple[str, ...] = option(
+        ("*",),
+        "run the --on-label command when one of these begins: labels (* is any), or comparisons such as person>2",
+        "EVENT,EVENT",
+        parse_words,
     )
     on_label_every: Positive = option(1.0, "minimum time between two runs of the --on-label command", "SECONDS")
     drive: str | None = option(

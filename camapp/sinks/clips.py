@@ -9,13 +9,12 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 
-from camapp.core.errors import SinkError
+from camapp.core.events import Trigger, moment_ns
 from camapp.core.frames import Frame, Trace
 from camapp.core.image import Image
 from camapp.core.predictions import Prediction
@@ -32,60 +31,6 @@ _INTERVAL_NS = 0.9e9 / MAX_FPS
 _MAX_QUEUED = 4
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85)
 _NAME = re.compile(r"(\d{6,})-\d{8}-\d{6}-.*\.avi")
-_COMPARISON = re.compile(r"(\w+)\s*([<>])\s*(.*)")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`score<0.5`: whether a score, or one of a prediction's named values, is below or above a bound."""
-
-    name: str
-    sign: str
-    bound: float
-
-    def __str__(self) -> str:
-        return f"{self.name}{self.sign}{self.bound:g}"
-
-    def holds(self, prediction: Prediction) -> bool:
-        """Return whether it holds now; False if the prediction has no such value."""
-        known = {"score": prediction.score, "raw_score": prediction.raw_score, **prediction.values}
-        value = known.get(self.name)
-        if value is None or (self.name == "score" and not prediction.label):
-            return False
-        return value < self.bound if self.sign == "<" else value > self.bound
-
-
-def parse_events(items: Iterable[str]) -> tuple[frozenset[str], tuple[Comparison, ...]]:
-    """Return labels (`*` is any) and comparisons. Raises SinkError."""
-    labels, comparisons = set(), []
-    for item in items:
-        match = _COMPARISON.fullmatch(item)
-        if not match:
-            labels.add(item)
-            continue
-        name, sign, bound = match.groups()
-        try:
-            comparisons.append(Comparison(name, sign, float(bound)))
-        except ValueError:
-            raise SinkError(f"--clip-on {item}: '{bound}' is not a number; write it like score<0.5") from None
-    return frozenset(labels), tuple(comparisons)
-
-
-class Trigger:
-    """Detects the start of an event: a label that was absent before, or a comparison that did not hold."""
-
-    def __init__(self, events: Iterable[str]) -> None:
-        self._labels, self._comparisons = parse_events(events)
-        self._active: frozenset[str] = frozenset()
-
-    def begins(self, prediction: Prediction) -> str:
-        """Return the name of the event that starts with this prediction, or ''."""
-        active = {str(item) for item in self._comparisons if item.holds(prediction)}
-        if prediction.label and not self._labels.isdisjoint((prediction.label, "*")):
-            active.add(prediction.label)
-        started = sorted(active - self._active)
-        self._active = frozenset(active)
-        return started[0] if started else ""
 
 
 class _Encoded(NamedTuple):
@@ -166,7 +111,7 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
     Args:
         folder: for files such as `000012-20260131-142501-cat.avi`; created if needed. The number orders them even if
             the clock is wrong.
-        events: labels, `*` for any, and comparisons such as `score<0.5`.
+        events: labels, `*` for any, and comparisons such as `score<0.5` or `person>2`; see `camapp.core.events`.
         before: seconds in the clip before the event.
         after: seconds after it.
         budget: bytes that the folder's clips may take; the oldest are deleted first.
@@ -228,8 +173,9 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Look for the start of an event, and queue the image if one is due."""
-        self._event = self._trigger.begins(prediction) or self._event
-        moment = trace.captured if frame.shot.moment_ns is None else frame.shot.moment_ns
+        if started := self._trigger.begins(prediction, frame, trace):
+            self._event = started[0].name
+        moment = moment_ns(frame, trace)
         if 0 <= moment - self._queued_ns < _INTERVAL_NS and not self._event:
             return
         self._queued_ns = moment

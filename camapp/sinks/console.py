@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from camapp.core.events import Situation, counts_text
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
@@ -15,11 +16,13 @@ from camapp.sinks.sink import PredictionSink
 
 # Lines kept while the terminal is held (Ctrl-S) or its reader is slow.
 _MAX_QUEUED = 1000
+# In a street, counts change with every frame.
+_OBJECTS_EVERY_S = 1.0
 _CLEAR_LINE = "\r\x1b[2K"
 
 
 class ConsoleSink(BackgroundSink[str], PredictionSink):
-    """Prints a line when the label changes.
+    """Prints a line when the label changes, or the objects in sight and those that have crossed a line.
 
     A terminal also shows a status line below them; other streams get one every few seconds.
 
@@ -38,7 +41,9 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
         self._status = status
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty()
-        self._label: str | None = None
+        self._situation = Situation()
+        self._text: str | None = None
+        self._text_due = 0.0
         self._next_status = 0.0
 
     def start(self) -> None:
@@ -48,11 +53,16 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Queue a line if the label has changed."""
-        if prediction.label != self._label:
-            self._label = prediction.label
-            what = f"{prediction.label}  {prediction.score:.0%}" if prediction.label else "-"
-            self.put(f"{time.strftime('%H:%M:%S')}  {self._camera}frame {prediction.seq}  {what}\n")
+        """Queue a line if what it says has changed; of objects at most one a second."""
+        self._situation.update(prediction, frame, trace)
+        text = _objects(prediction, self._situation) if self._situation.finds_objects else prediction.label
+        now = time.monotonic()
+        if text == self._text or (self._situation.finds_objects and now < self._text_due):
+            return
+        self._text, self._text_due = text, now + _OBJECTS_EVERY_S
+        score = f"  {prediction.change_score:.0%}" if text and not self._situation.finds_objects else ""
+        what = f"{text or '-'}{score}"
+        self.put(f"{time.strftime('%H:%M:%S')}  {self._camera}frame {prediction.seq}  {what}\n")
 
     def _handle(self, item: str) -> None:
         text = item
@@ -76,3 +86,15 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
 
     def _finish(self) -> None:
         self._handle("")
+
+
+def _objects(prediction: Prediction, situation: Situation) -> str:
+    """Return a text such as '3 person, 1 dog  porch: 1 inside  gate: 2 in, 1 out'."""
+    parts = [counts_text(situation.counts)]
+    for zone in prediction.zones:
+        inside = {label: situation.count(f"{label}@{zone.name}") for label in zone.inside}
+        parts.append(f"{zone.name}: {counts_text(inside)}" if sum(inside.values()) else "")
+    parts += [
+        f"{line.name}: {sum(line.into.values())} in, {sum(line.out.values())} out" for line in prediction.counting_lines
+    ]
+    return "  ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""Runs a user's program when the label changes: to ring a bell, set a pin, call a script."""
+"""Runs a user's program when an event begins, such as a new label: to ring a bell, set a pin, call a script."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 
 from camapp.core.errors import SinkError
+from camapp.core.events import Event, Trigger
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
@@ -25,57 +27,62 @@ _GRACE_S = 1.0
 _TICK_S = 0.05
 
 
-class LabelCommandSink(BackgroundSink[Prediction], PredictionSink):
-    """Starts a program with CAMAPP_LABEL, CAMAPP_SCORE and CAMAPP_SEQ in its environment.
+class LabelCommandSink(BackgroundSink[tuple[list[Event], int]], PredictionSink):
+    """Starts a program with CAMAPP_LABEL, CAMAPP_SCORE, CAMAPP_COUNT, CAMAPP_EVENT and CAMAPP_SEQ in its environment.
 
-    It runs once for each change to a label that is not empty, one run at a time; if changes come too fast, only the
-    newest is kept. Its output goes to stderr. No shell reads the command: write `sh -c '...'` to use one.
+    It runs once for each event, one run at a time; if they come too fast, only those of the newest frame are kept. Its
+    output goes to stderr. No shell reads the command: write `sh -c '...'` to use one.
 
     Args:
         command: the program and its arguments, quoted as in a shell.
         every: minimum number of seconds between two starts.
         timeout_s: seconds after which a run is killed.
+        events: labels, `*` for any, and comparisons such as `person>2`; see `camapp.core.events`.
 
     Attributes:
         started: runs.
         lost: runs that failed.
 
     Raises:
-        SinkError: the program does not exist.
+        SinkError: the program does not exist, or an event cannot be parsed.
     """
 
-    def __init__(self, command: str, every: float = 1.0, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, command: str, every: float = 1.0, timeout_s: float = 10.0, events: Iterable[str] = ("*",)
+    ) -> None:
         super().__init__("on-label", 1, 2 * _GRACE_S, newest=True)
         self.started = 0
         self._command = _parsed(command)
         self._every = every
         self._timeout_s = timeout_s
-        self._label = ""
+        self._trigger = Trigger(events, "--on-label-when")
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Queue a changed label."""
-        if prediction.label != self._label:
-            self._label = prediction.label
-            if prediction.label:
-                self.put(prediction)
+        """Queue the events that begin."""
+        if events := self._trigger.begins(prediction, frame, trace):
+            self.put((events, prediction.seq))
 
-    def _handle(self, item: Prediction) -> None:
-        if self.stopping.is_set():
-            return
-        next_start = time.monotonic() + self._every
-        if (failure := self._run(item)) and self.lose(failure):
-            name = self._command[0]
-            log.warning("--on-label '%s': %s (%d of %d runs failed)", name, failure, self.lost, self.started)
-        # A newer label replaces a queued one meanwhile.
-        self.stopping.wait(max(0.0, next_start - time.monotonic()))
+    def _handle(self, item: tuple[list[Event], int]) -> None:
+        events, seq = item
+        for event in events:
+            if self.stopping.is_set():
+                return
+            next_start = time.monotonic() + self._every
+            if (failure := self._run(event, seq)) and self.lose(failure):
+                name = self._command[0]
+                log.warning("--on-label '%s': %s (%d of %d runs failed)", name, failure, self.lost, self.started)
+            # Newer events replace queued ones meanwhile.
+            self.stopping.wait(max(0.0, next_start - time.monotonic()))
 
-    def _run(self, prediction: Prediction) -> str:
+    def _run(self, event: Event, seq: int) -> str:
         """Run the program; return what went wrong, or ''."""
         environ = {
             **os.environ,
-            "CAMAPP_LABEL": prediction.label.replace("\0", ""),
-            "CAMAPP_SCORE": f"{prediction.score:.4f}",
-            "CAMAPP_SEQ": str(prediction.seq),
+            "CAMAPP_LABEL": event.label.replace("\0", ""),
+            "CAMAPP_SCORE": f"{event.score:.4f}",
+            "CAMAPP_COUNT": str(event.count),
+            "CAMAPP_EVENT": event.name.replace("\0", ""),
+            "CAMAPP_SEQ": str(seq),
         }
         try:
             # To stderr, because stdout may carry the prediction log.
@@ -118,6 +125,7 @@ def _parsed(command: str) -> list[str]:
         raise SinkError("--on-label: the command is empty; name a program")
     if shutil.which(words[0]) is None:
         exists = os.path.isfile(words[0])
-        reason = "is not executable; try 'chmod +x'" if exists else "was not found"
+        hint = "was not found; it is a program to run, and --on-label-when LABEL says when"
+        reason = "is not executable; try 'chmod +x'" if exists else hint
         raise SinkError(f"--on-label: the program '{words[0]}' {reason}", denied=exists)
     return words

@@ -22,6 +22,7 @@ from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_me
 from camapp.commands.classify.report import confusion_of, print_report
 from camapp.commands.cluster import classify_on_cluster
 from camapp.core.errors import ExitCode, PermanentSourceError
+from camapp.core.events import counts_text
 from camapp.core.models import load_model
 from camapp.core.settings import Settings
 from camapp.system.systemd import on_stop_signals
@@ -179,9 +180,13 @@ def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> t
         return ExitCode.SOURCE_GONE, f"cannot read {path}: {row.error}"
     found = row.prediction
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{row.file} ({row.size[0]}x{row.size[1]}): {found.label or 'nothing found'}")
-    for label, score in found.top if not found.boxes else [(box.label, box.score) for box in found.boxes]:
+    what = counts_text(found.counts) or found.label or "nothing found"
+    console.print(f"{row.file} ({row.size[0]}x{row.size[1]}): {what}")
+    for label, score in found.top if not found.boxes else ():
         console.print(f"  {score:6.1%}  {label}")
+    for box in found.boxes:
+        place = f"  at {box.x0:.0f},{box.y0:.0f} to {box.x1:.0f},{box.y1:.0f}" if found.counts else ""
+        console.print(f"  {box.score:6.1%}  {box.label}{place}")
     if row.truth:
         console.print(f"  it is {row.truth}: {'right' if row.truth == found.label else 'wrong'}")
     return ExitCode.OK, ""

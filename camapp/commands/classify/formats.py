@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from camapp.core.events import counts_text
 from camapp.core.json_records import box_record, line_record
 from camapp.core.predictions import Prediction
 
@@ -78,6 +79,8 @@ def _as_text(rows: Iterable[ResultRow]) -> str:
 def _text(row: ResultRow) -> str:
     if row.prediction is None:
         return f"{row.file}: {row.error}\n"
+    if row.prediction.counts:
+        return f"{row.file}: {counts_text(row.prediction.counts)}\n"
     truth = f"  (is {row.truth})" if row.truth not in ("", row.prediction.label) else ""
     return f"{row.file}: {row.prediction.label or '-'} {row.prediction.score:.1%}{truth}\n"
 

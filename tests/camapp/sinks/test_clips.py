@@ -17,7 +17,7 @@ from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
-from camapp.sinks.clips import ClipSink, Trigger
+from camapp.sinks.clips import ClipSink
 
 SECOND = 1_000_000_000
 FPS = 10
@@ -123,22 +123,6 @@ def test_a_long_event_is_split_into_clips_of_bounded_length(start, tmp_path):
     assert len(found) >= 2
     assert all(len(frames) <= 31 for frames in found)
     assert all(first[-1] < second[0] for first, second in pairwise(found))
-
-
-def test_an_event_is_a_label_or_a_comparison_that_did_not_hold_before():
-    trigger = Trigger(["cat", "score<0.5", "offset_m > 0.3"])
-
-    def begins(label, score=0.9, **values):
-        return trigger.begins(Prediction(0, "classify", label, score, values=values))
-
-    assert begins("dog") == ""
-    assert begins("cat") == "cat"
-    assert begins("cat") == ""
-    assert begins("cat", 0.4) == "score<0.5"
-    assert begins("cat", 0.3) == ""
-    assert begins("", 0.0) == "", "no label, no score"
-    assert begins("lane", offset_m=0.31) == "offset_m>0.3"
-    assert begins("lane", offset_m=0.29) == ""
 
 
 def test_an_event_that_cannot_be_parsed_is_refused(tmp_path):

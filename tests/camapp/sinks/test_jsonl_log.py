@@ -116,6 +116,22 @@ def test_changed_labels_and_a_heartbeat_are_written(tmp_path):
     assert written == [(0, ""), (1, "a"), (101, "a"), (201, "a"), (251, "b"), (256, "a"), (257, "")]
 
 
+def test_changed_objects_are_written_once_and_a_changed_label_with_the_score_of_its_frame(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl", heartbeat=10.0)
+
+    def accept(seq, *found, **more):
+        sink.accept(Prediction(seq, *found, **more), Frame(seq, Shot(PIXEL, PIXEL)), Trace(seq, captured=seq * 10**8))
+
+    for seq in range(30):
+        # The detector misses every third time.
+        accept(seq, "detect", "person", counts={"person": 2} if seq % 3 else {})
+    accept(30, "classify", "cat", 0.54, "cat", 0.99)
+    sink.stop()
+    written = read(tmp_path / "log.jsonl")
+    assert [record["seq"] for record in written] == [0, 1, 30]
+    assert (written[1]["counts"], written[2]["score"]) == ({"person": 2}, 0.99)
+
+
 def test_a_wall_clock_that_jumps_an_hour_changes_only_the_time_field(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl"
     clock = {"offset": 0.0}

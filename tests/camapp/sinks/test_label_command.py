@@ -11,7 +11,7 @@ import pytest
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
-from camapp.core.predictions import Prediction
+from camapp.core.predictions import Box, Prediction
 from camapp.sinks.label_command import LabelCommandSink
 
 PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
@@ -49,6 +49,30 @@ def test_a_changed_label_runs_the_program_with_the_prediction(tmp_path: Path) ->
     assert until(lambda: len(lines(out)) == 2), "the label is new again after an empty one"
     sink.stop()
     assert (sink.started, sink.lost) == (2, 0)
+
+
+def test_events_run_it_one_after_the_other_with_their_label_count_and_score(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = f"sh -c 'echo $CAMAPP_EVENT $CAMAPP_LABEL $CAMAPP_COUNT $CAMAPP_SCORE >> {out}'"
+    sink = LabelCommandSink(script, every=0.0, events=["person>1", "dog"])
+    sink.start()
+    boxes = (Box(0, 0, 1, 1, "person", 0.5), Box(0, 0, 1, 1, "person", 0.75), Box(0, 0, 1, 1, "dog", 0.875))
+    for seq, counts in enumerate([{"person": 1}, {"person": 2, "dog": 1}, {}, {"person": 2}]):
+        found = Prediction(seq, "detect", "person", counts=counts, boxes=boxes)
+        shot = Shot(PIXEL, PIXEL, moment_ns=seq * 100_000_000)
+        sink.accept(found, Frame(seq, shot), Trace(seq))
+    assert until(lambda: lines(out) == ["dog dog 1 0.8750", "person>1 person 2 0.7500"])
+    sink.stop()
+    assert sink.started == 2
+
+
+def test_a_changed_label_is_passed_with_the_score_of_its_frame(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sink = LabelCommandSink(recording(out), every=0.0)
+    sink.start()
+    sink.accept(Prediction(1, "classify", "7", 0.54, "7", 0.9921), Frame(1, Shot(PIXEL, PIXEL)), Trace(1))
+    assert until(lambda: lines(out) == ["7 0.9921 1"])
+    sink.stop()
 
 
 def test_no_shell_reads_the_command_or_the_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

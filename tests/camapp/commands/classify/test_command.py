@@ -22,7 +22,7 @@ from camapp.commands.classify.formats import COLUMNS, FORMATS, HEADERS, ResultRo
 from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.core.frames import Frame
 from camapp.core.models import load_model, model_path
-from camapp.core.predictions import Box, Prediction
+from camapp.core.predictions import Box, KeyPoint, Prediction
 from camapp.core.settings import load_settings
 from camapp.scenes.digits import DigitScene
 from camapp.scenes.scene import SceneOptions
@@ -110,6 +110,26 @@ def test_every_image_gets_its_line_in_order_in_every_format(folder, tmp_path):
     right = sum(row["truth"] == row["label"] for row in rows if not row["error"])
     assert re.search(rf"all +│ +36 │ +{right / 36:.2%}", done.stderr)
     assert "true \\" in done.stderr
+
+
+def test_objects_are_written_with_points_track_and_mask_in_every_format():
+    mask = (((1.0, 2.0), (3.0, 2.04), (2.0, 9.0)),)
+    face = Box(1, 2, 3, 4, "person", 0.91, 7, (KeyPoint(1.26, 2, 0.5),), mask, 30.0)
+    found = Prediction(
+        0, "detect", "person", 0.91, boxes=(face, Box(5, 6, 7, 8, "dog")), counts={"person": 1, "dog": 1}
+    )
+    row = ResultRow("a.jpg", "net", (20, 10), "", found)
+    expected = [
+        {
+            **{"xyxy": [1, 2, 3, 4], "label": "person", "score": 0.91, "track": 7, "angle": 30.0},
+            **{"points": [[1.3, 2, 0.5]], "outlines": [[1.0, 2.0, 3.0, 2.0, 2.0, 9.0]]},
+        },
+        {"xyxy": [5, 6, 7, 8], "label": "dog", "score": 1.0},
+    ]
+    assert FORMATS["text"]([row]) == "a.jpg: 1 dog, 1 person\n"
+    assert json.loads(FORMATS["jsonl"]([row]))["boxes"] == expected
+    (cells,) = csv.DictReader((HEADERS["csv"] + FORMATS["csv"]([row])).splitlines())
+    assert json.loads(cells["boxes"]) == expected
 
 
 def test_lines_of_a_track_are_written_with_the_size_of_their_image(tmp_path):
