@@ -27,7 +27,7 @@ from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.label_command import LabelCommandSink
-from camapp.sinks.rotating_file import RotatingFile
+from camapp.sinks.rotating_file import RotatingFile, is_plain_file
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.system import displays
@@ -218,7 +218,7 @@ def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
         inputs += [(f"--source{of}", local_path(settings.source)), (f"--model{of}", model_path(settings.model))]
         if settings.record is not None:
             outputs.append((f"--record{of}", settings.record))
-        if settings.log not in (None, "-"):
+        if settings.log is not None and is_plain_file(settings.log):
             outputs.append((f"--log{of}", Path(settings.log)))
         if settings.clip_on:
             outputs.append((f"--clips{of}", settings.clips))
@@ -251,6 +251,7 @@ def _add_sinks(pipeline: Pipeline) -> None:
 
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     settings = pipeline.settings
+    closed = "stdout was closed" if target == "-" else f"the reader of the log {target} has ended"
     return LogSink(
         RotatingFile(target, int(settings.log_max_mb * 1e6), settings.log_files),
         lambda: {
@@ -259,8 +260,9 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
             "fps": round(pipeline.stats.inference.rate(), 2),
         },
         settings.log_heartbeat if settings.log_on_change else None,
-        lambda: pipeline.request_stop("stdout was closed"),
+        lambda: pipeline.request_stop(closed),
         blocking=not pipeline.source.live,
+        owner=settings.name,
     )
 
 
@@ -273,6 +275,7 @@ def _clip_sink(pipeline: Pipeline) -> ClipSink:
         settings.clip_after,
         int(settings.clip_budget_mb * 1e6),
         blocking=not pipeline.source.live,
+        owner=settings.name,
     )
 
 

@@ -1,16 +1,54 @@
-"""Sorts file names in natural order, and writes files completely or not at all."""
+"""Sorts file names in natural order, finds open descriptors, and writes files completely or not at all."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from pathlib import Path
 
 _NUMBERS = re.compile(r"(\d+)")
+_OWN_DESCRIPTOR = re.compile(r"/proc/(\d+)/(?:task/\d+/)?fd/(\d+)")
+# As many links as the kernel follows.
+_MAX_LINKS = 40
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Return a sort key under which 'img2' comes before 'img10'."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in _NUMBERS.split(text) if part]
+
+
+def descriptor_of(path: str) -> int | None:
+    """Return the number of the descriptor of this process that a path such as /dev/stdout names; None if none."""
+    for _ in range(_MAX_LINKS):
+        folder, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(folder), name)
+        if (found := _OWN_DESCRIPTOR.fullmatch(path)) and int(found[1]) == os.getpid():
+            return int(found[2])
+        try:
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:
+            return None
+    return None
+
+
+def create_new(path: Path) -> Path:
+    """Create an empty file under the first free name of x.mp4, x-2.mp4, x-3.mp4, ...; no existing file changes.
+
+    Missing folders are created too.
+
+    Raises:
+        OSError: the file cannot be created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            os.close(os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -20,7 +20,8 @@ from camapp.core.image import Image
 from camapp.core.predictions import Prediction
 from camapp.sinks.avi import MAX_BYTES, AviWriter
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.sink import PredictionSink, cannot_write
+from camapp.sinks.sink import PredictionSink, cannot_write, in_use
+from camapp.system.output_lock import OutputInUse, OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,11 @@ class _Clip:
         self._partial = path.with_name(f".{path.name}.partial")
         self._first_ns = self.last_ns = first.moment_ns
         self._file = self._partial.open("wb", buffering=0)
-        self._avi = AviWriter(self._file, first.size)
+        try:
+            self._avi = AviWriter(self._file, first.size)
+        except OSError:
+            self.abandon()
+            raise
 
     @property
     def bytes(self) -> int:
@@ -118,6 +123,7 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         blocking: wait for the thread, at most 2 s, instead of leaving images out (for files, whose frames can wait).
         ring_bytes: memory for the seconds before an event; large images shorten them.
         max_clip_s: longest clip; an event that lasts longer continues in the next one.
+        owner: name of the run, for another one that names the same folder.
 
     Attributes:
         saved: clips on the disk.
@@ -138,6 +144,7 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         blocking: bool = False,
         ring_bytes: int = 48 << 20,
         max_clip_s: float = 120.0,
+        owner: str = "camera",
     ) -> None:
         super().__init__("clips", _MAX_QUEUED, blocking=blocking, wait_s=2.0, tick_s=0.2)
         self.saved = 0
@@ -155,11 +162,16 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
         self._clip: _Clip | None = None
         self._end_ns = 0
         self._received_ns = time.monotonic_ns()
+        self._owner = owner
+        self._lock: OutputLock | None = None
 
     def start(self) -> None:
-        """Create the folder and check that it can be written. Raises SinkError."""
+        """Create and lock the folder, and check that it can be written. Raises SinkError."""
+        what, remedy = f"cannot write clips into '{self._folder}'", "; give --clips another folder"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = OutputLock(self._folder, self._owner)
+            self._lock.acquire()
             # Left by a run that was killed.
             for partial in self._folder.glob(".*.avi.partial"):
                 partial.unlink()
@@ -167,8 +179,9 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
             probe.touch()
             probe.unlink()
         except OSError as error:
-            what, remedy = f"cannot write clips into '{self._folder}'", "; give --clips another folder"
             raise cannot_write(what, error, remedy) from error
+        except OutputInUse as error:
+            raise in_use(what, error, remedy) from error
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
@@ -249,6 +262,8 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
 
     def _finish(self) -> None:
         self._end_clip()
+        if self._lock is not None:
+            self._lock.release()
 
     def _end_clip(self) -> None:
         if self._clip is None:

@@ -14,7 +14,8 @@ from camapp.core.json_records import prediction_record
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.rotating_file import RotatingFile
-from camapp.sinks.sink import PredictionSink, cannot_write
+from camapp.sinks.sink import PredictionSink, cannot_write, in_use
+from camapp.system.output_lock import OutputInUse, OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,10 @@ class LogSink(BackgroundSink[str], PredictionSink):
         context: returns the fields of the run that are added to each record.
         heartbeat: write only predictions that change the label or the objects in sight, and one after each such number
             of seconds without any; None writes all.
-        on_broken_pipe: called when stdout has lost its reader.
+        on_broken_pipe: called when stdout or a pipe has lost its reader.
         blocking: wait for the writer, at most 10 s, instead of losing lines (for files, whose frames can wait).
         flush_s: how long lines collect in memory, for stdout 0.1 s at most: one wake-up per line costs 0.09 ms of CPU.
+        owner: name of the run, for another one that names the same file.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class LogSink(BackgroundSink[str], PredictionSink):
         capacity: int = 2000,
         flush_s: float = 1.0,
         retry_s: float = 1.0,
+        owner: str = "camera",
     ) -> None:
         linger_s = flush_s if file.path else min(flush_s, 0.1)
         super().__init__("log", capacity, newest=True, blocking=blocking, wait_s=10.0, linger_s=linger_s)
@@ -55,15 +58,27 @@ class LogSink(BackgroundSink[str], PredictionSink):
         self._on_broken_pipe = on_broken_pipe
         self._retry_s = retry_s
         self._failing = False
+        self._owner = owner
+        self._lock: OutputLock | None = None
 
     def start(self) -> None:
-        """Open the file. Raises SinkError."""
-        if self._file.path is None and sys.stdout is None:
+        """Open the file and lock it; a pipe without a reader is opened once it has one. Raises SinkError."""
+        if str(self._file) == "stdout" and sys.stdout is None:
             raise SinkError("--log -: standard output is closed; name a file")
+        what, remedy = f"cannot write the log {self._file}", "; give --log another path"
         try:
             self._file.open()
+            if self._file.path is not None:
+                self._lock = OutputLock(self._file.path, self._owner)
+                self._lock.acquire()
+        except OutputInUse as error:
+            self._file.close()
+            raise in_use(what, error, remedy) from error
         except OSError as error:
-            raise cannot_write(f"cannot write the log {self._file}", error, "; give --log another path") from error
+            if not self._file.waits_for_reader:
+                raise cannot_write(what, error, remedy) from error
+            log.warning("the log %s is a pipe without a reader; lines wait for one", self._file)
+            self._failing = True
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
@@ -111,3 +126,5 @@ class LogSink(BackgroundSink[str], PredictionSink):
 
     def _finish(self) -> None:
         self._file.close()
+        if self._lock is not None:
+            self._lock.release()

@@ -17,6 +17,11 @@ def cannot_write(what: str, error: OSError, remedy: str = "") -> SinkError:
     return SinkError(f"{what}: {error.strerror}{remedy}", denied=denied)
 
 
+def in_use(what: str, error: Exception, remedy: str) -> SinkError:
+    """Return the error to raise if another run writes an output; `error` names that run."""
+    return SinkError(f"{what}: {error} writes it{remedy}")
+
+
 class Sink(ABC):
     """Receives the results of a run; started before the first frame, stopped after the last."""
 

@@ -1,4 +1,4 @@
-"""Saves images in the background, completely or not at all: snapshots, and labelled frames for training."""
+"""Saves images in the background, completely and never over another file: snapshots, and labelled training images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 
 from camapp.core.arrays import Pixels
-from camapp.core.files import write_atomic
+from camapp.core.files import create_new, write_atomic
 from camapp.core.frames import Frame, Trace
 from camapp.core.image_ops import Roi, roi_pixels
 from camapp.core.predictions import Prediction
@@ -55,11 +55,15 @@ class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
 
     def _handle(self, item: tuple[Pixels, Path]) -> None:
         image, path = item
+        created = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # Another run may save into the same folder in the same second.
+            created = path = create_new(path)
             _, encoded = cv2.imencode(path.suffix, image, _JPEG if path.suffix == ".jpg" else ())
             write_atomic(path, encoded.tobytes())
         except OSError as error:
+            if created is not None:
+                created.unlink(missing_ok=True)
             self._lose(path, error.strerror or str(error))
             return
         self.saved += 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from camapp.core.errors import CamappError, SettingsError
 from camapp.core.files import write_atomic
 from camapp.core.image_ops import Roi
 from camapp.core.settings import Settings, checked
+from camapp.system.output_lock import OutputInUse, OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,8 @@ _REMEMBERED = "remembered.json"
 _TOKEN = "web-token"
 _TOKEN_BYTES = 24
 _MAX_BYTES = 1 << 20
+# Longest wait for another run that changes the remembered values, in seconds.
+_LOCK_S = 2.0
 
 
 class StateError(CamappError):
@@ -84,10 +89,31 @@ def remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Another run changes the same file: without the lock, one of two changes would be lost.
+    lock = OutputLock(folder / _REMEMBERED, camera)
+    _acquire(lock)
+    try:
+        _remember_roi(folder, camera, roi)
+    finally:
+        lock.release()
+
+
+def _acquire(lock: OutputLock) -> None:
+    give_up = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            return lock.acquire()
+        except OutputInUse as error:
+            if time.monotonic() > give_up:
+                raise OSError(errno.EBUSY, f"{error} writes it") from error
+        time.sleep(0.01)
+
+
+def _remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
     cameras = _cameras(folder)
     other_values = {name: value for name, value in cameras.get(camera, {}).items() if name != "roi"}
     cameras[camera] = other_values | ({"roi": list(roi)} if roi is not None else {})
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / _REMEMBERED, (json.dumps({"cameras": cameras}, indent=1) + "\n").encode())
 
 

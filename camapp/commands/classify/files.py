@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,11 @@ from typing import IO, Any
 
 from camapp.commands.classify.formats import COLUMNS, HEADERS
 from camapp.core.errors import CamappError, ExitCode
+from camapp.core.files import descriptor_of
+from camapp.system.output_lock import OutputInUse, OutputLock
+
+# Longest wait for the reader of a pipe, and between two looks for it, in seconds.
+_READER_S, _LOOK_S = 10.0, 0.05
 
 
 class ResultsError(CamappError):
@@ -56,6 +63,7 @@ class Results:
         self._model = model
         self._resume = resume
         self._files: list[IO[bytes]] = []
+        self._locks: list[OutputLock] = []
 
     def open(self) -> tuple[set[str], Tally]:
         """Open the files; with `resume`, cut them to the images that are in all of them, and return those.
@@ -63,24 +71,11 @@ class Results:
         Raises:
             ResultsError: a file exists (without `resume`), cannot be written, or does not hold results.
         """
-        done: set[str] = set()
-        tally = Tally()
-        paths = [target.path for target in self._targets if target.path]
-        if self._resume and len(paths) < len(self._targets):
-            raise ResultsError("--resume needs a file to continue: give --csv or --jsonl a name")
-        if self._resume and any(path.exists() for path in paths):
-            self._resume_from(done, tally)
-        for target in self._targets:
-            try:
-                self._files.append(self._open_target(target, fresh=not done))
-            except FileExistsError as error:
-                raise ResultsError(
-                    f"{target.path} exists: add --resume to continue it, or remove it to start again"
-                ) from error
-            except OSError as error:
-                raise ResultsError(f"cannot write {target.path}: {error.strerror}; choose another place") from error
-        tally.files = len(done)
-        return done, tally
+        try:
+            return self._opened()
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, lines: dict[str, bytes]) -> None:
         """Append to each file the lines in its format.
@@ -104,16 +99,55 @@ class Results:
         """Close the files."""
         for file in self._files:
             file.close()
-        self._files = []
+        for lock in self._locks:
+            lock.release()
+        self._files, self._locks = [], []
+
+    def _opened(self) -> tuple[set[str], Tally]:
+        done: set[str] = set()
+        tally = Tally()
+        paths = [target.path for target in self._targets if target.path]
+        if self._resume and len(paths) < len(self._targets):
+            raise ResultsError("--resume needs a file to continue: give --csv or --jsonl a name")
+        for path in paths:
+            self._lock(path)
+        if self._resume and any(path.exists() for path in paths):
+            self._resume_from(done, tally)
+        for target in self._targets:
+            try:
+                self._files.append(self._open_target(target, fresh=not done))
+            except FileExistsError as error:
+                raise ResultsError(
+                    f"{target.path} exists: add --resume to continue it, or remove it to start again"
+                ) from error
+            except OSError as error:
+                raise ResultsError(f"cannot write {target.path}: {error.strerror}; choose another place") from error
+        tally.files = len(done)
+        return done, tally
+
+    def _lock(self, path: Path) -> None:
+        """Lock a plain file, which two runs would spoil. Raises ResultsError."""
+        if (path.exists() and not path.is_file()) or descriptor_of(str(path)) is not None:
+            return
+        lock = OutputLock(path, "classify")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OutputInUse as error:
+            raise ResultsError(f"cannot write {path}: {error} writes it; choose another name") from error
+        except OSError as error:
+            raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        self._locks.append(lock)
 
     def _open_target(self, target: Target, fresh: bool) -> IO[bytes]:
-        if target.path is None:
-            file: IO[bytes] = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+        number = None if target.path is None else descriptor_of(str(target.path))
+        if target.path is None or number is not None:
+            file: IO[bytes] = os.fdopen(os.dup(sys.stdout.fileno() if number is None else number), "wb", buffering=0)
         else:
-            target.path.parent.mkdir(parents=True, exist_ok=True)
             if fresh and not self._resume and target.path.is_file():
                 raise FileExistsError
             # Only regular files are protected: a device or a pipe is always written to.
+            _await_reader(target.path)
             file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
             _write_all(file, HEADERS[target.format].encode())
@@ -198,3 +232,16 @@ def _write_all(file: IO[bytes], text: bytes) -> None:
     rest = memoryview(text)
     while rest:
         rest = rest[file.write(rest) or 0 :]
+
+
+def _await_reader(path: Path) -> None:
+    """Wait until a pipe has a reader, since opening it would wait for ever. Raises OSError if none comes."""
+    give_up = time.monotonic() + _READER_S
+    while path.is_fifo():
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            return
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > give_up:
+                raise OSError(error.errno, "no program reads this pipe") from error
+        time.sleep(_LOOK_S)

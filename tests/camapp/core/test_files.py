@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from camapp.core.files import natural_key, write_atomic
+from camapp.core.files import create_new, natural_key, write_atomic
 
 
 def test_numbers_in_names_are_sorted_by_value():
@@ -23,3 +23,10 @@ def test_a_file_is_replaced_with_its_mode_and_without_leftovers(tmp_path):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         write_atomic(tmp_path / "none" / "file", b"")
+
+
+def test_a_new_file_takes_the_first_free_name_and_changes_no_other(tmp_path):
+    (tmp_path / "film.mp4").write_text("first")
+    assert [create_new(tmp_path / "film.mp4").name for _ in range(2)] == ["film-2.mp4", "film-3.mp4"]
+    assert create_new(tmp_path / "new" / "film").name == "film"
+    assert (tmp_path / "film.mp4").read_text() == "first"

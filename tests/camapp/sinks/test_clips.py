@@ -229,7 +229,13 @@ def test_partial_files_of_a_killed_run_are_removed(start, tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / ".000007-20260101-000000-cat.avi.partial").touch()
     start("cat")
-    assert os.listdir(tmp_path / "clips") == []
+    assert os.listdir(tmp_path / "clips") == [".lock"]
+
+
+def test_a_second_run_with_the_same_folder_is_refused(start, tmp_path):
+    start("cat", owner="door")
+    with pytest.raises(SinkError, match=rf"camapp 'door' \(process {os.getpid()}\) writes it; give --clips another"):
+        start("cat")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount a small disk")
@@ -250,7 +256,7 @@ def test_a_full_disk_costs_clips_until_there_is_room_again(start, tmp_path, capl
         while not sink.lost:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert [path.name for path in disk.iterdir()] == ["ballast"]
+        assert sorted(path.name for path in disk.iterdir()) == [".lock", "ballast"]
         assert "No space left" in caplog.text
         ballast.unlink()
         camera.show(1, "cat")

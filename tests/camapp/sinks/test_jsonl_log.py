@@ -2,7 +2,9 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
+import threading
 import time
 from datetime import datetime
 
@@ -246,3 +248,41 @@ def test_a_really_full_disk_leaves_only_whole_lines(tmp_path):
         assert len(records) + sink.lost == 100
     finally:
         subprocess.run(["umount", "-l", disk], check=False)
+
+
+def test_a_second_log_of_the_same_file_is_refused_with_the_name_of_the_first(tmp_path):
+    first = sink_for(tmp_path / "log.jsonl", owner="door")
+    with pytest.raises(SinkError, match=rf"camapp 'door' \(process {os.getpid()}\) writes it; give --log another path"):
+        sink_for(tmp_path / "log.jsonl")
+    first.stop()
+    sink_for(tmp_path / "log.jsonl").stop()
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_lines_wait_for_the_reader_of_a_pipe_whose_end_ends_the_run(tmp_path, caplog):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ended = threading.Event()
+    sink = sink_for(pipe, on_broken_pipe=ended.set)
+    assert "a pipe without a reader" in caplog.text
+    for seq in range(3):
+        send(sink, seq)
+    with open(pipe, "rb") as reader:
+        assert [json.loads(reader.readline())["seq"] for _ in range(3)] == [0, 1, 2]
+        send(sink, 3)
+        assert json.loads(reader.readline())["seq"] == 3
+    send(sink, 4)
+    assert ended.wait(10)
+    sink.stop()
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_pipe_that_never_has_a_reader_delays_no_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    sink = sink_for(tmp_path / "pipe", blocking=True)
+    for seq in range(3):
+        send(sink, seq)
+    began = time.monotonic()
+    sink.stop()
+    assert time.monotonic() - began < 5
+    assert sink.lost == 3

@@ -44,3 +44,18 @@ def test_a_folder_that_cannot_be_created_is_reported_and_tried_again(
     sink.show(np.zeros((2, 2, 3), np.uint8), None)
     sink.stop()
     assert sink.saved == 1
+
+
+def test_two_runs_that_save_in_the_same_second_keep_both_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "20260131-142501")
+    for shade in (10, 200):
+        sink = SnapshotSink(tmp_path)
+        sink.start()
+        sink.request()
+        sink.show(np.full((4, 4, 3), shade, np.uint8), None)
+        sink.stop()
+    saved = sorted(tmp_path.iterdir())
+    assert [path.name for path in saved] == ["20260131-142501-notice-2.png", "20260131-142501-notice.png"]
+    assert [int(cv2.imread(str(path)).mean()) for path in saved] == [200, 10]

@@ -1,5 +1,6 @@
 import os
 import stat
+import threading
 from dataclasses import replace
 
 import pytest
@@ -73,3 +74,13 @@ def test_a_damaged_file_is_ignored_with_a_warning(tmp_path, caplog, content):
     assert "ignored" in caplog.text
     remember_roi(tmp_path, "camera", ROI)
     assert remembered(settings(), tmp_path).roi == ROI
+
+
+def test_changes_of_several_runs_at_once_are_all_kept(tmp_path):
+    names = [f"camera{number}" for number in range(12)]
+    threads = [threading.Thread(target=remember_roi, args=(tmp_path, name, ROI)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert [remembered(settings(name=name), tmp_path).roi for name in names] == [ROI] * len(names)
