@@ -293,7 +293,7 @@ def classify(
     """Classify images and folders."""
     from camapp.commands.classify.command import run_classify
     from camapp.commands.classify.files import Target
-    from camapp.commands.classify.formats import TRUTHS
+    from camapp.core.truth import TRUTHS
 
     if truth not in TRUTHS:
         fail(f"--truth {truth} is not one of {', '.join(TRUTHS)}", ExitCode.USAGE)

@@ -17,6 +17,8 @@ from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.files import natural_key
 from camapp.core.frames import Shot, Truth
 from camapp.core.image import Image, as_image, fit_within, silence_opencv
+from camapp.core.log_once import LogOnce
+from camapp.core.truth import TruthRule
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +182,9 @@ class ImagesSource(Source):
         self._shown = 0
         self._waiting: Shot | None = None
         self._pace = Pace()
+        self._rule = TruthRule(options.labels)
+        self._is_labelled = False
+        self._log_once = LogOnce(log)
 
     def open(self) -> None:
         """Find the files and read the first. Raises PermanentSourceError if there are none, or none is readable."""
@@ -227,8 +232,17 @@ class ImagesSource(Source):
             except ValueError as error:
                 self._skip(path, str(error))
             else:
-                label = path.stem.partition("_")[2]
-                return Shot(image, image, truth=Truth(label) if label else None, name=path.name, still=True)
+                return Shot(image, image, truth=self._truth_of(str(path)), name=path.name, still=True)
+
+    def _truth_of(self, path: str) -> Truth | None:
+        if label := self._rule(path):
+            self._is_labelled = True
+            return Truth(label)
+        if self._is_labelled and "_" in os.path.basename(path) and (stray := self._rule.stray(path)):
+            self._log_once(
+                logging.WARNING, "", "%s: its truth '%s' is no label of the model (logged once)", path, stray
+            )
+        return None
 
     def _rewind(self) -> None:
         unreadable = {path for path, _ in self.skipped}

@@ -42,6 +42,7 @@ class SourceOptions:
         model_size: smallest (width, height) of `model_view` that the model needs.
         open_timeout: seconds for a stream to connect and give its first frame; None is the source's default.
         read_timeout: seconds to wait for a frame; None derives them from the rate.
+        labels: of the model; an image file has a truth if its path names one of them.
     """
 
     size: tuple[int, int] | None = None
@@ -56,6 +57,7 @@ class SourceOptions:
     model_size: tuple[int, int] = (320, 240)
     open_timeout: float | None = None
     read_timeout: float | None = None
+    labels: tuple[str, ...] = ()
 
 
 class Source(ABC):
@@ -206,6 +208,7 @@ def options_of(settings: Settings, model: Model) -> SourceOptions:
         model_size=(max(320, width), max(240, height)),
         open_timeout=settings.open_timeout,
         read_timeout=settings.read_timeout,
+        labels=model.card.labels,
     )
 
 

@@ -25,6 +25,7 @@ from camapp.core.errors import ExitCode, PermanentSourceError
 from camapp.core.events import counts_text
 from camapp.core.models import load_model
 from camapp.core.settings import Settings
+from camapp.core.truth import TruthRule
 from camapp.system.systemd import on_stop_signals
 from camapp.tasks.task import TaskOptions, task_for
 from camapp.workers.ordered import OrderedRun, Work
@@ -42,6 +43,8 @@ _STRIDE_SECONDS, _MAX_BATCHES = 0.03, 8
 _BAD_SHOWN = 20
 # Labels of the report on a single image.
 _TOP_OF_ONE = 5
+# Truths without a label that the report names.
+_STRAYS_SHOWN = 5
 _MAKE = "camapp.commands.classify.job:make"
 
 
@@ -57,7 +60,7 @@ def run_classify(
     """Classify all images of the paths; return the exit code and its reason.
 
     Args:
-        truth: source of true labels, see `camapp.commands.classify.formats.truth_of`.
+        truth: source of true labels, see `camapp.core.truth.TruthRule`.
         batch: images that a plan runs at once; 0 = automatic.
         scheduler: address of a Dask cluster to run on; "" runs in processes of this machine.
     """
@@ -76,7 +79,8 @@ def run_classify(
     results = Results(targets, name, resume)
     done, tally = results.open()
     before, began = tally.files, time.monotonic()
-    left = (file for file in _walk(paths) if shown(file) not in done)
+    strays = _Strays(model.card.labels, truth, numbers=model.card.task == "digits")
+    left = (file for file in strays.watch(_walk(paths)) if shown(file) not in done)
     if scheduler:
         groups = grouped(left, lambda: batch)
         reads = classify_on_cluster(model, files, groups, scheduler, _STUCK_AFTER, stopping.is_set)
@@ -98,6 +102,8 @@ def run_classify(
     finally:
         results.close()
     _report(tally, total, tally.files - before, time.monotonic() - began)
+    if said := strays.summary(bool(tally.predicted)):
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(said)
     if stopping.is_set():
         return ExitCode.INTERRUPTED, f"interrupted: {tally.files} of {total} images are done; --resume continues"
     if tally.bad == tally.files:
@@ -154,6 +160,46 @@ class Stride:
         """Adapt to the seconds that a number of files took."""
         batches = int(min(files * _STRIDE_SECONDS / max(seconds, 1e-6), 2 * files) / self._batch)
         self._files = self._batch * min(max(batches, 1), _MAX_BATCHES)
+
+
+class _Strays:
+    """Counts the images whose truth is no label of the model, and keeps the first of these truths.
+
+    By kind: a word in the name; a number in it, as of any photo; or a folder, as of any photo.
+    """
+
+    def __init__(self, labels: Sequence[str], truth: str, numbers: bool) -> None:
+        self._rule, self._folder_rule = TruthRule(labels, truth, numbers), TruthRule(labels, "folder")
+        self._is_auto = truth == "auto"
+        self._has_folders = False
+        self._counts = {"word": 0, "number": 0, "folder": 0}
+        self._first: dict[str, dict[str, None]] = {kind: {} for kind in self._counts}
+
+    def watch(self, files: Iterable[str]) -> Iterator[str]:
+        """Pass on the files."""
+        for file in files:
+            if text := self._rule.stray(file):
+                in_name = "_" in file.rpartition("/")[2]
+                kind = "folder" if not in_name else "number" if text.isdigit() else "word"
+                self._counts[kind] += 1
+                if len(self._first[kind]) <= _STRAYS_SHOWN:
+                    self._first[kind][text] = None
+            elif not self._has_folders:
+                self._has_folders = not self._folder_rule.stray(file)
+            yield file
+
+    def summary(self, some_known: bool) -> str:
+        """Return a line about them, "" if there is nothing to say; `some_known` if other images have a truth."""
+        counts = {"word": True, "number": some_known, "folder": self._has_folders}
+        kinds = [kind for kind, is_meant in counts.items() if is_meant or not self._is_auto]
+        count, first = sum(self._counts[kind] for kind in kinds), [text for kind in kinds for text in self._first[kind]]
+        if not count:
+            return ""
+        names = ", ".join(f"'{shown(text)}'" for text in first[:_STRAYS_SHOWN])
+        more = ", ..." if len(first) > _STRAYS_SHOWN else ""
+        effect = "not counted above" if self._is_auto else "counted as wrong"
+        images = "1 image" if count == 1 else f"{count} images"
+        return f"the true label of {images} is no label of the model ({names}{more}): {effect}"
 
 
 def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from camapp.core.events import counts_text
@@ -13,7 +13,6 @@ from camapp.core.json_records import box_record, line_record
 from camapp.core.predictions import Prediction
 
 COLUMNS = ("file", "width", "height", "model", "truth", "label", "score", "top", "boxes", "lines", "error")
-TRUTHS = ("auto", "name", "folder", "none")
 _LINE_END = "\n"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -47,29 +46,6 @@ class ResultRow(NamedTuple):
 def shown(file: str) -> str:
     """Return the name of a file, with bytes that are not UTF-8 as escapes."""
     return file if file.isascii() else file.encode("utf-8", "backslashreplace").decode()
-
-
-def truth_of(file: str, truth_source: str, labels: Collection[str]) -> str:
-    """Return the true label of an image by its path, "" if there is none.
-
-    Args:
-        truth_source: 'name' is the part after the first underscore (`12_7.png`), 'folder' the name of its folder,
-            'none' neither; 'auto' is the part after the first or last underscore, or the folder, if it is a label.
-    """
-    if truth_source == "none":
-        return ""
-    path, _, name = file.rpartition("/")
-    stem, _, _ = name.rpartition(".")
-    _, _, rest = stem.partition("_")
-    if truth_source == "name":
-        return shown(rest)
-    folder = path.rpartition("/")[2]
-    if truth_source == "folder":
-        return shown(folder)
-    for label in (rest, rest.rpartition("_")[2], folder):
-        if label in labels:
-            return label
-    return ""
 
 
 def _as_text(rows: Iterable[ResultRow]) -> str:

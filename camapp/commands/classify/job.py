@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 
 from camapp.capture.images import read_image
-from camapp.commands.classify.formats import FORMATS, ResultRow, shown, truth_of
+from camapp.commands.classify.formats import FORMATS, ResultRow, shown
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image import Image, silence_opencv
 from camapp.core.models import run_items
 from camapp.core.predictions import Prediction
+from camapp.core.truth import TruthRule
 from camapp.tasks.task import Prepared, TaskOptions, create_task
 from engine.model import Model
 
@@ -33,7 +34,7 @@ class FilesOptions:
 
     Attributes:
         task: options of the task; smoothing must be 0, since the images are independent.
-        truth: source of true labels: 'auto', 'name', 'folder' or 'none'.
+        truth: source of true labels, see `camapp.core.truth.TruthRule`.
     """
 
     task: TaskOptions
@@ -120,7 +121,7 @@ class FilesJob:
         cv2.setNumThreads(1)
         silence_opencv()
         self.task = create_task(model.card.task, model.card, options.task)
-        self._labels = frozenset(model.card.labels)
+        self._truth = TruthRule(model.card.labels, options.truth, numbers=self.task.name == "digits")
         self._options = options
         # A group of images with one item each fills the batch; the last image may have up to `max_items` items.
         self._group = max(1, options.batch)
@@ -166,14 +167,14 @@ class FilesJob:
         yield group
 
     def _classify(self, group: list[_Opened]) -> Iterator[ResultRow]:
-        model, truth_source = self._options.model, self._options.truth
+        model = self._options.model
         answers = iter(self._predict([found for _, found in group if isinstance(found, Image)]))
         for file, found in group:
             answer = next(answers) if isinstance(found, Image) else found
             if isinstance(found, str) or isinstance(answer, str):
                 yield ResultRow(shown(file), model, error=str(answer))
             else:
-                yield ResultRow(shown(file), model, found.size, truth_of(file, truth_source, self._labels), answer)
+                yield ResultRow(shown(file), model, found.size, shown(self._truth(file)), answer)
 
     def _predict(self, images: Sequence[Image]) -> list[Prediction | str]:
         """Return a prediction for each image, or an error; the plan runs whenever its batch may be full."""

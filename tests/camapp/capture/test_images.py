@@ -186,13 +186,14 @@ def test_a_glob_reads_the_files_that_it_matches(tmp_path):
     assert names(opened(tmp_path / "a*.png")) == ["a1.png", "a2.png"]
 
 
-def test_the_label_is_the_text_after_the_first_underscore(tmp_path):
-    write(tmp_path / "12_7.png", solid())
-    write(tmp_path / "13_traffic_light.png", solid())
-    write(tmp_path / "14.png", solid())
-    source = opened(tmp_path)
-    truths = [source.read(1).truth for _ in range(3)]
-    assert [truth and truth.label for truth in truths] == ["7", "traffic_light", None]
+def test_the_truth_is_a_label_of_the_model_in_the_name(tmp_path, caplog):
+    for name in ("12_7.png", "13_traffic_light.png", "14.png", "15_x.png", "16_y.png", "IMG_2034.png"):
+        write(tmp_path / name, solid())
+    source = ImagesSource(str(tmp_path), SourceOptions(labels=("7", "traffic light")))
+    source.open()
+    truths = [source.read(1).truth for _ in range(6)]
+    assert [truth and truth.label for truth in truths] == [None, "7", "traffic light", None, None, None]
+    assert len([line for line in caplog.messages if "is no label of the model" in line]) == 1
 
 
 def test_unreadable_files_are_skipped_and_logged(tmp_path, caplog):

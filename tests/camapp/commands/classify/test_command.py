@@ -18,7 +18,7 @@ import pytest
 
 from camapp.capture.images import read_image, walk_images
 from camapp.commands.classify.command import Stride, classify_files, grouped
-from camapp.commands.classify.formats import COLUMNS, FORMATS, HEADERS, ResultRow, truth_of
+from camapp.commands.classify.formats import COLUMNS, FORMATS, HEADERS, ResultRow
 from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.core.frames import Frame
 from camapp.core.models import load_model, model_path
@@ -233,25 +233,30 @@ def test_bad_images_without_a_good_one_among_them_have_their_errors(tmp_path, mo
     assert [row.error for row in rows] == ["it is damaged, or not an image"] * 2
 
 
-@pytest.mark.parametrize(
-    ("file", "truth_source", "expected"),
-    [
-        ("a/12_7.png", "auto", "7"),
-        ("a/12_cat.png", "auto", "cat"),
-        ("a/holiday_2024_cat.png", "auto", "cat"),
-        ("pets/cat/1.png", "auto", "cat"),
-        ("pets/cat/1_7.png", "auto", "7"),
-        ("a/IMG_2041.jpg", "auto", ""),
-        ("a/plain.png", "auto", ""),
-        ("12_tabby_cat.png", "name", "tabby_cat"),
-        ("a/plain.png", "name", ""),
-        ("pets/tabby/1_7.png", "folder", "tabby"),
-        ("1_7.png", "folder", ""),
-        ("cat/12_7.png", "none", ""),
-    ],
-)
-def test_the_true_label_comes_from_the_name_or_folder(file, truth_source, expected):
-    assert truth_of(file, truth_source, frozenset({"7", "cat"})) == expected
+def test_truths_that_are_no_label_are_said_once(tmp_path):
+    for name in ("1_car.png", "2_unicorn.png", "3_unicorn.png", "4_plane.v2.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((32, 32, 3), 120, np.uint8))
+    done = camapp(tmp_path, "--model", "cifar10", "--jsonl", "-", "--workers", 1)
+    assert [json.loads(line)["truth"] for line in done.stdout.splitlines()] == ["automobile", "", "", "airplane"]
+    said = "the true label of 2 images is no label of the model ('unicorn'): not counted above"
+    assert done.stderr.count("unicorn") == 1
+    assert said in done.stderr
+    counted = camapp(tmp_path, "--model", "cifar10", "--truth", "name", "--workers", 1)
+    assert said.replace("not counted above", "counted as wrong") in counted.stderr
+
+
+def test_a_folder_that_is_no_label_is_said_where_others_are(tmp_path):
+    for name in ("cat", "lorry"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "1.png"), np.full((32, 32, 3), 120, np.uint8))
+    done = camapp(tmp_path, "--model", "cifar10", "--workers", 1)
+    assert "the true label of 1 image is no label of the model ('lorry')" in done.stderr
+
+
+def test_numbers_of_photos_are_no_truths_worth_a_word(tmp_path):
+    cv2.imwrite(str(tmp_path / "IMG_2041.png"), np.full((32, 32, 3), 120, np.uint8))
+    done = camapp(tmp_path, "--model", "cifar10", "--workers", 1)
+    assert "true label" not in done.stderr
 
 
 def test_one_image_is_shown_with_its_best_labels(tmp_path):
