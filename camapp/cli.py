@@ -103,13 +103,26 @@ def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> C
                 debug = (loaded[0] if name == "cameras" else loaded).debug
             _set_up_logging(debug)
             with report_errors(debug):
-                command(**arguments)
+                _run_or_fetch(partial(command, **arguments))
 
     options = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *flags, config]
     wrapper.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     return wrapper
+
+
+def _run_or_fetch(command: Callable[[], None]) -> None:
+    """Run a command; if it lacks a published model, offer to fetch it and run the command again."""
+    from camapp.core.models import NotFetched
+
+    try:
+        command()
+    except NotFetched as missing:
+        from camapp.commands.models import offer
+
+        offer(missing)
+        command()
 
 
 @cache
@@ -391,13 +404,34 @@ def sources(as_json: JsonOption = False) -> None:
         print_sources(as_json)
 
 
-@app.command("models")
-def models(as_json: JsonOption = False) -> None:
-    """List the shipped models."""
-    from camapp.commands.list import print_models
+models_app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the models that ship, are fetched, or can be fetched ('models get NAME')."""
+    if context.invoked_subcommand is not None:
+        return
+    from camapp.commands.models import print_models
 
     with report_errors():
         print_models(as_json)
+
+
+@models_app.command("get")
+def models_get(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="published models; 'camapp models' lists them")],
+    yes: Annotated[bool, _switch("--yes", "accept the licences without being asked")] = False,
+) -> None:
+    """Fetch published models from their publishers into this user's cache.
+
+    An interrupted download continues.
+    """
+    from camapp.commands.models import get_models
+
+    with report_errors():
+        get_models(names, yes)
 
 
 @app.command("check-config")

@@ -159,12 +159,12 @@ def main() -> None:
 @contextmanager
 def _errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Print an error that a user can cause as one line, and exit with its code."""
-    from camapp.core.errors import SourceError
+    from camapp.core.errors import CamappError
     from engine.graph import ModelError
 
     try:
         yield
-    except (WeightsError, ModelError, SourceError) as error:
+    except (WeightsError, ModelError, CamappError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(BAD_DATA_OR_MODEL) from error
     except KeyboardInterrupt as error:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from camapp.system.download import Progress, fetch
 from engine.graph import Array
 from weights import WeightsError
-from weights.download import Progress, fetch
 from weights.signals import CLASSES, signals
 
 TEST_SHARE = 0.1
@@ -126,7 +126,8 @@ def load(
         progress: called with the progress of the download.
 
     Raises:
-        WeightsError: unknown name, files missing, damaged or not downloadable.
+        WeightsError: unknown name, files missing or damaged.
+        DownloadError: files not downloadable.
     """
     if name not in SOURCES:
         raise WeightsError(f"no data set '{name}': there are {', '.join(SOURCES)}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from camapp.capture.source import local_path
 from camapp.core.errors import CamappError, ExitCode, SettingsError
-from camapp.core.models import SHIPPED
+from camapp.core.models import SHIPPED, model_path
 from camapp.core.settings import Settings, load_cameras, to_toml
 
 PROJECT = Path(__file__).parents[2]
@@ -209,7 +209,7 @@ class Installer:
             # A log of every prediction grows by 1 GB a day, and the SD card has to last for years.
             settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
         if not (SHIPPED / f"{settings.model}.npz").exists():
-            settings = replace(settings, model=self._copied(settings.model))
+            settings = replace(settings, model=self._copied(str(model_path(settings.model))))
         if settings.labels and Path(settings.labels).expanduser().exists():
             settings = replace(settings, labels=self._copied(settings.labels))
         text = f"# Settings of the camapp service. After a change: sudo systemctl reload {self.kind.file}\n"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from camapp.core.models import model_path
+from camapp.core.models import load_file, model_path
 from camapp.system.machine import machine
 from engine.kernels import blas
-from engine.model import ModelCard, ModelError, load
+from engine.model import ModelCard, ModelError
 from engine.runtime.profile import Profile, profile
 
 WIDE = 132  # columns of the table if the output is no terminal
@@ -23,7 +23,7 @@ WIDE = 132  # columns of the table if the output is no terminal
 
 def run_profile(name: str, net: str | None = None, batch: int = 1, rounds: int = 20, as_json: bool = False) -> None:
     """Measure a model (a shipped name or a file) and print the result. Raises ModelError if it cannot be used."""
-    model = load(model_path(name), net)
+    model = load_file(model_path(name), net)
     if not model.default_shapes:
         raise ModelError(f"{name}: net '{model.card.net}' takes no input")
     shapes = [(batch, *model.default_shapes[0][1:]), *model.default_shapes[1:]]

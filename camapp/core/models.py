@@ -13,6 +13,7 @@ import numpy as np
 
 from camapp.core.arrays import Floats
 from camapp.core.errors import CamappError, ExitCode
+from camapp.core.model_table import KnownModel, known_file, known_models, labels_named, labels_of_net
 from camapp.core.settings import Settings
 from engine.model import Model, ModelCard, ModelError, load, with_card
 
@@ -25,6 +26,16 @@ class BadModel(CamappError, ModelError):
     """The model cannot be used: its file is missing or damaged, or does not fit the settings."""
 
     code = ExitCode.CONFIG
+
+
+class NotFetched(BadModel):
+    """A published model was named whose file is not on this machine yet."""
+
+    def __init__(self, known: KnownModel) -> None:
+        self.known = known
+        super().__init__(
+            f"model '{known.name}' is not on this machine yet: 'camapp models get {known.name}' fetches it"
+        )
 
 
 @contextmanager
@@ -40,7 +51,12 @@ def bad_models() -> Iterator[None]:
 
 
 def model_path(name: str) -> Path:
-    """Return the file of a shipped name (such as `digits`), or the path itself. Raises BadModel if neither exists."""
+    """Return the file of a shipped or published name (such as `digits`, `resnet18`), or the path itself.
+
+    Raises:
+        NotFetched: a published name whose file is not on this machine.
+        BadModel: neither a name nor a file.
+    """
     # A plain word is a shipped name even if the working folder has such a file; ./mnist names that one.
     shipped = SHIPPED / f"{name}.npz"
     if "/" not in name and shipped.exists():
@@ -48,17 +64,24 @@ def model_path(name: str) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path
-    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
-    raise BadModel(f"no model '{name}': not a file, and not a shipped model ({known})")
+    if known := known_models().get(name):
+        if known.is_fetched:
+            return known.path
+        raise NotFetched(known)
+    names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
+    raise BadModel(
+        f"no model '{name}': not a file, and not a shipped model ({names}); 'camapp models' lists those to fetch"
+    )
 
 
 def model_choices(first: Settings) -> dict[str, str]:
-    """Return the models that a remote client may select, by displayed name: shipped ones and `first`'s own.
+    """Return the models that a remote client may select, by displayed name: shipped, fetched and `first`'s own.
 
     Never arbitrary paths.
     """
-    shipped = {path.stem: path.stem for path in sorted(SHIPPED.glob("*.npz"))}
-    return shipped if first.model in shipped else {Path(first.model).name: first.model} | shipped
+    fetched = [known.name for known in known_models().values() if known.is_fetched]
+    named = {name: name for name in [*(path.stem for path in sorted(SHIPPED.glob("*.npz"))), *fetched]}
+    return named if first.model in named else {Path(first.model).name: first.model} | named
 
 
 def with_model(settings: Settings, first: Settings, model: str) -> Settings:
@@ -81,7 +104,7 @@ def load_model(settings: Settings) -> Model:
             match the model.
     """
     with bad_models():
-        model = load(model_path(settings.model), net=settings.net)
+        model = load_file(model_path(settings.model), settings.net)
     if not model.card.colour:
         raise BadModel(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not images")
     channels = model.card.input_shape[0]
@@ -98,6 +121,25 @@ def load_model(settings: Settings) -> Model:
         changes["task"] = settings.task
     with bad_models():
         return with_card(model, **changes) if changes else model
+
+
+def load_file(path: Path, net: str | None = None) -> Model:
+    """Load a model file; a published one gets its card, and a published net the class names that it was trained with.
+
+    Raises:
+        BadModel: a file in the cache of published models that has other content.
+        ModelError: as `engine.model.load`.
+    """
+    known = None if path.parent == SHIPPED else known_file(path)
+    if known is None and path.parent != SHIPPED and any(path == each.path for each in known_models().values()):
+        raise BadModel(f"{path} has not the published content: 'camapp models get' fetches it again")
+    model = load(path, net=net)
+    if known is not None:
+        return with_card(model, **known.card)
+    outputs = model.graph.outputs[0].shape
+    if not model.card.labels and len(outputs) == 2 and (names := labels_of_net(model.card.net, outputs[1])):
+        return with_card(model, labels=names)
+    return model
 
 
 def run_items(model: Model, items: Floats, count: int, size: int) -> tuple[Floats, ...]:
@@ -126,7 +168,9 @@ def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
 
 
 def read_labels(text: str) -> tuple[str, ...]:
-    """Read class names from a file (one per line, or a JSON list) or from the text itself ('cat,dog').
+    """Read class names from a file (one per line, or a JSON list), from the text itself ('cat,dog'), or by data set.
+
+    'imagenet' and 'coco' name lists that camapp has.
 
     Raises:
         BadModel: the file cannot be read or has other content.
@@ -135,7 +179,9 @@ def read_labels(text: str) -> tuple[str, ...]:
     if not path.exists():
         if "," in text:
             return _names(text.split(","), "--labels")
-        raise BadModel(f"no label file '{text}' (or give names separated by commas)")
+        if names := labels_named(text):
+            return names
+        raise BadModel(f"no label file '{text}' (or give names separated by commas, or imagenet or coco)")
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":

@@ -130,13 +130,13 @@ class InputSettings:
 class ModelSettings:
     """Choose the model, its input and its labels."""
 
-    model: str = option("digits", "name of a shipped model, or a file; see 'camapp models'", "FILE")
+    model: str = option("digits", "name of a shipped or fetched model, or a file; see 'camapp models'", "FILE")
     net: str | None = option(None, "network name, for model files that do not contain it", "NAME")
     task: str | None = option(
         None, "meaning of the outputs, if the model does not define it: classify, digits or track", "NAME"
     )
     labels: str | None = option(
-        None, "class names: a file with one per line, a JSON list, or names separated by commas", "FILE"
+        None, "class names: a file (one per line, or a JSON list), names separated by commas, imagenet or coco", "FILE"
     )
     mean: tuple[float, ...] | None = option(None, "mean per channel (0..1 scale), subtracted", "M,M,M", parse_floats)
     std: tuple[Positive, ...] | None = option(

@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 
-from engine.compiler.planner import KernelChoice
+from engine.compiler.constant_folding import fold
+from engine.compiler.planner import KernelChoice, choose_steps
 from engine.graph import Shape
 from engine.kernels.step import Call
 from engine.model import Model
@@ -99,6 +100,12 @@ def profile(model: Model, *input_shapes: Shape, rounds: int = 20) -> Profile:
         layers.append(LayerTime(name, *what, len(calls), macs, typical, min(found) / 1e3, typical / total))
     shapes = tuple(array.shape for array in plan.inputs)
     return Profile(tuple(layers), median(whole) / 1e3, shapes, plan.arena_bytes)
+
+
+def count_macs(model: Model) -> int:
+    """Return the multiply-adds of a run on one item, by the plain algorithms; errors as for `Model.plan`."""
+    shapes = model.default_shapes
+    return sum(each.step.macs for each in choose_steps(fold(model.graph, shapes), shapes))
 
 
 def _nanoseconds(calls: Sequence[Call]) -> int:
