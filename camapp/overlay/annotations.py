@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import cv2
@@ -11,16 +12,27 @@ from numpy.typing import NDArray
 from camapp.core.arrays import Pixels
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.overlay import birds_eye
+from camapp.overlay.objects import Places, draw_objects, fixed_point, within
 from camapp.overlay.panel import tag
-from camapp.overlay.style import ACCENT, DARK, DIM, WHITE, Style, percent
+from camapp.overlay.style import ACCENT, DARK, DIM, WHITE, Style
 from camapp.overlay.text import Colour
+from camapp.overlay.zones import draw_zones
 
 # Opacity of the colour between the two lines beside a car.
 LANE_TINT = 0.25
 
 
-def draw_annotations(canvas: Pixels, style: Style, prediction: Prediction, stale: bool) -> None:
-    """Draw in place; the prediction's coordinates are pixels of the canvas. A stale one is dimmed."""
+def draw_annotations(
+    canvas: Pixels,
+    style: Style,
+    prediction: Prediction,
+    stale: bool,
+    reserved: Iterable[tuple[int, int, int, int]] = (),
+) -> None:
+    """Draw in place; the prediction's coordinates are pixels of the canvas. A stale one is dimmed.
+
+    No label of a box is placed in a `reserved` rectangle (x, y, width, height).
+    """
     colour = DIM if stale else ACCENT
     if prediction.region is not None:
         _draw_corners(canvas, style, prediction.region, stale)
@@ -28,8 +40,11 @@ def draw_annotations(canvas: Pixels, style: Style, prediction: Prediction, stale
         _tint_lane(canvas, prediction.lines)
     for line in prediction.lines:
         _draw_line(canvas, style, line, colour)
-    for box in prediction.boxes:
-        _draw_box(canvas, style, box, colour)
+    if prediction.boxes or prediction.zones or prediction.counting_lines:
+        places = Places(style, reserved)
+        draw_zones(canvas, style, prediction, stale, places)
+        draw_objects(canvas, style, prediction.boxes, stale, places)
+        places.draw(canvas)
     if style.detail and birds_eye.has_lane(prediction.values):
         width, height = 14 * style.unit, 18 * style.unit
         place = (style.width - style.margin - width, style.height - style.margin - height, width, height)
@@ -38,7 +53,7 @@ def draw_annotations(canvas: Pixels, style: Style, prediction: Prediction, stale
 
 def _draw_corners(canvas: Pixels, style: Style, region: Box, stale: bool) -> None:
     """Draw four corner marks just inside the region, light on dark so that they are visible on any image."""
-    marks = _corners(*_within(region, style), round(style.unit * 1.4))
+    marks = _corners(*within(region, style), round(style.unit * 1.4))
     cv2.polylines(canvas, marks, False, DARK, style.line + 2)
     cv2.polylines(canvas, marks, False, DIM if stale else WHITE, style.line)
 
@@ -53,7 +68,7 @@ def _corners(x0: int, y0: int, x1: int, y1: int, max_length: int) -> tuple[NDArr
 
 
 def _draw_line(canvas: Pixels, style: Style, line: Polyline, colour: Colour) -> None:
-    points = _fixed_point(line.points)
+    points = fixed_point(line.points)
     if len(points) < 2:
         return
     cv2.polylines(canvas, [points], False, DARK, style.line + 2, cv2.LINE_8, 4)
@@ -84,39 +99,6 @@ def _tint_lane(canvas: Pixels, lines: tuple[Polyline, ...]) -> None:
     painted = part.copy()
     cv2.fillPoly(painted, [np.rint((outline - (x0, y0)) * 16).astype(np.int32)], ACCENT, cv2.LINE_AA, 4)
     cv2.addWeighted(part, 1 - LANE_TINT, painted, LANE_TINT, 0, dst=part)
-
-
-def _draw_box(canvas: Pixels, style: Style, box: Box, colour: Colour) -> None:
-    x0, y0, x1, y1 = _within(box, style)
-    # Nested thin rectangles: OpenCV draws one thick one six times slower.
-    for ring in range(-1, style.line + 1):
-        edge = colour if 0 <= ring < style.line else DARK
-        cv2.rectangle(canvas, (x0 + ring, y0 + ring), (max(x0, x1 - ring), max(y0, y1 - ring)), edge)
-    if not box.label:
-        return
-    font = style.body if style.detail else style.small
-    name = tag(f"{font.fit(box.label, style.width // 2)} {percent(box.score)}", font, DARK, colour)
-    y = y0 - name.height if y0 >= name.height else y0
-    name.lay_on(canvas, _clamp(x0 - style.line // 2, 0, style.width - name.width), y)
-
-
-def _within(box: Box, style: Style) -> tuple[int, int, int, int]:
-    """Return a box's corner pixels, inclusive, clipped to the frame; `nan` becomes the left or upper edge."""
-    right, bottom = style.width - 1, style.height - 1
-    x0, y0 = _rounded(box.x0, 0, right), _rounded(box.y0, 0, bottom)
-    return x0, y0, max(x0, _rounded(box.x1 - 1, 0, right)), max(y0, _rounded(box.y1 - 1, 0, bottom))
-
-
-def _rounded(value: float, low: int, high: int) -> int:
-    return round(min(max(value, low), high)) if value == value else low
-
-
-def _fixed_point(points: tuple[tuple[float, float], ...]) -> NDArray[np.int32]:
-    """Return the finite points in sixteenths of a pixel, (n, 1, 2), for OpenCV's `shift=4`."""
-    # Clipped well inside OpenCV's 16-bit-after-shift arithmetic, so that no far point wraps around into the image.
-    array = np.asarray(points, np.float64).reshape(-1, 2)
-    array = array[np.isfinite(array).all(axis=1)]
-    return np.rint(np.clip(array, -30_000, 30_000) * 16).astype(np.int32).reshape(-1, 1, 2)
 
 
 def _clamp(value: int, low: int, high: int) -> int:

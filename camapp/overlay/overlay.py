@@ -31,32 +31,45 @@ class Overlay:
         self._card = _Cached(CARD_INTERVAL_NS)
         self._panel = _Cached(HUD_INTERVAL_NS)
 
-    def draw(self, canvas: Pixels, prediction: Prediction | None, hud: Hud | None, age_ms: float, stale: bool) -> None:
+    def draw(
+        self,
+        canvas: Pixels,
+        prediction: Prediction | None,
+        hud: Hud | None,
+        age_ms: float,
+        stale: bool,
+        paused: bool = False,
+    ) -> None:
         """Draw on `canvas`, (h, w, 3) uint8 BGR, in place; the prediction's boxes and lines are in its pixels.
 
-        Without a prediction or `hud` that part is left out. A stale prediction is drawn dimmed, with its age.
+        Without a prediction or `hud` that part is left out. A stale prediction is drawn dimmed, with its age. A pause
+        is shown without `hud` too.
         """
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()
-        if prediction is not None:
-            draw_annotations(canvas, style, prediction, stale)
+        placed: list[tuple[Layer, int, int]] = []
         panel_right, panel_bottom = 0, 0
         if hud is not None:
             panel = self._panel.get(
                 (style, digest(hud)), (style, hud.paused, hud.source, hud.model), now, lambda: panel_layer(style, hud)
             )
-            panel.lay_on(canvas, style.margin, style.margin)
+            placed.append((panel, style.margin, style.margin))
             panel_right, panel_bottom = style.margin + panel.width, style.margin + panel.height
-            draw_badges(canvas, style, hud)
         if prediction is not None:
             age = f"{age_ms / 1000:.1f} s ago" if stale else ""
             truth = hud.truth if hud else ""
             content = CardContent.of(prediction, truth, age)
-            urgent = (style, content.label, stale)
+            urgent = (style, content.label, content.counts, stale)
             card = self._card.get((style, content), urgent, now, lambda: card_layer(style, content))
             top = style.height - style.margin - card.height
             beside = top < panel_bottom and panel_right + card.width + 2 * style.margin <= style.width
-            card.lay_on(canvas, style.margin + (panel_right if beside else 0), top)
+            placed.append((card, style.margin + (panel_right if beside else 0), top))
+            reserved = [(x, max(0, y), layer.width, layer.height) for layer, x, y in placed]
+            draw_annotations(canvas, style, prediction, stale, reserved)
+        if hud is not None or paused:
+            draw_badges(canvas, style, hud or Hud(paused=True))
+        for layer, x, y in placed:
+            layer.lay_on(canvas, x, y)
 
 
 class _Cached:

@@ -106,7 +106,7 @@ def _plate(width: int, height: int, radius: int) -> Layer:
     return Layer.of(np.asarray(cv2.resize(shape, (width, height), interpolation=cv2.INTER_AREA), np.uint8), DARK)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)
 def tag(text: str, font: Font, colour: Colour, fill: Colour) -> Layer:
     """Return text on a coloured plate."""
     letters = font.layer(text, colour)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from camapp.core.predictions import Prediction
+from camapp.overlay.class_colours import class_colour
 from camapp.overlay.panel import PanelBuilder
 from camapp.overlay.style import ACCENT, AMBER, DIM, FAINT, GREEN, SOFT, WHITE, Style, share
 from camapp.overlay.text import Layer
 
-# Lines of a reason.
-MAX_LINES = 4
+# Lines of a reason, and of classes that are counted.
+MAX_LINES, MAX_CLASSES = 4, 6
+_OTHERS = "(others)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class CardContent:
     values: tuple[tuple[str, str], ...]
     truth: str
     age: str
+    counts: tuple[tuple[str, int], ...] | None
 
     @classmethod
     def of(cls, prediction: Prediction, truth: str, age: str) -> CardContent:
@@ -34,11 +37,22 @@ class CardContent:
             tuple((name, f"{value:.3g}") for name, value in list(prediction.values.items())[:6]),
             truth,
             age,
+            _ranked(prediction) if prediction.counts or prediction.task == "detect" else None,
         )
 
 
+def _ranked(prediction: Prediction) -> tuple[tuple[str, int], ...]:
+    """Return the counted classes, the most frequent first; those without a line of their own are one."""
+    ranked = sorted(prediction.counts.items(), key=lambda item: (-item[1], item[0]))
+    if len(ranked) > MAX_CLASSES:
+        ranked[MAX_CLASSES - 1 :] = [(_OTHERS, sum(count for _, count in ranked[MAX_CLASSES - 1 :]))]
+    return tuple(ranked)
+
+
 def card_layer(style: Style, content: CardContent) -> Layer:
-    """Return the card: label, score bar, the three best labels, values."""
+    """Return the card: label, score bar, the three best labels, values; or the number of objects by class."""
+    if content.counts is not None:
+        return _counts_layer(style, content.counts, content.age)
     dimmed = bool(content.age)
     bright, soft = (SOFT, FAINT) if dimmed else (WHITE, SOFT)
     accent = DIM if dimmed else ACCENT
@@ -85,4 +99,25 @@ def card_layer(style: Style, content: CardContent) -> Layer:
             panel.row(body.cap, style.unit)
             panel.text(0, body.fit(name.replace("_", " "), inner - body.width(value) - style.unit), body, soft)
             panel.text(inner, value, body, bright, right=True)
+    return panel.layer()
+
+
+def _counts_layer(style: Style, counts: tuple[tuple[str, int], ...], age: str) -> Layer:
+    body = style.body
+    rows = counts[: (2, 4, MAX_CLASSES)[style.detail]]
+    key = round(body.cap * 1.6)
+    widest = max([body.width(f"{label} {count}") + key for label, count in rows] + [body.width("nothing in sight")])
+    inner = min(style.width - 2 * style.margin - 2 * style.pad, widest + style.unit, 24 * style.unit)
+    panel = PanelBuilder(inner, style.pad)
+    if not rows:
+        panel.row(body.cap)
+        panel.caption(0, body.fit("nothing in sight", inner), body, FAINT if age else SOFT)
+    for label, count in rows:
+        panel.row(body.cap, style.unit // 2 + 2)
+        panel.dot(0, body.cap, DIM if age or label == _OTHERS else class_colour(label))
+        panel.text(key, body.fit(label, inner - key - body.width(f" {count}")), body, SOFT)
+        panel.text(inner, str(count), body, FAINT if age else WHITE, right=True)
+    if age:
+        panel.row(body.cap, style.unit)
+        panel.text(0, age, body, AMBER)
     return panel.layer()

@@ -138,7 +138,7 @@ class Renderer:
             age_ms = (now - predicted.captured) / 1e6
         self._refresh(now)
         stale = age_ms > self._stale_after_ms
-        self._overlay.draw(canvas, prediction, self._hud_of(frame), age_ms, stale)
+        self._overlay.draw(canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set())
         self._show(canvas, trace)
 
     def _refresh(self, now: int) -> None:

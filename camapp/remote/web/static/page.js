@@ -26,6 +26,13 @@ function hue(label) {
   return hues.get(label);
 }
 
+// The colours of classes, as on the image: camapp/overlay/class_colours.py.
+const CLASS_COLOURS = "4ec4e6 ff9f43 7bd672 ff6b8b b694ff ffe14d 35d6a8 ff8ad8 6fa8ff c5e063 ffb59e 9be8ff e0a3ff d9b36c 59f08c ff7846 a9b8ff f7a8c8 d4d46a 63dede".split(" ");
+function classColour(label) {
+  const value = Array.from(label).reduce((sum, char) => (sum * 3013 + char.codePointAt(0)) % 65521, 0);
+  return `#${CLASS_COLOURS[value % CLASS_COLOURS.length]}`;
+}
+
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
