@@ -34,8 +34,14 @@ def read_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[Any], An
     """
     if len(data) > MAX_BYTES:
         raise ModelError(f"a pickle of {len(data)} bytes; allowed are {MAX_BYTES}")
+    return read_first_pickle(data, known, find)[0]
+
+
+def read_first_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[Any], Any]) -> tuple[Any, int]:
+    """Return the object that the data begin with, and its length in bytes; arguments and errors as `read_pickle`."""
+    machine = _Machine(data[:MAX_BYTES], known, find)
     try:
-        return _Machine(data, known, find).run()
+        return machine.run(), machine.at
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, struct.error, OverflowError) as error:
         raise ModelError(f"damaged pickle: {type(error).__name__}: {error!s:.80}") from error
 

@@ -1,7 +1,9 @@
-"""Reads PyTorch's .pth and .pt as plain data, without PyTorch: the zip archive that `torch.save` writes since 1.6.
+"""Reads PyTorch's .pth and .pt as plain data, without PyTorch.
 
-An archive holds `NAME/data.pkl`, which describes tensors by storage, offset, shape and strides, and each storage's
-bytes in `NAME/data/KEY`. Both are checked: see `engine.formats.pickles`, and `_bytes` below.
+The zip archive that `torch.save` writes since 1.6 holds `NAME/data.pkl`, which describes tensors by storage, offset,
+shape and strides, and each storage's bytes in `NAME/data/KEY`. Earlier files are five pickles (a magic number, the
+protocol, the machine, the tensors and the storages' keys), then for each key a count of numbers and their bytes. All
+is checked: see `engine.formats.pickles`, and `_bytes` below.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from engine.formats.content import (
     Content,
     check_entries,
     opened_archive,
+    read_bytes,
     reading,
     widened,
 )
-from engine.formats.pickles import Ignored, Named, read_pickle, shown
+from engine.formats.pickles import MAX_BYTES as PICKLE_BYTES
+from engine.formats.pickles import Ignored, Named, read_first_pickle, read_pickle, shown
 from engine.graph import Array, ModelError
 
 STORAGES = {
@@ -47,14 +51,20 @@ NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
 EXTRA_STATE = "_extra_state"  # suffix of a module's state without tensors, for training
 SMALL = 16 << 20
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number, pickled by protocol 2
+LEGACY_PROTOCOL = 1001
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Storage:
-    """Holds a storage's bytes and the kind of its numbers."""
+    """Holds a storage's bytes and the kind of its numbers; before 1.6 the bytes follow after the tensors."""
 
-    data: bytes
+    data: bytes | memoryview
     kind: str
+
+    @property
+    def item(self) -> int:
+        """Return the size of a number in bytes."""
+        return np.dtype("u2" if self.kind == "bf16" else self.kind).itemsize
 
 
 @dataclass(frozen=True)
@@ -74,24 +84,60 @@ def read_checkpoint(path: Path) -> Content:
         ModelError: not readable, damaged, not of this form, or with a reference to code.
     """
     with reading(path):
+        with path.open("rb") as file:
+            start = file.read(len(LEGACY_START))
+        if start == LEGACY_START:
+            return Content(_read_legacy(read_bytes(path)))
         try:
             with opened_archive(path) as archive:
                 return Content(_read(archive, path.stat().st_size))
         except zipfile.BadZipFile as error:
-            raise ModelError(_what_else(path, error)) from error
+            if start and tarfile.is_tarfile(path):
+                raise ModelError(
+                    "a checkpoint of PyTorch before 0.1.10 (legacy tar); "
+                    "load it with PyTorch and save it again with torch.save(model.state_dict(), ...)"
+                ) from error
+            raise ModelError(f"not a PyTorch checkpoint, or cut off: {error}") from error
         except ZIP_DAMAGE as error:
             raise ModelError(f"not a PyTorch checkpoint, or damaged: {error}") from error
 
 
-def _what_else(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        start = file.read(len(LEGACY_START))
-    again = "load it with PyTorch and save it again with torch.save(model.state_dict(), ...)"
-    if start == LEGACY_START:
-        return f"a checkpoint of PyTorch before 1.6 (legacy pickle); {again}"
-    if start and tarfile.is_tarfile(path):
-        return f"a checkpoint of PyTorch before 0.1.10 (legacy tar); {again}"
-    return f"not a PyTorch checkpoint, or cut off: {error}"
+def _read_legacy(data: bytes) -> dict[str, Array]:
+    """Return the arrays of a checkpoint that `torch.save` wrote before 1.6."""
+    storages: dict[str, tuple[_Storage, int]] = {}
+
+    def find(identity: Any) -> _Storage:
+        if not isinstance(identity, tuple) or len(identity) != 6 or identity[0] != "storage":
+            raise ModelError(f"damaged pickle: {shown(identity)} is no storage")
+        _, named, key, _, count, view = identity
+        kind = STORAGES.get(named.name.removeprefix("torch.")) if isinstance(named, Named) else None
+        if kind is None or not isinstance(key, str) or type(count) is not int or count < 0:
+            raise ModelError(f"storage {shown(key)} is of no known kind or size")
+        if view is not None:
+            raise ModelError(f"storage {shown(key)} is a view of another one; save the state_dict again")
+        return storages.setdefault(key, (_Storage(b"", kind), count))[0]
+
+    at = 0
+    parts = []
+    for _ in range(5):
+        part, length = read_first_pickle(data[at : at + PICKLE_BYTES], _KNOWN, find)
+        parts.append(part)
+        at += length
+    _, protocol, machine, found, keys = parts
+    if protocol != LEGACY_PROTOCOL or not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise ModelError(f"protocol {shown(protocol)}, or a byte order that is not read; save the state_dict again")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
+        raise ModelError("damaged: the keys of its storages are not those of its tensors")
+    rest = memoryview(data)
+    for key in keys:
+        storage, count = storages[key]
+        size = int.from_bytes(rest[at : at + 8], "little")
+        end = at + 8 + size * storage.item
+        if size != count or end > len(data):
+            raise ModelError(f"storage '{shown(key)}': {count} numbers of {storage.item} bytes expected; damaged")
+        storage.data = rest[at + 8 : end]
+        at = end
+    return _arrays(_state_dict(found), len(data))
 
 
 def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
@@ -121,14 +167,18 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
             raise ModelError(f"storage {shown(key)} is of no known kind, or its entry is missing")
         if key not in storages:
             storages[key] = archive.read(entry)
-        width = np.dtype("u2" if kind == "bf16" else kind).itemsize
-        if type(count) is not int or count * width != len(storages[key]):
+        storage = _Storage(storages[key], kind)
+        if type(count) is not int or count * storage.item != len(storage.data):
             raise ModelError(
-                f"storage '{key}': {shown(count)} numbers of {width} bytes, its entry has {len(storages[key])} bytes"
+                f"storage '{key}': {shown(count)} numbers of {storage.item} bytes, its entry has {len(storage.data)} bytes"
             )
-        return _Storage(storages[key], kind)
+        return storage
 
-    found = _state_dict(read_pickle(archive.read(f"{roots[0]}data.pkl"), _KNOWN, find))
+    return _arrays(_state_dict(read_pickle(archive.read(f"{roots[0]}data.pkl"), _KNOWN, find)), size)
+
+
+def _arrays(found: dict[str, _Tensor], size: int) -> dict[str, Array]:
+    """Return the tensors of a file of `size` bytes as arrays."""
     if len(found) > MAX_ARRAYS:
         raise ModelError(f"{len(found)} arrays; allowed are {MAX_ARRAYS}")
     # Strides of 0 repeat numbers: a small file could request any amount of memory.
@@ -163,7 +213,7 @@ def _bytes(name: str, tensor: _Tensor) -> int:
             raise ModelError(f"tensor '{name}': {shown(each)} is no valid shape or strides")
     if len(tensor.shape) != len(tensor.strides) or type(tensor.offset) is not int or tensor.offset < 0:
         raise ModelError(f"tensor '{name}': its shape does not fit its strides, or offset {shown(tensor.offset)}")
-    item = np.dtype("u2" if tensor.storage.kind == "bf16" else tensor.storage.kind).itemsize
+    item = tensor.storage.item
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     held = len(tensor.storage.data) // item
     if prod(tensor.shape) and tensor.offset + reach >= held:

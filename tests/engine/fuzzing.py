@@ -1,4 +1,4 @@
-"""Runs thousands of damaged files against the five readers, in a separate process with limited memory.
+"""Runs thousands of damaged files against the readers, in a separate process with limited memory.
 
     python -m tests.engine.fuzzing FOLDER COUNT SEED
 
@@ -23,7 +23,15 @@ from engine.formats import npz, onnx, read, safetensors, text_dump, torch_checkp
 from engine.graph import ModelError
 
 DUMP = "resnet50_layer4_bottleneck2_bn3_running_var.txt"
-FILES = {".npz": "m.npz", ".safetensors": "m.safetensors", ".onnx": "m.onnx", ".pth": "m.pth", ".txt": DUMP}
+# .pt: as PyTorch wrote it before 1.6.
+FILES = {
+    ".npz": "m.npz",
+    ".safetensors": "m.safetensors",
+    ".onnx": "m.onnx",
+    ".pth": "m.pth",
+    ".pt": "m.pt",
+    ".txt": DUMP,
+}
 MAX_MEMORY = 200 << 20
 LOADED_BEFOREHAND = (npz, onnx, safetensors, text_dump, torch_checkpoint)  # imports would count as memory of the first
 

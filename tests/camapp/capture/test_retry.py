@@ -50,7 +50,10 @@ def test_a_long_outage_is_one_line_and_its_end_another(caplog):
         losses.lost("unplugged", 1000.0 + second)
     losses.back("camera", 1100.0)
     losses.back("camera", 1101.0)
-    assert [record.message for record in caplog.records] == ["no image: unplugged; trying again", "source is back: camera"]
+    assert [record.message for record in caplog.records] == [
+        "no image: unplugged; trying again",
+        "source is back: camera",
+    ]
 
 
 def test_a_new_reason_of_an_outage_is_logged(caplog):

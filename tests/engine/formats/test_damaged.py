@@ -62,6 +62,7 @@ def fuzz(folder: Path, count: int, seed: int) -> None:
         save(type(original)(card, original.graph), folder / fuzzing.FILES[suffix])
     state = {name: torch.from_numpy(array) for name, array in net_cases.weights("mnist").items()}
     torch.save(state, folder / fuzzing.FILES[".pth"])
+    torch.save(state, folder / fuzzing.FILES[".pt"], _use_new_zipfile_serialization=False)
     lines = "\n".join(f"{number:.18e}" for number in np.random.RandomState(0).uniform(0, 2, 2048))
     (folder / fuzzing.DUMP).write_text(f"{lines}\n")
     command = [sys.executable, "-W", "ignore", "-m", "tests.engine.fuzzing", str(folder), str(count), str(seed)]
@@ -77,13 +78,13 @@ def fuzz(folder: Path, count: int, seed: int) -> None:
 
 
 def test_damaged_files_load_or_give_a_model_error_and_stay_within_bounds(tmp_path: Path) -> None:
-    fuzz(tmp_path, 500, 1)
+    fuzz(tmp_path, 600, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_thousands_of_damaged_files(tmp_path: Path) -> None:
-    fuzz(tmp_path, 20_000, 2)
+    fuzz(tmp_path, 24_000, 2)
 
 
 def test_the_fuzzer_finds_a_reader_that_takes_too_much_memory(tmp_path: Path) -> None:

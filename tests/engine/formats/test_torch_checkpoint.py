@@ -30,7 +30,8 @@ from tests.engine.nets.test_nets import model
 # PyTorch
 
 
-def test_checkpoint_tensors_come_out_as_torch_has_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoint_tensors_come_out_as_torch_has_them(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
     base = torch.arange(24.0).reshape(4, 6)
     tensors = OrderedDict(
@@ -49,7 +50,7 @@ def test_checkpoint_tensors_come_out_as_torch_has_them(tmp_path: Path) -> None:
         flags=base > 3,
         bytes=base.byte(),
     )
-    torch.save(tensors, tmp_path / "a.pth")
+    torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     wide = {name: t.float() if t.dtype in (torch.half, torch.bfloat16) else t for name, t in tensors.items()}
     assert_same(read(tmp_path / "a.pth").arrays, {name: t.detach().numpy() for name, t in wide.items()})
 
@@ -206,12 +207,32 @@ def test_invalid_pickles_are_refused_at_once(
     assert time.process_time() - start < 5
 
 
-def test_old_and_other_archives_are_refused_by_what_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-1], "8 numbers of 4 bytes expected; damaged"),
+        (lambda data: data.replace(struct.pack("<q", 8), struct.pack("<q", 1 << 60)), "8 numbers of 4 bytes expected"),
+        (lambda data: data.replace(b"little_endian", b"little_xndian"), "a byte order that is not read"),
+        (lambda data: data.replace(b"FloatStorage", b"SheepStorage"), "names 'torch.SheepStorage'"),
+        (lambda data: data[:30], "ends too early"),
+        (lambda data: data.replace(b"cpuq", b"cpuqq"), "damaged|not allowed|no storage"),
+    ],
+)
+def test_damaged_files_of_before_1_6_are_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "a.pth"
-    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ModelError, match=r"before 1\.6 \(legacy pickle\); load it with PyTorch and save it again"):
+    torch.save({"w": torch.ones(8)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    assert change(data) != data
+    path.write_bytes(change(data))
+    with pytest.raises(ModelError, match=message):
         read(path)
+
+
+def test_old_and_other_archives_are_refused_by_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO(b""))
     with pytest.raises(ModelError, match=r"before 0\.1\.10 \(legacy tar\)"):
