@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,12 @@ STROKE_CELLS = 9
 MIN_CONTRAST, MAX_CONTRAST = 0.2, 0.45
 # MNIST: a digit fits a box of 20 pixels, centred by mass in 28.
 DIGIT, FIELD = 20, 28
+# Maximum difference in pixels of a digit's size from MNIST's, in an enlarged or bordered image of MNIST.
+SAME_SIZE = 1.5
 # Indices of the border pixels in a flat field.
 RIM = np.flatnonzero(np.pad(np.zeros((FIELD - 2, FIELD - 2)), 1, constant_values=1))
+# Grey level below which a pixel of MNIST's border counts as dark, and minimum share of such pixels.
+MAX_RIM, MIN_DARK_RIM = 48, 0.9
 # In a row of digits: maximum slope to the next one, and maximum distance of their centres in digit heights.
 MAX_SLOPE, MAX_DISTANCE = 1.0, 2.2
 # A row is turned upright from this angle on, in radians; the net was trained on larger angles.
@@ -107,9 +112,14 @@ def find_marks(gray: Pixels, limit: int, aspect: float = 1.0) -> list[Mark]:
 
 
 def are_whole(fields: Pixels) -> NDArray[np.bool_]:
-    """Return which images (n, 28, 28) have the form of MNIST images: black border, not empty."""
+    """Return which images (n, 28, 28) have the form of MNIST images: a dark border, and not empty.
+
+    JPEG leaves noise on the border, and some digits touch it.
+    """
     flat = fields.reshape(-1, FIELD * FIELD)
-    whole: NDArray[np.bool_] = (flat[:, RIM].max(axis=1) == 0) & (flat.max(axis=1) >= 255 * MIN_CONTRAST)
+    rim = flat[:, RIM]
+    dark = (rim < MAX_RIM).mean(axis=1) > MIN_DARK_RIM
+    whole: NDArray[np.bool_] = dark & (rim.mean(axis=1) < MAX_RIM / 4) & (flat.max(axis=1) >= 255 * MIN_CONTRAST)
     return whole
 
 
@@ -156,17 +166,37 @@ def _middle(values: Pixels) -> int:
 
 
 def _tiny(gray: Pixels, aspect: float) -> list[Mark]:
-    """Return everything that differs from the border of a tiny image as one mark."""
+    """Return everything that differs from the border of a tiny image as one mark: as it is, if it is sized as MNIST."""
     if gray.shape == (FIELD, FIELD) and are_whole(gray[None]).all():
         return [Mark((0, 0, FIELD, FIELD), as_ink(gray))]
     ground = _middle(_rim(gray))
-    difference = np.maximum(gray, ground) - ground if ground < 128 else ground - np.minimum(gray, ground)
+    light, ground = (gray, ground) if ground < 128 else (255 - gray, 255 - ground)
+    difference = np.maximum(light, ground) - ground
     peak = int(difference.max())
     if peak < 255 * MIN_CONTRAST:
         return []
+    # JPEG leaves noise beside the strokes; what is faint counts beside ink only.
+    near = cv2.dilate((difference > peak // 4).astype(np.uint8), np.ones((3, 3), np.uint8))
+    difference = np.asarray(difference * near, np.uint8)
     x, y, w, h = cv2.boundingRect((difference > peak // 16).astype(np.uint8))
+    for x0, y0, side in _mnist_windows(gray.shape, (x, y, w, h)):
+        field = resize(light[y0 : y0 + side, x0 : x0 + side], (FIELD, FIELD))
+        if are_whole(field[None]).all():
+            return [Mark((x0, y0, x0 + side, y0 + side), as_ink(field))]
     ink = difference[y : y + h, x : x + w].astype(np.float32) * np.float32(1 / peak)
     return [Mark((x, y, x + w, y + h), _mnist(ink, aspect))]
+
+
+def _mnist_windows(shape: tuple[int, ...], ink: tuple[int, int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (x, y, side) of squares that show the ink, (x, y, w, h), as MNIST does: a border around it, or enlarged."""
+    height, width = shape
+    x, y, w, h = ink
+    x0, y0 = (width - FIELD) // 2, (height - FIELD) // 2
+    inside = x0 <= x and y0 <= y and x + w <= x0 + FIELD and y + h <= y0 + FIELD
+    if min(x0, y0) >= 0 and inside and abs(max(w, h) - DIGIT) < SAME_SIZE:
+        yield x0, y0, FIELD
+    if width == height and abs(max(w, h) * FIELD / width - DIGIT) < SAME_SIZE:
+        yield 0, 0, width
 
 
 def _paper_cells(gray: Pixels) -> Pixels:

@@ -73,8 +73,7 @@ def test_digits_of_generated_scenes_are_read_and_located(model, model_size):
     assert false <= 1
 
 
-@pytest.mark.parametrize("invert", [False, True])
-def test_images_of_mnist_are_read_unchanged(model, invert):
+def mnist(count):
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST at {MNIST}")
     with (
@@ -83,10 +82,38 @@ def test_images_of_mnist_are_read_unchanged(model, invert):
     ):
         images.seek(16 + 54_000 * 784)
         names.seek(8 + 54_000)
-        digits = np.frombuffer(images.read(300 * 784), np.uint8).reshape(-1, 28, 28)
-        labels = np.frombuffer(names.read(300), np.uint8)
+        digits = np.frombuffer(images.read(count * 784), np.uint8).reshape(-1, 28, 28)
+        return digits, np.frombuffer(names.read(count), np.uint8)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_images_of_mnist_are_read_unchanged(model, invert):
+    digits, labels = mnist(300)
     read_as = [read(model, frame_of(255 - digit if invert else digit)).label for digit in digits]
     assert np.mean([label == str(name) for label, name in zip(read_as, labels, strict=True)]) >= 0.97
+
+
+@pytest.mark.parametrize("quality", [95, 75, 50])
+@pytest.mark.parametrize("shape", ["as it is", "inverted", "bordered", "enlarged"])
+def test_a_jpeg_of_mnist_is_read_as_the_net_alone_reads_it(model, shape, quality):
+    digits, labels = mnist(100)
+    lost = 0
+    for digit, name in zip(digits, labels, strict=True):
+        pixels = {
+            "as it is": digit,
+            "inverted": 255 - digit,
+            "bordered": np.pad(digit, 2),
+            "enlarged": cv2.resize(digit, (56, 56)),
+        }[shape]
+        _, encoded = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+        field = (
+            pixels[2:-2, 2:-2] if shape == "bordered" else cv2.resize(pixels, (28, 28), interpolation=cv2.INTER_AREA)
+        )
+        field = 255 - field if shape == "inverted" else field
+        alone = model.run(np.float32(field / 255)[None, None])
+        lost += str(alone.argmax()) == str(name) != read(model, frame_of(pixels)).raw_label
+    assert lost == 0
 
 
 def test_drawings_in_white_on_black_are_read_at_any_size(model):
