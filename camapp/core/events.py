@@ -11,14 +11,18 @@ from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 
-# Seconds for which a count must have been lower before it falls: detectors lose an object for some frames.
-HOLD_S = 1.0
+# Seconds, and intervals between images, for which a count must have been lower before it falls: detectors lose an
+# object for some frames.
+HOLD_S, _HOLD_INTERVALS = 1.0, 3
 _COMPARISON = re.compile(r"(.+?)\s*([<>]=?)\s*(.*)")
 _SIGNS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 
 
 class SteadyCounts:
-    """Counts with hysteresis in time: a count rises at once, and falls once it has been lower for `hold_s`."""
+    """Counts with hysteresis in time: a count rises at once, and falls once it has been lower for `hold_s`.
+
+    With few images a second it falls later: after three of them.
+    """
 
     def __init__(self, hold_s: float = HOLD_S) -> None:
         self._hold_ns = round(hold_s * 1e9)
@@ -30,11 +34,12 @@ class SteadyCounts:
         """Return the steady counts, those above 0; without `hold`, the image is independent of the one before."""
         if not hold or now_ns < self._newest_ns:
             self._reached.clear()
+        limit_ns = max(self._hold_ns, _HOLD_INTERVALS * (now_ns - self._newest_ns) if self._reached else 0)
         self._newest_ns = now_ns
         for name in {*self._reached, *(name for name, count in counts.items() if count > 0)}:
             times, count = self._reached.setdefault(name, []), counts.get(name, 0)
             times[:count] = [now_ns] * count
-            while times and now_ns - times[-1] > self._hold_ns:
+            while times and now_ns - times[-1] > limit_ns:
                 times.pop()
         self._reached = {name: times for name, times in self._reached.items() if times}
         return {name: len(times) for name, times in sorted(self._reached.items())}

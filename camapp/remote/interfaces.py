@@ -8,6 +8,7 @@ from typing import Protocol
 
 from camapp.core.settings import Settings
 from camapp.remote.commands import CameraControl
+from camapp.system.state_dir import state_directory
 
 
 class RemoteInterface(Protocol):
@@ -51,7 +52,8 @@ def build_interfaces(cameras: Sequence[CameraControl], reread: Callable[[str], S
         from camapp.remote.mqtt.interface import MqttInterface
 
         broker = access(settings.mqtt, settings.mqtt_password_file, settings.mqtt_ca)
-        interfaces.append(MqttInterface(cameras, broker, device_id(settings.device_name)))
+        state = state_directory()
+        interfaces.append(MqttInterface(cameras, broker, device_id(settings.device_name), state=state))
     for interface in interfaces:
         interface.attach()
     return interfaces

@@ -7,6 +7,8 @@ https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +34,23 @@ _DIAGNOSTIC = {"entity_category": "diagnostic"}
 
 @dataclass(frozen=True)
 class CameraEntities:
-    """Describes a camera, as far as its entities depend on it; `topic` is the prefix of its topics."""
+    """Describes a camera, as far as its entities depend on it; `topic` is the prefix of its topics.
+
+    Attributes:
+        labels: those whose objects have a sensor of their own.
+        finds_persons: whether one of the model's labels is `person`.
+        zones: names.
+        lines: names of the counting lines.
+    """
 
     name: str
     topic: str
     task: str
     models: Sequence[str]
+    labels: Sequence[str] = ()
+    finds_persons: bool = False
+    zones: Sequence[str] = ()
+    lines: Sequence[str] = ()
 
 
 def discovery_topic(device: str) -> str:
@@ -56,9 +69,10 @@ def discovery_payload(
         cameras: all of them.
         known: platforms of the components of earlier messages; those that are missing now are removed.
     """
+    availability = f"{topic}/availability"
     components = _machine(topic)
     for camera in cameras:
-        components |= _camera(camera, f"{camera.name} " if len(cameras) > 1 else "")
+        components |= _camera(camera, f"{camera.name} " if len(cameras) > 1 else "", availability)
     for name, component in components.items():
         component["unique_id"] = f"camapp_{device}_{name}"
     platforms = {name: component["platform"] for name, component in components.items()}
@@ -72,7 +86,7 @@ def discovery_payload(
             "sw_version": __version__,
         },
         "origin": {"name": "camapp", "sw_version": __version__},
-        "availability_topic": f"{topic}/availability",
+        "availability_topic": availability,
         "qos": 1,
         "components": components | removed,
     }
@@ -99,7 +113,7 @@ def _machine(topic: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _camera(camera: CameraEntities, prefix: str) -> dict[str, dict[str, Any]]:
+def _camera(camera: CameraEntities, prefix: str, availability: str) -> dict[str, dict[str, Any]]:
     prediction, status, values = (f"{camera.topic}/{name}" for name in ("prediction", "status", "values"))
     answer = f"{camera.topic}/answer"
     components: dict[str, dict[str, Any]] = {
@@ -148,9 +162,62 @@ def _camera(camera: CameraEntities, prefix: str) -> dict[str, dict[str, Any]]:
     if camera.task == "track":
         for value, (name, unit, decimals) in _TRACK.items():
             components[value] = _sensor(name, values, f"value_json.{value} | default(none)", unit, decimals)
+    if camera.task == "detect":
+        components |= _objects(camera, availability)
     for component in components.values():
         component["name"] = prefix + component["name"]
     return {f"{camera.name}_{name}": component for name, component in components.items()}
+
+
+def _objects(camera: CameraEntities, availability: str) -> dict[str, dict[str, Any]]:
+    """Return the entities of counted objects; they are unavailable while there is no image."""
+    topic = f"{camera.topic}/objects"
+    components = {"objects": _sensor("Objects", topic, "value_json.total", None, 0)}
+    if camera.finds_persons:
+        components["person_present"] = {
+            "platform": "binary_sensor",
+            "name": "Person present",
+            "state_topic": topic,
+            "value_template": "{{ 'ON' if value_json.counts.person | default(0) > 0 else 'OFF' }}",
+            "device_class": "occupancy",
+        }
+    for label in camera.labels:
+        template = f"value_json.counts[{_literal(label)}] | default(0)"
+        components[f"count_{_slug(label)}"] = _sensor(f"Count of {label}", topic, template, None, 0)
+    for name in camera.zones:
+        zone, slug = f"value_json.zones[{_literal(name)}]", f"zone_{_slug(name)}"
+        attributes = _attributes(topic, zone)
+        components[f"{slug}_inside"] = _sensor(f"{name} inside", topic, f"{zone}.inside", None, 0) | attributes
+        components[f"{slug}_entered"] = _total(f"{name} entered", topic, f"{zone}.entered")
+        components[f"{slug}_left"] = _total(f"{name} left", topic, f"{zone}.left")
+    for name in camera.lines:
+        line, slug = f"value_json.lines[{_literal(name)}]", f"line_{_slug(name)}"
+        components[f"{slug}_in"] = _total(f"{name} in", topic, f"{line}.in") | _attributes(topic, line)
+        components[f"{slug}_out"] = _total(f"{name} out", topic, f"{line}.out")
+    running = f"{{{{ 'online' if value_json.state == '{State.RUNNING.value}' else 'offline' }}}}"
+    both = [{"topic": availability}, {"topic": f"{camera.topic}/status", "value_template": running}]
+    for component in components.values():
+        component |= {"availability": both, "availability_mode": "all"}
+    return components
+
+
+def _literal(name: str) -> str:
+    """Return a name as a string of a template: its escapes are those of JSON."""
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _slug(name: str) -> str:
+    """Return a name for an entity's id, different for each name."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    return plain if plain == name else f"{plain}_{zlib.crc32(name.encode('utf-8', 'backslashreplace')):08x}"
+
+
+def _attributes(topic: str, value: str) -> dict[str, Any]:
+    return {"json_attributes_topic": topic, "json_attributes_template": f"{{{{ {value} | tojson }}}}"}
+
+
+def _total(name: str, topic: str, template: str) -> dict[str, Any]:
+    return _sensor(name, topic, template, None, 0, "total_increasing")
 
 
 def _text(name: str, topic: str, template: str, **more: object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Topics, below PREFIX/DEVICE; all are JSON but the first, and retained:
     CAMERA/status        state of the camera's run: rates, latency, frames, model
     CAMERA/prediction    when the label changes, and every ten seconds
     CAMERA/values        named numbers, such as the position in a lane, five times a second
+    CAMERA/objects       counts of objects, by label, zone and line: when they change, and every ten seconds
     CAMERA/answer        the outcome of the last command
     CAMERA/set/pause     ON or OFF; CAMERA/set/model: a name; CAMERA/set/snapshot: anything
 """
@@ -18,12 +19,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from camapp import __version__
+from camapp.core.events import Situation
 from camapp.core.frames import Frame, Trace
 from camapp.core.json_records import SCHEMA, prediction_record
 from camapp.core.models import model_choices
@@ -33,12 +36,17 @@ from camapp.remote.commands import CameraControl
 from camapp.remote.mqtt.client import Access, MqttClient, Subscription, Timeouts
 from camapp.remote.mqtt.commands import MqttCommands
 from camapp.remote.mqtt.discovery import BIRTH_TOPIC, CameraEntities, discovery_payload, discovery_topic
+from camapp.remote.mqtt.memory import Memory
 from camapp.remote.mqtt.queue import Message
 from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 
 _MAX_BOXES = 50
+# Labels with a sensor of their own: all of a model with few, else those seen so far, up to this number.
+_FEW_LABELS, _MAX_LABELS = 12, 40
+# Topics of a camera, all of them retained.
+_TOPICS = ("status", "prediction", "values", "objects", "answer")
 _TIMEOUTS = Timeouts()
 
 
@@ -48,7 +56,7 @@ class Timing:
 
     Attributes:
         heartbeat: an unchanged label is published again after this time.
-        values: shortest interval between two messages of values.
+        values: shortest interval between two messages of values, or of objects.
         status: an unchanged status, and the health, are published again after this time.
         announce: shortest interval between two answers to Home Assistant's birth message, which anyone can send.
         image: a snapshot may wait for an image for this time.
@@ -66,6 +74,7 @@ class MqttInterface:
 
     Args:
         device: id of this device, unique at that broker.
+        state: folder that remembers what was published, to remove what the next start no longer publishes.
 
     Attributes:
         client: the connection to the broker.
@@ -81,6 +90,7 @@ class MqttInterface:
         device: str,
         timing: Timing = Timing(),
         timeouts: Timeouts = _TIMEOUTS,
+        state: Path | None = None,
     ) -> None:
         self._device = device
         self._timing = timing
@@ -96,11 +106,15 @@ class MqttInterface:
             timeouts=timeouts,
         )
         self._commands = MqttCommands(cameras, self._publish_answer, timing.image)
+        self._memory = Memory(state, f"{access.address}/{access.address.prefix}", device)
+        seen = self._memory.published.seen
+        self._memory.published.seen = {camera.name: seen.get(camera.name, []) for camera in cameras}
         self._publishers = [
-            _CameraPublisher(camera, f"{self._topic}/{camera.name}", self.client, timing) for camera in cameras
+            _CameraPublisher(camera, f"{self._topic}/{camera.name}", self.client, timing, self._memory)
+            for camera in cameras
         ]
-        self._components: dict[str, str] = {}
-        self._tasks: tuple[str, ...] = ()
+        self._gone = set(self._memory.published.tasks) - {camera.name for camera in cameras}
+        self._entities: list[CameraEntities] = []
         self._announced_at = 0.0
         self._must_announce = False
         self._health_due = 0.0
@@ -130,7 +144,11 @@ class MqttInterface:
     def _announce(self) -> None:
         """Publish all retained messages, for a broker or a Home Assistant that may have lost them."""
         self._announced_at, self._must_announce, self._health_due = time.monotonic(), False, 0.0
-        self._publish_discovery()
+        self._publish_discovery([publisher.entities() for publisher in self._publishers])
+        for camera in self._gone:
+            for topic in _TOPICS:
+                # An empty message removes the retained one.
+                self.client.set(f"{self._topic}/{camera}/{topic}", b"")
         self.client.set(self._availability, b"online")
         for publisher in self._publishers:
             publisher.publish_status(always=True)
@@ -141,20 +159,22 @@ class MqttInterface:
         if self._must_announce and now - self._announced_at >= self._timing.announce:
             self._announce()
         statuses = [publisher.publish_status() for publisher in self._publishers]
-        if tuple(status.task for status in statuses) != self._tasks:
-            self._publish_discovery()
+        if (entities := [publisher.entities() for publisher in self._publishers]) != self._entities:
+            self._publish_discovery(entities)
         if now >= self._health_due:
             self._health_due = now + self._timing.status
             self.client.set(f"{self._topic}/health", encoded(self._health(statuses[0])))
 
-    def _publish_discovery(self) -> None:
-        cameras = [
-            CameraEntities(each.camera.name, each.topic, each.camera.status().task, tuple(each.choices))
-            for each in self._publishers
-        ]
-        self._tasks = tuple(camera.task for camera in cameras)
-        payload, components = discovery_payload(self._device, self._topic, cameras, self._components)
-        self._components |= components
+    def _publish_discovery(self, entities: list[CameraEntities]) -> None:
+        published = self._memory.published
+        payload, components = discovery_payload(self._device, self._topic, entities, published.components)
+        # Before the message: after a crash, nothing of it may be unknown.
+        self._memory.add_components(components)
+        published.tasks = {name: published.tasks[name] for name in self._gone} | {
+            camera.name: camera.task for camera in entities
+        }
+        self._memory.save()
+        self._entities = entities
         self.client.set(discovery_topic(self._device), payload)
 
     def _health(self, status: Status) -> dict[str, Any]:
@@ -203,29 +223,45 @@ class MqttInterface:
 class _CameraPublisher(PredictionSink):
     """Publishes the messages of one camera."""
 
-    def __init__(self, camera: CameraControl, topic: str, client: MqttClient, timing: Timing) -> None:
+    def __init__(self, camera: CameraControl, topic: str, client: MqttClient, timing: Timing, memory: Memory) -> None:
         self.camera = camera
         self.topic = topic
         self.choices = {path: name for name, path in model_choices(camera.settings).items()}
         self._client = client
         self._timing = timing
-        self._label: str | None = None
+        self._situation = Situation()
+        self._task = memory.published.tasks.get(camera.name, "")
+        self._seen = memory.published.seen[camera.name]
+        self._changed = False
         self._newest: bytes | None = None
-        self._due = self._values_due = self._status_due = 0.0
+        self._objects: bytes | None = None
+        self._due = self._values_due = self._objects_due = self._status_due = 0.0
         self._published: tuple[object, ...] = ()
         self._lock = threading.Lock()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
-        """Publish a changed label at once, an unchanged one after the heartbeat, and values at a limited rate."""
+        """Publish a changed label at once, an unchanged one after the heartbeat, and values at a limited rate.
+
+        Of objects, a changed number is published at the limited rate too.
+        """
         now = time.monotonic()
         with self._lock:
+            self._follow_task(prediction.task)
+            self._changed |= self._situation.update(prediction, frame, trace)
+            finds_objects = self._situation.finds_objects
+            is_due = not finds_objects or now >= self._objects_due
             # Without a connection only changes are queued.
-            if prediction.label != self._label or (now >= self._due and self._client.connected):
-                self._label, self._due = prediction.label, now + self._timing.heartbeat
-                record = prediction_record(prediction, frame, trace)
-                record["boxes"] = record["boxes"][:_MAX_BOXES]
+            if (self._changed and is_due) or (now >= self._due and self._client.connected):
+                record = prediction_record(prediction, frame, trace, self._changed)
+                self._changed, self._due = False, now + self._timing.heartbeat
+                # Masks of many objects would make messages of a megabyte.
+                boxes = ({name: value for name, value in box.items() if name != "outlines"} for box in record["boxes"])
+                record["boxes"] = list(boxes)[:_MAX_BOXES]
                 self._newest = encoded(record)
                 self._client.put(f"{self.topic}/prediction", self._newest)
+                if finds_objects:
+                    self._objects_due = now + self._timing.values
+                    self._publish_objects(prediction)
         if prediction.values and now >= self._values_due and self._client.connected:
             self._values_due = now + self._timing.values
             values = {name: round(value, 5) for name, value in prediction.values.items()}
@@ -237,6 +273,35 @@ class _CameraPublisher(PredictionSink):
         with self._lock:
             if self._newest is not None:
                 self._client.put(f"{self.topic}/prediction", self._newest)
+            if self._objects is not None:
+                self._client.set(f"{self.topic}/objects", self._objects)
+
+    def entities(self) -> CameraEntities:
+        """Describe the entities that the camera has now."""
+        status, settings = self.camera.status(), self.camera.settings
+        chosen = tuple(getattr(settings, "classes", ())) or status.labels
+        if len(chosen) > _FEW_LABELS:
+            chosen = tuple(label for label in self._seen if label in chosen)
+        return CameraEntities(
+            *(self.camera.name, self.topic, status.task, tuple(self.choices), chosen),
+            "person" in status.labels,
+            tuple(item.partition("=")[0] for item in getattr(settings, "zone", ())),
+            tuple(item.partition("=")[0] for item in getattr(settings, "line", ())),
+        )
+
+    def _publish_objects(self, prediction: Prediction) -> None:
+        new = [label for label in self._situation.counts if label not in self._seen]
+        self._seen += new[: max(0, _MAX_LABELS - len(self._seen))]
+        self._objects = encoded(objects_record(prediction, self._situation.counts))
+        self._client.set(f"{self.topic}/objects", self._objects)
+
+    def _follow_task(self, task: str) -> None:
+        """Remove the messages that only the task of before had; they are retained."""
+        if task != self._task:
+            if self._task:
+                for topic in ("values", "objects"):
+                    self._client.set(f"{self.topic}/{topic}", b"")
+            self._task, self._objects = task, None
 
     def publish_status(self, always: bool = False) -> Status:
         """Publish the status if it has changed, if it is due, or `always`; return it."""
@@ -248,6 +313,28 @@ class _CameraPublisher(PredictionSink):
             model = self.choices.get(self.camera.settings.model, self.camera.settings.model)
             self._client.set(f"{self.topic}/status", encoded(status_record(status, model)))
         return status
+
+
+def objects_record(prediction: Prediction, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return what is counted as it is published; `counts` are steady ones."""
+    zones, lines = {}, {}
+    for zone in prediction.zones:
+        zones[zone.name] = {
+            **{name: sum(getattr(zone, name).values()) for name in ("inside", "entered", "left")},
+            "dwell_s": round(zone.dwell_s, 1),
+            "by_label": {"inside": zone.inside, "entered": zone.entered, "left": zone.left},
+        }
+    for line in prediction.counting_lines:
+        lines[line.name] = {
+            "in": sum(line.into.values()),
+            "out": sum(line.out.values()),
+            "by_label": {"in": line.into, "out": line.out},
+        }
+    total = sum(counts.values())
+    return {
+        **{"schema": SCHEMA, "time": _now(), "seq": prediction.seq, "total": total, "counts": counts},
+        **{"zones": zones, "lines": lines},
+    }
 
 
 def status_record(status: Status, model: str) -> dict[str, Any]:

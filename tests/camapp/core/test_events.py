@@ -34,6 +34,13 @@ def test_a_count_rises_at_once_and_falls_after_the_hold() -> None:
     assert seen == [1, 3, 3, 3, 2, 2, 2, 0]
 
 
+def test_with_few_images_a_second_a_single_miss_is_held_too() -> None:
+    steady = SteadyCounts(1.0)
+    seen = [steady.update({"cat": count}, at * SECOND) for at, count in [(0, 1), (5, 0), (10, 1), (15, 0), (20, 0)]]
+    assert seen == [{"cat": 1}] * 5
+    assert [steady.update({}, at * SECOND) for at in (25, 30)] == [{"cat": 1}, {}]
+
+
 def test_independent_images_and_a_source_that_starts_again_hold_nothing() -> None:
     steady = SteadyCounts()
     assert steady.update({"cat": 2}, 5) == {"cat": 2}
@@ -46,7 +53,7 @@ def test_an_event_of_a_label_begins_once_although_the_detector_flickers() -> Non
     found = [began(trigger, n / 10, counts={"person": 1} if n % 3 else {}) for n in range(60)]
     assert found[1] == ["person"]
     assert sum(map(len, found)) == 1
-    assert began(trigger, 7.0) == []
+    assert not any(began(trigger, 6 + n / 10) for n in range(11))
     assert began(trigger, 7.1, counts={"person": 1}) == ["person"], "it was away for longer than the hold"
 
 

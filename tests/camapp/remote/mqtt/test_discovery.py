@@ -10,10 +10,11 @@ import re
 
 import pytest
 
+from camapp.core.predictions import LineState, Prediction, ZoneState
 from camapp.core.stats import Balance
 from camapp.core.status import Health, Hud, State, Status
 from camapp.remote.mqtt.discovery import CameraEntities, discovery_payload, discovery_topic
-from camapp.remote.mqtt.interface import encoded, status_record
+from camapp.remote.mqtt.interface import encoded, objects_record, status_record
 
 ROOT = {
     *("device", "origin", "components", "state_topic", "command_topic", "qos", "encoding"),
@@ -27,7 +28,7 @@ DEVICE = {
 ORIGIN = {"name", "sw_version", "support_url"}
 ENTITY = {
     *("platform", "unique_id", "name", "icon", "enabled_by_default", "entity_category", "entity_picture", "object_id"),
-    *("json_attributes_topic", "json_attributes_template", "qos", "encoding"),
+    *("json_attributes_topic", "json_attributes_template", "qos", "encoding", "availability", "availability_mode"),
 }
 # platform: (required keys, optional keys).
 PLATFORMS = {
@@ -56,11 +57,18 @@ PLATFORMS = {
     "button": ({"command_topic"}, {"command_template", "device_class", "payload_press", "retain"}),
 }
 UNITS = {"temperature": {"°C", "°F", "K"}, "duration": {"d", "h", "min", "s", "ms", "µs"}, "enum": {None}}
-BINARY_CLASSES = {"problem", "connectivity", "running", "heat", "power"}
+BINARY_CLASSES = {"problem", "connectivity", "running", "heat", "power", "occupancy"}
 
 
-def entities(name="door", task="track"):
-    return CameraEntities(name, f"camapp/pi-3f2a/{name}", task, ("cifar10", "mnist", "track"))
+def entities(name="door", task="track", **objects):
+    return CameraEntities(name, f"camapp/pi-3f2a/{name}", task, ("cifar10", "mnist", "track"), **objects)
+
+
+# Names as people write them.
+ODD = ("porch", 'Hans\' "Garten"', "a b", "a_b", "Tür }} {%", "\\")
+OBJECTS = entities(
+    "door", "detect", labels=("person", "traffic light"), finds_persons=True, zones=ODD, lines=("gate", "a b")
+)
 
 
 def payload_of(*cameras, known=()):
@@ -101,7 +109,7 @@ def check_sensor(sensor):
     assert 0 <= sensor.get("suggested_display_precision", 0) <= 6
 
 
-@pytest.mark.parametrize("cameras", [[entities()], [entities("door"), entities("yard", "digits")]])
+@pytest.mark.parametrize("cameras", [[entities()], [entities("door"), entities("yard", "digits")], [OBJECTS]])
 def test_the_message_follows_the_documented_rules(cameras):
     payload, _ = payload_of(*cameras)
     assert payload.keys() <= ROOT
@@ -186,6 +194,49 @@ def test_every_template_renders_a_real_message():
     assert shown["door_model"] in payload["components"]["door_model"]["options"]
     attributes = payload["components"]["door_label"]["json_attributes_template"]
     assert json.loads(render(attributes, "door/prediction")) == {"score": 0.912, "top": [["lane", 0.912]]}
+
+
+def seen(**more):
+    """A message of objects: two persons, one of them on the porch, and a car that went out at the gate."""
+    zones = tuple(ZoneState(name, (), {"person": 1}, {"person": 3, "dog": 1}, {"person": 2}, 4.26) for name in ODD)
+    lines = (LineState("gate", (0, 0), (1, 1), {"person": 2}, {"car": 1}), LineState("a b", (0, 0), (1, 1)))
+    return objects_record(Prediction(7, "detect", zones=zones, counting_lines=lines, **more), {"person": 2, "car": 1})
+
+
+def test_every_template_renders_objects_zones_and_lines_of_any_name():
+    pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
+    components = payload_of(OBJECTS)[0]["components"]
+    names = {
+        name: component for name, component in components.items() if "/objects" in component.get("state_topic", "")
+    }
+    shown = {name: render(component["value_template"], "objects", seen()) for name, component in names.items()}
+    zones = [name for name in shown if name.startswith("door_zone_")]
+    assert len(zones) == 3 * len(ODD), "ids differ although names are alike"
+    assert {shown.pop(name) for name in zones if name.endswith("_inside")} == {"1"}
+    assert {shown.pop(name) for name in zones if name.endswith("_entered")} == {"4"}
+    assert {shown.pop(name) for name in zones if name.endswith("_left")} == {"2"}
+    (light,) = (name for name in shown if name.startswith("door_count_traffic_light"))
+    assert shown.pop(light) == "0"
+    other = {shown.pop(name) for name in list(shown) if name.startswith("door_line_a_b")}
+    assert other == {"0"}
+    assert shown == {
+        **{"door_objects": "3", "door_person_present": "ON", "door_count_person": "2"},
+        **{"door_line_gate_in": "2", "door_line_gate_out": "1"},
+    }
+    attributes = components["door_zone_porch_inside"]["json_attributes_template"]
+    assert json.loads(render(attributes, "objects", seen()))["by_label"]["entered"] == {"person": 3, "dog": 1}
+    nobody = objects_record(Prediction(8, "detect"), {})
+    assert render(components["door_person_present"]["value_template"], "objects", nobody) == "OFF"
+
+
+def test_counts_are_unavailable_while_there_is_no_image():
+    pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
+    component = payload_of(OBJECTS)[0]["components"]["door_person_present"]
+    device, run = component["availability"]
+    assert device == {"topic": "camapp/pi-3f2a/availability"}
+    for state, expected in ((State.RUNNING, "online"), (State.NO_SIGNAL, "offline")):
+        message = status_record(make_status(state), "track")
+        assert render(run["value_template"], run["topic"], message) == expected
 
 
 def test_templates_render_missing_and_long_values():

@@ -33,7 +33,7 @@ class Camera:
             {"name": name, "snapshots": str(tmp_path / "pictures"), **settings}, environment={}
         )
         self.prediction_sinks, self.image_sinks = [], []
-        self.state, self.task = State.RUNNING, task
+        self.state, self.task, self.labels = State.RUNNING, task, ()
         self.changes = []
         self.broken = None
         self.change_s = 0.0
@@ -46,7 +46,7 @@ class Camera:
         balance = Balance(100, 90, {"newer frame": 9}, {}, 1, 0)
         latency = {"total": (10.0, 20.0, 30.0)}
         return Status(
-            self.name, self.state, "", figures, balance, latency, None, 0.0, self.task, (), (4, 4), None, 12.0
+            self.name, self.state, "", figures, balance, latency, None, 0.0, self.task, self.labels, (4, 4), None, 12.0
         )
 
     def add_sink(self, sink):
@@ -54,6 +54,10 @@ class Camera:
             self.prediction_sinks.append(sink)
         if isinstance(sink, ImageSink):
             self.image_sinks.append(sink)
+
+    def forget_sinks(self):
+        """Stand for the camera of the next start."""
+        self.prediction_sinks, self.image_sinks = [], []
 
     def pause(self):
         self.state = State.PAUSED
@@ -69,10 +73,20 @@ class Camera:
         self.changes.append(settings)
         self.task = "track" if settings.model == "track" else "digits"
 
-    def predict(self, seq, label="7", **values):
-        prediction = Prediction(
-            seq, self.task, label, 0.9, label, 0.9, ((label, 0.9),), (Box(0, 0, 2, 2, label),), values=values
+    def predict(self, seq, label="7", raw_score=0.9, **values):
+        self.send(
+            Prediction(
+                seq, self.task, label, 0.9, label, raw_score, ((label, 0.9),), (Box(0, 0, 2, 2, label),), values=values
+            )
         )
+
+    def count(self, seq, **counts):
+        """Send a prediction of objects, none of them with a label of its own."""
+        boxes = tuple(Box(0, 0, 2, 2, label, outlines=(((0.0, 0.0),) * 9,)) for label in counts)
+        self.send(Prediction(seq, self.task, next(iter(counts), ""), boxes=boxes, counts=counts))
+
+    def send(self, prediction):
+        seq = prediction.seq
         trace = Trace(seq, captured=time.monotonic_ns())
         for sink in self.prediction_sinks:
             sink.accept(prediction, Frame(seq, Shot(PIXEL, PIXEL)), trace)
@@ -99,9 +113,9 @@ def listener(broker):
 def run(broker):
     interfaces = []
 
-    def start(*cameras, device="pi", **timing):
+    def start(*cameras, device="pi", state=None, **timing):
         interface = MqttInterface(
-            cameras, access(broker.uri, None, None), device, Timing(**timing), Timeouts(retry=0.1)
+            cameras, access(broker.uri, None, None), device, Timing(**timing), Timeouts(retry=0.1), state
         )
         interface.attach()
         for camera in cameras:
@@ -284,6 +298,129 @@ def test_the_entities_follow_the_task_of_the_model(camera, listener, run):
     listener.wait_for(lambda: "unique_id" in components().get("door_offset_m", {}), 5)
     send_command(listener, "model", "mnist")
     listener.wait_for(lambda: components()["door_offset_m"] == {"platform": "sensor"}, 5)
+
+
+TOPIC = "homeassistant/device/camapp_pi/config"
+
+
+def components(listener):
+    found = listener.payloads(TOPIC)
+    return json.loads(found[-1])["components"] if found else {}
+
+
+def retained(broker):
+    """Return the retained messages of the broker that are not empty, by topic."""
+    late = Listener(broker)
+    try:
+        time.sleep(0.5)
+        return {topic: payload for topic, payload, is_retained in late.messages if is_retained and payload}
+    finally:
+        late.close()
+
+
+def test_a_changed_label_is_published_with_the_score_of_its_frame_and_the_heartbeat_with_the_smoothed_one(
+    camera, listener, run
+):
+    run(camera, heartbeat=0.3)
+    camera.predict(0, "cat", raw_score=0.99)
+    time.sleep(0.4)
+    camera.predict(1, "cat", raw_score=0.99)
+    listener.wait_for(lambda: len(records(listener, "door/prediction")) == 2)
+    assert [record["score"] for record in records(listener, "door/prediction")] == [0.99, 0.9]
+
+
+def test_counts_are_published_when_they_change_at_a_limited_rate_and_without_flicker(camera, listener, run):
+    camera.task, camera.labels = "detect", ("person", "dog")
+    run(camera, heartbeat=60)
+    began = time.monotonic()
+    for seq in range(60):
+        # Every third time nothing is found.
+        camera.count(seq, **({"person": 1 + seq // 30} if seq % 3 else {}))
+        time.sleep(0.01)
+    took = time.monotonic() - began
+    time.sleep(0.2)
+    camera.count(60, person=2)
+    listener.wait_for(lambda: [record["total"] for record in records(listener, "door/objects")][-1:] == [2])
+    counts = [record["counts"] for record in records(listener, "door/objects")]
+    assert counts in ([{"person": 1}, {"person": 2}], [{}, {"person": 1}, {"person": 2}])
+    assert len(records(listener, "door/prediction")) <= 3 + took / 0.2
+    assert "outlines" not in records(listener, "door/prediction")[-1]["boxes"][0]
+    assert {"door_count_person", "door_count_dog", "door_person_present"} <= components(listener).keys()
+
+
+def test_of_many_classes_those_seen_get_a_sensor_also_after_a_restart(camera, listener, run, tmp_path):
+    camera.task, camera.labels = "detect", tuple(f"class {number}" for number in range(80))
+    state = tmp_path / "state"
+    first = run(camera, state=state)
+    listener.wait_for(lambda: components(listener))
+    assert not [name for name in components(listener) if "count" in name]
+    camera.count(1, **{"class 7": 1, "nonsense": 1})
+    listener.wait_for(lambda: [name for name in components(listener) if "count_class_7" in name], 5)
+    first.stop()
+    camera.forget_sinks()
+    before = len(listener.payloads(TOPIC))
+    run(camera, state=state)
+    listener.wait_for(lambda: len(listener.payloads(TOPIC)) > before)
+    (name,) = (name for name in components(listener) if "count" in name)
+    assert "unique_id" in components(listener)[name]
+
+
+def test_after_a_restart_with_another_camera_and_task_nothing_of_the_old_one_remains(broker, listener, run, tmp_path):
+    state = tmp_path / "state"
+    front = Camera(tmp_path, "front", "track")
+    first = run(front, state=state)
+    front.predict(1, "lane", offset_m=0.1)
+    listener.wait_for(lambda: records(listener, "front/values") and records(listener, "front/prediction"))
+    first.client.stop()  # as if it were killed: no further message
+    back = Camera(tmp_path, "back", "digits")
+    second = run(back, state=state)
+    back.predict(1)
+    listener.wait_for(lambda: components(listener).get("front_offset_m") == {"platform": "sensor"})
+    found = components(listener)
+    assert found["front_label"] == {"platform": "sensor"}
+    assert found["front_pause"] == {"platform": "switch"}
+    assert "unique_id" in found["back_label"]
+    wait_for(lambda: not [topic for topic in retained(broker) if "/front/" in topic])
+    second.stop()
+    # The third start has the second one's camera with another task; and Home Assistant may have been away so far.
+    back = Camera(tmp_path, "back", "track")
+    run(back, state=state)
+    listener.wait_for(lambda: "unique_id" in components(listener).get("back_offset_m", {}))
+    assert components(listener)["front_label"] == {"platform": "sensor"}
+
+
+def test_values_of_the_task_of_before_are_removed_in_the_run_and_after_a_restart(
+    camera, broker, listener, run, tmp_path
+):
+    state = tmp_path / "state"
+    camera.task = "track"
+    first = run(camera, state=state)
+    camera.predict(1, "lane", offset_m=0.1)
+    listener.wait_for(lambda: records(listener, "door/values"))
+    first.stop()
+    camera.forget_sinks()
+    camera.task, camera.labels = "detect", ("person",)
+    run(camera, state=state)
+    camera.count(2, person=1)
+    wait_for(lambda: "camapp/pi/door/objects" in (found := retained(broker)) and "camapp/pi/door/values" not in found)
+    camera.task = "digits"
+    camera.predict(3, "5")
+    wait_for(lambda: "camapp/pi/door/objects" not in retained(broker))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"broker": 3}', '{"broker": "elsewhere:1883/camapp"}', "\xff"])
+def test_a_damaged_memory_or_that_of_another_broker_is_ignored(camera, listener, run, tmp_path, content):
+    (tmp_path / "mqtt-pi.json").write_text(content)
+    run(camera, state=tmp_path)
+    listener.wait_for(lambda: components(listener))
+    assert json.loads((tmp_path / "mqtt-pi.json").read_text())["tasks"] == {"door": "digits"}
+
+
+def test_a_state_folder_that_cannot_be_written_costs_only_the_memory(camera, listener, run, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    run(camera, state=tmp_path / "file" / "state")
+    listener.wait_for(lambda: components(listener))
+    assert "will stay in Home Assistant" in caplog.text
 
 
 def test_a_snapshot_is_saved_and_the_answer_names_its_file(camera, listener, run, tmp_path):
