@@ -7,12 +7,26 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from engine.graph import ModelError
 
 COLOURS = {"GRAY": 1, "RGB": 3, "BGR": 3}
 MAX_AXES = 8
+
+
+class Output(NamedTuple):
+    """Describes an output of a net.
+
+    Attributes:
+        name: of the graph's output.
+        shape: for one item, without a leading batch axis of 1.
+        operators: that compute its numbers, sorted; those that only move numbers are left out.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    operators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,10 @@ class ModelCard:
         recipe: how the model was trained.
         licence: of the weights.
         sha256: of the arrays in the bundle (`engine.formats.npz.digest`); "" if not stated.
+        head: how the outputs encode what was found; the application defines the names. "" if not stated.
+        anchors: widths and heights of the anchor boxes in pixels of the input, w0, h0, w1, h1, ...; () if none.
+        outputs: of the net, in order; () if not stated.
+        metadata: texts by name that the file states in a format of its own, such as 'stride' and 'names'.
 
     Raises:
         ModelError: a value of the wrong kind or out of range; the message names key, value and what is allowed.
@@ -47,6 +65,10 @@ class ModelCard:
     recipe: str = ""
     licence: str = ""
     sha256: str = ""
+    head: str = ""
+    anchors: tuple[float, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, (is_allowed, allowed) in _RULES.items():
@@ -63,12 +85,15 @@ class ModelCard:
             if len(values) != channels:
                 _refuse(name, values, f"{channels} numbers, one a channel")
             object.__setattr__(self, name, tuple(float(value) for value in values))
-        object.__setattr__(self, "accuracy", MappingProxyType(dict(self.accuracy)))
+        for name in ("accuracy", "metadata"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def to_json(self) -> str:
-        """Return the card as one JSON object."""
+        """Return the card as one JSON object; the later keys are left out if empty, so that older programs read it."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps({**values, "accuracy": dict(self.accuracy)}, ensure_ascii=False, allow_nan=False)
+        values = {name: value for name, value in values.items() if value or name not in _LATER_KEYS}
+        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
@@ -88,7 +113,19 @@ class ModelCard:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
         }
+        if "outputs" in values:
+            values["outputs"] = _outputs(values["outputs"])
         return cls(**values)
+
+
+_LATER_KEYS = ("head", "anchors", "outputs", "metadata")
+
+
+def _outputs(found: Any) -> tuple[Output, ...]:
+    try:
+        return tuple(Output(name, tuple(shape), tuple(operators)) for name, shape, operators in found)
+    except (TypeError, ValueError):
+        _refuse("outputs", found, "a list of [name, shape, operators]")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -125,6 +162,20 @@ def _is_accuracy(value: object) -> bool:
     )
 
 
+def _is_output(value: object) -> bool:
+    return (
+        isinstance(value, Output)
+        and _is_text(value.name)
+        and _tuple_of(_is_side)(value.shape)
+        and len(value.shape) <= MAX_AXES
+        and _tuple_of(_is_text)(value.operators)
+    )
+
+
+def _is_metadata(value: object) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(key) and _is_text(text) for key, text in value.items())
+
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "net": (lambda value: _is_text(value) and value != "", "the name of a net"),
     "task": (lambda value: _is_text(value) and value != "", "the name of a task"),
@@ -140,4 +191,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "recipe": (_is_text, "a string"),
     "licence": (_is_text, "a string"),
     "sha256": (_is_text, "a string"),
+    "head": (_is_text, "a string"),
+    "anchors": (
+        lambda value: _tuple_of(lambda item: _is_number(item) and item > 0)(value) and len(value) % 2 == 0,
+        "widths and heights above 0, in pairs",
+    ),
+    "outputs": (_tuple_of(_is_output), f"names, shapes of up to {MAX_AXES} whole numbers and operators"),
+    "metadata": (_is_metadata, "an object of strings"),
 }

@@ -244,7 +244,9 @@ def _predict(model: Model, settings: Settings, shots: Sequence[Shot]) -> tuple[l
         each = outputs if isinstance(outputs, tuple) else (outputs,)
         if not all(np.isfinite(output).all() for output in each):
             raise ValueError("its outputs are not finite")
-        found = [output[: prepared.count] for output in each] if prepared.count else []
+        # All of a full batch: some outputs have no batch axis.
+        whole = prepared.count == len(batch)
+        found = [output if whole else output[: prepared.count] for output in each] if prepared.count else []
         label = task.decode(frame, found, prepared, number * 10**8).label
         times.append(1000 * (time.perf_counter() - began))
     return times, label

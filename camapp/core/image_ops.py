@@ -62,7 +62,9 @@ def roi_pixels(size: tuple[int, int], roi: Roi | None) -> tuple[int, int, int, i
 
 
 @lru_cache(maxsize=64)
-def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi | None = None) -> Fit:
+def make_fit(
+    size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi | None = None, corner: bool = False
+) -> Fit:
     """Fit a region of an image to the input of a model.
 
     Args:
@@ -71,6 +73,7 @@ def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi |
         fit: 'crop' takes the largest central part of the model's aspect, 'letterbox' adds bars around the region,
             'stretch' changes the aspect.
         roi: (x, y, width, height) of the region as fractions of the image; None is the whole image.
+        corner: whether 'letterbox' puts the image in the upper left corner, not in the middle.
 
     Raises:
         ValueError: unknown fit, or a region that leaves the image.
@@ -89,7 +92,7 @@ def make_fit(size: tuple[int, int], model: tuple[int, int], fit: str, roi: Roi |
         return Fit((x0, y0, x1, y1), (0, 0, model_width, model_height))
     scale = min(model_width / width, model_height / height)
     shown_width, shown_height = max(1, round(width * scale)), max(1, round(height * scale))
-    u0, v0 = (model_width - shown_width) // 2, (model_height - shown_height) // 2
+    u0, v0 = (0, 0) if corner else ((model_width - shown_width) // 2, (model_height - shown_height) // 2)
     return Fit((x0, y0, x1, y1), (u0, v0, u0 + shown_width, v0 + shown_height))
 
 
@@ -127,13 +130,23 @@ def cut(image: Image, source: tuple[int, int, int, int], size: tuple[int, int], 
 class Preprocessor:
     """Converts images to the input of one model; images may change size and layout at any time."""
 
-    def __init__(self, card: ModelCard, fit: str = "crop", roi: Roi | None = None) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        fit: str = "crop",
+        roi: Roi | None = None,
+        *,
+        fill: float | None = None,
+        corner: bool = False,
+    ) -> None:
         """Prepare for a model.
 
         Args:
             card: defines input shape, mean, std and colour.
             fit: 'crop', 'letterbox' or 'stretch'.
             roi: (x, y, width, height) of the region to use, as fractions of the image.
+            fill: brightness of a letterbox's bars, 0 to 255; None is the card's mean.
+            corner: as for `make_fit`.
 
         Raises:
             ValueError: unknown fit, or a region that leaves the image.
@@ -146,15 +159,20 @@ class Preprocessor:
         # (pixel / 255 - mean) / std as one multiplication and one addition.
         self._scale = [np.float32(1 / (255 * std)) for std in card.std]
         self._offset = [np.float32(-mean / std) for mean, std in zip(card.mean, card.std, strict=True)]
+        bars = [
+            0.0 if fill is None else fill * scale + off for scale, off in zip(self._scale, self._offset, strict=True)
+        ]
+        self._bars = np.array(bars, np.float32)[:, None, None]
+        self._corner = corner
         make_fit((width, height), self._size, fit, roi)
 
     def __call__(self, image: Image, out: Floats) -> Fit:
-        """Write the image into `out`, float32 (C, H, W); bars of a letterbox get the card's mean."""
-        fit = make_fit(image.size, self._size, self._fit, self._roi)
+        """Write the image into `out`, float32 (C, H, W)."""
+        fit = make_fit(image.size, self._size, self._fit, self._roi, self._corner)
         u0, v0, u1, v1 = fit.target
         pixels = cut(image, fit.source, (u1 - u0, v1 - v0), self._colour)
         if (u1 - u0, v1 - v0) != self._size:
-            out[...] = 0.0
+            out[...] = self._bars
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         for plane, scale, offset, target in zip(planes, self._scale, self._offset, out[:, v0:v1, u0:u1], strict=True):
             np.multiply(plane, scale, out=target, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,20 @@ from camapp.core.arrays import Floats
 from camapp.core.errors import CamappError, ExitCode
 from camapp.core.model_table import KnownModel, known_file, known_models, labels_named, labels_of_net
 from camapp.core.settings import Settings
+from engine.graph import Graph, Shape
 from engine.model import Model, ModelCard, ModelError, load, with_card
+from engine.model_card import Output
 
 SHIPPED = Path(__file__).parents[2] / "weights"
 # Settings that belong to one model file.
-_OF_THE_FILE = ("model", "net", "task", "labels", "mean", "std")
+_OF_THE_FILE = ("model", "net", "task", "head", "labels", "mean", "std", "colour", "anchors")
+# Operators that move or convert numbers, and compute none.
+_MOVING = {
+    *("Concat", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Split", "Cast"),
+    *("Dropout", "DepthToSpace", "SpaceToDepth", "Expand"),
+}
+# The task of a model by the metadata 'task' of Ultralytics.
+_ULTRALYTICS_TASKS = {"classify": "classify"} | dict.fromkeys(("detect", "segment", "pose", "obb"), "detect")
 
 
 class BadModel(CamappError, ModelError):
@@ -97,7 +107,9 @@ def with_model(settings: Settings, first: Settings, model: str) -> Settings:
 
 
 def load_model(settings: Settings) -> Model:
-    """Load the model of the settings; --labels, --mean, --std and --task correct its card.
+    """Load the model of the settings, and complete its card by the graph and the file's metadata.
+
+    --labels, --mean, --std, --colour, --anchors, --head and --task correct the card.
 
     Raises:
         BadModel: the file is missing, damaged or does not match its net, takes no images, or a correction does not
@@ -108,7 +120,8 @@ def load_model(settings: Settings) -> Model:
     if not model.card.colour:
         raise BadModel(f"{settings.model}: net '{model.card.net}' takes {model.card.input_shape}, not images")
     channels = model.card.input_shape[0]
-    changes: dict[str, object] = {}
+    with bad_models():
+        changes = _stated_by_the_file(model)
     for name in ("mean", "std"):
         values = getattr(settings, name)
         if values is not None:
@@ -117,10 +130,91 @@ def load_model(settings: Settings) -> Model:
             changes[name] = tuple(values) * (channels // len(values))
     if settings.labels is not None:
         changes["labels"] = read_labels(settings.labels)
-    if settings.task is not None:
-        changes["task"] = settings.task
+    if settings.colour is not None:
+        if channels != 3:
+            raise BadModel(f"--colour is for three input channels, the model has {channels}")
+        changes["colour"] = settings.colour
+    changes |= {"anchors": settings.anchors} if settings.anchors else {}
+    if settings.task or settings.head:
+        changes["task"] = settings.task or "detect"
     with bad_models():
-        return with_card(model, **changes) if changes else model
+        return with_card(model, **changes)
+
+
+def _stated_by_the_file(model: Model) -> dict[str, Any]:
+    """Return what the outputs and the metadata of a file add to its card: Ultralytics' `names`, `task` and `imgsz`.
+
+    Raises:
+        ModelError: as `outputs_of`.
+    """
+    stated, card = model.card.metadata, model.card
+    changes: dict[str, Any] = {}
+    sides, free = _literal(stated.get("imgsz", "")), 0 in model.graph.inputs[0].shape[2:]
+    if free and isinstance(sides, list | tuple) and len(sides) == 2 and all(type(side) is int for side in sides):
+        changes["input_shape"] = (card.input_shape[0], *sides)
+        model = with_card(model, **changes)
+    changes["outputs"] = outputs_of(model)
+    # A file without a card has no labels, and is of task 'classify' by default.
+    if card.task == "classify" and not card.labels and not _is_one_row(changes["outputs"]):
+        changes["task"] = "detect"
+    names = _literal(stated.get("names", ""))
+    names = list(names.values()) if isinstance(names, dict) else names
+    if not card.labels and isinstance(names, list | tuple) and names:
+        changes["labels"] = tuple(map(str, names))
+    if task := _ULTRALYTICS_TASKS.get(stated.get("task", "")):
+        changes["task"] = task
+    return changes
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _is_one_row(outputs: Sequence[Output]) -> bool:
+    """Return whether the net has one output of one number a class."""
+    return len(outputs) == 1 and all(size == 1 for size in outputs[0].shape[1:])
+
+
+def outputs_of(model: Model) -> tuple[Output, ...]:
+    """Return the names and shapes of the outputs for one item, and the operators that compute them.
+
+    Raises:
+        ModelError: the net cannot be planned, which is necessary if its file does not state all shapes.
+    """
+    if model.card.outputs:
+        return model.card.outputs
+    stated = [value.shape for value in model.graph.outputs]
+    if any(not shape or 0 in shape[1:] or shape[0] > 1 for shape in stated):
+        stated = [output.shape for output in model.plan().outputs]
+    return tuple(
+        Output(value.name, _of_one_item(shape), _operators(model.graph, value.name))
+        for value, shape in zip(model.graph.outputs, stated, strict=True)
+    )
+
+
+def _of_one_item(shape: Shape) -> Shape:
+    return shape[1:] if len(shape) > 1 and shape[0] < 2 else shape
+
+
+def _operators(graph: Graph, name: str) -> tuple[str, ...]:
+    """Return the operators that compute the numbers of a value: those before it that do not only move numbers."""
+    makers = {output: node for node in graph.nodes for output in node.outputs}
+    found: set[str] = set()
+    left, seen = [name], {name}
+    while left:
+        node = makers.get(left.pop())
+        if node is None:
+            continue
+        if node.op_type not in _MOVING:
+            found.add(node.op_type)
+            continue
+        sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        left += [source for source in sources if source not in seen]
+        seen.update(sources)
+    return tuple(sorted(found))
 
 
 def load_file(path: Path, net: str | None = None) -> Model:
@@ -151,7 +245,8 @@ def run_items(model: Model, items: Floats, count: int, size: int) -> tuple[Float
         batch = np.zeros(shape, np.float32)
         batch[: max(0, min(count - start, size))] = items[start : min(start + size, count)]
         plan.run(batch)
-        parts.append([output.copy() for output in plan.outputs])
+        # An output without a batch axis gets one.
+        parts.append([np.array(output if len(output) == size else output[None]) for output in plan.outputs])
     return tuple(np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True))
 
 

@@ -133,7 +133,7 @@ class ModelSettings:
     model: str = option("digits", "name of a shipped or fetched model, or a file; see 'camapp models'", "FILE")
     net: str | None = option(None, "network name, for model files that do not contain it", "NAME")
     task: str | None = option(
-        None, "meaning of the outputs, if the model does not define it: classify, digits or track", "NAME"
+        None, "meaning of the outputs, if the model does not define it: classify, detect, digits or track", "NAME"
     )
     labels: str | None = option(
         None, "class names: a file (one per line, or a JSON list), names separated by commas, imagenet or coco", "FILE"
@@ -142,8 +142,12 @@ class ModelSettings:
     std: tuple[Positive, ...] | None = option(
         None, "standard deviation per channel (0..1 scale), divided by", "S,S,S", parse_floats
     )
-    fit: Literal["crop", "letterbox", "stretch"] = option(
-        "crop", "fit of the image to the model's input: crop, letterbox or stretch", "HOW"
+    colour: Literal["RGB", "BGR"] | None = option(None, "order of the model's input channels: RGB or BGR", "ORDER")
+    fit: Literal["crop", "letterbox", "stretch"] | None = option(
+        None,
+        "fit of the image to the model's input: crop, letterbox or stretch (default: crop; what a detector's head "
+        "expects)",
+        "HOW",
     )
     roi: tuple[Fraction, Fraction, Fraction, Fraction] | None = option(
         None, "region of interest: x,y,width,height as fractions of the image", "X,Y,W,H", parse_floats
@@ -154,6 +158,25 @@ class ModelSettings:
     threshold_high: Fraction = option(0.5, "score at which a label is accepted (hysteresis)", "SCORE")
     threshold_low: Fraction = option(0.35, "score below which the label is dropped (hysteresis)", "SCORE")
     top: Annotated[int, Ge(1), Le(10)] = option(3, "number of best labels to show and log", "N")
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class DetectSettings:
+    """Choose what a detector reports."""
+
+    head: str | None = option(
+        None,
+        "how the model's outputs encode objects, such as yolox; see docs/detection.md (default: recognised)",
+        "NAME",
+    )
+    score: Fraction | None = option(None, "score from which on objects are reported (default: the head's)", "SCORE")
+    iou: Fraction | None = option(
+        None, "overlap above which the weaker of two boxes of a class is dropped (default: the head's)", "IOU"
+    )
+    classes: tuple[str, ...] = option((), "report objects of these classes only", "NAME,NAME", parse_words)
+    anchors: tuple[Positive, ...] | None = option(
+        None, "widths and heights of the model's anchor boxes in pixels of its input", "W,H,W,H", parse_floats
+    )
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -291,6 +314,7 @@ class LimitSettings:
 GROUPS: dict[str, type[Any]] = {
     "Input": InputSettings,
     "Model": ModelSettings,
+    "Detect": DetectSettings,
     "Track": TrackSettings,
     "Speed": SpeedSettings,
     "Output": OutputSettings,
@@ -303,7 +327,8 @@ GROUPS: dict[str, type[Any]] = {
 # The bases stand in reverse: a dataclass collects its fields from the last base to the first.
 @dataclass(frozen=True, kw_only=True)
 class Settings(
-    LimitSettings, MqttSettings, WebSettings, OutputSettings, SpeedSettings, TrackSettings, ModelSettings, InputSettings
+    LimitSettings, MqttSettings, WebSettings, OutputSettings, SpeedSettings, TrackSettings, DetectSettings,
+    ModelSettings, InputSettings,
 ):  # fmt: skip
     """Configures `camapp run`. Each field is a TOML key, CAMAPP_<NAME> and a --flag of the same name."""
 
@@ -475,6 +500,8 @@ def _check_content(name: str, value: Any) -> None:
         raise ValueError("letters, digits, - and _, at most 63 of them")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a finite number")
+    if name == "anchors" and value is not None and len(value) % 2:
+        raise ValueError("widths and heights, in pairs")
     if name == "roi" and value is not None:
         x, y, width, height = value
         if min(width, height) <= 0 or max(x + width, y + height) > 1:

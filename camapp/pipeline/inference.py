@@ -211,7 +211,7 @@ class Inference:
         if outcome.error:
             job.error = outcome.error
         else:
-            job.outputs = [output[: outcome.items].copy() for output in outcome.slot.outputs]
+            job.outputs = [output.copy() for output in outcome.slot.first(outcome.items)[1]]
             job.trace.infer_start, job.trace.infer_end = outcome.infer_start, outcome.infer_end
         job.generation.pool.release(outcome.slot)
         with self._order_lock:

@@ -23,7 +23,7 @@ class ClassifyTask(Task):
 
     def __init__(self, card: ModelCard, options: TaskOptions) -> None:
         super().__init__(card, options)
-        self._preprocess = Preprocessor(card, options.fit, options.roi)
+        self._preprocess = Preprocessor(card, options.fit or "crop", options.roi)
         self.reset()
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:

@@ -24,12 +24,20 @@ class TaskOptions:
     """The settings that apply to any task.
 
     Attributes:
-        fit: how an image is fitted to the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'.
+        fit: how an image is fitted to the model's input: 'crop' (centre, keeps aspect), 'letterbox' or 'stretch'; None
+            leaves it to the task.
         roi: (x, y, width, height) of the region of interest, as fractions of the image; None is the whole image.
         smoothing: time constant of the label's moving average, seconds; 0 disables it.
         threshold_high: score at which a label is accepted.
         threshold_low: score below which the label is dropped (hysteresis).
         top: number of (label, score) pairs in a prediction.
+        mean: what the settings state about the model's input, if anything; it is part of the card, too.
+        std: likewise.
+        colour: likewise.
+        head: how the outputs encode objects; None is the card's, or recognised.
+        score: score from which on objects are reported; None is the head's.
+        iou: overlap above which the weaker of two boxes of a class is dropped; None is the head's.
+        classes: labels of the objects to report; () for all.
         camera_height: height of the camera over the ground, metres.
         camera_pitch: angle of the camera below the horizontal, degrees.
         camera_roll: rotation of the camera to the right, degrees.
@@ -38,12 +46,19 @@ class TaskOptions:
         lane_width: expected width of the lane, metres.
     """
 
-    fit: str = "crop"
+    fit: str | None = None
     roi: tuple[float, float, float, float] | None = None
     smoothing: float = 0.3
     threshold_high: float = 0.5
     threshold_low: float = 0.35
     top: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    colour: str | None = None
+    head: str | None = None
+    score: float | None = None
+    iou: float | None = None
+    classes: tuple[str, ...] = ()
     camera_height: float = 0.3
     camera_pitch: float = 18.0
     camera_roll: float = 0.0
@@ -73,10 +88,12 @@ class Task(ABC):
     Attributes:
         name: key in the registry, and `Prediction.task`.
         max_items: maximum number of batch items per frame; slots are sized for it.
+        batches: whether one run of the model may hold items of several images.
     """
 
     name: ClassVar[str]
     max_items: int = 1
+    batches: bool = True
 
     def __init__(self, card: ModelCard, options: TaskOptions) -> None:
         self.card = card
@@ -115,6 +132,7 @@ class Task(ABC):
 
 REGISTRY = {
     "classify": "camapp.tasks.classify:ClassifyTask",
+    "detect": "camapp.tasks.detect:DetectTask",
     "digits": "camapp.tasks.digits:DigitsTask",
     "track": "camapp.tasks.track:TrackTask",
 }

@@ -51,6 +51,12 @@ class Slot:
     input: Floats
     outputs: tuple[Floats, ...]
 
+    def first(self, items: int) -> tuple[Floats, tuple[Floats, ...]]:
+        """Return the input and the outputs of the first items; a full batch's outputs may lack a batch axis."""
+        if items == len(self.input):
+            return self.input, self.outputs
+        return self.input[:items], tuple(output[:items] for output in self.outputs)
+
 
 class Slots:
     """Maps all slots of a pool into this process."""

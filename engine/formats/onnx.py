@@ -24,6 +24,7 @@ CARD = "card"  # key of the card's JSON among the model's metadata
 DEFAULT_SIDE = 224  # if an image's size is free
 WRITTEN_OPSET, WRITTEN_IR = 19, 9
 MAX_NODES = 100_000
+MAX_METADATA = 1 << 20  # characters
 
 # onnx.TensorProto.DataType -> kind
 KINDS = {
@@ -122,8 +123,8 @@ def parse_onnx(data: bytes, name: str = "onnx") -> Content:
     if not 1 <= opset <= NEWEST:
         raise UnsupportedOperator(f"operator set {opset}; known are 1 to {NEWEST}")
     graph = _graph(model["graph"], opset, name)
-    texts = {entry.get("key"): entry.get("value", "") for entry in model["metadata_props"]}
-    card = ModelCard.from_json(texts[CARD]) if CARD in texts else _guessed_card(graph)
+    texts = {entry.get("key", ""): entry.get("value", "") for entry in model["metadata_props"]}
+    card = ModelCard.from_json(texts[CARD]) if CARD in texts else _guessed_card(graph, texts)
     return Content(graph.initializers, card, graph)
 
 
@@ -263,14 +264,18 @@ def _check_order(graph: Graph) -> None:
             raise ModelError(f"no node makes the output '{value.name}'")
 
 
-def _guessed_card(graph: Graph) -> ModelCard:
-    """Return a card derived from the first input's shape; three channels mean RGB."""
+def _guessed_card(graph: Graph, texts: Mapping[str, str]) -> ModelCard:
+    """Return a card derived from the first input's shape, with the file's metadata; three channels mean RGB."""
     shape = graph.inputs[0].shape[1:] if graph.inputs else ()
     image = len(shape) == 3 and shape[0] in (0, 1, 3)
     defaults = (3, DEFAULT_SIDE, DEFAULT_SIDE) if image else (1,) * len(shape)
     item = tuple(size or default for size, default in zip(shape, defaults, strict=True))
     return ModelCard(
-        graph.name, "classify" if image else "other", item, colour={1: "GRAY", 3: "RGB"}[item[0]] if image else ""
+        graph.name,
+        "classify" if image else "other",
+        item,
+        colour={1: "GRAY", 3: "RGB"}[item[0]] if image else "",
+        metadata=texts if sum(map(len, texts.values())) <= MAX_METADATA else {},
     )
 
 

@@ -127,7 +127,7 @@ class FilesJob:
         self._group = max(1, options.batch)
         self._batch = self._group + self.task.max_items - 1
         self._model = model
-        self._only_batch = model.only_batch
+        self._only_batch = model.only_batch if self.task.batches else 1
         self._input = np.zeros((self._batch, *model.card.input_shape), np.float32)
         self._runs: dict[int, tuple[Callable[[], None], tuple[Floats, ...]]] = {}
 

@@ -75,5 +75,5 @@ def test_without_labels_classes_are_numbers_and_top_is_limited_by_the_outputs():
 
 
 def test_an_unknown_task_raises_an_error_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown task 'guess'; known are classify, digits"):
+    with pytest.raises(ValueError, match="unknown task 'guess'; known are classify, detect, digits"):
         create_task("guess", CARD, TaskOptions())
