@@ -246,7 +246,7 @@ def _add_sinks(pipeline: Pipeline) -> None:
         pipeline.add_sink(DriveSink(settings.drive))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
-        pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live))
+        pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live, settings.name))
 
 
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:

@@ -18,7 +18,7 @@ from camapp.core.events import Trigger, moment_ns
 from camapp.core.frames import Frame, Trace
 from camapp.core.image import Image
 from camapp.core.predictions import Prediction
-from camapp.sinks.avi import MAX_BYTES, AviWriter
+from camapp.sinks.avi import MAX_BYTES, AviWriter, finish_left_file
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import PredictionSink, cannot_write, in_use
 from camapp.system.output_lock import OutputInUse, OutputLock
@@ -77,7 +77,7 @@ class _Clip:
         self._first_ns = self.last_ns = first.moment_ns
         self._file = self._partial.open("wb", buffering=0)
         try:
-            self._avi = AviWriter(self._file, first.size)
+            self._avi = AviWriter(self._file, first.size, MAX_FPS)
         except OSError:
             self.abandon()
             raise
@@ -93,9 +93,11 @@ class _Clip:
     def add(self, image: _Encoded) -> None:
         self._avi.add(image.jpeg)
         self.last_ns = image.moment_ns
+        if self.seconds > 0:
+            self._avi.fps = (len(self._avi) - 1) / self.seconds
 
     def finish(self) -> None:
-        self._avi.finish((len(self._avi) - 1) / self.seconds if self.seconds > 0 else MAX_FPS)
+        self._avi.finish()
         # Without it, a power cut after the renaming would leave an empty clip.
         os.fsync(self._file.fileno())
         self._file.close()
@@ -105,6 +107,17 @@ class _Clip:
         with contextlib.suppress(OSError):
             self._file.close()
             self._partial.unlink()
+
+
+def _finish_left(partial: Path) -> None:
+    """Finish a clip that a killed run has left, under the name it was to get. Raises OSError."""
+    frames = finish_left_file(partial)
+    if frames == 0 or not partial.stat().st_size:
+        partial.unlink()
+        return
+    path = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+    os.replace(partial, path)
+    log.info("finished the clip '%s', which a killed run has left", path)
 
 
 class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
@@ -172,9 +185,8 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(self._folder, self._owner)
             self._lock.acquire()
-            # Left by a run that was killed.
             for partial in self._folder.glob(".*.avi.partial"):
-                partial.unlink()
+                _finish_left(partial)
             probe = self._folder / ".writable"
             probe.touch()
             probe.unlink()

@@ -15,8 +15,6 @@ import struct
 import sys
 import time
 
-import numpy as np
-
 from camapp.core.arrays import Pixels
 from camapp.sinks.x_events import MAP_NOTIFY, send_to_own_windows
 from camapp.system.process import die_with_parent
@@ -61,22 +59,6 @@ def main(arguments: list[str], map_notifies: int = _MAP_NOTIFIES) -> int:
             parent.send(REPORT.pack(BROKEN, 0, 0) + reason.encode()[: PACKET_BYTES // 2])
             return 3
     return 0
-
-
-def letterboxed(image: Pixels, width: int, height: int) -> Pixels:
-    """Return `image` (uint8, HWC) scaled to fit into (width, height), centred on black."""
-    import cv2
-
-    rows, columns = image.shape[:2]
-    if (columns, rows) == (width, height):
-        return image
-    scale = min(width / columns, height / rows)
-    inner = max(1, round(columns * scale)), max(1, round(rows * scale))
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    out = np.zeros((height, width, 3), np.uint8)
-    out[top : top + inner[1], left : left + inner[0]] = cv2.resize(image, inner, interpolation=interpolation)
-    return out
 
 
 def next_area(reported: tuple[int, int], shown: tuple[int, int]) -> tuple[int, int]:
@@ -128,6 +110,8 @@ class _Window:
 
     def _show(self, image: Pixels) -> None:
         import cv2
+
+        from camapp.core.image_ops import letterboxed
 
         if not self._is_open:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)

@@ -27,6 +27,9 @@ class OutputLock:
     Args:
         output: path of the output; several names of the same file are one output.
         owner: name of the run for the error message of another one.
+
+    Attributes:
+        left: what a run that was killed has noted last; "" if none was.
     """
 
     def __init__(self, output: Path, owner: str) -> None:
@@ -35,6 +38,7 @@ class OutputLock:
         self._file = self._output / ".lock" if in_folder else self._output.with_name(_lock_name(self._output.name))
         self._owner = f"camapp '{owner}' (process {os.getpid()})"
         self._descriptor: int | None = None
+        self.left = ""
 
     def acquire(self) -> None:
         """Lock the output; on a file system without locks, do nothing.
@@ -49,7 +53,7 @@ class OutputLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 hidden = self._file != self._output
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() if hidden else ""
+                holder = _lines(descriptor)[0] if hidden else ""
                 os.close(descriptor)
                 raise OutputInUse(holder or "another program") from None
             except OSError as error:
@@ -65,10 +69,19 @@ class OutputLock:
         self._descriptor = descriptor
         if self._file == self._output:
             return
+        # Without a release the file is still there.
+        self.left = _lines(descriptor)[1]
+        self.note("")
+
+    def note(self, text: str) -> None:
+        """Note a line for the next run that acquires this lock, in case this run is killed."""
         # Another user's file can be locked, but not written.
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{self._owner}\n".encode(), 0)
+            if self._descriptor is not None and self._file != self._output:
+                content = f"{self._owner}\n{text}\n".encode(errors="surrogateescape")
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, content, 0)
+                os.fsync(self._descriptor)
 
     def release(self) -> None:
         """Unlock the output; does nothing if it is not locked."""
@@ -90,6 +103,12 @@ class OutputLock:
             return os.open(self._file, os.O_RDONLY | flags)
         self._file = self._output
         return os.open(self._file, os.O_RDONLY | flags)
+
+
+def _lines(descriptor: int) -> tuple[str, str]:
+    """Return the name of the holder, and what it has noted."""
+    owner, _, noted = os.pread(descriptor, 1 << 16, 0).decode(errors="surrogateescape").partition("\n")
+    return owner, noted.removesuffix("\n")
 
 
 def _lock_name(name: str) -> str:

@@ -71,11 +71,11 @@ def test_scenes_and_files_that_cannot_be_rendered_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits.mp4", "digits.avi"])
 def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path, name):
-    """A limit on the size of files fails as a full disk does; OpenCV gets the error and does not report it."""
+    """A limit on the size of files fails as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, before[1]))
     try:
-        with pytest.raises(SettingsError, match="images could be written; is the disk full"):
+        with pytest.raises(SettingsError, match="File too large"):
             run_render("pattern://digits?size=320x240&fps=5", tmp_path / name, 2.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

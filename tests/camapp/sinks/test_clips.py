@@ -17,6 +17,7 @@ from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
+from camapp.sinks.avi import AviWriter
 from camapp.sinks.clips import ClipSink
 
 SECOND = 1_000_000_000
@@ -225,11 +226,18 @@ def test_a_slow_encoder_costs_images_of_the_clip_and_never_blocks(start, monkeyp
         held.set()
 
 
-def test_partial_files_of_a_killed_run_are_removed(start, tmp_path):
-    (tmp_path / "clips").mkdir()
-    (tmp_path / "clips" / ".000007-20260101-000000-cat.avi.partial").touch()
+def test_the_clip_of_a_killed_run_is_finished_and_an_empty_one_removed(start, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / ".000007-20260101-000000-cat.avi.partial").touch()
+    with (folder / ".000008-20260101-000000-cat.avi.partial").open("wb", buffering=0) as file:
+        writer = AviWriter(file, (64, 48), 10.0)
+        for seq in range(20):
+            writer.add(cv2.imencode(".jpg", image_of(seq).bgr())[1].tobytes())
+        file.write(b"00dc\xff\xff\0\0half an image")
     start("cat")
-    assert os.listdir(tmp_path / "clips") == [".lock"]
+    assert sorted(os.listdir(folder)) == [".lock", "000008-20260101-000000-cat.avi"]
+    assert frames_of(folder / "000008-20260101-000000-cat.avi") == (list(range(20)), 10.0)
 
 
 def test_a_second_run_with_the_same_folder_is_refused(start, tmp_path):
