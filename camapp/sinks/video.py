@@ -14,7 +14,7 @@ import cv2
 
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Trace
-from camapp.core.image_ops import letterboxed
+from camapp.core.letterbox import letterboxed
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.encoders import Encoder, EncoderError, FfmpegEncoder, JpegEncoder, h264_encoder, open_encoder
 from camapp.sinks.film_files import FilmFiles

@@ -111,7 +111,7 @@ class _Window:
     def _show(self, image: Pixels) -> None:
         import cv2
 
-        from camapp.core.image_ops import letterboxed
+        from camapp.core.letterbox import letterboxed
 
         if not self._is_open:
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from camapp.core.frames import Trace
-from camapp.core.image_ops import letterboxed
+from camapp.core.letterbox import letterboxed
 from camapp.sinks.window import WindowSink, explain
 from camapp.sinks.window_process import next_area
 from camapp.sinks.x_events import MAP_NOTIFY, send_to_own_windows
