@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -12,6 +12,8 @@ from camapp.core.stats import Balance
 
 # A Pi begins to lower its clock at 80 degrees Celsius, and lowers it most from 85.
 HOT_C = 80.0
+# Boxes in the record of a status.
+_BOXES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,11 @@ class Status:
 
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        record = asdict(self) | {"state": self.state.value}
+        prediction = self.prediction
+        if prediction is not None:
+            # Outlines of many masks would fill a message several times over.
+            prediction = replace(prediction, boxes=tuple(replace(box, outlines=()) for box in prediction.boxes[:_BOXES]))
+        record = asdict(replace(self, prediction=prediction)) | {"state": self.state.value}
         record["latency_ms"] = {
             stage: dict(zip(("p50", "p95", "p99"), values, strict=True)) for stage, values in self.latency_ms.items()
         }

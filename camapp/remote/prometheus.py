@@ -1,4 +1,4 @@
-"""Renders the statistics of all cameras in Prometheus' text format, without state between two scrapes."""
+"""Renders the statistics of all cameras in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from camapp.system.health import FLAGS
 # Exported with 0 from the start: Prometheus sees no increase in a series that begins with its first event.
 _USUAL_DROPS = ("newer frame", "late")
 _USUAL_FAILURES = ("prepare", "decode", "worker died")
+# Classes, zones or lines of a camera with samples of their own; each further one would be a series for ever.
+_MAX_NAMES = 40
+_OTHERS = "(others)"
 _STAGES = ("capture", "prepare", "queue", "infer", "decode")
 
 
@@ -37,16 +40,54 @@ class Metrics:
 class _CameraCollector(Collector):
     def __init__(self, cameras: Sequence[CameraControl]) -> None:
         self._cameras = cameras
+        # By camera, the classes that were in sight in a scrape: a series that ends keeps its last value for minutes.
+        self._seen: dict[str, list[str]] = {}
 
     def collect(self) -> Iterator[Metric]:
         statuses = [camera.status() for camera in self._cameras]
         build = {"version": __version__, "python": platform.python_version()}
         yield _family("info", "camapp_build", "The running version.", [(build, 1)])
         yield from _cameras(statuses)
+        yield from self._objects(statuses)
         pairs = zip(statuses, self._cameras, strict=True)
         yield from _latencies({status.camera: camera.stats for status, camera in pairs})
         if statuses:
             yield from _machine(statuses[0])
+
+    def _objects(self, statuses: Sequence[Status]) -> Iterator[Metric]:
+        """Yield what models that find objects have counted."""
+        found = [(each.camera, each.prediction) for each in statuses if each.task == "detect" and each.prediction]
+        counts: dict[str, dict[str, int]] = {}
+        for camera, prediction in found:
+            seen = self._seen.setdefault(camera, [])
+            seen += [label for label in sorted(prediction.counts) if label not in seen][: _MAX_NAMES - len(seen)]
+            counts[camera] = {label: prediction.counts.get(label, 0) for label in seen}
+            if others := {label: count for label, count in prediction.counts.items() if label not in seen}:
+                counts[camera][_OTHERS] = sum(others.values())
+        samples = [
+            ({"camera": camera, "class": label}, number)
+            for camera, by_label in counts.items()
+            for label, number in by_label.items()
+        ]
+        yield _family("gauge", "camapp_objects", "Objects in sight, by class.", samples)
+        for name, kind, help, part in (
+            ("camapp_zone_objects", "gauge", "Objects in the zone.", "inside"),
+            ("camapp_zone_entered", "counter", "Objects that came into the zone.", "entered"),
+            ("camapp_zone_left", "counter", "Objects that went out of the zone.", "left"),
+        ):
+            zones = [
+                ({"camera": camera, "zone": zone.name}, sum(getattr(zone, part).values()))
+                for camera, prediction in found
+                for zone in prediction.zones[:_MAX_NAMES]
+            ]
+            yield _family(kind, name, help, zones)
+        crossed = [
+            ({"camera": camera, "line": line.name, "direction": way}, sum(by_label.values()))
+            for camera, prediction in found
+            for line in prediction.counting_lines[:_MAX_NAMES]
+            for way, by_label in (("in", line.into), ("out", line.out))
+        ]
+        yield _family("counter", "camapp_line_crossed", "Objects that crossed the counting line.", crossed)
 
 
 def _cameras(statuses: Sequence[Status]) -> Iterator[Metric]:

@@ -9,6 +9,7 @@ import pytest
 
 import camapp
 from camapp.core.frames import Trace
+from camapp.core.predictions import LineState, Prediction, ZoneState
 from camapp.core.stats import Histogram, Stats
 from camapp.core.status import Health, Hud, State, Status
 
@@ -101,6 +102,37 @@ def test_the_machine_has_one_sample_and_each_camera_its_own():
     assert value(samples, "camapp_throttled", flag="under-voltage") == 0
     assert value(samples, "camapp_throttled_since_boot", flag="under-voltage") == 1
     assert value(samples, "camapp_model_info", camera="yard", model="mnist", task="digits") == 1
+
+
+def detecting(counts, zones=(), lines=()):
+    run = make_run()
+    found = Prediction(1, "detect", counts=counts, zones=zones, counting_lines=lines)
+    run.fixed = replace(run.fixed, task="detect", prediction=found)
+    return run
+
+
+def test_objects_zones_and_lines_are_counted():
+    zone = ZoneState("porch", (), {"person": 1}, {"person": 5, "dog": 1}, {"person": 4})
+    line = LineState("gate", (0, 0), (1, 1), {"person": 3}, {"car": 2})
+    samples = scrape(detecting({"person": 2, "car": 1}, (zone,), (line,)))
+    assert value(samples, "camapp_objects", camera="door", **{"class": "person"}) == 2
+    assert value(samples, "camapp_zone_objects", camera="door", zone="porch") == 1
+    assert value(samples, "camapp_zone_entered_total", camera="door", zone="porch") == 6
+    assert value(samples, "camapp_zone_left_total", camera="door", zone="porch") == 4
+    assert value(samples, "camapp_line_crossed_total", camera="door", line="gate", direction="in") == 3
+    assert value(samples, "camapp_line_crossed_total", camera="door", line="gate", direction="out") == 2
+
+
+def test_a_class_that_is_gone_is_zero_and_the_number_of_series_is_bounded():
+    run = detecting({"person": 2})
+    metrics = Metrics([run])
+    metrics.render()
+    run.fixed = replace(run.fixed, prediction=Prediction(2, "detect", counts={f"class {n}": 1 for n in range(1000)}))
+    text = metrics.render()
+    assert 'camapp_objects{camera="door",class="person"} 0.0' in text
+    assert 'class="(others)"} 961.0' in text
+    assert text.count("camapp_objects{") == 41
+    assert metrics.render().count("camapp_objects{") == 41
 
 
 def test_unknown_values_of_the_machine_are_left_out():
