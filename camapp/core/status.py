@@ -83,7 +83,8 @@ class Status:
         prediction = self.prediction
         if prediction is not None:
             # Outlines of many masks would fill a message several times over.
-            prediction = replace(prediction, boxes=tuple(replace(box, outlines=()) for box in prediction.boxes[:_BOXES]))
+            boxes = tuple(replace(box, outlines=()) for box in prediction.boxes[:_BOXES])
+            prediction = replace(prediction, boxes=boxes)
         record = asdict(replace(self, prediction=prediction)) | {"state": self.state.value}
         record["latency_ms"] = {
             stage: dict(zip(("p50", "p95", "p99"), values, strict=True)) for stage, values in self.latency_ms.items()
