@@ -37,6 +37,13 @@ class WebAddress:
         return f"http://{WebAddress(local.get(self.host, self.host), self.port)}/"
 
     @property
+    def urls(self) -> list[str]:
+        """Return the URLs for browsers: on all addresses, that of this machine in its network comes first, if any."""
+        family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}.get(self.host)
+        own = _own_address(family) if family is not None else ""
+        return [f"http://{WebAddress(own, self.port)}/"] * bool(own) + [self.url]
+
+    @property
     def is_loopback(self) -> bool:
         """Return whether only this machine can reach it."""
         if self.host == "localhost":
@@ -45,6 +52,18 @@ class WebAddress:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _own_address(family: int) -> str:
+    """Return the address of this machine on the way to other networks, or "" without a network; sends nothing."""
+    # Addresses for documentation: RFC 5737 and RFC 3849.
+    target = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target, 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
 
 
 def parse_web(text: str) -> WebAddress:

@@ -63,11 +63,15 @@ class StatusReporter:
         """Return the current rates, latencies and drops."""
         run, stats = self._pipeline, self._pipeline.stats
         balance = stats.balance()
+        target_fps = run.settings.target_fps
+        if run.source.fps > 0:
+            # No part of a run can be faster than its source.
+            target_fps = min(target_fps, run.source.fps)
         return Hud(
             camera_fps=stats.camera.rate(),
             infer_fps=stats.inference.rate(),
             display_fps=stats.display.rate(),
-            target_fps=run.settings.target_fps,
+            target_fps=target_fps,
             latency_ms={
                 stage: stats.latency[stage].at(50, last=60)[0] for stage in stats.latency if stage != "overhead"
             },

@@ -279,7 +279,7 @@ class _CameraPublisher(PredictionSink):
     def entities(self) -> CameraEntities:
         """Describe the entities that the camera has now."""
         status, settings = self.camera.status(), self.camera.settings
-        chosen = tuple(getattr(settings, "classes", ())) or status.labels
+        chosen = settings.classes or status.labels
         if len(chosen) > _FEW_LABELS:
             chosen = tuple(label for label in self._seen if label in chosen)
         return CameraEntities(

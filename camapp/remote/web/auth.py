@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -93,17 +95,33 @@ class TokenAuth:
             morsel = None
         if morsel is not None and hmac.compare_digest(morsel.value.encode("utf-8", "replace"), self._session.encode()):
             return True
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and not self.wait_s(address) and self.try_token(token.strip(), address)
+        token = _token_of(headers.get("authorization", ""))
+        return token is not None and not self.wait_s(address) and self.try_token(token, address)
 
     def set_cookie(self, response: Response) -> None:
         """Give a browser the cookie that stands for the token."""
         seconds = _COOKIE_DAYS * 86400
-        response.set_cookie(self.cookie, self._session, max_age=seconds, path="/", httponly=True, samesite="strict")
+        # Without a path, a browser takes that of the login form: behind a proxy, several cameras may have one host.
+        response.set_cookie(self.cookie, self._session, max_age=seconds, path=None, httponly=True, samesite="strict")
 
     def clear_cookie(self, response: Response) -> None:
         """Delete the cookie."""
-        response.delete_cookie(self.cookie, path="/", httponly=True, samesite="strict")
+        response.set_cookie(self.cookie, "", max_age=0, path=None, httponly=True, samesite="strict")
+
+
+def _token_of(authorization: str) -> str | None:
+    """Return the token of an Authorization header: after Bearer, or the password of Basic; None if it has neither."""
+    scheme, _, value = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return value.strip()
+        case "basic":
+            try:
+                pair = base64.b64decode(value.strip(), validate=True).decode("utf-8", "surrogateescape")
+            except (binascii.Error, ValueError):
+                return None
+            return pair.partition(":")[2] or None
+    return None
 
 
 class HostCheck:
@@ -204,13 +222,18 @@ class AuthMiddleware:
         if self._auth.admits(headers, address):
             return None
         if scope.get("method") == "GET" and scope["path"] == "/":
-            return RedirectResponse("/login", 303)
+            return RedirectResponse("login", 303)
         if headers.get("authorization") and (wait := self._auth.wait_s(address)):
             refusal = self._refuse("too many tries", 429, "too many wrong tokens; wait a minute")
             refusal.headers["retry-after"] = str(int(wait) + 1)
             return refusal
-        refusal = self._refuse("token", 401, "the token is needed: log in at /login, or Authorization: Bearer TOKEN")
-        refusal.headers["www-authenticate"] = "Bearer"
+        refusal = self._refuse(
+            "token", 401, "the token is needed: log in at /login, or send it as Bearer, or as the password of Basic"
+        )
+        # Programs such as ffmpeg send a password only if Basic is offered; a browser would open a dialog over the page.
+        if not headers.get("user-agent", "").startswith("Mozilla/"):
+            refusal.headers.append("www-authenticate", 'Basic realm="camapp", charset="UTF-8"')
+        refusal.headers.append("www-authenticate", "Bearer")
         return refusal
 
     def _refuse(self, reason: str, code: int, text: str) -> Response:
@@ -222,7 +245,9 @@ def _is_foreign(scope: Scope, headers: Headers) -> bool:
     """Return whether another site's page caused this request; a followed link is allowed."""
     origin = headers.get("origin")
     try:
-        if origin is not None and urlsplit(origin).netloc != headers["host"]:
+        # No page of another site can send X-Forwarded-Host without the permission that is never given (CORS).
+        own = (headers["host"], headers.get("x-forwarded-host"))
+        if origin is not None and urlsplit(origin).netloc not in own:
             return True
     except ValueError:  # such as "http://["
         return True

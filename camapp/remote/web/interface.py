@@ -16,6 +16,7 @@ from typing import Any
 from camapp.core.addresses import WebAddress, parse_web
 from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
+from camapp.core.events import Situation, counts_text
 from camapp.core.frames import Frame, Trace
 from camapp.core.json_records import prediction_record
 from camapp.core.models import model_choices
@@ -35,6 +36,8 @@ _COMMAND_CAPACITY = 16
 _RETRY_S, _MAX_RETRY_S = 0.5, 30.0
 # The server answers each status; on a small machine its first answer takes seconds.
 _FIRST_ANSWER_S, _ANSWER_S = 60.0, 10.0
+# Number of boxes, and of the numbers in their outlines, that are sent of one prediction: a message has to fit a packet.
+_MAX_BOXES, _MAX_OUTLINES = 200, 5000
 # Key of a command's value in the JSON body.
 _VALUES = {"model": "model", "roi": "roi", "hud": "shown"}
 PACKAGES = ("starlette", "uvicorn", "websockets")
@@ -102,7 +105,7 @@ class WebInterface:
         self.address = WebAddress(self.address.host, self._listener.getsockname()[1])
         if not self.address.is_loopback:
             self._load_token()
-        self._print_line(f"the page is at {self.address.url}")
+        self._print_line(f"the page is at {', on this machine at '.join(self.address.urls)}")
         self._queue.start()
         self._process.start()
 
@@ -239,6 +242,7 @@ class _Feed(PredictionSink, ImageSink):
         self.send = send
         self.models = {path: name for name, path in model_choices(camera.settings).items()}
         self.frames = SharedFrames(self._send_frame)
+        self._situation = Situation()
 
     def _send_frame(self, frame: ReadFrame, memory: Memory | None) -> bool:
         if memory is not None:
@@ -248,7 +252,11 @@ class _Feed(PredictionSink, ImageSink):
         return self.send({"type": "frame", "camera": self.number, "slot": frame.slot, "seq": frame.seq})
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        self._situation.update(prediction, frame, trace)
+        counts = self._situation.counts
         record = prediction_record(prediction, frame, trace)
+        record["summary"] = counts_text(counts) if self._situation.finds_objects else prediction.label
+        record["boxes"] = _bounded(record["boxes"])
         self.send({"type": "prediction", "camera": self.number, "record": record})
 
     def wanted(self) -> bool:
@@ -257,6 +265,16 @@ class _Feed(PredictionSink, ImageSink):
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
         if self.frames.wanted:
             self.frames.publish(canvas, trace.seq if trace else NO_FRAME)
+
+
+def _bounded(boxes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first boxes, without the outlines that are too many."""
+    left = _MAX_OUTLINES
+    for box in boxes[:_MAX_BOXES]:
+        left -= sum(map(len, box.get("outlines", ())))
+        if left < 0:
+            box.pop("outlines", None)
+    return boxes[:_MAX_BOXES]
 
 
 def check_packages(packages: Sequence[str] = PACKAGES) -> None:

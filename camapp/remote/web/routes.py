@@ -152,7 +152,7 @@ class _Handlers:
 
     async def login(self, request: Request) -> Response:
         if not self._auth.needed:
-            return RedirectResponse("/", 303)
+            return RedirectResponse("./", 303)
         if request.method != "POST":
             return _login_form()
         address = request.client.host if request.client else ""
@@ -165,12 +165,12 @@ class _Handlers:
         if not self._auth.try_token(form.get("token", [""])[0].strip(), address):
             self._state.count_refusal("token")
             return _login_form("The token is wrong.", 403)
-        response = RedirectResponse("/", 303)
+        response = RedirectResponse("./", 303)
         self._auth.set_cookie(response)
         return response
 
     async def logout(self, request: Request) -> Response:
-        response = RedirectResponse("/login", 303)
+        response = RedirectResponse("login", 303)
         self._auth.clear_cookie(response)
         return response
 

@@ -14,8 +14,8 @@ from camapp.remote.web.channel import Message
 
 Record = dict[str, Any]
 
-# About a minute at 30 predictions/s; each is about a kilobyte.
-KEPT_PREDICTIONS = 2000
+# About a minute at 30 predictions/s; each is about a kilobyte. With many boxes fewer are kept.
+KEPT_PREDICTIONS, _KEPT_NUMBERS = 2000, 500_000
 _KEPT_NOTICES = 20
 _KEPT_CHANGES = 200
 _COMMAND_S = 45.0
@@ -59,7 +59,7 @@ class CameraState:
     Attributes:
         status: the newest, {} before the first.
         predictions: the newest ones, oldest first.
-        changes: (time, label, score) of each change of the label, oldest first.
+        changes: (time, summary, score) of each change of the label or of the objects, oldest first.
         image: the newest image as a JPEG file, and its frame's number.
         images: notifies of each new image.
         watchers: number of clients that want images.
@@ -69,7 +69,8 @@ class CameraState:
         self.name = name
         self.models = models
         self.status: Record = {}
-        self.predictions: deque[Record] = deque(maxlen=KEPT_PREDICTIONS)
+        self.predictions: deque[Record] = deque()
+        self._numbers = 0
         self.predicted = 0
         self.changes: deque[tuple[str, str, float]] = deque(maxlen=_KEPT_CHANGES)
         self.image: tuple[bytes, int] = (b"", -1)
@@ -93,8 +94,11 @@ class CameraState:
     def add_prediction(self, record: Record) -> None:
         """Add the newest prediction."""
         self.predictions.append(record)
+        self._numbers += _numbers(record)
+        while len(self.predictions) > KEPT_PREDICTIONS or (self._numbers > _KEPT_NUMBERS and len(self.predictions) > 1):
+            self._numbers -= _numbers(self.predictions.popleft())
         self.predicted += 1
-        label = record.get("label", "")
+        label = str(record.get("summary", record.get("label", "")))
         if not self.changes or self.changes[-1][1] != label:
             self.changes.append((record.get("time", ""), label, record.get("score", 0.0)))
 
@@ -111,6 +115,13 @@ class CameraState:
                 break
             found.append(record)
         return found[::-1]
+
+
+def _numbers(record: Record) -> int:
+    """Return how many numbers the boxes of a prediction have, nearly."""
+    boxes = record.get("boxes", ())
+    details = (sum(map(len, box.get("outlines", ()))) + 3 * len(box.get("points", ())) for box in boxes)
+    return 8 * len(boxes) + sum(details)
 
 
 class ServerState:

@@ -1,6 +1,7 @@
 """Addresses of the web page and the MQTT broker, the name of the device, and the settings that hold them."""
 
 import json
+import socket
 
 import pytest
 
@@ -136,3 +137,20 @@ def test_check_config_reads_the_files_of_the_broker(tmp_path):
     settings = {"mqtt": "mqtts://b", "mqtt_ca": str(tmp_path / "none.pem")}
     with pytest.raises(SinkError, match="No such file"):
         check_interfaces(load_settings(settings, environment={}))
+
+
+def test_an_address_for_all_networks_has_a_url_that_other_machines_can_use():
+    urls = parse_web("0.0.0.0:8080").urls
+    assert urls[-1] == "http://127.0.0.1:8080/"
+    assert "http://0.0.0.0:8080/" not in urls
+    assert parse_web("192.168.7.7:80").urls == ["http://192.168.7.7:80/"]
+    assert parse_web("[::]:8080").urls[-1] == "http://[::1]:8080/"
+
+
+def test_without_a_network_the_url_is_that_of_this_machine(monkeypatch):
+    class Unreachable(socket.socket):
+        def connect(self, address):
+            raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", Unreachable)
+    assert parse_web("0.0.0.0:8080").urls == ["http://127.0.0.1:8080/"]

@@ -59,7 +59,7 @@ function toast(text, bad = false) {
 }
 
 function path(rest) {
-  return `/cameras/${encodeURIComponent(shown.name)}${rest}`;
+  return `cameras/${encodeURIComponent(shown.name)}${rest}`;
 }
 
 async function sendCommand(name, body, button) {
@@ -70,7 +70,7 @@ async function sendCommand(name, body, button) {
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ ...body, client: clientId }),
     });
-    if (answer.status === 401) location.assign("/login");
+    if (answer.status === 401) location.assign("login");
     const result = await answer.json();
     if (!answer.ok) throw new Error(result.error);
     return result;
@@ -85,7 +85,7 @@ async function sendCommand(name, body, button) {
 // ---- the socket
 
 function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  socket = new WebSocket(new URL("live", document.baseURI).href.replace(/^http/, "ws"));
   let opened = false;
   socket.onopen = () => {
     opened = true;
@@ -100,7 +100,7 @@ function connect() {
   };
   socket.onclose = async () => {
     showConnection("poor", "reconnecting");
-    if (!opened && (await fetch("/status").then((a) => a.status, () => 0)) === 401) location.assign("/login");
+    if (!opened && (await fetch("status").then((a) => a.status, () => 0)) === 401) location.assign("login");
     setTimeout(connect, wait + 200 * Math.random());
     wait = Math.min(2 * wait, 8000);
   };
@@ -129,7 +129,7 @@ function receive(message) {
   }
   for (const [name, records] of Object.entries(message.predictions || {})) {
     const camera = cameras.get(name);
-    for (const record of records) addChange(camera, Date.parse(record.time), record.label, record.score);
+    for (const record of records) addChange(camera, Date.parse(record.time), record.summary, record.score);
     camera.prediction = records[records.length - 1];
   }
   for (const notice of message.notices || []) showNotice(notice);
@@ -176,7 +176,8 @@ function choose(name) {
   $("model").replaceChildren(...shown.models.map((model) => new Option(model)));
   $("download").href = path("/snapshot.jpg");
   $("image").alt = `Live image of ${name}`;
-  document.title = cameras.size > 1 ? `${name} · camapp` : "camapp";
+  document.title = `${name} · camapp`;
+  setText($("name"), name);
   if (cameras.size > 1) history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   if (shown.status) showStatus(shown.status);
   watch();
@@ -211,10 +212,10 @@ function buildTiles() {
 function refreshTiles() {
   for (const tile of document.hidden ? [] : $("cameras").children) {
     const camera = cameras.get(tile.dataset.name);
-    const label = camera.prediction ? camera.prediction.label || "–" : "";
+    const label = camera.prediction ? camera.prediction.summary || "–" : "";
     const at = camera.status ? camera.status.state : "";
     setText(tile.querySelector("em"), at === "running" ? `${label} · ${camera.status.figures.infer_fps.toFixed(0)}/s` : at);
-    if (tile.firstChild.complete && !["", "starting", "ended"].includes(at)) tile.firstChild.src = `/cameras/${encodeURIComponent(camera.name)}/snapshot.jpg?${Date.now()}`;
+    if (tile.firstChild.complete && !["", "starting", "ended"].includes(at)) tile.firstChild.src = `cameras/${encodeURIComponent(camera.name)}/snapshot.jpg?${Date.now()}`;
   }
 }
 
@@ -224,13 +225,29 @@ function state(how, text) {
   setText($("state"), text);
 }
 
+// The picture within the image's element, which may be wider or higher.
+function pictureRect() {
+  const element = $("image").getBoundingClientRect(), image = $("image");
+  const scale = Math.min(element.width / image.width, element.height / image.height);
+  const [width, height] = [image.width * scale, image.height * scale];
+  return { left: element.left + (element.width - width) / 2, top: element.top + (element.height - height) / 2, width, height };
+}
+
+function placeFrame() {
+  const picture = pictureRect(), stage = $("stage").getBoundingClientRect(), frame = $("frame").style;
+  [frame.left, frame.top] = [`${picture.left - stage.left}px`, `${picture.top - stage.top}px`];
+  [frame.width, frame.height] = [`${picture.width}px`, `${picture.height}px`];
+}
+new ResizeObserver(placeFrame).observe($("image"));
+
 // ---- statistics
 
 function showStatus(status) {
   const figures = status.figures, health = figures.health, paused = status.state === "paused";
   setText($("source"), `${figures.source} · ${figures.model}`);
-  if (status.size) {
+  if (status.size && `${status.size}` !== `${[$("image").width, $("image").height]}`) {
     [$("image").width, $("image").height] = status.size;
+    placeFrame();
   }
   const how = { running: "good", starting: "fair", paused: "fair" }[status.state] || "poor";
   state(how, status.state === "running" ? "live" : status.state + (status.reason ? `: ${status.reason}` : ""));
@@ -313,39 +330,110 @@ function showLatency(latency) {
 function showPrediction() {
   const record = shown && shown.prediction;
   if (!record) return;
-  const label = record.label;
-  setText($("label"), label || "no label");
-  $("label").className = label ? "label" : "label none";
-  setText($("score"), label ? `score ${percent(record.score)}` : "");
+  const findsObjects = Boolean(record.counts), label = record.summary;
+  setText($("label"), label || (findsObjects ? "nothing in sight" : "no label"));
+  $("label").className = `label${label ? "" : " none"}${findsObjects && label.length > 16 ? " long" : ""}`;
+  $("score-bar").parentNode.hidden = findsObjects;
+  setText($("score"), label && !findsObjects ? `score ${percent(record.score)}` : "");
   setWidth($("score-bar"), label ? record.score : 0);
   const truth = record.truth && record.truth.label;
   setText($("truth"), truth ? `truth: ${truth}` : "");
   $("truth").className = truth === label ? "right" : "wrong";
-  const top = $("top");
-  while (top.children.length > record.top.length) top.lastChild.remove();
-  record.top.forEach(([name, score], number) => {
-    let row = top.children[number];
-    if (!row) {
-      row = make("li");
-      const meter = make("div", "", "meter");
-      meter.append(make("b"));
-      row.append(make("span"), meter, make("span"));
-      top.append(row);
-    }
+  showTop(findsObjects ? [] : record.top);
+  showObjects(findsObjects ? record.boxes : []);
+  showZones(record.zones || [], record.counting_lines || []);
+  showPairs($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), String(+value.toFixed(3))]));
+}
+
+// Returns the rows of a list, as many as wanted; new ones have name, meter and number.
+function rows(list, count) {
+  while (list.children.length > count) list.lastChild.remove();
+  while (list.children.length < count) {
+    const row = make("li"), meter = make("div", "", "meter");
+    meter.append(make("b"));
+    row.append(make("span"), meter, make("span"));
+    list.append(row);
+  }
+  return Array.from(list.children);
+}
+
+function showTop(top) {
+  rows($("top"), top.length).forEach((row, number) => {
+    const [name, score] = top[number];
     setText(row.children[0], name);
     setWidth(row.children[1].firstChild, score);
     setText(row.children[2], percent(score));
   });
-  showPairs($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), String(+value.toFixed(3))]));
+}
+
+// ---- objects
+
+const MAX_OBJECTS = 12;
+let marked = null; // the object that is marked on the image: its place in the list
+
+function showObjects(boxes) {
+  const listed = boxes.slice().sort((a, b) => a.label.localeCompare(b.label) || (a.track || 0) - (b.track || 0) || a.xyxy[0] - b.xyxy[0]);
+  $("objects").hidden = !listed.length;
+  const more = listed.length - MAX_OBJECTS;
+  $("more").hidden = more <= 0;
+  setText($("more"), `and ${more} more`);
+  rows($("objects"), Math.min(listed.length, MAX_OBJECTS)).forEach((row, number) => {
+    const box = listed[number], name = row.children[0], bar = row.children[1].firstChild;
+    if (!name.children.length) {
+      name.replaceChildren(make("i"), make("b"), make("em"));
+      row.addEventListener("pointerenter", () => (marked = number));
+      row.addEventListener("pointerleave", () => (marked = null));
+    }
+    name.children[0].style.background = bar.style.background = classColour(box.label);
+    setText(name.children[1], box.label);
+    setText(name.children[2], box.track ? ` #${box.track}` : "");
+    setWidth(bar, box.score);
+    setText(row.children[2], percent(box.score));
+  });
+  const box = marked === null || marked >= MAX_OBJECTS ? null : listed[marked];
+  $("mark").hidden = !box || !shown.status || !shown.status.size;
+  if ($("mark").hidden) return;
+  const [width, height] = shown.status.size, [x0, y0, x1, y1] = box.xyxy, style = $("mark").style;
+  [style.left, style.top] = [`${(100 * x0) / width}%`, `${(100 * y0) / height}%`];
+  [style.width, style.height] = [`${(100 * (x1 - x0)) / width}%`, `${(100 * (y1 - y0)) / height}%`];
+}
+
+const total = (counts) => Object.values(counts).reduce((sum, count) => sum + count, 0);
+const byLabel = (counts) => Object.entries(counts).map(([label, count]) => `${count} ${label}`).join(", ");
+
+function showZones(zones, lines) {
+  $("counting").hidden = !zones.length && !lines.length;
+  showTable($("zones"), zones.map((zone) => [zone.name, zone.inside, zone.entered, zone.left, duration(zone.dwell_s)]));
+  showTable($("lines"), lines.map((line) => [line.name, line.in, line.out]));
+}
+
+// Counts by label are shown as their sum; the labels are in the tooltip.
+function showTable(table, records) {
+  const content = JSON.stringify(records);
+  if (table.dataset.content === content) return;
+  table.dataset.content = content;
+  table.hidden = !records.length;
+  table.tBodies[0].replaceChildren(...records.map((record) => {
+    const row = make("tr");
+    record.forEach((value, at) => {
+      const cell = make(at ? "td" : "th", typeof value === "object" ? String(total(value)) : value);
+      if (!at) cell.scope = "row";
+      if (typeof value === "object") cell.title = byLabel(value);
+      row.append(cell);
+    });
+    return row;
+  }));
 }
 
 let announcedAt = 0, announced = "";
 function announce() {
-  const label = shown && shown.prediction && shown.prediction.label;
+  const record = shown && shown.prediction, label = record && record.summary;
   if (!$("announce").checked || !label || label === announced || Date.now() - announcedAt < 4000) return;
   announced = label;
   announcedAt = Date.now();
-  setText($("announced"), `${label}, ${percent(shown.prediction.score)}`);
+  // A change comes with the score of its image, as everywhere: the smoothed one has only begun to rise.
+  const score = record.raw_label === record.label ? record.raw_score : record.score;
+  setText($("announced"), record.counts ? label : `${label}, ${percent(score)}`);
 }
 
 // ---- charts
@@ -377,12 +465,13 @@ function drawTimeline() {
     const until = number + 1 < changes.length ? changes[number + 1].at : now;
     if (until < from || !label) return;
     const left = Math.max(0, x(at)), length = x(until) - left;
-    c.fillStyle = colour(hue(label));
+    const objects = /^\d+ (.+?)(, \d+ |$)/.exec(shown.prediction && shown.prediction.counts ? label : "");
+    c.fillStyle = objects ? classColour(objects[1]) : colour(hue(label));
     c.beginPath();
     c.roundRect(left, 0, Math.max(1, length - 1), base, Math.min(4, length / 2));
     c.fill();
     if (c.measureText(label).width + 10 < length) {
-      c.fillStyle = colour("--card");
+      c.fillStyle = objects ? "#14161a" : colour("--card");
       c.fillText(label, left + 6, base / 2);
     }
   });
@@ -478,7 +567,7 @@ function inside([x, y, w, h]) {
 $("stage").addEventListener("pointerdown", (event) => {
   if (!region || event.button) return;
   event.preventDefault();
-  const frame = $("image").getBoundingClientRect();
+  const frame = pictureRect();
   const at = (e) => [clamp((e.clientX - frame.left) / frame.width, 0, 1), clamp((e.clientY - frame.top) / frame.height, 0, 1)];
   const start = at(event), [x, y, w, h] = region, corner = event.target.dataset.corner;
   const fixed = corner && [corner.includes("w") ? x + w : x, corner.includes("n") ? y + h : y];

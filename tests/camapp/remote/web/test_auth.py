@@ -1,6 +1,7 @@
 """Access checks and routes, without a run or a network: the test sends the run's messages."""
 
 import asyncio
+import base64
 import json
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_link_from_another_site_can_be_followed(run):
 
 def test_without_the_token_only_the_login_form_is_served(run):
     client = run.client(TOKEN)
-    assert client.get("/").headers["location"] == "/login"
+    assert client.get("/").headers["location"] == "login"
     assert client.get("/login").status_code == 200
     for path in (
         "/status",
@@ -129,12 +130,53 @@ def test_without_the_token_only_the_login_form_is_served(run):
     assert run.commands == []
 
 
+def basic(password, user="x"):
+    return {"authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def test_the_token_is_accepted_as_the_password_of_basic_and_never_in_the_address(run):
+    client = run.client(TOKEN)
+    for user in ("x", "", "pi@home"):
+        assert client.get("/status", headers=basic(TOKEN, user)).status_code == 200
+    assert client.get("/stream.mjpg", headers=basic("wrong")).status_code == 401
+    for header in ("Basic", "Basic !", "Basic eA==", "Basic /////w==", f"Basic {TOKEN}", f"Digest {TOKEN}"):
+        assert client.get("/status", headers={"authorization": header}).status_code == 401
+    for name in ("token", "access_token", "auth", "password"):
+        assert client.get(f"/status?{name}={TOKEN}").status_code == 401
+
+
+def test_wrong_passwords_count_as_tries(run):
+    client = run.client(TOKEN)
+    codes = [client.get("/status", headers=basic("wrong")).status_code for _ in range(7)]
+    assert codes == [401] * 4 + [429] * 3
+    assert client.get("/status", headers=basic(TOKEN)).status_code == 429
+
+
+def test_programs_are_asked_for_a_password_and_browsers_are_not(run):
+    def challenges(agent):
+        return run.client(TOKEN).get("/status", headers={"user-agent": agent}).headers.get_list("www-authenticate")
+
+    assert [text.partition(" ")[0] for text in challenges("Lavf/60.3.100")] == ["Basic", "Bearer"]
+    assert challenges("Mozilla/5.0 (X11; Linux aarch64) Chrome/140.0") == ["Bearer"]
+
+
+def test_a_proxy_that_names_the_host_it_stands_for_is_no_foreign_page(run):
+    headers = {"origin": "https://home.example", "host": "127.0.0.1:8080"}
+    assert run.client().post("/api/pause", json={}, headers=headers).status_code == 403
+    behind = headers | {"x-forwarded-host": "home.example"}
+    assert run.client().post("/api/pause", json={}, headers=behind).status_code == 200
+    assert (
+        run.client().get("/status", headers={"host": "evil.example", "x-forwarded-host": "localhost"}).status_code
+        == 421
+    )
+
+
 def test_the_token_is_accepted_by_form_and_by_header(run):
     client = run.client(TOKEN)
     assert client.get("/status", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert client.post("/login", data={"token": "wrong"}).status_code == 403
     answer = client.post("/login", data={"token": TOKEN})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie

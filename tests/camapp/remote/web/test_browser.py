@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,11 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import sync_playwright
 
 from camapp.app import build_cameras
+from camapp.core.predictions import Box, LineState, ZoneState
 from camapp.core.settings import load_settings
+from camapp.overlay.class_colours import class_colour
 from camapp.remote.web.interface import WebInterface
+from camapp.tasks.digits import DigitsTask
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -38,13 +43,13 @@ pytestmark = [
 class Run:
     """A real run of generated digits, and its page."""
 
-    def __init__(self, folder: Path, address="127.0.0.1:0", names=("camera",)):
+    def __init__(self, folder: Path, address="127.0.0.1:0", names=("camera",), task=None):
         cameras = [
             {"source": f"pattern://digits?size=640x360&fps=10&seed={number}", "name": name, "target_fps": 10.0}
             for number, name in enumerate(names, 1)
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
-        self.cameras = build_cameras([load_settings(camera | common, environment={}) for camera in cameras])
+        self.cameras = build_cameras([load_settings(camera | common, environment={}) for camera in cameras], task=task)
         self.interface = WebInterface(
             self.cameras.pipelines, address, state=folder / "state", print_line=lambda text: None
         )
@@ -300,3 +305,117 @@ def test_nothing_is_wider_than_the_screen(browser, tmp_path, width):
         assert small == []
         page.click("#cameras button:nth-child(2)")
         eventually(lambda: page.title().startswith("yard"))
+
+
+class ObjectsTask(DigitsTask):
+    """Turns the digits that it reads into objects in a zone, before a counting line."""
+
+    def decode(self, frame, outputs, prepared, now_ns):
+        found = super().decode(frame, outputs, prepared, now_ns)
+        width, height = frame.view.size
+        boxes = tuple(
+            Box(40 * number, 20, 40 * number + 30, 120, label, 0.9, number + 1)
+            for number, label in enumerate(["dog"] + ["person"] * 14)
+        )
+        corners = ((0.0, 0.0), (width / 2, 0.0), (width / 2, height / 1.0))
+        return replace(
+            found,
+            task="detect",
+            boxes=boxes,
+            counts={"person": 14, "dog": 1},
+            zones=(ZoneState("porch", corners, {"person": 2}, {"person": 5, "dog": 1}, {"person": 3}, 75.0),),
+            counting_lines=(LineState("gate", (10.0, 10.0), (10.0, 90.0), {"person": 7}, {}),),
+        )
+
+
+def test_objects_zones_and_lines_are_listed_beside_the_image(page, tmp_path):
+    with Run(tmp_path, names=("porch",), task=ObjectsTask) as run:
+        page.goto(run.url)
+        page.wait_for_selector("#objects li")
+        assert page.locator("#label").text_content() == "14 person, 1 dog"
+        assert page.locator("#name").text_content() == "porch"
+        rows = [row.replace("\xa0", " ") for row in page.locator("#objects li").all_text_contents()]
+        assert rows[:2] == ["dog #190 %", "person #290 %"]
+        assert len(rows) == 12
+        assert page.locator("#more").text_content() == "and 3 more"
+        colour = page.evaluate("getComputedStyle(document.querySelector('#objects i')).backgroundColor")
+        blue, green, red = class_colour("dog")
+        assert colour == f"rgb({red}, {green}, {blue})"
+        assert page.locator("#zones tbody tr").all_text_contents() == ["porch2631 min 15 s"]
+        assert page.locator("#lines tbody tr").all_text_contents() == ["gate70"]
+        assert page.locator("#zones tbody td").nth(1).get_attribute("title") == "5 person, 1 dog"
+        page.hover("#objects li:nth-child(2)")
+        page.wait_for_selector("#mark:not([hidden])")
+        mark, image = page.locator("#mark").bounding_box(), page.locator("#image").bounding_box()
+        assert (mark["x"] - image["x"]) / image["width"] == pytest.approx(40 / 640, abs=0.01)
+        assert mark["height"] / image["height"] == pytest.approx(100 / 360, abs=0.02)
+
+
+class Proxy:
+    """Stands for a reverse proxy that serves the page below a path, over bare connections."""
+
+    def __init__(self, port, path):
+        self._port, self._path = port, path.encode()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{path}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (part := client.recv(65536)):
+                return
+            head += part
+        method, _, rest = head.partition(b" ")
+        if not rest.startswith(self._path):
+            client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            client.close()
+            return
+        # One request a connection, so that only the first line has to be rewritten.
+        request = method + b" /" + rest[len(self._path) :]
+        if b"Upgrade: websocket" not in request:
+            request = request.replace(b"Connection: keep-alive", b"Connection: close")
+        server = socket.create_connection(("127.0.0.1", self._port))
+        server.sendall(request)
+        threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
+        self._copy(server, client)
+
+    @staticmethod
+    def _copy(source, target):
+        with contextlib.suppress(OSError):
+            while part := source.recv(65536):
+                target.sendall(part)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self._listener.close()
+
+
+def test_the_page_works_below_a_proxys_path(page, tmp_path):
+    with (
+        Run(tmp_path, "0.0.0.0:0") as run,
+        contextlib.closing(Proxy(run.interface.address.port, "/home/cam1/")) as proxy,
+    ):
+        token = eventually(lambda: (path := tmp_path / "state" / "web-token").exists() and path.read_text().strip())
+        page.goto(proxy.url)
+        assert page.url == f"{proxy.url}login"
+        page.fill("#token", token)
+        page.click("button")
+        page.wait_for_selector("#state.good")
+        assert page.url == proxy.url
+        (cookie,) = page.context.cookies()
+        assert cookie["path"] == "/home/cam1", "another camera's page below the same host has its own"
+        first = eventually(lambda: page.evaluate(PIXELS))
+        eventually(lambda: page.evaluate(PIXELS) != first)
+        page.click("#pause")
+        page.wait_for_selector("#pause[aria-pressed=true]")
+        page.click("#logout button")
+        page.wait_for_url("**/home/cam1/login")
