@@ -16,7 +16,6 @@ from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image_ops import Fit, Preprocessor
 from camapp.core.log_once import LogOnce
-from camapp.core.model_table import labels_named
 from camapp.core.predictions import Box, KeyPoint, Prediction
 from camapp.tasks.heads.head import Candidates, Head, InputFormat, head_for
 from camapp.tasks.task import Prepared, Task, TaskOptions
@@ -106,7 +105,7 @@ class DetectTask(Task):
 
 def _completed(card: ModelCard, head: Head, options: TaskOptions) -> ModelCard:
     """Return the card with labels, and with the input that the head's family expects unless another one is stated."""
-    changes: dict[str, object] = {"labels": _labels(card, head)}
+    changes: dict[str, object] = {"labels": head.class_names()}
     form, channels = head.input, card.input_shape[0]
     if not card.head:
         if options.colour is None and card.colour == InputFormat().colour and channels == 3:
@@ -122,20 +121,6 @@ def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return tuple(values[:channels]) if len(values) > 1 else values * channels
 
 
-def _labels(card: ModelCard, head: Head) -> tuple[str, ...]:
-    """Return a name for each class; raises ValueError if the card has another number of them."""
-    labels = card.labels or (head.labels if len(head.labels) == head.classes else ())
-    if not labels:
-        coco = labels_named("coco")
-        labels = coco if len(coco) == head.classes else tuple(map(str, range(head.classes)))
-    if len(labels) != head.classes:
-        raise ValueError(
-            f"the model tells {head.classes} classes apart (head '{head.name}'), but {len(labels)} labels are given; "
-            "give --labels one name for each"
-        )
-    return labels
-
-
 def _chosen(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.bool_] | None:
     """Return whether to report each class, or None for all; raises ValueError for a name that is no label."""
     for name in names:
@@ -148,14 +133,18 @@ def _chosen(names: Sequence[str], labels: Sequence[str]) -> NDArray[np.bool_] | 
 
 
 def _in_view(found: Candidates, fit: Fit, frame: Frame, labels: Sequence[str]) -> tuple[Box, ...]:
-    """Return candidates in pixels of the view, clipped to the part that the model received; empty ones are left out."""
+    """Return candidates in pixels of the view; empty ones are left out.
+
+    They are clipped to the part that the model received, except rotated ones, which clipping would deform.
+    """
     (x0, y0, x1, y1), (u0, v0, u1, v1) = fit.source, fit.target
     scale = np.array([(x1 - x0) / (u1 - u0), (y1 - y0) / (v1 - v0)])
-    low, high, to_view = np.array([x0, y0]), np.array([x1, y1]), np.array(frame.model_to_view)
+    low, to_view = np.array([x0, y0]), np.array(frame.model_to_view)
+    bounds = (low, np.array([x1, y1])) if found.angles is None else (None, None)
 
     def placed(points: Floats) -> Floats:
         """Map points (..., 2) of the input to the view."""
-        return np.asarray(np.clip((points - (u0, v0)) * scale + low, low, high) * to_view)
+        return np.asarray(np.clip((points - (u0, v0)) * scale + low, *bounds) * to_view)
 
     rects = placed(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4).tolist()
     points = repeat(()) if found.points is None else _key_points(found.points, placed(found.points[..., :2]))

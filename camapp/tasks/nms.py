@@ -74,7 +74,7 @@ def suppress(boxes: Floats, scores: Floats, classes: Indices, iou: float, limit:
         block = np.arange(start, min(start + _BLOCK, len(order)))
         if len(kept):
             block = block[~_overlaps(boxes, classes, kept, block, iou).any(axis=0)]
-        kept = np.concatenate([kept, block[_greedy(np.triu(_overlaps(boxes, classes, block, block, iou), 1))]])
+        kept = np.concatenate([kept, block[greedy(np.triu(_overlaps(boxes, classes, block, block, iou), 1))]])
         if len(kept) >= limit:
             break
     return order[kept[:limit]]
@@ -85,7 +85,7 @@ def _overlaps(boxes: Floats, classes: Indices, first: Indices, second: Indices, 
     return same & (iou_matrix(boxes[first], boxes[second]) > iou)
 
 
-def _greedy(overlaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def greedy(overlaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return what stays of n candidates in descending order, where `overlaps[i, j]` (i < j) lets i drop j.
 
     Each pass drops what the survivors of the one before overlap. The first k candidates are final after k passes, and

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from camapp.core.arrays import Floats
+from camapp.core.model_table import labels_named
 from camapp.core.predictions import Point
 from camapp.tasks.nms import Indices, suppress
 from engine.model import ModelCard
@@ -83,6 +84,7 @@ class Head(ABC):
         score: score from which on the family's authors report objects.
         iou: overlap above which they drop the weaker of two boxes.
         labels: names of the classes, if all nets of the family have the same.
+        background: whether the first class of the outputs is the background, which `classes` does not count.
     """
 
     name: ClassVar[str]
@@ -91,6 +93,7 @@ class Head(ABC):
     score: ClassVar[float] = 0.25
     iou: ClassVar[float] = 0.45
     labels: ClassVar[tuple[str, ...]] = ()
+    background: ClassVar[bool] = False
 
     def __init__(self, card: ModelCard) -> None:
         """Prepare for a net; raises ValueError if the outputs have another form."""
@@ -102,6 +105,25 @@ class Head(ABC):
 
     def setup(self) -> None:
         """Compute what does not change from frame to frame, such as a grid."""
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return a name for each class: the card's, the family's, COCO's for 80, else numbers.
+
+        Raises:
+            ValueError: the card has another number of labels.
+        """
+        names = self.card.labels or (self.labels if len(self.labels) == self.classes else ())
+        if self.background and len(names) == self.classes + 1:
+            names = names[1:]
+        if not names:
+            coco = labels_named("coco")
+            names = coco if len(coco) == self.classes else tuple(map(str, range(self.classes)))
+        if len(names) != self.classes:
+            raise ValueError(
+                f"the model tells {self.classes} classes apart (head '{self.name}'), but {len(names)} labels are "
+                "given; give --labels one name for each"
+            )
+        return names
 
     @classmethod
     @abstractmethod
@@ -124,12 +146,36 @@ class Head(ABC):
 # In the order in which messages list them.
 REGISTRY = {
     "yolox": "camapp.tasks.heads.yolox:YoloxHead",
+    "yolov5": "camapp.tasks.heads.yolov5:Yolov5Head",
     "yolov8": "camapp.tasks.heads.yolov8:Yolov8Head",
+    "yolov8-seg": "camapp.tasks.heads.yolov8_seg:Yolov8SegHead",
+    "yolov8-pose": "camapp.tasks.heads.yolov8_pose:Yolov8PoseHead",
+    "yolov8-obb": "camapp.tasks.heads.yolov8_obb:Yolov8ObbHead",
+    "yolov10": "camapp.tasks.heads.yolov10:Yolov10Head",
+    "yolov3": "camapp.tasks.heads.yolov3:Yolov3Head",
+    "yolo-fastestv2": "camapp.tasks.heads.yolo_fastestv2:YoloFastestV2Head",
+    "fastestdet": "camapp.tasks.heads.fastestdet:FastestDetHead",
+    "nanodet": "camapp.tasks.heads.nanodet:NanodetHead",
+    "picodet": "camapp.tasks.heads.picodet:PicodetHead",
+    "ssd": "camapp.tasks.heads.ssd:SsdHead",
+    "ssdlite": "camapp.tasks.heads.ssdlite:SsdliteHead",
+    "yunet": "camapp.tasks.heads.yunet:YunetHead",
+    "blazeface": "camapp.tasks.heads.blazeface:BlazefaceHead",
+    "segment": "camapp.tasks.heads.segment:SegmentHead",
 }
+# Other names of families, and the head whose form their outputs have.
+ALIASES = (
+    {"yolov6": "yolov5", "yolov7": "yolov5", "yolo-fastest": "yolov3", "yolov3-tiny": "yolov3", "ultraface": "ssd"}
+    | dict.fromkeys(("yolov5u", "yolov9", "yolo11", "yolo12"), "yolov8")
+    | {f"yolo{version}-{kind}": f"yolov8-{kind}" for version in (11, 12) for kind in ("seg", "pose", "obb")}
+)
+# Strides of the levels that detectors have, most usual first.
+LEVELS = ((8, 16, 32), (8, 16, 32, 64), (16, 32), (4, 8, 16, 32))
 
 
 def head_class(name: str) -> type[Head]:
     """Return the head of that name; raises ValueError if there is none."""
+    name = ALIASES.get(name, name)
     if name not in REGISTRY:
         raise ValueError(f"unknown head '{name}'; known are {', '.join(REGISTRY)}")
     module, _, cls = REGISTRY[name].partition(":")
@@ -145,7 +191,10 @@ def head_for(card: ModelCard, name: str = "") -> Head:
     """
     if name or card.head:
         return head_class(name or card.head)(card)
-    fitting = [cls for cls in map(head_class, REGISTRY) if cls.classes_of(card)]
+    found = {cls: cls.classes_of(card) for cls in map(head_class, REGISTRY)}
+    fitting = [cls for cls, classes in found.items() if classes]
+    if len(fitting) > 1 and card.labels:
+        fitting = [cls for cls in fitting if found[cls] == len(card.labels)] or fitting
     if len(fitting) == 1:
         return fitting[0](card)
     shapes = described(card.outputs)
@@ -190,6 +239,16 @@ def cells(card: ModelCard, strides: Sequence[int]) -> int:
     return sum(-(-height // stride) * -(-width // stride) for stride in strides)
 
 
+def levels_of(card: ModelCard, count: int, anchors: int = 1) -> tuple[int, ...]:
+    """Return the strides of the levels that have `count` anchors in all; () if none of LEVELS has."""
+    return next((strides for strides in LEVELS if anchors * cells(card, strides) == count), ())
+
+
+def sigmoid(values: Floats) -> Floats:
+    """Return 1 / (1 + exp(-values))."""
+    return np.asarray(1 / (1 + np.exp(-values)))
+
+
 def corners(centres: Floats, sizes: Floats) -> Floats:
     """Return boxes (n, 4) x0, y0, x1, y1 of centres (n, 2) and sizes (n, 2)."""
     return np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
@@ -197,4 +256,5 @@ def corners(centres: Floats, sizes: Floats) -> Floats:
 
 def is_raw(output: Output, *activations: str) -> bool:
     """Return whether an output's numbers come straight from layers or these activations, so are not decoded yet."""
-    return {*output.operators} <= {"Conv", "Gemm", "MatMul", "Add", *activations}
+    layers = {"Conv", "Gemm"} | ({"MatMul", "Add"} if "MatMul" in output.operators else set())
+    return {*output.operators} <= {*layers, *activations}

@@ -62,15 +62,24 @@ def task_of(path: Path, **options: object) -> Task:
     return task_for(settings, load_model(settings).card)
 
 
-def compare(path: Path, published: Published, least: int, images: int = 3, **options: object) -> list[Prediction]:
-    """Compare all boxes of some photographs; require at least `least` in all. Return the predictions.
+def compare(path: Path, published: Published, least: int, images: int = 2, **options: object) -> list[Prediction]:
+    """Compare all boxes of some photographs; require at least `least` in all. Return the predictions."""
+    predictions = [prediction for prediction, _, _ in compared(path, published, images, **options)]
+    assert sum(len(prediction.boxes) for prediction in predictions) >= least
+    return predictions
+
+
+def compared(
+    path: Path, published: Published, images: int = 2, **options: object
+) -> list[tuple[Prediction, list[Found], Fit]]:
+    """Compare all boxes of some photographs; return each prediction with its expectation and the fit of the image.
 
     ONNX Runtime runs the file if it is installed, else the engine.
     """
     settings = load_settings({"model": str(path), **options}, environment={})
     model = load_model(settings)
     task = task_for(settings, model.card)
-    predictions = []
+    found = []
     for image in photos()[:images]:
         batch = np.zeros((1, *model.card.input_shape), np.float32)
         ready = task.prepare(Frame.still(image), batch)
@@ -78,9 +87,8 @@ def compare(path: Path, published: Published, least: int, images: int = 3, **opt
         (prediction,) = task.decode_stills([image], outputs, [ready])
         expected = published(_reference_outputs(path, batch, outputs), ready.geometry)
         assert_same(prediction.boxes, expected)
-        predictions.append(prediction)
-    assert sum(len(prediction.boxes) for prediction in predictions) >= least
-    return predictions
+        found.append((prediction, expected, ready.geometry))
+    return found
 
 
 def _reference_outputs(path: Path, batch: Floats, own: Sequence[Floats]) -> list[Floats]:
@@ -101,13 +109,15 @@ def assert_same(boxes: Sequence[Box], expected: Sequence[Found], iou: float = 0.
             for found in left
             if found.label == box.label and abs(found.score - box.score) <= score and overlap(box, found.box) >= iou
         ]
-        assert fitting, f"no counterpart of {box}"
+        assert fitting, (
+            f"no counterpart of {box}; the nearest is {max(expected, key=lambda found: overlap(box, found.box))}"
+        )
         nearest = max(fitting, key=lambda found: overlap(box, found.box))
         left.remove(nearest)
         assert box.angle == pytest.approx(nearest.angle, abs=0.1)
         for point, place in zip(box.points, nearest.points, strict=True):
             assert (point.x, point.y) == pytest.approx(place[:2], abs=0.5)
-    assert not left, f"not found: {left}"
+    assert not left, f"{len(left)} were not found: {left[:3]}"
 
 
 def overlap(box: Box, other: Sequence[float]) -> float:

@@ -73,7 +73,9 @@ class Twin:
         name, features = self._levels[stride]
         weight = self._random(len(means), CHANNELS)
         made = np.einsum("oc,chw->ohw", weight, features)
-        scale = np.array(stds, np.float32) / made.std(axis=(1, 2))
+        spread = made.std(axis=(1, 2))
+        # A level of one cell has none.
+        scale = np.array(stds, np.float32) / np.where(spread > 0, spread, 1)
         bias = np.array(means, np.float32) - made.mean(axis=(1, 2)) * scale
         weight = (weight * scale[:, None])[:, :, None, None]
         return self.node("Conv", name, self.constant(weight), self.constant(bias), kernel_shape=(1, 1))
