@@ -94,7 +94,9 @@ class LossLog:
     def __init__(self) -> None:
         self._newest = -_SPELL_S
         self._is_out = self._is_logged = False
-        self._start_spell(0.0)
+        self._reasons: set[str] = set()
+        self._singly = self._count = 0
+        self._summed_at, self._sum_after = 0.0, _FIRST_SUM_S
 
     def lost(self, reason: str, now: float) -> None:
         """Note a loss at the monotonic second `now`, or a further failed attempt to end it."""
@@ -123,7 +125,7 @@ class LossLog:
         self._is_out = False
 
     def _start_spell(self, now: float) -> None:
-        self._reasons: set[str] = set()
+        self._reasons = set()
         self._singly = 0
         # Losses since the last sum, its moment, and the seconds from it to the next.
         self._count, self._summed_at, self._sum_after = 0, now, _FIRST_SUM_S

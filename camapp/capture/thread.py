@@ -163,7 +163,7 @@ class CaptureThread(threading.Thread):
             self._deliver(frame, trace)
 
     def _lost(self, error: SourceLost) -> float:
-        """Note the loss; return the seconds until the next attempt. Raises PermanentSourceError if it lasts too long."""
+        """Note the loss; return the seconds to the next attempt. Raises PermanentSourceError if it lasts too long."""
         now = time.monotonic()
         silent = now - self._silent_since
         limit = self._reconnect_s if self._seq else self._first_open_s

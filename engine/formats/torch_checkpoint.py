@@ -170,7 +170,8 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
         storage = _Storage(storages[key], kind)
         if type(count) is not int or count * storage.item != len(storage.data):
             raise ModelError(
-                f"storage '{key}': {shown(count)} numbers of {storage.item} bytes, its entry has {len(storage.data)} bytes"
+                f"storage '{key}': {shown(count)} numbers of {storage.item} bytes, "
+                f"its entry has {len(storage.data)} bytes"
             )
         return storage
 
