@@ -1,4 +1,4 @@
-"""Task `classify`: one label per image, from a softmax over the outputs, smoothed over time."""
+"""Task `classify`: one label per image, from the scores of all classes, smoothed over time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from camapp.core.frames import Frame
 from camapp.core.image import Image
 from camapp.core.image_ops import Fit, Preprocessor
 from camapp.core.predictions import Prediction
-from camapp.tasks.smoothing import ArrayAverage, Latch, softmax
+from camapp.tasks.class_scores import check_classes, scores_of
+from camapp.tasks.smoothing import ArrayAverage, Latch
 from camapp.tasks.task import Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
@@ -22,7 +23,14 @@ class ClassifyTask(Task):
     name = "classify"
 
     def __init__(self, card: ModelCard, options: TaskOptions) -> None:
+        """Prepare for a model.
+
+        Raises:
+            ValueError: the outputs are not one number for each class, or an option is out of range.
+        """
+        check_classes(card, self.name)
         super().__init__(card, options)
+        self._scores = scores_of(card)
         self._preprocess = Preprocessor(card, options.fit or "crop", options.roi)
         self.reset()
 
@@ -31,8 +39,8 @@ class ClassifyTask(Task):
         return Prepared(1, self._preprocess(frame.model_view, batch[0]))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
-        """Turn logits (1, classes) into a smoothed label and the raw label of this frame."""
-        scores = softmax(np.ravel(outputs[0][0]))
+        """Turn logits or probabilities (1, classes) into a smoothed label and the raw label of this frame."""
+        scores = self._scores(np.ravel(outputs[0][0]))
         raw = int(scores.argmax())
         mean = self._average.update(scores, now_ns)
         (top,) = self._top(mean[None])
@@ -54,8 +62,8 @@ class ClassifyTask(Task):
     def decode_stills(
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
-        """Turn logits (images, classes) into labels, all in one pass."""
-        tops = self._top(softmax(outputs[0].reshape(len(images), -1)))
+        """Turn logits or probabilities (images, classes) into labels, all in one pass."""
+        tops = self._top(self._scores(outputs[0].reshape(len(images), -1)))
         return [
             Prediction(
                 seq=0,

@@ -14,8 +14,9 @@ from camapp.core.frames import Frame
 from camapp.core.image import Image
 from camapp.core.image_ops import roi_pixels
 from camapp.core.predictions import Box, Prediction
+from camapp.tasks.class_scores import check_classes, scores_of
 from camapp.tasks.digit_segmentation import FIELD, are_whole, as_ink, find_marks
-from camapp.tasks.smoothing import Latch, NamedAverage, softmax
+from camapp.tasks.smoothing import Latch, NamedAverage
 from camapp.tasks.task import Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
@@ -46,9 +47,14 @@ class DigitsTask(Task):
         """Prepare for a model of digits.
 
         Raises:
-            ValueError: its input is smaller than MNIST's 28x28, or the region of interest leaves the image.
+            ValueError: its input is smaller than MNIST's 28x28, it does not tell ten classes apart, or the region of
+                interest leaves the image.
         """
+        check_classes(card, self.name)
+        if card.outputs and card.outputs[0].shape[0] != 10:
+            raise ValueError(f"task 'digits' needs a model of ten classes, not {card.outputs[0].shape[0]}")
         super().__init__(card, options)
+        self._scores = scores_of(card)
         channels, height, width = card.input_shape
         if min(height, width) < FIELD:
             raise ValueError(f"task 'digits' needs a model input of at least {FIELD}x{FIELD}, not {width}x{height}")
@@ -99,7 +105,7 @@ class DigitsTask(Task):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Turn logits (count, 10) into labelled boxes and a number; its score is that of the least certain digit."""
         geometry: _Geometry = prepared.geometry
-        boxes = self._read(geometry.rects, *_best(outputs[0])) if prepared.count else ()
+        boxes = self._read(geometry.rects, *_best(self._scores(outputs[0]))) if prepared.count else ()
         raw, raw_score = _number(boxes)
         mean = self._average.update({raw: raw_score}, now_ns)
         leader = next(iter(mean))
@@ -121,7 +127,7 @@ class DigitsTask(Task):
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
         """Turn logits (digits of all images, 10) into the number on each image."""
-        best, scores = _best(outputs[0])
+        best, scores = _best(self._scores(outputs[0]))
         predictions, start = [], 0
         # The inner loop for a folder of small images: half of the time apart from reading files and the net.
         for item in prepared:
@@ -158,9 +164,8 @@ class DigitsTask(Task):
         return self.card.labels[index] if self.card.labels else str(index)
 
 
-def _best(logits: Floats) -> tuple[list[int], list[float]]:
+def _best(scores: Floats) -> tuple[list[int], list[float]]:
     """Return the most probable digit of each item and its probability."""
-    scores = softmax(logits)
     return scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist()
 
 

@@ -21,6 +21,7 @@ from camapp.tasks.lane import Lane, LaneFilter, find_lane
 from camapp.tasks.task import Prepared, Task, TaskOptions
 from camapp.tasks.upside_down import SURE, UpsideDownDetector, likelihood
 from engine.model import ModelCard
+from engine.nets.track import FIELDS, SUBCELLS
 
 # Distance ahead, in camera heights, beyond which points on the ground are too inaccurate for the lane.
 REACH = 20.0
@@ -54,8 +55,13 @@ class TrackTask(Task):
         """Prepare for a model.
 
         Raises:
-            ValueError: the region leaves the image, or no camera has this geometry.
+            ValueError: the outputs are no field of line points, the region leaves the image, or no camera has this
+                geometry.
         """
+        shapes = [output.shape for output in card.outputs]
+        planes = SUBCELLS**2 * FIELDS
+        if shapes and (len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != planes):
+            raise ValueError(f"task 'track' needs one output of {planes} maps, but the model has outputs of {shapes}")
         super().__init__(card, options)
         # The net was trained on images of any shape stretched to its input.
         self._preprocess = Preprocessor(card, "stretch", options.roi)

@@ -61,3 +61,72 @@ def test_a_net_whose_input_is_not_an_image_is_refused_in_one_line(tmp_path):
     np.savez(tmp_path / "signals.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     with pytest.raises(ModelError, match=r"signals\.npz: net 'mobilenet_v3_1d_small' takes \(3, 224\), not images"):
         load(model=str(tmp_path / "signals.npz"))
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Return a function that writes a small ONNX file with metadata of its own, and without our card."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    def write(nodes, outputs, size=(32, 48), **metadata):
+        rng = np.random.default_rng(0)
+        weights = {"w": (6, 3, 8, 8), "g": (4, 6)}
+        arrays = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()]
+        image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, *size])
+        made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
+        model = helper.make_model(
+            helper.make_graph([helper.make_node(*node[:3], **node[3]) for node in nodes], "g", [image], made, arrays),
+            opset_imports=[helper.make_opsetid("", 17)],
+        )
+        helper.set_model_props(model, metadata)
+        onnx.save(model, str(tmp_path / "a.onnx"))
+        return str(tmp_path / "a.onnx")
+
+    return write
+
+
+CONV = ("Conv", ["x", "w"], ["c"], {"strides": [8, 8]})
+ROW = [
+    CONV,
+    ("GlobalAveragePool", ["c"], ["p"], {}),
+    ("Flatten", ["p"], ["f"], {}),
+    ("Gemm", ["f", "g"], ["l"], {"transB": 1}),
+    ("Softmax", ["l"], ["y"], {}),
+]
+MAPS = [CONV, ("Sigmoid", ["c"], ["s"], {}), ("Concat", ["c", "s"], ["y"], {"axis": 1}), ("Identity", ["s"], ["z"], {})]
+
+
+def test_a_file_without_a_card_states_labels_task_and_size_in_its_metadata(foreign):
+    names = "{0: 'ant', 1: 'bee', 2: 'cat', 3: 'dog'}"
+    card = load(model=foreign(ROW, {"y": [1, 4]}, task="classify", names=names)).card
+    assert (card.task, card.labels) == ("classify", ("ant", "bee", "cat", "dog"))
+    assert [(output.shape, output.operators) for output in card.outputs] == [((4,), ("Softmax",))]
+    card = load(model=foreign(MAPS, {"y": [1, 12, 4, 6]}, ["h", "w"], imgsz="[32, 48]", task="pose", names=names)).card
+    assert (card.task, card.input_shape, card.metadata["task"]) == ("detect", (3, 32, 48), "pose")
+    assert [(output.shape, output.operators) for output in card.outputs] == [((12, 4, 6), ("Conv", "Sigmoid"))]
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"names": "[", "imgsz": "640", "task": "guess"}, {"names": "5", "imgsz": "(1,)"}]
+)
+def test_without_useful_metadata_the_form_of_the_outputs_tells_detectors_from_classifiers(foreign, metadata):
+    assert load(model=foreign(ROW, {"y": [1, 4]}, **metadata)).card.task == "classify"
+    assert load(model=foreign(MAPS, {"y": None, "z": None}, **metadata)).card.task == "detect"
+    path = foreign(MAPS, {"y": [1, 12, 4, 6], "z": [1, 6, 4, 6]}, **metadata)
+    card = load(model=path).card
+    assert (card.task, card.labels, [output.shape for output in card.outputs]) == (
+        "detect",
+        (),
+        [(12, 4, 6), (6, 4, 6)],
+    )
+    assert load(model=path, task="classify").card.task == "classify"
+
+
+def test_settings_correct_colour_anchors_and_head_of_a_card(foreign):
+    path = foreign(MAPS, {"y": [1, 12, 4, 6]})
+    card = load(model=path, colour="BGR", anchors="1,2,3,4", task="detect").card
+    assert (card.colour, card.anchors) == ("BGR", (1, 2, 3, 4))
+    assert load(model=foreign(ROW, {"y": [1, 4]}), head="yolox").card.task == "detect"
+    with pytest.raises(ModelError, match="--colour is for three input channels, the model has 1"):
+        load(model="mnist", colour="BGR")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from camapp.core.predictions import Box
 from camapp.tasks.classify import ClassifyTask
 from camapp.tasks.task import TaskOptions, create_task
 from engine.model import ModelCard
+from engine.model_card import Output
 
 LABELS = ("cat", "dog", "hen", "owl")
 CARD = ModelCard(net="any", input_shape=(3, 8, 8), colour="RGB", labels=LABELS)
@@ -77,3 +80,51 @@ def test_without_labels_classes_are_numbers_and_top_is_limited_by_the_outputs():
 def test_an_unknown_task_raises_an_error_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown task 'guess'; known are classify, detect, digits"):
         create_task("guess", CARD, TaskOptions())
+
+
+@pytest.mark.parametrize(
+    ("operators", "values", "score"),
+    [
+        (("Gemm",), np.log([0.1, 0.6, 0.2, 0.1]), 0.6),
+        (("Softmax",), [0.1, 0.6, 0.2, 0.1], 0.6),
+        (("Sigmoid",), [0.1, 0.9, 0.8, 0.7], 0.9),
+        (("LogSoftmax",), np.log([0.1, 0.6, 0.2, 0.1]), 0.6),
+    ],
+)
+def test_scores_of_a_net_that_ends_in_an_activation_are_taken_as_they_are(operators, values, score):
+    card = replace(CARD, outputs=(Output("y", (4,), operators),))
+    outputs = [np.array([values], np.float32)]
+    task = create_task("classify", card, TaskOptions())
+    assert run(task, frame(), outputs).score == pytest.approx(score)
+    still = frame().view
+    ready = task.prepare(Frame.still(still), np.zeros((1, 3, 8, 8), np.float32))
+    (found,) = task.decode_stills([still], outputs, [ready])
+    assert (found.label, found.score) == ("dog", pytest.approx(score))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ((Output("a", (4,)), Output("b", (4,))), r"the model has a \[4\], b \[4\]: is it a detector\?"),
+        (
+            (Output("a", (4, 7, 7)),),
+            r"needs one output with one number for each class, but the model has a \[4, 7, 7\]",
+        ),
+        ((Output("a", (5,)),), "5 classes apart, but 4 labels are given; give --labels"),
+    ],
+)
+@pytest.mark.parametrize("task", ["classify", "digits"])
+def test_a_model_that_tells_no_classes_apart_is_refused_at_the_start(task, outputs, reason):
+    card = ModelCard("any", input_shape=(3, 28, 28), labels=LABELS, outputs=outputs)
+    with pytest.raises(ValueError, match=reason):
+        create_task(task, card, TaskOptions())
+
+
+def test_digits_and_track_refuse_other_nets_at_the_start():
+    card = ModelCard("any", input_shape=(3, 28, 28), outputs=(Output("y", (1000,)),))
+    with pytest.raises(ValueError, match="'digits' needs a model of ten classes, not 1000"):
+        create_task("digits", card, TaskOptions())
+    with pytest.raises(
+        ValueError, match=r"'track' needs one output of \d+ maps, but the model has outputs of \[\(1000,\)\]"
+    ):
+        create_task("track", card, TaskOptions())

@@ -72,23 +72,26 @@ def compare(path: Path, published: Published, least: int, images: int = 2, **opt
 def compared(
     path: Path, published: Published, images: int = 2, **options: object
 ) -> list[tuple[Prediction, list[Found], Fit]]:
-    """Compare all boxes of some photographs; return each prediction with its expectation and the fit of the image.
+    """Compare all boxes of some photographs; return each prediction with its expectation and the fit of the image."""
+    found = []
+    for image in photos()[:images]:
+        outputs, prediction, fit = reference_run(path, image, **options)
+        expected = published(outputs, fit)
+        assert_same(prediction.boxes, expected)
+        found.append((prediction, expected, fit))
+    return found
 
-    ONNX Runtime runs the file if it is installed, else the engine.
-    """
+
+def reference_run(path: Path, image: Image, **options: object) -> tuple[list[Floats], Prediction, Fit]:
+    """Return the outputs of ONNX Runtime for an image (the engine's without it), the prediction and the image's fit."""
     settings = load_settings({"model": str(path), **options}, environment={})
     model = load_model(settings)
     task = task_for(settings, model.card)
-    found = []
-    for image in photos()[:images]:
-        batch = np.zeros((1, *model.card.input_shape), np.float32)
-        ready = task.prepare(Frame.still(image), batch)
-        outputs = run_items(model, batch, 1, 1)
-        (prediction,) = task.decode_stills([image], outputs, [ready])
-        expected = published(_reference_outputs(path, batch, outputs), ready.geometry)
-        assert_same(prediction.boxes, expected)
-        found.append((prediction, expected, ready.geometry))
-    return found
+    batch = np.zeros((1, *model.card.input_shape), np.float32)
+    ready = task.prepare(Frame.still(image), batch)
+    outputs = run_items(model, batch, 1, 1)
+    (prediction,) = task.decode_stills([image], outputs, [ready])
+    return _reference_outputs(path, batch, outputs), prediction, ready.geometry
 
 
 def _reference_outputs(path: Path, batch: Floats, own: Sequence[Floats]) -> list[Floats]:

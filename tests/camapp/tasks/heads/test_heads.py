@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from camapp.core.model_table import labels_named
+from camapp.tasks.heads.yolox import YoloxHead
 from tests.camapp.tasks.heads import families, published
-from tests.camapp.tasks.heads.comparison import Found, compare, compared, overlap, task_of
+from tests.camapp.tasks.heads.comparison import Found, compare, compared, overlap, prepared, task_of
 from tests.camapp.tasks.heads.families import ANCHORS, LABELS
 
 NAMED = {"labels": ",".join(LABELS)}
@@ -116,6 +117,12 @@ def test_boxes_are_those_of_the_published_post_processing(file, family):
     head, reference, options = CASES[family]
     assert task_of(file(family), **options).head.name == head
     compare(file(family), reference, least=15, **options)
+
+
+def test_yoloxs_letterbox_is_grey_and_the_image_in_its_corner():
+    item = prepared(YoloxHead.input, 64, 640)
+    assert (item[:, -1] == np.float32(114)).all()
+    assert item[:, :8].max() > 120
 
 
 def test_a_segmented_object_has_the_published_mask(file):
