@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from weights.datasets import Dataset, Images
     from weights.evaluate import Evaluation
     from weights.recipe import Recipe, TrackRecipe
+    from weights.softmax import Step
     from weights.train import Trained
 
 DEFAULT_FOLDER = Path("data")
@@ -33,6 +34,7 @@ FOLDER, SCENES = "folder", "scenes"
 PATIENCE_OF_FOLDER = 10
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
+FELL = "  validation loss fell, saved"
 INSTALL = "pip install -e '.[train]' --extra-index-url https://download.pytorch.org/whl/cpu"
 
 AnyRecipe = TypeVar("AnyRecipe", "Recipe", "TrackRecipe")
@@ -69,14 +71,42 @@ def train(
     start: Annotated[
         str | None, typer.Option(help="Model file whose weights a track recipe starts from, instead of its own.")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--from", help="For 'folder': teach this model's last layer without PyTorch: a name, or a file."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate (default: the recipe's).")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step (default: the recipe's).")] = None,
+    validation: Annotated[
+        float | None, typer.Option(min=0.01, max=0.9, help="Share held back to choose the checkpoint.")
+    ] = None,
+    show_batch: Annotated[
+        Path | None, typer.Option(help="PNG file for the first training images, written before the training.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="For --from: worker processes; 0: one per core.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch (default: chosen by PyTorch).")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device that PyTorch uses.")] = "cpu",
     plots: Plots = None,
 ) -> None:
-    """Train a recipe in PyTorch and write the best checkpoint as a model file with its card."""
+    """Train a recipe in PyTorch and write the best checkpoint as a model file with its card.
+
+    'train folder DATA --from NAME' needs no PyTorch: only a new last layer learns.
+    """
+    changes = {"epochs": epochs, "seed": seed, "learning_rate": lr, "batch": batch_size, "validation": validation}
+    if backbone is not None:
+        with _errors():
+            if name != FOLDER or images is None:
+                raise WeightsError("--from belongs to 'train folder DATA'")
+            given = {**changes, "patience": patience, "threads": threads, "start": start, "resume": resume or None}
+            if unused := [key for key, value in given.items() if value is not None and key != "validation"]:
+                raise WeightsError(f"{', '.join(unused)}: of no use with --from, which solves for the last layer")
+            _teach(images, backbone, out, validation, workers, show_batch, plots)
+        return
     if name in TRACKS:
         with _errors():
-            track = _changed(TRACKS[name], epochs, seed)
+            if validation is not None or show_batch is not None:
+                raise WeightsError("--validation and --show-batch do not apply to the track recipes")
+            track = _changed(TRACKS[name], changes)
             track = track if start is None else replace(track, start=start)
             _train_track(track, data, out, threads, device, plots, resume)
         return
@@ -85,7 +115,7 @@ def train(
     with _errors(f"interrupted: --resume continues from {checkpoint}"):
         if start is not None:
             raise WeightsError("--start applies to the track recipes only")
-        recipe = _recipe(name, epochs, seed)
+        recipe = _recipe(name, changes)
         if (images is None) == (name == FOLDER):
             raise WeightsError("only 'train folder DATA' takes a folder of images")
         _check_out(out)
@@ -98,9 +128,14 @@ def train(
 
         if patience is None:
             patience = PATIENCE_OF_FOLDER if images else 0
-        dataset = _load_folder(images) if images else _load(recipe.data, data, recipe.validation)
+        if images:
+            dataset = _load_folder(images, recipe.validation)
+        else:
+            dataset = _load(recipe.data, data, recipe.validation)
         if recipe.paper:
             dataset = _on_paper(dataset, recipe.paper)
+        if show_batch:
+            _show_batch(recipe, dataset, device, show_batch)
         trained = _train(recipe, dataset, device, checkpoint, resume, patience)
         model, result = export(trained, recipe, dataset, out)
         checkpoint.unlink(missing_ok=True)
@@ -172,21 +207,89 @@ def _errors(interrupted: str = "interrupted") -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from error
 
 
-def _recipe(name: str, epochs: int | None, seed: int | None) -> Recipe:
+def _recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
     from weights import folder
 
     recipes = {**RECIPES, FOLDER: folder.RECIPE}
     if name not in recipes:
         raise WeightsError(f"no recipe '{name}'; available: {', '.join([*recipes, *TRACKS])}")
-    return _changed(recipes[name], epochs, seed)
+    return _changed(recipes[name], changes)
 
 
-def _changed(recipe: AnyRecipe, epochs: int | None, seed: int | None) -> AnyRecipe:
-    return replace(
-        recipe,
-        epochs=recipe.epochs if epochs is None else epochs,
-        seed=recipe.seed if seed is None else seed,
-    )
+def _changed(recipe: AnyRecipe, changes: Mapping[str, Any]) -> AnyRecipe:
+    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+
+
+def _teach(
+    folder: Path,
+    name: str,
+    out: Path | None,
+    validation: float | None,
+    workers: int,
+    show_batch: Path | None,
+    plots: Path | None,
+) -> None:
+    """Teach a model's last layer the classes of a folder, without PyTorch."""
+    from camapp.commands.models import offer
+    from camapp.core.models import NotFetched
+    from weights import teach
+
+    if plots:
+        _import_plots()
+    try:
+        backbone = teach.backbone_named(name)
+    except NotFetched as missing:
+        offer(missing)
+        backbone = teach.backbone_named(name)
+    out = out or (Path("runs") / FOLDER).with_suffix(teach.suffix_for(backbone))
+    _check_out(out, teach.suffix_for(backbone))
+    if show_batch:
+        from weights.sheet import write_sheet
+
+        some, classes = teach.some_images(folder, backbone.start.card)
+        write_sheet(show_batch, some, classes)
+        print(f"wrote {show_batch}")
+    with _progress() as progress:
+        task = progress.add_task(f"features by {backbone.start.card.net}", total=None)
+        header = [f"{'decay':>9}  {'train loss':>10} {'right':>7}  {'valid. loss':>11} {'right':>7}"]
+
+        def step(done: Step) -> None:
+            while header:
+                progress.console.print(header.pop())
+            progress.console.print(
+                f"{done.decay:>9.1e}  {done.train_loss:>10.4f} {done.train_accuracy:>7.2%}  "
+                f"{done.validation_loss:>11.4f} {done.validation_accuracy:>7.2%}{FELL if done.is_best else ''}",
+                highlight=False,
+            )
+
+        report = teach.Report(
+            images=lambda count: progress.update(task, total=count),
+            done=lambda count: progress.advance(task, count),
+            step=step,
+            warn=_warn,
+        )
+        taught = teach.teach(folder, backbone, name, report, validation, workers)
+    teach.write(taught, out)
+    card = taught.model.card
+    _print_result(taught.result, card, f"{FOLDER} on its {next(iter(card.accuracy))}", detail=True)
+    if plots:
+        from weights.plots import confusion
+
+        title = f"{name}: {taught.result.accuracy:.2%} of {taught.result.images}"
+        confusion(taught.result.confusion, card.labels, title, plots / f"{FOLDER}_confusion.png")
+    print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)\ntry it: python -m camapp run --model {out}")
+
+
+def _show_batch(recipe: Recipe, dataset: Dataset, device: str, path: Path) -> None:
+    from weights.sheet import write_sheet
+    from weights.train import first_batch
+
+    write_sheet(path, first_batch(recipe, dataset, device), dataset.classes)
+    print(f"wrote {path}")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _train_track(
@@ -233,10 +336,10 @@ def _train_track(
     print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB), best epoch {trained.best.number} of {recipe.epochs}")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, suffix: str = ".npz") -> None:
     """Check the output file before the training, not after it."""
-    if out.suffix != ".npz":
-        raise WeightsError(f"--out {out}: a model file's name ends in .npz")
+    if out.suffix != suffix:
+        raise WeightsError(f"--out {out}: a model file's name ends in {suffix}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -246,7 +349,7 @@ def _check_out(out: Path) -> None:
 
 
 def _import_torch(device: str) -> Any:
-    torch = _optional("torch", "training needs PyTorch")
+    torch = _optional("torch", "training needs PyTorch", "; 'train folder DATA --from NAME' needs none")
     if device == "cuda" and not torch.cuda.is_available():
         raise WeightsError("this PyTorch finds no CUDA device: omit --device to train on the CPU")
     return torch
@@ -256,7 +359,7 @@ def _import_plots() -> None:
     _optional("matplotlib", "plots need matplotlib")
 
 
-def _optional(module: str, need: str) -> Any:
+def _optional(module: str, need: str, remedy: str = "") -> Any:
     import importlib
 
     try:
@@ -264,7 +367,7 @@ def _optional(module: str, need: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise WeightsError(f"{need}, which is not installed: {INSTALL}") from error
+        raise WeightsError(f"{need}, which is not installed: {INSTALL}{remedy}") from error
 
 
 @contextmanager
@@ -312,13 +415,11 @@ def _data_of(card: ModelCard) -> str:
     return RECIPES[card.net].data
 
 
-def _load_folder(folder: Path) -> Dataset:
+def _load_folder(folder: Path, validation: float) -> Dataset:
     from engine import nets
     from weights.folder import RECIPE, load_folder
 
-    return load_folder(
-        folder, nets.default_card(RECIPE.net), warn=lambda text: print(f"warning: {text}", file=sys.stderr)
-    )
+    return load_folder(folder, nets.default_card(RECIPE.net), warn=_warn, validation=validation)
 
 
 def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resume: bool, patience: int) -> Trained:
@@ -332,11 +433,16 @@ def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resu
         def step(loss: float) -> None:
             progress.update(task, advance=1, loss=f"loss {loss:.3f}")
 
+        least = float("inf")
+
         def epoch(done: Epoch) -> None:
+            nonlocal least
+            is_best = done.validation_loss < least
+            least = min(least, done.validation_loss)
             progress.update(task, completed=done.number * per_epoch)
             progress.console.print(
                 f"{done.number:>4}/{recipe.epochs:<4}  {done.train_loss:>10.4f} {done.train_accuracy:>7.2%}  "
-                f"{done.validation_loss:>11.4f} {done.validation_accuracy:>7.2%}",
+                f"{done.validation_loss:>11.4f} {done.validation_accuracy:>7.2%}{FELL if is_best else ''}",
                 highlight=False,
             )
 
@@ -350,7 +456,9 @@ def _print_result(result: Evaluation, card: ModelCard, title: str, detail: bool 
 
     print(title)
     print_report(Console(highlight=False), result.names(card), result.confusion, detail)
-    print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, including the start")
+    if result.seconds:
+        print(f"loss {result.loss:.4f} (mean cross-entropy)")
+        print(f"NumPy engine, {result.workers} worker(s): {result.images_per_s:.0f} images/s, including the start")
 
 
 def _evaluate_scenes(

@@ -30,11 +30,13 @@ class Evaluation:
         confusion: int64 (classes, classes); row: the truth, column: what the model predicted.
         seconds: from the start of the worker processes to the last answer.
         workers: how many there were.
+        loss: mean cross-entropy.
     """
 
     confusion: Array
     seconds: float
     workers: int = 1
+    loss: float = 0.0
 
     @property
     def images(self) -> int:
@@ -84,29 +86,42 @@ def evaluate(model: Model, images: Images, workers: int = 0) -> Evaluation:
     batch = suitable_batch(model)
     began = time.perf_counter()
     confusion: Array = np.zeros((classes, classes), np.int64)
+    total = 0.0
     run = OrderedRun(model, _work(model), batch, workers or os.cpu_count() or 1)
     try:
-        for part in run.results(fitted[start : start + batch] for start in range(0, len(fitted), batch)):
-            np.add.at(confusion, part, 1)
+        for *part, losses in run.results(fitted[start : start + batch] for start in range(0, len(fitted), batch)):
+            np.add.at(confusion, tuple(part), 1)
+            total += float(losses.sum())
     except PoolError as error:
         raise WeightsError(f"evaluating stopped: {error}") from error
-    return Evaluation(confusion, time.perf_counter() - began, run.pool.workers)
+    return Evaluation(confusion, time.perf_counter() - began, run.pool.workers, total / len(fitted))
 
 
-def _work(model: Model) -> Work[Images, tuple[Array, Array]]:
-    """Return the work of the pool: images in, (labels, predicted classes) out."""
+def _work(model: Model) -> Work[Images, tuple[Array, Array, Array]]:
+    """Return the work of the pool: images in, (labels, predicted classes, cross-entropies) out."""
 
     def write(part: Images, slot: Slot) -> tuple[int, bytes]:
         slot.input[: len(part)] = normalised(part.images, model.card)
         return len(part), b""
 
-    def read(part: Images, outcome: Outcome) -> tuple[Array, Array]:
-        return part.labels, outcome.slot.outputs[0][: outcome.items].argmax(axis=1)
+    def read(part: Images, outcome: Outcome) -> tuple[Array, Array, Array]:
+        scores = outcome.slot.outputs[0][: outcome.items]
+        return part.labels, scores.argmax(axis=1), _losses(scores, part.labels)
 
-    def give_up(part: Images, error: str) -> tuple[Array, Array]:
+    def give_up(part: Images, error: str) -> tuple[Array, Array, Array]:
         raise WeightsError(f"{len(part)} images could not be evaluated: {error}")
 
     return Work(write, read, give_up)
+
+
+def _losses(scores: Array, labels: Array) -> Array:
+    """Return the cross-entropy of each row of scores: logits, or probabilities if they are such already."""
+    chosen = np.arange(len(labels)), labels
+    if scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        return -np.log(scores[chosen].clip(1e-12))
+    logs = scores - scores.max(axis=1, keepdims=True)
+    losses: Array = np.log(np.exp(logs).sum(axis=1)) - logs[chosen]
+    return losses
 
 
 def normalised(images: Array, card: ModelCard) -> Array:
@@ -128,7 +143,8 @@ def report(model: Model, result: Evaluation, title: str, command: str) -> str:
     lines = [
         f"# {title}",
         "",
-        f"**{result.accuracy:.2%}** of {result.images} images right, measured by the NumPy engine.",
+        f"**{result.accuracy:.2%}** of {result.images} images right, mean cross-entropy {result.loss:.4f}, measured by "
+        "the NumPy engine.",
         "",
         f"- model: net `{card.net}`, input {'x'.join(map(str, card.input_shape))}, sha256 `{card.sha256}`",
         f"- speed: {result.images_per_s:.0f} images/s with {result.workers} worker(s), their start included",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,16 @@ RECIPE = FineTuning(
 )
 
 
-def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable[[str], None] = print) -> Dataset:
+def load_folder(
+    folder: Path,
+    card: ModelCard,
+    fit: str = "crop",
+    warn: Callable[[str], None] = print,
+    validation: float = VALIDATION,
+) -> Dataset:
     """Read every image below a folder; its class is the name of the top-level subfolder.
 
-    The last fifth of each class, in order of their names, is held back for validation: frames taken one after
+    The last images of each class, in order of their names, are held back for validation: frames taken one after
     another resemble each other, and chance would put their like on both sides.
 
     Args:
@@ -52,25 +58,32 @@ def load_folder(folder: Path, card: ModelCard, fit: str = "crop", warn: Callable
         card: gives size and colour of the net's input.
         fit: as the application will fit images: 'crop', 'letterbox' or 'stretch'.
         warn: called with each problem that makes a good result unlikely.
+        validation: share of each class that is held back.
 
     Raises:
         WeightsError: there are not two classes with two images each.
     """
-    homes = _classes(folder, warn)
     images: dict[str, list[Array]] = {}
     bad: list[str] = []
-    for home in homes:
-        found = []
-        for file in walk_images(home):
+    for name, files in files_of(folder, warn).items():
+        images[name] = []
+        for file in files:
             try:
-                found.append(_fitted(read_image(file), card, fit))
+                images[name].append(fitted(read_image(file), card, fit))
             except (OSError, ValueError) as error:
                 bad.append(f"{file}: {getattr(error, 'strerror', None) or error}")
-        images[home.name] = found
-    if bad:
-        warn(f"{len(bad)} files are left out: {'; '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
-    _check_counts(folder, {name: len(found) for name, found in images.items()}, warn)
-    return _split(images)
+    check_counts(folder, {name: len(found) for name, found in images.items()}, bad, warn)
+    return _split(images, validation)
+
+
+def files_of(folder: Path, warn: Callable[[str], None] = print) -> dict[str, list[str]]:
+    """Return the image files of each class, in order of their names; errors and warnings as for `load_folder`."""
+    return {home.name: [str(file) for file in walk_images(home)] for home in _classes(folder, warn)}
+
+
+def held_back(count: int, share: float) -> int:
+    """Return how many of a class's images, its last ones, are for validation."""
+    return min(count - 1, max(1, round(count * share)))
 
 
 def _classes(folder: Path, warn: Callable[[str], None]) -> list[Path]:
@@ -92,7 +105,18 @@ def _classes(folder: Path, warn: Callable[[str], None]) -> list[Path]:
     return homes
 
 
-def _check_counts(folder: Path, counts: dict[str, int], warn: Callable[[str], None]) -> None:
+def check_counts(folder: Path, counts: dict[str, int], bad: Sequence[str], warn: Callable[[str], None]) -> None:
+    """Warn of files that cannot be used, and of few or unbalanced images; refuse too few.
+
+    Args:
+        counts: usable images of each class.
+        bad: 'file: reason' of the others.
+
+    Raises:
+        WeightsError: there are not two classes with two images each.
+    """
+    if bad:
+        warn(f"{len(bad)} files are left out: {'; '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}")
     usable = [name for name, count in counts.items() if count >= 2]
     if len(usable) < 2 or len(usable) < len(counts):
         counted = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
@@ -110,8 +134,8 @@ def _check_counts(folder: Path, counts: dict[str, int], warn: Callable[[str], No
         )
 
 
-def _fitted(image: Image, card: ModelCard, fit: str) -> Array:
-    """uint8 (C, H, W), by the application's own geometry; a letterbox has bars of the card's mean."""
+def fitted(image: Image, card: ModelCard, fit: str) -> Array:
+    """Return uint8 (C, H, W), by the application's own geometry; a letterbox has bars of the card's mean."""
     channels, height, width = card.input_shape
     place = make_fit(image.size, (width, height), fit)
     u0, v0, u1, v1 = place.target
@@ -122,14 +146,18 @@ def _fitted(image: Image, card: ModelCard, fit: str) -> Array:
     return out
 
 
-def _split(images: dict[str, list[Array]]) -> Dataset:
+def _split(images: dict[str, list[Array]], validation: float) -> Dataset:
     learnt, held = [], []
     for label, found in enumerate(images.values()):
-        kept = max(1, round(len(found) * VALIDATION))
+        kept = held_back(len(found), validation)
         labels = np.full(len(found), label, np.uint8)
         learnt.append(Images(np.stack(found[:-kept]), labels[:-kept]))
         held.append(Images(np.stack(found[-kept:]), labels[-kept:]))
-    train, validation = joined(*learnt), joined(*held)
-    measured = f"validation, last {len(validation)} of {len(train) + len(validation)} images"
-    total = digest(joined(train, validation))
-    return Dataset(NAME, tuple(images), train, validation, validation, total, measured)
+    train, judged = joined(*learnt), joined(*held)
+    total = digest(joined(train, judged))
+    return Dataset(NAME, tuple(images), train, judged, judged, total, measured(len(judged), len(train) + len(judged)))
+
+
+def measured(judged: int, total: int) -> str:
+    """Name the images that the accuracy is measured on."""
+    return f"validation, last {judged} of {total} images"

@@ -13,7 +13,7 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
 # Weight decays that are tried, from strong to weak.
-DECAYS = tuple(10.0 ** (-power / 2) for power in range(0, 13))
+DECAYS = tuple(10.0 ** (-power / 2) for power in range(2, 13))
 # Weaker decays that are still tried after the validation loss has risen.
 PATIENCE = 2
 # L-BFGS: pairs that stand for the curvature, iterations, and the gradient at which it has converged.

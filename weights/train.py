@@ -98,6 +98,14 @@ def train(
     return Trained(run.arrays, tuple(run.history), run.best)
 
 
+def first_batch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> Images:
+    """Return what the first step of a run learns from, varied as it will be; bytes, or the signals as they are."""
+    feed = Feed(recipe, card_for(recipe, dataset), device)
+    images, labels = next(feed.varied(feed.hold(dataset.train)))
+    shown = images.cpu().numpy()
+    return Images(np.rint(255 * shown).astype(np.uint8) if shown.ndim == 4 else shown, labels.cpu().numpy())
+
+
 def card_for(recipe: Recipe, dataset: Dataset) -> ModelCard:
     """Return the card of the published net, with the classes of the data if they differ."""
     card = nets.default_card(recipe.net)
@@ -281,11 +289,16 @@ class Feed:
         )
 
     def shuffled(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield varied batches in a new order."""
+        """Yield varied batches in a new order, normalised."""
+        for images, labels in self.varied(held):
+            yield self._normalised(images), labels
+
+    def varied(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield varied batches in a new order, in 0..1."""
         order = torch.randperm(len(held.labels), generator=self.generator, device=self._device)
         for which in torch.split(order, self._recipe.batch):
             images = apply(_scaled(held.images[which]), self._recipe.augment, self.generator)
-            yield self._normalised(images), held.labels[which]
+            yield images, held.labels[which]
 
     def in_order(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches without variation."""
