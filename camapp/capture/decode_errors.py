@@ -16,6 +16,8 @@ from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceDenied,
 # Seconds to find out whether a host that sent no video accepts connections at all.
 _CONNECT_S = 1.0
 _PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "http": 80, "https": 443}
+# Codecs that every FFmpeg decodes.
+_ALWAYS_DECODED = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
 # Bytes that show whether a file is text.
 _HEAD = 4096
 _UNREACHABLE = (-errno.ETIMEDOUT, -errno.EHOSTUNREACH, -errno.ENETUNREACH, -errno.ENETDOWN, -errno.EHOSTDOWN)
@@ -32,7 +34,9 @@ def file_error(path: Path, error: DecodeError) -> PermanentSourceError:
 
 def pipe_error(name: str, error: DecodeError) -> PermanentSourceError:
     """Return why what comes through a pipe is no source."""
-    problem = _content_problem(error) or "brings no video that FFmpeg knows: let the program write MPEG-TS, H.264 or MJPEG"
+    problem = (
+        _content_problem(error) or "brings no video that FFmpeg knows: let the program write MPEG-TS, H.264 or MJPEG"
+    )
     return PermanentSourceError(f"{name} {problem}")
 
 
@@ -153,8 +157,10 @@ def _content_problem(error: DecodeError) -> str:
         return "has only sound: it has no video"
     if error.code == libav.NO_STREAM:
         return "has no video in it"
-    if error.code == libav.NO_DECODER or (error.stage == "decode" and error.codec):
+    if error.code == libav.NO_DECODER or (error.stage == "decode" and error.codec not in ("", *_ALWAYS_DECODED)):
         return unsupported(error.codec)
+    if error.stage == "decode" and error.codec:
+        return "has no picture that can be decoded: it is damaged"
     return ""
 
 

@@ -13,7 +13,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,10 @@ log = logging.getLogger(__name__)
 _AHEAD = 3
 # Seconds between two looks at `stopping`, and those that a child gets to exit.
 _STEP_S, _GRACE_S = 0.05, 0.3
+
+# Starts all children: the kernel ends them together with the thread that started them, and the one that opens a source
+# may end before it.
+_starter = ThreadPoolExecutor(1, "decoders")
 
 # (hflip, vflip, rotate) of each display matrix; image rows grow downwards.
 _ORIENTATIONS = {
@@ -93,7 +99,7 @@ class _Memory:
 class Decoder:
     """Decodes one input in a child process.
 
-    Not for several threads, and the one that makes it has to live as long as it.
+    Not for several threads at a time.
 
     Args:
         name: of the input, for the log.
@@ -112,7 +118,10 @@ class Decoder:
 
     def __init__(self, name: str, job: Job, stopping: threading.Event, fds: Sequence[int] = ()) -> None:
         self._name, self._stopping = name, stopping
-        self._child = ChildProcess("camapp.capture.decoder_process", fds=fds, keep_stderr=True)
+        start = partial(ChildProcess, "camapp.capture.decoder_process", fds=fds, keep_stderr=True)
+        self._child = _starter.submit(start).result()
+        # For an owner that forgets to close it.
+        self._end = weakref.finalize(self, self._child.end, _GRACE_S)
         self._child.socket.send(json.dumps(asdict(job)).encode())
         self.stage, self.peer = "start", ""
         self.format: dict[str, Any] = {}
@@ -155,7 +164,7 @@ class Decoder:
 
     def close(self) -> None:
         """End the child. Pictures stay valid."""
-        self._child.end(_GRACE_S)
+        self._end()
 
     def _receive(self, deadline: float) -> tuple[bytes | None, list[int]]:
         while True:
@@ -172,7 +181,7 @@ class Decoder:
             except OSError:
                 message, fds = b"", []
             if not message:
-                self._child.end(_GRACE_S)
+                self._end()
                 raise DecoderDied(f"the decoder ended by {self._child.exit_reason}")
             return message, fds
 

@@ -43,7 +43,7 @@ class Job:
         url: for FFmpeg; a path is latin-1 of its bytes.
         libraries: paths of FFmpeg's; [] uses OpenCV's reader.
         options: of FFmpeg's demuxer and protocol.
-        demuxer: FFmpeg's name of it, if the content does not show it.
+        live: whether it can be opened again if it changes.
         loop: start again at the end.
         after_s: skip pictures up to this position, by seeking if possible; NaN does not.
         after: skip this many pictures if there are no time stamps.
@@ -52,7 +52,7 @@ class Job:
     url: str
     libraries: list[str]
     options: dict[str, str] = field(default_factory=dict)
-    demuxer: str = ""
+    live: bool = False
     loop: bool = False
     after_s: float = math.nan
     after: int = 0
@@ -108,7 +108,7 @@ class _Server:
         self._socket = sock
         self._slots = _Slots()
         self._shown: PictureFormat | None = None
-        self._credits: list[tuple[int, float]] = []
+        self._credit: tuple[int, float] | None = None
 
     def serve(self) -> None:
         job = Job(**json.loads(self._receive()))
@@ -136,26 +136,22 @@ class _Server:
         self._tell("stage", stage="decode")
         if not math.isnan(skip_s) and reader.seek(skip_s):
             skip = 0
-        pictures, min_s = 0, -math.inf
+        pictures = 0
         while reader.read():
             pictures += 1
             if pictures <= skip or reader.time_s <= skip_s + 1e-6:
                 continue
-            if not self._credits:
-                self._await_credit()
-            if reader.time_s < max(min_s, self._credits[0][1]):
+            if reader.format != self._shown:
+                self._announce(reader)
+            if self._credit is None:
+                self._credit = self._await_credit()
+            slot, min_s = self._credit
+            if reader.time_s < min_s:
                 continue
-            self._send(reader)
+            self._credit = None
+            reader.convert(self._slots.address(slot), self._slots.stride)
+            self._socket.send(PICTURE.pack(self._slots.generation, slot, reader.time_s, reader.damaged))
         return pictures
-
-    def _send(self, reader: PictureReader) -> None:
-        if reader.format != self._shown:
-            self._announce(reader)
-            if not self._credits:
-                self._await_credit()
-        slot, _ = self._credits.pop(0)
-        reader.convert(self._slots.address(slot), self._slots.stride)
-        self._socket.send(PICTURE.pack(self._slots.generation, slot, reader.time_s, reader.damaged))
 
     def _announce(self, reader: PictureReader) -> None:
         """Send the format of the pictures to come, and a new memory if they need it."""
@@ -163,19 +159,18 @@ class _Server:
         assert self._shown is not None
         fd = self._slots.fit(*self._shown.size)
         if fd is not None:
-            self._credits.clear()
+            self._credit = None
         memory = {name: getattr(self._slots, name) for name in ("generation", "count", "slot_bytes", "stride")}
         event = {"event": "format", "fps": reader.fps, "frames": reader.frames, **asdict(self._shown), **memory}
         socket.send_fds(self._socket, [json.dumps(event).encode()], [] if fd is None else [fd])
         if fd is not None:
             os.close(fd)
 
-    def _await_credit(self) -> None:
+    def _await_credit(self) -> tuple[int, float]:
         while True:
             generation, slot, min_s = CREDIT.unpack(self._receive())
             if generation == self._slots.generation:
-                self._credits.append((slot, min_s))
-                return
+                return slot, min_s
 
     def _resolve(self, url: str) -> None:
         """Look the host's name up: FFmpeg gives no reason if it cannot."""
@@ -205,7 +200,7 @@ def _open_reader(job: Job, tell: Any) -> PictureReader:
         if not job.libraries:
             raise DecodeError("open", WRONG_LAYOUT, "OpenCV has brought no FFmpeg along")
         url = job.url.encode("latin-1") if job.url.startswith(("file:", "pipe:")) else job.url.encode()
-        reader: PictureReader = Reader(Libraries(job.libraries), url, job.options, threads, job.demuxer)
+        reader: PictureReader = Reader(Libraries(job.libraries), url, job.options, threads, live=job.live)
         tell("stage", stage="open")
         reader.open()
         tell("stage", stage="probe")
@@ -237,8 +232,9 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_exit_with_parent, args=(sock,), daemon=True).start()
     _Server(sock).serve()
-    # FFmpeg's threads need no clean end.
-    sock.close()
+    # With credits unread, the end of this process would discard its last messages. FFmpeg's threads need no clean end.
+    while sock.recv(MAX_MESSAGE):
+        pass
     os._exit(0)
 
 

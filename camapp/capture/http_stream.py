@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import os
@@ -9,9 +10,16 @@ import socket
 import ssl
 import threading
 import time
+from base64 import b64encode
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
-from urllib.request import AbstractDigestAuthHandler, Request, parse_http_list, parse_keqv_list
+from urllib.request import (
+    AbstractDigestAuthHandler,
+    HTTPPasswordMgrWithDefaultRealm,
+    Request,
+    parse_http_list,
+    parse_keqv_list,
+)
 
 from camapp.capture.decode_errors import denied, not_found, refused, unknown_host, unreachable
 from camapp.capture.source import EndOfStream, redacted
@@ -94,11 +102,9 @@ class HttpStream:
 
     def _cut(self) -> None:
         if self._sock is not None:
-            try:
+            with contextlib.suppress(OSError):
                 # That of SSLSocket would also end TLS, while another thread uses it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def _request(self) -> http.client.HTTPResponse:
         """Follow redirects and answer a request for a password."""
@@ -173,14 +179,13 @@ class HttpStream:
         challenges = {item.partition(" ")[0].lower(): item for item in response.headers.get_all("WWW-Authenticate", ())}
         if "digest" in challenges:
             plain = urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2]))
-            handler = AbstractDigestAuthHandler()
-            handler.add_password(None, plain, user, password)  # type: ignore[arg-type]
+            passwords = HTTPPasswordMgrWithDefaultRealm()
+            passwords.add_password(None, plain, user, password)
+            handler = AbstractDigestAuthHandler(passwords)
             fields = parse_keqv_list(parse_http_list(challenges["digest"].partition(" ")[2]))
-            answer = handler.get_authorization(Request(plain), fields)  # type: ignore[arg-type]
+            answer = handler.get_authorization(Request(plain), fields)
             if answer:
                 return f"Digest {answer}"
-        from base64 import b64encode
-
         return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
     def _failure(self, response: http.client.HTTPResponse) -> Exception:
@@ -231,4 +236,6 @@ def _target(url: SplitResult) -> str:
     path = url.path or "/"
     # What a URI may not contain, and a user may write nevertheless.
     target = f"{path}?{url.query}" if url.query else path
-    return "".join(char if 32 < ord(char) < 127 else "".join(f"%{byte:02X}" for byte in char.encode()) for char in target)
+    return "".join(
+        char if 32 < ord(char) < 127 else "".join(f"%{byte:02X}" for byte in char.encode()) for char in target
+    )

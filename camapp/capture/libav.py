@@ -40,6 +40,10 @@ _MAX_PIXELS = 1 << 27
 _MAX_PIXEL_RATIO = 4.0
 # So many packets that cannot be decoded, with no picture ever, mean that the decoder does not work at all.
 _HOPELESS = 200
+# A stream without a packet among so many of another video has ended.
+_ENDED = 25
+# So many in a row after pictures mean that a live stream has changed in a way that only a new start can find out.
+_CHANGED = 12
 
 
 def _tag(name: bytes) -> int:
@@ -195,7 +199,6 @@ _FUNCTIONS: dict[str, tuple[type, ...]] = {
     "avformat_close_input": (_I, _P),
     "av_find_best_stream": (_I, _P, _I, _I, _I, _P, _I),
     "av_stream_get_side_data": (_P, _P, _I, _P),
-    "av_find_input_format": (_P, c.c_char_p),
     "av_guess_frame_rate": (_Rational, _P, _P, _P),
     "av_guess_sample_aspect_ratio": (_Rational, _P, _P, _P),
     "av_read_frame": (_I, _P, _P),
@@ -269,7 +272,7 @@ class Reader:
         url: as FFmpeg takes it.
         options: of FFmpeg's demuxer and protocol, by name.
         threads: of the decoder.
-        demuxer: FFmpeg's name of the container, if the content does not show it.
+        live: give up on a stream that changes to something that the decoder cannot decode.
 
     Attributes:
         fps: nominal frames per second, 0 if unknown.
@@ -283,11 +286,11 @@ class Reader:
     """
 
     def __init__(
-        self, libraries: Libraries, url: bytes, options: Mapping[str, str], threads: int, demuxer: str = ""
+        self, libraries: Libraries, url: bytes, options: Mapping[str, str], threads: int, *, live: bool = False
     ) -> None:
         self._av = libraries
         self._threads = threads
-        self._url, self._options, self._demuxer = url, options, demuxer
+        self._url, self._options, self._is_live = url, options, live
         self._context, self._decoder, self._scaler = c.c_void_p(), c.c_void_p(), c.c_void_p()
         self._packet = c.c_void_p(self._av.av_packet_alloc())
         self._frame = c.c_void_p(self._av.av_frame_alloc())
@@ -297,17 +300,20 @@ class Reader:
         self._read = _Packet.from_address(self._packet.value or 0)
         self._formats: dict[tuple[object, ...], PictureFormat] = {}
         self._is_draining = False
-        self._pictures = self.damaged = 0
+        # Packets of the stream, indices of other videos, packets of these in a row, and the stream to continue with.
+        self._packets = self._foreign = 0
+        self._others: set[int] = set()
+        self._next_index: int | None = None
+        self._pictures = self._failing = self.damaged = 0
         self.format: PictureFormat | None = None
         self.time_s = math.nan
 
     def open(self) -> None:
         """Open the input: connect, read the header."""
-        chosen = self._av.av_find_input_format(self._demuxer.encode()) if self._demuxer else None
         options = c.c_void_p()
         for name, value in self._options.items():
             self._av.av_dict_set(c.byref(options), name.encode(), value.encode(), 0)
-        code = self._av.avformat_open_input(c.byref(self._context), self._url, chosen, c.byref(options))
+        code = self._av.avformat_open_input(c.byref(self._context), self._url, None, c.byref(options))
         self._av.av_dict_free(c.byref(options))
         self._check("open", code)
 
@@ -324,7 +330,6 @@ class Reader:
         self._use(index)
         if self._stream.disposition & _COVER:
             raise DecodeError("probe", ONLY_COVER, "its only picture is a cover", self._codec_name(index))
-        self._streams_seen = self._container.nb_streams
         address = c.addressof(self._stream)
         self.fps = float(self._av.av_guess_frame_rate(self._context, address, None))
         self.frames = max(0, self._stream.nb_frames)
@@ -338,12 +343,20 @@ class Reader:
             DecodeError: the connection broke, or the decoder cannot decode this at all.
         """
         while (code := self._av.avcodec_receive_frame(self._decoder, self._frame)) != 0:
+            if code == END and self._next_index is not None:
+                self._use(self._next_index)
+                self._next_index = None
+                self._send(self._packet)
+                continue
             if code == END or (self._is_draining and code != _AGAIN):
+                if self.damaged and not self._pictures:
+                    raise DecodeError("decode", INVALID, "no picture can be decoded", self.codec)
                 return False
             if code != _AGAIN:
                 self._note_damage(code)
             self._feed()
         self._pictures += 1
+        self._failing = 0
         self._describe()
         return True
 
@@ -431,41 +444,46 @@ class Reader:
             if code < 0:
                 if code not in (END, INVALID):
                     self._check("decode", code)
-                self._av.avcodec_send_packet(self._decoder, None)
                 self._is_draining = True
+                self._send(None)
                 return
-            try:
-                if self._is_ours():
-                    code = self._av.avcodec_send_packet(self._decoder, self._packet)
-                    if code < 0 and code != _AGAIN:
-                        self._note_damage(code)
-                    return
-            finally:
+            index = self._read.stream_index
+            if index != self._stream.index and not self._is_successor(index):
                 self._av.av_packet_unref(self._packet)
+                continue
+            self._packets, self._foreign = self._packets + 1, 0
+            if index != self._stream.index or self._parameters.codec_id != self._codec_id:
+                # The packet is sent to the new decoder once the present one has given its last pictures.
+                self._next_index = index
+                self._send(None)
+                return
+            self._send(self._packet)
+            return
 
-    def _is_ours(self) -> bool:
-        """Return whether the packet belongs to the video, whose codec or stream may have changed."""
-        index = self._read.stream_index
-        if index == self._stream.index:
-            if self._parameters.codec_id != self._codec_id:
-                self._use(index)
-            return True
-        return self._is_successor(index)
+    def _send(self, packet: c.c_void_p | None) -> None:
+        code = self._av.avcodec_send_packet(self._decoder, packet)
+        if packet is None:
+            return
+        self._av.av_packet_unref(packet)
+        if code < 0 and code != _AGAIN:
+            self._note_damage(code)
 
     def _is_successor(self, index: int) -> bool:
-        """Use a video stream that appeared later instead of the present one, which has ended."""
-        if index < self._streams_seen:
-            return False
-        self._streams_seen = index + 1
+        """Return whether a packet of another stream is of a video that continues the present one."""
         if self._kind(index) != _VIDEO or not self._stream_at(index).parameters.contents.codec_id:
             return False
-        self._use(index)
-        return True
+        is_new = index not in self._others and self._packets > _ENDED
+        self._others.add(index)
+        self._foreign += 1
+        return is_new or self._foreign > _ENDED
 
     def _note_damage(self, code: int) -> None:
         self.damaged += 1
-        if self.damaged >= _HOPELESS and not self._pictures:
+        self._failing += 1
+        if self._failing >= _HOPELESS and not self._pictures:
             raise DecodeError("decode", code, self._av.text_of(code), self.codec)
+        if self._failing >= _CHANGED and self._pictures and self._is_live:
+            raise DecodeError("decode", code, f"{self._failing} packets are no {self.codec} any more")
 
     def _describe(self) -> None:
         picture = self._picture

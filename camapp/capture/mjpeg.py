@@ -15,7 +15,7 @@ from camapp.capture.decode_errors import silence
 from camapp.capture.decoder import Decoder, End, Picture
 from camapp.capture.http_stream import HttpStream
 from camapp.capture.images import decode_image
-from camapp.capture.source import EndOfStream, SourceOptions, redacted
+from camapp.capture.source import SourceOptions, redacted
 from camapp.capture.stream import Feed, StreamSource
 from camapp.core.errors import PermanentSourceError, SourceLost
 from camapp.core.log_once import LogOnce
@@ -238,7 +238,9 @@ class _PictureDecoder:
         self._failures = 0
         words = jpeg.words if jpeg.frame else f"{image.width}x{image.height}"
         if self._before and words != self._before:
-            self._warn(logging.WARNING, (self._before, words), "%s changes from %s to %s", self._name, self._before, words)
+            self._warn(
+                logging.WARNING, (self._before, words), "%s changes from %s to %s", self._name, self._before, words
+            )
         self._before = words
         return Picture(image, math.nan)
 
@@ -293,7 +295,7 @@ class HttpSource(StreamSource):
         if start[:1] == b"<" or stream.kind == "text/html":
             raise PermanentSourceError(f"{name} is a web page, not a stream: give the address of the stream itself")
         if not start.startswith(b"#EXTM3U"):
-            if stream.kind.startswith("text/") or b"\0" not in head and head.isascii():
+            if stream.kind.startswith("text/") or (b"\0" not in head and head.isascii()):
                 line = start.split(b"\n")[0][:60].decode(errors="replace")
                 raise PermanentSourceError(f"{name} answers with text, not with video: '{line}'")
             if stream.length is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 from camapp.core.errors import BadSource, PermanentSourceError
 from camapp.core.frames import Shot
@@ -18,7 +20,21 @@ if TYPE_CHECKING:
     from camapp.core.settings import Settings
     from engine.model import Model
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif"),
+}
+# Schemes of network streams that FFmpeg may know. Their user, password and query are shown nowhere.
+_STREAMS = (
+    *("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpe", "rtmpte", "rtmpts", "udp", "udplite", "srt", "rtp", "srtp"),
+    *("tcp", "tls", "rist", "mms", "mmsh", "mmst"),
+)
+_HTTP = ("http", "https")
+# Beginnings of picture files, by which a file without a known suffix is recognised.
+_PICTURES = (b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_JPEG, _JPEG_BEHIND_JPEG = b"\xff\xd8\xff", b"\xff\xd9\xff\xd8\xff"
+_LONGEST_PICTURE = 64 << 20
+_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")
 
 
 class EndOfStream(Exception):
@@ -127,52 +143,97 @@ REGISTRY = {
     "auto": "camapp.capture.auto:AutoSource",
     "picamera": "camapp.capture.picamera2:PicameraSource",
     "v4l2": "camapp.capture.opencv:CameraSource",
-    "rtsp": "camapp.capture.opencv:StreamSource",
-    "rtsps": "camapp.capture.opencv:StreamSource",
-    "http": "camapp.capture.opencv:StreamSource",
-    "https": "camapp.capture.opencv:StreamSource",
-    "video": "camapp.capture.opencv:VideoSource",
+    **dict.fromkeys(_STREAMS, "camapp.capture.stream:StreamSource"),
+    **dict.fromkeys(_HTTP, "camapp.capture.mjpeg:HttpSource"),
+    "pipe": "camapp.capture.stream:PipeSource",
+    "video": "camapp.capture.video:VideoSource",
     "images": "camapp.capture.images:ImagesSource",
     "pattern": "camapp.capture.pattern:PatternSource",
 }
 
+# The schemes that an error lists.
+_SHOWN = ("picamera", "v4l2", "rtsp", "http", "https", "rtmp", "udp", "srt", "tcp", "pattern")
+
 
 def scheme_of(uri: str) -> str:
-    """Return the registry key of a URI or path; a path is `video` or `images`."""
+    """Return the registry key of a URI or path; a path is `video`, `images` or `pipe`."""
     if uri == "auto":
         return uri
     scheme, sep, _ = uri.partition("://")
+    scheme = scheme.lower()
     if sep and scheme != "file":
-        if scheme not in REGISTRY:
-            known = ", ".join(f"{name}://" for name in REGISTRY if name not in ("auto", "video", "images"))
+        if scheme not in REGISTRY or scheme == "auto":
+            known = ", ".join(f"{name}://" for name in _SHOWN)
             raise PermanentSourceError(
                 f"unknown source scheme '{scheme}://' in '{uri}'; known are {known} and file paths"
             )
         return scheme
+    if uri == "-":
+        return _standard_input()
     path = local_path(uri)
     if path.match("/dev/video*"):
         return "v4l2"
     if any(char in uri for char in "*?[") and not path.exists():
         return "images"
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or _holds_picture(path):
         return "images"
-    return "video"
+    return "pipe" if path.is_fifo() else "video"
+
+
+def _standard_input() -> str:
+    """Return `video` if standard input comes from a file, which has an end and can be read again, else `pipe`."""
+    try:
+        return "video" if stat.S_ISREG(os.fstat(0).st_mode) else "pipe"
+    except OSError as error:
+        raise PermanentSourceError("standard input is closed: --source - reads what comes through a pipe") from error
+
+
+def _holds_picture(path: Path) -> bool:
+    """Return whether a file holds a picture by its content; JPEG pictures one after another are a video."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+            if head.startswith(_JPEG):
+                return _JPEG_BEHIND_JPEG not in head + file.read(_LONGEST_PICTURE)
+    except OSError:
+        return False
+    if head[4:8] == b"ftyp":
+        return head[8:12] in _PICTURE_BRANDS
+    return head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def local_path(uri: str) -> Path:
-    """Return the path in a `file://`, `images://` or `video://` URI, or a plain path itself."""
-    return Path(uri.partition("://")[2] if "://" in uri else uri).expanduser()
+    """Return the path in a `file://`, `images://` or `video://` URI, or a plain path itself.
+
+    A `file://` URI may name its characters by %XX, as browsers and file managers write it, or have them as they are.
+    """
+    if uri == "-":
+        return Path(f"/proc/{os.getpid()}/fd/0")
+    scheme, sep, rest = uri.partition("://")
+    if not sep:
+        return Path(uri).expanduser()
+    path = Path(rest).expanduser()
+    if scheme.lower() != "file" or path.exists():
+        return path
+    return Path(os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))))
 
 
 def redacted(uri: str) -> str:
     """Return the URI for display and logs: without user, password and query, which may be credentials."""
     scheme, sep, rest = uri.partition("://")
-    if scheme not in ("rtsp", "rtsps", "http", "https"):
+    if not sep or scheme.lower() not in (*_STREAMS, *_HTTP):
         return uri
     # Split at the last @, because passwords may contain an unescaped / or ?.
-    _, at, address = rest.rpartition("@")
+    user, at, address = rest.rpartition("@")
     address, question, _ = address.partition("?")
-    return f"{scheme}{sep}{'***@' if at else ''}{address}{'?***' if question else ''}"
+    return f"{scheme}{sep}{'***' if user else ''}{at}{address}{'?***' if question else ''}"
+
+
+def sane_fps(fps: float) -> float:
+    """Return the rate, or 0 if it is implausible."""
+    return fps if 0 < fps <= 1000 else 0.0
 
 
 def query_of(uri: str) -> dict[str, str]:

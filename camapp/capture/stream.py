@@ -17,8 +17,7 @@ from camapp.capture.decoder import Decoder, DecoderDied, End, Picture
 from camapp.capture.decoder_process import Job
 from camapp.capture.ffmpeg import libraries, stream_options
 from camapp.capture.libav import DecodeError
-from camapp.capture.source import EndOfStream, Source, SourceOptions, redacted
-from camapp.capture.video import sane_fps
+from camapp.capture.source import EndOfStream, Source, SourceOptions, redacted, sane_fps
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import fit_within
@@ -122,7 +121,7 @@ class StreamSource(_LiveSource):
 
     def _connect(self, deadline: float) -> Feed:
         scheme = urlsplit(self.uri).scheme
-        job = Job(self.uri, libraries(), stream_options(scheme))
+        job = Job(scheme + self.uri[len(scheme) :], libraries(), stream_options(scheme), live=True)
         return Decoder(redacted(self.uri), job, self.stopping)
 
     def _next(self, timeout: float) -> Picture:
@@ -166,7 +165,7 @@ class PipeSource(_LiveSource):
         self._fd = self._open_pipe()
         self._await_data(deadline)
         # Another number than 0: the child's own standard input is /dev/null.
-        return Decoder(self._name, Job(f"pipe:{self._fd}", libraries()), self.stopping, fds=[self._fd])
+        return Decoder(self._name, Job(f"pipe:{self._fd}", libraries(), live=True), self.stopping, fds=[self._fd])
 
     def _open_pipe(self) -> int:
         try:
@@ -185,7 +184,7 @@ class PipeSource(_LiveSource):
         """Wait for the first byte."""
         if os.isatty(self._fd):
             raise PermanentSourceError(
-                "standard input is a terminal: send video through a pipe, 'rpicam-vid -t 0 -o - | camapp run --source -'"
+                "standard input is a terminal: send video through a pipe, 'rpicam-vid -t 0 -o - | camapp --source -'"
             )
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
@@ -193,7 +192,9 @@ class PipeSource(_LiveSource):
             if self.stopping.is_set():
                 raise EndOfStream("stopped")
             if time.monotonic() > deadline:
-                raise SourceLost(f"nothing arrives at {self._name} within {self._open_s:.0f} s: start the camera program")
+                raise SourceLost(
+                    f"nothing arrives at {self._name} within {self._open_s:.0f} s: start the camera program"
+                )
         if not events[self._fd] & select.POLLIN:
             raise self._ended()
 

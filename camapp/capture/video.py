@@ -14,7 +14,7 @@ from camapp.capture.decoder import Decoder, DecoderDied, End, Picture
 from camapp.capture.decoder_process import Job
 from camapp.capture.ffmpeg import file_url, libraries
 from camapp.capture.libav import DecodeError
-from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path
+from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path, sane_fps
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.frames import Shot
 from camapp.core.image import fit_within
@@ -39,9 +39,7 @@ class VideoSource(Source):
         limit_s: longest time for one picture, before the decoder is replaced.
     """
 
-    def __init__(
-        self, uri: str, options: SourceOptions, catch_up_s: float = 0.25, limit_s: float = _LIMIT_S
-    ) -> None:
+    def __init__(self, uri: str, options: SourceOptions, catch_up_s: float = 0.25, limit_s: float = _LIMIT_S) -> None:
         super().__init__(uri, options)
         self.live = bool(options.realtime)
         self._catch_up_s, self._limit_s = catch_up_s, limit_s
@@ -108,9 +106,7 @@ class VideoSource(Source):
 
     def _start(self) -> None:
         """Start a decoder behind the last frame."""
-        job = Job(
-            file_url(self._path), libraries(), loop=self.options.loop, after_s=self._own_s, after=self._frames
-        )
+        job = Job(file_url(self._path), libraries(), loop=self.options.loop, after_s=self._own_s, after=self._frames)
         self._decoder = Decoder(str(self._path), job, self.stopping)
 
     def _advance(self) -> Picture:
@@ -198,8 +194,3 @@ class VideoSource(Source):
     def _shot(self, picture: Picture, due_ns: int) -> Shot:
         image = fit_within(picture.image, self.options.size)
         return Shot(image, image, due_ns, name=Path(self._path).name, moment_ns=round(self._media_s * 1e9))
-
-
-def sane_fps(fps: float) -> float:
-    """Return the rate, or 0 if it is implausible."""
-    return fps if 0 < fps <= 1000 else 0.0

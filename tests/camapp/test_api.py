@@ -406,7 +406,7 @@ def test_a_source_that_fails_for_good_raises_its_error_after_the_last_result():
         (lambda folder: camapp.load("digits").predict(folder / "bad.png"), "classify {}/bad.png"),
         (lambda folder: camapp.watch(fps=-1), "--fps -1"),
         (lambda folder: camapp.watch(roi="0.5,0,1,1"), "--roi 0.5,0,1,1"),
-        (lambda folder: camapp.watch("rtmp://camera"), "--source rtmp://camera"),
+        (lambda folder: camapp.watch("gopher://camera"), "--source gopher://camera"),
         (lambda folder: camapp.watch(model=folder / "bad.npz"), "--model {}/bad.npz"),
         (
             lambda folder: camapp.watch(PATTERN, drive="udp://127.0.0.1:9"),
