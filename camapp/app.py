@@ -7,17 +7,21 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from difflib import get_close_matches
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 
-from camapp.capture.source import Source, build_source, local_path, redacted
+from camapp.capture.source import Source, redacted
 from camapp.capture.thread import FIRST_OPEN_S
 from camapp.core.errors import ExitCode, SettingsError, SinkError
-from camapp.core.events import parse_events
-from camapp.core.models import load_model, model_path
 from camapp.core.settings import Settings
+from camapp.pipeline.checks import (
+    Findings,
+    check_drive,
+    check_drm,
+    check_events,
+    find_faults,
+    may_be_pi_camera,
+    refuse_overwriting,
+)
 from camapp.pipeline.multi_camera import JointManager, MultiCamera
 from camapp.pipeline.pipeline import DRAIN_FILE, Pipeline, Summary, default_workers
 from camapp.pipeline.reload import Reloader
@@ -27,7 +31,7 @@ from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.label_command import LabelCommandSink
-from camapp.sinks.rotating_file import RotatingFile, is_plain_file
+from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.sinks.video import VideoSink
 from camapp.system import displays
@@ -35,9 +39,8 @@ from camapp.system.health import HealthMonitor
 from camapp.system.state_dir import remembered, state_directory
 from camapp.system.systemd import ServiceManager, on_reload_signal, on_stop_signals
 from camapp.system.watchdog import Watchdog
-from camapp.tasks.task import Task, task_for
+from camapp.tasks.task import Task
 from camapp.workers.shared_pool import SharedWorkers
-from engine.model_card import ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +116,7 @@ def build_cameras(
     Raises:
         BadModel, SourceError, SinkError: of the first camera that cannot be built.
     """
-    _refuse_overwriting(cameras)
+    refuse_overwriting(cameras)
     first, several = cameras[0], len(cameras) > 1
     health = HealthMonitor()
     shared = None
@@ -164,28 +167,9 @@ def run_cameras(
         return cameras.run(before_stop)
 
 
-def check(cameras: Sequence[Settings]) -> str:
-    """Build everything the settings name and start nothing; return a summary of it.
-
-    Raises:
-        BadModel, BadSource, SinkError: something cannot be used.
-    """
-    _refuse_overwriting(cameras)
-    check_interfaces(cameras[0])
-    return "; ".join(_check(settings) for settings in cameras)
-
-
-def _check(settings: Settings) -> str:
-    model = load_model(settings)
-    task_for(settings, model.card)
-    source = build_source(settings, model)
-    _check_events(settings, model.card)
-    if settings.record is not None:
-        VideoSink(settings.record, lambda: 0.0)
-    if settings.on_label is not None:
-        LabelCommandSink(settings.on_label, events=settings.on_label_when)
-    card = model.card
-    return f"source {redacted(source.uri)}, model {card.net} ({card.task}, {len(card.labels)} labels)"
+def check(cameras: Sequence[Settings], outputs: bool = True) -> Findings:
+    """Try what a start would try, and start nothing; see `find_faults`."""
+    return find_faults(cameras, check_interfaces, outputs)
 
 
 def _add_watchdogs(manager: ServiceManager, cameras: MultiCamera) -> None:
@@ -208,30 +192,10 @@ def _has_started(pipeline: Pipeline) -> bool:
     return pipeline.started
 
 
-def _refuse_overwriting(cameras: Sequence[Settings]) -> None:
-    """Raise SinkError if an output is a source, a model or another output, of any camera."""
-    several = len(cameras) > 1
-    inputs: list[tuple[str, Path]] = []
-    outputs: list[tuple[str, Path]] = []
-    for settings in cameras:
-        of = f" of {settings.name}" if several else ""
-        inputs += [(f"--source{of}", local_path(settings.source)), (f"--model{of}", model_path(settings.model))]
-        if settings.record is not None:
-            outputs.append((f"--record{of}", settings.record))
-        if settings.log is not None and is_plain_file(settings.log):
-            outputs.append((f"--log{of}", Path(settings.log)))
-        if settings.clip_on:
-            outputs.append((f"--clips{of}", settings.clips))
-    for number, (name, path) in enumerate(outputs):
-        for other, taken in inputs + outputs[:number]:
-            if taken == path or (path.exists() and taken.exists() and path.samefile(taken)):
-                raise SinkError(f"{name} {path} is the file of {other}: name another")
-
-
 def _add_sinks(pipeline: Pipeline) -> None:
     """Add the sinks that the settings enable, but for the preview."""
     settings = pipeline.settings
-    _check_events(settings, pipeline.model.card)
+    check_events(settings, pipeline.model.card)
     if settings.log is not None:
         pipeline.add_sink(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
@@ -240,9 +204,7 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.clip_on:
         pipeline.add_sink(_clip_sink(pipeline))
     if settings.drive is not None:
-        if (task := pipeline.model.card.task) != "track":
-            what = f"a model that follows a track, such as --model track; this one's task is '{task}'"
-            raise SinkError(f"--drive needs {what}")
+        check_drive(settings, pipeline.model.card)
         pipeline.add_sink(DriveSink(settings.drive))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
@@ -277,20 +239,6 @@ def _clip_sink(pipeline: Pipeline) -> ClipSink:
         blocking=not pipeline.source.live,
         owner=settings.name,
     )
-
-
-def _check_events(settings: Settings, card: ModelCard) -> None:
-    """Raise SinkError for an event with a label that the model does not have: it would never begin."""
-    for option, events in (("--clip-on", settings.clip_on), ("--on-label-when", settings.on_label_when)):
-        labels, comparisons = parse_events(events, option)
-        names = {name.partition("@")[0] for name in labels - {"*"}}
-        if card.task == "detect":
-            names |= {item.name.partition("@")[0] for item in comparisons if not item.is_of_score}
-        unknown = sorted(names - {*card.labels})
-        if card.task in ("classify", "detect") and unknown:
-            close = get_close_matches(unknown[0], card.labels, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
-            raise SinkError(f"{option}: this model has no label '{unknown[0]}': {hint}")
 
 
 def add_preview(cameras: MultiCamera) -> bool:
@@ -332,22 +280,17 @@ def screen_for(settings: Settings) -> displays.DisplayKind:
     display = displays.probe()
     if display:
         return display.kind
-    if _may_be_pi_camera(settings.source) and displays.connectors():
+    if may_be_pi_camera(settings.source) and displays.connectors():
         return displays.DisplayKind.DRM
     log.info("%s; predictions are printed here instead", display.reason)
     return displays.DisplayKind.NONE
-
-
-def _may_be_pi_camera(source: str) -> bool:
-    return source.startswith("picamera://") or (source == "auto" and find_spec("picamera2") is not None)
 
 
 def add_drm_display(pipeline: Pipeline) -> None:
     """Show the camera's image on the console, under the overlay. Raises SinkError for any other source."""
     from camapp.sinks.drm_display import DrmDisplaySink
 
-    if not _may_be_pi_camera(pipeline.source.uri):
-        raise SinkError("--display drm is a Pi camera's own image: give --source picamera://0, or --display kiosk")
+    check_drm(pipeline.source.uri)
     hud = lambda: pipeline.reporter.hud() if pipeline.hud_shown else None  # noqa: E731
     pipeline.add_sink(DrmDisplaySink(lambda: pipeline.source.drm_preview, hud, pipeline.stats.stale_after_ms))
 

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, partial
@@ -159,12 +159,18 @@ def report_errors(debug: bool = False) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - ends the program
         if debug:
             traceback.print_exception(error)
-        code = code_of(error)
-        if code is None:
-            fail(f"internal error: {type(error).__name__}: {error} (--debug prints the traceback)", ExitCode.INTERNAL)
-        if isinstance(error, PermissionError):
-            fail(f"no permission for '{error.filename}': change its owner or mode, or run as another user", code)
-        fail(str(error), code)
+        fail(*explained(error))
+
+
+def explained(error: Exception) -> tuple[str, ExitCode]:
+    """Return the line to print for an error, and the exit code."""
+    code = code_of(error)
+    if code is None:
+        text = f"internal error: {type(error).__name__}: {error} (--debug prints the traceback)"
+        return text, ExitCode.INTERNAL
+    if isinstance(error, PermissionError):
+        return f"no permission for '{error.filename}': change its owner or mode, or run as another user", code
+    return str(error), code
 
 
 def code_of(error: BaseException) -> ExitCode | None:
@@ -182,6 +188,14 @@ def fail(message: str, code: ExitCode) -> NoReturn:
     """Print an error as one line and end the program."""
     print(f"camapp: {message}", file=sys.stderr)
     raise SystemExit(int(code))
+
+
+def fail_with(faults: Sequence[Exception]) -> NoReturn:
+    """Print a line for each fault and end the program with the exit code of the first."""
+    lines = [explained(fault) for fault in faults]
+    for text, _ in lines[:-1]:
+        print(f"camapp: {text}", file=sys.stderr)
+    fail(lines[-1][0], lines[0][1])
 
 
 def _set_up_logging(debug: bool) -> None:
@@ -438,13 +452,20 @@ def models_get(
 def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
     """Check a settings file, without starting anything.
 
-    The files that it names, such as the model, are checked too.
+    It tries what a start would try: the model, the source, and whether each output can be written. All faults are
+    listed.
     """
     with report_errors():
-        cameras = load_cameras({}, file)
+        try:
+            cameras = load_cameras({}, file)
+        except SettingsError as error:
+            fail_with([SettingsError(part) for part in error.parts] or [error])
         from camapp.app import check
 
-        print(f"{file}: good; {check(cameras)}")
+        found = check(cameras)
+        if found.faults:
+            fail_with(found.faults)
+        print(f"{file}: good; {found.summary}")
 
 
 @app.command("doctor")

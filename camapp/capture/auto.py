@@ -37,6 +37,9 @@ class AutoSource(Source):
         self._chosen.stopping = self.stopping
         self.uri, self.fps = self._chosen.uri, self._chosen.fps
 
+    def try_open(self) -> None:
+        """Do nothing: whatever is there is used."""
+
     def read(self, timeout: float) -> Shot:
         """Return the next shot of the chosen source."""
         if self._chosen is None:

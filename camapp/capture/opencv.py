@@ -68,6 +68,10 @@ class CameraSource(Source):
         self._configure()
         self._first = self._grab()
 
+    def try_open(self) -> None:
+        """Look for the device; another run may be using it."""
+        self._find()
+
     def read(self, timeout: float) -> Shot:
         """Return the next frame; OpenCV bounds the wait."""
         raw, self._first = self._first, None

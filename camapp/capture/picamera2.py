@@ -203,6 +203,11 @@ class PicameraSource(Source):
         """Return why the camera is slower than its configured rate."""
         return self.rate_monitor.reason
 
+    def try_open(self) -> None:
+        """Look for the camera; another run may be using it."""
+        with self._translated():
+            self._find()
+
     @property
     def drm_preview(self) -> DrmPreview | None:
         """Return the preview on a console's screen, unless the image needs an orientation that the camera cannot do."""

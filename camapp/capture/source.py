@@ -118,6 +118,16 @@ class Source(ABC):
     def close(self) -> None:
         """Release the device; may be called twice and after a failed `open`."""
 
+    def try_open(self) -> None:
+        """Prove that the source can be opened, without keeping it. Raises as `open` does.
+
+        Sources that another run may be using look for their device only.
+        """
+        try:
+            self.open()
+        finally:
+            self.close()
+
     def describe(self) -> str:
         """Return a line for the user, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
         return redacted(self.uri)

@@ -16,10 +16,12 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
+from camapp.app import check
 from camapp.capture.source import local_path
-from camapp.core.errors import CamappError, ExitCode, SettingsError
+from camapp.core.errors import CamappError, ExitCode, SettingsError, SourceLost
 from camapp.core.models import SHIPPED, model_path
 from camapp.core.settings import Settings, load_cameras, to_toml
+from camapp.sinks.rotating_file import is_plain_file
 
 PROJECT = Path(__file__).parents[2]
 UNITS = Path(__file__).parents[1] / "data" / "systemd"
@@ -30,7 +32,7 @@ _EXTRAS = ("mqtt", "web")
 _PREDICTIONS = "/var/log/camapp/predictions.jsonl"
 # The folders that the units let the service write to, and those that they close to it.
 _WRITABLE = ("/var/lib/camapp", "/var/log/camapp", "/var/cache/camapp")
-_HOMES = ("/home", "/root")
+_CLOSED = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 _USER = "camapp"
 
 
@@ -104,33 +106,14 @@ class Installer:
 
     # -- checks, before anything is changed
 
-    def check(self) -> list[str]:
-        """Return notes for the user. Raises InstallError, SettingsError if the service cannot be installed."""
-        notes = []
-        if os.geteuid() != 0:
-            raise InstallError(
-                "installing a service needs root: put 'sudo' before the command (with the full path of python)",
-                ExitCode.DENIED,
-            )
-        if self.kind is not ServiceKind.DESKTOP and not shutil.which("systemctl"):
-            raise InstallError(
-                "this machine has no systemd (no systemctl): start 'camapp run' with its own service manager"
-            )
-        if self.kind is ServiceKind.KIOSK and not self._uses_drm:
-            for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
-                if not shutil.which(program):
-                    raise InstallError(
-                        f"the kiosk needs {program}: sudo apt install -y {package} (or --display drm, for a Pi camera)"
-                    )
-        if not self._is_installed_copy() and not (PROJECT / "pyproject.toml").is_file():
-            raise InstallError(
-                "run install-service from a clone of the project: this installation has no pyproject.toml"
-            )
-        if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
-            raise InstallError(
-                f"{self.app} exists and is no camapp environment: move it first (a clone belongs elsewhere)"
-            )
-        cameras = self._cameras()
+    def check(self) -> tuple[list[str], list[CamappError]]:
+        """Return notes for the user, and all reasons why the service cannot be installed or would not start."""
+        notes: list[str] = []
+        faults = self._machine_faults()
+        try:
+            cameras = self._cameras()
+        except SettingsError as error:
+            return notes, [*faults, *(SettingsError(part) for part in error.parts)]
         if self.config.exists():
             notes.append(f"{self.config} is kept as it is")
             if self.config.stat().st_uid != 0 or self.config.stat().st_mode & 0o022:
@@ -140,12 +123,49 @@ class Installer:
                 )
         for camera in cameras:
             if self.kind is not ServiceKind.DESKTOP:
-                _refuse_closed_paths(camera)
+                faults += _closed_paths(camera)
             notes += self._device_notes(camera.source)
+        # systemd creates the folders of the outputs; a user's desktop has other rights than root.
+        for fault in check(cameras, outputs=False).faults:
+            if isinstance(fault, SourceLost):
+                notes.append(f"{fault}; the service will wait for it")
+            elif isinstance(fault, CamappError):
+                faults.append(fault)
+            else:
+                faults.append(InstallError(str(fault), ExitCode.CONFIG))
         missing = [group for group in self._wanted_groups() if not self._has_group(group)]
         if missing:
             notes.append(f"this machine has no group {', '.join(missing)}: left out of the unit")
-        return notes
+        return notes, faults
+
+    def _machine_faults(self) -> list[CamappError]:
+        faults: list[CamappError] = []
+        if os.geteuid() != 0:
+            why = "installing a service needs root: put 'sudo' before the command (with the full path of python)"
+            faults.append(InstallError(why, ExitCode.DENIED))
+        if self.kind is not ServiceKind.DESKTOP and not shutil.which("systemctl"):
+            why = "this machine has no systemd (no systemctl): start 'camapp run' with its own service manager"
+            faults.append(InstallError(why))
+        if self.kind is ServiceKind.KIOSK and not self._uses_drm:
+            for program, package in (("cage", "cage"), ("Xwayland", "xwayland")):
+                if not shutil.which(program):
+                    why = (
+                        f"the kiosk needs {program}: sudo apt install -y {package} (or --display drm, for a Pi camera)"
+                    )
+                    faults.append(InstallError(why))
+        if not self._is_installed_copy():
+            if not (PROJECT / "pyproject.toml").is_file():
+                why = "run install-service from a clone of the project: this installation has no pyproject.toml"
+                faults.append(InstallError(why))
+            if not (self.app / "bin/python").exists():
+                try:
+                    _system_python()
+                except InstallError as error:
+                    faults.append(error)
+        if self.app.exists() and not (self.app / "pyvenv.cfg").is_file():
+            why = f"{self.app} exists and is no camapp environment: move it first (a clone belongs elsewhere)"
+            faults.append(InstallError(why))
+        return faults
 
     def _cameras(self) -> list[Settings]:
         """Return the settings that will run: the existing configuration, else the given one. Raises SettingsError."""
@@ -208,10 +228,10 @@ class Installer:
         if self.kind is not ServiceKind.DESKTOP and settings.log is None:
             # A log of every prediction grows by 1 GB a day, and the SD card has to last for years.
             settings = replace(settings, log=_PREDICTIONS, log_on_change=True)
-        if not (SHIPPED / f"{settings.model}.npz").exists():
-            settings = replace(settings, model=self._copied(str(model_path(settings.model))))
+        if (model := model_path(settings.model)).parent != SHIPPED:
+            settings = replace(settings, model=self._copied(model))
         if settings.labels and Path(settings.labels).expanduser().exists():
-            settings = replace(settings, labels=self._copied(settings.labels))
+            settings = replace(settings, labels=self._copied(Path(settings.labels).expanduser()))
         text = f"# Settings of the camapp service. After a change: sudo systemctl reload {self.kind.file}\n"
         temporary = self.config.with_suffix(".partial")
         temporary.write_text(text + to_toml(settings), encoding="utf-8")
@@ -223,19 +243,23 @@ class Installer:
             temporary.chmod(0o644)
         temporary.replace(self.config)
 
-    def _copied(self, file: str) -> str:
-        """Copy a file of the user to where the service can read it; return the new path."""
-        source = Path(file).expanduser()
+    def _copied(self, source: Path) -> str:
+        """Copy a file or a folder of the user to where the service can read it; return the new path."""
+        target = self.config.parent / source.name
         try:
-            copy = Path(shutil.copyfile(source, self.config.parent / source.name))
+            for file in _files_of(source):
+                copy = target / file.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+                copy.chmod(0o644)
         except OSError as error:
-            raise InstallError(f"cannot copy '{file}' into {self.config.parent}: {error}", ExitCode.CONFIG) from error
-        copy.chmod(0o644)
-        return str(copy)
+            raise InstallError(f"cannot copy '{source}' into {self.config.parent}: {error}", ExitCode.CONFIG) from error
+        return str(target)
 
     def _check_config(self) -> None:
         done = self._run([str(self.app / "bin/camapp"), "check-config", str(self.config)])
-        if done.returncode:
+        # The service waits for a camera that is absent now.
+        if done.returncode not in (ExitCode.OK, ExitCode.SOURCE_GONE):
             raise InstallError(_last_line(done.stdout).removeprefix("camapp: "), ExitCode.CONFIG)
 
     def _add_user(self) -> None:
@@ -345,33 +369,38 @@ def _has_password(settings: Settings) -> bool:
     return any(isinstance(value, str) and "://" in value and "@" in value for value in values)
 
 
-def _refuse_closed_paths(settings: Settings) -> None:
-    """Refuse paths that are closed to the service: relative inputs, home folders, and outputs outside its folders."""
+def _files_of(source: Path) -> list[Path]:
+    """Return a file itself, or the plain files of a folder."""
+    if not source.is_dir():
+        return [source]
+    return [path for path in sorted(source.rglob("*")) if path.is_file()]
+
+
+def _closed_paths(settings: Settings) -> list[CamappError]:
+    """Return errors for paths closed to the service: relative inputs, home folders, outputs outside its folders."""
+    faults: list[CamappError] = []
     source = settings.source
     scheme, sep, _ = source.partition("://")
+    inputs: dict[str, Path | None] = {
+        "mqtt-ca": settings.mqtt_ca,
+        "mqtt-password-file": settings.mqtt_password_file,
+    }
     if source != "auto" and (not sep or scheme in ("file", "images", "video")):
-        _refuse_unreadable("source", local_path(source))
-    for name, file in {"mqtt-ca": settings.mqtt_ca, "mqtt-password-file": settings.mqtt_password_file}.items():
-        if file is not None:
-            _refuse_unreadable(name, file.expanduser())
+        inputs["source"] = local_path(source)
+    for name, file in inputs.items():
+        if file is not None and (not file.expanduser().is_absolute() or _is_below(file.expanduser(), _CLOSED)):
+            why = "the service cannot see it there; move it, to /srv for example, and give its full path"
+            faults.append(InstallError(f"--{name} {file}: {why}", ExitCode.CONFIG))
     outputs = {"record": settings.record, "clips": settings.clips, "snapshots": settings.snapshots}
-    if settings.log not in (None, "-"):
+    if settings.log is not None and is_plain_file(settings.log):
         outputs["log"] = Path(settings.log)
     for name, output in outputs.items():
         if output is not None and output.expanduser().is_absolute() and not _is_below(output.expanduser(), _WRITABLE):
-            raise InstallError(
-                f"--{name} {output}: the service may write below {' and '.join(_WRITABLE[:2])} only "
-                "(a relative path starts in the first)",
-                ExitCode.CONFIG,
+            why = (
+                f"the service may write below {' and '.join(_WRITABLE[:2])} only (a relative path starts in the first)"
             )
-
-
-def _refuse_unreadable(name: str, path: Path) -> None:
-    if not path.is_absolute() or _is_below(path, _HOMES):
-        raise InstallError(
-            f"--{name} {path}: the service cannot see it there; move it, to /srv for example, and give its full path",
-            ExitCode.CONFIG,
-        )
+            faults.append(InstallError(f"--{name} {output}: {why}", ExitCode.CONFIG))
+    return faults
 
 
 def _is_below(path: Path, folders: Sequence[str]) -> bool:
@@ -403,21 +432,24 @@ def install(installer: Installer, dry_run: bool, report: Callable[[str], None] =
     """Check the machine, then do the steps, or only print them.
 
     Raises:
-        InstallError, SettingsError: the service cannot be installed, or a step failed; no later step was done.
+        CamappError: the first reason why the service cannot be installed, or a step failed; no later step was done.
     """
-    try:
-        for note in installer.check():
-            report(f"note: {note}")
-    except (InstallError, SettingsError) as error:
-        if not dry_run:
-            raise
-        report(f"would fail: {error}")
+    notes, faults = installer.check()
+    for note in notes:
+        report(f"note: {note}")
+    for fault in faults if dry_run else faults[1:]:
+        report(f"{'would fail' if dry_run else 'also'}: {fault}")
+    if faults and not dry_run:
+        raise faults[0]
     # If root has a strict umask, the user of the service must still be able to read what is installed.
     umask = os.umask(0o022)
     try:
         _do(installer.steps(), dry_run, report)
     finally:
         os.umask(umask)
+    # Only a lack of rights is no reason to doubt the rest.
+    if serious := [fault for fault in faults if fault.code is not ExitCode.DENIED]:
+        raise serious[0]
     if not dry_run and installer.kind is not ServiceKind.DESKTOP:
         report(f"done. Follow its log: journalctl -fu {installer.kind.file}; after a change of {installer.config}:")
         report(f"sudo systemctl reload {installer.kind.file} (or restart, if the log says so)")

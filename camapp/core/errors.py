@@ -28,10 +28,15 @@ class CamappError(Exception):
 
 
 class SettingsError(CamappError):
-    """A setting cannot be used. With `usage` it came from the command line, else from a file or variable."""
+    """A setting cannot be used. With `usage` it came from the command line, else from a file or variable.
 
-    def __init__(self, message: str, *, usage: bool = False) -> None:
-        super().__init__(message)
+    Attributes:
+        parts: the messages, if several settings cannot be used.
+    """
+
+    def __init__(self, *parts: str, usage: bool = False) -> None:
+        super().__init__("; ".join(parts))
+        self.parts = parts
         self.usage = usage
         self.code = ExitCode.USAGE if usage else ExitCode.CONFIG
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
+import stat
+import tempfile
 from pathlib import Path
 
 _NUMBERS = re.compile(r"(\d+)")
@@ -49,6 +52,28 @@ def create_new(path: Path) -> Path:
             continue
         return candidate
     raise AssertionError
+
+
+def try_to_write(path: Path) -> None:
+    """Prove that a file can be written or created, and leave everything as it was. Raises OSError if not."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        try_to_create_in(path.parent)
+        return
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def try_to_create_in(folder: Path) -> None:
+    """Prove that a file can be created in a folder, which may have to be created itself. Raises OSError if not."""
+    while not folder.exists():
+        folder = folder.parent
+    # It has no name, so no other program sees it.
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

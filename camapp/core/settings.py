@@ -429,6 +429,7 @@ def _refuse_beside_tables(several: str, variables: Mapping[str, str], command_li
 def _merged(layers: list[tuple[Mapping[str, Any], str]]) -> Settings:
     """Merge (values by name, origin) pairs; each outranks the one before, and the last is the command line."""
     values: dict[str, Any] = {}
+    faults: list[SettingsError] = []
     for layer, where in layers:
         for old, new in ALIASES.items():
             if old in layer and new in layer:
@@ -437,7 +438,14 @@ def _merged(layers: list[tuple[Mapping[str, Any], str]]) -> Settings:
         for name, raw in layer.items():
             variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
             origin = f"environment variable {variable}" if where == _ENVIRONMENT else where
-            values[ALIASES.get(name, name)] = checked(name, raw, origin)
+            try:
+                values[ALIASES.get(name, name)] = checked(name, raw, origin)
+            except SettingsError as error:
+                faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise SettingsError(*(str(fault) for fault in faults), usage=any(fault.usage for fault in faults))
     settings = Settings(**values)
     if settings.threshold_low > settings.threshold_high:
         raise SettingsError(

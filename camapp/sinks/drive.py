@@ -84,13 +84,20 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
 
     def start(self) -> None:
         """Open the port. Raises SinkError."""
+        self._port = self._opened()
+        super().start()
+
+    def try_open(self) -> None:
+        """Open the port and close it again. Raises SinkError."""
+        self._opened().close()
+
+    def _opened(self) -> _Port:
         try:
-            self._port = self._open()
+            return self._open()
         except PermissionError as error:
             raise SinkError(f"--drive {self._uri}: no permission; are you in group dialout?", denied=True) from error
         except OSError as error:
             raise SinkError(f"--drive {self._uri}: cannot open it: {error.strerror or error}") from error
-        super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Pass on the newest prediction; it replaces one that is not sent yet."""

@@ -155,6 +155,20 @@ def test_print_config_and_check_config_agree(tmp_path):
     refused(camapp("check-config", config), 78, "did you mean 'fps'")
 
 
+def test_check_config_lists_all_faults(tmp_path):
+    config = tmp_path / "camapp.toml"
+    config.write_text("fpss = 3\nfps = -1\n")
+    done = camapp("check-config", config)
+    assert done.returncode == 78
+    assert [line for line in done.stderr.splitlines() if line.startswith("camapp: ")] == done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 2
+    config.write_text(f'source = "{tmp_path}/absent.mp4"\nmodel = "absent.npz"\nlog = "/dev/null/x"\n')
+    done = camapp("check-config", config)
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 3
+    assert done.stdout == ""
+
+
 def test_models_and_sources_are_listed():
     assert "mnist" in camapp("models").stdout
     assert {model["net"] for model in json.loads(camapp("models", "--json").stdout)} >= {"mnist", "cifar10"}

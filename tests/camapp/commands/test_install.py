@@ -9,9 +9,10 @@ import pytest
 
 from camapp.commands import install as module
 from camapp.commands.install import Installer, InstallError, ServiceKind, install, uninstall
-from camapp.core.errors import SettingsError
+from camapp.core.errors import CamappError, ExitCode, SettingsError
 from camapp.core.models import SHIPPED
 from camapp.core.settings import Settings, load_settings
+from camapp.pipeline.checks import Findings
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,6 +24,7 @@ class Commands:
         self.root = root
         self.done = []
         self.failing = {}
+        self.codes = {}
 
     def __call__(self, command):
         line = " ".join(map(str, command))
@@ -37,7 +39,8 @@ class Commands:
         for word, answer in self.failing.items():
             if word in line:
                 return subprocess.CompletedProcess(command, 1, answer)
-        return subprocess.CompletedProcess(command, 0, "")
+        code = next((code for word, code in self.codes.items() if word in line), 0)
+        return subprocess.CompletedProcess(command, code, "")
 
     def has(self, *words):
         return any(all(word in line for word in words) for line in self.done)
@@ -104,6 +107,7 @@ def test_a_kiosk_by_drm_needs_no_cage(machine, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
     with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
         machine.install(ServiceKind.KIOSK)
+    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(ServiceKind.KIOSK, Settings(source="picamera://0", display="drm"))
     unit = (machine.root / "etc/systemd/system/camapp-kiosk.service").read_text()
     assert "run --display drm --config" in unit
@@ -158,26 +162,30 @@ def test_installing_twice_keeps_the_config_and_the_environment(machine):
     [
         ({"source": "film.mp4"}, "cannot see it there"),
         ({"source": "images:///home/pi/photos"}, "cannot see it there"),
+        ({"source": "/tmp/film.mp4"}, "cannot see it there"),
         ({"mqtt_password_file": Path("~/secret")}, "cannot see it there"),
         ({"log": "/srv/log.jsonl"}, "may write below /var/lib/camapp"),
         ({"record": Path("/home/pi/film.mp4")}, "may write below /var/lib/camapp"),
     ],
 )
-def test_files_that_the_service_could_not_reach_are_refused(machine, settings, reason):
+def test_files_that_the_service_could_not_reach_are_refused(machine, monkeypatch, settings, reason):
     with pytest.raises(InstallError, match=reason):
         machine.install(settings=Settings(**settings))
     assert machine.commands.done == []
+    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(ServiceKind.DESKTOP, Settings(**settings))  # the user of a desktop can read them
     assert machine.commands.has("check-config")
 
 
-def test_files_that_it_can_reach_are_not(machine):
+def test_files_that_it_can_reach_are_not(machine, monkeypatch):
+    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(settings=Settings(source="/srv/film.mp4", log="/var/log/camapp/log.jsonl", clips=Path("events")))
     assert machine.commands.has("restart")
 
 
 @pytest.mark.parametrize("source", ["rtsp://me:secret@camera/1", "rtsp://camera/1"])
-def test_a_config_with_a_password_is_readable_by_the_service_only(machine, source):
+def test_a_config_with_a_password_is_readable_by_the_service_only(machine, monkeypatch, source):
+    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(settings=Settings(source=source))
     mode = (machine.root / "etc/camapp/config.toml").stat().st_mode & 0o777
     assert mode == (0o640 if "secret" in source else 0o644)
@@ -227,6 +235,53 @@ def test_model_and_label_files_are_copied_to_where_the_service_can_read_them(mac
     config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
     assert config.model == str(machine.root / "etc/camapp/mine.npz")
     assert Path(config.labels).read_text() == (home / "names.txt").read_text()
+
+
+def test_a_folder_of_text_dumps_is_copied_and_a_fetched_model_too(machine, tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    dumps = home / "dumps"
+    dumps.mkdir()
+    for name in ("resnet50_conv1_weight.txt", "resnet50_conv1_bias.txt"):
+        (dumps / name).write_text("0.0\n")
+    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
+    machine.install(settings=Settings(model=str(dumps)))
+    config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
+    assert config.model == str(machine.root / "etc/camapp/dumps")
+    assert sorted(os.listdir(config.model)) == sorted(os.listdir(dumps))
+    assert Path(config.model).stat().st_mode & 0o777 == 0o755
+    (machine.root / "etc/camapp/config.toml").unlink()
+    shutil.copy(SHIPPED / "lenet.npz", home / "fetched.npz")
+    monkeypatch.setattr(module, "model_path", lambda name: home / "fetched.npz")
+    machine.install(settings=Settings(model="fetched"))
+    config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
+    assert config.model == str(machine.root / "etc/camapp/fetched.npz")
+
+
+def test_a_dry_run_names_all_that_would_prevent_a_start(machine):
+    wrong = Settings(source="/srv/absent.mp4", model="absent.npz", record=Path("film.gif"), log="/srv/log.jsonl")
+    before = machine.files()
+    with pytest.raises(CamappError) as caught:
+        machine.install(settings=wrong, dry_run=True)
+    assert caught.value.code is ExitCode.CONFIG
+    would_fail = [line for line in machine.reported if line.startswith("would fail")]
+    for words in ("--log /srv/log.jsonl", "absent.npz", "/srv/absent.mp4", "film.gif"):
+        assert any(words in line for line in would_fail), words
+    assert machine.files() == before
+
+
+def test_an_absent_camera_is_waited_for(machine):
+    machine.commands.codes["check-config"] = ExitCode.SOURCE_GONE
+    machine.install(settings=Settings(source="v4l2://97"))
+    assert any("the service will wait for it" in line for line in machine.reported)
+    assert machine.commands.has("systemctl restart")
+
+
+def test_a_broken_config_names_all_its_faults(machine):
+    (machine.root / "etc/camapp").mkdir()
+    (machine.root / "etc/camapp/config.toml").write_text("fpss = 3\nfps = -1\n")
+    with pytest.raises(SettingsError):
+        machine.install(dry_run=True)
+    assert sum(line.startswith("would fail") for line in machine.reported) == 2
 
 
 def test_on_a_pi_the_environment_includes_apts_packages(machine):

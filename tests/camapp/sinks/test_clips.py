@@ -129,15 +129,15 @@ def test_a_long_event_is_split_into_clips_of_bounded_length(start, tmp_path):
 def test_an_event_that_cannot_be_parsed_is_refused(tmp_path):
     with pytest.raises(SinkError, match="'many' is not a number"):
         ClipSink(tmp_path, ["score<many"])
-    with pytest.raises(SinkError, match="no label 'catt': did you mean 'cat'"):
-        check([load_settings({"model": "cifar10", "clip_on": "catt"}, environment={})])
-    check([load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={})])
+    (fault,) = check([load_settings({"model": "cifar10", "clip_on": "catt"}, environment={})]).faults
+    assert "no label 'catt': did you mean 'cat'" in str(fault)
+    assert not check([load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={})]).faults
 
 
 def test_two_cameras_cannot_share_a_clips_folder(tmp_path):
     cameras = [load_settings({"name": name, "clip_on": "*", "clips": str(tmp_path)}, environment={}) for name in "ab"]
-    with pytest.raises(SinkError, match="name another"):
-        check(cameras)
+    (fault,) = check(cameras).faults
+    assert "name another" in str(fault)
 
 
 def test_a_folder_that_cannot_be_created_is_refused(tmp_path):
