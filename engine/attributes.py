@@ -10,20 +10,29 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.graph import Array, Graph, ModelError, Node
+import numpy as np
+
+from engine.graph import Array, Graph, ModelError, Node, UnsupportedOperator, every_node
 
 # Operator -> index of an input -> (the attribute with the same meaning, its data type).
 PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
     "Clip": {1: ("min", "float32"), 2: ("max", "float32")},
     "ConstantOfShape": {0: ("shape", "int64")},
+    "CumSum": {1: ("axis", "int64")},
     "Dropout": {1: ("ratio", "float32"), 2: ("training_mode", "bool")},
+    "Expand": {1: ("shape", "int64")},
     "Pad": {1: ("pads", "int64"), 2: ("value", "float32"), 3: ("axes", "int64")},
-    "ReduceMean": {1: ("axes", "int64")},
+    **{
+        f"Reduce{name}": {1: ("axes", "int64")}
+        for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+    },
     "Reshape": {1: ("shape", "int64")},
     "Resize": {1: ("roi", "float32"), 2: ("scales", "float32"), 3: ("sizes", "int64")},
     "Slice": {1: ("starts", "int64"), 2: ("ends", "int64"), 3: ("axes", "int64"), 4: ("steps", "int64")},
     "Split": {1: ("split", "int64")},
     "Squeeze": {1: ("axes", "int64")},
+    "Tile": {1: ("repeats", "int64")},
+    "TopK": {1: ("k", "int64")},
     "Unsqueeze": {1: ("axes", "int64")},
 }
 # Names of attributes by the kind of their value; the same for all operators.
@@ -35,17 +44,29 @@ _INTS = frozenset(
         "allowzero",
         "antialias",
         "axis",
+        "blocksize",
         "ceil_mode",
         "count_include_pad",
+        "detect_negative",
+        "detect_positive",
         "end",
         "exclude_outside",
+        "exclusive",
+        "fmod",
         "group",
+        "k",
         "keepdims",
+        "largest",
         "noop_with_empty_axes",
+        "num_groups",
         "num_outputs",
+        "reverse",
+        "select_last_index",
         "size",
+        "sorted",
         "spatial",
         "start",
+        "stash_type",
         "storage_order",
         "to",
         "training_mode",
@@ -63,6 +84,7 @@ _TUPLES_OF_INTS = frozenset(
         "output_shape",
         "pads",
         "perm",
+        "repeats",
         "shape",
         "sizes",
         "split",
@@ -73,14 +95,19 @@ _TUPLES_OF_INTS = frozenset(
 )
 _OF_WINDOWS = ("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
 MAX_SIDE = 1 << 24
-_SCALARS = ("min", "max", "ratio", "training_mode", "value")
+_SCALARS = ("axis", "k", "min", "max", "ratio", "training_mode", "value")
+
+
+class NotPlannable(UnsupportedOperator):
+    """Signals a node that no plan can hold, because a shape or a setting follows from data; `Model.run` runs it."""
 
 
 def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
     """Return the node with its settings as attributes instead of inputs, and without empty inputs at the end.
 
     Raises:
-        ModelError: such a setting is not among `constants`, or an attribute is of the wrong kind.
+        ModelError: an attribute of the wrong kind.
+        NotPlannable: such a setting is not among `constants`.
     """
     check_kinds(node)
     inputs, attributes = list(node.inputs), dict(node.attributes)
@@ -88,12 +115,14 @@ def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
         if place >= len(node.inputs) or not node.inputs[place]:
             continue
         if inputs[place] not in constants:
-            raise ModelError(
+            raise NotPlannable(
                 f"{node.op_type} '{node.name}': its {name} ('{inputs[place]}') is computed from data; "
                 "a plan needs it before it runs"
             )
         value = constants[inputs[place]]
-        if value.size or name in ("axes", "shape"):  # an empty roi, scales or sizes stands for none
+        if node.op_type == "Clip" and value.size == 1 and value.item() == (-np.inf if name == "min" else np.inf):
+            continue  # no limit, which the JSON of a shared model could not hold
+        if value.size or name in ("axes", "repeats", "shape"):  # an empty roi, scales or sizes stands for none
             attributes[name] = _plain(name, value)
     first = min(PARAMETERS.get(node.op_type, {}), default=len(inputs))
     inputs = inputs[:first]
@@ -102,23 +131,27 @@ def inputs_to_attributes(node: Node, constants: Mapping[str, Array]) -> Node:
     return replace(node, inputs=tuple(inputs), attributes=attributes)
 
 
-def attributes_of(graph: Graph) -> set[str]:
-    """Return the names of values that are settings of nodes (listed in PARAMETERS)."""
-    return {
-        name for node in graph.nodes for at, name in enumerate(node.inputs) if at in PARAMETERS.get(node.op_type, {})
-    }
+def weights_of(graph: Graph) -> set[str]:
+    """Return the names of values that multiply or shift data by the operator's definition."""
+    return {name for node in every_node(graph) if node.op_type in _WEIGHTED for name in node.inputs[1:]}
+
+
+_WEIGHTED = (
+    *("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "PRelu"),
+    *("GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"),
+)
 
 
 def wanted_by_value(graph: Graph) -> set[str]:
-    """Return the names of inputs that planning needs by value: settings, parameters, and all that is not float32."""
-    names = {value.name for value in graph.inputs if value.dtype != "float32"}
+    """Return the names of inputs that planning needs by value: settings and parameters."""
+    names: set[str] = set()
     for node in graph.nodes:
         places = {*PARAMETERS.get(node.op_type, {}), *_PARAMETER_INPUTS.get(node.op_type, ())}
         names |= {name for place, name in enumerate(node.inputs) if place in places}
     return names & {value.name for value in graph.inputs}
 
 
-_PARAMETER_INPUTS = {"BatchNormalization": (1, 2, 3, 4), "Gather": (1,)}
+_PARAMETER_INPUTS = {"BatchNormalization": (1, 2, 3, 4)}
 
 
 def check_kinds(node: Node) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+FLOAT32 = np.dtype(np.float32)
 
 
 class ModelError(Exception):
@@ -40,13 +41,41 @@ class Node:
     name: str = ""
 
 
+def reads(node: Node) -> tuple[str, ...]:
+    """Return the names of all values that a node reads: its inputs, and those that its subgraphs take from outside."""
+    names = dict.fromkeys(name for name in node.inputs if name)
+    for branch in node.attributes.values():
+        if isinstance(branch, Graph):
+            own = {name for inner in branch.nodes for name in inner.outputs}
+            used = [name for inner in branch.nodes for name in reads(inner)] + [value.name for value in branch.outputs]
+            names |= dict.fromkeys(name for name in used if name not in own)
+    return tuple(names)
+
+
+def every_node(graph: Graph) -> Iterator[Node]:
+    """Yield the nodes of a graph and of its subgraphs."""
+    for node in graph.nodes:
+        yield node
+        for branch in node.attributes.values():
+            if isinstance(branch, Graph):
+                yield from every_node(branch)
+
+
 @dataclass(frozen=True)
 class Value:
-    """Describes a graph input or output. A dimension of 0 is free (the batch)."""
+    """Describes a graph input or output. A dimension of 0 is free (the batch).
+
+    `dtype` is the declared one; values declared in half precision are computed in float32.
+    """
 
     name: str
     shape: Shape
     dtype: str = "float32"
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        """The data type that the engine computes with."""
+        return FLOAT32 if self.dtype == "float16" else np.dtype(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.attributes import attributes_of
-from engine.compiler.constant_folding import fold, holds_for_any_batch
+from engine.attributes import weights_of
+from engine.compiler.constant_folding import check_supported, fold, holds_for_any_batch
 from engine.compiler.fusion import optimise
 from engine.compiler.kernel_selection import KernelSelector, standard
 from engine.compiler.planner import KernelChoice, PreparedGraph, choose, plan_prepared, prepare
 from engine.compiler.uint8_input import INPUTS, takes_pixels
-from engine.graph import Array, Graph, Shape
+from engine.graph import Array, Graph, Shape, every_node
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
 from engine.lazy_weights import LazyWeights, release
@@ -175,10 +175,16 @@ class Model:
         if not self.graph.parameters and not (
             self.prepared and self.prepared[0].final
         ):  # a graph from a file: it may take anything
-            from engine.interpreter import Interpreter  # lazy: workers, which only run plans, do not load it
+            from engine.interpreter import Interpreter, run_empty  # lazy: workers, which only run plans, do not load it
 
             if not self._interpreters or not self._interpreters[0].fits(inputs):
-                self._interpreters[:] = [Interpreter(self.graph, inputs)]
+                try:
+                    self._interpreters[:] = [Interpreter(self.graph, inputs)]
+                except ModelError:
+                    if not all(array.shape[:1] == (0,) for array in inputs):
+                        raise
+                    made = run_empty(self.graph, inputs)
+                    return made[0] if len(made) == 1 else made
             made = self._interpreters[0].run(inputs)
             return made[0] if len(made) == 1 else made
         shapes = tuple(np.shape(array) for array in inputs)
@@ -222,7 +228,9 @@ def _read(path: Path, net: str | None) -> Model:
 def _assemble(content: Content, net: str | None) -> Model:
     from engine import nets
 
-    _check_finite(content.arrays, attributes_of(content.graph) if content.graph else set())
+    if content.graph is not None:
+        check_supported(every_node(content.graph))
+    _check_finite(content.arrays, content.graph)
     if content.graph is not None:
         card = content.card or ModelCard(content.graph.name)
         if net not in (None, card.net):
@@ -240,10 +248,11 @@ def _assemble(content: Content, net: str | None) -> Model:
     return Model(card_inside or card, graph)
 
 
-def _check_finite(arrays: Mapping[str, Array], settings: set[str]) -> None:
-    """Refuse weights that are not finite; a setting (a Clip's bound, the value of a Pad) may be infinite."""
+def _check_finite(arrays: Mapping[str, Array], graph: Graph | None) -> None:
+    """Refuse weights that are not finite; another constant of a graph (a bound, a mask's value) may be infinite."""
+    weights = arrays.keys() if graph is None else weights_of(graph)
     for key, array in arrays.items():
-        if array.dtype.kind == "f" and not (~np.isnan(array) if key in settings else np.isfinite(array)).all():
+        if array.dtype.kind == "f" and not (np.isfinite(array) if key in weights else ~np.isnan(array)).all():
             raise ModelError(f"parameter '{key}' holds NaN or infinity; the file is damaged or its training diverged")
 
 

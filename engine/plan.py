@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from engine.kernels.step import Call
 # lie in a frame, into its buffers if these hold more than one row: half of the time of a pass over 20 rows of 1280.
 BUFFER = 1024
 
+Described = tuple[Shape, np.dtype[Any]]
 Binder = Callable[[Sequence[Array], Sequence[Array]], list[tuple[str, list[Call]]]]
 
 
@@ -22,9 +24,9 @@ class Plan:
     """Runs one net on inputs of one shape. Made by `Model.plan`; not for several threads at once.
 
     Attributes:
-        inputs: the plan's own input arrays, float32 unless it was planned for pixels; `run` without arguments reads
-            them.
-        outputs: the plan's own float32 output arrays, overwritten by each run.
+        inputs: the plan's own input arrays, of the data types of the graph's (uint8 if it was planned for pixels);
+            `run` without arguments reads them.
+        outputs: the plan's own output arrays, overwritten by each run.
         arena_bytes: memory for everything between inputs and outputs.
         sections: (name of the node, its calls) in the order of a run; 'copy of ...' between nodes.
         calls: all calls of a run, in order.
@@ -34,8 +36,8 @@ class Plan:
     def __init__(
         self,
         binder: Binder,
-        input_shapes: Sequence[Shape],
-        output_shapes: Sequence[Shape],
+        inputs: Sequence[Described],
+        outputs: Sequence[Described],
         arena_bytes: int,
         pixels: bool = False,
         large: bool = False,
@@ -43,12 +45,12 @@ class Plan:
         """Bind the calls to new arrays; with `pixels` the first input (N, C, H, W) becomes uint8 (N, H, W, C)."""
         self._binder = binder
         self.large = large
-        inputs = [np.zeros(shape, np.float32) for shape in input_shapes]
+        own = [np.zeros(shape, dtype) for shape, dtype in inputs]
         if pixels:
-            count, channels, *sides = input_shapes[0]
-            inputs[0] = np.zeros((count, *sides, channels), np.uint8)
-        self.inputs = tuple(inputs)
-        self.outputs = tuple(np.zeros(shape, np.float32) for shape in output_shapes)
+            count, channels, *sides = inputs[0][0]
+            own[0] = np.zeros((count, *sides, channels), np.uint8)
+        self.inputs = tuple(own)
+        self.outputs = tuple(np.zeros(shape, dtype) for shape, dtype in outputs)
         self.arena_bytes = arena_bytes
         self.sections = binder(self.inputs, self.outputs)
         self.calls = _flat(self.sections)
@@ -97,15 +99,23 @@ class Plan:
 
         Args:
             inputs: C-contiguous, aligned, of the planned shapes and data types.
-            outputs: likewise, float32, writeable; they must not overlap the inputs.
+            outputs: likewise, writeable; they must not overlap the inputs.
+                Both may be float32 where the plan has another type: they are then converted by a copy.
 
         Raises:
             ValueError: an array of another shape, dtype or layout.
         """
-        _check("input", inputs, self.inputs, contiguous=True)
-        _check("output", outputs, self.outputs, contiguous=True)
-        sections = self._binder([_plain(array) for array in inputs], [_plain(array) for array in outputs])
-        return partial(_execute_large if self.large else _execute, _flat(sections))
+        sources, before = _adapted(inputs, self.inputs)
+        targets, after = _adapted(outputs, self.outputs)
+        _check("input", sources, self.inputs, contiguous=True)
+        _check("output", targets, self.outputs, contiguous=True)
+        sections = self._binder([_plain(array) for array in sources], [_plain(array) for array in targets])
+        calls: list[Call] = [
+            *(partial(np.copyto, own, given, "unsafe") for own, given in before),
+            *_flat(sections),
+            *(partial(np.copyto, given, own, "unsafe") for own, given in after),
+        ]
+        return partial(_execute_large if self.large else _execute, calls)
 
 
 def _flat(sections: Sequence[tuple[str, Sequence[Call]]]) -> list[Call]:
@@ -131,6 +141,16 @@ def small_buffers() -> Iterator[None]:
         yield
     finally:
         np.setbufsize(before)
+
+
+def _adapted(given: Sequence[Array], own: Sequence[Array]) -> tuple[list[Array], list[tuple[Array, Array]]]:
+    """Return arrays to bind, new ones where float32 is given for another type, and the pairs to convert between."""
+    arrays, pairs = list(given), []
+    for index, (array, wanted) in enumerate(zip(given, own, strict=False)):
+        if array.dtype == np.float32 != wanted.dtype and array.shape == wanted.shape:
+            arrays[index] = np.zeros(wanted.shape, wanted.dtype)
+            pairs.append((arrays[index], array))
+    return arrays, pairs
 
 
 def _plain(array: Array) -> Array:

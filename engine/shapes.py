@@ -74,7 +74,7 @@ def _reshape(node: Node, shape: Shape) -> Shape:
 
 
 def _squeeze(node: Node, shape: Shape) -> Shape:
-    if "axes" not in node.attributes:
+    if not node.attributes.get("axes"):  # none or an empty list: all of length 1
         return tuple(size for size in shape if size != 1)
     gone = {positive(node, axis, len(shape)) for axis in node.attributes["axes"]}
     if any(shape[axis] != 1 for axis in gone):

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
-from engine.graph import Array, Shape
+from engine.graph import FLOAT32, Array, Shape
 from engine.kernels.step import ALIGNMENT, aligned_bytes
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Describes float32 numbers that live from action `first` to action `last`, both included."""
+    """Describes numbers that live from action `first` to action `last`, both included."""
 
     shape: Shape
     first: int
     last: int
     offset: int = 0
+    dtype: np.dtype[Any] = FLOAT32
 
     @property
     def nbytes(self) -> int:
         """Bytes in the arena, whole cache lines."""
-        return -(-4 * prod(self.shape) // ALIGNMENT) * ALIGNMENT
+        return -(-self.dtype.itemsize * prod(self.shape) // ALIGNMENT) * ALIGNMENT
 
     def view(self, arena: Array) -> Array:
         """Return the buffer's part of the arena."""
-        return arena[self.offset : self.offset + 4 * prod(self.shape)].view(np.float32).reshape(self.shape)
+        size = self.dtype.itemsize * prod(self.shape)
+        return arena[self.offset : self.offset + size].view(self.dtype).reshape(self.shape)
 
 
 def allocate(buffers: Sequence[Buffer]) -> Array:

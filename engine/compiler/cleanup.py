@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from engine.graph import Graph, Node
+from engine.graph import Graph, Node, reads
 
 
 def drop_identities(graph: Graph) -> Graph:
@@ -29,6 +29,16 @@ def drop_unused(graph: Graph) -> Graph:
     """Return the graph without initializers that no node reads."""
     used = {name for node in graph.nodes for name in node.inputs}
     return replace(graph, initializers={name: array for name, array in graph.initializers.items() if name in used})
+
+
+def drop_dead(graph: Graph) -> Graph:
+    """Return the graph without nodes that no output depends on."""
+    wanted, kept = {value.name for value in graph.outputs}, []
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.outputs):
+            kept.append(node)
+            wanted |= set(reads(node))
+    return replace(graph, nodes=tuple(reversed(kept)))
 
 
 def sole_followers(graph: Graph, first: tuple[str, ...], second: str, at: int = 0) -> list[tuple[Node, Node]]:

@@ -1,28 +1,20 @@
-"""Evaluates operators on constant arrays of any data type, as exporters use them to compute shapes."""
+"""Evaluates operators on arrays of any data type: constants, from which exporters compute shapes, and late data.
+
+Here are the operators that are often used so, and those whose output's shape depends on data; all others are evaluated
+by their kernels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import prod
+from math import ceil, isfinite, prod
 
 import numpy as np
 
-from engine.graph import Array, ModelError, Node, Shape, UnsupportedOperator
+from engine.compiler.suppression import non_max_suppression
+from engine.graph import Array, ModelError, Node, Shape
 from engine.shapes import positive, reshaped, slices
 
-# onnx.TensorProto.DataType -> the dtype in the engine
-DTYPES = {
-    1: np.float32,
-    2: np.uint8,
-    3: np.int8,
-    5: np.int16,
-    6: np.int32,
-    7: np.int64,
-    9: np.bool_,
-    10: np.float32,
-    11: np.float64,
-    16: np.float32,
-}
 MAX_NUMBERS = 1 << 28  # of one value, 1 GiB of float32: the limit of what a small file can request
 
 Function = Callable[..., Array]
@@ -33,22 +25,11 @@ def evaluate(node: Node, *inputs: Array) -> Array:
 
     Raises:
         ModelError: inputs or attributes that do not fit together, or an output of more than MAX_NUMBERS.
-        UnsupportedOperator: a data type that the engine lacks.
     """
     try:
         return FUNCTIONS[node.op_type](node, *inputs)
     except (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError, MemoryError) as error:
         raise ModelError(f"{node.op_type} '{node.name}' cannot be computed: {error}") from error
-
-
-def dtype_of(node: Node) -> type[np.generic]:
-    """Return the target data type of a Cast; raises UnsupportedOperator for one that the engine lacks."""
-    code = node.attributes.get("to", 0)
-    if code not in DTYPES:
-        raise UnsupportedOperator(
-            f"{node.op_type} '{node.name}': to={code}; supported are {', '.join(map(str, DTYPES))}"
-        )
-    return DTYPES[code]
 
 
 def _view(node: Node, x: Array) -> Array:
@@ -94,9 +75,23 @@ def _bounded(shape: Shape) -> None:
         raise ModelError(f"a value of shape {shape!r:.60} is larger than the {MAX_NUMBERS} numbers allowed")
 
 
+def _range(node: Node, start: Array, limit: Array, delta: Array) -> Array:
+    if any(each.size != 1 or each.dtype != start.dtype for each in (start, limit, delta)):
+        raise ValueError(f"{start.shape}, {limit.shape} and {delta.shape} should be single numbers of one type")
+    first, last, step = start.item(), limit.item(), delta.item()
+    if not all(map(isfinite, (first, last, step))) or not step:
+        raise ValueError(f"from {first} to {last} in steps of {step}")
+    count = max(0, ceil((last - first) / step))
+    _bounded((count,))
+    return np.asarray(first + np.arange(count) * step, start.dtype)
+
+
+def _non_zero(node: Node, x: Array) -> Array:
+    return np.array(np.nonzero(np.atleast_1d(x)), np.int64)
+
+
 FUNCTIONS: Mapping[str, Function] = {
     "Add": _binary(np.add),
-    "Cast": lambda node, x: x.astype(dtype_of(node)),
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Div": _binary(_divide),
@@ -104,6 +99,9 @@ FUNCTIONS: Mapping[str, Function] = {
     "Gather": _gather,
     "Identity": lambda node, x: x,
     "Mul": _binary(np.multiply),
+    "NonMaxSuppression": non_max_suppression,
+    "NonZero": _non_zero,
+    "Range": _range,
     "Reshape": _view,
     "Slice": lambda node, x: x[slices(node, x.shape)],
     "Squeeze": _view,

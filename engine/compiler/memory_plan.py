@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from engine.compiler.arena import Buffer, allocate
-from engine.graph import Array, Graph, ModelError, Node, Shape
+from engine.graph import FLOAT32, Array, Graph, ModelError, Node, Shape
 from engine.kernels.step import Border, Call, Layout, Operand, Pack, Step, turn
 
 
@@ -59,6 +60,7 @@ class Place:
     form: Form
     buffer: Buffer | None = None
     outside: tuple[str, int] | None = None
+    dtype: np.dtype[Any] = FLOAT32
 
     def fits(self, wanted: Form, strided: bool) -> bool:
         """Return whether a reader that wants the form can read this place."""
@@ -93,6 +95,7 @@ class MemoryPlan:
     Attributes:
         input_shapes: of the graph's inputs.
         output_shapes: of the graph's outputs.
+        output_dtypes: likewise.
         arena: the memory between them.
     """
 
@@ -114,29 +117,34 @@ class MemoryPlan:
         self._places: dict[str, list[Place]] = {}
         for index, (value, shape) in enumerate(zip(graph.inputs, self.input_shapes, strict=True)):
             own = PIXELS if pixels and index == 0 else PLAIN
-            self._places[value.name] = [Place(shape, own, outside=("input", index))]
+            self._places[value.name] = [Place(shape, own, outside=("input", index), dtype=value.computed)]
         self._pixels = pixels
         outputs = {value.name: index for index, value in reversed([*enumerate(graph.outputs)])}
         wanted = _wanted_forms(graph, steps)
         for node, step in zip(graph.nodes, steps, strict=True):
             readings = [self._reading(graph, node, step, at, packed) for at in range(len(node.inputs))]
             name = node.outputs[0]
+            dtype = self._dtype_of(graph, readings) if step.dtype is None else step.dtype
             if step.bind is None:  # the same memory under another shape
                 source = readings[0].place
                 if source is None:
                     source = self._constant_place(readings[0].parameter)
-                self._places[name] = [Place(step.shape, PLAIN, source.buffer, source.outside)]
+                self._places[name] = [Place(step.shape, PLAIN, source.buffer, source.outside, source.dtype)]
                 continue
             own = _own_form(step, wanted.get(name, []), name in outputs)
             if name in outputs and own == PLAIN:  # computed in place in the caller's array
-                place = Place(step.shape, own, outside=("output", outputs[name]))
+                place = Place(step.shape, own, outside=("output", outputs[name]), dtype=dtype)
             else:
-                place = self._new_place(step.shape, _output_form(step, own, wanted.get(name, []), name in outputs))
+                free = _output_form(step, own, wanted.get(name, []), name in outputs)
+                place = self._new_place(step.shape, free, dtype)
             self._places[name] = [place]
-            self._act(_Action(node.name or name, step, readings, place, [self._buffer(s.shape) for s in step.scratch]))
-        self.output_shapes = tuple(self._shape_of(graph, value.name) for value in graph.outputs)
-        for index, value in enumerate(graph.outputs):
-            self._copy_out(graph, value.name, Place(self.output_shapes[index], PLAIN, outside=("output", index)))
+            rooms = [self._buffer(each.shape, each.dtype) for each in step.scratch]
+            self._act(_Action(node.name or name, step, readings, place, rooms))
+        ends = [self._end(graph, value.name) for value in graph.outputs]
+        self.output_shapes = tuple(place.shape for place in ends)
+        self.output_dtypes = tuple(place.dtype for place in ends)
+        for index, (value, end) in enumerate(zip(graph.outputs, ends, strict=True)):
+            self._copy_out(value.name, end, Place(end.shape, PLAIN, outside=("output", index), dtype=end.dtype))
         self.arena = self._allocate()
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[tuple[str, list[Call]]]:
@@ -175,12 +183,12 @@ class MemoryPlan:
         if name not in self._places:
             pack = step.packs.get(at)
             return _Reading(parameter=self._parameter(graph, node, name, pack, packed))
-        shape = self._places[name][0].shape
+        shape, dtype = self._places[name][0].shape, self._places[name][0].dtype
         border = step.border if at == 0 else None
         wanted = form(shape, step.layout_of(at), border)
         found = next((place for place in self._places[name] if place.fits(wanted, step.strided)), None)
         if found is None:
-            found = self._new_place(shape, wanted)
+            found = self._new_place(shape, wanted, dtype)
             self._act(_Action(f"copy of {name}", None, [_Reading(self._places[name][0])], found))
             self._places[name].append(found)
         return _Reading(found, framed=border is not None)
@@ -195,26 +203,34 @@ class MemoryPlan:
         return key
 
     def _constant_place(self, key: str) -> Place:
-        return Place(self._parameters[key].shape, PLAIN, outside=("constant", list(self._parameters).index(key)))
+        outside, array = ("constant", list(self._parameters).index(key)), self._parameters[key]
+        return Place(array.shape, PLAIN, outside=outside, dtype=array.dtype)
 
-    def _shape_of(self, graph: Graph, name: str) -> Shape:
-        return self._places[name][0].shape if name in self._places else graph.initializers[name].shape
+    def _dtype_of(self, graph: Graph, readings: Sequence[_Reading]) -> np.dtype[Any]:
+        """Return the data type of the first of the inputs."""
+        if not readings:
+            return FLOAT32
+        first = readings[0]
+        return self._parameters[first.parameter].dtype if first.place is None else first.place.dtype
 
-    def _copy_out(self, graph: Graph, name: str, target: Place) -> None:
-        """Copy an output to the caller's array, unless it is computed there."""
+    def _end(self, graph: Graph, name: str) -> Place:
+        """Return where a value of the graph lies at the end; a parameter becomes one."""
         if name not in self._places:
             self._parameters[name] = graph.initializers[name]
             self._places[name] = [self._constant_place(name)]
-        source = self._places[name][0]
+        return self._places[name][0]
+
+    def _copy_out(self, name: str, source: Place, target: Place) -> None:
+        """Copy an output to the caller's array, unless it is computed there."""
         if source.outside != target.outside:
             self._act(_Action(f"copy of {name}", None, [_Reading(source)], target))
 
-    def _new_place(self, shape: Shape, wanted: Form) -> Place:
-        return Place(shape, wanted, self._buffer(wanted.memory(shape)))
+    def _new_place(self, shape: Shape, wanted: Form, dtype: np.dtype[Any]) -> Place:
+        return Place(shape, wanted, self._buffer(wanted.memory(shape), dtype), dtype=dtype)
 
-    def _buffer(self, shape: Shape) -> Buffer:
+    def _buffer(self, shape: Shape, dtype: np.dtype[Any]) -> Buffer:
         now = len(self._actions)
-        return Buffer(shape, now, now)
+        return Buffer(shape, now, now, dtype=dtype)
 
     def _act(self, action: _Action) -> None:
         """Append an action, and extend the lifetimes of the buffers that it uses."""
@@ -227,7 +243,7 @@ class MemoryPlan:
     def _allocate(self) -> Array:
         """Allocate the arena. Frames share memory only with later frames of the same form: so their border stays."""
         plain = [buffer for action in self._actions for buffer in action.scratch]
-        frames: dict[tuple[Form, Shape], list[Buffer]] = {}
+        frames: dict[tuple[Form, Shape, np.dtype[Any]], list[Buffer]] = {}
         framed: list[tuple[Place, Buffer]] = []
         for action in self._actions:
             place = action.target
@@ -236,10 +252,10 @@ class MemoryPlan:
             if place.form.border is None:
                 plain.append(place.buffer)
                 continue
-            turns = frames.setdefault((place.form, place.buffer.shape), [])
+            turns = frames.setdefault((place.form, place.buffer.shape, place.dtype), [])
             shared = next((buffer for buffer in turns if buffer.last < place.buffer.first), None)
             if shared is None:
-                shared = Buffer(place.buffer.shape, 0, place.buffer.last)
+                shared = Buffer(place.buffer.shape, 0, place.buffer.last, dtype=place.dtype)
                 turns.append(shared)
             shared.last = place.buffer.last
             framed.append((place, shared))
@@ -258,18 +274,19 @@ class MemoryPlan:
 def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
     """Return the calls of one step on separate memory, for timing: inputs in the forms it wants, a plain output."""
 
-    def array(shape: Shape, layout: Layout, border: Border | None = None) -> Array:
+    def array(shape: Shape, layout: Layout, border: Border | None = None, dtype: np.dtype[Any] = FLOAT32) -> Array:
         found = form(shape, layout, border)
-        return found.view(np.ones(found.memory(shape), np.float32), shape)
+        return found.view(np.ones(found.memory(shape), dtype), shape)
 
     arrays = []
     for at, operand in enumerate(inputs):
         if operand.constant is not None:
             arrays.append(step.packs[at].make(operand.constant) if at in step.packs else operand.constant)
         else:
-            arrays.append(array(operand.shape, step.layout_of(at), step.border if at == 0 else None))
-    scratch = [array(s.shape, step.layout if s.follows else Layout.PLANAR) for s in step.scratch]
-    return step.bind(arrays, array(step.shape, step.layout), scratch) if step.bind else []
+            arrays.append(array(operand.shape, step.layout_of(at), step.border if at == 0 else None, operand.dtype))
+    scratch = [array(s.shape, step.layout if s.follows else Layout.PLANAR, dtype=s.dtype) for s in step.scratch]
+    out = array(step.shape, step.layout, dtype=step.dtype_for(inputs))
+    return step.bind(arrays, out, scratch) if step.bind else []
 
 
 def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tuple[Form, bool]]]:

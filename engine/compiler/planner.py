@@ -151,8 +151,10 @@ def plan_prepared(prepared: PreparedGraph, input_shapes: Sequence[Shape], select
     prepared.pack(chosen)
     steps = [each.step for each in chosen]
     memory = MemoryPlan(prepared.graph, steps, input_shapes, prepared.packed, prepared.pixels)
-    shapes, large = (memory.input_shapes, memory.output_shapes), sum(step.macs for step in steps) >= LARGE_MACS
-    return Plan(memory.bind, *shapes, memory.arena.nbytes, prepared.pixels, large)
+    inputs = tuple(zip(memory.input_shapes, (value.computed for value in prepared.graph.inputs), strict=True))
+    outputs = tuple(zip(memory.output_shapes, memory.output_dtypes, strict=True))
+    large = sum(step.macs for step in steps) >= LARGE_MACS
+    return Plan(memory.bind, inputs, outputs, memory.arena.nbytes, prepared.pixels, large)
 
 
 def choose(
@@ -182,7 +184,7 @@ def choose(
             before = (layouts.get(name, Layout.PLANAR) for name in node.inputs if not operands[name].is_parameter)
             step = replace(step, layout=next(before, Layout.PLANAR))
         layouts[node.outputs[0]] = step.layout
-        operands[node.outputs[0]] = Operand(step.shape)
+        operands[node.outputs[0]] = Operand(step.shape, dtype=step.dtype_for(inputs))
         found.append(KernelChoice(node, kernel, step))
     for value in graph.outputs:
         if value.name not in operands:
@@ -218,5 +220,8 @@ def _input_operands(graph: Graph, shapes: Sequence[Shape], prepared: PreparedGra
             hint = "; export it with a free batch" if tuple(shape[1:]) == tuple(value.shape[1:]) else ""
             raise ModelError(f"net '{graph.name}': input '{value.name}' is ({expected}), found {tuple(shape)}{hint}")
     operands = {name: Operand(tuple(shape), None, True) for name, shape in prepared.shapes.items()}
-    operands |= {name: Operand(array.shape, array, True) for name, array in graph.initializers.items()}
-    return operands | {value.name: Operand(tuple(shape)) for value, shape in zip(graph.inputs, shapes, strict=True)}
+    operands |= {name: Operand.of(array) for name, array in graph.initializers.items()}
+    return operands | {
+        value.name: Operand(tuple(shape), dtype=value.computed)
+        for value, shape in zip(graph.inputs, shapes, strict=True)
+    }

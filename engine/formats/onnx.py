@@ -1,6 +1,7 @@
 """Reads and writes ONNX files without the onnx package: a ModelProto (see onnx.proto) to a Graph and back.
 
-Nodes of old operator sets are upgraded (`engine.formats.opsets`). Weights must lie in the file itself.
+Nodes of old operator sets are upgraded (`engine.formats.opsets`), nodes that no output depends on are dropped unread.
+Weights lie in the file itself, or in one beside it (`engine.formats.external_data`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 
 from engine.attributes import PARAMETERS
 from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, reading, write_whole
+from engine.formats.external_data import ExternalData
+from engine.formats.microsoft import MICROSOFT, upgrade_microsoft
 from engine.formats.opsets import NEWEST, upgrade
 from engine.formats.protobuf import bytes_field, float_field, int_field, read_message
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator, Value
@@ -22,7 +26,7 @@ from engine.model_card import ModelCard
 
 CARD = "card"  # key of the card's JSON among the model's metadata
 DEFAULT_SIDE = 224  # if an image's size is free
-WRITTEN_OPSET, WRITTEN_IR = 19, 9
+WRITTEN_OPSET, WRITTEN_IR = 20, 9
 MAX_NODES = 100_000
 MAX_METADATA = 1 << 20  # characters
 
@@ -43,19 +47,20 @@ KINDS = {
     16: "bf16",
 }
 # onnx.AttributeProto.AttributeType -> field
-ATTRIBUTE_FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
+ATTRIBUTE_FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings"}
+MAX_DEPTH = 4  # of subgraphs within subgraphs
 
 ENTRY = {1: ("key", "text"), 2: ("value", "text")}
 TENSOR = {
     1: ("dims", ["int"]),
     2: ("data_type", "int"),
     4: ("float_data", ["float"]),
-    5: ("int32_data", ["int"]),
-    7: ("int64_data", ["int"]),
+    5: ("int32_data", ["numbers"]),
+    7: ("int64_data", ["numbers"]),
     8: ("name", "text"),
     9: ("raw_data", "bytes"),
     10: ("double_data", ["double"]),
-    11: ("uint64_data", ["int"]),
+    11: ("uint64_data", ["numbers"]),
     13: ("external_data", [ENTRY]),
     14: ("data_location", "int"),
 }
@@ -104,15 +109,18 @@ def read_onnx(path: Path) -> Content:
     """Return the graph with its weights, and a card: from the metadata, or derived from the first input.
 
     Raises:
-        ModelError: not readable, damaged, or with weights outside the file.
-        UnsupportedOperator: operators of other domains, subgraphs, functions, data types that the engine lacks.
+        ModelError: not readable, damaged, or with weights elsewhere than in the file or in one beside it.
+        UnsupportedOperator: functions, or data types that the engine lacks.
     """
     with reading(path):
-        return parse_onnx(read_bytes(path), path.stem)
+        return parse_onnx(read_bytes(path), path.stem, path.parent)
 
 
-def parse_onnx(data: bytes, name: str = "onnx") -> Content:
-    """Parse the bytes of a file as `read_onnx` does, with its errors; `name` is the net's if the file has none."""
+def parse_onnx(data: bytes, name: str = "onnx", folder: Path | None = None) -> Content:
+    """Parse the bytes of a file as `read_onnx` does, with its errors; `name` is the net's if the file has none.
+
+    External data are read from `folder`; None: they are refused.
+    """
     model = read_message(memoryview(data), MODEL)
     if "graph" not in model or not model["graph"]["output"]:
         raise ModelError("not an ONNX model: it has no graph with outputs")
@@ -122,7 +130,7 @@ def parse_onnx(data: bytes, name: str = "onnx") -> Content:
     opset = max(versions, default=1)
     if not 1 <= opset <= NEWEST:
         raise UnsupportedOperator(f"operator set {opset}; known are 1 to {NEWEST}")
-    graph = _graph(model["graph"], opset, name)
+    graph = _Reader(opset, ExternalData(folder)).graph(model["graph"], name)
     texts = {entry.get("key", ""): entry.get("value", "") for entry in model["metadata_props"]}
     card = ModelCard.from_json(texts[CARD]) if CARD in texts else _guessed_card(graph, texts)
     return Content(graph.initializers, card, graph)
@@ -131,26 +139,174 @@ def parse_onnx(data: bytes, name: str = "onnx") -> Content:
 _OWN_DOMAINS = ("", "ai.onnx")
 
 
-def _graph(found: Mapping[str, Any], opset: int, name: str) -> Graph:
+class _Reader:
+    """Turns the messages of one file into a graph, and keeps what its subgraphs share: all arrays by name."""
+
+    def __init__(self, opset: int, external: ExternalData) -> None:
+        self.opset = opset
+        self.external = external
+        self.arrays: dict[str, Array] = {}
+
+    def graph(self, found: Mapping[str, Any], name: str) -> Graph:
+        """Return the whole graph."""
+        tensors = _tensors(found)
+        inputs = tuple(_value(item, needs_shape=True) for item in found["input"] if item.get("name") not in tensors)
+        outputs = tuple(_value(item) for item in found["output"])
+        # Files of IR version 3 list every initializer among the inputs as well.
+        known = {*tensors, *(value.name for value in inputs), ""}
+        if len(known) != len(tensors) + len(inputs) + 1:
+            raise ModelError("two inputs of the same name, or one without")
+        items = _in_order(found["node"], [value.name for value in outputs], known)
+        self.read_arrays(tensors, items, outputs)
+        nodes = [made for index, item in items for made in self.nodes(item, index, 0)]
+        return Graph(found.get("name") or name, inputs, outputs, tuple(_distinct(nodes)), initializers=self.arrays)
+
+    def branch(self, found: Mapping[str, Any], prefix: str, depth: int) -> Graph:
+        """Return a subgraph, its own values named with a prefix; it may read all values around it."""
+        if depth > MAX_DEPTH or found["input"]:
+            raise UnsupportedOperator(f"'{prefix}' is a subgraph {'with inputs' if found['input'] else 'too deep'}")
+        tensors, own = _tensors(found), {}
+        for each in (*tensors, *(output for item in found["node"] for output in item["output"])):
+            own[each] = f"{prefix}/{each}" if each else ""
+        wanted = [item.get("name", "") for item in found["output"]]
+        outside = {name for item in found["node"] for name in _read_by(item)} - own.keys()
+        items = _in_order(found["node"], [name for name in wanted if name in own], {*tensors, *outside, ""})
+        renamed = [(index, _renamed(item, own)) for index, item in items]
+        outputs = tuple(Value(own.get(name, name), ()) for name in wanted)
+        self.read_arrays({own[name]: tensor for name, tensor in tensors.items()}, renamed, outputs)
+        nodes = [made for index, item in renamed for made in self.nodes(item, index, depth)]
+        return Graph(prefix, (), outputs, tuple(nodes))
+
+    def read_arrays(self, tensors: Mapping[str, Any], items: Items, outputs: tuple[Value, ...]) -> None:
+        """Read the weights that something reads."""
+        used = {name for _, item in items for name in _read_by(item)} | {value.name for value in outputs}
+        for name, tensor in tensors.items():
+            if name in used:
+                self.arrays[name] = _array(tensor, name, self.external)
+
+    def nodes(self, item: Mapping[str, Any], index: int, depth: int) -> list[Node]:
+        """Return the current nodes of a node."""
+        op_type, outputs, domain = item.get("op_type", ""), tuple(item["output"]), item.get("domain", "")
+        name = item.get("name") or next(iter(outputs), "") or f"node {index}"
+        attributes: dict[str, Any] = {}
+        for attribute in item["attribute"]:
+            key = attribute.get("name", "")
+            where = f"{op_type} '{name}': attribute {key}"
+            if key in attributes:
+                raise ModelError(f"{where} appears twice")
+            if attribute.get("type") == SUBGRAPH and op_type == "If":
+                prefix = f"{outputs[0] if outputs else name}/{key}"
+                attributes[key] = self.branch(attribute["graph"], prefix, depth + 1)
+            else:
+                attributes[key] = _attribute(attribute, where, self.external)
+        node = Node(op_type, tuple(item["input"]), outputs, attributes, name)
+        if domain == MICROSOFT:
+            return upgrade_microsoft(node)
+        if domain not in _OWN_DOMAINS:  # refused by `load`, together with all others
+            return [replace(node, op_type=f"{op_type} of domain '{domain}'")]
+        return upgrade(node, self.opset, self.arrays)
+
+
+Items = list[tuple[int, Mapping[str, Any]]]  # nodes of a file, with their index
+SUBGRAPH = 5  # onnx.AttributeProto.GRAPH
+
+
+def _tensors(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of a graph by name, not yet read."""
     if found["sparse_initializer"]:
         raise UnsupportedOperator("sparse weights; store them as dense arrays")
     if len(found["initializer"]) > MAX_ARRAYS or len(found["node"]) > MAX_NODES:
         raise ModelError(f"{len(found['initializer'])} weights and {len(found['node'])} nodes are too many")
-    arrays: dict[str, Array] = {}
+    tensors: dict[str, Any] = {}
     for tensor in found["initializer"]:
-        if tensor.get("name", "") in ("", *arrays):
+        if tensor.get("name", "") in ("", *tensors):
             raise ModelError(f"weight '{tensor.get('name', '')}' has no name, or that of another one")
-        arrays[tensor["name"]] = _array(tensor, tensor["name"])
-    nodes = []
-    for index, item in enumerate(found["node"]):
-        nodes += upgrade(_node(item, index), opset, arrays)
-    nodes = _distinct(nodes)
-    # Files of IR version 3 list every initializer among the inputs as well.
-    inputs = tuple(_value(item, needs_shape=True) for item in found["input"] if item.get("name") not in arrays)
-    outputs = tuple(_value(item) for item in found["output"])
-    graph = Graph(found.get("name") or name, inputs, outputs, tuple(nodes), initializers=arrays)
-    _check_order(graph)
-    return graph
+        tensors[tensor["name"]] = tensor
+    return tensors
+
+
+def _read_by(item: Mapping[str, Any]) -> list[str]:
+    """Return the names of the values that a node reads, those that its subgraphs read from around it included."""
+    names = list(item["input"])
+    for attribute in item["attribute"]:
+        if attribute.get("type") == SUBGRAPH and item.get("op_type") == "If":
+            graph = attribute.setdefault("graph", read_message(attribute.get("g", memoryview(b"")), GRAPH))
+            own = {output for inner in graph["node"] for output in inner["output"]}
+            own |= {tensor.get("name") for tensor in graph["initializer"]}
+            used = [name for inner in graph["node"] for name in _read_by(inner)]
+            used += [value.get("name", "") for value in graph["output"]]
+            names += [name for name in used if name not in own]
+    return names
+
+
+def _renamed(item: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a node with other names of values, in its subgraphs too."""
+    found = {**item, "input": [names.get(name, name) for name in item["input"]]}
+    found["output"] = [names.get(name, name) for name in item["output"]]
+    found["attribute"] = [dict(attribute) for attribute in item["attribute"]]
+    for attribute in found["attribute"]:
+        if graph := attribute.get("graph"):
+            own = {output for inner in graph["node"] for output in inner["output"]}
+            own |= {tensor.get("name") for tensor in graph["initializer"]}
+            outer = {old: new for old, new in names.items() if old not in own}
+            outputs = [{**value, "name": outer.get(value.get("name"), value.get("name"))} for value in graph["output"]]
+            nodes = [_renamed(inner, outer) for inner in graph["node"]]
+            attribute["graph"] = {**graph, "node": nodes, "output": outputs}
+    return found
+
+
+def _in_order(found: list[Any], outputs: list[str], known: set[str]) -> Items:
+    """Return the nodes on which the outputs depend, in an order in which they can run: the file's if that is one.
+
+    Raises:
+        ModelError: a node reads a value that no node makes, or only one that depends on it; or a value is made twice.
+    """
+    maker: dict[str, int] = {}
+    for index, item in enumerate(found):
+        for name in item["output"]:
+            if name and (name in known or name in maker):
+                raise ModelError(f"{_label(item)} makes '{name}' a second time")
+            maker[name] = index
+    for name in outputs:
+        if name not in known and name not in maker:
+            raise ModelError(f"no node makes the output '{name}'")
+    live, left = set(), [maker[name] for name in outputs if name in maker]
+    before: dict[int, set[int]] = {}
+    while left:
+        index = left.pop()
+        if index in live:
+            continue
+        live.add(index)
+        for name in _read_by(found[index]):
+            if name not in known and name not in maker:
+                raise ModelError(f"{_label(found[index])} reads '{name}', which does not exist")
+        before[index] = {maker[name] for name in _read_by(found[index]) if name not in known}
+        left += before[index]
+    after: dict[int, list[int]] = {}
+    for index, makers in before.items():
+        for made in makers:
+            after.setdefault(made, []).append(index)
+    waits = {index: len(makers) for index, makers in before.items()}
+    ready = [index for index, count in waits.items() if not count]
+    heapify(ready)
+    order = []
+    while ready:
+        index = heappop(ready)
+        order.append(index)
+        for reader in after.get(index, ()):
+            waits[reader] -= 1
+            if not waits[reader]:
+                heappush(ready, reader)
+    if len(order) < len(live):
+        late = min(live - set(order))
+        name = next(name for name in _read_by(found[late]) if maker.get(name) in live - set(order))
+        raise ModelError(f"{_label(found[late])} reads '{name}', made only later (a cycle)")
+    return [(index, found[index]) for index in order]
+
+
+def _label(item: Mapping[str, Any]) -> str:
+    name = item.get("name") or next(iter(item["output"]), "")
+    return f"{item.get('op_type', '')} '{name}'"
 
 
 def _distinct(nodes: list[Node]) -> list[Node]:
@@ -162,54 +318,40 @@ def _distinct(nodes: list[Node]) -> list[Node]:
     ]
 
 
-def _array(tensor: Mapping[str, Any], name: str) -> Array:
-    if tensor["external_data"] or tensor.get("data_location", 0):
-        raise ModelError(f"weight '{name}' lies in another file; external data is never read, save it all in one file")
+def _array(tensor: Mapping[str, Any], name: str, external: ExternalData) -> Array:
     kind = KINDS.get(tensor.get("data_type", 0))
     if kind is None:
         raise UnsupportedOperator(f"weight '{name}' is of ONNX data type {tensor.get('data_type', 0)}")
     shape = tuple(tensor["dims"])
+    if tensor["external_data"] or tensor.get("data_location", 0):
+        texts = {entry.get("key"): entry.get("value", "") for entry in tensor["external_data"]}
+        return external.array(name, texts, kind, shape)
     if "raw_data" in tensor:
         return array_of(name, tensor["raw_data"], kind, shape)
     if kind in ("f4", "f8"):
         return array_of(name, tensor["float_data" if kind == "f4" else "double_data"], kind, shape)
     numbers = tensor["int64_data" if kind == "i8" else "uint64_data" if kind in ("u4", "u8") else "int32_data"]
-    stored = {"f2": "u2", "bf16": "u2", "?": "i4"}.get(kind, kind)  # half floats come as their bits
-    try:
-        # An unsigned number of 64 bits was read as signed.
-        array = np.array(numbers, np.int64).astype(np.uint64) if kind == "u8" else np.array(numbers, stored)
-    except (OverflowError, ValueError) as error:
-        raise ModelError(f"weight '{name}': a number that is none of {kind}") from error
+    stored = np.dtype({"f2": "u2", "bf16": "u2", "?": "i4"}.get(kind, kind))  # half floats come as their bits
+    array = numbers.view(np.uint64) if kind == "u8" else numbers.astype(stored)
+    if kind != "u8" and not np.array_equal(array, numbers):
+        raise ModelError(f"weight '{name}': a number that is none of {kind}")
     if kind == "?":
         array = array.astype(bool)
     return array_of(name, array.astype(array.dtype.newbyteorder("<")).tobytes(), kind, shape)
 
 
-def _node(item: Mapping[str, Any], index: int) -> Node:
-    op_type, outputs = item.get("op_type", ""), tuple(item["output"])
-    name = item.get("name") or next(iter(outputs), "") or f"node {index}"
-    if item.get("domain", "") not in _OWN_DOMAINS:
-        raise UnsupportedOperator(f"operator {op_type} ('{name}') of domain '{item['domain']}' is not supported")
-    attributes: dict[str, Any] = {}
-    for attribute in item["attribute"]:
-        key = attribute.get("name", "")
-        where = f"{op_type} '{name}': attribute {key}"
-        if key in attributes:
-            raise ModelError(f"{where} appears twice")
-        attributes[key] = _attribute(attribute, where)
-    return Node(op_type, tuple(item["input"]), outputs, attributes, name)
-
-
-def _attribute(found: Mapping[str, Any], where: str) -> Any:
+def _attribute(found: Mapping[str, Any], where: str, external: ExternalData) -> Any:
     if found.get("ref_attr_name"):
         raise UnsupportedOperator(f"{where} refers to a function's")
     kind = ATTRIBUTE_FIELDS.get(found.get("type", 0))
     if kind is None and not found.get("type", 0):  # files before IR version 2 do not state it
         kind = next((field for field in ATTRIBUTE_FIELDS.values() if found.get(field)), None)
     if kind is None:
-        raise UnsupportedOperator(f"{where} is a subgraph, or of another kind that is not supported")
+        raise UnsupportedOperator(f"{where} is of a kind that is not supported")
+    if kind == "g":
+        return "a subgraph"  # of an operator that is refused
     if kind == "t":
-        return _array(found.get("t", {"dims": [], "external_data": []}), where)
+        return _array(found.get("t", read_message(memoryview(b""), TENSOR)), where, external)
     if kind == "floats":
         if len(found["floats"]) % 4:
             raise ModelError(f"{where}: {len(found['floats'])} bytes are no whole number of float32")
@@ -229,6 +371,8 @@ def _plain(value: Any) -> Any:
 
 def _value(item: Mapping[str, Any], *, needs_shape: bool = False) -> Value:
     name = item.get("name", "")
+    if "type" not in item and not needs_shape:
+        return Value(name, (), "")
     tensor = item.get("type", {}).get("tensor_type")
     if tensor is None:
         raise UnsupportedOperator(f"'{name}' is a sequence, a map or of no type; only arrays are supported")
@@ -238,30 +382,10 @@ def _value(item: Mapping[str, Any], *, needs_shape: bool = False) -> Value:
     if needs_shape and "shape" not in tensor:
         raise ModelError(f"input '{name}' has no shape")
     shape = tuple(dim.get("value", 0) for dim in tensor.get("shape", {"dim": []})["dim"])
-    if any(not 0 <= size < 1 << 31 for size in shape):
+    if any(not -1 <= size < 1 << 31 for size in shape):
         raise ModelError(f"'{name}': {shape!r:.60} is not a shape")
-    dtype = "float32" if kind in ("f2", "bf16") else np.dtype(kind).name
-    return Value(name, shape, dtype)
-
-
-def _check_order(graph: Graph) -> None:
-    """Refuse a graph whose nodes read a value that no node before them makes (a cycle, too), or make a value twice."""
-    made = {*graph.initializers, *(value.name for value in graph.inputs), ""}
-    if len(made) != len(graph.initializers) + len(graph.inputs) + 1:
-        raise ModelError("two inputs of the same name, or one without")
-    later = {name for node in graph.nodes for name in node.outputs}
-    for node in graph.nodes:
-        for name in node.inputs:
-            if name not in made:
-                why = "made only later (a cycle, or nodes out of order)" if name in later else "which does not exist"
-                raise ModelError(f"{node.op_type} '{node.name}' reads '{name}', {why}")
-        for name in node.outputs:
-            if name and name in made:
-                raise ModelError(f"{node.op_type} '{node.name}' makes '{name}' a second time")
-            made.add(name)
-    for value in graph.outputs:
-        if value.name not in made:
-            raise ModelError(f"no node makes the output '{value.name}'")
+    dtype = "float32" if kind == "bf16" else np.dtype(kind).name
+    return Value(name, tuple(max(size, 0) for size in shape), dtype)  # -1: free, as 0
 
 
 def _guessed_card(graph: Graph, texts: Mapping[str, str]) -> ModelCard:
@@ -280,7 +404,7 @@ def _guessed_card(graph: Graph, texts: Mapping[str, str]) -> ModelCard:
 
 
 def write_onnx(path: Path, graph: Graph, card: ModelCard) -> None:
-    """Write graph, weights and card as a model of operator set 19: whole or not at all.
+    """Write graph, weights and card as a model of operator set 20: whole or not at all.
 
     Raises:
         ModelError: an attribute that ONNX does not define.
@@ -313,7 +437,8 @@ def _node_bytes(node: Node, arrays: dict[str, Array]) -> bytes:
     for place, (name, dtype) in PARAMETERS.get(node.op_type, {}).items():
         if name in attributes:
             key = f"{node.outputs[0]}/{name}"
-            arrays[key] = np.array(attributes.pop(name), dtype)
+            value = np.array(attributes.pop(name), dtype)
+            arrays[key] = value.reshape(1) if name == "k" else value
             inputs += [""] * (place + 1 - len(inputs))
             inputs[place] = key
     if "activation" in attributes:
@@ -358,7 +483,7 @@ def _value_bytes(value: Value, shape: Shape | None) -> bytes:
     """Return an input or output; shape None leaves it unspecified, () is a scalar."""
     codes = {np.dtype(kind).name: code for code, kind in KINDS.items() if kind != "bf16"}
     sizes = [_dimension_bytes(size, axis) for axis, size in enumerate(shape or ())]
-    kind = int_field(1, codes[value.dtype])
+    kind = int_field(1, codes["float32" if value.dtype in ("", "float16") else value.dtype])
     return bytes_field(1, value.name) + bytes_field(
         2, bytes_field(1, kind, b"" if shape is None else bytes_field(2, *sizes))
     )

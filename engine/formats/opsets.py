@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.formats.microsoft import swish
 from engine.graph import Array, ModelError, Node, UnsupportedOperator
 
 NEWEST = 28
@@ -85,11 +86,15 @@ def _softmax(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 
 
 def _cast(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Replace names of data types, used before 6, by numbers. Half precision becomes float32, as for weights."""
+    """Replace names of data types, used before 6, by numbers; half precision is rounded, and float32 again after it."""
     names = {"FLOAT": 1, "INT32": 6, "INT64": 7, "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11}
     to = node.attributes.get("to")
     to = names.get(to, 0) if isinstance(to, str) else to
-    return [_with(_without(node, "saturate", "round_mode"), to=_FLOAT if to in _HALVES else to)]
+    node = _with(_without(node, "saturate", "round_mode"), to=to)
+    if to not in _HALVES:
+        return [node]
+    half = f"{node.outputs[0]}/half"
+    return [replace(node, outputs=(half,)), Node("Cast", (half,), node.outputs, {"to": _FLOAT}, node.name)]
 
 
 _FLOAT, _HALVES = 1, (10, 16)
@@ -146,8 +151,44 @@ def _inference(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 
 
 def _batch_norm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
-    """Drop further outputs before 14: they were for training, although exporters always named them."""
-    return [replace(_without(node, "is_test"), outputs=node.outputs[:1] if opset < 14 else node.outputs)]
+    """Refuse training: before 7 that is the default of `is_test`, and before 14 it is meant by five outputs."""
+    if opset < 7 and not node.attributes.get("is_test"):
+        raise UnsupportedOperator(f"BatchNormalization '{node.name}': is_test=0, training; supported is inference")
+    if opset < 14 and any(node.outputs[1:]):
+        raise UnsupportedOperator(
+            f"BatchNormalization '{node.name}' has {len(node.outputs)} outputs, as in training; supported is inference"
+        )
+    return [_without(node, "is_test")]
+
+
+def _swish(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Separate Swish of set 24, as all sets before have it."""
+    return swish(node, float(node.attributes.get("alpha", 1.0)))
+
+
+def _affine(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Replace the experimental Affine and ImageScaler of sets before 10: x * alpha + beta, a bias for each channel."""
+    has, y = node.attributes, node.outputs[0]
+    factor, shift = f"{y}/factor", f"{y}/shift"
+    arrays[factor] = np.array(has.get("scale" if node.op_type == "ImageScaler" else "alpha", 1.0), np.float32)
+    arrays[shift] = np.array(has.get("bias", has.get("beta", 0.0)), np.float32)
+    if node.op_type == "ImageScaler":
+        arrays[shift] = arrays[shift].reshape(-1, 1, 1)
+    scaled = Node("Mul", (node.inputs[0], factor), (f"{y}/scaled",), {}, node.name)
+    return [scaled, Node("Add", (f"{y}/scaled", shift), (y,), {}, node.name)]
+
+
+def _crop(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
+    """Replace the experimental Crop of sets before 10: the border's widths are left, top, right, bottom."""
+    border, size = node.attributes.get("border", ()), node.attributes.get("scale", ())
+    if len(border) != 4 or len(size) not in (0, 2):
+        raise ModelError(f"Crop '{node.name}': border={border!r:.60}, scale={size!r:.60}")
+    left, top, right, bottom = border
+    ends = (top + size[0], left + size[1]) if size else (-bottom or _END, -right or _END)
+    return [replace(node, op_type="Slice", attributes={"starts": (top, left), "ends": ends, "axes": (2, 3)})]
+
+
+_END = (1 << 31) - 1
 
 
 def _gemm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
@@ -157,12 +198,15 @@ def _gemm(node: Node, opset: int, arrays: dict[str, Array]) -> list[Node]:
 
 _CHANGES: Mapping[str, Callable[[Node, int, dict[str, Array]], list[Node]]] = {
     "Add": _broadcast,
+    "Affine": _affine,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Concat": _concat,
+    "Crop": _crop,
     "Div": _broadcast,
     "Dropout": _inference,
     "Gemm": _gemm,
+    "ImageScaler": _affine,
     "LogSoftmax": _softmax,
     "Mul": _broadcast,
     "PRelu": _slope,
@@ -171,5 +215,6 @@ _CHANGES: Mapping[str, Callable[[Node, int, dict[str, Array]], list[Node]]] = {
     "Softmax": _softmax,
     "Split": _split,
     "Sub": _broadcast,
+    "Swish": _swish,
     "Upsample": _upsample,
 }

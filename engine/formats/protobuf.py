@@ -10,14 +10,19 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from engine.graph import ModelError
+import numpy as np
+
+from engine.graph import Array, ModelError
 
 MAX_FIELDS = 300_000  # ResNet-101 has 20,000; as many empty nodes take 100 MB and half a second
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 Schema = Mapping[int, tuple[str, Any]]
 """Field number -> (name, kind). Kinds are 'int', 'float', 'double', 'bytes', 'text', another schema, or a list of one
-of these if the field is repeated. Repeated floats and doubles are returned as their bytes, all else as a list."""
+of these if the field is repeated. Repeated floats and doubles are returned as their bytes, ['numbers'] (whole numbers,
+perhaps millions) as an int64 array, all else as a list."""
+
+CHUNK = 1 << 20  # bytes of packed numbers that are decoded at a time
 
 
 def read_message(data: memoryview, schema: Schema) -> dict[str, Any]:
@@ -48,6 +53,8 @@ class _Reader:
         for name, kind in schema.values():
             if kind in (["float"], ["double"]):
                 found[name] = b"".join(found[name])
+            elif kind == ["numbers"]:
+                found[name] = np.concatenate([np.zeros(0, np.int64), *found[name]])
         return found
 
     def fields(self, data: memoryview) -> Iterator[tuple[int, int, Any]]:
@@ -103,6 +110,8 @@ class _Reader:
             if wire not in (BYTES, FIXED32 if kind == "float" else FIXED64):
                 raise ModelError(f"damaged: field '{name}' has wire type {wire}")
             return [value]
+        if kind == "numbers":
+            return _numbers(value) if wire == BYTES else [np.array([self.value(name, "int", wire, value)], np.int64)]
         if kind == "int" and wire == BYTES:  # packed
             return self.packed(value)
         return [self.value(name, kind, wire, value)]
@@ -112,6 +121,24 @@ class _Reader:
         while at < len(data):
             value, at = self.varint(data, at)
             yield value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _numbers(data: memoryview) -> Iterator[Array]:
+    """Yield packed varints in arrays: for each place within a number, all numbers at once."""
+    at = 0
+    while at < len(data):
+        raw = np.frombuffer(data[at : at + CHUNK], np.uint8)
+        ends = np.flatnonzero(raw < 128)
+        starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+        lengths = ends - starts + 1
+        if not len(ends) or lengths.max() > 10:
+            raise ModelError("cut off or damaged: a number that does not end")
+        found = np.zeros(len(ends), np.uint64)
+        for place in range(lengths.max()):
+            long = np.flatnonzero(lengths > place)
+            found[long] |= (raw[starts[long] + place] & np.uint8(127)).astype(np.uint64) << np.uint64(7 * place)
+        yield found.view(np.int64)
+        at += int(ends[-1]) + 1
 
 
 def int_field(number: int, value: int) -> bytes:

@@ -37,9 +37,13 @@ from engine.kernels import (
     elementwise,
     linear,
     movement,
+    normalization,
     pool,
+    rearrange,
     reductions,
     resize,
+    selection,
+    ufuncs,
     winograd,
     winograd_rows,
 )
@@ -82,7 +86,6 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Mul": (elementwise.multiply,),
     "PRelu": (activations.prelu,),
     "Pad": (movement.pad,),
-    "ReduceMean": (reductions.reduce_mean,),
     "Relu": (elementwise.relu,),
     "Reshape": (movement.reshape,),
     "Resize": (resize.resize,),
@@ -94,11 +97,38 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Tanh": (activations.tanh,),
     "Transpose": (movement.transpose,),
     "Unsqueeze": (movement.reshape,),
+    **elementwise.OTHERS,
+    **normalization.KERNELS,
+    **rearrange.KERNELS,
+    **reductions.KERNELS,
+    **selection.KERNELS,
+    **ufuncs.KERNELS,
 }
+
+_ANY = (
+    "Cast Concat DepthToSpace Equal Expand Flatten Gather GatherElements Identity Pad Reshape Slice SpaceToDepth "
+    "ReduceMax ReduceMin Squeeze Tile Transpose Unsqueeze Where"
+)
+_NUMBERS = (
+    "Abs Add ArgMax ArgMin Div Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Neg Pow ReduceL1 ReduceL2 "
+    "ReduceProd ReduceSum ReduceSumSquare Sign Sub"
+)
+_FLOATS = (
+    "Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Exp Floor IsInf IsNaN Log Mean Mish Reciprocal "
+    "ReduceLogSum ReduceLogSumExp ReduceMean Round Selu Sin Sinh Softplus Softsign Sqrt Tan ThresholdedRelu"
+)
+KINDS: Mapping[str, str] = {
+    **dict.fromkeys(_ANY.split(), "fiub"),
+    **dict.fromkeys([*_NUMBERS.split(), selection.INDICES], "fiu"),
+    **dict.fromkeys(("And", "Not", "Or", "Xor"), "b"),
+    **dict.fromkeys(_FLOATS.split(), "f"),
+}
+"""The kinds (`numpy.dtype.kind`) of numbers that an operator's kernels take, if not float32 alone."""
 
 FUSED: Mapping[str, tuple[Kernel, ...]] = {
     block.PAIR: (block.tiled,),
     block.BLOCK: (block.tiled,),
+    selection.INDICES: (selection.top_k_indices,),
     conv_pool.CONV_POOL: (conv_pool.planes, conv_pool.parities, conv_pool.bands, winograd_rows.winograd_rows_pool),
     winograd.BESIDE: (winograd.winograd5_beside, winograd.winograd4_beside),
 }

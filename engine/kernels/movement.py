@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, ModelError, Node, Shape
-from engine.kernels.step import Call, Layout, Operand, Step, attributes, unsupported
+from engine.kernels.step import Call, Layout, Operand, Scratch, Step, attributes, scalar, unsupported
 from engine.shapes import positive, reshaped, slices
 
 
@@ -43,8 +43,9 @@ def concat(node: Node, inputs: Sequence[Operand]) -> Step:
     shapes = [operand.shape for operand in inputs]
     axis = positive(node, attributes(node, axis=None)["axis"], len(shapes[0]))
     others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
-    if len(others) != 1 or len({len(shape) for shape in shapes}) != 1:
-        raise ModelError(f"Concat '{node.name}': shapes {shapes!r:.120} differ in more than axis {axis}")
+    alike = len({len(shape) for shape in shapes}) == len({operand.dtype for operand in inputs}) == 1
+    if len(others) != 1 or not alike:
+        raise ModelError(f"Concat '{node.name}': shapes {shapes!r:.120} differ in more than axis {axis}, or in type")
     ends = np.cumsum([shape[axis] for shape in shapes]).tolist()
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
@@ -85,12 +86,12 @@ def transpose(node: Node, inputs: Sequence[Operand]) -> Step:
 
 
 def gather(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Copy entries of one axis by their indices, which are a parameter."""
+    """Copy entries of one axis by their indices."""
     shape = inputs[0].shape
     axis = positive(node, attributes(node, axis=0)["axis"], len(shape))
     if inputs[1].constant is None:
-        raise unsupported(node, "indices", "computed from data", "indices known beforehand")
-    indices = np.asarray(inputs[1].constant).astype(np.int64)  # a shared model carries them as float32
+        return _gather_by_data(node, inputs, axis)
+    indices = np.asarray(inputs[1].constant).astype(np.int64)
     if indices.size and not (-shape[axis] <= indices.min() and indices.max() < shape[axis]):
         raise ModelError(f"Gather '{node.name}': an index beyond the {shape[axis]} entries of axis {axis}")
 
@@ -101,6 +102,46 @@ def gather(node: Node, inputs: Sequence[Operand]) -> Step:
     return Step((*shape[:axis], *indices.shape, *shape[axis + 1 :]), bind)
 
 
+def _gather_by_data(node: Node, inputs: Sequence[Operand], axis: int) -> Step:
+    """Copy entries by indices that are computed: their range is checked in each run."""
+    shape, indices = inputs[0].shape, inputs[1]
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        calls = within(node, arrays[1], shape[axis], *scratch)
+        return [*calls, partial(np.take, arrays[0], scratch[0], axis=axis, out=out, mode="clip")]
+
+    rooms = index_rooms(indices.shape)
+    return Step((*shape[:axis], *indices.shape, *shape[axis + 1 :]), bind, rooms, dtype=inputs[0].dtype)
+
+
+INDEX = np.dtype(np.int64)
+
+
+def index_rooms(shape: Shape) -> tuple[Scratch, Scratch]:
+    """Return the buffers for `within`."""
+    return Scratch(shape, dtype=INDEX), Scratch(shape, dtype=np.dtype(np.bool_))
+
+
+def within(node: Node, indices: Array, length: int, found: Array, below: Array) -> list[Call]:
+    """Prepare `found` = the indices counted from the front; a run raises ModelError for one beyond the axis."""
+    step = scalar(length, INDEX)
+    return [
+        partial(np.copyto, found, indices),
+        partial(np.less, found, 0, out=below),
+        partial(np.add, found, step, out=found, where=below),
+        partial(_refuse_outside, node, found, length, np.zeros((), INDEX)),
+    ]
+
+
+def _refuse_outside(node: Node, found: Array, length: int, end: Array) -> None:
+    if not found.size:
+        return
+    for ufunc, far in ((np.minimum, 0), (np.maximum, length - 1)):
+        ufunc.reduce(found, None, out=end)
+        if ufunc(end, far) != far:
+            raise ModelError(f"{node.op_type} '{node.name}': an index beyond the {length} entries of its axis")
+
+
 def pad(node: Node, inputs: Sequence[Operand]) -> Step:
     """Extend axes at their ends by a constant, or by the input mirrored, repeated or wrapped around."""
     found = attributes(node, pads=None, value=0.0, mode="constant", axes=None)
@@ -109,7 +150,7 @@ def pad(node: Node, inputs: Sequence[Operand]) -> Step:
     if min(wider, default=0) < 0:
         raise ModelError(f"Pad '{node.name}': pads={found['pads']!r:.60} remove more than {shape} has")
     if found["mode"] == "constant":
-        return _constant_pad(shape, begin, wider, np.float32(found["value"]))
+        return _constant_pad(shape, begin, wider, found["value"])
     if found["mode"] not in ("reflect", "edge", "wrap"):
         raise unsupported(node, "mode", found["mode"], "constant, reflect, edge, wrap")
     # The source of each element, found by padding the elements' indices.
@@ -126,7 +167,7 @@ def pad(node: Node, inputs: Sequence[Operand]) -> Step:
     return Step(wider, bind)
 
 
-def _constant_pad(shape: Shape, begin: Shape, wider: Shape, value: np.float32) -> Step:
+def _constant_pad(shape: Shape, begin: Shape, wider: Shape, value: float) -> Step:
     inside = tuple(slice(max(b, 0), max(b, 0) + _kept(b, s, w)) for b, s, w in zip(begin, shape, wider, strict=True))
     taken = tuple(slice(max(-b, 0), max(-b, 0) + _kept(b, s, w)) for b, s, w in zip(begin, shape, wider, strict=True))
 

@@ -1,39 +1,106 @@
-"""Runs ReduceMean, GlobalMaxPool, LogSoftmax and LRN."""
+"""Runs the reductions (ReduceSum, ...), GlobalMaxPool, LogSoftmax and LRN."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 
-from engine.graph import Array, ModelError, Node
-from engine.kernels.step import Call, Operand, Scratch, Step, attributes, scalar
+from engine.graph import Array, ModelError, Node, Shape
+from engine.kernels.step import Call, Kernel, Operand, Scratch, Step, attributes, scalar
 from engine.shapes import positive
 
 
-def reduce_mean(node: Node, inputs: Sequence[Operand]) -> Step:
-    """Return the mean along some axes, or all."""
+@dataclass(frozen=True)
+class Reduction:
+    """Describes a reduction along axes.
+
+    Attributes:
+        ufunc: that combines two numbers.
+        before: element-wise ufunc of the input.
+        after: element-wise ufunc of the result.
+        empty: the result of no numbers; None: that of the ufunc.
+        mean: the result is divided by their count.
+    """
+
+    ufunc: np.ufunc
+    before: np.ufunc | None = None
+    after: np.ufunc | None = None
+    empty: float | None = None
+    mean: bool = False
+
+
+def _reduction(name: str, how: Reduction) -> Kernel:
+    def kernel(node: Node, inputs: Sequence[Operand]) -> Step:
+        shape, dtype = inputs[0].shape, inputs[0].dtype
+        axes, kept, out_shape = _reduced(node, shape)
+        count = prod(shape[axis] for axis in axes)
+        if how.mean and (not count or dtype.kind != "f"):
+            raise ModelError(f"ReduceMean '{node.name}': the mean of {count} numbers ({dtype}) in {shape}")
+
+        def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+            result, x = out.reshape(kept), arrays[0]
+            calls: list[Call] = []
+            if how.before is not None:
+                calls.append(partial(how.before, x, out=scratch[0]))
+                x = scratch[0]
+            more = {} if how.empty is None else {"initial": _limit(how.empty, dtype)}
+            calls.append(partial(how.ufunc.reduce, x, axes, dtype, result, keepdims=True, **more))
+            if how.mean:
+                calls.append(partial(np.multiply, result, scalar(1 / count, dtype), out=result))
+            return [*calls, partial(how.after, result, out=result)] if how.after is not None else calls
+
+        rooms = () if how.before is None else (Scratch(shape, dtype=dtype),)
+        return Step(out_shape, bind if axes or how.before or how.after else None, rooms)
+
+    kernel.__name__ = name
+    return kernel
+
+
+def _limit(value: float, dtype: np.dtype[Any]) -> Any:
+    """Return an infinite number, or the end of the range of whole numbers."""
+    if dtype.kind == "f":
+        return dtype.type(value)
+    if dtype.kind == "b":
+        return value > 0
+    return np.iinfo(dtype).max if value > 0 else np.iinfo(dtype).min
+
+
+def _reduced(node: Node, shape: Shape) -> tuple[Shape, Shape, Shape]:
+    """Return the axes of a reduction, and the shape of its result with all axes and without them."""
     found = attributes(node, axes=(), keepdims=1, noop_with_empty_axes=0)
-    shape = inputs[0].shape
     axes = tuple(sorted({positive(node, axis, len(shape)) for axis in found["axes"]}))
-    if not axes:
-        if found["noop_with_empty_axes"]:
-            return Step(shape, None)
+    if not axes and not found["noop_with_empty_axes"]:
         axes = tuple(range(len(shape)))
-    count = prod(shape[axis] for axis in axes)
-    if not count:
-        raise ModelError(f"ReduceMean '{node.name}': the mean of no numbers in {shape}")
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-    out_shape = kept if found["keepdims"] else tuple(size for axis, size in enumerate(shape) if axis not in axes)
+    return axes, kept, kept if found["keepdims"] else tuple(s for axis, s in enumerate(shape) if axis not in axes)
+
+
+def reduce_log_sum_exp(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Compute log(sum(exp(x))) along axes, the largest x subtracted first if it is finite."""
+    shape, dtype = inputs[0].shape, inputs[0].dtype
+    axes, kept, out_shape = _reduced(node, shape)
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
-        means = out.reshape(kept)
-        total = partial(np.add.reduce, arrays[0], axes, None, means, True)
-        return [total, partial(np.multiply, means, scalar(1 / count), out=means)]
+        (powers, largest, strange), result = scratch, out.reshape(kept)
+        return [
+            partial(np.maximum.reduce, arrays[0], axes, dtype, largest, True, dtype.type(-np.inf)),
+            partial(np.isfinite, largest, out=strange),
+            partial(np.logical_not, strange, out=strange),
+            partial(np.copyto, largest, 0, where=strange),
+            partial(np.subtract, arrays[0], largest, out=powers),
+            partial(np.exp, powers, out=powers),
+            partial(np.add.reduce, powers, axes, dtype, result, True),
+            partial(np.log, result, out=result),
+            partial(np.add, result, largest, out=result),
+        ]
 
-    return Step(out_shape, bind)
+    rooms = (Scratch(shape, dtype=dtype), Scratch(kept, dtype=dtype), Scratch(kept, dtype=np.dtype(np.bool_)))
+    return Step(out_shape, bind, rooms)
 
 
 def global_max_pool(node: Node, inputs: Sequence[Operand]) -> Step:
@@ -95,3 +162,20 @@ def lrn(node: Node, inputs: Sequence[Operand]) -> Step:
         ]
 
     return Step(shape, bind, (Scratch(squares),))
+
+
+_REDUCTIONS: Mapping[str, Reduction] = {
+    "ReduceL1": Reduction(np.add, before=np.absolute),
+    "ReduceL2": Reduction(np.add, before=np.square, after=np.sqrt),
+    "ReduceLogSum": Reduction(np.add, after=np.log),
+    "ReduceMax": Reduction(np.maximum, empty=-np.inf),
+    "ReduceMean": Reduction(np.add, mean=True),
+    "ReduceMin": Reduction(np.minimum, empty=np.inf),
+    "ReduceProd": Reduction(np.multiply),
+    "ReduceSum": Reduction(np.add),
+    "ReduceSumSquare": Reduction(np.add, before=np.square),
+}
+KERNELS: Mapping[str, tuple[Kernel, ...]] = {
+    **{name: (_reduction(name, how),) for name, how in _REDUCTIONS.items()},
+    "ReduceLogSumExp": (reduce_log_sum_exp,),
+}

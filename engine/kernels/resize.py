@@ -1,6 +1,7 @@
 """Runs Resize: axis by axis, a product with a matrix of interpolation weights; nearest copies instead.
 
-Coordinates, weights and rounding are those of ONNX (`onnx.reference.ops.op_resize`), antialiasing included.
+Sizes and coordinates are computed in float32, as ONNX Runtime and PyTorch do: 30 * 0.7 is 21 there and 20 in float64,
+and the neighbour of a coordinate that should be whole depends on it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import floor, prod
+from math import floor, isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -99,11 +100,28 @@ def _apply(step: AxisResize, source: Array, target: Array, room: Array) -> list[
         return [_take(step, 0, source, target)]
     if not step.as_product:
         return _apply_by_taps(step, step.shares, source, target, room)
+    total = np.zeros((), source.dtype)
+    return [partial(_apply_checked, step, source, target, total, _by_matrix(step, source, target))]
+
+
+def _apply_checked(step: AxisResize, source: Array, target: Array, total: Array, by_matrix: Call) -> None:
+    """Run the product, or the taps if a number is not finite: times a share of 0 it would spoil the whole axis."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.add.reduce(source, None, out=total)
+    if isfinite(total):
+        by_matrix()
+        return
+    assert step.shares is not None
+    for call in _apply_by_taps(step, step.shares, source, target, np.empty(target.shape, target.dtype)):
+        call()
+
+
+def _by_matrix(step: AxisResize, source: Array, target: Array) -> Call:
     outer, inner = prod(source.shape[: step.axis]), prod(source.shape[step.axis + 1 :])
     outputs, length, weights = len(step.sources), step.length, step.matrix()
     if inner == 1:  # the last axis: rows times the matrix
-        return [gemm(source.reshape(outer, length), weights.T, target.reshape(outer, outputs))]
-    return [gemm(weights, source.reshape(outer, length, inner), target.reshape(outer, outputs, inner))]
+        return gemm(source.reshape(outer, length), weights.T, target.reshape(outer, outputs))
+    return gemm(weights, source.reshape(outer, length, inner), target.reshape(outer, outputs, inner))
 
 
 def _apply_by_taps(step: AxisResize, shares: Array, source: Array, target: Array, room: Array) -> list[Call]:
@@ -139,8 +157,15 @@ def axis_resizes(node: Node, shape: Shape) -> list[AxisResize]:
     regions = found["roi"] if found["coordinate_transformation_mode"] == "tf_crop_and_resize" else None
     if regions is not None and len(regions) != 2 * len(axes):
         raise ModelError(f"Resize '{node.name}': a region of {len(regions)} numbers for {len(axes)} axes")
+    # As in ONNX Runtime and PyTorch: interpolation to the same size is a copy, whatever the scales; with antialiasing
+    # this holds for each axis.
+    same = [size == shape[axis] and regions is None for size, axis in zip(sizes, axes, strict=True)]
+    if all(same) and found["mode"] != "nearest":
+        return []
     steps = []
     for index, axis in enumerate(axes):
+        if same[index] and found["antialias"]:
+            continue
         region = (0.0, 1.0) if regions is None else (regions[index], regions[index + len(axes)])
         if sizes[index] != shape[axis] or scales[index] != 1 or region != (0.0, 1.0):
             steps.append(_axis_resize(found, axis, shape[axis], sizes[index], scales[index], region))
@@ -155,6 +180,7 @@ _MODES = {
         "half_pixel",
         "half_pixel_symmetric",
         "pytorch_half_pixel",
+        "tf_half_pixel_for_nn",
         "align_corners",
         "asymmetric",
         "tf_crop_and_resize",
@@ -173,7 +199,7 @@ def _scales_and_sizes(node: Node, found: dict[str, Any], lengths: Shape) -> tupl
         raise ModelError(f"Resize '{node.name}': scales or sizes {given!r:.60} for axes of {lengths}")
     if found["sizes"] is None:
         scales = [float(np.float32(scale)) for scale in given]
-        sizes = [floor(scale * length) for scale, length in zip(scales, lengths, strict=True)]
+        sizes = [floor(np.float32(scale) * np.float32(length)) for scale, length in zip(scales, lengths, strict=True)]
     else:
         scales = [size / length for size, length in zip(given, lengths, strict=True)]
         sizes = list(given)
@@ -203,25 +229,32 @@ def _axis_resize(
 
 
 def _coordinates(mode: str, length: int, size: int, scale: float, region: tuple[float, float]) -> Array:
-    """Return the coordinate of each output among the inputs, whose centres are at 0, 1, 2, ..."""
-    places, exact = np.arange(size, dtype=np.float64), scale * length
+    """Return the coordinate of each output among the inputs, whose centres are at 0, 1, 2, ...; float32."""
+    places, factor = np.arange(size, dtype=np.float32), np.float32(scale)
+    span, half = np.float32(length - 1), np.float32(0.5)
     if mode == "align_corners":
-        return places * (length - 1) / (exact - 1) if exact != 1 else places * 0
+        return places * span / np.float32(size - 1) if size > 1 else places
     if mode == "asymmetric":
-        return places / scale
+        return places / factor
+    if mode == "tf_half_pixel_for_nn":
+        return (places + half) / factor
     if mode == "tf_crop_and_resize":
-        start, end = region
-        steps = places * (end - start) * (length - 1) / (exact - 1) if exact != 1 else (end - start) * (length - 1) / 2
-        return np.broadcast_to(start * (length - 1) + steps, (size,))
+        start, end = np.float32(region[0]), np.float32(region[1])
+        if size > 1:
+            return start * span + places * (end - start) * span / np.float32(size - 1)
+        return np.full(size, half * (start + end) * span)
     if mode == "pytorch_half_pixel" and size == 1:
-        return places * 0
-    where = (places + 0.5) / scale - 0.5
-    return where + length / 2 * (1 - size / exact) if mode == "half_pixel_symmetric" else where
+        return places
+    if mode != "half_pixel_symmetric":
+        return (places + half) / factor - half
+    adjustment = np.float32(size) / (factor * np.float32(length))
+    return np.float32(length) * half * (1 - adjustment) + (places + half) / factor - half
 
 
+# Rounded in float64, where adding a half is exact.
 _NEAREST: dict[str, Callable[[Array], Array]] = {
-    "round_prefer_floor": lambda where: np.ceil(where - 0.5),
-    "round_prefer_ceil": lambda where: np.floor(where + 0.5),
+    "round_prefer_floor": lambda where: np.ceil(where.astype(np.float64) - 0.5),
+    "round_prefer_ceil": lambda where: np.floor(where.astype(np.float64) + 0.5),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -231,9 +264,9 @@ def _taps(found: dict[str, Any], where: Array, shrink: float) -> tuple[Array, Ar
     """Return the inputs of each output and their weights, (outputs, taps); `shrink` < 1 widens against aliasing."""
     reach = 2 if found["mode"] == "cubic" else 1
     first = floor(-reach / shrink) + 1
-    # From the left neighbour, which for an integer coordinate is the one before.
-    offsets = np.arange(first, reach - first if reach == 2 else 2 - first)
-    left = np.ceil(where) - 1
+    offsets = np.arange(first, 2 - first)  # from the left neighbour, or an integer coordinate itself
+    where = where.astype(np.float64)
+    left = np.floor(where)
     distance = np.abs((left[:, None] + offsets - where[:, None]) * shrink)
     if found["mode"] == "linear":
         shares = np.clip(1 - distance, 0, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.graph import Array, Node, Shape, UnsupportedOperator
+from engine.graph import FLOAT32, Array, Node, Shape, UnsupportedOperator
 
 try:
     from numpy._core import umath
@@ -67,24 +67,33 @@ class Operand:
         shape: (N, C, ...), or as the operator defines it.
         constant: the array of a parameter, if it is available when planning.
         is_parameter: it never changes, although its array may only be available as a `Pack` made earlier.
+        dtype: of its numbers.
     """
 
     shape: Shape
     constant: Array | None = None
     is_parameter: bool = False
+    dtype: np.dtype[Any] = FLOAT32
+
+    @classmethod
+    def of(cls, array: Array) -> Operand:
+        """Describe a parameter."""
+        return cls(array.shape, array, True, array.dtype)
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Describes a float32 buffer that a step uses while it runs; its initial content is undefined.
+    """Describes a buffer that a step uses while it runs; its initial content is undefined.
 
     Attributes:
         shape: of the array passed to `bind`, C-contiguous.
         follows: the shape is (N, C, ...) with the same layout as the step's output.
+        dtype: of its numbers.
     """
 
     shape: Shape
     follows: bool = False
+    dtype: np.dtype[Any] = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ class Step:
         strided_out: `bind` accepts an output that is a view within a frame.
         either_out: `bind` accepts an output in either layout, independent of `layout`.
         packs: by index, parameters that `bind` gets in another arrangement.
+        dtype: of the output; None: that of the first input.
     """
 
     shape: Shape
@@ -137,6 +147,13 @@ class Step:
     strided_out: bool = False
     either_out: bool = False
     packs: Mapping[int, Pack] = field(default_factory=dict)
+    dtype: np.dtype[Any] | None = None
+
+    def dtype_for(self, inputs: Sequence[Operand]) -> np.dtype[Any]:
+        """Return the data type of the output."""
+        if self.dtype is not None:
+            return self.dtype
+        return inputs[0].dtype if inputs else FLOAT32
 
     def layout_of(self, at: int) -> Layout:
         """Return the layout of the input with that index."""
@@ -166,9 +183,9 @@ def unsupported(node: Node, attribute: str, value: object, allowed: str) -> Unsu
     return UnsupportedOperator(f"{node.op_type} '{node.name}': {attribute}={value!r:.60}; supported is {allowed}")
 
 
-def scalar(value: float) -> Array:
-    """Return a 0-d float32: ufuncs read it twice as fast as a Python number."""
-    return np.array(value, np.float32)
+def scalar(value: float, dtype: np.dtype[Any] = FLOAT32) -> Array:
+    """Return a 0-d array: ufuncs read it twice as fast as a Python number."""
+    return np.array(value, dtype)
 
 
 def last(array: Array) -> Array:

@@ -16,17 +16,22 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference import elementwise, movement, reductions, windows
+from engine.reference import elementwise, movement, normalization, reductions, selection, windows
 from engine.reference.resize import resize
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
     **elementwise.FUNCTIONS,
+    **normalization.FUNCTIONS,
+    **reductions.REDUCTIONS,
+    **selection.FUNCTIONS,
     "AveragePool": windows.average_pool,
     "Concat": movement.concat,
     "ConstantOfShape": movement.constant_of_shape,
     "Conv": windows.conv,
     "ConvTranspose": windows.conv_transpose,
+    "DepthToSpace": movement.depth_to_space,
     "Dropout": lambda node, x: (x, np.ones(x.shape, bool)),  # training is over: nothing is dropped
+    "Expand": movement.expand,
     "Flatten": movement.flatten,
     "Gather": movement.gather,
     "Gemm": reductions.gemm,
@@ -38,14 +43,16 @@ FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
     "MatMul": reductions.matmul,
     "MaxPool": windows.max_pool,
     "Pad": movement.pad,
-    "ReduceMean": reductions.reduce_mean,
+    "Range": movement.range_,
     "Reshape": movement.reshape,
     "Resize": resize,
     "Shape": movement.shape,
     "Slice": movement.slice_,
     "Softmax": reductions.softmax,
+    "SpaceToDepth": movement.space_to_depth,
     "Split": movement.split,
-    "Squeeze": lambda node, x: x.squeeze(node.attributes.get("axes")),
+    "Squeeze": lambda node, x: x.squeeze(node.attributes.get("axes") or None),
+    "Tile": movement.tile,
     "Transpose": movement.transpose,
     "Unsqueeze": lambda node, x: np.expand_dims(x, node.attributes.get("axes", ())),
 }
@@ -69,13 +76,16 @@ _FROM_INPUTS = {
     "Clip": ("min", "max"),
     "ConstantOfShape": ("shape",),
     "Dropout": ("ratio", "training_mode"),
+    "Expand": ("shape",),
     "Pad": ("pads", "value", "axes"),
-    "ReduceMean": ("axes",),
+    **dict.fromkeys(reductions.REDUCTIONS, ("axes",)),
     "Reshape": ("shape",),
     "Resize": ("roi", "scales", "sizes"),
     "Slice": ("starts", "ends", "axes", "steps"),
     "Split": ("split",),
     "Squeeze": ("axes",),
+    "Tile": ("repeats",),
+    "TopK": ("k",),
     "Unsqueeze": ("axes",),
 }
 
@@ -86,8 +96,10 @@ def _with_attributes(node: Node, values: Mapping[str, Array]) -> Node:
     data = len(inputs) if not names else 0 if node.op_type == "ConstantOfShape" else 1
     for name, source in zip(names, inputs[data:], strict=False):
         numbers = values[source].ravel().tolist() if source else []
-        if numbers or (source and name in ("axes", "shape")):  # an empty roi, scales or sizes counts as left out
-            is_scalar = name in ("min", "max", "ratio", "training_mode", "value")
+        if numbers or (
+            source and name in ("axes", "repeats", "shape")
+        ):  # an empty roi, scales or sizes counts as left out
+            is_scalar = name in ("k", "min", "max", "ratio", "training_mode", "value")
             found[name] = numbers[0] if is_scalar else tuple(numbers)
     while data and not inputs[data - 1]:
         data -= 1
@@ -100,7 +112,7 @@ def run_node(node: Node, *inputs: Array) -> Array:
 
 
 def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
-    """Return all outputs of one node; floats are float32."""
+    """Return all outputs of one node; floats are float32, or float64 if an input is."""
     if node.attributes.get("residual") == 2:  # made by engine.compiler.fusion.fuse_residuals, late
         early = replace(node, attributes={**node.attributes, "residual": 0})
         return (run_node(early, *inputs[:-1]) + inputs[-1],)
@@ -114,7 +126,8 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
         return tuple(_ACTIVATIONS[node.attributes["activation"]](array) for array in run_outputs(plain, *inputs))
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
-    return tuple(array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays)
+    double = node.op_type == "Cast" or any(array.dtype == np.float64 for array in inputs)
+    return tuple(array.astype(np.float32) if array.dtype.kind == "f" and not double else array for array in arrays)
 
 
 def _swish(x: Array) -> Array:

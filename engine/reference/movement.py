@@ -114,6 +114,59 @@ def _source(mode: str, at: int, low: int, high: int) -> int:
     return low + (around if around < size else 2 * size - 2 - around)
 
 
+def expand(node: Node, x: Array) -> Array:
+    """Repeat what has length 1 until the input and `shape` have the same axes."""
+    wanted = node.attributes["shape"]
+    rank = max(x.ndim, len(wanted))
+    own, asked = (1,) * (rank - x.ndim) + x.shape, (1,) * (rank - len(wanted)) + tuple(wanted)
+    out = np.zeros([size if other == 1 else other for size, other in zip(own, asked, strict=True)], x.dtype)
+    for place in np.ndindex(out.shape):
+        out[place] = x.reshape(own)[tuple(0 if size == 1 else at for at, size in zip(place, own, strict=True))]
+    return out
+
+
+def tile(node: Node, x: Array) -> Array:
+    """Repeat the input along each axis."""
+    out = np.zeros([size * count for size, count in zip(x.shape, node.attributes["repeats"], strict=True)], x.dtype)
+    for place in np.ndindex(out.shape):
+        out[place] = x[tuple(at % size for at, size in zip(place, x.shape, strict=True))]
+    return out
+
+
+def depth_to_space(node: Node, x: Array) -> Array:
+    """Take each pixel of a block from another channel."""
+    block, columns_first = node.attributes["blocksize"], node.attributes.get("mode", "DCR") == "DCR"
+    n, c, h, w = x.shape
+    depth = c // block**2
+    out = np.zeros((n, depth, h * block, w * block), x.dtype)
+    for item, channel, row, column in np.ndindex(out.shape):
+        within = row % block * block + column % block
+        source = within * depth + channel if columns_first else channel * block**2 + within
+        out[item, channel, row, column] = x[item, source, row // block, column // block]
+    return out
+
+
+def space_to_depth(node: Node, x: Array) -> Array:
+    """Put the pixels of a block into different channels."""
+    block, depth_first = node.attributes["blocksize"], node.attributes.get("mode") == "CRD"
+    n, c, h, w = x.shape
+    out = np.zeros((n, c * block**2, h // block, w // block), x.dtype)
+    for item, channel, row, column in np.ndindex(x.shape):
+        within = row % block * block + column % block
+        target = channel * block**2 + within if depth_first else within * c + channel
+        out[item, target, row // block, column // block] = x[item, channel, row, column]
+    return out
+
+
+def range_(node: Node, start: Array, limit: Array, delta: Array) -> Array:
+    """Count from start to before limit in steps."""
+    first, end, step = start.item(), limit.item(), delta.item()
+    numbers: list[float] = []
+    while len(numbers) * step < end - first if step > 0 else len(numbers) * step > end - first:
+        numbers.append(first + len(numbers) * step)
+    return np.array(numbers, start.dtype)
+
+
 def shape(node: Node, x: Array) -> Array:
     """Return the lengths of the axes, or of some of them."""
     lengths: Shape = x.shape[node.attributes.get("start", 0) : node.attributes.get("end")]

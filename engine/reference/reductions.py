@@ -1,8 +1,11 @@
-"""Runs sums, means and maxima by plain loops: Gemm, MatMul, Softmax, LRN, ReduceMean and the global pools."""
+"""Runs sums, means and maxima by plain loops: Gemm, MatMul, Softmax, LRN, the reductions and the global pools."""
 
 from __future__ import annotations
 
-from math import exp, log, prod
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import exp, inf, log, nan, prod, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -77,14 +80,58 @@ def lrn(node: Node, x: Array) -> Array:
     return out
 
 
-def reduce_mean(node: Node, x: Array) -> Array:
-    """Return the mean along some axes, or all."""
+def reduce(node: Node, x: Array, *, function: Callable[[list[Any]], Any], noop: Callable[[Any], Any]) -> Array:
+    """Return a function of the numbers along some axes, or all; `noop` is that of a single number."""
     axes = sorted(axis % x.ndim for axis in node.attributes.get("axes", ()))
     if not axes and node.attributes.get("noop_with_empty_axes"):
-        return x
-    axes = axes or [*range(x.ndim)]
-    out = np.zeros(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)))
-    for place in np.ndindex(x.shape):
-        out[tuple(0 if axis in axes else at for axis, at in enumerate(place))] += float(x[place])
-    out /= prod(x.shape[axis] for axis in axes)
+        function = lambda numbers: noop(numbers[0])  # noqa: E731
+    else:
+        axes = axes or [*range(x.ndim)]
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+    out = np.zeros(kept, np.float64 if x.dtype.kind == "f" else x.dtype)
+    for place in np.ndindex(kept):
+        part = x[tuple(slice(None) if axis in axes else at for axis, at in enumerate(place))]
+        found = function([number.item() for number in part.ravel()])
+        if x.dtype.kind != "f" and abs(found) == inf:  # of no numbers: the end of their range
+            ends = (False, True) if x.dtype.kind == "b" else (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max)
+            found = ends[found > 0]
+        out[place] = found
     return out if node.attributes.get("keepdims", 1) else out.squeeze(tuple(axes))
+
+
+def _log(number: float) -> float:
+    return log(number) if number > 0 and number < inf else number if number == inf else -inf if number == 0 else nan
+
+
+def _log_sum_exp(numbers: list[float]) -> float:
+    largest = max(numbers, default=-inf)
+    if any(number != number for number in numbers):
+        return nan
+    if abs(largest) == inf:
+        return largest
+    return largest + log(sum(exp(number - largest) for number in numbers))
+
+
+def _same(number: Any) -> Any:
+    return number
+
+
+def _best(of: Callable[..., Any], empty: float) -> Callable[[list[Any]], Any]:
+    return lambda numbers: next((n for n in numbers if n != n), of(numbers, default=empty))
+
+
+REDUCTIONS: Mapping[str, Callable[..., Array]] = {
+    f"Reduce{name}": partial(reduce, function=function, noop=noop)
+    for name, function, noop in (
+        ("L1", lambda numbers: sum(map(abs, numbers)), abs),
+        ("L2", lambda numbers: sqrt(sum(number**2 for number in numbers)), abs),
+        ("LogSum", lambda numbers: _log(sum(numbers)), _log),
+        ("LogSumExp", _log_sum_exp, _same),
+        ("Max", _best(max, -inf), _same),
+        ("Mean", lambda numbers: sum(numbers) / len(numbers), _same),
+        ("Min", _best(min, inf), _same),
+        ("Prod", prod, _same),
+        ("Sum", sum, _same),
+        ("SumSquare", lambda numbers: sum(number**2 for number in numbers), lambda number: number**2),
+    )
+}

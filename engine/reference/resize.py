@@ -1,4 +1,4 @@
-"""Runs Resize by plain loops: axis by axis, each output element separately."""
+"""Runs Resize by plain loops: axis by axis, each output element separately; coordinates are float32."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ def resize(node: Node, x: Array) -> Array:
             sizes = [floor(scale * length + 0.5) for scale, length in zip(scales, lengths, strict=True)]
     else:
         scales = [float(np.float32(scale)) for scale in has["scales"]]
-        sizes = [floor(scale * length) for scale, length in zip(scales, lengths, strict=True)]
+        sizes = [floor(np.float32(scale) * np.float32(length)) for scale, length in zip(scales, lengths, strict=True)]
     out, beyond = x.astype(np.float64), np.zeros(x.shape, bool)
+    crops = has.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    if not crops and sizes == lengths and has.get("mode", "nearest") != "nearest":  # as other runtimes do
+        return x
     for index, axis in enumerate(axes):
+        if has.get("antialias") and sizes[index] == lengths[index] and not crops:
+            continue
         region = has.get("roi", (0.0,) * len(axes) + (1.0,) * len(axes))[index :: len(axes)]
         out, beyond = _along(
             has, np.moveaxis(out, axis, 0), np.moveaxis(beyond, axis, 0), sizes[index], scales[index], region
@@ -50,20 +55,25 @@ def _along(has: Any, x: Array, beyond: Array, size: int, scale: float, region: A
 
 
 def _coordinate(has: Any, place: int, length: int, size: int, scale: float, region: Any) -> float:
-    mode, exact = has.get("coordinate_transformation_mode", "half_pixel"), scale * length
-    if mode == "align_corners":
-        return place * (length - 1) / (exact - 1) if exact != 1 else 0.0
-    if mode == "asymmetric":
-        return place / scale
-    if mode == "tf_crop_and_resize":
-        start, end = region
-        if exact == 1:
-            return float((start + end) * (length - 1) / 2)
-        return float(start * (length - 1) + place * (end - start) * (length - 1) / (exact - 1))
-    if mode == "pytorch_half_pixel" and size == 1:
+    mode, one = has.get("coordinate_transformation_mode", "half_pixel"), np.float32(1)
+    at, by, reach = one * place, np.float32(scale), one * (length - 1)
+    if size == 1 and mode in ("align_corners", "pytorch_half_pixel"):
         return 0.0
-    moved = length / 2 * (1 - size / exact) if mode == "half_pixel_symmetric" else 0.0
-    return moved + (place + 0.5) / scale - 0.5
+    if mode == "align_corners":
+        return float(at * reach / (one * (size - 1)))
+    if mode == "asymmetric":
+        return float(at / by)
+    if mode == "tf_half_pixel_for_nn":
+        return float((at + one / 2) / by)
+    if mode == "tf_crop_and_resize":
+        start, end = np.float32(region[0]), np.float32(region[1])
+        if size == 1:
+            return float(one / 2 * (start + end) * reach)
+        return float(start * reach + at * (end - start) * reach / (one * (size - 1)))
+    offset = 0 * one
+    if mode == "half_pixel_symmetric":
+        offset = one * length / 2 * (1 - one * size / (by * (one * length)))
+    return float(offset + (at + one / 2) / by - one / 2)
 
 
 def _shares(has: Any, where: float, length: int, shrink: float) -> list[tuple[int, float]]:
@@ -79,9 +89,9 @@ def _shares(has: Any, where: float, length: int, shrink: float) -> list[tuple[in
         }
         return [(nearest[rounding], 1.0)]
     reach = 2 if mode == "cubic" else 1
-    far = ceil(reach / shrink) + 1
+    far = ceil(reach / shrink)
     shares = []
-    for at in range(floor(where) - far, floor(where) + far + 1):
+    for at in range(floor(where) - far + 1, floor(where) + far + 1):
         share = _weight(mode, abs(at - where) * shrink, has.get("cubic_coeff_a", -0.75))
         if not has.get("exclude_outside") or 0 <= at < length:
             shares.append((at, share))

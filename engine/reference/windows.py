@@ -152,6 +152,8 @@ def max_pool(node: Node, x: Array, *bias: Array) -> Array | tuple[Array, Array]:
         out[(n, c, *place)] = x[(n, c, *where)] + sum(float(added[c]) for added in bias)
         within = np.ravel_multi_index(where, size, order=order)  # type: ignore[call-overload]
         indices[(n, c, *place)] = (n * x.shape[1] + c) * prod(size) + within
+    if x.dtype.kind != "f":
+        out = out.astype(x.dtype)
     return (out, indices) if len(node.outputs) > 1 else out
 
 

@@ -21,8 +21,9 @@ from engine.graph import Array, Graph, ModelError, Node, Shape, Value
 from engine.kernels.step import ALIGNMENT, Layout
 from engine.model import Model, ModelCard
 
-MAGIC = b"engine-share-2\n\0"
+MAGIC = b"engine-share-3\n\0"
 MAX_HEADER = 16 << 20
+DTYPES = ("float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 def write_shared(model: Model, target: BinaryIO | int) -> int:
@@ -44,13 +45,13 @@ def write_shared(model: Model, target: BinaryIO | int) -> int:
     arrays = {**prepared.graph.initializers, **prepared.packed}
     places, size = {}, 0
     for name, array in arrays.items():
-        places[name] = {"shape": array.shape, "offset": size}
+        places[name] = {"shape": array.shape, "offset": size, "dtype": array.dtype.name}
         size += _round_up(array.nbytes)
     header = _header(model.card, prepared, places, size)
     start = _round_up(len(MAGIC) + 8 + len(header))
     target.write((MAGIC + len(header).to_bytes(8, "little") + header).ljust(start, b"\0"))
     for array in arrays.values():
-        data = np.ascontiguousarray(array, np.float32)
+        data = np.ascontiguousarray(array)
         target.write(data.data)
         target.write(bytes(_round_up(data.nbytes) - data.nbytes))
     return start + size
@@ -121,10 +122,13 @@ def _arrays(view: memoryview, places: Mapping[str, Any], start: int, size: int) 
         raise ModelError(f"shared model: expected {start + size} bytes, found {len(view)}")
     for name, place in places.items():
         shape, offset = _shape(place["shape"]), place["offset"]
-        nbytes = 4 * prod(shape)
+        if place["dtype"] not in DTYPES:
+            raise ModelError(f"shared model: array '{name}' of {place['dtype']!r:.20}")
+        dtype = np.dtype(place["dtype"])
+        nbytes = dtype.itemsize * prod(shape)
         if not isinstance(offset, int) or offset % ALIGNMENT or not 0 <= offset <= size - nbytes:
             raise ModelError(f"shared model: array '{name}' of {nbytes} bytes at {offset} is not within {size} bytes")
-        yield name, np.frombuffer(view, np.float32, prod(shape), start + offset).reshape(shape)
+        yield name, np.frombuffer(view, dtype, prod(shape), start + offset).reshape(shape)
 
 
 def _graph(found: Mapping[str, Any], arrays: Mapping[str, Array]) -> Graph:

@@ -193,7 +193,7 @@ def test_empty_and_constant_results_have_their_shape_and_kind() -> None:
         ),
         ([Node("Div", ("s", "t"), ("y",), {}, "d")], {"s": [1], "t": [0]}, "Div 'd' cannot be computed: division"),
         ([Node("Pad", ("x", "s"), ("y",), {}, "a")], {"s": [1, 2]}, "Pad 'a': pads=.1, 2. for 4 axes"),
-        ([Node("Add", ("x", "s"), ("y",), {}, "a")], {"s": [1, 2]}, "Add 'a': 's' is not float32"),
+        ([Node("Add", ("x", "s"), ("y",), {}, "a")], {"s": [1, 2]}, "Add 'a': data types float32 and int64 do not go"),
         ([Node("LSTM", ("x",), ("y",), {}, "deep")], {}, r"operator LSTM \('deep'\) is not supported"),
         ([Node("Cast", ("x",), ("y",), {"to": 8}, "c")], {}, "Cast 'c': to=8; supported are"),
         ([Node("Dropout", ("x", "r", "t"), ("y",), {}, "d")], {"r": np.float32(0), "t": True}, "training_mode=True"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import ModelError, UnsupportedOperator, nets
+from engine import ModelError, nets
 from engine.formats import read
 from engine.formats.protobuf import bytes_field, int_field
 from engine.graph import Array
@@ -79,10 +79,10 @@ def test_every_kind_of_tensor_is_read_as_onnx_reads_it(tmp_path: Path) -> None:
         raw = numpy_helper.to_array(tensors[-1])
         tensors.append(helper.make_tensor(f"{kind}_raw", code, [2, 2], raw.tobytes(), raw=True))
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
+        [],
         "g",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 2])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])],
+        [],
+        [helper.make_tensor_value_info(each.name, each.data_type, [2, 2]) for each in tensors],
         tensors,
     )
     (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
@@ -104,7 +104,7 @@ def test_initializers_listed_as_inputs_are_no_inputs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.run(np.array([[1, 2]], np.float32)), [[3, 3, 3]])
 
 
-def test_external_data_are_always_refused(tmp_path: Path) -> None:
+def test_external_data_elsewhere_are_refused(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     made = onnx.load_from_string(
         onnx_model([node("Add", ["x", "w"], ["y"])], {"x": [1, 2]}, {"w": np.ones(2, np.float32)})
@@ -115,7 +115,9 @@ def test_external_data_are_always_refused(tmp_path: Path) -> None:
     entry = tensor_.external_data.add()
     entry.key, entry.value = "location", "../../etc/passwd"
     (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(ModelError, match="weight 'w' lies in another file; external data is never read"):
+    with pytest.raises(
+        ModelError, match=r"weight 'w' lies in another file, '../../etc/passwd', which is no plain name"
+    ):
         read(tmp_path / "a.onnx")
 
 
@@ -132,13 +134,13 @@ W = {"w": np.ones((1, 2), np.float32)}
         (int_field(7, 1), "field 'graph' has wire type 0"),
         (bytes_field(7, bytes_field(12, bytes_field(1, b"\xff"))), "is not UTF-8 text"),
         (lambda: onnx_model([node("Relu", ["z"], ["y"])], {"x": [1]}, {}), r"Relu 'y' reads 'z', which does not exist"),
-        (lambda: onnx_model([node("Add", ["x", "y"], ["y"])], {"x": [1]}, {}), "made only later .a cycle"),
+        (lambda: onnx_model([node("Add", ["x", "y"], ["y"])], {"x": [1]}, {}), "reads 'y', made only later .a cycle"),
         (lambda: onnx_model([node("Relu", ["x"], ["x"])], {"x": [1]}, {}), "Relu 'x' makes 'x' a second time"),
         (lambda: onnx_model([node("Relu", ["x"], ["z"])], {"x": [1]}, {}), "no node makes the output 'y'"),
         (lambda: onnx_model([node("Relu", ["x"], ["y"])], {"x": [-3, 2]}, {}), "is not a shape"),
         (
             lambda: onnx_model([node("Relu", ["x"], ["y"], domain="own")], {"x": [1]}, {}),
-            "of domain 'own' is not supported",
+            "operator Relu of domain 'own' .'y'. is not supported",
         ),
         (lambda: onnx_model([node("Relu", ["x"], ["y"])], {"x": [1]}, {}, opset=99), "operator set 99; known are 1 to"),
         (
@@ -150,17 +152,6 @@ W = {"w": np.ones((1, 2), np.float32)}
 def test_onnx_that_cannot_be_used_is_refused(tmp_path: Path, data: bytes | Callable[[], bytes], message: str) -> None:
     (tmp_path / "a.onnx").write_bytes(data if isinstance(data, bytes) else data())
     with pytest.raises(ModelError, match=rf"a\.onnx: .*{message}"):
-        engine.load(tmp_path / "a.onnx")
-
-
-def test_a_subgraph_is_refused_as_not_supported(tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    from onnx import helper
-
-    branch = helper.make_graph([], "b", [], [])
-    data = onnx_model([node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)], {"x": [1]}, {})
-    (tmp_path / "a.onnx").write_bytes(data)
-    with pytest.raises(UnsupportedOperator, match=r"If 'y': attribute (else|then)_branch is a subgraph"):
         engine.load(tmp_path / "a.onnx")
 
 
@@ -206,9 +197,9 @@ def test_an_input_of_one_number_keeps_its_shape(tmp_path: Path) -> None:
     assert engine.load(tmp_path / "b.onnx").run(np.array(-2, np.float32)) == 0
 
 
-@pytest.mark.parametrize(("op_type", "value"), [("Add", np.inf), ("Clip", np.nan)])
-def test_weights_must_be_finite_and_settings_numbers(tmp_path: Path, op_type: str, value: float) -> None:
-    data = onnx_model([node(op_type, ["x", "w"], ["y"])], {"x": [2]}, {"w": np.array(value, np.float32)})
+@pytest.mark.parametrize(("op_type", "value"), [("MatMul", np.inf), ("Add", np.nan), ("Clip", np.nan)])
+def test_weights_must_be_finite_and_other_constants_numbers(tmp_path: Path, op_type: str, value: float) -> None:
+    data = onnx_model([node(op_type, ["x", "w"], ["y"])], {"x": [2, 1]}, {"w": np.full((1, 1), value, np.float32)})
     (tmp_path / "a.onnx").write_bytes(data)
     with pytest.raises(ModelError, match="parameter 'w' holds NaN or infinity"):
         engine.load(tmp_path / "a.onnx")
@@ -217,7 +208,9 @@ def test_weights_must_be_finite_and_settings_numbers(tmp_path: Path, op_type: st
 def test_an_attribute_of_half_a_number_is_refused(tmp_path: Path) -> None:
     scales = bytes_field(1, "scales") + bytes_field(7, bytes(6)) + int_field(20, 6)
     upsample = bytes_field(1, "x") + bytes_field(2, "y") + bytes_field(4, "Upsample") + bytes_field(5, scales)
-    graph = bytes_field(1, upsample) + bytes_field(12, bytes_field(1, "y"))
+    tensor_type = bytes_field(1, int_field(1, 1) + bytes_field(2, b""))
+    x = bytes_field(11, bytes_field(1, "x") + bytes_field(2, tensor_type))
+    graph = bytes_field(1, upsample) + x + bytes_field(12, bytes_field(1, "y"))
     (tmp_path / "a.onnx").write_bytes(bytes_field(7, graph) + bytes_field(8, int_field(2, 7)))
     with pytest.raises(ModelError, match=r"Upsample 'y': attribute scales: 6 bytes are no whole number of float32"):
         read(tmp_path / "a.onnx")
