@@ -251,10 +251,19 @@ def _coordinates(mode: str, length: int, size: int, scale: float, region: tuple[
     return np.float32(length) * half * (1 - adjustment) + (places + half) / factor - half
 
 
-# Rounded in float64, where adding a half is exact.
+TIE = 5e-7  # of a coordinate: so near to a half it is one, less the rounding of float32
+
+
+def _to_half(where: Array) -> Array:
+    """Return the coordinates in float64, where adding a half is exact; those that should be ties are."""
+    doubled = 2 * where.astype(np.float64)
+    whole = np.rint(doubled)
+    return np.where(np.abs(doubled - whole) <= TIE * np.maximum(np.abs(doubled), 1), whole, doubled) / 2
+
+
 _NEAREST: dict[str, Callable[[Array], Array]] = {
-    "round_prefer_floor": lambda where: np.ceil(where.astype(np.float64) - 0.5),
-    "round_prefer_ceil": lambda where: np.floor(where.astype(np.float64) + 0.5),
+    "round_prefer_floor": lambda where: np.ceil(_to_half(where) - 0.5),
+    "round_prefer_ceil": lambda where: np.floor(_to_half(where) + 0.5),
     "floor": np.floor,
     "ceil": np.ceil,
 }

@@ -29,7 +29,7 @@ def resize(node: Node, x: Array) -> Array:
     if not crops and sizes == lengths and has.get("mode", "nearest") != "nearest":  # as other runtimes do
         return x
     for index, axis in enumerate(axes):
-        if has.get("antialias") and sizes[index] == lengths[index] and not crops:
+        if sizes[index] == lengths[index] and not crops and (scales[index] == 1 or has.get("antialias")):
             continue
         region = has.get("roi", (0.0,) * len(axes) + (1.0,) * len(axes))[index :: len(axes)]
         out, beyond = _along(
@@ -81,6 +81,8 @@ def _shares(has: Any, where: float, length: int, shrink: float) -> list[tuple[in
     mode = has.get("mode", "nearest")
     if mode == "nearest":
         rounding = has.get("nearest_mode", "round_prefer_floor")
+        if rounding.startswith("round") and abs(2 * where - round(2 * where)) <= 5e-7 * max(2 * abs(where), 1):
+            where = round(2 * where) / 2  # a tie, but for the rounding of float32
         nearest = {
             "round_prefer_floor": ceil(where - 0.5),
             "round_prefer_ceil": floor(where + 0.5),
