@@ -23,7 +23,6 @@ from engine.kernels import FUSED, KERNELS, KINDS
 from engine.kernels.elementwise import BRAIN_HALF, CAST_TYPES, HALF
 from engine.kernels.selection import INDICES
 from engine.kernels.step import Layout, Operand, Step
-from engine.reference import run_outputs
 from engine.shapes import positive
 
 
@@ -176,7 +175,7 @@ class _Folder:
         if node.op_type in FUNCTIONS:
             found: tuple[Array, ...] = (evaluate(node, *arrays),)
         else:
-            found = run_outputs(node, *arrays) if several else self._by_kernel(node, arrays)
+            found = _by_loops(node, arrays) if several else self._by_kernel(node, arrays)
         for name, made in zip(node.outputs, found, strict=False):
             if made.base is None and not any(made is array for array in arrays):  # neither a view nor an input
                 self.left -= made.size
@@ -191,7 +190,7 @@ class _Folder:
         try:
             step = self._check(node)
         except NotPlannable:
-            return run_outputs(node, *arrays)
+            return _by_loops(node, arrays)
         if step.layout is not Layout.LAST and not step.packs and step.border is None and step.input_layout is None:
             return (_run_alone(step, arrays),)
         constants = dict(zip(node.inputs, arrays, strict=True))
@@ -261,6 +260,13 @@ class _Folder:
     def add_constant(self, name: str, array: Array) -> str:
         self.constants[name] = array
         return name
+
+
+def _by_loops(node: Node, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """Return the outputs by the plain loops, which are correct but slow."""
+    from engine.reference import run_outputs  # lazy: workers, which only run plans, do not load it
+
+    return run_outputs(node, *arrays)
 
 
 def _run_alone(step: Step, arrays: Sequence[Array]) -> Array:

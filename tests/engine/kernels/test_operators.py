@@ -15,7 +15,7 @@ from engine.graph import Array, Graph, Node, Value
 from engine.kernels import KERNELS
 from engine.kernels.step import Operand
 from engine.model_card import ModelCard
-from engine.reference import FUNCTIONS, run_node
+from engine.reference import run_node
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan, run_in_torch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "operators.npz"
@@ -27,11 +27,6 @@ each_torch_case = pytest.mark.parametrize("case", [c for c in CASES if c.in_torc
 def golden() -> dict[str, Array]:
     with np.load(GOLDEN) as file:
         return dict(file)
-
-
-def test_every_operator_has_a_reference_and_a_case() -> None:
-    assert set(KERNELS) == {case.op_type for case in CASES}
-    assert set(KERNELS) <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name != "lrn_even"], ids=lambda case: case.name)
