@@ -13,6 +13,7 @@ from engine.graph import ModelError
 
 COLOURS = {"GRAY": 1, "RGB": 3, "BGR": 3}
 MAX_AXES = 8
+_MAPPINGS = ("accuracy", "rejection")
 
 
 class Output(NamedTuple):
@@ -42,6 +43,8 @@ class ModelCard:
         colour: order of the channels: 'RGB', 'BGR' or 'GRAY'; "" if the input is no image.
         labels: names of the outputs, in order; () if they have none.
         accuracy: share of correct predictions, 0 to 1, by name of the data set.
+        rejection: energy (log of the sum of exponentials of the outputs) below which an input is taken for none of the
+            classes, by the share of the classes' own inputs that this refuses, such as '0.01'; empty if not measured.
         recipe: how the model was trained.
         licence: of the weights.
         sha256: of the arrays in the bundle (`engine.formats.npz.digest`); "" if not stated.
@@ -62,6 +65,7 @@ class ModelCard:
     colour: str = "RGB"
     labels: tuple[str, ...] = ()
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    rejection: Mapping[str, float] = field(default_factory=dict)
     recipe: str = ""
     licence: str = ""
     sha256: str = ""
@@ -176,6 +180,17 @@ def _is_metadata(value: object) -> bool:
     return isinstance(value, Mapping) and all(_is_text(key) and _is_text(text) for key, text in value.items())
 
 
+def _is_rejection(value: object) -> bool:
+    return isinstance(value, Mapping) and all(_is_share(key) and _is_number(least) for key, least in value.items())
+
+
+def _is_share(text: object) -> bool:
+    try:
+        return isinstance(text, str) and 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "net": (lambda value: _is_text(value) and value != "", "the name of a net"),
     "task": (lambda value: _is_text(value) and value != "", "the name of a task"),
@@ -188,6 +203,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "colour": (lambda value: _is_text(value) and value in ("", *COLOURS), ", ".join(COLOURS)),
     "labels": (_tuple_of(_is_text), "a list of strings"),
     "accuracy": (_is_accuracy, "an object of names and shares from 0 to 1"),
+    "rejection": (_is_rejection, "an object of shares between 0 and 1 (as strings) and finite numbers"),
     "recipe": (_is_text, "a string"),
     "licence": (_is_text, "a string"),
     "sha256": (_is_text, "a string"),

@@ -17,6 +17,7 @@ from weights import WeightsError
 from weights.datasets import Dataset
 from weights.evaluate import Evaluation, evaluate, normalised
 from weights.recipe import Recipe, TrackRecipe
+from weights.rejection import Measured, measure
 from weights.torch_net import TorchNet
 from weights.tracks import VALIDATION_SEED, render
 from weights.train import Trained, card_for
@@ -43,9 +44,12 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
     shown = dataset.test[:CHECKED].fitted(model.card.input_shape).images
     check_equal(model, arrays, normalised(shown, model.card))
     result = evaluate(model, dataset.test)
+    is_classifier = card.task == "classify" and card.colour
+    rejection = measure(model, dataset.validation) if is_classifier else Measured({}, {})
     card = replace(
         card,
         accuracy={dataset.measured: round(result.accuracy, 4)},
+        rejection=rejection.energies,
         recipe=describe(recipe, trained, dataset),
         licence=LICENCE,
     )

@@ -52,7 +52,13 @@ class Recipe:
         validation: part of the images outside the test split that is held back to choose the checkpoint.
         augment: how training images are varied.
         paper: number of digits of the training split that are also used on paper, cut out by the application.
-        seed: of the initial values, the order and the augmentation.
+        start: model (a name or a file) whose weights the net begins with; '' for none.
+        kept: share of these weights in the result; the rest is what training made of them.
+        outliers: number of generated images that show none of the classes (`weights.outliers`). A step has one for
+            two images, and the net learns to score all classes alike on them.
+        outlier_weight: of their loss, relative to that of the images.
+        title: name of the recipe, if it is not that of its net.
+        seed: of the initial values, the order, the augmentation and the generated images.
     """
 
     net: str
@@ -69,12 +75,17 @@ class Recipe:
     validation: float = 0.1
     augment: Augment = Augment()
     paper: int = 0
+    start: str = ""
+    kept: float = 0.0
+    outliers: int = 0
+    outlier_weight: float = 0.5
+    title: str = ""
     seed: int = 42
 
     @property
     def name(self) -> str:
         """Name for `python -m weights train`."""
-        return self.net
+        return self.title or self.net
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,9 @@ class FineTuning(Recipe):
     """A recipe that starts from a shipped model with a new last layer, for other classes.
 
     Attributes:
-        start: name of that model, whose net it is.
         frozen: first epochs, in which only the last layer learns.
     """
 
-    start: str = ""
     frozen: int = 0
 
     @property

@@ -22,6 +22,8 @@ from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.augment import apply
 from weights.datasets import Dataset, Images
+from weights.false_marks import false_marks
+from weights.outliers import outliers
 from weights.recipe import FineTuning, Recipe
 from weights.torch_net import TorchNet
 
@@ -133,6 +135,8 @@ class Run:
         self._net = _net(recipe, dataset).to(device, memory_format=torch.channels_last)
         self._feed = Feed(recipe, card_for(recipe, dataset), device)
         self._learning, self._judging = self._feed.hold(dataset.train), self._feed.hold(dataset.validation)
+        self._outliers = self._feed.hold(_outliers(recipe, dataset, self._feed, self._net)).images
+        self._begun = to_arrays(self._net) if recipe.kept else {}
         self._optimiser = _optimiser(self._net, recipe)
         self._schedule = _schedule(self._optimiser, recipe, steps_in(recipe, dataset))
 
@@ -152,7 +156,7 @@ class Run:
         epoch = Epoch(number, train_loss, train_accuracy, loss, accuracy)
         self.history.append(epoch)
         if self.best is None or epoch.validation_loss < self.best.validation_loss:
-            self.best, self.arrays = epoch, to_arrays(self._net)
+            self.best, self.arrays = epoch, self._mixed(to_arrays(self._net))
         return epoch
 
     def save(self, path: Path) -> None:
@@ -217,9 +221,14 @@ class Run:
         self._net.train()
         total, right, seen = 0.0, 0, 0
         for images, labels in batches:
+            shown = images
+            if len(self._outliers):
+                shown = torch.cat([images, self._feed.some(self._outliers, (len(labels) + 1) // 2)])
             with torch.autocast(self._device, torch.bfloat16, enabled=reduced):
-                logits = self._net(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+                logits, others = self._net(shown).float().tensor_split([len(labels)])
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            if len(others):
+                loss = loss + recipe.outlier_weight * _preference(others)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise WeightsError(
@@ -235,6 +244,11 @@ class Run:
             seen += len(labels)
         return total / seen, right / seen
 
+    def _mixed(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Return the parameters with the recipe's share of those that the run began with."""
+        kept = np.float32(self._recipe.kept)
+        return {name: array + kept * (self._begun[name] - array) if kept else array for name, array in arrays.items()}
+
     def _chance(self) -> list[Tensor]:
         """Return the states of all random generators: of dropout, of the feed, and of dropout on CUDA."""
         cuda = [torch.cuda.get_rng_state()] if self._device == "cuda" else []
@@ -244,14 +258,19 @@ class Run:
 def _net(recipe: Recipe, dataset: Dataset) -> TorchNet:
     """Return the initial net: random, or a shipped one with a new last layer."""
     net = nets.REGISTRY[recipe.net]
-    if not isinstance(recipe, FineTuning):
+    if not recipe.start:
         return TorchNet(net.build())
     start = load_model(model_path(recipe.start))
     if start.card.net != recipe.net:
         raise WeightsError(f"{recipe.start} is net '{start.card.net}', not '{recipe.net}' as the recipe says")
-    fresh = TorchNet(net.build(classes=len(dataset.classes)))
-    kept = {name: array for name, array in start.graph.initializers.items() if not name.startswith(_head(recipe))}
-    fresh.load_state_dict({name: torch.tensor(array) for name, array in kept.items()}, strict=False)
+    is_new = isinstance(recipe, FineTuning)
+    fresh = TorchNet(net.build(classes=len(dataset.classes)) if is_new else net.build())
+    kept = {
+        name: torch.tensor(np.asarray(array, np.float32))
+        for name, array in start.graph.initializers.items()
+        if not (is_new and name.startswith(_head(recipe)))
+    }
+    fresh.load_state_dict(kept, strict=False)
     return fresh
 
 
@@ -288,6 +307,11 @@ class Feed:
             torch.tensor(fitted.labels, dtype=torch.int64, device=self._device),
         )
 
+    def some(self, images: Tensor, count: int) -> Tensor:
+        """Return a varied batch of images drawn at random."""
+        which = torch.randint(len(images), (count,), generator=self.generator, device=self._device)
+        return self._normalised(apply(_scaled(images[which]), self._recipe.augment, self.generator))
+
     def shuffled(self, held: Held) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield varied batches in a new order, normalised."""
         for images, labels in self.varied(held):
@@ -309,6 +333,31 @@ class Feed:
     def _normalised(self, images: Tensor) -> Tensor:
         normalised = (images - self._mean) / self._std
         return normalised.contiguous(memory_format=torch.channels_last) if normalised.ndim == 4 else normalised
+
+
+@torch.no_grad()
+def _outliers(recipe: Recipe, dataset: Dataset, feed: Feed, net: TorchNet) -> Images:
+    """Generate the recipe's images that show no class."""
+    if not recipe.outliers:
+        return dataset.train[:0]
+    if not recipe.paper:
+        made = outliers(dataset.train, recipe.outliers, recipe.seed)
+        return Images(made, np.zeros(len(made), np.uint8))
+    made = false_marks(dataset.train, recipe.outliers, recipe.seed)
+    found = Images(made, np.zeros(len(made), np.uint8))
+    # Some marks happen to be digits, as a bar is a 1: those that the net takes for typical ones.
+    net.eval()
+    energies = [
+        np.concatenate([net(images).logsumexp(1).cpu().numpy() for images, _ in feed.in_order(feed.hold(split))])
+        for split in (dataset.validation, found)
+    ]
+    chosen = energies[1] < np.median(energies[0])
+    return Images(found.images[chosen], found.labels[chosen])
+
+
+def _preference(logits: Tensor) -> Tensor:
+    """Return the loss of images that show no class: 0 if all scores are alike."""
+    return -logits.log_softmax(1).mean() - math.log(logits.shape[1])
 
 
 def _scaled(images: Tensor) -> Tensor:

@@ -89,17 +89,18 @@ class Prediction:
     Attributes:
         seq: sequence number of the frame.
         task: name of the task that decoded it.
-        label: decision after smoothing; "" if no label is certain enough.
+        label: decision after smoothing; "" if no label is certain enough, or the image is none of the classes.
         score: smoothed score of `label`, 0 to 1.
-        raw_label: best label of this frame, before smoothing.
+        raw_label: best label of this frame, before smoothing; "" if it is none of the classes.
         raw_score: score of `raw_label`.
-        top: (label, score) pairs after smoothing, best first.
+        top: (label, score) pairs after smoothing, best first; also if the image is none of the classes.
         boxes: in pixels of the view.
         lines: in pixels of the view.
         values: named numbers in SI units; right is positive.
         counts: objects by label, steady over short misses; {} if the task finds no objects.
         zones: state of each zone of the settings.
         counting_lines: state of each counting line of the settings.
+        hint: why there is no label, or what to show to the camera, in words.
         region: part of the view that the model received.
         model: name of the model.
     """
@@ -117,6 +118,7 @@ class Prediction:
     counts: dict[str, int] = field(default_factory=dict)
     zones: tuple[ZoneState, ...] = ()
     counting_lines: tuple[LineState, ...] = ()
+    hint: str = ""
     region: Box | None = None
     model: str = ""
 

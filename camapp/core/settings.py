@@ -157,6 +157,9 @@ class ModelSettings:
     )
     threshold_high: Fraction = option(0.5, "score at which a label is accepted (hysteresis)", "SCORE")
     threshold_low: Fraction = option(0.35, "score below which the label is dropped (hysteresis)", "SCORE")
+    reject: Annotated[float, Ge(0), Le(0.2)] = option(
+        0.01, "share of known things that may be taken for unknown ones; 0: everything gets a label", "SHARE"
+    )
     top: Annotated[int, Ge(1), Le(10)] = option(3, "number of best labels to show and log", "N")
 
 

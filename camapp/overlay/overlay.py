@@ -59,7 +59,7 @@ class Overlay:
             age = f"{age_ms / 1000:.1f} s ago" if stale else ""
             truth = hud.truth if hud else ""
             content = CardContent.of(prediction, truth, age)
-            urgent = (style, content.label, content.counts, stale)
+            urgent = (style, content.label, content.hint, content.counts, stale)
             card = self._card.get((style, content), urgent, now, lambda: card_layer(style, content))
             top = style.height - style.margin - card.height
             beside = top < panel_bottom and panel_right + card.width + 2 * style.margin <= style.width

@@ -20,6 +20,7 @@ class CardContent:
     """The content of a card, rounded as it is drawn: an equal content needs no redrawing."""
 
     label: str
+    hint: str
     score: int
     top: tuple[tuple[str, int], ...]
     values: tuple[tuple[str, str], ...]
@@ -32,6 +33,7 @@ class CardContent:
         """Return the content for a prediction; `truth` and `age` are texts, "" for none."""
         return cls(
             prediction.label,
+            prediction.hint,
             share(prediction.score),
             tuple((label, share(score)) for label, score in prediction.top[:3]),
             tuple((name, f"{value:.3g}") for name, value in list(prediction.values.items())[:6]),
@@ -74,9 +76,10 @@ def card_layer(style: Style, content: CardContent) -> Layer:
         for line in body.wrap(reason, inner, MAX_LINES):
             panel.row(body.cap, style.unit)
             panel.caption(0, line, body, soft)
-    elif not content.values:
-        panel.row(body.cap + style.unit // 2)
-        panel.caption(0, "nothing sure", body, soft)
+    elif content.hint or not content.values:
+        for line in body.wrap(content.hint or "nothing sure", inner, MAX_LINES):
+            panel.row(body.cap + style.unit // 2)
+            panel.caption(0, line, body, soft)
 
     if content.truth or content.age:
         panel.row(body.cap, style.unit)

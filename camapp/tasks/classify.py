@@ -12,13 +12,16 @@ from camapp.core.image import Image
 from camapp.core.image_ops import Fit, Preprocessor
 from camapp.core.predictions import Prediction
 from camapp.tasks.class_scores import check_classes, scores_of
+from camapp.tasks.rejection import Rejection
 from camapp.tasks.smoothing import ArrayAverage, Latch
 from camapp.tasks.task import Prepared, Task, TaskOptions
 from engine.model import ModelCard
 
+UNKNOWN = "none of its classes"
+
 
 class ClassifyTask(Task):
-    """Classifies the whole image, or its region of interest."""
+    """Classifies the whole image, or its region of interest; an image that is none of the classes has no label."""
 
     name = "classify"
 
@@ -32,6 +35,7 @@ class ClassifyTask(Task):
         super().__init__(card, options)
         self._scores = scores_of(card)
         self._preprocess = Preprocessor(card, options.fit or "crop", options.roi)
+        self._rejection = Rejection(card, options.reject)
         self.reset()
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
@@ -40,22 +44,28 @@ class ClassifyTask(Task):
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Turn logits or probabilities (1, classes) into a smoothed label and the raw label of this frame."""
-        scores = self._scores(np.ravel(outputs[0][0]))
+        found = outputs[0][:1].reshape(1, -1)
+        scores = self._scores(found[0])
         raw = int(scores.argmax())
+        is_known = bool(self._rejection.accepts(found)[0])
         mean = self._average.update(scores, now_ns)
+        known = float(self._known.update(np.array([is_known], np.float32), now_ns)[0])
         (top,) = self._top(mean[None])
         leader = int(mean.argmax())
         previous = self._latch.held
-        held = self._latch.update(leader, float(mean[leader]), 0.0 if previous is None else float(mean[previous]))
+        held = self._latch.update(
+            leader, known * float(mean[leader]), 0.0 if previous is None else known * float(mean[previous])
+        )
         fit: Fit = prepared.geometry
         return Prediction(
             seq=frame.seq,
             task=self.name,
             label="" if held is None else self._label(held),
             score=0.0 if held is None else float(mean[held]),
-            raw_label=self._label(raw),
-            raw_score=float(scores[raw]),
+            raw_label=self._label(raw) if is_known else "",
+            raw_score=float(scores[raw]) if is_known else 0.0,
             top=top,
+            hint=UNKNOWN if held is None and not is_known else "",
             region=fit.region(frame.model_to_view),
         )
 
@@ -63,24 +73,30 @@ class ClassifyTask(Task):
         self, images: Sequence[Image], outputs: Sequence[Floats], prepared: Sequence[Prepared]
     ) -> list[Prediction]:
         """Turn logits or probabilities (images, classes) into labels, all in one pass."""
-        tops = self._top(self._scores(outputs[0].reshape(len(images), -1)))
+        found = outputs[0].reshape(len(images), -1)
+        tops = self._top(self._scores(found))
+        bests = [
+            top[0] if known else ("", 0.0) for top, known in zip(tops, self._rejection.accepts(found), strict=True)
+        ]
         return [
             Prediction(
                 seq=0,
                 task=self.name,
-                label=top[0][0],
-                score=top[0][1],
-                raw_label=top[0][0],
-                raw_score=top[0][1],
+                label=label,
+                score=score,
+                raw_label=label,
+                raw_score=score,
                 top=top,
+                hint="" if label else UNKNOWN,
                 region=item.geometry.region((1.0, 1.0)),
             )
-            for item, top in zip(prepared, tops, strict=True)
+            for item, top, (label, score) in zip(prepared, tops, bests, strict=True)
         ]
 
     def reset(self) -> None:
         """Clear the average and the label."""
         self._average = ArrayAverage(self.options.smoothing)
+        self._known = ArrayAverage(self.options.smoothing)
         self._latch: Latch[int] = Latch(self.options.threshold_high, self.options.threshold_low)
 
     def _top(self, scores: Floats) -> list[tuple[tuple[str, float], ...]]:

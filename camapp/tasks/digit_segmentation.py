@@ -73,7 +73,7 @@ class Mark:
     ink: Floats
 
 
-def find_marks(gray: Pixels, limit: int, aspect: float = 1.0) -> list[Mark]:
+def find_marks(gray: Pixels, limit: int, aspect: float = 1.0, anywhere: bool = False) -> list[Mark]:
     """Return at most `limit` digit-like marks, left to right; those closest to the median height are kept.
 
     Ruled lines, specks, the border of the paper and things beside it are rejected by their shape and surroundings.

@@ -30,6 +30,7 @@ class TaskOptions:
         smoothing: time constant of the label's moving average, seconds; 0 disables it.
         threshold_high: score at which a label is accepted.
         threshold_low: score below which the label is dropped (hysteresis).
+        reject: share of known things that may be taken for unknown ones; 0 gives everything a label.
         top: number of (label, score) pairs in a prediction.
         mean: what the settings state about the model's input, if anything; it is part of the card, too.
         std: likewise.
@@ -51,6 +52,7 @@ class TaskOptions:
     smoothing: float = 0.3
     threshold_high: float = 0.5
     threshold_low: float = 0.35
+    reject: float = 0.01
     top: int = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -250,6 +250,8 @@ CARD: dict[str, Any] = {"net": "mnist", "task": "digits", "input_shape": [1, 28,
         ({"labels": ["yes", "no"]}, "net 'mnist' has 10 outputs, but 2 labels are given"),
         ({"accuracy": {"test": 98}}, "'accuracy' is .* shares from 0 to 1"),
         ({"accuracy": [0.98]}, "'accuracy' is"),
+        ({"rejection": {"1": 4.0}}, "'rejection' is .* shares between 0 and 1"),
+        ({"rejection": {"0.01": "high"}}, "'rejection' is"),
         ({"licence": None}, "'licence' is None; allowed is a string"),
     ],
 )

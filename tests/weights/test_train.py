@@ -7,10 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
 
+from camapp.tasks.rejection import energy  # noqa: E402
+from engine import nets  # noqa: E402
+from engine.model import Model  # noqa: E402
 from engine.model import load as load_model  # noqa: E402
 from tests.weights.made_data import write_mnist  # noqa: E402
 from weights import WeightsError, export  # noqa: E402
 from weights.datasets import load  # noqa: E402
+from weights.outliers import outliers  # noqa: E402
 from weights.recipe import Augment, Recipe  # noqa: E402
 from weights.train import Report, Run, steps_in, train  # noqa: E402
 
@@ -83,6 +87,31 @@ def test_bfloat16_training_keeps_float32_parameters(data):
     assert done.best.validation_accuracy > 0.9
     assert {array.dtype for array in done.arrays.values()} == {np.dtype("float32")}
     assert not np.array_equal(done.arrays["fc.weight"], train(RECIPE, data).arrays["fc.weight"])
+
+
+def test_outliers_lower_the_energy_of_images_without_the_classes(data):
+    def energies(done):
+        model = Model(nets.default_card("mnist"), nets.fit("mnist", done.arrays)[0])
+        own, others = data.validation.images, outliers(data.validation, 40, 9)
+        return [np.mean(energy(model.run(np.float32(images / 255)))) for images in (own, others)]
+
+    (own, others), (own_taught, others_taught) = (
+        energies(train(replace(RECIPE, epochs=4, outliers=count, outlier_weight=1.0), data)) for count in (0, 200)
+    )
+    # All scores are alike at the logarithm of the number of classes.
+    assert others_taught < np.log(10) + 0.5 < others - 1
+    assert own_taught > others_taught + 2
+    assert own > others
+
+
+def test_a_run_begins_with_a_file_and_keeps_a_share_of_it(data, tmp_path):
+    first = train(RECIPE, data)
+    export.export(first, RECIPE, data, tmp_path / "first.npz")
+    recipe = replace(RECIPE, epochs=1, start=str(tmp_path / "first.npz"), learning_rate=0.01)
+    whole, half = train(recipe, data), train(replace(recipe, kept=0.5), data)
+    for name, array in first.arrays.items():
+        assert np.allclose(half.arrays[name], (whole.arrays[name] + array) / 2, atol=1e-6)
+    assert whole.best.validation_loss < 2 * first.best.validation_loss
 
 
 class Interrupted(Exception):

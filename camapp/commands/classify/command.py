@@ -226,7 +226,7 @@ def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> t
         return ExitCode.SOURCE_GONE, f"cannot read {path}: {row.error}"
     found = row.prediction
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    what = counts_text(found.counts) or found.label or "nothing found"
+    what = counts_text(found.counts) or found.label or ("unknown" if found.top else "nothing found")
     console.print(f"{row.file} ({row.size[0]}x{row.size[1]}): {what}")
     for label, score in found.top if not found.boxes else ():
         console.print(f"  {score:6.1%}  {label}")

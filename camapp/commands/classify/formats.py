@@ -58,6 +58,9 @@ def _text(row: ResultRow) -> str:
     if row.prediction.counts:
         return f"{row.file}: {counts_text(row.prediction.counts)}\n"
     truth = f"  (is {row.truth})" if row.truth not in ("", row.prediction.label) else ""
+    if not row.prediction.label and row.prediction.top:
+        label, score = row.prediction.top[0]
+        return f"{row.file}: unknown, most like {label} {score:.1%}{truth}\n"
     return f"{row.file}: {row.prediction.label or '-'} {row.prediction.score:.1%}{truth}\n"
 
 

@@ -16,8 +16,8 @@ from camapp.core.files import natural_key
 # A matrix of more classes fits no terminal; the most frequent mistakes are listed instead.
 MAX_CLASSES = 20
 _MISTAKES = 10
-# Name of the class of images in which nothing was found.
-_NOTHING = "-"
+# Name of the class of images in which nothing was found, or nothing that the model knows.
+_NOTHING = "unknown"
 
 
 def confusion_of(predicted: Mapping[tuple[str, str], int]) -> tuple[list[str], NDArray[Any]]:

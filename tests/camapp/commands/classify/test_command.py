@@ -187,7 +187,7 @@ def test_images_prepared_together_equal_images_prepared_alone(tmp_path):
     images = [read_image(file) for file in files if "240_" not in file]
     batch = np.zeros((len(images), 1, 28, 28), np.float32)
     found = together.task.prepare_stills(images, batch)
-    assert len(found) - found.count(None) == len(digits) - rims - (len(odd) - 1)
+    assert len(found) - found.count(None) == len(digits) - (len(odd) - 1)
     inputs = iter(batch)
     for image, prepared in zip(images, found, strict=True):
         one = np.full((8, 1, 28, 28), np.nan, np.float32)
