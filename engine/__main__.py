@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Run CNNs in NumPy.")
     commands = parser.add_subparsers(dest="command", required=True)
     info = commands.add_parser("info", help="print a model's card and layers")
-    run = commands.add_parser("run", help="run a model on a float32 array (N, C, H, W)")
+    run = commands.add_parser("run", help="run a model on an array (N, C, H, W), or (N, C, L) of signals")
     convert = commands.add_parser("convert", help="write a model as .npz (a bundle), .safetensors, .onnx or text dumps")
     for command in (info, run, convert):
         command.add_argument("file", type=Path, help=".npz, .pth, .pt, .safetensors, .onnx, or a folder of text dumps")
@@ -120,11 +121,17 @@ def _convert(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     import numpy as np
 
+    from engine.inputs import as_float32
     from engine.model import load
 
     model = load(options.file, options.net)
     with options.input.open("rb") as file:
         data: Array = np.lib.format.read_array(file, allow_pickle=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data = as_float32(data, str(options.input))
+    for warning in said:
+        print(f"engine: {warning.message}", file=sys.stderr)
     if data.dtype != np.float32:
         raise ValueError(f"{options.input}: expected float32, found {data.dtype}")
     found = model.run(data)

@@ -18,6 +18,7 @@ from engine.compiler.uint8_input import INPUTS, takes_pixels
 from engine.graph import Array, Graph, Shape, every_node
 from engine.graph import ModelError as ModelError
 from engine.graph import UnsupportedOperator as UnsupportedOperator
+from engine.inputs import as_float32
 from engine.lazy_weights import LazyWeights, release
 from engine.model_card import ModelCard as ModelCard
 from engine.plan import Plan
@@ -47,6 +48,7 @@ class Model:
     prepared: list[PreparedGraph] = field(default_factory=list, repr=False, compare=False)
     _plans: dict[tuple[Shape, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
     _interpreters: list[Interpreter] = field(default_factory=list, init=False, repr=False, compare=False)
+    _lengths: list[Model] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = self.graph.inputs[0].shape[1:] if self.graph.inputs else ()
@@ -157,6 +159,7 @@ class Model:
         """Release all that later plans would share (after sharing the model with workers); existing plans still run."""
         self._plans.clear()
         self._interpreters.clear()
+        self._lengths.clear()
         if not (self.prepared and self.prepared[0].final):
             self.prepared.clear()
         release(self.graph)
@@ -164,8 +167,8 @@ class Model:
     def run(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Run the net and return its raw outputs as new arrays, a tuple if there are several.
 
-        Inputs have the graph's shapes and data types. The plan for the last shapes is kept; use `plan` if speed or
-        threads matter.
+        Inputs have the graph's shapes and data types; a net by name also takes float64 that float32 holds, and one for
+        signals any length. The plan for the last shapes is kept; use `plan` if speed or threads matter.
 
         Raises:
             ModelError: shapes that the net does not take.
@@ -187,13 +190,41 @@ class Model:
                     return made[0] if len(made) == 1 else made
             made = self._interpreters[0].run(inputs)
             return made[0] if len(made) == 1 else made
-        shapes = tuple(np.shape(array) for array in inputs)
+        inputs = tuple(as_float32(np.asarray(array)) for array in inputs)
+        shapes = tuple(array.shape for array in inputs)
+        if len(shapes) == 1 and (other := self._with_length(shapes[0][1:])) is not self:
+            return other.run(*inputs)
         if shapes not in self._plans:
             plan = self.plan(*shapes)
             self._plans.clear()
             self._plans[shapes] = plan
         found = self._plans[shapes].run(*inputs)
         return tuple(array.copy() for array in found) if isinstance(found, tuple) else found.copy()
+
+    def _with_length(self, item: Shape) -> Model:
+        """Return this net for signals of another length, if it is one for signals; the last one is kept."""
+        if self._lengths and self._lengths[0].card.input_shape == item:
+            return self._lengths[0]
+        own = self.card.input_shape
+        if len(item) == len(own) == 2 and item != own and item[0] == own[0] and not self.card.colour:
+            self._lengths[:] = [for_length(self, item[1])]
+            return self._lengths[0]
+        return self
+
+
+def for_length(model: Model, length: int) -> Model:
+    """Return a net of signals, built by name, for another length; its file does not state one.
+
+    Raises:
+        ModelError: a net that the engine does not build, or one that takes no signals.
+    """
+    from engine import nets
+
+    card, graph = model.card, model.graph
+    if not graph.parameters or len(card.input_shape) != 2:
+        raise ModelError(f"net '{card.net}' takes items of {card.input_shape}, and no others")
+    shape = (card.input_shape[0], length)
+    return Model(replace(card, input_shape=shape), nets.fit(card.net, graph.initializers, shape)[0])
 
 
 def load(path: str | Path, net: str | None = None) -> Model:

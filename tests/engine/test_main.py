@@ -41,9 +41,21 @@ def test_run_writes_the_logits(bare: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model("mnist").run(images))
 
 
+def test_run_converts_float64_and_says_so_once(bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = net_cases.images("mnist").astype(np.float64)
+    np.save(tmp_path / "in.npy", images)
+    assert main(["run", str(bare), str(tmp_path / "in.npy"), str(tmp_path / "out.npy"), "--net", "mnist"]) == 0
+    assert capsys.readouterr().err == f"engine: {tmp_path / 'in.npy'}: float64 was converted to float32\n"
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model("mnist").run(images.astype(np.float32)))
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
-    [(np.zeros((1, 1, 28, 28)), "expected float32, found float64"), (np.zeros((2, 2), np.float32), "found (2, 2)")],
+    [
+        (np.full((1, 1, 28, 28), 1e300), "expected float32, found float64 numbers that are too large"),
+        (np.zeros((1, 1, 28, 28), int), "expected float32, found int64"),
+        (np.zeros((2, 2), np.float32), "found (2, 2)"),
+    ],
 )
 def test_run_refuses_other_arrays_in_one_line(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], array: np.ndarray, message: str
