@@ -35,7 +35,7 @@ LAYERS = [
     ["engine.formats"],
     ["engine.nets"],
     ["engine.model_card"],
-    ["engine.shapes", "engine.attributes", "engine.lazy_weights"],
+    ["engine.shapes", "engine.attributes", "engine.lazy_weights", "engine.inputs"],
     ["engine.graph"],
 ]
 # The root re-exports the API lazily.
