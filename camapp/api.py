@@ -19,10 +19,11 @@ from camapp import app
 from camapp.capture.images import decode_image, find_images, read_image
 from camapp.capture.source import EndOfStream, Source, SourceOptions
 from camapp.core.errors import CamappError, ExitCode, PermanentSourceError, SettingsError, SourceDenied, SourceLost
+from camapp.core.events import Event, Trigger
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout, silence_opencv
 from camapp.core.models import BadModel, bad_models, load_model, run_items
-from camapp.core.predictions import Box, Polyline, Prediction
+from camapp.core.predictions import Box, KeyPoint, LineState, Polyline, Prediction, ZoneState
 from camapp.core.settings import Settings, load_settings
 from camapp.core.status import Status
 from camapp.core.timeouts import register_stuck
@@ -37,9 +38,9 @@ from engine.model_card import ModelCard
 
 # The names of `camapp`, which imports this module late.
 __all__ = [
-    "BadModel", "Box", "CamappError", "EndOfStream", "Frame", "Image", "ImageSink", "Layout", "Model", "Polyline",
-    "Prediction", "PredictionSink", "Prepared", "Result", "Shot", "Source", "SourceLost", "SourceOptions", "Task",
-    "TaskOptions", "Trace", "Watch", "load", "watch",
+    "BadModel", "Box", "CamappError", "EndOfStream", "Event", "Frame", "Image", "ImageSink", "KeyPoint", "Layout",
+    "LineState", "Model", "Polyline", "Prediction", "PredictionSink", "Prepared", "Result", "Shot", "Source",
+    "SourceLost", "SourceOptions", "Task", "TaskOptions", "Trace", "Trigger", "Watch", "ZoneState", "load", "watch",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)

@@ -292,7 +292,10 @@ def add_drm_display(pipeline: Pipeline) -> None:
 
     check_drm(pipeline.source.uri)
     hud = lambda: pipeline.reporter.hud() if pipeline.hud_shown else None  # noqa: E731
-    pipeline.add_sink(DrmDisplaySink(lambda: pipeline.source.drm_preview, hud, pipeline.stats.stale_after_ms))
+    sink = DrmDisplaySink(
+        *(lambda: pipeline.source.drm_preview, hud, pipeline.stats.stale_after_ms), paused=lambda: pipeline.paused
+    )
+    pipeline.add_sink(sink)
 
 
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:

@@ -133,7 +133,7 @@ class Preprocessor:
     def __init__(
         self,
         card: ModelCard,
-        fit: str = "crop",
+        fit: str | None = None,
         roi: Roi | None = None,
         *,
         fill: float | None = None,
@@ -143,7 +143,7 @@ class Preprocessor:
 
         Args:
             card: defines input shape, mean, std and colour.
-            fit: 'crop', 'letterbox' or 'stretch'.
+            fit: 'crop', 'letterbox' or 'stretch'; None, as in options without one, is 'crop'.
             roi: (x, y, width, height) of the region to use, as fractions of the image.
             fill: brightness of a letterbox's bars, 0 to 255; None is the card's mean.
             corner: as for `make_fit`.
@@ -153,7 +153,7 @@ class Preprocessor:
         """
         _, height, width = card.input_shape
         self._size = (width, height)
-        self._fit = fit
+        self._fit = fit or "crop"
         self._roi = roi
         self._colour = card.colour
         # (pixel / 255 - mean) / std as one multiplication and one addition.
@@ -164,7 +164,7 @@ class Preprocessor:
         ]
         self._bars = np.array(bars, np.float32)[:, None, None]
         self._corner = corner
-        make_fit((width, height), self._size, fit, roi)
+        make_fit((width, height), self._size, self._fit, roi)
 
     def __call__(self, image: Image, out: Floats) -> Fit:
         """Write the image into `out`, float32 (C, H, W)."""

@@ -38,6 +38,7 @@ class DrmDisplaySink(PredictionSink):
         stale_after_ms: returns the age from which a prediction is drawn dimmed.
         retry_s: seconds between two searches for a screen.
         root: '/' except in tests.
+        paused: returns whether the run is paused.
         max_refusals: refused overlays after which none is drawn any more. picamera2 refuses overlays until it has drawn
             its first frame, whether it can show them or not.
     """
@@ -50,6 +51,7 @@ class DrmDisplaySink(PredictionSink):
         retry_s: float = 3.0,
         root: Path = Path("/"),
         max_refusals: int = 10,
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
         self._preview = preview
         self._get_hud = hud
@@ -57,6 +59,7 @@ class DrmDisplaySink(PredictionSink):
         self._retry_s = retry_s
         self._root = root
         self._max_refusals = max_refusals
+        self._paused = paused
         self._newest: tuple[Prediction, Trace, tuple[int, int]] | None = None
         self._drawn_content: object = None
         self._overlay = Overlay()
@@ -146,14 +149,15 @@ class DrmDisplaySink(PredictionSink):
         prediction, trace, (width, height) = self._newest
         age_ms = (time.monotonic_ns() - trace.captured) / 1e6
         stale = age_ms > self._stale_after_ms()
-        content = prediction, self._hud, round(age_ms, -2) if stale else None
+        paused = self._paused()
+        content = prediction, self._hud, round(age_ms, -2) if stale else None, paused
         if self._shown is not None and content == self._drawn_content:
             return
         self._drawn_content = content
 
         def drawn_on(canvas: Pixels, background: int) -> Pixels:
             canvas.fill(background)
-            self._overlay.draw(canvas, prediction, self._hud, age_ms, stale)
+            self._overlay.draw(canvas, prediction, self._hud, age_ms, stale, paused)
             return canvas
 
         if self._rgba.shape[:2] != (height, width):

@@ -34,7 +34,7 @@ class ClassifyTask(Task):
         check_classes(card, self.name)
         super().__init__(card, options)
         self._scores = scores_of(card)
-        self._preprocess = Preprocessor(card, options.fit or "crop", options.roi)
+        self._preprocess = Preprocessor(card, options.fit, options.roi)
         self._rejection = Rejection(card, options.reject)
         self.reset()
 

@@ -1,6 +1,7 @@
 """Every example runs as a program and prints what its first line promises."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,12 @@ def test_read_digits_prints_the_digits_of_an_image(tmp_path):
 
 def test_own_sink_counts_labels():
     assert run("own_sink.py", "pattern://digits?size=320x240", "2").splitlines()[-1].startswith("[('")
+
+
+def test_on_events_prints_what_begins():
+    lines = run("on_events.py", "pattern://digits?size=320x240", "digits", "3", "*", "count>99").splitlines()
+    assert lines
+    assert all(re.fullmatch(r"frame \d+: (\d+), now 1 \1 \(\d+%\)", line) for line in lines)
 
 
 def test_own_task_labels_every_frame():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -253,6 +254,20 @@ def test_the_overlay_is_sent_only_if_it_has_changed(fake, console, start):
     wait_for(lambda: (overlays[-1] != overlays[0]).any())
     assert 2 <= len(overlays) <= 2 + (time.monotonic() - began) / 0.1
     assert run.stats.predictions() > frames
+
+
+def test_a_pause_is_shown_also_without_statistics(fake, console, start):
+    console.plug("connected")
+    paused = threading.Event()
+    run = start(paused=paused.is_set)
+    wait_for(lambda: is_on(fake))
+    overlays = device(fake).overlays
+    corner = overlays[0][:40, -120:, 3].copy()
+    paused.set()
+    wait_for(lambda: (overlays[-1][:40, -120:, 3] != corner).any())
+    paused.clear()
+    wait_for(lambda: (overlays[-1][:40, -120:, 3] == corner).all())
+    assert run.stats.predictions()
 
 
 def test_a_screen_that_is_plugged_in_late_is_found_and_costs_no_frame(fake, console, start, caplog):
