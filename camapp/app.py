@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from camapp.capture.source import Source, redacted
@@ -15,6 +15,7 @@ from camapp.core.errors import ExitCode, SettingsError, SinkError
 from camapp.core.settings import Settings
 from camapp.pipeline.checks import (
     Findings,
+    check_drawn,
     check_drive,
     check_drm,
     check_events,
@@ -28,6 +29,7 @@ from camapp.pipeline.reload import Reloader
 from camapp.remote.interfaces import RemoteInterface, build_interfaces, check_interfaces
 from camapp.sinks.clips import ClipSink
 from camapp.sinks.console import ConsoleSink
+from camapp.sinks.drawn import DrawnSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.label_command import LabelCommandSink
@@ -92,7 +94,9 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
     for pipeline, summary in zip(cameras.pipelines, summaries, strict=True):
         if summary.balance.captured:
             name = f"{pipeline.name}: " if len(summaries) > 1 else ""
-            print(name + _report(pipeline, summary), file=sys.stderr)
+            # The terminal may be gone, which is no reason to fail.
+            with suppress(OSError):
+                print(name + _report(pipeline, summary), file=sys.stderr)
     return summaries
 
 
@@ -206,6 +210,9 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.drive is not None:
         check_drive(settings, pipeline.model.card)
         pipeline.add_sink(DriveSink(settings.drive))
+    if settings.drawn is not None:
+        check_drawn(pipeline.source.live)
+        pipeline.add_sink(DrawnSink(settings.drawn))
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live, settings.name))

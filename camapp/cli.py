@@ -5,13 +5,14 @@ Heavy modules are imported when a command runs, so that `camapp --help` is quick
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -37,7 +38,7 @@ app = typer.Typer(
 # Settings that matter to separate images.
 _FOR_STILLS = (
     *("model", "net", "task", "labels", "mean", "std", "fit", "roi", "threshold_low", "top"),
-    *("workers", "threads", "debug"),
+    *("workers", "threads", "drawn", "debug"),
 )
 
 # Settings that choose what `doctor --try` tries.
@@ -185,8 +186,9 @@ def code_of(error: BaseException) -> ExitCode | None:
 
 
 def fail(message: str, code: ExitCode) -> NoReturn:
-    """Print an error as one line and end the program."""
-    print(f"camapp: {message}", file=sys.stderr)
+    """Print an error as one line and end the program; its exit code does not depend on a terminal that is gone."""
+    with suppress(OSError):
+        print(f"camapp: {message}", file=sys.stderr)
     raise SystemExit(int(code))
 
 
@@ -578,9 +580,23 @@ def main() -> None:
     try:
         app(args=arguments, prog_name="camapp")
     except SystemExit as end:
+        _let_go_of_lost_streams()
         exit_process(end.code)
-    except BrokenPipeError:
-        # The reader of stdout has left, and Python's last flush must not fail too.
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        # The reader of stdout has left, or the terminal.
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        _let_go_of_lost_streams()
         raise SystemExit(int(ExitCode.OK)) from None
+
+
+def _let_go_of_lost_streams() -> None:
+    """Replace streams that cannot be written any more: Python's last flush would change the exit code to 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (AttributeError, ValueError):
+            # It was closed from the start, or is closed by now.
+            continue

@@ -233,6 +233,9 @@ class OutputSettings:
     full_screen: bool = option(False, "open the window full screen")
     hud: bool = option(True, "draw rates, latencies and drops on the preview")
     record: Path | None = option(None, "record the drawn preview to a video file (.mp4 or .avi)", "FILE")
+    drawn: Path | None = option(
+        None, "write each picture of a folder or film as it is drawn, at its own size, into a folder", "FOLDER"
+    )
     snapshots: Path = option(Path("snapshots"), "folder for images saved with the s key", "FOLDER")
     log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "FILE")
     log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "MB")

@@ -39,11 +39,17 @@ class Overlay:
         age_ms: float,
         stale: bool,
         paused: bool = False,
+        truth: str = "",
+        exact: bool = False,
     ) -> None:
         """Draw on `canvas`, (h, w, 3) uint8 BGR, in place; the prediction's boxes and lines are in its pixels.
 
         Without a prediction or `hud` that part is left out. A stale prediction is drawn dimmed, with its age. A pause
         is shown without `hud` too.
+
+        Args:
+            truth: label of the ground truth; "" takes that of `hud`.
+            exact: the image is looked at by itself, so its card is never that of an image shortly before.
         """
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()
@@ -57,10 +63,12 @@ class Overlay:
             panel_right, panel_bottom = style.margin + panel.width, style.margin + panel.height
         if prediction is not None:
             age = f"{age_ms / 1000:.1f} s ago" if stale else ""
-            truth = hud.truth if hud else ""
+            truth = truth or (hud.truth if hud else "")
             content = CardContent.of(prediction, truth, age)
             urgent = (style, content.label, content.hint, content.counts, stale)
-            card = self._card.get((style, content), urgent, now, lambda: card_layer(style, content))
+            card = self._card.get(
+                (style, content), content if exact else urgent, now, lambda: card_layer(style, content)
+            )
             top = style.height - style.margin - card.height
             beside = top < panel_bottom and panel_right + card.width + 2 * style.margin <= style.width
             placed.append((card, style.margin + (panel_right if beside else 0), top))

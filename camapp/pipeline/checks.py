@@ -79,6 +79,8 @@ def _check_camera(found: Findings, settings: Settings, outputs: bool) -> str:
     source = found.attempt(lambda: build_source(settings, model) if model else create_source(uri, SourceOptions()))
     if source is not None:
         uri = source.uri
+        if settings.drawn is not None:
+            found.attempt(lambda: check_drawn(source.live))
         found.attempt(lambda: try_source(source))
     if card is not None:
         found.attempt(lambda: task_for(settings, card))
@@ -105,6 +107,9 @@ def _check_outputs(found: Findings, settings: Settings) -> None:
     if settings.clip_on:
         what = f"cannot write clips into '{settings.clips}'"
         found.attempt(lambda: _prove(what, lambda: try_to_create_in(settings.clips)))
+    if (drawn := settings.drawn) is not None:
+        what = f"cannot write drawn pictures into '{drawn}'"
+        found.attempt(lambda: _prove(what, lambda: try_to_create_in(drawn)))
     if settings.drive is not None:
         found.attempt(lambda: DriveSink(settings.drive).try_open())  # type: ignore[arg-type]
 
@@ -141,6 +146,8 @@ def refuse_overwriting(cameras: Sequence[Settings]) -> None:
             outputs.append((f"--log{of}", Path(settings.log)))
         if settings.clip_on:
             outputs.append((f"--clips{of}", settings.clips))
+        if settings.drawn is not None:
+            outputs.append((f"--drawn{of}", settings.drawn))
     for number, (name, path) in enumerate(outputs):
         for other, taken in inputs + outputs[:number]:
             if taken == path or (path.exists() and taken.exists() and path.samefile(taken)):
@@ -177,3 +184,9 @@ def check_drm(source: str) -> None:
     """Raise SinkError if a source cannot be shown by `--display drm`."""
     if not may_be_pi_camera(source):
         raise SinkError("--display drm is a Pi camera's own image: give --source picamera://0, or --display kiosk")
+
+
+def check_drawn(live: bool) -> None:
+    """Raise SinkError if the pictures of a source would never end."""
+    if live:
+        raise SinkError("--drawn is for folders and films, without --realtime; --record makes a film of a camera")

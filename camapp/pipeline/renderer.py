@@ -133,12 +133,16 @@ class Renderer:
         self._size = frame.view.size
         now = time.monotonic_ns()
         age_ms = 0.0
+        is_own = prediction is not None
         if prediction is None and self._newest is not None:
             prediction, predicted = self._newest
             age_ms = (now - predicted.captured) / 1e6
         self._refresh(now)
         stale = age_ms > self._stale_after_ms
-        self._overlay.draw(canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set())
+        truth = frame.shot.truth.label if frame.shot.truth else ""
+        self._overlay.draw(
+            canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set(), truth, exact=is_own
+        )
         self._show(canvas, trace)
 
     def _refresh(self, now: int) -> None:

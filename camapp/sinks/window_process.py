@@ -16,7 +16,7 @@ import sys
 import time
 
 from camapp.core.arrays import Pixels
-from camapp.sinks.x_events import MAP_NOTIFY, send_to_own_windows
+from camapp.sinks.x_events import MAP_NOTIFY, screen_without_manager, send_to_own_windows
 from camapp.system.process import die_with_parent
 from camapp.system.shared_frames import map_slots
 
@@ -82,6 +82,7 @@ class _Window:
         self._images: Pixels | None = None
         self._is_open = False
         self._image_size = (0, 0)
+        self._start_area = _MAX_START
         self._map_notifies = map_notifies
         self._map_notify_due = 0.0
 
@@ -118,6 +119,7 @@ class _Window:
             height, width = image.shape[:2]
             scale = min(1.0, _MAX_START[0] / width, _MAX_START[1] / height)
             area = max(1, round(width * scale)), max(1, round(height * scale))
+            self._start_area = area
             cv2.resizeWindow(self._title, *area)
             self._fill_screen(self._full_screen)
             self._is_open, self._map_notify_due = True, time.monotonic() + _MAP_NOTIFY_S
@@ -162,6 +164,11 @@ class _Window:
         import cv2
 
         self._full_screen = full
+        if screen := screen_without_manager():
+            # Then nothing acts on the request for a full screen, and a window may place itself.
+            cv2.moveWindow(self._title, 0, 0)
+            cv2.resizeWindow(self._title, *(screen if full else self._start_area))
+            return
         cv2.setWindowProperty(
             self._title, cv2.WND_PROP_FULLSCREEN, cv2.WINDOW_FULLSCREEN if full else cv2.WINDOW_NORMAL
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -269,6 +270,24 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path):
         errors = process.stderr.read()
     assert "stdout was closed" in errors
     assert "Traceback" not in errors
+
+
+def test_a_terminal_that_goes_away_ends_the_run_without_an_error(tmp_path):
+    source = "pattern://digits?size=320x240"
+    command = [sys.executable, "-m", "camapp", "--source", source, "--model", "mnist", "--log", str(tmp_path / "log")]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execve(sys.executable, command, ENVIRONMENT)
+    seen = b""
+    while b"frame" not in seen:
+        seen += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    deadline = time.monotonic() + 30
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
 
 
 def test_nothing_outlives_a_killed_run():

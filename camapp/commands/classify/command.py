@@ -21,11 +21,13 @@ from camapp.commands.classify.formats import shown
 from camapp.commands.classify.job import FilesJob, FilesOptions, ReadItem, to_message
 from camapp.commands.classify.report import confusion_of, print_report
 from camapp.commands.cluster import classify_on_cluster
-from camapp.core.errors import ExitCode, PermanentSourceError
+from camapp.core.errors import ExitCode, PermanentSourceError, SinkError
 from camapp.core.events import counts_text
+from camapp.core.files import try_to_create_in
 from camapp.core.models import load_model
 from camapp.core.settings import Settings
 from camapp.core.truth import TruthRule
+from camapp.sinks.sink import cannot_write
 from camapp.system.systemd import on_stop_signals
 from camapp.tasks.task import TaskOptions, task_for
 from camapp.workers.ordered import OrderedRun, Work
@@ -67,6 +69,7 @@ def run_classify(
     model = load_model(settings)
     # Raises here for errors that would occur in every worker.
     task_for(settings, model.card)
+    drawn = _drawn_folder(settings.drawn, paths, scheduler)
     if len(paths) == 1 and paths[0].is_file() and not targets:
         return _classify_one(settings, model, paths[0], truth)
     total = _count(paths)
@@ -75,7 +78,8 @@ def run_classify(
     targets = targets or [Target(None, "text")]
     name = Path(settings.model).name
     batch = batch or suitable_batch(model)
-    files = FilesOptions(_still(settings), batch, truth, tuple(target.format for target in targets), name)
+    formats = tuple(target.format for target in targets)
+    files = FilesOptions(_still(settings), batch, truth, formats, name, drawn, tuple(map(str, paths)))
     results = Results(targets, name, resume)
     done, tally = results.open()
     before, began = tally.files, time.monotonic()
@@ -220,7 +224,7 @@ def grouped(files: Iterable[str], size: Callable[[], int]) -> Iterator[list[str]
 def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> tuple[ExitCode, str]:
     """Classify one image in this process, and print its labels."""
     task = replace(_still(settings), top=max(_TOP_OF_ONE, settings.top))
-    job = FilesJob(model, FilesOptions(task, 1, truth, (), Path(settings.model).name))
+    job = FilesJob(model, FilesOptions(task, 1, truth, (), Path(settings.model).name, str(settings.drawn or "")))
     (row,) = job.rows([str(path)])
     if row.prediction is None:
         return ExitCode.SOURCE_GONE, f"cannot read {path}: {row.error}"
@@ -236,6 +240,23 @@ def _classify_one(settings: Settings, model: Model, path: Path, truth: str) -> t
     if row.truth:
         console.print(f"  it is {row.truth}: {'right' if row.truth == found.label else 'wrong'}")
     return ExitCode.OK, ""
+
+
+def _drawn_folder(drawn: Path | None, paths: Sequence[Path], scheduler: str) -> str:
+    """Return the folder for drawn pictures as text, "" for none. Raises SinkError if it cannot be used."""
+    if drawn is None:
+        return ""
+    if scheduler:
+        raise SinkError("--drawn is for this machine: the pictures of a cluster would lie on its machines")
+    if any(path.is_dir() and drawn.resolve().is_relative_to(path.resolve()) for path in paths):
+        raise SinkError(f"--drawn {drawn} lies in the folder that is read: name another")
+    try:
+        drawn.mkdir(parents=True, exist_ok=True)
+        try_to_create_in(drawn)
+    except OSError as error:
+        what = f"cannot write drawn pictures into '{drawn}'"
+        raise cannot_write(what, error, "; give --drawn another folder") from error
+    return str(drawn)
 
 
 def _still(settings: Settings) -> TaskOptions:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,11 +20,16 @@ from camapp.commands.classify.formats import FORMATS, ResultRow, shown
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.image import Image, silence_opencv
+from camapp.core.log_once import LogOnce
 from camapp.core.models import run_items
 from camapp.core.predictions import Prediction
 from camapp.core.truth import TruthRule
+from camapp.overlay.overlay import Overlay
+from camapp.sinks.drawn import write_drawn
 from camapp.tasks.task import Prepared, TaskOptions, create_task
 from engine.model import Model
+
+log = logging.getLogger(__name__)
 
 # Bytes of pixels that wait for a full batch; limits the memory if images are large.
 _WAITING_BYTES = 32 << 20
@@ -35,6 +42,8 @@ class FilesOptions:
     Attributes:
         task: options of the task; smoothing must be 0, since the images are independent.
         truth: source of true labels, see `camapp.core.truth.TruthRule`.
+        drawn: folder for the drawn pictures; "" for none.
+        bases: paths below which the pictures keep their folders in `drawn`.
     """
 
     task: TaskOptions
@@ -42,6 +51,8 @@ class FilesOptions:
     truth: str
     formats: tuple[str, ...]
     model: str
+    drawn: str = ""
+    bases: tuple[str, ...] = ()
 
 
 # A file, and its image or the reason why it cannot be read.
@@ -105,8 +116,8 @@ def make(model: Model, options: dict[str, Any]) -> FilesJob:
     task: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options["task"].items()
     }
-    formats = tuple(options["formats"])
-    return FilesJob(model, FilesOptions(**{**options, "task": TaskOptions(**task), "formats": formats}))
+    formats, bases = tuple(options["formats"]), tuple(options["bases"])
+    return FilesJob(model, FilesOptions(**{**options, "task": TaskOptions(**task), "formats": formats, "bases": bases}))
 
 
 class FilesJob:
@@ -123,6 +134,8 @@ class FilesJob:
         self.task = create_task(model.card.task, model.card, options.task)
         self._truth = TruthRule(model.card.labels, options.truth, numbers=self.task.name == "digits")
         self._options = options
+        self._overlay = Overlay()
+        self._log_once = LogOnce(log)
         # A group of images with one item each fills the batch; the last image may have up to `max_items` items.
         self._group = max(1, options.batch)
         self._batch = self._group + self.task.max_items - 1
@@ -174,7 +187,24 @@ class FilesJob:
             if isinstance(found, str) or isinstance(answer, str):
                 yield ResultRow(shown(file), model, error=str(answer))
             else:
-                yield ResultRow(shown(file), model, found.size, shown(self._truth(file)), answer)
+                truth = shown(self._truth(file))
+                if self._options.drawn:
+                    self._draw(file, found, answer, truth)
+                yield ResultRow(shown(file), model, found.size, truth, answer)
+
+    def _draw(self, file: str, image: Image, prediction: Prediction, truth: str) -> None:
+        """Write a picture with its prediction; a disk that is full costs pictures, with one error."""
+        canvas = image.bgr().copy()
+        self._overlay.draw(canvas, prediction, None, 0.0, False, truth=truth, exact=True)
+        base = next((base for base in self._options.bases if file.startswith(os.path.join(base, ""))), None)
+        inside = os.path.relpath(file, base) if base else os.path.basename(file)
+        try:
+            write_drawn(canvas, Path(self._options.drawn, inside))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._log_once(
+                logging.ERROR, reason, "cannot write drawn pictures into %s: %s", self._options.drawn, reason
+            )
 
     def _predict(self, images: Sequence[Image]) -> list[Prediction | str]:
         """Return a prediction for each image, or an error; the plan runs whenever its batch may be full."""

@@ -52,13 +52,13 @@ def managed(desktop: Desktop) -> Iterator[Desktop]:
 class Show:
     """A window sink that gets images from another thread, as from a renderer."""
 
-    def __init__(self, image: np.ndarray, answer_s: float = 10.0) -> None:
+    def __init__(self, image: np.ndarray, answer_s: float = 10.0, full_screen: bool = False) -> None:
         self.image = image
         self.keys: list[str] = []
         self.shown: list[tuple[int, int]] = []
         self.slowest = 0.0
         self.sink = WindowSink(
-            TITLE, False, self.keys.append, lambda *what: self.shown.append(what), retry_s=0.2, answer_s=answer_s
+            TITLE, full_screen, self.keys.append, lambda *what: self.shown.append(what), retry_s=0.2, answer_s=answer_s
         )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._feed)
@@ -173,6 +173,15 @@ def test_full_screen_fills_the_screen(managed: Desktop) -> None:
                 assert until(lambda: show.keys == ["f"])
                 return
     pytest.fail("three windows did not fill the screen")
+
+
+@needs_x
+def test_full_screen_fills_the_screen_without_a_window_manager_too(desktop: Desktop) -> None:
+    with Show(striped(), full_screen=True) as show:
+        assert until(lambda: show.sink.alive)
+        assert until(lambda: area(desktop.image(), (0, 0, 250)) > 200_000), "the image has 4:3, as the screen"
+        corners = [desktop.image()[y, x].max() for x in (0, 799) for y in (0, 599)]
+        assert min(corners) > 100, corners
 
 
 @needs_x

@@ -1,0 +1,94 @@
+"""Writes each drawn picture of a folder or film, at its own size and with its own prediction."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+
+from camapp.core.arrays import Pixels
+from camapp.core.files import create_new, try_to_create_in, write_atomic
+from camapp.core.frames import Frame, Trace
+from camapp.core.predictions import Prediction
+from camapp.sinks.background import BackgroundSink
+from camapp.sinks.sink import ImageSink, PredictionSink, cannot_write
+
+log = logging.getLogger(__name__)
+
+_MAX_QUEUED = 4
+_STOP_S = 10.0
+# Longest wait for the disk before a picture is left out, in seconds.
+_WAIT_S = 30.0
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92)
+
+
+def write_drawn(canvas: Pixels, path: Path) -> Path:
+    """Write a picture as JPEG, under the first free name of x.jpg, x-2.jpg, ...; return its path. Raises OSError."""
+    created = create_new(path.with_suffix(".jpg"))
+    try:
+        _, encoded = cv2.imencode(".jpg", canvas, _JPEG)
+        write_atomic(created, encoded.tobytes())
+    except OSError:
+        created.unlink(missing_ok=True)
+        raise
+    return created
+
+
+class DrawnSink(BackgroundSink[tuple[Pixels, Path]], ImageSink, PredictionSink):
+    """Writes `photo.jpg` for a picture of that name, and `film-000012.jpg` for a frame of a film.
+
+    For sources whose frames can wait: the run waits for the disk.
+
+    Args:
+        folder: created if needed.
+
+    Attributes:
+        saved: pictures written.
+        lost: pictures that could not be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("drawn", _MAX_QUEUED, _STOP_S, blocking=True, wait_s=_WAIT_S)
+        self.saved = 0
+        self._folder = folder
+        self._names: dict[int, str] = {}
+
+    def start(self) -> None:
+        """Check that the folder can be written. Raises SinkError."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try_to_create_in(self._folder)
+        except OSError as error:
+            what = f"cannot write drawn pictures into '{self._folder}'"
+            raise cannot_write(what, error, "; give --drawn another folder") from error
+        super().start()
+
+    def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
+        """Note the name of the frame, which is drawn next."""
+        stem = Path(frame.shot.name).stem
+        self._names[frame.seq] = stem if frame.shot.still and stem else f"{stem or 'frame'}-{frame.seq:06d}"
+
+    def show(self, canvas: Pixels, trace: Trace | None) -> None:
+        """Queue a drawn picture; a notice is none."""
+        name = self._names.pop(trace.seq, None) if trace is not None else None
+        if name is not None and not self.put((canvas.copy(), self._folder / f"{name}.jpg")):
+            self._lose("the disk is too slow")
+
+    def stop(self) -> None:
+        """Write what is queued."""
+        super().stop()
+        log.info(
+            "wrote %d drawn pictures into '%s'%s", self.saved, self._folder, f", {self.lost} lost" * bool(self.lost)
+        )
+
+    def _handle(self, item: tuple[Pixels, Path]) -> None:
+        try:
+            write_drawn(*item)
+            self.saved += 1
+        except OSError as error:
+            self._lose(error.strerror or str(error))
+
+    def _lose(self, reason: str) -> None:
+        if self.lose(reason):
+            log.error("cannot write a drawn picture into '%s': %s (%d lost)", self._folder, reason, self.lost)
