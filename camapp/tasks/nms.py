@@ -10,10 +10,10 @@ from camapp.core.arrays import Floats
 Indices = NDArray[np.intp]
 
 # Candidates that go on to the suppression, and objects that it leaves, at most.
-MAX_CANDIDATES = 3000
+MAX_CANDIDATES = 2000
 MAX_OBJECTS = 300
 # Candidates that are compared at a time.
-_BLOCK = 192
+_BLOCK = 128
 
 
 def strongest(scores: Floats, limit: int = MAX_CANDIDATES) -> Indices:
@@ -48,19 +48,16 @@ def all_classes(scores: Floats, min_score: float) -> tuple[Indices, Indices, Flo
 
 def iou_matrix(first: Floats, second: Floats) -> Floats:
     """Return the intersection over union (n, m) of boxes (n, 4) and (m, 4): x0, y0, x1, y1."""
-    upper = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    upper -= np.maximum(first[:, None, :2], second[None, :, :2])
-    np.maximum(upper, 0, out=upper)
-    shared = upper[..., 0] * upper[..., 1]
-    union = _areas(first)[:, None] + _areas(second) - shared
-    found: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    shared, areas = _shared(_sides(first), _sides(second))
+    found: Floats = np.divide(shared, areas - shared, out=np.zeros_like(shared), where=shared > 0)
     return found
 
 
 def suppress(boxes: Floats, scores: Floats, classes: Indices, iou: float, limit: int = MAX_OBJECTS) -> Indices:
     """Return the indices that greedy non-maximum suppression keeps, best first, at most `limit`.
 
-    A box is dropped if its IoU with a kept box of the same class and a higher score is above `iou`.
+    A box is dropped if its IoU with a kept box of the same class and a higher score is above `iou`. Of more than
+    `MAX_CANDIDATES` boxes only the strongest are looked at.
 
     Args:
         boxes: (n, 4): x0, y0, x1, y1.
@@ -68,21 +65,43 @@ def suppress(boxes: Floats, scores: Floats, classes: Indices, iou: float, limit:
         classes: (n,).
     """
     order = strongest(scores)
-    boxes, classes = boxes[order], classes[order]
+    sides, classes = _sides(boxes[order]), classes[order]
     kept = np.zeros(0, np.intp)
+
+    def overlaps(first: Indices, second: Indices) -> NDArray[np.bool_]:
+        shared, areas = _shared(sides[:, first], sides[:, second])
+        # The IoU is above the bound, without a division.
+        areas *= np.float32(iou / (1 + iou))
+        found: NDArray[np.bool_] = shared > areas
+        found &= classes[first][:, None] == classes[second]
+        return found
+
     for start in range(0, len(order), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(order)))
         if len(kept):
-            block = block[~_overlaps(boxes, classes, kept, block, iou).any(axis=0)]
-        kept = np.concatenate([kept, block[greedy(np.triu(_overlaps(boxes, classes, block, block, iou), 1))]])
+            block = block[~overlaps(kept, block).any(axis=0)]
+        kept = np.concatenate([kept, block[greedy(np.triu(overlaps(block, block), 1))]])
         if len(kept) >= limit:
             break
     return order[kept[:limit]]
 
 
-def _overlaps(boxes: Floats, classes: Indices, first: Indices, second: Indices, iou: float) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = classes[first][:, None] == classes[second]
-    return same & (iou_matrix(boxes[first], boxes[second]) > iou)
+def _sides(boxes: Floats) -> Floats:
+    """Return x0, y0, x1, y1 and area of boxes (n, 4) as (5, n)."""
+    x0, y0, x1, y1 = boxes.T
+    return np.stack([x0, y0, x1, y1, (x1 - x0) * (y1 - y0)])
+
+
+def _shared(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """Return the intersection and the sum of the areas (n, m) of all pairs of `_sides`."""
+    width = np.minimum.outer(first[2], second[2])
+    width -= np.maximum.outer(first[0], second[0])
+    np.maximum(width, 0, out=width)
+    height = np.minimum.outer(first[3], second[3])
+    height -= np.maximum.outer(first[1], second[1])
+    np.maximum(height, 0, out=height)
+    width *= height
+    return width, np.add.outer(first[4], second[4])
 
 
 def greedy(overlaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -98,7 +117,3 @@ def greedy(overlaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
             break
         alive = ~dropped
     return alive
-
-
-def _areas(boxes: Floats) -> Floats:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -42,15 +42,15 @@ class Yolov8SegHead(Yolov8Head):
         _, rows, columns = prototypes.shape
         _, height, width = self.card.input_shape
         scale = np.array([width / columns, height / rows])
-        # Pixels of the prototypes whose corner lies in the box, as the published crop has it; and one more around.
-        low, high = np.ceil(box[:2] / scale), np.ceil(box[2:] / scale)
-        low, high = (np.clip(edge, 0, (columns, rows)).astype(int) for edge in (low, high))
-        (x0, y0), (x1, y1) = np.maximum(low - 1, 0), np.minimum(high + 1, (columns, rows))
-        if not (high > low).all():
+        # The box in whole pixels of the input, and in those of the prototypes with one more around it.
+        low, high = (np.clip(np.ceil(edge), 0, (width, height)).astype(int) for edge in (box[:2], box[2:]))
+        (x0, y0), (x1, y1) = (np.clip(low // scale - 1, 0, None).astype(int), np.ceil(high / scale).astype(int) + 1)
+        part = np.tensordot(weights, prototypes[:, y0:y1, x0:x1], 1).astype(np.float32)
+        if not (part.size and (high > low).all()):
             return ()
-        part = np.zeros((y1 - y0, x1 - x0), np.float32)
-        inner = prototypes[:, low[1] : high[1], low[0] : high[0]]
-        part[low[1] - y0 : high[1] - y0, low[0] - x0 : high[0] - x0] = np.tensordot(weights, inner, 1)
-        size = round((x1 - x0) * scale[0]), round((y1 - y0) * scale[1])
-        mask = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)) > 0
-        return outlines_of(mask, (x0 * scale[0], y0 * scale[1]), (1.0, 1.0))
+        corner = np.rint((x0, y0) * scale).astype(int)
+        size = np.rint(part.shape[::-1] * scale).astype(int)
+        mask = np.asarray(cv2.resize(part, size.tolist(), interpolation=cv2.INTER_LINEAR)) > 0
+        (left, top), (right, bottom) = low - corner, high - corner
+        mask = mask[top:bottom, left:right]
+        return outlines_of(mask, (float(low[0]), float(low[1])), (1.0, 1.0))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -130,3 +131,25 @@ def overlap(box: Box, other: Sequence[float]) -> float:
     shared = max(0.0, width) * max(0.0, height)
     areas = (box.x1 - box.x0) * (box.y1 - box.y0) + (other[2] - other[0]) * (other[3] - other[1])
     return shared / max(1e-9, areas - shared)
+
+
+def mask_overlap(results: Sequence[tuple[Prediction, list[Found], Fit]], size: tuple[int, int]) -> float:
+    """Return the IoU of all outlines, drawn in the input of a net (height, width), with the expected masks.
+
+    Only pixels of the image count, not those of a letterbox's bars.
+    """
+    both = either = 0
+    for prediction, expected, fit in results:
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = fit.source, fit.target
+        scale = (u1 - u0) / (x1 - x0), (v1 - v0) / (y1 - y0)
+        inside = np.s_[v0 + 1 : v1 - 1, u0 + 1 : u1 - 1]
+        for box in prediction.boxes:
+            alike = [one for one in expected if one.label == box.label and abs(one.score - box.score) < 1e-3]
+            mask = max(alike, key=lambda one: overlap(box, one.box)).mask
+            drawn = np.zeros(size, np.uint8)
+            shapes = [np.array(outline) * scale + (u0 - 0.5, v0 - 0.5) for outline in box.outlines]
+            cv2.fillPoly(drawn, [np.rint(shape).astype(np.int32) for shape in shapes], 1)
+            both += np.count_nonzero(drawn[inside] & mask[inside])
+            either += np.count_nonzero(drawn[inside] | mask[inside])
+    assert either > 1000
+    return both / either

@@ -253,13 +253,11 @@ def blazeface(outputs: dict[str, Floats], side: int, score: float, threshold: fl
 
 
 def process_mask(prototypes: Floats, weights: Floats, box: Sequence[float], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Ultralytics' `process_mask` for one object: the sum of the prototypes, cropped, enlarged, and where positive."""
-    _, rows, columns = prototypes.shape
-    total = np.tensordot(weights, prototypes, 1)
-    x0, y0, x1, y1 = (value * (columns / size[1], rows / size[0])[at % 2] for at, value in enumerate(box))
-    y, x = np.mgrid[:rows, :columns]
-    total[(x < x0) | (x >= x1) | (y < y0) | (y >= y1)] = 0
-    return np.asarray(cv2.resize(total.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0)
+    """Ultralytics' `process_mask` for one object: the sum of the prototypes, enlarged, where positive, cropped."""
+    total = np.tensordot(weights, prototypes, 1).astype(np.float32)
+    mask = np.asarray(cv2.resize(total, size[::-1], interpolation=cv2.INTER_LINEAR) > 0)
+    y, x = np.mgrid[: size[0], : size[1]]
+    return mask & (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
 
 
 def _covariance(w: float, h: float, angle: float) -> NDArray[np.float64]:
