@@ -199,7 +199,7 @@ def _has_started(pipeline: Pipeline) -> bool:
 def _add_sinks(pipeline: Pipeline) -> None:
     """Add the sinks that the settings enable, but for the preview."""
     settings = pipeline.settings
-    check_events(settings, pipeline.model.card)
+    check_events(settings, pipeline.task.card)
     if settings.log is not None:
         pipeline.add_sink(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:

@@ -92,10 +92,12 @@ def moment_ns(frame: Frame, trace: Trace) -> int:
     return trace.captured if frame.shot.moment_ns is None else frame.shot.moment_ns
 
 
-def counts_text(counts: Mapping[str, int]) -> str:
-    """Return a text such as '3 person, 1 dog', the most frequent first; '' without any."""
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} {label}" for label, count in ranked if count)
+def counts_text(counts: Mapping[str, int], most: int = 8) -> str:
+    """Return a text such as '3 person, 1 dog', the `most` frequent first and the others as one; '' without any."""
+    ranked = sorted(((label, count) for label, count in counts.items() if count), key=lambda item: (-item[1], item[0]))
+    if others := sum(count for _, count in ranked[most:]):
+        ranked[most:] = [("others", others)]
+    return ", ".join(f"{count} {label}" for label, count in ranked)
 
 
 @dataclass(frozen=True)

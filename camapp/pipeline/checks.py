@@ -83,8 +83,10 @@ def _check_camera(found: Findings, settings: Settings, outputs: bool) -> str:
             found.attempt(lambda: check_drawn(source.live))
         found.attempt(lambda: try_source(source))
     if card is not None:
-        found.attempt(lambda: task_for(settings, card))
-        found.attempt(lambda: check_events(settings, card))
+        task = found.attempt(lambda: task_for(settings, card))
+        if task is not None:
+            # The task knows labels that the file lacks, such as those of COCO.
+            found.attempt(lambda: check_events(settings, task.card))
         found.attempt(lambda: check_drive(settings, card))
     if (command := settings.on_label) is not None:
         found.attempt(lambda: LabelCommandSink(command, events=settings.on_label_when))

@@ -103,7 +103,7 @@ class StatusReporter:
             prediction=newest.prediction if newest else None,
             age_s=(time.monotonic_ns() - newest.trace.captured) / 1e9 if newest else 0.0,
             task=run.task.name,
-            labels=run.model.card.labels,
+            labels=run.task.card.labels,
             size=run.capture.size,
             roi=run.settings.roi,
             uptime_s=self.uptime_s(),

@@ -133,6 +133,7 @@ def test_crossings_change_the_situation() -> None:
 def test_counts_are_written_with_the_most_frequent_first() -> None:
     assert counts_text({"dog": 1, "traffic light": 3, "cat": 1, "bus": 0}) == "3 traffic light, 1 cat, 1 dog"
     assert counts_text({}) == ""
+    assert counts_text({f"class {number}": 1 for number in range(80)}, most=2) == "1 class 0, 1 class 1, 78 others"
 
 
 def test_a_bound_that_is_no_number_is_refused() -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.app import check
+from camapp.app import build_cameras, check
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
@@ -19,6 +19,7 @@ from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
 from camapp.sinks.avi import AviWriter
 from camapp.sinks.clips import ClipSink
+from tests.camapp.tasks.heads import families
 
 SECOND = 1_000_000_000
 FPS = 10
@@ -132,6 +133,13 @@ def test_an_event_that_cannot_be_parsed_is_refused(tmp_path):
     (fault,) = check([load_settings({"model": "cifar10", "clip_on": "catt"}, environment={})]).faults
     assert "no label 'catt': did you mean 'cat'" in str(fault)
     assert not check([load_settings({"model": "cifar10", "clip_on": "cat,score>0.9"}, environment={})]).faults
+
+
+@pytest.mark.parametrize("events", [{"clip_on": "persn>2"}, {"on_label": "true", "on_label_when": "persn@porch"}])
+def test_a_class_that_a_detector_without_labels_of_its_own_does_not_find_is_refused(tmp_path, events):
+    model = str(families.yolox(tmp_path / "yolox.onnx"))
+    with pytest.raises(SinkError, match="no label 'persn': did you mean 'person'"):
+        build_cameras([load_settings({"model": model, "source": "pattern://digits", **events}, environment={})])
 
 
 def test_two_cameras_cannot_share_a_clips_folder(tmp_path):
