@@ -47,6 +47,9 @@ _FOR_TRIALS = (
     *("camera_height", "camera_pitch", "camera_hfov", "workers", "threads", "target_fps", "debug"),
 )
 
+# Settings whose flag may be given several times.
+_REPEATABLE = ("camera_control", "zone", "line")
+
 # Former spellings, which scripts and units may still hold.
 _COMMAND_ALIASES = {"selftest": ("doctor", "--try"), "film": ("render",)}
 _OPTION_ALIASES = {"--bend": "--distortion"} | {
@@ -137,7 +140,7 @@ def _flag(name: str) -> Any:
         spelled = f"{spelled}/--no-{spelled[2:]}"
     default = "on" if item.default is True else item.default
     shown = "" if default in (None, (), False) else f" (default: {default})"
-    value: Any = bool if is_flag else list[str] if name == "camera_control" else str
+    value: Any = bool if is_flag else list[str] if name in _REPEATABLE else str
     return Annotated[
         value | None,
         typer.Option(

@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from camapp.core.addresses import parse_mqtt, parse_web
 from camapp.core.errors import SettingsError
+from camapp.core.zones import NAME, NAME_RULE, parse_lines, parse_zones
 
 ENVIRONMENT_PREFIX = "CAMAPP_"
 # Variables with the prefix that are not settings: the path of the configuration, the variables of an --on-label
@@ -29,8 +30,6 @@ NOT_SETTINGS = {
 ALIASES = {"camera_view": "camera_hfov", "camera_bend": "camera_distortion"}
 
 _COMMAND_LINE, _ENVIRONMENT = "command line", "environment variables"
-# Camera names are parts of file names, URLs and MQTT topics.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 # Shared by all cameras of a run, so no [[camera]] table may hold them.
 _FOR_THE_RUN = {
     *("display", "full_screen", "share_workers", "duration", "debug"),
@@ -38,6 +37,7 @@ _FOR_THE_RUN = {
 }
 # Shared by all cameras if --share-workers is set.
 _FOR_SHARED_WORKERS = {"workers", "threads"}
+_PLACES: dict[str, Callable[[Sequence[str]], Any]] = {"zone": parse_zones, "line": parse_lines}
 # Different for each camera, so neither the command line nor the environment may set them for several.
 _FOR_ONE_CAMERA = {"source", "name"}
 
@@ -177,6 +177,18 @@ class DetectSettings:
         None, "overlap above which the weaker of two boxes of a class is dropped (default: the head's)", "IOU"
     )
     classes: tuple[str, ...] = option((), "report objects of these classes only", "NAME,NAME", parse_words)
+    zone: tuple[str, ...] = option(
+        (),
+        "area to count objects in: NAME=x,y x,y x,y ..., corners as fractions of the image (repeatable)",
+        "NAME=X,Y...",
+        partial(parse_words, separator=";"),
+    )
+    line: tuple[str, ...] = option(
+        (),
+        "line to count objects that cross it: NAME=x,y,x,y as fractions of the image (repeatable)",
+        "NAME=X,Y,X,Y",
+        partial(parse_words, separator=";"),
+    )
     anchors: tuple[Positive, ...] | None = option(
         None, "widths and heights of the model's anchor boxes in pixels of its input", "W,H,W,H", parse_floats
     )
@@ -510,8 +522,10 @@ def _check_content(name: str, value: Any) -> None:
     if name == "camera_control":
         for item in value:
             _control(item)
-    if name in ("name", "device_name") and value is not None and not _NAME.fullmatch(value):
-        raise ValueError("letters, digits, - and _, at most 63 of them")
+    if name in ("name", "device_name") and value is not None and not NAME.fullmatch(value):
+        raise ValueError(NAME_RULE)
+    if name in _PLACES:
+        _PLACES[name](value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a finite number")
     if name == "anchors" and value is not None and len(value) % 2:

@@ -118,6 +118,7 @@ class ModelSwap:
         with self.lock:
             old, before = self.current, self.current.loaded
             if loaded.identity == before.identity and loaded.task.max_items == before.task.max_items:
+                loaded.task.take_over(before.task)
                 self.current = replace(old, loaded=loaded)
                 return
             new = Generation(loaded, self._make_pool(loaded))
@@ -130,6 +131,7 @@ class ModelSwap:
             if not ready:
                 new.pool.stop()
                 return
+            loaded.task.take_over(before.task)
             self.current = new
             # No further frame enters the old one; wait for the frame in preparation, which may.
             while self._entered is old and self._feeding():

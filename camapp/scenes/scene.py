@@ -50,6 +50,7 @@ class Scene(ABC):
 
 
 REGISTRY = {
+    "crossing": "camapp.scenes.crossing:CrossingScene",
     "digits": "camapp.scenes.digits:DigitScene",
     "objects": "camapp.scenes.objects:ObjectScene",
     "track": "camapp.scenes.track:TrackScene",

@@ -17,11 +17,17 @@ from camapp.core.frames import Frame
 from camapp.core.image_ops import Fit, Preprocessor
 from camapp.core.log_once import LogOnce
 from camapp.core.predictions import Box, KeyPoint, Prediction
+from camapp.core.zones import parse_lines, parse_zones
 from camapp.tasks.heads.head import Candidates, Head, InputFormat, head_for
 from camapp.tasks.task import Prepared, Task, TaskOptions
+from camapp.tasks.tracker import Followed, Tracker
+from camapp.tasks.zones import Counting
 from engine.model import ModelCard
 
 log = logging.getLogger(__name__)
+
+# Score from which a box may continue an object, though it is too low to report a new one.
+CONTINUED_SCORE = 0.1
 
 
 class DetectTask(Task):
@@ -46,6 +52,8 @@ class DetectTask(Task):
         self._chosen = _chosen(options.classes, card.labels)
         self._min_score = self.head.score if options.score is None else options.score
         self._iou = self.head.iou if options.iou is None else options.iou
+        self._tracker = Tracker()
+        self._counting = Counting(parse_zones(options.zone), parse_lines(options.line))
         self._log_once = LogOnce(log)
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
@@ -55,8 +63,14 @@ class DetectTask(Task):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Turn the outputs for one image into boxes, best first."""
         fit: Fit = prepared.geometry
-        boxes = self._boxes(outputs, fit, frame)
-        # Tracks, zones and counting lines belong here: between the boxes of this frame and its prediction.
+        follow = not frame.shot.still
+        boxes = self._boxes(outputs, fit, frame, min(self._min_score, CONTINUED_SCORE) if follow else self._min_score)
+        counts: dict[str, int] = Counter(box.label for box in boxes)
+        objects: Sequence[Followed] = ()
+        if follow:
+            boxes = tuple(self._tracker.update(boxes, now_ns, frame.view.size, self._min_score))
+            counts, objects = self._tracker.counts, self._tracker.objects
+        zones, lines = self._counting.update(objects, now_ns, frame.view.size)
         best: dict[str, float] = {}
         for box in boxes:
             best.setdefault(box.label, box.score)
@@ -70,16 +84,28 @@ class DetectTask(Task):
             raw_score=score,
             top=tuple(best.items())[: self.options.top],
             boxes=boxes,
-            counts=dict(Counter(box.label for box in boxes)),
+            counts=dict(counts),
+            zones=zones,
+            counting_lines=lines,
             region=fit.region(frame.model_to_view),
         )
 
-    def _boxes(self, outputs: Sequence[Floats], fit: Fit, frame: Frame) -> tuple[Box, ...]:
+    def reset(self) -> None:
+        """Forget the objects that were followed; what zones and lines have counted stays."""
+        self._tracker.reset()
+
+    def take_over(self, previous: Task) -> None:
+        """Go on following the objects of the task before, and counting at the same zones and lines."""
+        if isinstance(previous, DetectTask):
+            self._tracker = previous._tracker
+            self._counting.take_over(previous._counting)
+
+    def _boxes(self, outputs: Sequence[Floats], fit: Fit, frame: Frame, min_score: float) -> tuple[Box, ...]:
         """Return the objects in pixels of the view, best first."""
         arrays = [output.reshape(spec.shape) for output, spec in zip(outputs, self.card.outputs, strict=True)]
         self._check(arrays)
         with np.errstate(all="ignore"):
-            found = self.head.decode(arrays, self._min_score)
+            found = self.head.decode(arrays, min_score)
             usable = np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)
             if self._chosen is not None:
                 usable &= self._chosen[found.classes]

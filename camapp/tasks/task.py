@@ -39,6 +39,8 @@ class TaskOptions:
         score: score from which on objects are reported; None is the head's.
         iou: overlap above which the weaker of two boxes of a class is dropped; None is the head's.
         classes: labels of the objects to report; () for all.
+        zone: areas to count in; see `camapp.core.zones`.
+        line: lines whose crossings count, likewise.
         camera_height: height of the camera over the ground, metres.
         camera_pitch: angle of the camera below the horizontal, degrees.
         camera_roll: rotation of the camera to the right, degrees.
@@ -61,6 +63,8 @@ class TaskOptions:
     score: float | None = None
     iou: float | None = None
     classes: tuple[str, ...] = ()
+    zone: tuple[str, ...] = ()
+    line: tuple[str, ...] = ()
     camera_height: float = 0.3
     camera_pitch: float = 18.0
     camera_roll: float = 0.0
@@ -130,6 +134,9 @@ class Task(ABC):
 
     def reset(self) -> None:
         """Clear the filters, for example after the source was lost."""
+
+    def take_over(self, previous: Task) -> None:
+        """Continue what the task before has counted, after a change of the model or its settings during a run."""
 
 
 REGISTRY = {

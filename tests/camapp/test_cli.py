@@ -97,7 +97,7 @@ def test_it_runs_from_another_directory(tmp_path):
         (("--mean", "1,2"), 78, "--mean has 2 values"),
         (("--source", "absent.mp4"), 69, "absent.mp4"),
         (("--source", "gopher://x"), 78, "unknown source scheme"),
-        (("--source", "pattern://desk"), 78, "known are digits, objects, track"),
+        (("--source", "pattern://desk"), 78, "known are crossing, digits, objects, track"),
         pytest.param(("--source", "v4l2://97"), 69, "97", marks=pytest.mark.slow),  # it waits for one to be plugged in
         (("--fps", "0"), 2, "--fps"),
         (("--config", "absent.toml"), 78, "absent.toml"),

@@ -79,8 +79,8 @@ def test_options_apply_unless_the_uri_sets_a_value():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("pattern://desk", "unknown scene 'desk'; known are digits, objects, track"),
-        ("pattern://", "unknown scene ''; known are digits, objects"),
+        ("pattern://desk", "unknown scene 'desk'; known are crossing, digits, objects, track"),
+        ("pattern://", "unknown scene ''; known are crossing, digits, objects"),
         ("pattern://digits?sede=1", "unknown option 'sede'; allowed are size, fps, seed, count"),
         ("pattern://digits?size=big", "a size is WIDTHxHEIGHT"),
         ("pattern://digits?size=10x10", "each side may be 64 to 4096"),

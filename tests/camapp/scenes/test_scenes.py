@@ -49,7 +49,7 @@ def test_images_have_the_requested_size_and_contain_the_truth(name, size):
 
 
 def test_an_unknown_scene_raises_an_error_with_its_name():
-    with pytest.raises(ValueError, match="unknown scene 'desk'; known are digits, objects, track"):
+    with pytest.raises(ValueError, match="unknown scene 'desk'; known are crossing, digits, objects, track"):
         scene_class("desk")
 
 

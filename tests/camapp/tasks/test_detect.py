@@ -179,3 +179,47 @@ def test_single_images_folders_and_runs_find_the_same_boxes(file, picture):
 def test_an_unknown_class_is_refused_at_the_start(file):
     with pytest.raises(camapp.BadModel, match="the model has no class 'cot'; did you mean 'cat'"):
         camapp.load(file, labels="ant,bee,cat", classes="cot")
+
+
+def passing(still=False, **options):
+    """Return the predictions for a bee that flies to the right: missed before the middle, weak after it."""
+    task = create_task("detect", CARD, TaskOptions(score=0.5, **options))
+    view = Image.of(np.full((32, 64, 3), 128, np.uint8), Layout.RGB)
+    predictions = []
+    for index, x in enumerate(range(10, 54, 2)):
+        score = 0.0 if index in (8, 9, 10) else 0.2 if index in (13, 14) else 0.9
+        frame = Frame(index, Shot(view, view, still=still))
+        outputs = objects((x, 16, 8, 8, 0, score, 0))
+        ready = task.prepare(frame, np.zeros((1, *CARD.input_shape), np.float32))
+        predictions.append(task.decode(frame, outputs, ready, index * 10**8))
+    return task, predictions
+
+
+GATE, RIGHT = "gate=0.5,1,0.5,0", "right=0.6,0 1,0 1,1 0.6,1"
+
+
+def test_objects_are_followed_and_counted():
+    task, predictions = passing(line=(GATE,), zone=(RIGHT,))
+    assert {box.track for prediction in predictions for box in prediction.boxes} == {1}
+    # Missed, and then seen too weakly for a new object.
+    assert [len(prediction.boxes) for prediction in predictions[7:16]] == [1, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert all(prediction.counts == {"bee": 1} for prediction in predictions)
+    (gate,), (right,) = predictions[-1].counting_lines, predictions[-1].zones
+    assert (gate.name, gate.start, gate.end, gate.into, gate.out) == ("gate", (32, 32), (32, 0), {"bee": 1}, {})
+    assert (right.name, right.inside, right.entered, right.left) == ("right", {"bee": 1}, {"bee": 1}, {})
+    task.reset()
+    changed = create_task("detect", CARD, TaskOptions(score=0.6, line=(GATE, "new=0,0,1,1")))
+    changed.take_over(task)
+    ready = changed.prepare(shot(64, 32), np.zeros((1, 3, 32, 64), np.float32))
+    found = changed.decode(shot(64, 32), objects((10, 16, 8, 8, 0, 0.9, 0)), ready, 10**10)
+    assert [line.into for line in found.counting_lines] == [{"bee": 1}, {}]
+    # Numbers are not given twice, and the object is none of those from before the reset.
+    assert [box.track for box in found.boxes] == [2]
+
+
+def test_separate_pictures_are_not_followed():
+    _, predictions = passing(still=True, line=(GATE,), zone=(RIGHT,))
+    assert {box.track for prediction in predictions for box in prediction.boxes} == {0}
+    assert [prediction.counts for prediction in predictions[7:12]] == [{"bee": 1}, {}, {}, {}, {"bee": 1}]
+    assert not predictions[-1].counting_lines[0].into
+    assert not predictions[-1].zones[0].inside
