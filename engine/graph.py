@@ -101,12 +101,12 @@ class Graph:
     def bind(self, arrays: Mapping[str, Array]) -> Graph:
         """Return the same graph with its parameters' values, float32.
 
-        Names that end in `num_batches_tracked` (PyTorch's training statistics) are ignored.
+        Names of training statistics (`is_statistic`) are ignored.
 
         Raises:
             ModelError: a name is missing, unknown, or has another shape or kind.
         """
-        extra = [name for name in arrays if name not in self.parameters and not name.endswith("num_batches_tracked")]
+        extra = [name for name in arrays if name not in self.parameters and not is_statistic(name)]
         missing = [name for name in self.parameters if name not in arrays]
         if missing or extra:
             raise ModelError(
@@ -125,6 +125,11 @@ class Graph:
                 )
             bound[name] = np.ascontiguousarray(array, dtype=np.float32)
         return replace(self, initializers=bound)
+
+
+def is_statistic(name: str) -> bool:
+    """Return whether a name in a state_dict is no parameter, but a count of batches, or thop's of operations."""
+    return name.rpartition(".")[2] in ("num_batches_tracked", "total_ops", "total_params")
 
 
 def _some(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -231,8 +232,9 @@ def load(path: str | Path, net: str | None = None) -> Model:
     """Read a model file, which may hold a card, a graph, or arrays only.
 
     Args:
-        path: a `.npz`, `.pth`, `.pt`, `.safetensors` or `.onnx` file, or a folder of text dumps.
-        net: name of the net, for arrays without a card; None: recognise it by the names and shapes of the arrays.
+        path: a `.npz`, `.pth` (`.pt`, `.ckpt`, ...), `.safetensors` or `.onnx` file, or a folder of text dumps.
+        net: name of the net, for arrays without a card; None: recognise it by the names and shapes of the arrays, with
+            a warning where a net with other activations or pools could have the same.
 
     Raises:
         ModelError: the file cannot be read, is damaged, or does not fit the net.
@@ -271,6 +273,12 @@ def _assemble(content: Content, net: str | None) -> Model:
     if card_inside is not None and net not in (None, card_inside.net):
         raise ModelError(f"its card names net '{card_inside.net}', but net '{net}' was requested")
     name = card_inside.net if card_inside else net or nets.recognise(arrays)
+    if name is not None and card_inside is None and net is None and nets.assumed(name):
+        warnings.warn(
+            f"taken for net '{name}' by the names and shapes of its arrays alone, with {nets.assumed(name)} between "
+            f"its layers: other nets look the same; say --net {name} (in Python: net='{name}') if that is right",
+            stacklevel=4,
+        )
     if name is None:
         raise ModelError(
             f"its arrays fit no net by names and shapes; name it with --net, one of {', '.join(nets.REGISTRY)}"
@@ -288,10 +296,10 @@ def _check_finite(arrays: Mapping[str, Array], graph: Graph | None) -> None:
 
 
 def _plain_names(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return the arrays without the prefix 'module.', which PyTorch's DataParallel adds to every name."""
-    if not all(name.startswith("module.") for name in arrays):
-        return arrays
-    return {name.removeprefix("module."): array for name, array in arrays.items()}
+    """Return the arrays without prefixes that all names share, as wrappers of a net add ('module.', '_orig_mod.')."""
+    while len({name.partition(".")[0] for name in arrays}) == 1 and all("." in name for name in arrays):
+        arrays = {name.partition(".")[2]: array for name, array in arrays.items()}
+    return arrays
 
 
 def with_card(model: Model, **changes: object) -> Model:

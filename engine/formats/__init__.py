@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 READERS: Mapping[str, str] = {
     ".npz": "npz:read_bundle",
     ".safetensors": "safetensors:read_safetensors",
-    ".pth": "torch_checkpoint:read_checkpoint",
-    ".pt": "torch_checkpoint:read_checkpoint",
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".th", ".tar", ".pkl"), "torch_checkpoint:read_checkpoint"),
     ".onnx": "onnx:read_onnx",
 }
 FOLDER = "text_dump:read_text_dump"

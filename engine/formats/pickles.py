@@ -26,8 +26,8 @@ def shown(item: Any) -> str:
 def read_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[Any], Any]) -> Any:
     """Return the object that one pickle describes.
 
-    `known` maps the allowed names ('collections.OrderedDict') to the function to call for each; `find` returns the
-    object for a persistent id.
+    `known` maps the allowed names ('collections.OrderedDict') to the function to call for each, and starts of names,
+    with a dot at their end ('pathlib.'), likewise; `find` returns the object for a persistent id.
 
     Raises:
         ModelError: damaged, too big, or with a name or an opcode that is not allowed.
@@ -108,9 +108,12 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
-        if full not in self.known:
+        call = self.known.get(full) or next(
+            (call for key, call in self.known.items() if key.endswith(".") and full.startswith(key)), None
+        )
+        if call is None:
             raise ModelError(f"its pickle names '{full:.80}', which is not allowed in a file of weights; refused")
-        self.push(Named(full, self.known[full]))
+        self.push(Named(full, call))
 
     def reduce(self) -> None:
         arguments, named = self.stack.pop(), self.stack.pop()

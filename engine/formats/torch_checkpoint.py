@@ -1,4 +1,4 @@
-"""Reads PyTorch's .pth and .pt as plain data, without PyTorch.
+"""Reads PyTorch's .pth, .pt, .ckpt and others as plain data, without PyTorch.
 
 The zip archive that `torch.save` writes since 1.6 holds `NAME/data.pkl`, which describes tensors by storage, offset,
 shape and strides, and each storage's bytes in `NAME/data/KEY`. Earlier files are five pickles (a magic number, the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -47,7 +47,15 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
+# Keys under which a checkpoint has its state_dict, the preferred first: an average over training steps is what others
+# load, too.
+NESTED = (
+    *("params_ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema"),
+    *("state_dict", "model_state_dict", "model", "net", "weights", "params", "module", "model_state", "network"),
+    *("generator", "backbone", "state", "model_dict", "best_model"),
+)
+MAX_DEPTH = 3  # of a state_dict within other dicts, lists and tuples
+FOR_TRAINING = ("optim", "sched", "scaler", "callback", "loop")  # starts of keys that hold no weights of the net
 EXTRA_STATE = "_extra_state"  # suffix of a module's state without tensors, for training
 SMALL = 16 << 20
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number, pickled by protocol 2
@@ -78,7 +86,7 @@ class _Tensor:
 
 
 def read_checkpoint(path: Path) -> Content:
-    """Return the arrays of a checkpoint: a `state_dict`, or a dict that has one under one of the names `NESTED`.
+    """Return the arrays of a checkpoint: a `state_dict`, or a dict that has one, under a name of `NESTED` or alone.
 
     Raises:
         ModelError: not readable, damaged, not of this form, or with a reference to code.
@@ -194,17 +202,39 @@ def _arrays(found: dict[str, _Tensor], size: int) -> dict[str, Array]:
 
 
 def _state_dict(found: Any) -> dict[str, _Tensor]:
-    """Return the tensors by name, of the dict itself or of the dict within it."""
+    """Return the tensors by name, of the dict itself or of one within it."""
     if isinstance(found, _Tensor):
         raise ModelError("one tensor; expected a state_dict, tensors by name")
-    for nested in (found, *(found.get(key) for key in NESTED if isinstance(found, dict))):
-        if isinstance(nested, dict):
-            own = {key: value for key, value in nested.items() if not str(key).endswith(EXTRA_STATE)}
-            tensors = {key: value for key, value in own.items() if isinstance(value, _Tensor)}
-            if tensors and len(tensors) == len(own) and all(isinstance(key, str) for key in tensors):
-                return tensors
+    held = list(_state_dicts(found, "", MAX_DEPTH))
+    known = sorted((pair for pair in held if pair[0] in NESTED), key=lambda pair: NESTED.index(pair[0]))
+    chosen = [pair for pair in held if not pair[0]][:1] or known[:1] or held
+    if len(chosen) == 1:
+        return chosen[0][1]
+    if chosen:
+        keys = ", ".join(shown(key) for key, _ in chosen)
+        raise ModelError(f"several state_dicts in it ({keys}); save that of the net alone")
     keys = ", ".join(map(shown, list(found)[:5])) if isinstance(found, dict) else shown(found)
     raise ModelError(f"no state_dict in it (found {keys}); save model.state_dict()")
+
+
+def _state_dicts(found: Any, key: str, depth: int) -> Iterator[tuple[str, dict[str, _Tensor]]]:
+    """Yield the state_dicts within an object with their keys; that of the object itself, or of a list, is ''."""
+    if isinstance(found, list | tuple) and depth:
+        for item in found[:MAX_ITEMS]:
+            yield from _state_dicts(item, key, depth - 1)
+    if not isinstance(found, dict):
+        return
+    own = {name: value for name, value in found.items() if not str(name).endswith(EXTRA_STATE)}
+    tensors = {name: value for name, value in own.items() if isinstance(value, _Tensor)}
+    if tensors and len(tensors) == len(own) and all(isinstance(name, str) for name in tensors):
+        yield key, tensors
+    elif depth:
+        for name, value in list(own.items())[:MAX_ITEMS]:
+            if isinstance(name, str) and not name.lower().startswith(FOR_TRAINING):
+                yield from _state_dicts(value, name, depth - 1)
+
+
+MAX_ITEMS = 1000  # of an object that are searched
 
 
 def _bytes(name: str, tensor: _Tensor) -> int:
@@ -263,6 +293,7 @@ _BESIDE = (
     "argparse.Namespace",
     "builtins.bytearray",
     "builtins.complex",
+    "builtins.dict",
     "builtins.frozenset",
     "builtins.list",
     "builtins.set",
@@ -277,7 +308,11 @@ _BESIDE = (
 )
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
+# Modules of which any name is ignored: paths, dates and optimizers beside the weights.
+_BESIDE_MODULES = ("datetime.", "pathlib.", "torch.optim.")
+
 _KNOWN: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(_BESIDE_MODULES, Ignored),
     **dict.fromkeys(_BESIDE, Ignored),
     **{name.replace("builtins", "__builtin__"): Ignored for name in _BESIDE},  # the name in protocols 0 to 2
     **{f"torch.{name}": _no_call(f"torch.{name}") for name in (*STORAGES, *_DTYPES)},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from engine.graph import Array, Graph, ModelError, Shape
+from engine.graph import Array, Graph, ModelError, Shape, is_statistic
 from engine.model_card import ModelCard
 from engine.nets import mobilenet_v3, resnet, vgg
 from engine.nets.cifar import cifar10, cifar_small
@@ -31,6 +32,8 @@ class Net:
         head: parameter whose first axis is the number of classes, in nets with a variable one.
         stem: parameter whose second axis is the number of input channels, in nets with a variable one.
         names: other spellings of the parts of parameters' names -> the engine's.
+        shortcut: parameter that a variant of the net lacks, of which the shortcuts are padded.
+        assumed: what lies between its layers, if other nets with something else have the same parameters.
     """
 
     build: Callable[..., Graph]
@@ -38,6 +41,8 @@ class Net:
     head: str = ""
     stem: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
+    shortcut: str = ""
+    assumed: str = ""
 
 
 def _digits(name: str, side: int) -> ModelCard:
@@ -53,9 +58,19 @@ def _on_cifar(build: Callable[..., Graph], head: str) -> Net:
     return Net(build, _cifar(build().name, _CIFAR), head=f"{head}.weight")
 
 
+def _residual_on_cifar(build: Callable[..., Graph]) -> Net:
+    return replace(_on_cifar(build, "fc"), names={"linear": "fc", "shortcut": "downsample"}, shortcut=_SHORTCUT)
+
+
+_SHORTCUT = "layer2.0.downsample.0.weight"
+_PLAIN = "ReLU and 2x2 max pooling"
+
+
 def _imagenet(build: Callable[..., Graph], head: str) -> Net:
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Net(build, ModelCard(build().name, input_shape=(3, 224, 224), mean=mean, std=std), f"{head}.weight")
+    return Net(build, ModelCard(build().name, input_shape=(3, 224, 224), **_OF_IMAGENET), f"{head}.weight")
+
+
+_OF_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def _in_one_dimension(build: Callable[..., Graph]) -> Net:
@@ -66,14 +81,14 @@ def _in_one_dimension(build: Callable[..., Graph]) -> Net:
 _TRACK = ModelCard("track", task="track", input_shape=(3, 160, 160), mean=(0.45,) * 3, std=(0.25,) * 3)
 
 _ALL = (
-    Net(mnist, _digits("mnist", 28)),
+    Net(mnist, _digits("mnist", 28), assumed=_PLAIN),
     Net(digits, _digits("digits", 28)),
-    Net(lenet, _digits("lenet", 32)),
-    Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL)),
-    Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight"),
+    Net(lenet, _digits("lenet", 32), assumed=_PLAIN),
+    Net(cifar_small, _cifar("cifar_small", _CIFAR_SMALL), assumed=_PLAIN),
+    Net(cifar10, _cifar("cifar10", _CIFAR), head="fc2.weight", assumed=_PLAIN),
     _on_cifar(objects, "fc"),
     Net(track, _TRACK),
-    *(_on_cifar(build, "fc") for build in (resnet.resnet20, resnet.resnet32, resnet.resnet44, resnet.resnet56)),
+    *(_residual_on_cifar(build) for build in (resnet.resnet20, resnet.resnet32, resnet.resnet44, resnet.resnet56)),
     _imagenet(resnet.resnet18, "fc"),
     _imagenet(resnet.resnet34, "fc"),
     _imagenet(resnet.resnet50, "fc"),
@@ -114,6 +129,8 @@ def fit(name: str, arrays: Mapping[str, Array], input_shape: Shape | None = None
     graph = net.build(**_options(net, arrays, input_shape)).bind(arrays)
     shape = graph.inputs[0].shape[1:]
     changes = {} if shape == net.card.input_shape else {"input_shape": shape, "mean": (), "std": ()}
+    if _is_padded(net, arrays):  # as they were published, with the statistics of ImageNet
+        changes = dict(_OF_IMAGENET)
     return graph, replace(net.card, **changes)  # type: ignore[arg-type]
 
 
@@ -121,7 +138,7 @@ def recognise(arrays: Mapping[str, Array]) -> str | None:
     """Return the name of the net whose parameters have exactly these names and shapes; None if there is none."""
     for name, net in REGISTRY.items():
         spelt = _spelt(net, arrays)
-        found = {key: array.shape for key, array in spelt.items() if not key.endswith("num_batches_tracked")}
+        found = {key: array.shape for key, array in spelt.items() if not is_statistic(key)}
         if net.head and net.head not in found:
             continue
         if net.build(**_options(net, spelt, None)).parameters == found:
@@ -137,7 +154,19 @@ def _options(net: Net, arrays: Mapping[str, Array], input_shape: Shape | None) -
         options["channels"] = arrays[net.stem].shape[1]
     if net.stem and input_shape is not None and len(input_shape) == 2:
         options["length"] = input_shape[1]
+    if _is_padded(net, arrays):
+        options["padded"] = 1
     return options
+
+
+def _is_padded(net: Net, arrays: Mapping[str, Array]) -> bool:
+    """Return whether the arrays are those of the net's variant with padded shortcuts."""
+    return bool(net.shortcut) and net.shortcut not in arrays and "layer2.0.conv1.weight" in arrays
+
+
+def assumed(name: str) -> str:
+    """Return what is taken to lie between a net's layers when it is recognised by its parameters; '' if they tell."""
+    return _find(name).assumed
 
 
 def _spelt(net: Net, arrays: Mapping[str, Array]) -> dict[str, Array]:

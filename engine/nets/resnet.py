@@ -23,19 +23,20 @@ def resnet(name: str, block: Block, expansion: int, counts: Sequence[int], class
     return net.graph(net.linear(net.flatten(net.global_average_pool(x)), "fc", inputs, classes), (classes,))
 
 
-def resnet_cifar(name: str, count: int, classes: int = 10) -> Graph:
+def resnet_cifar(name: str, count: int, classes: int = 10, padded: int = 0) -> Graph:
     """Build 3x32x32 -> logits: three stages of `count` basic blocks, 16, 32 and 64 wide (section 4.2 of the paper).
 
-    Shortcuts between stages are 1x1 convolutions, and parameters are named as in the larger ResNets.
+    Shortcuts between stages are 1x1 convolutions, and parameters are named as in the larger ResNets. If `padded`, they
+    are every second pixel, with channels of zeros before and after (option A of the paper).
     """
     net = NetBuilder(name, (3, 32, 32))
     x = net.relu(_norm_conv(net, net.input, ("conv1", "bn1"), 3, 16, 3))
-    x, inputs = _stages(net, x, basic, 1, (count,) * 3, 16)
+    x, inputs = _stages(net, x, basic, 1, (count,) * 3, 16, padded=bool(padded))
     return net.graph(net.linear(net.flatten(net.global_average_pool(x)), "fc", inputs, classes), (classes,))
 
 
 def _stages(
-    net: NetBuilder, x: str, block: Block, expansion: int, counts: Sequence[int], width: int
+    net: NetBuilder, x: str, block: Block, expansion: int, counts: Sequence[int], width: int, *, padded: bool = False
 ) -> tuple[str, int]:
     """Add the residual stages, each twice as wide and half as large as the one before; return output and channels."""
     inputs = width
@@ -44,12 +45,20 @@ def _stages(
             at, stride = f"layer{stage + 1}.{index}", 2 if stage and not index else 1
             outputs = (width << stage) * expansion
             shortcut = x
-            if stride > 1 or inputs != outputs:
+            if padded and inputs != outputs:
+                shortcut = _padded(net, x, outputs - inputs)
+            elif stride > 1 or inputs != outputs:
                 names = (f"{at}.downsample.0", f"{at}.downsample.1")
                 shortcut = _norm_conv(net, x, names, inputs, outputs, 1, stride)
             x = net.relu(net.add(block(net, x, at, inputs, width << stage, stride), shortcut))
             inputs = outputs
     return x, inputs
+
+
+def _padded(net: NetBuilder, x: str, added: int) -> str:
+    """Return every second pixel, with half of the added channels before the others, and half after them; all 0."""
+    x = net.node("Slice", (x,), {"starts": (0, 0), "ends": (1 << 31, 1 << 31), "axes": (2, 3), "steps": (2, 2)})
+    return net.node("Pad", (x,), {"pads": (0, added // 2, 0, 0, 0, added - added // 2, 0, 0)})
 
 
 def basic(net: NetBuilder, x: str, at: str, inputs: int, width: int, stride: int) -> str:

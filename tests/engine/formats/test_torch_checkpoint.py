@@ -23,6 +23,7 @@ import pytest
 import engine
 from engine import ModelError, nets
 from engine.formats import read
+from engine.runtime.convert import save
 from tests.engine import net_cases
 from tests.engine.formats.assertions import assert_same
 from tests.engine.nets.test_nets import model
@@ -65,7 +66,7 @@ def test_checkpoint_tensors_come_out_as_torch_has_them(tmp_path: Path, zipped: b
     ],
     ids=["plain", "state_dict", "model", "module"],
 )
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".pth.tar", ".bin", ".th"])
 def test_checkpoints_of_a_net_load_as_the_bundle_does(
     tmp_path: Path, wrap: Callable[[dict[str, Any]], Any], suffix: str
 ) -> None:
@@ -76,6 +77,123 @@ def test_checkpoints_of_a_net_load_as_the_bundle_does(
     found = engine.load(tmp_path / f"net{suffix}")
     assert found.card == nets.default_card("lenet")
     np.testing.assert_array_equal(found.run(images), model("lenet").run(images))
+
+
+def lenet_state() -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    return {name: torch.from_numpy(array) for name, array in net_cases.weights("lenet").items()}
+
+
+def same_as_lenet(path: Path) -> bool:
+    images = net_cases.images("lenet")
+    return np.array_equal(engine.load(path, "lenet").run(images), model("lenet").run(images))
+
+
+KEYS = "params_ema ema state_dict_ema model_ema module generator network backbone student anything".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_state_dict_is_found_under_any_name(tmp_path: Path, key: str, legacy: bool) -> None:
+    torch = pytest.importorskip("torch")
+    content = {key: lenet_state(), "epoch": 3, "best": torch.tensor(0.9), "optimizer": {"state": {0: lenet_state()}}}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    assert same_as_lenet(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: [s], lambda s: (s, 3), lambda s: {"a": {"net": s}}], ids=["list", "tuple", "dict"]
+)
+def test_a_state_dict_is_found_within_others(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    pytest.importorskip("torch").save(wrap(lenet_state()), tmp_path / "a.pth")
+    assert same_as_lenet(tmp_path / "a.pth")
+
+
+def test_of_two_state_dicts_the_average_is_taken_and_of_two_unknown_ones_none(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in lenet_state().items()}
+    torch.save({"state_dict": zeros, "state_dict_ema": lenet_state()}, tmp_path / "a.pth")
+    assert same_as_lenet(tmp_path / "a.pth")
+    torch.save({"G": zeros, "D": lenet_state()}, tmp_path / "b.pth")
+    with pytest.raises(ModelError, match=r"several state_dicts in it \('G', 'D'\); save that of the net alone"):
+        engine.load(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "_orig_mod.", "net.", "backbone.", "module.model.", "_orig_mod.module.", "0."]
+)
+def test_prefixes_that_wrappers_add_are_dropped(tmp_path: Path, prefix: str) -> None:
+    state = {f"{prefix}{name}": tensor for name, tensor in lenet_state().items()}
+    pytest.importorskip("torch").save(state, tmp_path / "a.pth")
+    assert same_as_lenet(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_what_lies_beside_the_weights_is_ignored(tmp_path: Path, legacy: bool) -> None:
+    import datetime
+    import pathlib
+
+    torch = pytest.importorskip("torch")
+    state = lenet_state()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(tensor) for tensor in state.values()], 0.1, momentum=0.9)
+    beside = {"optimizer": optimizer, "out": pathlib.PurePosixPath("/x"), "at": datetime.datetime(2020, 1, 2, 3)}
+    state |= {"total_ops": torch.zeros(1), "conv1.total_params": torch.zeros(1)}
+    torch.save({"state_dict": state, **beside}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    assert same_as_lenet(tmp_path / "a.pth")
+
+
+def test_a_net_that_others_look_like_is_named_once_unless_it_was_requested(tmp_path: Path) -> None:
+    pytest.importorskip("torch").save(lenet_state(), tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match="taken for net 'lenet' by the names and shapes .* ReLU and 2x2 max pooling"):
+        engine.load(tmp_path / "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.load(tmp_path / "a.pth", "lenet")
+        save(model("lenet"), tmp_path / "card.npz")
+        engine.load(tmp_path / "card.npz")
+
+
+def test_residual_nets_for_cifar_with_padded_shortcuts(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Block(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self, inputs: int, width: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = torch.nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+            self.bn1 = torch.nn.BatchNorm2d(width)
+            self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn2 = torch.nn.BatchNorm2d(width)
+            self.added = width - inputs
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            half = self.added // 2
+            short = torch.nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half)) if self.added else x
+            return torch.relu(y + short)
+
+    class Net(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(16)
+            for stage, (inputs, width) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+                blocks = [
+                    Block(inputs if not index else width, width, 1 + (inputs != width and not index))
+                    for index in range(3)
+                ]
+                setattr(self, f"layer{stage}", torch.nn.Sequential(*blocks))
+            self.linear = torch.nn.Linear(64, 10)
+
+        def forward(self, x: Any) -> Any:
+            x = self.layer3(self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x))))))
+            return self.linear(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    net = Net().eval()
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"state_dict": state, "best_prec1": 92.6}, tmp_path / "a.th")
+    found, x = engine.load(tmp_path / "a.th"), torch.randn(2, 3, 32, 32)
+    assert (found.card.net, found.card.mean[0]) == ("resnet20", 0.485)
+    np.testing.assert_allclose(found.run(x.numpy()), net(x).detach().numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_the_metadata_of_a_state_dict_are_ignored(tmp_path: Path) -> None:
