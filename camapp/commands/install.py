@@ -22,6 +22,7 @@ from camapp.core.errors import CamappError, ExitCode, SettingsError, SourceLost
 from camapp.core.models import SHIPPED, model_path
 from camapp.core.settings import Settings, load_cameras, to_toml
 from camapp.sinks.rotating_file import is_plain_file
+from engine.formats.external_data import names_in
 
 PROJECT = Path(__file__).parents[2]
 UNITS = Path(__file__).parents[1] / "data" / "systemd"
@@ -252,6 +253,9 @@ class Installer:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
                 copy.chmod(0o644)
+            for file in _companions(source):
+                shutil.copyfile(file, self.config.parent / file.name)
+                (self.config.parent / file.name).chmod(0o644)
         except OSError as error:
             raise InstallError(f"cannot copy '{source}' into {self.config.parent}: {error}", ExitCode.CONFIG) from error
         return str(target)
@@ -374,6 +378,14 @@ def _files_of(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     return [path for path in sorted(source.rglob("*")) if path.is_file()]
+
+
+def _companions(source: Path) -> list[Path]:
+    """Return the files beside an ONNX model that hold its weights."""
+    if source.suffix.lower() != ".onnx":
+        return []
+    names = sorted(names_in(source.read_bytes()))
+    return [path for name in names if (path := source.with_name(name)).is_file()]
 
 
 def _closed_paths(settings: Settings) -> list[CamappError]:

@@ -151,7 +151,16 @@ def widened(array: Array, kind: str) -> Array:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o644) -> None:
-    """Write a file completely or not at all: `write` fills a temporary file that replaces `path`; raises OSError."""
+    """Write a file completely or not at all: `write` fills a temporary file that replaces `path`; raises OSError.
+
+    A link stays, and the file that it leads to is replaced. A pipe or a device is written to as it is, so that root
+    does not replace /dev/stdout.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as file:
+            write(file)
+        return
+    path = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -7,6 +7,7 @@ is accepted, and only a regular file that is no link of any kind.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from math import prod
@@ -17,7 +18,19 @@ import numpy as np
 from engine.formats.content import MAX_AXES, MAX_BYTES, array_of
 from engine.graph import Array, ModelError, Shape
 
+# An entry of the map `external_data`: the key "location", then the length of its value, which a file name limits.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
 CURE = "keep it beside the model, under the name that it was saved with; or save all in one file"
+
+
+def names_in(model: bytes) -> set[str]:
+    """Return the names of the files that an ONNX model's weights lie in, as far as they are plain names."""
+    found = set()
+    for match in _LOCATION.finditer(model):
+        name = model[match.end() : match.end() + match[1][0]].decode(errors="surrogateescape")
+        if name and not {"/", "\\", "\0"} & set(name):
+            found.add(name)
+    return found
 
 
 class ExternalData:

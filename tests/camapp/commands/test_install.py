@@ -5,8 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from camapp.app import check
 from camapp.commands import install as module
 from camapp.commands.install import Installer, InstallError, ServiceKind, install, uninstall
 from camapp.core.errors import CamappError, ExitCode, SettingsError
@@ -75,7 +77,14 @@ class Fresh:
 def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(module.os, "geteuid", lambda: 0)
     monkeypatch.setattr(module.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    # Loading models and opening sources is for `real_check`.
+    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     return Fresh(tmp_path)
+
+
+@pytest.fixture
+def real_check(machine, monkeypatch):
+    monkeypatch.setattr(module, "check", check)
 
 
 def test_a_setting_that_needs_a_package_installs_it(machine):
@@ -107,7 +116,6 @@ def test_a_kiosk_by_drm_needs_no_cage(machine, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name, path=None: None if name == "cage" else f"/usr/bin/{name}")
     with pytest.raises(InstallError, match=r"sudo apt install -y cage .*--display drm"):
         machine.install(ServiceKind.KIOSK)
-    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(ServiceKind.KIOSK, Settings(source="picamera://0", display="drm"))
     unit = (machine.root / "etc/systemd/system/camapp-kiosk.service").read_text()
     assert "run --display drm --config" in unit
@@ -168,24 +176,21 @@ def test_installing_twice_keeps_the_config_and_the_environment(machine):
         ({"record": Path("/home/pi/film.mp4")}, "may write below /var/lib/camapp"),
     ],
 )
-def test_files_that_the_service_could_not_reach_are_refused(machine, monkeypatch, settings, reason):
+def test_files_that_the_service_could_not_reach_are_refused(machine, settings, reason):
     with pytest.raises(InstallError, match=reason):
         machine.install(settings=Settings(**settings))
     assert machine.commands.done == []
-    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(ServiceKind.DESKTOP, Settings(**settings))  # the user of a desktop can read them
     assert machine.commands.has("check-config")
 
 
-def test_files_that_it_can_reach_are_not(machine, monkeypatch):
-    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
+def test_files_that_it_can_reach_are_not(machine):
     machine.install(settings=Settings(source="/srv/film.mp4", log="/var/log/camapp/log.jsonl", clips=Path("events")))
     assert machine.commands.has("restart")
 
 
 @pytest.mark.parametrize("source", ["rtsp://me:secret@camera/1", "rtsp://camera/1"])
-def test_a_config_with_a_password_is_readable_by_the_service_only(machine, monkeypatch, source):
-    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
+def test_a_config_with_a_password_is_readable_by_the_service_only(machine, source):
     machine.install(settings=Settings(source=source))
     mode = (machine.root / "etc/camapp/config.toml").stat().st_mode & 0o777
     assert mode == (0o640 if "secret" in source else 0o644)
@@ -243,7 +248,6 @@ def test_a_folder_of_text_dumps_is_copied_and_a_fetched_model_too(machine, tmp_p
     dumps.mkdir()
     for name in ("resnet50_conv1_weight.txt", "resnet50_conv1_bias.txt"):
         (dumps / name).write_text("0.0\n")
-    monkeypatch.setattr(module, "check", lambda cameras, outputs: Findings())
     machine.install(settings=Settings(model=str(dumps)))
     config = load_settings({}, machine.root / "etc/camapp/config.toml", environment={})
     assert config.model == str(machine.root / "etc/camapp/dumps")
@@ -257,7 +261,19 @@ def test_a_folder_of_text_dumps_is_copied_and_a_fetched_model_too(machine, tmp_p
     assert config.model == str(machine.root / "etc/camapp/fetched.npz")
 
 
-def test_a_dry_run_names_all_that_would_prevent_a_start(machine):
+def test_the_weights_beside_an_onnx_model_are_copied_with_it(machine, tmp_path_factory):
+    onnx = pytest.importorskip("onnx")
+    home = tmp_path_factory.mktemp("home")
+    weight = onnx.numpy_helper.from_array(np.arange(600, dtype=np.float32), "w")
+    node = onnx.helper.make_node("Identity", ["w"], ["y"])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [600])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [weight]))
+    onnx.save(model, home / "net.onnx", save_as_external_data=True, location="other.bin")
+    machine.install(settings=Settings(model=str(home / "net.onnx")))
+    assert {"net.onnx", "other.bin"} <= set(os.listdir(machine.root / "etc/camapp"))
+
+
+def test_a_dry_run_names_all_that_would_prevent_a_start(machine, real_check):
     wrong = Settings(source="/srv/absent.mp4", model="absent.npz", record=Path("film.gif"), log="/srv/log.jsonl")
     before = machine.files()
     with pytest.raises(CamappError) as caught:
@@ -269,7 +285,7 @@ def test_a_dry_run_names_all_that_would_prevent_a_start(machine):
     assert machine.files() == before
 
 
-def test_an_absent_camera_is_waited_for(machine):
+def test_an_absent_camera_is_waited_for(machine, real_check):
     machine.commands.codes["check-config"] = ExitCode.SOURCE_GONE
     machine.install(settings=Settings(source="v4l2://97"))
     assert any("the service will wait for it" in line for line in machine.reported)

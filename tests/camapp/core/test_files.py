@@ -1,4 +1,7 @@
 import os
+import stat
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +33,27 @@ def test_a_new_file_takes_the_first_free_name_and_changes_no_other(tmp_path):
     assert [create_new(tmp_path / "film.mp4").name for _ in range(2)] == ["film-2.mp4", "film-3.mp4"]
     assert create_new(tmp_path / "new" / "film").name == "film"
     assert (tmp_path / "film.mp4").read_text() == "first"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomic(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_atomic(pipe, b"data")
+    reader.join(10)
+    assert read == [b"data"]
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_atomic(tmp_path / "null", b"data")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
