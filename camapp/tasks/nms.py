@@ -87,9 +87,9 @@ def suppress(boxes: Floats, scores: Floats, classes: Indices, iou: float, limit:
 
 
 def _sides(boxes: Floats) -> Floats:
-    """Return x0, y0, x1, y1 and area of boxes (n, 4) as (5, n)."""
+    """Return x0, y0, x1, y1 and area of boxes (n, 4) as (5, n); a box whose sides are swapped has none."""
     x0, y0, x1, y1 = boxes.T
-    return np.stack([x0, y0, x1, y1, (x1 - x0) * (y1 - y0)])
+    return np.stack([x0, y0, x1, y1, np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)])
 
 
 def _shared(first: Floats, second: Floats) -> tuple[Floats, Floats]:

@@ -39,8 +39,10 @@ def test_objects_and_candidates_are_bounded():
 
 
 def test_boxes_without_area_overlap_nothing():
-    boxes = np.zeros((3, 4), np.float32)
-    assert len(suppress(boxes, np.array([3, 2, 1], np.float32), np.zeros(3, int), 0.5)) == 3
+    scores, classes = np.array([3, 2, 1], np.float32), np.zeros(3, int)
+    assert len(suppress(np.zeros((3, 4), np.float32), scores, classes, 0.5)) == 3
+    swapped = np.array([[9, 0, 0, 5], [0, 9, 5, 0], [0, 0, 9, 9]], np.float32)
+    assert len(suppress(swapped, scores, classes, 0.5)) == 3
 
 
 def test_iou_of_pairs():
