@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 from camapp.capture.clock import Pace
+from camapp.capture.exif import orientation_of
+from camapp.capture.foreign_images import decode_foreign
 from camapp.capture.source import IMAGE_SUFFIXES, EndOfStream, Source, SourceOptions, local_path
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.files import natural_key
@@ -24,12 +26,13 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_FPS = 30.0
 # First bytes of files whose alpha is ignored: JPEG has none, and that of BMP is seldom meant.
-_NO_ALPHA = (b"\xff\xd8", b"BM")
+_OPAQUE = (b"\xff\xd8", b"BM")
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
-_EXIF = (b"eXIf", b"EXIF")
 # Sizes in bytes: of one read, and of the largest file to read.
 _BLOCK, _MAX_BYTES = 64 << 10, 512 << 20
-_ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+# Both ignore the orientation in EXIF data, which is applied here, the same way for all formats and versions of OpenCV.
+_NO_ALPHA = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_ALPHA = cv2.IMREAD_UNCHANGED
 
 
 def read_image(path: Path | str) -> Image:
@@ -50,19 +53,17 @@ def decode_image(data: bytes) -> Image:
     """
     if not data:
         raise ValueError("the file is empty")
-    encoded = np.frombuffer(data, np.uint8)
     try:
-        # UNCHANGED keeps alpha but ignores the EXIF orientation; ANYCOLOR does the reverse.
-        image = cv2.imdecode(encoded, _ORIENTED if data.startswith(_NO_ALPHA) else cv2.IMREAD_UNCHANGED)
-        if image is not None and (image.ndim == 2 or image.shape[2] == 3) and (_EXIF[0] in data or _EXIF[1] in data):
-            image = cv2.imdecode(encoded, _ORIENTED)
+        # ANYCOLOR drops the alpha that UNCHANGED keeps.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _NO_ALPHA if data.startswith(_OPAQUE) else _ALPHA)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
             raise ValueError("it has more pixels than allowed (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
-        raise ValueError("it is damaged, or not an image")
-    return as_image(image)
+        return decode_foreign(data)
+    turn = orientation_of(data)
+    return as_image(image) if turn.is_identity else turn.image(as_image(image))
 
 
 def _content(path: Path | str) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
-    *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".jxl"),
 }
 # Schemes of network streams that FFmpeg may know. Their user, password and query are shown nowhere.
 _STREAMS = (
@@ -222,12 +222,20 @@ def local_path(uri: str) -> Path:
     if uri == "-":
         return Path(f"/proc/{os.getpid()}/fd/0")
     scheme, sep, rest = uri.partition("://")
+    path = _expanded(Path(rest if sep else uri))
     if not sep:
-        return Path(uri).expanduser()
-    path = Path(rest).expanduser()
+        return path
     if scheme.lower() != "file" or path.exists():
         return path
     return Path(os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))))
+
+
+def _expanded(path: Path) -> Path:
+    """Return a path with ~ and ~USER replaced, unless there is no such user: then it is a name like any other."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def redacted(uri: str) -> str:

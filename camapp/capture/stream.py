@@ -17,7 +17,7 @@ from camapp.capture.decoder import Decoder, DecoderDied, End, Picture
 from camapp.capture.decoder_process import Job
 from camapp.capture.ffmpeg import libraries, stream_options
 from camapp.capture.libav import DecodeError
-from camapp.capture.source import EndOfStream, Source, SourceOptions, redacted, sane_fps
+from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path, redacted, sane_fps
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import fit_within
@@ -146,7 +146,7 @@ class PipeSource(_LiveSource):
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)
-        self._path = None if uri == "-" else Path(uri.partition("://")[2] or uri).expanduser()
+        self._path = None if uri == "-" else local_path(uri)
         self._name = "standard input" if self._path is None else str(self._path)
         self._fd = -1
 

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.capture.images import ImagesSource, read_image, walk_images
-from camapp.capture.source import EndOfStream, SourceOptions
+from camapp.capture.exif import orientation_of
+from camapp.capture.images import ImagesSource, decode_image, read_image, walk_images
+from camapp.capture.orientation import Orientation
+from camapp.capture.source import EndOfStream, SourceOptions, scheme_of
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.image import Layout
 
@@ -117,6 +119,127 @@ def test_a_photo_is_rotated_by_its_exif_orientation(tmp_path, orientation, corne
     row, column = (0.25 + 0.5 * half for half in corner)
     assert image.gray()[int(row * image.height), int(column * image.width)] > 250
     assert (image.gray() > 128).mean() == pytest.approx(0.25, abs=0.02)
+
+
+ORIENTED = {  # the corner (row, column) that shows the stored picture's upper left one
+    **{1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0)},
+    **{5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)},
+}
+
+
+def corner_picture(alpha=False):
+    picture = np.zeros((40, 60, 4 if alpha else 3), np.uint8)
+    picture[:10, :10] = 255
+    if alpha:
+        picture[..., 3] = 255
+    return picture
+
+
+def exif_of(orientation, order="<"):
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    return head + struct.pack(f"{order}HHHIHHI", 1, 0x112, 3, 1, orientation, 0, 0)
+
+
+def oriented(kind, orientation):
+    """Return a picture file with an EXIF orientation."""
+    if kind in ("jpg", "big-endian.jpg"):
+        data = cv2.imencode(".jpg", corner_picture())[1].tobytes()
+        body = b"Exif\0\0" + exif_of(orientation, ">" if kind != "jpg" else "<")
+        return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    if kind in ("png", "alpha.png"):
+        data = cv2.imencode(".png", corner_picture(kind != "png"))[1].tobytes()
+        body = b"eXIf" + exif_of(orientation)
+        end = data.index(b"IEND") - 4
+        return data[:end] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[end:]
+    data = cv2.imencode(".webp", corner_picture(), [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    # The extended header: its flag for EXIF data, and the size less one.
+    extended = b"VP8X" + struct.pack("<II", 10, 8) + (59).to_bytes(3, "little") + (39).to_bytes(3, "little")
+    exif = exif_of(orientation)
+    chunks = b"WEBP" + extended + data[12:] + b"EXIF" + struct.pack("<I", len(exif)) + exif
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+@pytest.mark.parametrize("kind", ["jpg", "big-endian.jpg", "png", "alpha.png", "webp"])
+def test_every_format_is_upright_by_its_exif_orientation(kind, orientation):
+    image = decode_image(oriented(kind, orientation))
+    assert image.size == ((60, 40) if orientation < 5 else (40, 60))
+    grey = image.gray()
+    bright = [(y, x) for y in (0, 1) for x in (0, 1) if grey[-y * 5 or 4, -x * 5 or 4] > 128]
+    assert bright == [ORIENTED[orientation]]
+
+
+def test_damaged_exif_data_turns_nothing():
+    good = oriented("jpg", 6)
+    at = good.index(b"Exif")
+    for cut in range(at, at + 40):
+        damaged = good[:cut] + b"\xff" * 4 + good[cut + 4 :]
+        assert orientation_of(damaged) in (Orientation(), Orientation(rotate=90))
+    for length in range(120):
+        orientation_of(good[:length])
+
+
+def test_the_properties_of_a_heif_picture_turn_it():
+    head = b"\0\0\0\x1cftypavif" + bytes(16)
+    turned, mirrored = b"\0\0\0\x09irot\x01", b"\0\0\0\x09imir\x01"
+    assert orientation_of(head + turned) == Orientation(rotate=270)
+    assert orientation_of(head + mirrored) == Orientation(hflip=True)
+    assert orientation_of(head + turned + mirrored) == Orientation(vflip=True, rotate=270)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture, .*pip install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0avifmif1", "AVIF picture, .*pip install 'pillow>=11.3'"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL picture, .*pip install pillow-jxl-plugin"),
+        (b"GIF89a", "GIF picture, .*pip install pillow"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp42isom", "damaged, or not an image"),
+    ],
+)
+def test_a_format_that_nothing_here_reads_is_named_with_what_to_install(monkeypatch, head, words):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: None)
+    with pytest.raises(ValueError, match=words):
+        decode_image(head + bytes(40))
+
+
+def test_a_gif_is_read_where_opencv_or_pillow_can(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    picture = pillow.new("P", (8, 6), 0)
+    picture.putpalette([200, 10, 20] * 256)
+    picture.save(tmp_path / "a.gif")
+    image = read_image(tmp_path / "a.gif")
+    assert image.size == (8, 6)
+    assert image.rgb()[0, 0].tolist() == [200, 10, 20]
+    # Damage is an error of its own.
+    (tmp_path / "b.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"GIF picture|cannot be decoded|damaged"):
+        read_image(tmp_path / "b.gif")
+
+
+def test_pictures_are_never_read_as_video(tmp_path):
+    picture = cv2.imencode(".jpg", solid())[1].tobytes()
+    for name in ("a.jfif", "a.JPE", "photo", "photo.jpg_original", "clip.mp4"):
+        (tmp_path / name).write_bytes(picture)
+        assert scheme_of(str(tmp_path / name)) == "images"
+        assert names(opened(tmp_path / name)) == [name]
+    (tmp_path / "film").write_bytes(picture * 2)
+    assert scheme_of(str(tmp_path / "film")) == "video"
+    for name in ("a.heic", "a.avif", "a.gif", "a.webp", "a.tiff"):
+        assert scheme_of(name) == "images"
+
+
+def test_cmyk_and_every_bit_depth_of_tiff_are_read(tmp_path):
+    for dtype, level in ((np.uint8, 200), (np.uint16, 200 * 257)):
+        path = write(tmp_path / "a.tiff", solid(level, dtype=dtype))
+        assert read_image(path).rgb()[0, 0].tolist() == [200] * 3
+    write(tmp_path / "f.tiff", solid(0.5, (6, 8), np.float32))
+    with pytest.raises(ValueError, match="its pixels are float32"):
+        read_image(tmp_path / "f.tiff")
+    if pillow := pytest.importorskip("PIL.Image"):
+        pillow.new("RGB", (8, 6), (200, 0, 0)).convert("CMYK").save(tmp_path / "c.jpg", quality=95)
+        assert np.abs(read_image(tmp_path / "c.jpg").rgb()[0, 0].astype(int) - (200, 0, 0)).max() < 8
 
 
 def test_a_folder_is_read_in_natural_order_without_hidden_files(tmp_path):
