@@ -13,8 +13,8 @@ import numpy as np
 
 from camapp.capture.clock import Pace
 from camapp.capture.exif import orientation_of
-from camapp.capture.foreign_images import decode_foreign
 from camapp.capture.source import IMAGE_SUFFIXES, EndOfStream, Source, SourceOptions, local_path
+from camapp.capture.still_process import decode_isolated
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.files import natural_key
 from camapp.core.frames import Shot, Truth
@@ -30,6 +30,8 @@ _OPAQUE = (b"\xff\xd8", b"BM")
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
 # Sizes in bytes: of one read, and of the largest file to read.
 _BLOCK, _MAX_BYTES = 64 << 10, 512 << 20
+# First bytes of the formats that are decoded in this process: JPEG, PNG, BMP, TIFF, and PNM.
+_COMMON = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 # Both ignore the orientation in EXIF data, which is applied here, the same way for all formats and versions of OpenCV.
 _NO_ALPHA = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _ALPHA = cv2.IMREAD_UNCHANGED
@@ -53,6 +55,8 @@ def decode_image(data: bytes) -> Image:
     """
     if not data:
         raise ValueError("the file is empty")
+    if not data.startswith(_COMMON) and data[8:12] != b"WEBP":
+        return as_image(decode_isolated(data))
     try:
         # ANYCOLOR drops the alpha that UNCHANGED keeps.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _NO_ALPHA if data.startswith(_OPAQUE) else _ALPHA)
@@ -61,7 +65,7 @@ def decode_image(data: bytes) -> Image:
             raise ValueError("it has more pixels than allowed (OPENCV_IO_MAX_IMAGE_PIXELS)") from error
         raise ValueError(f"it cannot be decoded: {error.err}") from error
     if image is None:
-        return decode_foreign(data)
+        raise ValueError("it is damaged, or not an image")
     turn = orientation_of(data)
     return as_image(image) if turn.is_identity else turn.image(as_image(image))
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
+from camapp.capture import still_process
 from camapp.capture.exif import orientation_of
+from camapp.capture.foreign_images import decode_foreign
 from camapp.capture.images import ImagesSource, decode_image, read_image, walk_images
 from camapp.capture.orientation import Orientation
 from camapp.capture.source import EndOfStream, SourceOptions, scheme_of
@@ -198,10 +201,10 @@ def test_the_properties_of_a_heif_picture_turn_it():
     ],
 )
 def test_a_format_that_nothing_here_reads_is_named_with_what_to_install(monkeypatch, head, words):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    monkeypatch.setattr(cv2, "imdecode", lambda *args: None)
+    for module in ("PIL", "PIL.Image", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=words):
-        decode_image(head + bytes(40))
+        decode_foreign(head + bytes(40))
 
 
 def test_a_gif_is_read_where_opencv_or_pillow_can(tmp_path):
@@ -216,6 +219,34 @@ def test_a_gif_is_read_where_opencv_or_pillow_can(tmp_path):
     (tmp_path / "b.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:20])
     with pytest.raises(ValueError, match=r"GIF picture|cannot be decoded|damaged"):
         read_image(tmp_path / "b.gif")
+
+
+def test_a_picture_at_which_the_decoder_crashes_is_damaged_and_the_next_one_is_read(monkeypatch):
+    good = cv2.imencode(".jp2", solid(size=(48, 64, 3)))[1].tobytes()
+    assert decode_image(good).size == (64, 48)
+    asked = still_process._asked
+
+    def crash(child, data):
+        os.kill(child.pid, signal.SIGSEGV)
+        return asked(child, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(still_process, "_asked", crash)
+        with pytest.raises(ValueError, match="its decoder ended by signal SIGSEGV"):
+            decode_image(good)
+    assert decode_image(good).rgb()[0, 0].tolist() == [128] * 3
+
+
+def test_the_process_for_pictures_ends_when_it_is_idle(monkeypatch):
+    monkeypatch.setattr(still_process, "_IDLE_S", 0.1)
+    decode_image(cv2.imencode(".jp2", solid(size=(48, 64, 3)))[1].tobytes())
+    child = still_process._child
+    deadline = time.monotonic() + 5
+    while still_process._child is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert still_process._child is None
+    with still_process._lock:
+        assert not Path(f"/proc/{child.pid}").exists()
 
 
 def test_pictures_are_never_read_as_video(tmp_path):
