@@ -300,6 +300,7 @@ class Reader:
         self._read = _Packet.from_address(self._packet.value or 0)
         self._formats: dict[tuple[object, ...], PictureFormat] = {}
         self._is_draining = False
+        self._end_code = 0
         # Packets of the stream, indices of other videos, packets of these in a row, and the stream to continue with.
         self._packets = self._foreign = 0
         self._others: set[int] = set()
@@ -351,6 +352,7 @@ class Reader:
             if code == END or (self._is_draining and code != _AGAIN):
                 if self.damaged and not self._pictures:
                     raise DecodeError("decode", INVALID, "no picture can be decoded", self.codec)
+                self._check("decode", self._end_code)
                 return False
             if code != _AGAIN:
                 self._note_damage(code)
@@ -442,8 +444,8 @@ class Reader:
             if code == _AGAIN:
                 continue
             if code < 0:
-                if code not in (END, INVALID):
-                    self._check("decode", code)
+                # The decoder still gives its last pictures before this is raised.
+                self._end_code = code if code not in (END, INVALID) else 0
                 self._is_draining = True
                 self._send(None)
                 return

@@ -278,7 +278,8 @@ def read_labels(text: str) -> tuple[str, ...]:
             return names
         raise BadModel(f"no label file '{text}' (or give names separated by commas, or imagenet or coco)")
     try:
-        content = path.read_text(encoding="utf-8")
+        # With or without the byte order mark that Windows' editors write.
+        content = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
             values = json.loads(content)
             if not isinstance(values, list) or not all(isinstance(value, str) for value in values):

@@ -475,8 +475,11 @@ def _merged(layers: list[tuple[Mapping[str, Any], str]]) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        content = path.read_bytes()
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise SettingsError(f"{path}: not valid TOML: it is UTF-16, save it as UTF-8")
+        # Windows' editors begin a file with a byte order mark.
+        return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot read the configuration: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

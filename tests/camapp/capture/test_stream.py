@@ -38,7 +38,7 @@ def read_into(source, shots, timeout=5):
 
 
 @contextlib.contextmanager
-def listener(answer=b""):
+def listener(answer=b"", close=False):
     """Serve one TCP port; yield its number. Each request gets `answer`."""
     server = socket.create_server(("127.0.0.1", 0))
     held = []
@@ -48,8 +48,11 @@ def listener(answer=b""):
             while True:
                 connection, _ = server.accept()
                 held.append(connection)
-                while answer and connection.recv(65536):
-                    connection.sendall(answer)
+                with contextlib.suppress(ConnectionError):
+                    while answer and connection.recv(65536):
+                        connection.sendall(answer)
+                        if close:
+                            connection.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=serve, daemon=True).start()
     try:
@@ -188,6 +191,30 @@ def test_a_live_mpeg_ts_that_changes_its_size_goes_on(caplog):
     connection.close()
     assert sizes == [(160, 120)] * 20 + [(320, 240)] * 20
     assert "changes from 160x120 h264 yuv420p to 320x240 h264 yuv420p" in caplog.text
+
+
+LIVE = {
+    "fragmented MP4": ("video/mp4", *H264, "-g", "5", "-movflags", "frag_keyframe+empty_moov", "-f", "mp4"),
+    "MPEG-TS": ("video/mp2t", *H264, "-g", "5", "-f", "mpegts"),
+    "FLV": ("video/x-flv", *H264, "-g", "5", "-f", "flv"),
+    "octets": ("application/octet-stream", *H264, "-g", "5", "-f", "mpegts"),
+}
+
+
+@pytest.mark.parametrize("kind", LIVE)
+def test_a_live_container_over_http_is_read_to_its_end(kind):
+    mime, *output = LIVE[kind]
+    made = ffmpeg(*PICTURES, "-frames:v", 20, *output, "-", stdout=subprocess.PIPE)
+    body = made.communicate()[0]
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {mime}\r\nConnection: close\r\n\r\n".encode()
+    with listener(head + body, close=True) as port:
+        source = opened(f"http://127.0.0.1:{port}/live")
+        shots = []
+        with pytest.raises(SourceLost, match=r"sends no more frames|breaks off"):
+            read_into(source, shots)
+        source.close()
+    assert source.live
+    assert [shot.view.size for shot in shots] == [(160, 120)] * 20
 
 
 # Pipes

@@ -96,6 +96,12 @@ def test_thresholds_must_not_cross():
         load_settings({"threshold_low": "0.9"}, environment={})
 
 
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
+    path = tmp_path / "camapp.toml"
+    path.write_bytes(b'\xef\xbb\xbfmodel = "mnist"\r\nfps = 7.0\r\n')
+    assert load_settings({}, path, {}).fps == 7
+
+
 def test_a_missing_or_invalid_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"absent\.toml: cannot read"):
         load_settings({}, tmp_path / "absent.toml", {})
