@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 from camapp.core.errors import PoolError, SettingsError
 from camapp.core.models import identity_of
-from camapp.core.settings import ModelSettings, Settings
+from camapp.core.settings import DetectSettings, ModelSettings, Settings
 from camapp.pipeline.pipeline import Pipeline
 from engine.model import ModelError
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _CHECK_EVERY = 1.0
 # The model's settings and these can change during the run; all others need a restart.
-_RELOADABLE = {item.name for item in fields(ModelSettings)} | {"target_fps", "hud"}
+_RELOADABLE = {item.name for group in (ModelSettings, DetectSettings) for item in fields(group)} | {"target_fps", "hud"}
 
 
 class Reloader:

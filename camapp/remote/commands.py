@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from camapp.core.models import model_choices, with_model
 from camapp.core.settings import Settings, checked
 from camapp.core.stats import Stats
 from camapp.core.status import Status
+from camapp.core.zones import parse_lines, parse_zones
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import Sink
 from camapp.sinks.snapshot import SnapshotSink
-from camapp.system.state_dir import remember_roi
+from camapp.system.state_dir import KEPT, remember
 from engine.model import ModelError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _STOP_S = 1.0
 # Smallest side of a region, as a fraction of the image: a smaller one is an accidental drag, and hardly a pixel of the
 # model's input.
 _MIN_ROI_SIDE = 0.02
+
+_PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {"zone": parse_zones, "line": parse_lines}
 
 Command = TypeVar("Command")
 
@@ -107,10 +110,11 @@ class CommandDispatcher:
         """Run a command; may take seconds, so never on a thread of the pipeline.
 
         Args:
-            command: pause, resume, snapshot, model, roi or hud.
+            command: pause, resume, snapshot, model, roi, zone, line or hud.
             camera: a camera's name.
             value: the model's name; x, y, width, height of the region, or None for the whole image; whether the
-                statistics are drawn. Not used by other commands.
+                statistics are drawn; of a zone or line a mapping with its `name`, its `points` as fractions of the
+                image, None to delete it, and optionally `was`, its name so far. Not used by other commands.
 
         Raises:
             CommandRejected: it cannot be run; nothing has changed.
@@ -135,6 +139,8 @@ class CommandDispatcher:
                 return self._model(run, value)
             case "roi":
                 return self._roi(run, value)
+            case "zone" | "line":
+                return self._place(run, command, value)
         raise ValueError(command)
 
     def _model(self, camera: CameraControl, value: object) -> CommandResult:
@@ -155,25 +161,67 @@ class CommandDispatcher:
             if min(roi[2:]) < _MIN_ROI_SIDE:
                 raise CommandRejected(f"the region is too small: each side at least {_MIN_ROI_SIDE:.0%} of the image")
         _apply(camera, replace(camera.settings, roi=roi))
-        problem = self._keep(camera.name, roi)
+        problem = self._keep(camera.name, "roi", roi)
         shown = "the whole image" if roi is None else ", ".join(f"{fraction:.0%}" for fraction in roi)
         return CommandResult({"roi": roi, "kept": not problem, "why": problem}, f"region changed: {shown}")
 
-    def _keep(self, camera: str, roi: tuple[float, ...] | None) -> str:
-        """Keep the region for the next start; return why the next start will not use it, or ""."""
-        if self._state is None:
-            return "regions are not kept"
+    def _place(self, camera: CameraControl, kind: str, value: object) -> CommandResult:
+        """Set, rename or delete a zone or a counting line."""
+        if camera.status().task != "detect":
+            raise CommandRejected("zones and lines count objects: choose a model that finds objects first")
+        name, points, was = (
+            (value.get(key) for key in ("name", "points", "was")) if isinstance(value, Mapping) else ("",) * 3
+        )
+        if not isinstance(name, str) or not isinstance(was, str | None):
+            raise CommandRejected("a name is text")
+        old = was or name
+        places = {text.partition("=")[0].strip(): text for text in getattr(camera.settings, kind)}
+        if points is None:
+            if places.pop(old, None) is None:
+                raise CommandRejected(f"there is no {kind} '{old}'")
+        elif name != old and name in places:
+            raise CommandRejected(f"there is a {kind} '{name}' already")
+        else:
+            # A changed one keeps its place, which orders pages and messages.
+            changed = {old: f"{name}={_joined(kind, points)}"}
+            places = places | changed
+        kept = tuple(places.values())
         try:
-            remember_roi(self._state, camera, roi)  # type: ignore[arg-type]
+            _PARSERS[kind](kept)
+        except ValueError as error:
+            raise CommandRejected(f"{kind} {error}") from error
+        changes: dict[str, Any] = {kind: kept}
+        _apply(camera, replace(camera.settings, **changes))
+        problem = self._keep(camera.name, kind, kept)
+        what = "deleted" if points is None else "changed"
+        return CommandResult({kind: kept, "kept": not problem, "why": problem}, f"{kind} {name} {what}")
+
+    def _keep(self, camera: str, name: str, value: tuple[Any, ...] | None) -> str:
+        """Keep a setting for the next start; return why the next start will not use it, or ""."""
+        what = KEPT[name]
+        if self._state is None:
+            return f"there is no state directory to keep the {what} in"
+        try:
+            remember(self._state, camera, name, value)
         except OSError as error:
-            log.warning("the region is not kept: %s: %s", self._state, error.strerror)
+            log.warning("the %s of '%s' cannot be kept: %s: %s", what, camera, self._state, error.strerror)
             return f"it cannot be kept in {self._state}: {error.strerror}"
         try:
-            if self._reread is not None and self._reread(camera).roi != roi:
-                return "the configuration sets another region, which the next start uses"
+            if self._reread is not None and getattr(self._reread(camera), name) != value:
+                return f"the configuration sets another {what.removesuffix('s')}, which the next start uses"
         except SettingsError as error:
             return f"the next start will fail: {error}"
         return ""
+
+
+def _joined(kind: str, points: object) -> str:
+    """Return the corners of a zone, or the ends of a line, as the settings write them. Raises CommandRejected."""
+    if not isinstance(points, list) or not all(
+        isinstance(point, list) and len(point) == 2 and all(type(number) in (int, float) for number in point)
+        for point in points
+    ):
+        raise CommandRejected("points are a list of [x, y], fractions of the image")
+    return (" " if kind == "zone" else ",").join(f"{x:.4f},{y:.4f}" for x, y in points)
 
 
 def _apply(camera: CameraControl, settings: Settings) -> None:

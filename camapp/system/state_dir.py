@@ -1,4 +1,4 @@
-"""Keeps data for the next start: the state directory, the web page's token, and regions that a client chose."""
+"""Keeps data for the next start: the state directory, the page's token, regions and zones that a client chose."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from camapp.core.errors import CamappError, SettingsError
 from camapp.core.files import write_atomic
-from camapp.core.image_ops import Roi
 from camapp.core.settings import Settings, checked
 from camapp.system.output_lock import OutputInUse, OutputLock
 
 log = logging.getLogger(__name__)
 
+# Settings that a remote client can change for the next start, and what they are called.
+KEPT = {"roi": "region", "zone": "zones", "line": "counting lines"}
 _REMEMBERED = "remembered.json"
 _TOKEN = "web-token"
 _TOKEN_BYTES = 24
@@ -68,23 +69,23 @@ def web_token(folder: Path) -> tuple[str, bool]:
 
 
 def remembered(settings: Settings, folder: Path) -> Settings:
-    """Return the settings with the region that a remote client chose, unless they set one."""
-    if settings.roi is not None:
-        return settings
-    raw = _cameras(folder).get(settings.name, {}).get("roi")
-    if raw is None:
-        return settings
-    try:
-        roi = checked("roi", raw, str(folder / _REMEMBERED))
-        log.info("%s uses the region that was chosen on its page: %s (%s)", settings.name, raw, folder / _REMEMBERED)
-        return replace(settings, roi=roi)
-    except SettingsError as error:
-        log.warning("%s; it is ignored", error)
-        return settings
+    """Return the settings with the region, zones and lines that a remote client chose, unless they set their own."""
+    kept, where = _cameras(folder).get(settings.name, {}), folder / _REMEMBERED
+    for name, what in KEPT.items():
+        raw = kept.get(name)
+        if raw is None or getattr(settings, name):
+            continue
+        try:
+            chosen: dict[str, Any] = {name: checked(name, raw, str(where))}
+            settings = replace(settings, **chosen)
+            log.info("%s uses the %s chosen on its page: %s (%s)", settings.name, what, raw, where)
+        except SettingsError as error:
+            log.warning("%s; it is ignored", error)
+    return settings
 
 
-def remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
-    """Save a camera's region for the next start; None deletes it.
+def remember(folder: Path, camera: str, name: str, value: Sequence[object] | None) -> None:
+    """Save one of the settings in `KEPT` for a camera's next start; None or an empty value deletes it.
 
     Raises:
         OSError: it cannot be written.
@@ -94,7 +95,7 @@ def remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
     lock = OutputLock(folder / _REMEMBERED, camera)
     _acquire(lock)
     try:
-        _remember_roi(folder, camera, roi)
+        _remember(folder, camera, name, value)
     finally:
         lock.release()
 
@@ -110,10 +111,10 @@ def _acquire(lock: OutputLock) -> None:
         time.sleep(0.01)
 
 
-def _remember_roi(folder: Path, camera: str, roi: Roi | None) -> None:
+def _remember(folder: Path, camera: str, name: str, value: Sequence[object] | None) -> None:
     cameras = _cameras(folder)
-    other_values = {name: value for name, value in cameras.get(camera, {}).items() if name != "roi"}
-    cameras[camera] = other_values | ({"roi": list(roi)} if roi is not None else {})
+    other_values = {key: kept for key, kept in cameras.get(camera, {}).items() if key != name}
+    cameras[camera] = other_values | ({name: list(value)} if value else {})
     write_atomic(folder / _REMEMBERED, (json.dumps({"cameras": cameras}, indent=1) + "\n").encode())
 
 

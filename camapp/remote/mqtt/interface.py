@@ -285,8 +285,8 @@ class _CameraPublisher(PredictionSink):
         return CameraEntities(
             *(self.camera.name, self.topic, status.task, tuple(self.choices), chosen),
             "person" in status.labels,
-            tuple(item.partition("=")[0] for item in getattr(settings, "zone", ())),
-            tuple(item.partition("=")[0] for item in getattr(settings, "line", ())),
+            tuple(item.partition("=")[0] for item in settings.zone),
+            tuple(item.partition("=")[0] for item in settings.line),
         )
 
     def _publish_objects(self, prediction: Prediction) -> None:

@@ -22,6 +22,7 @@ from camapp.core.json_records import prediction_record
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.settings import Settings
+from camapp.core.zones import parse_lines, parse_zones
 from camapp.remote.commands import CameraControl, CommandDispatcher, CommandQueue, CommandRejected
 from camapp.remote.web import channel
 from camapp.sinks.sink import ImageSink, PredictionSink
@@ -40,6 +41,8 @@ _FIRST_ANSWER_S, _ANSWER_S = 60.0, 10.0
 _MAX_BOXES, _MAX_OUTLINES = 200, 5000
 # Key of a command's value in the JSON body.
 _VALUES = {"model": "model", "roi": "roi", "hud": "shown"}
+# Commands whose value is the body itself.
+_WHOLE_BODY = ("zone", "line")
 PACKAGES = ("starlette", "uvicorn", "websockets")
 
 
@@ -190,7 +193,7 @@ class WebInterface:
         for feed in self._feeds:
             camera = feed.camera
             model = feed.models.get(camera.settings.model, camera.settings.model)
-            extra = {"hud": camera.hud_shown, "model": model}
+            extra = {"hud": camera.hud_shown, "model": model} | places_record(camera.settings)
             self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
 
     def _receive(self, message: channel.Message) -> None:
@@ -223,7 +226,8 @@ class WebInterface:
             if self._metrics is None:
                 raise CommandRejected(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
             return {"text": self._metrics()}
-        result = self._dispatcher.run(command, camera, body.get(_VALUES.get(command, "")))
+        value = body if command in _WHOLE_BODY else body.get(_VALUES.get(command, ""))
+        result = self._dispatcher.run(command, camera, value)
         if result.text:
             self._notify(camera, result.text, str(body.get("client", "")))
         return result.values
@@ -265,6 +269,14 @@ class _Feed(PredictionSink, ImageSink):
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
         if self.frames.wanted:
             self.frames.publish(canvas, trace.seq if trace else NO_FRAME)
+
+
+def places_record(settings: Settings) -> dict[str, Any]:
+    """Return the zones and lines of the settings, with their points as fractions of the image."""
+    return {
+        "zones": [{"name": zone.name, "points": zone.corners} for zone in parse_zones(settings.zone)],
+        "lines": [{"name": line.name, "points": (line.start, line.end)} for line in parse_lines(settings.line)],
+    }
 
 
 def _bounded(boxes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -38,6 +38,14 @@ ROI: Schema = {
     "description": "x, y, width, height as fractions of the image; null is the whole image",
     "oneOf": [array(_FRACTION, minItems=4, maxItems=4), _NULL],
 }
+PLACE: Schema = fields(
+    name=TEXT | {"description": "letters, digits, - and _"},
+    points=array(array(_FRACTION, minItems=2, maxItems=2)) | {"description": "x, y as fractions of the image"},
+)
+POINTS: Schema = {
+    "description": "corners of a zone, or start and end of a line, as fractions of the image; null deletes it",
+    "oneOf": [array(array(_FRACTION, minItems=2, maxItems=2)), _NULL],
+}
 _SCHEMAS = {
     "Error": fields(error=TEXT),
     "Status": fields(
@@ -54,6 +62,7 @@ _SCHEMAS = {
         prediction={"oneOf": [OBJECT, _NULL]},
         size={"oneOf": [array(COUNT), _NULL]},
         roi=ROI,
+        **dict.fromkeys(("zones", "lines"), array(PLACE)),
         hud=FLAG,
         watchers=COUNT,
     ),
@@ -111,7 +120,8 @@ class Endpoint:
         answer: schema of what a successful request returns.
         parameters: of the query.
         errors: descriptions of further errors, by status code.
-        body: properties of the JSON object of a POST, all required; None for a GET.
+        body: properties of the JSON object of a POST; None for a GET.
+        optional: those of them that are not required.
         of_camera: whether a query may name the camera, and the same is served below /cameras/{camera}.
     """
 
@@ -123,6 +133,7 @@ class Endpoint:
     parameters: tuple[Schema, ...] = ()
     errors: Mapping[int, str] = field(default_factory=dict)
     body: Schema | None = None
+    optional: tuple[str, ...] = ()
     of_camera: bool = True
 
     @property
@@ -170,7 +181,8 @@ def _operation(endpoint: Endpoint, path: str) -> Schema:
         | {str(code): {"description": text, "content": _json(ERROR)} for code, text in errors.items()},
     }
     if endpoint.body is not None:
-        required = {"required": list(endpoint.body)} if endpoint.body else {}
+        names = [name for name in endpoint.body if name not in endpoint.optional]
+        required = {"required": names} if names else {}
         content = _json(fields(**endpoint.body, client=_CLIENT) | required)
         operation["requestBody"] = {"required": bool(endpoint.body), "content": content}
     return operation

@@ -39,15 +39,21 @@ _ASSETS = {
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def _command(name: str, summary: str, answer: api.Schema, **body: api.Schema) -> api.Endpoint:
-    return api.Endpoint(f"/api/{name}", "command", summary, answer, body=body)
+def _command(name: str, summary: str, answer: api.Schema, /, **body: api.Schema) -> api.Endpoint:
+    return api.Endpoint(f"/api/{name}", "command", summary, answer, body=body, optional=("was",))
 
 
 _SINCE = api.query("since", api.COUNT | {"default": -1}, "only frames after this number; the `next` of the last answer")
 _LIMIT = api.query("limit", api.COUNT, "maximum number of predictions; the newest are returned")
 _ALL = api.fields(cameras=api.array(api.STATUS), web=api.OBJECT)
 _FOUND = api.fields(camera=api.TEXT, predictions=api.array(api.PREDICTION), next=api.COUNT)
-_REGION = api.fields(roi=api.ROI, kept=api.FLAG, why=api.TEXT | {"description": "why it is not kept"})
+_KEPT = {"kept": api.FLAG, "why": api.TEXT | {"description": "why it is not kept"}}
+_ZONE, _LINE = (api.fields(**{name: api.array(api.TEXT)}, **_KEPT) for name in ("zone", "line"))
+_NAMED = {
+    "name": api.TEXT,
+    "points": api.POINTS,
+    "was": api.TEXT | {"description": "its name so far, to rename it"},
+}
 ENDPOINTS = (
     api.Endpoint("/status", "status", "The status of all cameras and of the server", _ALL, of_camera=False),
     api.Endpoint(
@@ -88,7 +94,14 @@ ENDPOINTS = (
     _command("resume", "Continue after a pause", api.fields(paused=api.FLAG)),
     _command("snapshot", "Save the next image on the device", api.fields(folder=api.TEXT)),
     _command("model", "Run another of the offered models", api.fields(model=api.TEXT), model=api.TEXT),
-    _command("roi", "Show the model only this region, now and after the next start", _REGION, roi=api.ROI),
+    _command(
+        "roi",
+        "Show the model only this region, now and after the next start",
+        api.fields(roi=api.ROI, **_KEPT),
+        roi=api.ROI,
+    ),
+    _command("zone", "Set, rename or delete a zone, in which objects are counted", _ZONE, **_NAMED),
+    _command("line", "Set, rename or delete a line; an object that crosses it to the right goes in", _LINE, **_NAMED),
     _command("hud", "Draw the statistics on the image, or not", api.fields(shown=api.FLAG), shown=api.FLAG),
 )
 DOCUMENT = api.document(ENDPOINTS)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from camapp.core.settings import load_settings
-from camapp.system.state_dir import StateError, remember_roi, remembered, state_directory, web_token
+from camapp.system.state_dir import StateError, remember, remembered, state_directory, web_token
 
 ROI = (0.1, 0.2, 0.5, 0.5)
 
@@ -48,18 +48,18 @@ def test_a_token_that_other_users_can_read_is_rejected(tmp_path):
 
 
 def test_a_saved_region_is_used_at_the_next_start(tmp_path):
-    remember_roi(tmp_path, "camera", ROI)
-    remember_roi(tmp_path, "porch", (0, 0, 0.5, 1))
+    remember(tmp_path, "camera", "roi", ROI)
+    remember(tmp_path, "porch", "roi", (0, 0, 0.5, 1))
     assert remembered(settings(), tmp_path).roi == ROI
     assert remembered(settings(name="porch"), tmp_path).roi == (0, 0, 0.5, 1)
     assert remembered(settings(name="other"), tmp_path).roi is None
-    remember_roi(tmp_path, "camera", None)
+    remember(tmp_path, "camera", "roi", None)
     assert remembered(settings(), tmp_path).roi is None
     assert remembered(settings(name="porch"), tmp_path).roi == (0, 0, 0.5, 1)
 
 
 def test_the_settings_have_precedence(tmp_path):
-    remember_roi(tmp_path, "camera", ROI)
+    remember(tmp_path, "camera", "roi", ROI)
     given = replace(settings(), roi=(0.0, 0.0, 0.3, 0.3))
     assert remembered(given, tmp_path) is given
 
@@ -72,15 +72,36 @@ def test_a_damaged_file_is_ignored_with_a_warning(tmp_path, caplog, content):
     (tmp_path / "remembered.json").write_text(content)
     assert remembered(settings(), tmp_path).roi is None
     assert "ignored" in caplog.text
-    remember_roi(tmp_path, "camera", ROI)
+    remember(tmp_path, "camera", "roi", ROI)
     assert remembered(settings(), tmp_path).roi == ROI
 
 
 def test_changes_of_several_runs_at_once_are_all_kept(tmp_path):
     names = [f"camera{number}" for number in range(12)]
-    threads = [threading.Thread(target=remember_roi, args=(tmp_path, name, ROI)) for name in names]
+    threads = [threading.Thread(target=remember, args=(tmp_path, name, "roi", ROI)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert [remembered(settings(name=name), tmp_path).roi for name in names] == [ROI] * len(names)
+
+
+ZONE, LINE = "porch=0.1,0.1 0.9,0.1 0.5,0.9", "gate=0.1,0.5,0.9,0.5"
+
+
+def test_saved_zones_and_lines_are_used_unless_the_settings_have_their_own(tmp_path):
+    remember(tmp_path, "camera", "zone", (ZONE,))
+    remember(tmp_path, "camera", "line", (LINE,))
+    remember(tmp_path, "camera", "roi", ROI)
+    found = remembered(settings(), tmp_path)
+    assert (found.zone, found.line, found.roi) == ((ZONE,), (LINE,), ROI)
+    own = remembered(settings(zone=["yard=0,0 1,0 1,1"]), tmp_path)
+    assert (own.zone, own.line) == (("yard=0,0 1,0 1,1",), (LINE,))
+    remember(tmp_path, "camera", "zone", ())
+    assert remembered(settings(), tmp_path).zone == ()
+
+
+def test_a_saved_zone_that_is_not_allowed_is_ignored(tmp_path, caplog):
+    remember(tmp_path, "camera", "zone", ("porch=0,0 1,1",))
+    assert remembered(settings(), tmp_path).zone == ()
+    assert "it is ignored" in caplog.text

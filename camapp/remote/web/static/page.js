@@ -173,6 +173,7 @@ function watch() {
 function choose(name) {
   shown = cameras.get(name);
   endEdit();
+  closePlaces();
   $("model").replaceChildren(...shown.models.map((model) => new Option(model)));
   $("download").href = path("/snapshot.jpg");
   $("image").alt = `Live image of ${name}`;
@@ -238,7 +239,10 @@ function placeFrame() {
   [frame.left, frame.top] = [`${picture.left - stage.left}px`, `${picture.top - stage.top}px`];
   [frame.width, frame.height] = [`${picture.width}px`, `${picture.height}px`];
 }
-new ResizeObserver(placeFrame).observe($("image"));
+new ResizeObserver(() => {
+  placeFrame();
+  if (draft) drawDraft();
+}).observe($("image"));
 
 // ---- statistics
 
@@ -255,6 +259,10 @@ function showStatus(status) {
   setText($("pause").lastChild, paused ? "Resume" : "Pause");
   $("statistics").setAttribute("aria-pressed", status.hud);
   if (document.activeElement !== $("model") && !$("model").disabled) $("model").value = status.model;
+
+  $("edit-places").hidden = status.task !== "detect";
+  if (status.task !== "detect" && !$("places").hidden) closePlaces();
+  listPlaces();
 
   const target = figures.target_fps;
   for (const [id, value] of [["fps-infer", figures.infer_fps], ["fps-camera", figures.camera_fps], ["fps-display", figures.display_fps]]) {
@@ -539,6 +547,7 @@ function placeRegion() {
 }
 
 function startEdit() {
+  closePlaces();
   region = (shown.status && shown.status.roi) || [0, 0, 1, 1];
   $("stage").classList.add("editing");
   $("edit").setAttribute("aria-pressed", "true");
@@ -565,6 +574,11 @@ function inside([x, y, w, h]) {
 }
 
 $("stage").addEventListener("pointerdown", (event) => {
+  if (draft && !event.button) {
+    event.preventDefault();
+    drawPlace(event);
+    return;
+  }
   if (!region || event.button) return;
   event.preventDefault();
   const frame = pictureRect();
@@ -626,7 +640,174 @@ $("cancel").onclick = () => {
   $("edit").focus();
 };
 
+// ---- zones and counting lines
+
+let draft = null; // {kind, was, points} of the zone or line that is edited, else null
+const LIMITS = { zone: [3, 64], line: [2, 2] };
+
+function placesOf(kind) {
+  return (shown && shown.status && shown.status[`${kind}s`]) || [];
+}
+
+function openPlaces() {
+  endEdit();
+  $("places").hidden = false;
+  $("edit-places").setAttribute("aria-pressed", "true");
+  listPlaces();
+}
+
+function closePlaces() {
+  endDraft();
+  $("places").hidden = true;
+  $("edit-places").setAttribute("aria-pressed", "false");
+}
+
+function listPlaces() {
+  if ($("places").hidden) return;
+  const found = [...placesOf("zone").map((place) => ["zone", place]), ...placesOf("line").map((place) => ["line", place])];
+  const content = JSON.stringify([found, draft && [draft.kind, draft.was]]);
+  if ($("places-list").dataset.content === content) return;
+  $("places-list").dataset.content = content;
+  $("places-list").replaceChildren(...found.map(([kind, place]) => {
+    const button = make("button", `${place.name} (${kind})`);
+    button.type = "button";
+    button.setAttribute("aria-pressed", Boolean(draft && draft.kind === kind && draft.was === place.name));
+    button.onclick = () => startDraft(kind, place);
+    return button;
+  }));
+}
+
+function freeName(kind) {
+  const taken = placesOf(kind).map((place) => place.name);
+  let number = 1;
+  while (taken.includes(`${kind}${number}`)) number += 1;
+  return `${kind}${number}`;
+}
+
+function startDraft(kind, place) {
+  draft = { kind, was: place ? place.name : "", points: place ? place.points.map((point) => [...point]) : [] };
+  $("stage").classList.add("editing");
+  $("place").hidden = $("corners").hidden = false;
+  $("drawn").removeAttribute("hidden");
+  $("place-name").value = place ? place.name : freeName(kind);
+  $("place-delete").hidden = !place;
+  $("place-undo").hidden = kind === "line";
+  $("place-turn").hidden = kind === "zone";
+  setText($("place-points").previousSibling, kind === "zone" ? "Corners % " : "From, to % ");
+  setText($("places-advice"), kind === "zone" ? "Tap the corners of the zone one after the other, or drag to draw a rectangle. Drag a corner to move it." : "Drag from one end of the line to the other. What crosses it to the side of “in” goes in.");
+  drawDraft();
+  listPlaces();
+}
+
+function endDraft() {
+  draft = null;
+  $("stage").classList.remove("editing");
+  $("place").hidden = $("corners").hidden = true;
+  // Elements of SVG have no such property.
+  $("drawn").setAttribute("hidden", "");
+  setText($("places-advice"), "Objects are counted in zones, and as they cross lines.");
+  listPlaces();
+}
+
+function drawDraft() {
+  const { kind, points } = draft, closed = kind === "zone" && points.length > 2;
+  const path = (closed ? [...points, points[0]] : points).map((point) => point.join()).join(" ");
+  for (const line of $("drawn").children) line.setAttribute("points", path);
+  $("drawn").classList.toggle("closed", closed);
+  const corners = $("corners");
+  while (corners.children.length > points.length) corners.lastChild.remove();
+  while (corners.children.length < points.length) corners.append(make("i"));
+  points.forEach(([x, y], number) => {
+    const corner = corners.children[number];
+    corner.className = "";
+    corner.dataset.point = number;
+    [corner.style.left, corner.style.top] = [`${100 * x}%`, `${100 * y}%`];
+  });
+  if (kind === "line" && points.length === 2) drawInward(points);
+  if (document.activeElement !== $("place-points")) $("place-points").value = points.map((point) => point.map((value) => +(100 * value).toFixed(1)).join()).join("  ");
+}
+
+// Shows to which side of the line "in" is: to the right, seen from its start to its end.
+function drawInward([start, end]) {
+  const picture = pictureRect(), sign = make("i", "", "inward");
+  const [dx, dy] = [(end[0] - start[0]) * picture.width, (end[1] - start[1]) * picture.height];
+  const length = Math.hypot(dx, dy) || 1, away = 26;
+  sign.style.left = `${100 * ((start[0] + end[0]) / 2 - ((dy / length) * away) / picture.width)}%`;
+  sign.style.top = `${100 * ((start[1] + end[1]) / 2 + ((dx / length) * away) / picture.height)}%`;
+  $("corners").append(sign);
+}
+
+$("place-points").oninput = () => {
+  const numbers = $("place-points").value.split(/[\s,;]+/).filter(Boolean).map((text) => clamp(+text / 100 || 0, 0, 1));
+  draft.points = numbers.slice(0, 2 * LIMITS[draft.kind][1]).flatMap((x, at) => (at % 2 || at + 1 >= numbers.length ? [] : [[x, numbers[at + 1]]]));
+  drawDraft();
+};
+
+function drawPlace(event) {
+  const picture = pictureRect();
+  const at = (e) => [clamp((e.clientX - picture.left) / picture.width, 0, 1), clamp((e.clientY - picture.top) / picture.height, 0, 1)];
+  const before = draft.points.map((point) => [...point]), start = at(event), held = event.target.dataset.point;
+  const isFar = (e) => Math.hypot(e.clientX - event.clientX, e.clientY - event.clientY) > 12;
+  let drags = held !== undefined;
+  const follow = (e) => {
+    drags ||= isFar(e);
+    if (!drags || !draft) return;
+    const now = at(e);
+    if (held !== undefined) draft.points[held] = now;
+    else if (draft.kind === "line") draft.points = [start, now];
+    else if (before.length === 0) draft.points = [start, [now[0], start[1]], now, [start[0], now[1]]];
+    else return;
+    drawDraft();
+  };
+  const end = () => {
+    removeEventListener("pointermove", follow);
+    removeEventListener("pointerup", end);
+    removeEventListener("pointercancel", end);
+    if (!draft) return;
+    if (!drags && draft.points.length < LIMITS[draft.kind][1]) draft.points = [...before, start];
+    drawDraft();
+  };
+  addEventListener("pointermove", follow);
+  addEventListener("pointerup", end);
+  addEventListener("pointercancel", end);
+}
+
+async function sendPlace(points, button) {
+  const body = { name: points ? $("place-name").value.trim() : draft.was, points, ...(draft.was ? { was: draft.was } : {}) };
+  const sent = draft, kind = draft.kind, result = await sendCommand(kind, body, button);
+  if (!result) return;
+  // Another one may be edited by now.
+  if (draft === sent) endDraft();
+  const done = `${kind} ${body.name} ${points ? "saved" : "deleted"}`;
+  toast(result.kept ? `${done}.` : `${done}, until the next start: ${result.why}.`);
+}
+
+$("places").onsubmit = (event) => {
+  event.preventDefault();
+  if (!draft) return;
+  if (draft.points.length < LIMITS[draft.kind][0]) toast(draft.kind === "zone" ? "A zone has at least three corners." : "Draw the line first.", true);
+  else sendPlace(draft.points.map((point) => point.map((value) => +value.toFixed(4))), $("place-save"));
+};
+$("new-zone").onclick = () => startDraft("zone");
+$("new-line").onclick = () => startDraft("line");
+$("place-delete").onclick = () => sendPlace(null, $("place-delete"));
+$("place-cancel").onclick = endDraft;
+$("places-close").onclick = () => {
+  closePlaces();
+  $("edit-places").focus();
+};
+$("place-undo").onclick = () => {
+  draft.points.pop();
+  drawDraft();
+};
+$("place-turn").onclick = () => {
+  draft.points.reverse();
+  drawDraft();
+};
+
 // ---- buttons and keys
+
+$("edit-places").onclick = () => ($("places").hidden ? openPlaces() : closePlaces());
 
 $("edit").onclick = () => (region ? endEdit() : startEdit());
 $("pause").onclick = () => sendCommand($("pause").getAttribute("aria-pressed") === "true" ? "resume" : "pause", {}, $("pause"));
@@ -643,11 +824,12 @@ $("model").onchange = async () => {
 };
 $("stage").addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const button = { p: "pause", s: "snapshot", r: "edit", h: "statistics", f: "full" }[event.key];
-  if (button) $(button).click();
+  const button = { p: "pause", s: "snapshot", r: "edit", z: "edit-places", h: "statistics", f: "full" }[event.key];
+  if (button && !$(button).hidden) $(button).click();
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && region) $("cancel").click();
+  if (event.key === "Escape" && !$("places").hidden) (draft ? endDraft : closePlaces)();
 });
 
 // ---- start

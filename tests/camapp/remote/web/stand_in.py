@@ -27,6 +27,7 @@ class StandIn:
         self.hud_shown = True
         self.paused = False
         self.refuses = ""
+        self.task = "digits"
         self._seq = 0
 
     def status(self):
@@ -39,7 +40,7 @@ class StandIn:
             latency_ms={"total": (4.0, 6.0, 9.0)},
             prediction=None,
             age_s=0.1,
-            task="digits",
+            task=self.task,
             labels=("0", "1"),
             size=(320, 240),
             roi=self.settings.roi,

@@ -310,6 +310,8 @@ def test_nothing_is_wider_than_the_screen(browser, tmp_path, width):
 class ObjectsTask(DigitsTask):
     """Turns the digits that it reads into objects in a zone, before a counting line."""
 
+    name = "detect"
+
     def decode(self, frame, outputs, prepared, now_ns):
         found = super().decode(frame, outputs, prepared, now_ns)
         width, height = frame.view.size
@@ -349,6 +351,74 @@ def test_objects_zones_and_lines_are_listed_beside_the_image(page, tmp_path):
         mark, image = page.locator("#mark").bounding_box(), page.locator("#image").bounding_box()
         assert (mark["x"] - image["x"]) / image["width"] == pytest.approx(40 / 640, abs=0.01)
         assert mark["height"] / image["height"] == pytest.approx(100 / 360, abs=0.02)
+
+
+def test_zones_and_lines_are_drawn_renamed_and_deleted(browser, tmp_path):
+    with (
+        Run(tmp_path, names=("porch",), task=ObjectsTask) as run,
+        contextlib.closing(browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)) as context,
+    ):
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(run.url)
+        page.click("#edit-places")
+
+        def at(x, y):
+            # The page scrolls to what is clicked.
+            image = page.locator("#image").bounding_box()
+            return image["x"] + x * image["width"], image["y"] + y * image["height"]
+
+        def drag(start, end):
+            page.mouse.move(*at(*start))
+            page.mouse.down()
+            page.mouse.move(*at(*end), steps=4)
+            page.mouse.up()
+
+        def points(kind):
+            (text,) = getattr(run.pipeline.settings, kind)
+            name, _, rest = text.partition("=")
+            return name, pytest.approx([float(number) for number in rest.replace(" ", ",").split(",")], abs=0.02)
+
+        page.click("#new-zone")
+        for corner in ((0.2, 0.2), (0.8, 0.25), (0.5, 0.8), (0.4, 0.9)):
+            page.touchscreen.tap(*at(*corner))
+        page.click("#place-undo")
+        drag((0.5, 0.8), (0.6, 0.7))
+        shape = page.locator("#drawn .stroke").bounding_box()
+        assert shape["width"] / page.locator("#image").bounding_box()["width"] == pytest.approx(0.6, abs=0.03), (
+            "the outline is shown"
+        )
+        page.fill("#place-name", "door")
+        page.click("#place-save")
+        eventually(lambda: run.pipeline.settings.zone)
+        assert points("zone") == ("door", [0.2, 0.2, 0.8, 0.25, 0.6, 0.7])
+        page.click("#new-line")
+        drag((0.5, 0.9), (0.5, 0.2))
+        sign = page.locator("#corners .inward").bounding_box()
+        assert sign["x"] + sign["width"] / 2 > at(0.5, 0.5)[0], "from below to above, in is to the right"
+        page.click("#place-save")
+        eventually(lambda: run.pipeline.settings.line)
+        assert points("line") == ("line1", [0.5, 0.9, 0.5, 0.2])
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.click("#places-list :text('door')")
+        page.fill("#place-name", "gate")
+        page.fill("#place-points", "10,10 50,10 50,50 10,50")
+        page.click("#place-save")
+        eventually(lambda: points("zone") == ("gate", [0.1, 0.1, 0.5, 0.1, 0.5, 0.5, 0.1, 0.5]))
+
+        def kept():
+            return json.loads((tmp_path / "state" / "remembered.json").read_text())["cameras"]["porch"]
+
+        now = run.pipeline.settings
+        eventually(lambda: kept() == {"zone": [*now.zone], "line": [*now.line]})
+        page.click("#places-list :text('gate')")
+        page.click("#place-delete")
+        eventually(lambda: not run.pipeline.settings.zone)
+        page.click("#new-zone")
+        drag((0.3, 0.3), (0.6, 0.6))
+        page.click("#place-save")
+        eventually(lambda: run.pipeline.settings.zone)
+        assert points("zone") == ("zone1", [0.3, 0.3, 0.6, 0.3, 0.6, 0.6, 0.3, 0.6])
 
 
 class Proxy:

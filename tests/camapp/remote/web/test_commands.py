@@ -1,9 +1,11 @@
+import json
+
 import pytest
 
 from camapp.core.errors import SettingsError
 from camapp.core.settings import load_settings
 from camapp.remote.commands import CommandRejected
-from camapp.remote.web.interface import WebInterface
+from camapp.remote.web.interface import WebInterface, places_record
 from tests.camapp.remote.web.stand_in import StandIn
 
 
@@ -130,3 +132,84 @@ def test_metrics_are_rendered_or_the_answer_names_the_package(tmp_path, page):
     with pytest.raises(CommandRejected, match="pip install"):
         page("metrics")
     assert Page(tmp_path, metrics=lambda: "up 1\n")("metrics") == {"text": "up 1\n"}
+
+
+CORNERS = [[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]
+
+
+@pytest.fixture
+def finder(tmp_path):
+    """The page of a camera whose model finds objects."""
+    page = Page(tmp_path)
+    page.camera.task = "detect"
+    return page
+
+
+def test_a_zone_and_a_line_are_set_renamed_kept_and_deleted(finder):
+    porch, yard = "porch=0.1000,0.1000 0.9000,0.1000 0.5000,0.9000", "yard=0.0000,0.0000 1.0000,0.0000 1.0000,1.0000"
+    assert finder("zone", name="porch", points=CORNERS, client="tab1") == {"zone": (porch,), "kept": True, "why": ""}
+    finder("zone", name="yard", points=[[0, 0], [1, 0], [1, 1]])
+    finder("line", name="gate", points=[[0, 0.5], [1, 0.5]])
+    assert finder.camera.settings.zone == (porch, yard)
+    assert finder.camera.settings.line == ("gate=0.0000,0.5000,1.0000,0.5000",)
+    renamed = finder("zone", name="door", was="porch", points=CORNERS)["zone"]
+    assert renamed == (porch.replace("porch", "door"), yard), "it keeps its place"
+    kept = json.loads((finder.state / "remembered.json").read_text())["cameras"]["camera"]
+    assert kept == {"zone": [*renamed], "line": ["gate=0.0000,0.5000,1.0000,0.5000"]}
+    finder("zone", name="door", points=None)
+    finder("line", name="gate", points=None)
+    assert (finder.camera.settings.zone, finder.camera.settings.line) == ((yard,), ())
+    assert finder.notices[0] == ("camera", "zone porch changed", "tab1")
+    assert finder.notices[-1] == ("camera", "line gate deleted", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "why"),
+    [
+        ("zone", {"name": "a b", "points": CORNERS}, "a name is letters, digits"),
+        ("zone", {"name": "", "points": CORNERS}, "a name is"),
+        ("zone", {"points": CORNERS}, "a name is text"),
+        ("zone", {"name": 3, "points": CORNERS}, "a name is text"),
+        ("zone", {"name": "x", "was": [], "points": CORNERS}, "a name is text"),
+        ("zone", {"name": "x", "points": CORNERS[:2]}, "2 corners"),
+        ("zone", {"name": "x", "points": [[0, 0], [1, 1], [1, 0], [0, 1]]}, "crosses or touches itself"),
+        ("zone", {"name": "x", "points": [[0, 0], [2, 1], [1, 0]]}, "leaves the image"),
+        ("zone", {"name": "x", "points": [[0, 0], [float("nan"), 1], [1, 0]]}, "leaves the image"),
+        ("zone", {"name": "x", "points": [[0, 0], ["0", 1], [1, 0]]}, "points are a list"),
+        ("zone", {"name": "x", "points": "0,0 1,1 1,0"}, "points are a list"),
+        ("zone", {"name": "x"}, "there is no zone 'x'"),
+        ("zone", {"name": "yard", "was": "porch", "points": CORNERS}, "there is a zone 'yard' already"),
+        ("line", {"name": "x", "points": CORNERS}, "two ends"),
+        ("line", {"name": "x", "points": [[0, 0], [0, 0]]}, "begins where it ends"),
+        ("line", {"name": "x", "points": None}, "there is no line 'x'"),
+    ],
+)
+def test_a_zone_that_is_not_allowed_is_rejected_and_nothing_changes(finder, kind, body, why):
+    for name in ("porch", "yard"):
+        finder("zone", name=name, points=CORNERS)
+    before = finder.camera.settings
+    with pytest.raises(CommandRejected, match=why):
+        finder(kind, **body)
+    assert finder.camera.settings is before
+
+
+def test_a_model_that_finds_no_objects_has_no_zones(page):
+    with pytest.raises(CommandRejected, match="choose a model that finds objects"):
+        page("zone", name="porch", points=CORNERS)
+
+
+def test_zones_of_the_configuration_outrank_those_of_the_page(tmp_path):
+    own = load_settings({"zone": ["own=0,0 1,0 1,1"]}, environment={})
+    page = Page(tmp_path, reread=lambda name: own)
+    page.camera.task = "detect"
+    result = page("zone", name="porch", points=CORNERS)
+    assert not result["kept"]
+    assert "the configuration sets another zone" in result["why"]
+
+
+def test_zones_and_lines_are_in_the_status_of_the_page():
+    found = places_record(load_settings({"zone": "porch=0,0 1,0 1,1", "line": "gate=0,0,1,0.5"}, environment={}))
+    assert json.loads(json.dumps(found)) == {
+        "zones": [{"name": "porch", "points": [[0, 0], [1, 0], [1, 1]]}],
+        "lines": [{"name": "gate", "points": [[0, 0], [1, 0.5]]}],
+    }
