@@ -198,10 +198,12 @@ class DetectSettings:
 class TrackSettings:
     """Describe the camera above the track, for models that find lanes."""
 
-    camera_height: Annotated[float, Gt(0), Le(100)] = option(
-        0.3, "height of the camera above the ground, metres", "METRES"
+    camera_height: Annotated[float, Gt(0), Le(100)] | None = option(
+        None, "height of the camera above the ground, metres (default: by the lane's width, or 0.3)", "METRES"
     )
-    camera_pitch: Annotated[float, Gt(-90), Lt(90)] = option(18.0, "downward tilt of the camera, degrees", "DEGREES")
+    camera_pitch: Annotated[float, Gt(-90), Lt(90)] | None = option(
+        None, "downward tilt of the camera, degrees (default: estimated from the lines)", "DEGREES"
+    )
     camera_roll: Annotated[float, Gt(-90), Lt(90)] = option(0.0, "tilt of the camera to the right, degrees", "DEGREES")
     camera_hfov: Annotated[float, Gt(0), Lt(180)] = option(
         66.0, "horizontal field of view (along the longer side of the image), degrees", "DEGREES"
@@ -209,7 +211,9 @@ class TrackSettings:
     camera_distortion: Annotated[float, Ge(0), Lt(90)] = option(
         0.0, "barrel distortion of the lens, degrees; 0 is a straight lens, 60 a strong wide angle", "DEGREES"
     )
-    lane_width: Annotated[float, Gt(0), Le(100)] = option(1.22, "width of a lane, metres", "METRES")
+    lane_width: Annotated[float, Gt(0), Le(100)] | None = option(
+        None, "width of a lane, metres (default: estimated, in camera heights)", "METRES"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)

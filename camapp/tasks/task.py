@@ -41,12 +41,12 @@ class TaskOptions:
         classes: labels of the objects to report; () for all.
         zone: areas to count in; see `camapp.core.zones`.
         line: lines whose crossings count, likewise.
-        camera_height: height of the camera over the ground, metres.
-        camera_pitch: angle of the camera below the horizontal, degrees.
+        camera_height: height of the camera over the ground, metres; None is estimated from the lane's width.
+        camera_pitch: angle of the camera below the horizontal, degrees; None is estimated from the lines.
         camera_roll: rotation of the camera to the right, degrees.
         camera_hfov: field of view along the longer side of the image, degrees.
         camera_distortion: barrel distortion of the lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
-        lane_width: expected width of the lane, metres.
+        lane_width: expected width of the lane, metres; None is estimated from the camera's height.
     """
 
     fit: str | None = None
@@ -65,12 +65,12 @@ class TaskOptions:
     classes: tuple[str, ...] = ()
     zone: tuple[str, ...] = ()
     line: tuple[str, ...] = ()
-    camera_height: float = 0.3
-    camera_pitch: float = 18.0
+    camera_height: float | None = None
+    camera_pitch: float | None = None
     camera_roll: float = 0.0
     camera_hfov: float = 66.0
     camera_distortion: float = 0.0
-    lane_width: float = 1.22
+    lane_width: float | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> TaskOptions:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
@@ -18,13 +17,16 @@ from camapp.core.predictions import Polyline, Prediction
 from camapp.tasks import line_decoder
 from camapp.tasks.freeze_detector import FreezeDetector
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
+from camapp.tasks.self_calibration import LaneWidthEstimator, PitchEstimator
 from camapp.tasks.task import Prepared, Task, TaskOptions
-from camapp.tasks.upside_down import SURE, UpsideDownDetector, likelihood
+from camapp.tasks.upside_down import UpsideDownDetector
 from engine.model import ModelCard
 from engine.nets.track import FIELDS, SUBCELLS
 
-# Distance ahead, in camera heights, beyond which points on the ground are too inaccurate for the lane.
-REACH = 20.0
+# What is expected of a camera and a lane before anything was seen, if the user has not set it: degrees and metres.
+PITCH, HEIGHT, LANE_WIDTH = 18.0, 0.3, 1.22
+# Cameras are made for pitches rounded to this many degrees.
+PITCH_STEP = 0.25
 # Mean brightness, 0 to 1, below which the lens is covered and above which it is dazzled.
 DARK, BRIGHT = 0.02, 0.985
 # Standard deviation of the brightness below which an image shows nothing.
@@ -67,8 +69,10 @@ class TrackTask(Task):
         self._preprocess = Preprocessor(card, "stretch", options.roi)
         self._mean = np.array(card.mean, np.float32)[:, None, None]
         self._std = np.array(card.std, np.float32)[:, None, None]
-        self._camera = lru_cache(maxsize=8)(self._make_camera)
-        self._camera((640, 480))
+        self._last: Lane | None = None
+        self._camera = lru_cache(maxsize=64)(self._make_camera)
+        self._camera((640, 480), self._expected_pitch)
+        self._calibrate_anew()
         self.reset()
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:
@@ -81,6 +85,8 @@ class TrackTask(Task):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Turn the field of line points into lines and the filtered lane."""
         geometry: _Geometry = prepared.geometry
+        if frame.shot.still:
+            self._calibrate_anew()
         unchanged_s = self._freeze.update(geometry.grey, now_ns)
         fault = geometry.fault or ("the image is frozen" if unchanged_s > FROZEN_S else "")
         chains = [] if fault else line_decoder.decode(line_decoder.unpack(outputs[0][0]))
@@ -90,6 +96,7 @@ class TrackTask(Task):
             # The last lane of a camera that now sees nothing, or sees wrongly, must not be extrapolated.
             self._filter = LaneFilter()
         filtered, age = self._filter.update(lane, now_ns)
+        self._last = filtered
         # A lane measured in a repeated image is as old as the first copy of that image.
         age += unchanged_s
         label = "lane" if filtered else f"no lane: {reason}"
@@ -106,10 +113,29 @@ class TrackTask(Task):
         )
 
     def reset(self) -> None:
-        """Clear the lane."""
+        """Clear the lane; what was learned of the camera's position stays."""
         self._freeze = FreezeDetector()
-        self._upside_down = UpsideDownDetector()
         self._filter = LaneFilter()
+        self._last = None
+
+    @property
+    def _expected_pitch(self) -> float:
+        given = self.options.camera_pitch
+        return PITCH if given is None else given
+
+    def _calibrate_anew(self) -> None:
+        options = self.options
+        height, width = options.camera_height or HEIGHT, options.lane_width or LANE_WIDTH
+        self._pitch = PitchEstimator(self._expected_pitch, self._camera)
+        self._width = LaneWidthEstimator(width / height)
+        self._upside_down = UpsideDownDetector()
+
+    def _height_and_width(self) -> tuple[float, float]:
+        """Return the camera's height and the lane's width, metres; what the user did not set follows from the rest."""
+        height, width = self.options.camera_height, self.options.lane_width
+        if height is None:
+            height = HEIGHT if width is None else width / self._width.width
+        return height, width or self._width.width * height
 
     def _in_view(self, chains: Sequence[line_decoder.Chain], frame: Frame) -> list[Polyline]:
         x0, y0, x1, y1 = roi_pixels((frame.view.width, frame.view.height), self.options.roi)
@@ -125,36 +151,33 @@ class TrackTask(Task):
         size = frame.view.width, frame.view.height
         scores = [line.score for line in lines]
         pixels = [np.array(line.points) for line in lines]
-        lane, below, upright = self._lane(pixels, scores, size)
-        if self._upside_down.due(now_ns):
-            turned = self._lane([size - line for line in pixels], scores, size)[2] if upright < SURE else 0.0
-            self._upside_down.update(upright, turned, len(lines), now_ns)
+        self._upside_down.update(pixels, now_ns)
         if self._upside_down.upside_down:
             return None, UPSIDE_DOWN
-        if not below:
-            return None, "all lines lie above the horizon; is the camera's pitch wrong?"
+        self._pitch.update(pixels, scores, size)
+        height, width = self._height_and_width()
+        is_given = self.options.camera_pitch is not None
+        pitch = self._expected_pitch if is_given else round(self._pitch.pitch / PITCH_STEP) * PITCH_STEP
+        camera = self._camera(size, pitch)
+        grounds = [height * ground[visible] for ground, visible in map(camera.unproject, pixels)]
+        lane = find_lane(grounds, scores, width, height, self._last)
+        known = f"--camera-pitch is {pitch:g}" + ("" if is_given else ", estimated") + "; see 'camapp calibrate-track'"
+        if not any(map(len, grounds)):
+            return None, f"all lines lie above the horizon ({known})"
         if lane is None:
-            return None, "no line leads along the car's way"
+            return None, f"no line leads along the car's way ({known})"
+        self._width.update(lane, height)
         if abs(lane.offset) > 1.5 * lane.width:
-            return None, "the lines are too far off to be the car's lane"
+            return None, f"the lines are too far off to be the car's lane (--lane-width is {width:.2g} m)"
         return lane, ""
 
-    def _lane(
-        self, pixels: Sequence[NDArray[np.float64]], scores: Sequence[float], size: tuple[int, int]
-    ) -> tuple[Lane | None, int, float]:
-        """Return the lane of the lines, the number of their points on the ground, and the likelihood of the lane."""
-        camera = self._camera(size)
-        grounds = [ground[visible] for ground, visible in map(camera.unproject, pixels)]
-        lane = find_lane(grounds, scores, self.options.lane_width, REACH * self.options.camera_height)
-        below = sum(map(len, grounds))
-        return lane, below, likelihood(lane, sum(map(len, pixels)), below)
-
-    def _make_camera(self, size: tuple[int, int]) -> GroundCamera:
+    def _make_camera(self, size: tuple[int, int], pitch: float) -> GroundCamera:
+        """Return the camera for a pitch in degrees, 1 m above the ground."""
         options = self.options
         return GroundCamera.of(
             size,
-            options.camera_height,
-            math.radians(options.camera_pitch),
+            1.0,
+            math.radians(pitch),
             math.radians(options.camera_hfov),
             roll=math.radians(options.camera_roll),
             bend=math.radians(options.camera_distortion),

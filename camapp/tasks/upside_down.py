@@ -1,56 +1,61 @@
-"""Detects an upside-down camera: compares the lane that the lines make upright and turned by 180 degrees."""
+"""Detects an upside-down camera: the lines of a track come nearer to each other towards the top of an upright image."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
-from camapp.tasks.lane import Lane
+import numpy as np
 
-# Time constant of the evidence, seconds: clear evidence replaces most of the older evidence in this time.
-SETTLES_S = 0.5
-# Minimum interval between comparisons, seconds.
-COMPARED_S = 0.1
-# The camera counts as upside down if the evidence, -1 to 1, is below this.
-DOUBT = -0.2
-# A lane of at least this likelihood is not compared with the turned one.
-SURE = 0.8
+from camapp.core.arrays import Floats
+
+# Time constant of the evidence, and the time that the first frame counts for, seconds.
+SETTLES_S, FIRST_S = 3.0, 0.9
+# The camera counts as upside down while the mean convergence is below the first, until it is above the second. On four
+# drives by persons, with hairpins and neighbouring lanes, the mean was never below -0.10; of the image turned by 180
+# degrees it is the same with the other sign, in the median -0.2 to -0.6.
+DOWN, UP = -0.12, -0.03
+# Least number of pixels in height that two lines share, and least sum of their distances at both ends.
+LEAST_SHARED, LEAST_APART = 3.0, 2.0
 
 
-def likelihood(lane: Lane | None, points: int, below: int) -> float:
-    """Return how plausible a lane, if any, is as a driver's view, 0 to 1.
+def convergence(lines: Sequence[Floats]) -> float | None:
+    """Return by how much pairs of lines, (n, 2) pixels, come together towards the top: -1 to 1; None without pairs.
 
-    `below` of all lines' `points` are below the horizon; no point above it is on the ground.
+    Parallel lines on the ground meet at the horizon at any pitch of the camera, and whatever its lens is.
     """
-    if lane is None:
-        return 0.0
-    along = lane.points / points * math.cos(min(1.5 * abs(lane.heading), math.pi / 2))
-    return max(0.0, along - (1 - below / points))
+    total = shared = 0.0
+    for pair in combinations([line[np.argsort(line[:, 1])] for line in lines], 2):
+        top, bottom = max(line[0, 1] for line in pair), min(line[-1, 1] for line in pair)
+        if bottom - top < LEAST_SHARED:
+            continue
+        (a, b), (c, d) = (np.interp((top, bottom), line[:, 1], line[:, 0]) for line in pair)
+        far, near = a - c, b - d
+        if far * near >= 0 and abs(far + near) > LEAST_APART:
+            total += (bottom - top) * abs(near) / abs(far + near)
+            total -= (bottom - top) * abs(far) / abs(far + near)
+            shared += bottom - top
+    return total / shared if shared else None
 
 
 class UpsideDownDetector:
-    """Accumulates the evidence of about the last second."""
+    """Averages the convergence of the lines over some seconds.
+
+    Attributes:
+        upside_down: whether the camera is upside down.
+    """
 
     def __init__(self) -> None:
-        self._evidence: float | None = None
-        self._now = 0
+        self.upside_down = False
+        self._mean = 0.0
+        self._now: int | None = None
 
-    @property
-    def upside_down(self) -> bool:
-        """Whether the camera is upside down."""
-        return self._evidence is not None and self._evidence < DOUBT
-
-    def due(self, now_ns: int) -> bool:
-        """Whether to compare again. A comparison costs a lane search, and the mounting of a camera rarely changes."""
-        return self._evidence is None or not 0 <= now_ns - self._now < COMPARED_S * 1e9
-
-    def update(self, upright: float, turned: float, lines: int, now_ns: int) -> None:
-        """Add a comparison: likelihoods of the lane as the camera is mounted, and in the image turned by 180 degrees.
-
-        A single line counts half: it is also seen by a car that points far off its lane.
-        """
-        evidence = (upright - turned) * (0.5 if lines == 1 else 1.0)
-        elapsed, self._now = max(0, now_ns - self._now) / 1e9, now_ns
-        if self._evidence is None:
-            self._evidence = evidence
-        # Weight each comparison by its evidence.
-        self._evidence -= math.expm1(-elapsed * abs(evidence) / SETTLES_S) * (evidence - self._evidence)
+    def update(self, lines: Sequence[Floats], now_ns: int) -> None:
+        """Add the lines of a frame, (n, 2) pixels each."""
+        seen = convergence(lines)
+        if seen is not None:
+            elapsed = FIRST_S if self._now is None else max(0, now_ns - self._now) / 1e9
+            self._now = now_ns
+            self._mean -= math.expm1(-elapsed / SETTLES_S) * (seen - self._mean)
+            self.upside_down = self._mean < (UP if self.upside_down else DOWN)

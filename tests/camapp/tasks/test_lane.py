@@ -30,7 +30,7 @@ def test_exact_lines_give_the_exact_position_at_any_scale_of_the_course(scale, b
     course = bending(14 * scale, np.array([bend, bend]) / scale, (-scale / 2, scale / 2), back=2 * scale)
     pose = course.pose(0.0, offset * scale, turned)
     truth = course.values(pose)
-    lane = find_lane(borders_seen(course, pose, 3.5 * scale), [1.0, 1.0], scale, 3.5 * scale)
+    lane = find_lane(borders_seen(course, pose, 3.5 * scale), [1.0, 1.0], scale, 0.5 * scale)
     assert lane is not None
     assert lane.offset / scale == pytest.approx(truth["offset_lanes"], abs=0.003)
     assert math.degrees(lane.heading) == pytest.approx(truth["heading_deg"], abs=0.3)
@@ -42,7 +42,7 @@ def test_exact_lines_give_the_exact_position_at_any_scale_of_the_course(scale, b
 def test_lines_that_are_not_parallel_make_a_poor_lane():
     away = np.linspace(0.3, 3, 40)[:, None]
     apart = [away * (-0.5, 1) + (-0.1, 0), away * (0.5, 1) + (0.1, 0)]
-    lane = find_lane(apart, [1.0, 1.0], 1.0, 10.0)
+    lane = find_lane(apart, [1.0, 1.0], 1.0, 1.0)
     assert lane is None or lane.confidence < 0.5
     beside = [away * (0, 1) + (-0.5, 0), away * (0, 1) + (0.5, 0)]
-    assert find_lane(beside, [1.0, 1.0], 1.0, 10.0).confidence > 0.95
+    assert find_lane(beside, [1.0, 1.0], 1.0, 1.0).confidence > 0.95
