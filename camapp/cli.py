@@ -37,8 +37,9 @@ app = typer.Typer(
 
 # Settings that matter to separate images.
 _FOR_STILLS = (
-    *("model", "net", "task", "labels", "mean", "std", "fit", "roi", "threshold_low", "top"),
-    *("workers", "threads", "drawn", "debug"),
+    *("model", "net", "task", "labels", "mean", "std", "colour", "fit", "roi", "threshold_low", "top"),
+    *("head", "score", "iou", "classes", "anchors", "workers", "threads", "drawn", "debug"),
+    *("camera_height", "camera_pitch", "camera_roll", "camera_hfov", "camera_distortion", "lane_width"),
 )
 
 # Settings that choose what `doctor --try` tries.

@@ -144,7 +144,7 @@ def train(
             from weights.plots import curves
 
             curves(trained.history, trained.best, name, plots / f"{name}_curves.png")
-            _plot_result(model, result, dataset.test, plots)
+            _plot_result(model, result, dataset.test, name, plots)
         size, epochs_done = out.stat().st_size / 1000, len(trained.history)
         print(f"wrote {out} ({size:.0f} kB), best epoch {trained.best.number} of {epochs_done}")
         if images:
@@ -180,7 +180,7 @@ def evaluate_file(
         title = f"{file} on the {source} test split"
         _print_result(result, model.card, title, detail=True)
         if plots:
-            _plot_result(model, result, images, plots)
+            _plot_result(model, result, images, file.stem, plots)
         if report_file:
             command = " ".join(["python -m weights", *sys.argv[1:]])
             _write_report(report_file, report(model, result, title, command))
@@ -496,16 +496,16 @@ def _write_report(path: Path, text: str) -> None:
     print(f"wrote {path}")
 
 
-def _plot_result(model: Model, result: Evaluation, images: Images, folder: Path) -> None:
+def _plot_result(model: Model, result: Evaluation, images: Images, name: str, folder: Path) -> None:
     from weights.evaluate import normalised
     from weights.plots import confusion, grid
 
     card = model.card
-    title = f"{card.net}: {result.accuracy:.2%} of {result.images}"
-    confusion(result.confusion, result.names(card), title, folder / f"{card.net}_confusion.png")
+    title = f"{name}: {result.accuracy:.2%} of {result.images}"
+    confusion(result.confusion, result.names(card), title, folder / f"{name}_confusion.png")
     some = images[:: max(1, len(images) // 16)][slice(16)]
     outputs: Any = model.run(normalised(some.fitted(card.input_shape).images, card))
-    grid(some, outputs.argmax(axis=1).tolist(), result.names(card), title, folder / f"{card.net}_pictures.png")
+    grid(some, outputs.argmax(axis=1).tolist(), result.names(card), title, folder / f"{name}_pictures.png")
 
 
 if __name__ == "__main__":

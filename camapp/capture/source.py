@@ -85,11 +85,13 @@ class Source(ABC):
     Attributes:
         live: whether the newest frame wins and a lost source is opened again; else every frame counts, in order.
         fps: nominal frames per second, known after `open`; 0 if there is none.
+        regular: whether frames are taken at a steady rate, so that a gap means missed ones; files may vary theirs.
         stopping: set when the run ends; waits that may be long end with it.
     """
 
     live: bool = True
     fps: float = 0.0
+    regular: bool = True
     # For a subclass that does not call `__init__`.
     uri: str = ""
     options: SourceOptions = SourceOptions()

@@ -59,6 +59,7 @@ class CaptureThread(threading.Thread):
     Attributes:
         read_limit: the present time to wait for a frame; may be replaced before `start`.
         size: (width, height) of the newest frame, None before the first.
+        gives_up: whether to fail once a live source was lost for too long; may be replaced before `start`.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class CaptureThread(threading.Thread):
         self.status = CaptureStatus(CaptureState.OPENING)
         self.paused = threading.Event()
         self.size: tuple[int, int] | None = None
+        self.gives_up: Callable[[], bool] = lambda: True
         self._step_began = time.monotonic()
         self._stats = stats
         self._deliver = deliver
@@ -153,7 +155,7 @@ class CaptureThread(threading.Thread):
                 raise EndOfStream(f"--max-frames {self._max_frames} reached")
 
     def _add(self, shot: Shot) -> None:
-        trace = self._stats.captured(self._seq, shot.sensor_ns)
+        trace = self._stats.captured(self._seq, shot.sensor_ns, self.source.regular)
         frame = Frame(self._seq, shot)
         self.size = shot.view.size
         self._seq += 1
@@ -167,7 +169,7 @@ class CaptureThread(threading.Thread):
         now = time.monotonic()
         silent = now - self._silent_since
         limit = self._reconnect_s if self._seq else self._first_open_s
-        if not self.source.live or silent > limit:
+        if not self.source.live or (silent > limit and self.gives_up()):
             raise PermanentSourceError(f"{error} (gave up after {silent:.0f} s)" if self.source.live else str(error))
         healthy = 0.0
         if self.status.state is CaptureState.RUNNING:
@@ -177,4 +179,5 @@ class CaptureThread(threading.Thread):
         self._stats.source_lost()
         self.status = CaptureStatus(CaptureState.LOST, str(error))
         # One more attempt is made when the time is over.
-        return min(self._back_off.after_loss(healthy, absent=isinstance(error, SourceAbsent)), limit - silent)
+        wait = self._back_off.after_loss(healthy, absent=isinstance(error, SourceAbsent))
+        return min(wait, limit - silent) if silent < limit else wait

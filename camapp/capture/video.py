@@ -39,6 +39,8 @@ class VideoSource(Source):
         limit_s: longest time for one picture, before the decoder is replaced.
     """
 
+    regular = False
+
     def __init__(self, uri: str, options: SourceOptions, catch_up_s: float = 0.25, limit_s: float = _LIMIT_S) -> None:
         super().__init__(uri, options)
         self.live = bool(options.realtime)

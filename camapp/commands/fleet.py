@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rich.box import HEAVY_HEAD, SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -31,6 +32,11 @@ _CONNECT_S = 10.0
 # Age from which a device counts as silent; it publishes its status every five seconds.
 _SILENT_S = 20.0
 _MAX_TEXT = 60
+# Terminals of fewer columns get a table of few columns: those that only it has, and those that both have.
+_WIDE = 140
+_NARROW = ("device, camera", "state, trouble")
+_BOTH = ("sees", "fps", "seen")
+_NUMBERS = ("fps", "p95 ms", "dropped", "failed", "restarts", "seen")
 _RATING_STYLE = {Rating.GOOD: "green", Rating.FAIR: "yellow", Rating.POOR: "red", Rating.UNRATED: ""}
 
 
@@ -170,7 +176,8 @@ def run_fleet(broker: str, password_file: Path | None, ca: Path | None, once: bo
             if as_json:
                 print(json.dumps([asdict(row) for row in fleet.rows()], indent=2))
             else:
-                Console().print(table_of(fleet.rows()))
+                console = Console()
+                console.print(table_of(fleet.rows(), console.width))
         else:
             _live(link, fleet, broker_access)
     finally:
@@ -198,40 +205,53 @@ def _live(link: MqttClient, fleet: Fleet, broker: Access) -> None:
     # On a signal the loop ends normally, so that the cursor, which a live table hides, is shown again.
     signals: list[str] = []
     on_stop_signals(signals.append)
-    with Live(console=Console(), auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
         while not signals:
-            table = table_of(fleet.rows())
+            table = table_of(fleet.rows(), console.width)
             why = "" if link.connected else f": {link.reason or 'connecting'}"
             table.title = f"MQTT broker {broker.address}{why}"
             live.update(table, refresh=True)
             time.sleep(_REFRESH_S)
 
 
-def table_of(rows: Sequence[DeviceRow]) -> Table:
-    """Return the rows as a table."""
-    table = Table("device", "camera", "state", "sees", "model")
-    for name in ("fps", "p95 ms", "dropped", "failed", "restarts", "machine", "seen"):
-        table.add_column(name, justify="right")
+def table_of(rows: Sequence[DeviceRow], width: int = _WIDE) -> Table:
+    """Return the rows as a table; for a terminal of few columns, one of the numbers that matter most."""
+    is_wide = width >= _WIDE
+    columns = {name: cell for name, cell in _COLUMNS.items() if name in _BOTH or (name in _NARROW) != is_wide}
+    table = Table(box=HEAVY_HEAD if is_wide else SIMPLE, padding=(0, 1 if is_wide else 0))
+    for name in columns:
+        is_number = name in _NUMBERS
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in rows:
-        machine = [f"{row.temperature_c:.0f} °C"] if row.temperature_c is not None else []
-        table.add_row(
-            Text(row.device),
-            Text(row.camera),
-            Text(row.state + (f": {row.reason}" if row.reason and row.online else ""), _state_style(row)),
-            Text(row.label + (f" {row.score:.0%}" if row.label and row.score is not None else "")),
-            Text(row.model),
-            _fps(row),
-            _shown(row.latency_p95_ms, ".1f"),
-            _shown(row.dropped),
-            Text(_shown(row.failed), "red" if row.failed else ""),
-            Text(_shown(row.restarts), "yellow" if row.restarts else ""),
-            Text(", ".join([*machine, *row.alerts]), "red" if row.alerts else ""),
-            Text(_ago(row.age_s), "red" if row.online and (row.age_s or 0) > _SILENT_S else ""),
-            style="" if row.online else "dim",
-        )
+        table.add_row(*(cell(row) for cell in columns.values()), style="" if row.online else "dim")
     if not rows:
         table.add_row(Text("no devices seen yet", "dim"))
     return table
+
+
+def _state(row: DeviceRow) -> Text:
+    return Text(row.state + (f": {row.reason}" if row.reason and row.online else ""), _state_style(row))
+
+
+def _sees(row: DeviceRow) -> Text:
+    return Text(row.label + (f" {row.score:.0%}" if row.label and row.score is not None else ""))
+
+
+def _machine(row: DeviceRow) -> Text:
+    temperature = [f"{row.temperature_c:.0f} °C"] if row.temperature_c is not None else []
+    return Text(", ".join([*temperature, *row.alerts]), "red" if row.alerts else "")
+
+
+def _state_and_trouble(row: DeviceRow) -> Text:
+    """Return the state with what the columns for failures would show, without the zeros."""
+    counts = ((row.failed, "failed"), (row.restarts, "restarted"))
+    trouble = [f"{count} {what}" for count, what in counts if count] + list(row.alerts)
+    return Text("\n").join([_state(row), *(Text(text, "red") for text in trouble)])
+
+
+def _seen(row: DeviceRow) -> Text:
+    return Text(_ago(row.age_s), "red" if row.online and (row.age_s or 0) > _SILENT_S else "")
 
 
 def _state_style(row: DeviceRow) -> str:
@@ -259,6 +279,24 @@ def _ago(seconds: float | None) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+_COLUMNS: dict[str, Callable[[DeviceRow], Text]] = {
+    "device": lambda row: Text(row.device),
+    "camera": lambda row: Text(row.camera),
+    "state": _state,
+    "device, camera": lambda row: Text(f"{row.device}\n{row.camera}" if row.camera else row.device),
+    "state, trouble": _state_and_trouble,
+    "sees": _sees,
+    "model": lambda row: Text(row.model),
+    "fps": _fps,
+    "p95 ms": lambda row: Text(_shown(row.latency_p95_ms, ".1f")),
+    "dropped": lambda row: Text(_shown(row.dropped)),
+    "failed": lambda row: Text(_shown(row.failed), "red" if row.failed else ""),
+    "restarts": lambda row: Text(_shown(row.restarts), "yellow" if row.restarts else ""),
+    "machine": _machine,
+    "seen": _seen,
+}
 
 
 # -- parsers of payloads, which may contain anything

@@ -151,14 +151,14 @@ class Stats:
         self.intervals = Quantiles(capacity=64)
         self._last_predicted = 0
 
-    def captured(self, seq: int, sensor_ns: int) -> Trace:
-        """Count a new frame as in flight and return its trace."""
+    def captured(self, seq: int, sensor_ns: int, regular: bool = True) -> Trace:
+        """Count a new frame as in flight, and missed ones before it if `regular`; return its trace."""
         now = time.monotonic_ns()
         trace = Trace(seq, sensor=sensor_ns, captured=now)
         with self._lock:
             self._captured += 1
             self._in_flight[seq] = trace
-            if sensor_ns:
+            if sensor_ns and regular:
                 self._note_sensor(sensor_ns)
         self.camera.tick(now)
         return trace

@@ -6,7 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from camapp.capture.thread import CaptureState
 from camapp.core.errors import ExitCode
 from camapp.core.log_once import LogOnce
 from camapp.pipeline.pipeline import Pipeline, Summary
@@ -20,6 +22,8 @@ _TICK = 0.05
 class MultiCamera:
     """Runs one or more pipelines, each in its own thread.
 
+    A live source that is lost is retried as long as another camera works.
+
     Args:
         pipelines: with different names.
     """
@@ -32,6 +36,8 @@ class MultiCamera:
         self._log_once = LogOnce(log)
         self._lock = threading.Lock()
         self._stop_reason = ""
+        for pipeline in self.pipelines:
+            pipeline.capture.gives_up = partial(self._is_last, pipeline)
 
     def request_stop(self, reason: str) -> None:
         """Request the end of all and return at once; for any thread or signal handler, so it takes no lock."""
@@ -74,6 +80,11 @@ class MultiCamera:
         """Release the shared memory of pipelines that will not be run."""
         for pipeline in self.pipelines:
             pipeline.inference.stop(0.0)
+
+    def _is_last(self, pipeline: Pipeline) -> bool:
+        """Return whether no other camera works, so that one that is away for too long may end the run."""
+        others = [other.capture.status.state for other in self.pipelines if other is not pipeline]
+        return not any(state in (CaptureState.OPENING, CaptureState.RUNNING) for state in others)
 
     def _report_failures(self, runs: list[_Run]) -> None:
         """Log a failed camera at once: the end of the whole run, which reports it again, may be months away."""

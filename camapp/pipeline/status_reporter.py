@@ -27,11 +27,14 @@ class StatusReporter:
         self._newest: Result | None = None
         self._measured_ns = 0
         self._busy_s = 0.0
-        self._load = 0.0
+        self._load: float | None = None
         self._started = time.monotonic()
 
     def predicted(self, result: Result) -> None:
         """Take the newest result."""
+        # Before the first one, workers have started and waited for the source, which says nothing about their load.
+        if not self._measured_ns:
+            self._measured_ns = result.trace.infer_start or result.trace.captured
         self._newest = result
 
     def restart_clock(self) -> None:
@@ -115,7 +118,7 @@ class StatusReporter:
         return (
             f"camera {hud.camera_fps:5.1f}  inference {hud.infer_fps:5.1f} of {hud.target_fps:g} fps  "
             f"latency {hud.latency_ms['total']:.1f} ms  dropped {sum(hud.drops.values())}  "
-            f"workers {hud.workers_busy:.0%} busy"
+            + (f"workers {hud.workers_busy:.0%} busy" if self._newest else "workers starting")
             + (f"  restarts {hud.restarts}" if hud.restarts else "")
             + (f"  {', '.join(hud.health.alerts)}" if hud.health.alerts else "")
             + ("  idle" if hud.idle else "")
@@ -136,9 +139,9 @@ class StatusReporter:
         """Return the share of the workers' time spent on inference, 0 to 1."""
         now, busy_s = time.monotonic_ns(), self._pipeline.inference.pool.busy_seconds()
         before, before_s = self._measured_ns, self._busy_s
-        if now - before > _LOAD_OVER_NS:
-            self._measured_ns, self._busy_s = now, busy_s
-            if before:
-                share = (busy_s - before_s) / ((now - before) / 1e9) / self._pipeline.workers
-                self._load = min(1.0, max(0.0, share))
-        return self._load
+        if before and (self._load is None or now - before > _LOAD_OVER_NS):
+            share = (busy_s - before_s) / ((now - before) / 1e9) / self._pipeline.workers
+            self._load = min(1.0, max(0.0, share))
+            if now - before > _LOAD_OVER_NS:
+                self._measured_ns, self._busy_s = now, busy_s
+        return self._load or 0.0

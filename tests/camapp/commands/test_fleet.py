@@ -1,5 +1,6 @@
 """The table of all devices on a broker, with the messages of real runs and with invalid ones."""
 
+import io
 import json
 import os
 import pty
@@ -242,3 +243,30 @@ def test_two_real_runs_are_seen_alive_and_after_their_end(tmp_path):
         broker.kill()
     # The password is in none of the logs.
     assert not any(b"hush" in (tmp_path / device).read_bytes() for device in ("one", "two"))
+
+
+def test_the_table_is_readable_at_80_columns():
+    rows = [
+        DeviceRow("raspberrypi-ab12", "front-door", True, "no signal", "no image for 12 s", "person", 0.98, "yolox",
+                  29.61, 30.0, 41.26, 5, 1, 2, 82.4, ("throttled",), 3, 30.0),
+        DeviceRow("raspberrypi-cd34", "shelf", True, "running", "", "7", 1.0, "mnist",
+                  30.0, 30.0, 4.1, 0, 0, 0, 51.0, (), 0, 1.0),
+    ]  # fmt: skip
+    out = io.StringIO()
+    Console(file=out, width=80).print(table_of(rows, 80))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    # Words stay whole, and so do numbers.
+    for shown in (
+        "raspberrypi-ab12",
+        "front-door",
+        "no signal",
+        "person 98%",
+        "29.6 of 30",
+        "30.0 of 30",
+        "1 failed",
+        "throttled",
+        "30 s ago",
+    ):
+        assert any(shown in line for line in lines), out.getvalue()
+    assert len(lines) <= 12

@@ -83,6 +83,14 @@ def test_gaps_in_sensor_time_stamps_are_compared_with_the_usual_gap():
     assert stats.balance().sensor_missed == 2
 
 
+def test_gaps_of_a_file_with_a_variable_rate_are_not_missed_frames():
+    stats = Stats()
+    for seq, stamp in enumerate([*range(1, 10), 12, 13, 20]):
+        stats.captured(seq, stamp * SECOND, regular=False)
+    assert stats.balance().sensor_missed == 0
+    assert "sensor" not in str(stats.balance())
+
+
 def test_latencies_of_the_stages_add_up():
     trace = Trace(0, sensor=1, captured=3_000_001, taken=4_000_001, prepared=6_000_001)
     trace.infer_start, trace.infer_end, trace.decoded = 7_000_001, 11_000_001, 11_500_001

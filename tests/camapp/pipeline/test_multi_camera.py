@@ -6,8 +6,10 @@ import time
 import pytest
 
 from camapp.app import build_cameras
-from camapp.core.errors import ExitCode, PermanentSourceError, SinkError
+from camapp.capture.thread import CaptureState
+from camapp.core.errors import ExitCode, PermanentSourceError, SinkError, SourceLost
 from camapp.core.settings import load_settings
+from camapp.core.status import State
 from camapp.pipeline.multi_camera import JointManager
 from camapp.sinks.sink import ImageSink
 from tests.camapp.scripted import ScriptedSource
@@ -67,6 +69,29 @@ def test_a_camera_that_fails_for_good_leaves_the_other_running(cameras, caplog):
     assert (first.code, second.code) == (ExitCode.SOURCE_GONE, ExitCode.OK)
     assert "the cable is cut" in first.reason
     assert "camera broken has failed" in caplog.text
+
+
+def test_a_camera_that_is_away_too_long_is_retried_as_long_as_another_works(cameras, caplog):
+    away = ScriptedSource(5, live=True)
+    well = ScriptedSource(100_000, live=True, interval=0.01)
+    away.script = [3, *[SourceLost("unplugged")] * 4, 3, *[SourceLost("unplugged again")] * 500]
+    both = cameras({"away": away, "well": well}, reconnect=0.2)
+    result = run(both)
+    lost, working = both.pipelines
+    deadline = time.monotonic() + 30
+    while lost.stats.balance().captured < 6 or lost.status().state is not State.NO_SIGNAL:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.5)
+    # Longer than --reconnect: still tried, and said.
+    assert lost.capture.status.state is CaptureState.LOST
+    assert (lost.status().state, lost.status().reason) == (State.NO_SIGNAL, "unplugged again")
+    assert "has failed" not in caplog.text
+    working.request_stop("this one ends")
+    # Now nothing works any more.
+    first, second = result()
+    assert (first.code, second.code) == (ExitCode.SOURCE_GONE, ExitCode.OK)
+    assert "unplugged again (gave up after" in first.reason
 
 
 def test_a_sink_that_cannot_start_ends_all_cameras_with_its_error(cameras):

@@ -78,6 +78,17 @@ def test_every_frame_of_a_file_is_predicted_in_order(build):
     assert summary.balance.predicted == 60
 
 
+def test_the_load_of_the_workers_is_said_from_the_first_prediction_on(build):
+    pipeline, _ = build(ScriptedSource(60, live=False))
+    said = [pipeline.reporter.line()]
+    pipeline.on_tick(lambda: said.append(pipeline.reporter.line()))
+    pipeline.run()
+    first = next(line for line in said if "starting" not in line)
+    assert "workers starting" in said[0]
+    assert "busy" not in said[0]
+    assert "workers 0% busy" not in first
+
+
 def test_the_status_has_the_state_of_the_run_and_can_be_written_as_json(build):
     pipeline, _ = build(ScriptedSource(20, live=False, size=(160, 120)), name="door")
     assert pipeline.status().state is State.STARTING
