@@ -156,6 +156,8 @@ class _Folder:
             rewrite = _aligned
         elif node.op_type in KERNELS and not KINDS.get(node.op_type) and self._are_double(node):
             rewrite = _single
+        elif node.op_type in _SELECTING and len(node.outputs) == 1 and self.dtype(node.inputs[0]).name in _SMALL:
+            rewrite = _small
         if rewrite is not None:
             for simpler in rewrite(self, node):
                 self.fold(simpler)
@@ -340,6 +342,21 @@ def _single(folder: _Folder, node: Node) -> list[Node]:
     made = f"{node.outputs[0]}/single"
     nodes.append(replace(node, inputs=tuple(names), outputs=(made, *node.outputs[1:])))
     return [*nodes, Node("Cast", (made,), node.outputs[:1], {"to": 11}, node.name)]
+
+
+_SELECTING = ("GlobalMaxPool", "MaxPool")
+_SMALL = ("int8", "uint8", "int16", "uint16")
+
+
+def _small(folder: _Folder, node: Node) -> list[Node]:
+    """Take the largest of small whole numbers in float32, which holds them exactly."""
+    dtype, y = folder.dtype(node.inputs[0]), node.outputs[0]
+    code = next(code for code in _PLAIN_TYPES if CAST_TYPES[code] == dtype)
+    return [
+        Node("Cast", node.inputs, (f"{y}/single 0",), {"to": 1}, node.name),
+        replace(node, inputs=(f"{y}/single 0",), outputs=(f"{y}/single",)),
+        Node("Cast", (f"{y}/single",), node.outputs, {"to": code}, node.name),
+    ]
 
 
 def _cast_like(folder: _Folder, node: Node) -> list[Node]:

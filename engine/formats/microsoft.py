@@ -84,7 +84,9 @@ def _same(node: Node) -> list[Node]:
 
 
 _CHANGES: Mapping[str, Callable[[Node], list[Node]]] = {
+    "DequantizeLinear": _same,
     "FusedConv": _fused_conv,
     "Gelu": _same,
+    "QuantizeLinear": _same,
     "QuickGelu": _quick_gelu,
 }

@@ -21,6 +21,7 @@ from engine.formats.external_data import ExternalData
 from engine.formats.microsoft import MICROSOFT, upgrade_microsoft
 from engine.formats.opsets import NEWEST, upgrade
 from engine.formats.protobuf import bytes_field, float_field, int_field, read_message
+from engine.formats.quantized import replace_quantized
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator, Value
 from engine.model_card import ModelCard
 
@@ -200,6 +201,9 @@ class _Reader:
             else:
                 attributes[key] = _attribute(attribute, where, self.external)
         node = Node(op_type, tuple(item["input"]), outputs, attributes, name)
+        plain = replace_quantized(node) if domain in (*_OWN_DOMAINS, MICROSOFT) else None
+        if plain is not None:
+            return plain
         if domain == MICROSOFT:
             return upgrade_microsoft(node)
         if domain not in _OWN_DOMAINS:  # refused by `load`, together with all others

@@ -39,6 +39,7 @@ from engine.kernels import (
     movement,
     normalization,
     pool,
+    quantization,
     rearrange,
     reductions,
     resize,
@@ -99,6 +100,7 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Unsqueeze": (movement.reshape,),
     **elementwise.OTHERS,
     **normalization.KERNELS,
+    **quantization.KERNELS,
     **rearrange.KERNELS,
     **reductions.KERNELS,
     **selection.KERNELS,
@@ -119,7 +121,7 @@ _FLOATS = (
 )
 KINDS: Mapping[str, str] = {
     **dict.fromkeys(_ANY.split(), "fiub"),
-    **dict.fromkeys([*_NUMBERS.split(), selection.INDICES], "fiu"),
+    **dict.fromkeys([*_NUMBERS.split(), *quantization.KERNELS, selection.INDICES], "fiu"),
     **dict.fromkeys(("And", "Not", "Or", "Xor"), "b"),
     **dict.fromkeys(_FLOATS.split(), "f"),
 }

@@ -16,12 +16,13 @@ from functools import partial
 import numpy as np
 
 from engine.graph import Array, Graph, Node, UnsupportedOperator
-from engine.reference import elementwise, movement, normalization, reductions, selection, windows
+from engine.reference import elementwise, movement, normalization, quantization, reductions, selection, windows
 from engine.reference.resize import resize
 
 FUNCTIONS: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
     **elementwise.FUNCTIONS,
     **normalization.FUNCTIONS,
+    **quantization.FUNCTIONS,
     **reductions.REDUCTIONS,
     **selection.FUNCTIONS,
     "AveragePool": windows.average_pool,
