@@ -46,11 +46,19 @@ def slices(node: Node, shape: Shape) -> tuple[slice, ...]:
     taken = [slice(None)] * len(shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = positive(node, axis, len(shape))
-        first, last, _ = slice(start, end, step).indices(shape[place])
+        first, last = _ends(start, end, step, shape[place])
         taken[place] = slice(first, None if last < 0 else last, step)
         if len(range(first, last, step)) == 0:
             taken[place] = slice(0, 0)
     return tuple(taken)
+
+
+def _ends(start: int, end: int, step: int, size: int) -> tuple[int, int]:
+    """Return where a slice starts and ends; unlike in Python, a backward one from before the axis takes its first."""
+    start, end = (place + size if place < 0 else place for place in (start, end))
+    if step > 0:
+        return min(max(start, 0), size), min(max(end, 0), size)
+    return min(max(start, 0), size - 1), min(max(end, -1), size - 1)
 
 
 def positive(node: Node, axis: int, rank: int) -> int:

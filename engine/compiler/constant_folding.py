@@ -216,7 +216,9 @@ class _Folder:
         for name in node.inputs:
             dtype = self.dtype(name)
             if dtype.kind not in kinds if kinds else dtype != FLOAT32:
-                raise NotPlannable(f"{node.op_type} '{node.name}': no kernel for '{name}' of {dtype.name}")
+                looped = node.op_type in _LOOPED and dtype.kind in "iu"
+                refusal = NotPlannable if looped else UnsupportedOperator
+                raise refusal(f"{node.op_type} '{node.name}': no kernel for '{name}' of {dtype.name}")
 
     def _for_any_batch(self, node: Node) -> Node:
         """Replace the first axis' length by "keep" if the node keeps it: workers may plan other batches."""
@@ -298,6 +300,10 @@ def check_supported(nodes: Iterable[Node]) -> None:
         ]
         plural = "s" if len(lacking) > 1 else ""
         raise UnsupportedOperator(f"operator{plural} {', '.join(named)} {'are' if plural else 'is'} not supported")
+
+
+# Operators that ONNX defines for whole numbers too, and that only the plain loops run on these.
+_LOOPED = ("Gemm", "MatMul", "MaxPool", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean")
 
 
 def _check_padding(node: Node, shape: Shape) -> None:

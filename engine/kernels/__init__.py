@@ -112,17 +112,18 @@ _ANY = (
     "ReduceMax ReduceMin Squeeze Tile Transpose Unsqueeze Where"
 )
 _NUMBERS = (
-    "Abs Add ArgMax ArgMin Div Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Neg Pow ReduceL1 ReduceL2 "
+    "Abs Add ArgMax ArgMin Div Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Pow ReduceL1 "
     "ReduceProd ReduceSum ReduceSumSquare Sign Sub"
 )
 _FLOATS = (
     "Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Exp Floor IsInf IsNaN Log Mean Mish Reciprocal "
-    "ReduceLogSum ReduceLogSumExp ReduceMean Round Selu Sin Sinh Softplus Softsign Sqrt Tan ThresholdedRelu"
+    "ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean Round Selu Sin Sinh Softplus Softsign Sqrt Tan ThresholdedRelu"
 )
 KINDS: Mapping[str, str] = {
     **dict.fromkeys(_ANY.split(), "fiub"),
     **dict.fromkeys([*_NUMBERS.split(), *quantization.KERNELS, selection.INDICES], "fiu"),
     **dict.fromkeys(("And", "Not", "Or", "Xor"), "b"),
+    "Neg": "fi",
     **dict.fromkeys(_FLOATS.split(), "f"),
 }
 """The kinds (`numpy.dtype.kind`) of numbers that an operator's kernels take, if not float32 alone."""

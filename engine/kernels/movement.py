@@ -105,6 +105,8 @@ def gather(node: Node, inputs: Sequence[Operand]) -> Step:
 def _gather_by_data(node: Node, inputs: Sequence[Operand], axis: int) -> Step:
     """Copy entries by indices that are computed: their range is checked in each run."""
     shape, indices = inputs[0].shape, inputs[1]
+    if indices.dtype.kind not in "iu":
+        raise ModelError(f"Gather '{node.name}': indices of {indices.dtype.name}; expected whole numbers")
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls = within(node, arrays[1], shape[axis], *scratch)
@@ -156,7 +158,8 @@ def pad(node: Node, inputs: Sequence[Operand]) -> Step:
     # The source of each element, found by padding the elements' indices.
     places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
     added = [(max(b, 0), max(e, 0)) for b, e in zip(begin, end, strict=True)]
-    if any(size == 0 and sum(more) for size, more in zip(shape, added, strict=True)):
+    lengths = [size + min(b, 0) + min(e, 0) for b, size, e in zip(begin, shape, end, strict=True)]
+    if any(size <= 0 and sum(more) for size, more in zip(lengths, added, strict=True)):
         raise ModelError(f"Pad '{node.name}': mode {found['mode']} has nothing to take from in {shape}")
     kept = tuple(slice(max(-b, 0), size - max(-e, 0)) for b, size, e in zip(begin, shape, end, strict=True))
     sources = np.pad(places[kept], added, mode=found["mode"])

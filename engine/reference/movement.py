@@ -56,7 +56,10 @@ def slice_(node: Node, x: Array) -> Array:
     axes = has.get("axes", range(len(has["starts"])))
     steps = has.get("steps", (1,) * len(axes))
     for start, end, axis, step in zip(has["starts"], has["ends"], axes, steps, strict=True):
-        taken[axis] = range(*slice(start, end, step).indices(x.shape[axis]))
+        size = x.shape[axis]
+        if step < 0 and start < -size:  # one before the axis counts as its first
+            start = -size
+        taken[axis] = range(*slice(start, end, step).indices(size))
     out = np.zeros([len(places) for places in taken], x.dtype)
     for place in np.ndindex(out.shape):
         out[place] = x[tuple(taken[axis][at] for axis, at in enumerate(place))]

@@ -22,6 +22,7 @@ def matmul(node: Node, a: Array, b: Array) -> Array:
     out = np.zeros((*outer, rows.shape[-2], columns.shape[-1]))
     for *at, i, j in np.ndindex(out.shape):
         out[(*at, i, j)] = sum(float(rows[(*at, i, k)]) * float(columns[(*at, k, j)]) for k in range(rows.shape[-1]))
+    out = out if a.dtype.kind == "f" else out.astype(a.dtype)
     out = out[..., 0, :] if a.ndim == 1 else out
     return out[..., 0] if b.ndim == 1 else out
 

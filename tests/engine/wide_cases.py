@@ -169,6 +169,8 @@ WIDE_CASES = [
     case("Concat", "int64", integers(2, 3), integers(1, 3), axis=0),
     case("Transpose", "bool", flags(2, 3, 4), perm=(1, 2, 0)),
     case("Pad", "int64", integers(2, 3), pads=(1, 0, 0, 2), value=7, runtime=False),  # as ONNX its value is float32
+    case("Slice", "backwards_from_before", floats(4), starts=(-9,), ends=(-1000,), steps=(-1,)),
+    case("Slice", "backwards_of_one", floats(1, 3), starts=(-3, 5), ends=(1 << 31, -9), axes=(0, 1), steps=(-2, -2)),
     case("Slice", "int64", integers(5, 6), starts=(4,), ends=(-9,), steps=(-2,)),
 ]
 """A case for each operator of `engine.kernels` that the cases of the built-in nets' operators lack, and more."""

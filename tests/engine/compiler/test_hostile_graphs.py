@@ -16,7 +16,9 @@ from engine.graph import Graph, ModelError, Node, Value
 from engine.interpreter import Interpreter
 from engine.reference import run_graph
 from tests.engine.operator_cases import CASES
+from tests.engine.wide_cases import WIDE_CASES
 
+EVERY = (*CASES, *WIDE_CASES)
 NUMBERS = (-1, 0, 1, 2, 3, 7, -5, 100, 65_536, 2**31 - 1, 2**62, -(2**63))
 STRANGE = (3, -1, (1, 2), (), 1.5, (1.5,), "text", "SAME_UPPER", "linear", "cubic", "reflect", float("nan"), 1e30)
 
@@ -47,7 +49,7 @@ def tamper(count: int, seed: int) -> None:
     state, refused, slowest = np.random.RandomState(seed), 0, 0.0
     unnamed: list[str] = []
     for _ in range(count):
-        case = CASES[state.randint(len(CASES))]
+        case = EVERY[state.randint(len(EVERY))]
         inputs, node = case.inputs(), case.node()
         for _ in range(1 + state.randint(3)):
             node = tampered(node, state)
