@@ -20,7 +20,7 @@ from engine.formats.content import MAX_ARRAYS, Content, array_of, read_bytes, re
 from engine.formats.external_data import ExternalData
 from engine.formats.microsoft import MICROSOFT, upgrade_microsoft
 from engine.formats.opsets import NEWEST, upgrade
-from engine.formats.protobuf import bytes_field, float_field, int_field, read_message
+from engine.formats.protobuf import MessageReader, bytes_field, float_field, int_field, read_message
 from engine.formats.quantized import replace_quantized
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator, Value
 from engine.model_card import ModelCard
@@ -122,7 +122,8 @@ def parse_onnx(data: bytes, name: str = "onnx", folder: Path | None = None) -> C
 
     External data are read from `folder`; None: they are refused.
     """
-    model = read_message(memoryview(data), MODEL)
+    messages = MessageReader()
+    model = messages.message(memoryview(data), MODEL)
     if "graph" not in model or not model["graph"]["output"]:
         raise ModelError("not an ONNX model: it has no graph with outputs")
     if model["functions"]:
@@ -131,6 +132,7 @@ def parse_onnx(data: bytes, name: str = "onnx", folder: Path | None = None) -> C
     opset = max(versions, default=1)
     if not 1 <= opset <= NEWEST:
         raise UnsupportedOperator(f"operator set {opset}; known are 1 to {NEWEST}")
+    _open_subgraphs(model["graph"], messages, 0)
     graph = _Reader(opset, ExternalData(folder)).graph(model["graph"], name)
     texts = {entry.get("key", ""): entry.get("value", "") for entry in model["metadata_props"]}
     card = ModelCard.from_json(texts[CARD]) if CARD in texts else _guessed_card(graph, texts)
@@ -159,13 +161,13 @@ class _Reader:
             raise ModelError("two inputs of the same name, or one without")
         items = _in_order(found["node"], [value.name for value in outputs], known)
         self.read_arrays(tensors, items, outputs)
-        nodes = [made for index, item in items for made in self.nodes(item, index, 0)]
+        nodes = [made for index, item in items for made in self.nodes(item, index)]
         return Graph(found.get("name") or name, inputs, outputs, tuple(_distinct(nodes)), initializers=self.arrays)
 
-    def branch(self, found: Mapping[str, Any], prefix: str, depth: int) -> Graph:
+    def branch(self, found: Mapping[str, Any], prefix: str) -> Graph:
         """Return a subgraph, its own values named with a prefix; it may read all values around it."""
-        if depth > MAX_DEPTH or found["input"]:
-            raise UnsupportedOperator(f"'{prefix}' is a subgraph {'with inputs' if found['input'] else 'too deep'}")
+        if found["input"]:
+            raise UnsupportedOperator(f"'{prefix}' is a subgraph with inputs")
         tensors, own = _tensors(found), {}
         for each in (*tensors, *(output for item in found["node"] for output in item["output"])):
             own[each] = f"{prefix}/{each}" if each else ""
@@ -175,7 +177,7 @@ class _Reader:
         renamed = [(index, _renamed(item, own)) for index, item in items]
         outputs = tuple(Value(own.get(name, name), ()) for name in wanted)
         self.read_arrays({own[name]: tensor for name, tensor in tensors.items()}, renamed, outputs)
-        nodes = [made for index, item in renamed for made in self.nodes(item, index, depth)]
+        nodes = [made for index, item in renamed for made in self.nodes(item, index)]
         return Graph(prefix, (), outputs, tuple(nodes))
 
     def read_arrays(self, tensors: Mapping[str, Any], items: Items, outputs: tuple[Value, ...]) -> None:
@@ -185,7 +187,7 @@ class _Reader:
             if name in used:
                 self.arrays[name] = _array(tensor, name, self.external)
 
-    def nodes(self, item: Mapping[str, Any], index: int, depth: int) -> list[Node]:
+    def nodes(self, item: Mapping[str, Any], index: int) -> list[Node]:
         """Return the current nodes of a node."""
         op_type, outputs, domain = item.get("op_type", ""), tuple(item["output"]), item.get("domain", "")
         name = item.get("name") or next(iter(outputs), "") or f"node {index}"
@@ -195,9 +197,9 @@ class _Reader:
             where = f"{op_type} '{name}': attribute {key}"
             if key in attributes:
                 raise ModelError(f"{where} appears twice")
-            if attribute.get("type") == SUBGRAPH and op_type == "If":
+            if "graph" in attribute:
                 prefix = f"{outputs[0] if outputs else name}/{key}"
-                attributes[key] = self.branch(attribute["graph"], prefix, depth + 1)
+                attributes[key] = self.branch(attribute["graph"], prefix)
             else:
                 attributes[key] = _attribute(attribute, where, self.external)
         node = Node(op_type, tuple(item["input"]), outputs, attributes, name)
@@ -229,12 +231,22 @@ def _tensors(found: Mapping[str, Any]) -> dict[str, Any]:
     return tensors
 
 
+def _open_subgraphs(found: Mapping[str, Any], messages: MessageReader, depth: int) -> None:
+    """Read the messages of all branches of If, and of those within them."""
+    if depth > MAX_DEPTH:
+        raise UnsupportedOperator(f"more than {MAX_DEPTH} subgraphs within one another")
+    for item in found["node"]:
+        for attribute in item["attribute"] if item.get("op_type") == "If" else ():
+            if attribute.get("type") == SUBGRAPH:
+                attribute["graph"] = messages.message(attribute.get("g", memoryview(b"")), GRAPH)
+                _open_subgraphs(attribute["graph"], messages, depth + 1)
+
+
 def _read_by(item: Mapping[str, Any]) -> list[str]:
     """Return the names of the values that a node reads, those that its subgraphs read from around it included."""
     names = list(item["input"])
     for attribute in item["attribute"]:
-        if attribute.get("type") == SUBGRAPH and item.get("op_type") == "If":
-            graph = attribute.setdefault("graph", read_message(attribute.get("g", memoryview(b"")), GRAPH))
+        if graph := attribute.get("graph"):
             own = {output for inner in graph["node"] for output in inner["output"]}
             own |= {tensor.get("name") for tensor in graph["initializer"]}
             used = [name for inner in graph["node"] for name in _read_by(inner)]

@@ -31,25 +31,26 @@ def read_message(data: memoryview, schema: Schema) -> dict[str, Any]:
     Raises:
         ModelError: cut off, of another wire type than in the schema, or of more than MAX_FIELDS fields in all.
     """
-    return _Reader().message(data, schema)
+    return MessageReader().message(data, schema)
 
 
-class _Reader:
-    """Counts the fields of a whole file, so that a small one cannot become millions of objects."""
+class MessageReader:
+    """Reads messages of one file and counts their fields, so that a small file cannot become millions of objects."""
 
     def __init__(self) -> None:
         self.left = MAX_FIELDS
 
     def message(self, data: memoryview, schema: Schema) -> dict[str, Any]:
+        """Return the fields of a message as `read_message` does, with its errors."""
         found: dict[str, Any] = {name: [] for name, kind in schema.values() if isinstance(kind, list)}
-        for number, wire, value in self.fields(data):
+        for number, wire, value in self._fields(data):
             if number not in schema:
                 continue
             name, kind = schema[number]
             if isinstance(kind, list):
-                found[name].extend(self.repeated(name, kind[0], wire, value))
+                found[name].extend(self._repeated(name, kind[0], wire, value))
             else:
-                found[name] = self.value(name, kind, wire, value)
+                found[name] = self._value(name, kind, wire, value)
         for name, kind in schema.values():
             if kind in (["float"], ["double"]):
                 found[name] = b"".join(found[name])
@@ -57,17 +58,17 @@ class _Reader:
                 found[name] = np.concatenate([np.zeros(0, np.int64), *found[name]])
         return found
 
-    def fields(self, data: memoryview) -> Iterator[tuple[int, int, Any]]:
+    def _fields(self, data: memoryview) -> Iterator[tuple[int, int, Any]]:
         at = 0
         while at < len(data):
-            key, at = self.varint(data, at)
+            key, at = self._varint(data, at)
             wire = key & 7
             if wire == VARINT:
-                value, at = self.varint(data, at)
+                value, at = self._varint(data, at)
                 yield key >> 3, wire, value
                 continue
             if wire == BYTES:
-                length, at = self.varint(data, at)
+                length, at = self._varint(data, at)
             elif wire in (FIXED64, FIXED32):
                 length = 8 if wire == FIXED64 else 4
             else:
@@ -77,7 +78,7 @@ class _Reader:
             yield key >> 3, wire, data[at : at + length]
             at += length
 
-    def varint(self, data: memoryview, at: int) -> tuple[int, int]:
+    def _varint(self, data: memoryview, at: int) -> tuple[int, int]:
         self.left -= 1
         if self.left < 0:
             raise ModelError(f"more than {MAX_FIELDS} fields and numbers; store weights as raw data")
@@ -88,7 +89,7 @@ class _Reader:
                 return result & (1 << 64) - 1, at + index + 1
         raise ModelError("cut off or damaged: a number that does not end")
 
-    def value(self, name: str, kind: Any, wire: int, value: Any) -> Any:
+    def _value(self, name: str, kind: Any, wire: int, value: Any) -> Any:
         expected = {"int": VARINT, "float": FIXED32, "double": FIXED64}.get(
             kind if isinstance(kind, str) else "", BYTES
         )
@@ -105,21 +106,21 @@ class _Reader:
                 raise ModelError(f"damaged: field '{name}' is not UTF-8 text: {error}") from error
         return value if kind == "bytes" else self.message(value, kind)
 
-    def repeated(self, name: str, kind: Any, wire: int, value: Any) -> Iterable[Any]:
+    def _repeated(self, name: str, kind: Any, wire: int, value: Any) -> Iterable[Any]:
         if kind in ("float", "double"):
             if wire not in (BYTES, FIXED32 if kind == "float" else FIXED64):
                 raise ModelError(f"damaged: field '{name}' has wire type {wire}")
             return [value]
         if kind == "numbers":
-            return _numbers(value) if wire == BYTES else [np.array([self.value(name, "int", wire, value)], np.int64)]
+            return _numbers(value) if wire == BYTES else [np.array([self._value(name, "int", wire, value)], np.int64)]
         if kind == "int" and wire == BYTES:  # packed
-            return self.packed(value)
-        return [self.value(name, kind, wire, value)]
+            return self._packed(value)
+        return [self._value(name, kind, wire, value)]
 
-    def packed(self, data: memoryview) -> Iterator[int]:
+    def _packed(self, data: memoryview) -> Iterator[int]:
         at = 0
         while at < len(data):
-            value, at = self.varint(data, at)
+            value, at = self._varint(data, at)
             yield value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -126,6 +126,16 @@ def test_an_if_with_a_constant_condition_is_its_branch(tmp_path: Path, condition
     check(model(nodes, {"t": np.array(condition)}), tmp_path)
 
 
+def test_branches_within_branches_have_a_bound(tmp_path: Path) -> None:
+    inner = branch("b", [node("Relu", ["x"], ["r"])], "r")
+    for _ in range(12):  # the onnx package writes no message that is much deeper
+        deeper = node("If", ["t"], ["r"], then_branch=inner, else_branch=branch("e", [node("Relu", ["x"], ["r"])], "r"))
+        inner = branch("b", [deeper], "r")
+    made = model([node("If", ["t"], ["y"], then_branch=inner, else_branch=inner)], {"t": np.array(True)})
+    with pytest.raises(UnsupportedOperator, match="more than 4 subgraphs within one another"):
+        engine.load(saved(made, tmp_path / "a.onnx"))
+
+
 def test_an_if_on_a_shape_is_decided_by_the_plan(tmp_path: Path) -> None:
     # What PyTorch writes for x.squeeze(1).
     nodes = [
