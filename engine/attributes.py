@@ -18,7 +18,6 @@ from engine.graph import Array, Graph, ModelError, Node, UnsupportedOperator, ev
 PARAMETERS: Mapping[str, Mapping[int, tuple[str, str]]] = {
     "Clip": {1: ("min", "float32"), 2: ("max", "float32")},
     "ConstantOfShape": {0: ("shape", "int64")},
-    "CumSum": {1: ("axis", "int64")},
     "Dropout": {1: ("ratio", "float32"), 2: ("training_mode", "bool")},
     "Expand": {1: ("shape", "int64")},
     "Pad": {1: ("pads", "int64"), 2: ("value", "float32"), 3: ("axes", "int64")},
@@ -51,7 +50,6 @@ _INTS = frozenset(
         "detect_positive",
         "end",
         "exclude_outside",
-        "exclusive",
         "fmod",
         "group",
         "k",
@@ -60,7 +58,6 @@ _INTS = frozenset(
         "noop_with_empty_axes",
         "num_groups",
         "num_outputs",
-        "reverse",
         "select_last_index",
         "size",
         "sorted",
@@ -95,7 +92,7 @@ _TUPLES_OF_INTS = frozenset(
 )
 _OF_WINDOWS = ("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
 MAX_SIDE = 1 << 24
-_SCALARS = ("axis", "k", "min", "max", "ratio", "training_mode", "value")
+_SCALARS = ("k", "min", "max", "ratio", "training_mode", "value")
 
 
 class NotPlannable(UnsupportedOperator):
