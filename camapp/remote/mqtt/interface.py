@@ -279,14 +279,12 @@ class _CameraPublisher(PredictionSink):
     def entities(self) -> CameraEntities:
         """Describe the entities that the camera has now."""
         status, settings = self.camera.status(), self.camera.settings
-        chosen = settings.classes or status.labels
-        if len(chosen) > _FEW_LABELS:
-            chosen = tuple(label for label in self._seen if label in chosen)
+        found = settings.classes or status.labels
+        own = found if len(found) <= _FEW_LABELS else [label for label in self._seen if label in found]
         return CameraEntities(
-            *(self.camera.name, self.topic, status.task, tuple(self.choices), chosen),
-            "person" in status.labels,
-            tuple(item.partition("=")[0] for item in settings.zone),
-            tuple(item.partition("=")[0] for item in settings.line),
+            *(self.camera.name, self.topic, status.task, tuple(self.choices), tuple(own), "person" in found),
+            tuple(item.partition("=")[0].strip() for item in settings.zone),
+            tuple(item.partition("=")[0].strip() for item in settings.line),
         )
 
     def _publish_objects(self, prediction: Prediction) -> None:

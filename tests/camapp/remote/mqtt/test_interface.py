@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -346,6 +347,18 @@ def test_counts_are_published_when_they_change_at_a_limited_rate_and_without_fli
     assert len(records(listener, "door/prediction")) <= 3 + took / 0.2
     assert "outlines" not in records(listener, "door/prediction")[-1]["boxes"][0]
     assert {"door_count_person", "door_count_dog", "door_person_present"} <= components(listener).keys()
+
+
+def test_entities_follow_the_classes_zones_and_lines_of_the_settings(listener, run, tmp_path):
+    places = {"zone": "porch=0,0 1,0 1,1", "line": "gate=0,0,1,1"}
+    camera = Camera(tmp_path, task="detect", classes="dog,cat", **places)
+    camera.labels = ("person", "dog", "cat")
+    run(camera)
+    listener.wait_for(lambda: components(listener))
+    assert {"door_count_dog", "door_zone_porch_entered", "door_line_gate_in"} <= components(listener).keys()
+    assert not {"door_count_person", "door_person_present"} & components(listener).keys()
+    camera.settings = replace(camera.settings, zone=())
+    listener.wait_for(lambda: components(listener)["door_zone_porch_entered"] == {"platform": "sensor"}, 5)
 
 
 def test_of_many_classes_those_seen_get_a_sensor_also_after_a_restart(camera, listener, run, tmp_path):
