@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -32,8 +33,8 @@ def _draw_zone(canvas: Pixels, style: Style, zone: ZoneState, colour: Colour, pl
     counts = f"{sum(zone.inside.values())}"
     if style.detail:
         counts += f" inside, {sum(zone.entered.values())} in, {sum(zone.left.values())} out"
-    x, y = outline[np.argmin(outline.sum(axis=(1, 2))), 0] // 16
-    _put_counts(style, zone.name, counts, colour, places, (int(x), int(y)))
+    corners = (outline[np.argsort(outline.sum(axis=(1, 2))), 0] // 16).tolist()
+    _put_counts(style, zone.name, counts, colour, places, corners)
 
 
 def _draw_line(canvas: Pixels, style: Style, line: LineState, colour: Colour, places: Places) -> None:
@@ -57,14 +58,17 @@ def _draw_line(canvas: Pixels, style: Style, line: LineState, colour: Colour, pl
     cv2.polylines(canvas, strokes, False, DARK, style.line + 2, cv2.LINE_8, 4)
     cv2.polylines(canvas, strokes, False, colour, style.line, cv2.LINE_AA, 4)
     counts = f"{sum(line.into.values())} in, {sum(line.out.values())} out"
-    gap = style.line + 2
-    _put_counts(style, line.name, counts, colour, places, (round(middle[0]) + gap, round(middle[1]) + gap))
+    anchors = (ends.mean(axis=0, dtype=np.int64, keepdims=True)[:, 0] // 16).tolist() + (ends[:, 0] // 16).tolist()
+    _put_counts(style, line.name, counts, colour, places, anchors)
 
 
-def _put_counts(style: Style, name: str, counts: str, colour: Colour, places: Places, at: tuple[int, int]) -> None:
+def _put_counts(
+    style: Style, name: str, counts: str, colour: Colour, places: Places, anchors: Iterable[Sequence[int]]
+) -> None:
+    """Place a name with its counts right of the first anchor (x, y) that has room beside or near it."""
     font = style.body if style.detail else style.small
-    shown = font.fit(name, style.width // 3)
-    plate = Plate(tag(shown, font, DARK, colour), tag(counts, font, colour, DARK))
-    x = min(max(at[0], 0), max(0, style.width - plate.width))
-    y = min(max(at[1], 0), max(0, style.height - plate.height))
-    places.put(plate, [(x, y + step * plate.height) for step in (0, 1, -1, 2, -2)])
+    plate = Plate(tag(font.fit(name, style.width // 3), font, DARK, colour), tag(counts, font, colour, DARK))
+    right, bottom = max(0, style.width - plate.width), max(0, style.height - plate.height)
+    gap = style.line + 2
+    near = [(min(max(x + gap, 0), right), min(max(y + gap, 0), bottom)) for x, y in anchors]
+    places.put(plate, [(x, y + step * plate.height) for x, y in near for step in (0, 1, -1, 2, -2)])

@@ -18,7 +18,7 @@ from camapp.overlay.class_colours import PALETTE, class_colour, colour_index
 from camapp.overlay.objects import Places, Plate, draw_objects
 from camapp.overlay.overlay import Overlay
 from camapp.overlay.panel import tag
-from camapp.overlay.style import AMBER, DIM, GREEN, style_of
+from camapp.overlay.style import AMBER, DIM, GREEN, WHITE, style_of
 
 SIZES = [(160, 120), (320, 240), (640, 480), (1280, 720), (720, 1280), (1920, 1080)]
 SHADE = 90
@@ -156,6 +156,13 @@ def test_a_zone_with_something_in_it_is_green_and_its_counts_are_drawn() -> None
     assert has(drawn(found(zones=(full,))), GREEN)
     more = replace(full, entered={"cat": 3})
     assert (drawn(found(zones=(full,))) != drawn(found(zones=(more,)))).any()
+
+
+def test_the_counts_of_a_zone_move_to_another_corner_if_a_panel_is_at_the_first_one() -> None:
+    zone = found(zones=(ZoneState("porch", ((20.0, 20.0), (500.0, 20.0), (500.0, 400.0))),))
+    hud = Hud(30.0, 30.0, 30.0, 30.0, {"total": 5.0}, {}, 0.5, 2, 0, "v4l2://0", "yolox")
+    canvas = drawn(zone, hud=hud)
+    assert has(canvas[26:60, 508:], WHITE), "beside the corner at the upper right"
 
 
 def test_a_counting_line_has_an_arrow_to_its_right() -> None:
