@@ -3,6 +3,7 @@
 from weights.recipe import Recipe, TrackRecipe
 from weights.recipes import (
     cifar10,
+    cifar10_plain,
     cifar_small,
     digits,
     lenet,
@@ -10,13 +11,25 @@ from weights.recipes import (
     mobilenet_v3_1d_large,
     mobilenet_v3_1d_small,
     objects,
+    objects_plain,
     resnets,
     track,
     track_photographs,
 )
 
-MODULES = (mnist, digits, lenet, cifar10, cifar_small, objects, mobilenet_v3_1d_small, mobilenet_v3_1d_large)
+MODULES = (
+    mnist,
+    digits,
+    lenet,
+    cifar10_plain,
+    cifar10,
+    cifar_small,
+    objects_plain,
+    objects,
+    mobilenet_v3_1d_small,
+    mobilenet_v3_1d_large,
+)
 RECIPES: dict[str, Recipe] = {
-    recipe.net: recipe for recipe in (*(module.RECIPE for module in MODULES), *resnets.RECIPES)
+    recipe.name: recipe for recipe in (*(module.RECIPE for module in MODULES), *resnets.RECIPES)
 }
 TRACKS: dict[str, TrackRecipe] = {module.RECIPE.name: module.RECIPE for module in (track, track_photographs)}
