@@ -106,12 +106,12 @@ class DetectTask(Task):
         self._check(arrays)
         with np.errstate(all="ignore"):
             found = self.head.decode(arrays, min_score)
-            usable = np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)
+            usable = _finite(found)
             if self._chosen is not None:
                 usable &= self._chosen[found.classes]
-            if not usable.all():
-                found = found.take(np.flatnonzero(usable))
-            found = self.head.finish(self.head.suppress(found, self._iou), arrays)
+            found = self.head.suppress(found.take(np.flatnonzero(usable)), self._iou)
+            found = self.head.finish(found, arrays)
+            found = found.take(np.flatnonzero(_finite(found)))
         return _in_view(found, fit, frame, self.card.labels)
 
     def _check(self, outputs: Sequence[Floats]) -> None:
@@ -127,6 +127,13 @@ class DetectTask(Task):
         if bad:
             text = "%d of %d numbers that the model gives are NaN or infinite, and are ignored (logged once)"
             self._log_once(logging.WARNING, "finite", text, bad, size)
+
+
+def _finite(found: Candidates) -> NDArray[np.bool_]:
+    """Return whether all numbers of each candidate are finite."""
+    parts = (part for part in (found.boxes, found.scores, found.points, found.angles) if part is not None)
+    finite = [np.isfinite(part.reshape(len(found.scores), -1)).all(axis=1) for part in parts if part.size]
+    return np.logical_and.reduce(finite) if finite else np.zeros(len(found.scores), bool)
 
 
 def _completed(card: ModelCard, head: Head, options: TaskOptions) -> ModelCard:

@@ -31,8 +31,8 @@ class Yolov10Head(Head):
 
     def decode(self, outputs: Sequence[Floats], min_score: float) -> Candidates:
         """Return the objects of one image with at least `min_score`."""
-        rows = outputs[0][outputs[0][:, 4] >= min_score]
-        classes = np.nan_to_num(rows[:, 5], nan=-1).astype(int)
+        rows = outputs[0][(outputs[0][:, 4] >= min_score) & np.isfinite(outputs[0][:, 5])]
+        classes = rows[:, 5].astype(int)
         if len(rows) and not 0 <= classes.min() <= classes.max() < self.classes:
             raise ValueError(
                 f"the model reports class {classes.max()}, but there are {self.classes} labels; give --labels"

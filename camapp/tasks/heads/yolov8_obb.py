@@ -10,7 +10,7 @@ import numpy as np
 from camapp.core.arrays import Floats
 from camapp.tasks.heads.head import Candidates, levels_of, only_shape
 from camapp.tasks.heads.yolov8 import Yolov8Head
-from camapp.tasks.nms import MAX_OBJECTS, greedy, strongest
+from camapp.tasks.nms import MAX_OBJECTS, strongest
 from engine.model import ModelCard
 
 # Candidates that are compared with each other.
@@ -36,21 +36,24 @@ class Yolov8ObbHead(Yolov8Head):
         return replace(found, angles=np.degrees(outputs[0][-1, found.rows]))
 
     def suppress(self, found: Candidates, iou: float) -> Candidates:
-        """Drop the weaker ones of candidates of a class whose Gaussians overlap, as the authors do."""
+        """Drop each candidate whose Gaussian overlaps that of a stronger one of its class, a dropped one included.
+
+        This is the authors' "fast" suppression.
+        """
         assert found.angles is not None
         found = found.take(strongest(found.scores, _COMPARED))
         assert found.angles is not None
-        overlaps = prob_iou(found.boxes, np.radians(found.angles)) >= iou
+        overlaps = prob_iou(found.boxes, np.radians(found.angles)) > iou
         same = found.classes[:, None] == found.classes
-        return found.take(np.flatnonzero(greedy(np.triu(overlaps & same, 1)))[:MAX_OBJECTS])
+        return found.take(np.flatnonzero(~np.triu(overlaps & same, 1).any(axis=0))[:MAX_OBJECTS])
 
     def finish(self, found: Candidates, outputs: Sequence[Floats]) -> Candidates:
-        """Turn boxes that are higher than wide, so that angles are from 0 to 180 degrees."""
+        """Swap width and height where necessary, so that angles are from 0 to 90 degrees."""
         assert found.angles is not None
         centres, sizes = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2, found.boxes[:, 2:] - found.boxes[:, :2]
-        is_high = sizes[:, 1] > sizes[:, 0]
-        sizes[is_high] = sizes[is_high][:, ::-1]
-        angles = (found.angles + np.where(is_high, 90, 0)) % 180
+        swapped = found.angles % 180 >= 90
+        sizes[swapped] = sizes[swapped][:, ::-1]
+        angles = found.angles % 90
         return replace(found, boxes=np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1), angles=angles)
 
 

@@ -275,20 +275,22 @@ def prob_iou(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def yolov8_obb(outputs: list[Floats], score: float, threshold: float, labels: Sequence[str], fit: Fit) -> list[Found]:
-    """Ultralytics' rotated suppression, and its form of boxes: wider than high."""
+    """Ultralytics' rotated suppression, and its form of boxes: turned by less than 90 degrees."""
     rows = []
     for cx, cy, w, h, *classes, angle in outputs[0][0].T.tolist():
         best = int(np.argmax(classes))
         if classes[best] > score:
             rows.append(([cx, cy, w, h, angle], best, classes[best]))
-    kept: list[Row] = []
-    for row in sorted(rows, key=lambda row: -row[2]):
-        if all(row[1] != other[1] or prob_iou(row[0], other[0]) < threshold for other in kept):
-            kept.append(row)
+    rows.sort(key=lambda row: -row[2])
+    kept = [
+        row
+        for place, row in enumerate(rows)
+        if all(row[1] != other[1] or prob_iou(row[0], other[0]) <= threshold for other in rows[:place])
+    ]
     found = []
     for (cx, cy, w, h, angle), number, probability in kept:
-        turned = math.degrees(angle) % 180 if w >= h else (math.degrees(angle) + 90) % 180
-        w, h = max(w, h), min(w, h)
+        turned = math.degrees(angle) % 90
+        w, h = (h, w) if angle % math.pi >= math.pi / 2 else (w, h)
         (x0, y0, x1, y1), (u0, v0, u1, v1) = fit.source, fit.target
         gains = (u1 - u0) / (x1 - x0), (v1 - v0) / (y1 - y0)
         box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]

@@ -99,6 +99,16 @@ def test_detectors(export, name):
     compare(path, lambda outputs, fit: placed(suppressed(outputs, 80), fit), least=10)
 
 
+def test_a_net_that_suppresses_overlaps_itself(export):
+    path = export("yolov10n", end2end=True)
+    assert task_of(path).head.name == "yolov10"
+
+    def reference(outputs, fit):
+        return placed(outputs[0][0][outputs[0][0][:, 4] > 0.25], fit)
+
+    compare(path, reference, least=10)
+
+
 def test_masks(export):
     import torch
     from ultralytics.utils.ops import process_mask

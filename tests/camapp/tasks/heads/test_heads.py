@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from camapp.core.frames import Frame
 from camapp.core.model_table import labels_named
 from camapp.tasks.heads.yolox import YoloxHead
 from tests.camapp.tasks.heads import families, published
-from tests.camapp.tasks.heads.comparison import Found, compare, compared, mask_overlap, prepared, task_of
+from tests.camapp.tasks.heads.comparison import Found, compare, compared, mask_overlap, photos, prepared, task_of
 from tests.camapp.tasks.heads.families import ANCHORS, LABELS
 
 NAMED = {"labels": ",".join(LABELS)}
@@ -203,3 +204,27 @@ def test_ssdlite_has_torchvisions_priors_and_names(file):
         return published.found(found, task.card.labels, fit)
 
     compare(file("ssdlite"), reference, least=15)
+
+
+ALL = {family: options for family, (_, _, options) in CASES.items()}
+ALL |= {family: {} for family in ("yolov8_seg", "yolov8_pose", "yolov8_obb", "ssdlite")}
+
+
+@pytest.mark.parametrize("family", [*ALL, "segment", "segment_one"])
+def test_nothing_found_and_numbers_that_are_not_finite_give_no_objects(file, family):
+    options = ALL.get(family, {"labels": ",".join(LABELS) if family == "segment" else "road,"})
+    task = task_of(file(family), **options, score="1")
+    frame = Frame.still(photos()[0])
+    ready = task.prepare(frame, np.zeros((1, *task.card.input_shape), np.float32))
+    rng = np.random.default_rng(0)
+    outputs = [rng.uniform(0, 0.5, (1, *output.shape)).astype(np.float32) for output in task.card.outputs]
+    assert task.decode(frame, outputs, ready, 0).boxes == ()
+    task = task_of(file(family), **options, score="0.01")
+    for output in outputs:
+        output.flat[:: 1 + output.size // 97] = np.nan
+        output.flat[5 :: 1 + output.size // 97] = np.inf
+    if family == "yolov10":
+        outputs[0][..., 5] = np.where(np.isfinite(outputs[0][..., 5]), 1, outputs[0][..., 5])
+    for box in task.decode(frame, outputs, ready, 0).boxes:
+        assert np.isfinite([box.x0, box.y0, box.x1, box.y1, box.score, box.angle]).all()
+        assert np.isfinite([(point.x, point.y) for point in box.points]).all()
