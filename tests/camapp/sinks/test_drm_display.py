@@ -393,7 +393,7 @@ def test_an_automatically_chosen_source_has_the_preview_too(fake):
 @pytest.mark.parametrize(
     ("source", "code", "message"),
     [
-        ("picamera://0", 0, "the run continues without an image"),
+        pytest.param("picamera://0", 0, "the run continues without an image", marks=pytest.mark.slow),
         ("pattern://digits", 78, "give --source picamera://0, or --display kiosk"),
     ],
 )

@@ -219,7 +219,8 @@ parent.send(REPORT.pack(KEY, ord(CLOSED), 0))
 
 
 @needs_x
-@pytest.mark.parametrize("count", [3, 0])
+# Without the event, it waits long for a window that stays black.
+@pytest.mark.parametrize("count", [3, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_window_that_qt_does_not_paint_is_painted_after_another_map_notify(
     count: int, desktop: Desktop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
