@@ -127,10 +127,10 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
     def _handle(self, item: tuple[Pixels, int]) -> None:
         try:
             self._encode(*item)
-        except EncoderError as error:
+        except (EncoderError, ValueError) as error:
             self.skipped += 1
             self._replace_encoder(error)
-        except (OSError, ValueError, cv2.error) as error:
+        except (OSError, cv2.error) as error:
             self.skipped += 1
             self._interrupt(error)
 
@@ -225,7 +225,7 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
             text = "recording to '%s' is interrupted: %s; the film so far can be played (interruption %d)"
             log.error(text, self._path, self.reason, self.lost)
 
-    def _replace_encoder(self, error: EncoderError) -> None:
+    def _replace_encoder(self, error: EncoderError | ValueError) -> None:
         failed = self._encoder
         self._close_encoder()
         if not isinstance(failed, FfmpegEncoder) or not self._may_use_h264:

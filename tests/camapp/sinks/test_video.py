@@ -18,6 +18,7 @@ import pytest
 from camapp.core.errors import SinkError
 from camapp.sinks import film_files
 from camapp.sinks.encoders import JpegEncoder, h264_encoder
+from camapp.sinks.mp4 import H264
 from camapp.sinks.video import VideoSink
 
 
@@ -188,6 +189,24 @@ def test_an_encoder_that_fails_or_stalls_is_replaced(
     sink.stop()
     assert "continues in a new file" in caplog.text
     assert "MPEG-4" in sink_name(tmp_path / "out-2.mp4")
+
+
+def test_an_encoder_whose_stream_cannot_be_stored_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not h264_encoder():
+        pytest.skip("needs ffmpeg with an H.264 encoder")
+    # Such as that of a chip that sends its parameter sets elsewhere.
+    monkeypatch.setattr(H264, "_SPS", 31)
+    sink = VideoSink(tmp_path / "out.mp4", lambda: 25.0, live=False)
+    sink.start()
+    for index in range(120):
+        sink.write(shade(index * 2, 640, 480), 0)
+    sink.stop()
+    assert caplog.text.count("no parameter sets; the recording continues in a new file") == 1
+    (film,) = tmp_path.iterdir()
+    assert sink_name(film) == "MPEG-4"
+    assert len(played(film)[0]) > 10
 
 
 def sink_name(path: Path) -> str:
