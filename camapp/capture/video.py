@@ -140,7 +140,9 @@ class VideoSource(Source):
         """
         while self._decoder is not None:
             try:
-                picture = self._decoder.next(self._limit_s, self._earliest_s())
+                # A new decoder needs time to start.
+                limit_s = self._limit_s if self._decoder.format else max(_LIMIT_S, self._limit_s)
+                picture = self._decoder.next(limit_s, self._earliest_s())
             except DecodeError as error:
                 self.close()
                 if not self._frames:

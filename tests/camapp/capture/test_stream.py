@@ -48,7 +48,7 @@ def listener(answer=b"", close=False):
             while True:
                 connection, _ = server.accept()
                 held.append(connection)
-                with contextlib.suppress(ConnectionError):
+                with contextlib.suppress(OSError):
                     while answer and connection.recv(65536):
                         connection.sendall(answer)
                         if close:
