@@ -108,6 +108,7 @@ class Decoder:
         stopping: ends a wait.
 
     Attributes:
+        pid: of the child.
         stage: what the child is doing: 'start', 'resolve', 'open', 'probe' or 'decode'.
         peer: address of the host that it reads from, or "".
         format: event of the newest format; {} before the first picture.
@@ -120,6 +121,7 @@ class Decoder:
         self._name, self._stopping = name, stopping
         start = partial(ChildProcess, "camapp.capture.decoder_process", fds=fds, keep_stderr=True)
         self._child = _starter.submit(start).result()
+        self.pid = self._child.pid
         # For an owner that forgets to close it.
         self._end = weakref.finalize(self, self._child.end, _GRACE_S)
         self._child.socket.send(json.dumps(asdict(job)).encode())

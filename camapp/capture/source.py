@@ -134,6 +134,10 @@ class Source(ABC):
         """Return a line for the user, such as 'imx708 1280x720 at 30 fps, lores 320x240'."""
         return redacted(self.uri)
 
+    def processes(self) -> list[int]:
+        """Return the numbers of the processes that decode for this source."""
+        return []
+
     @property
     def slowness(self) -> str:
         """Return why a camera is slower than its configured rate, such as 'low light, ...'; "" if it is not."""

@@ -86,6 +86,11 @@ class _LiveSource(Source):
         size = f", {self._size[0]}x{self._size[1]}" if any(self._size) else ""
         return f"{redacted(self.uri)}{size}" + (f" at {self.fps:g} fps" if self.fps else "")
 
+    def processes(self) -> list[int]:
+        """Return the number of the decoder's process."""
+        decoder = self._feed
+        return [decoder.pid] if isinstance(decoder, Decoder) else []
+
     def _next(self, timeout: float) -> Picture:
         if self._feed is None:
             raise SourceLost(f"{redacted(self.uri)} is not open")

@@ -106,6 +106,11 @@ class VideoSource(Source):
             return self.uri
         return f"{self.uri}, {self._size[0]}x{self._size[1]} at {self.fps:g} fps"
 
+    def processes(self) -> list[int]:
+        """Return the number of the decoder's process."""
+        decoder = self._decoder
+        return [decoder.pid] if decoder is not None else []
+
     def _start(self) -> None:
         """Start a decoder behind the last frame."""
         job = Job(file_url(self._path), libraries(), loop=self.options.loop, after_s=self._own_s, after=self._frames)

@@ -37,15 +37,21 @@ class _Mark:
     """Holds the counters at one moment."""
 
     time: float
-    cpu: dict[int, float]
+    cpu: float
     captured: int
     predicted: int
 
     @classmethod
     def now(cls, pipeline: Pipeline) -> _Mark:
         balance = pipeline.stats.balance()
-        pids = (os.getpid(), *pipeline.inference.pool.processes())
-        return cls(time.monotonic(), cpu_seconds(pids), balance.captured, balance.predicted)
+        # Of the processes that run, and of those that have ended: a decoder ends with its file.
+        ended = os.times()
+        used = sum(cpu_seconds(_processes(pipeline)).values()) + ended.children_user + ended.children_system
+        return cls(time.monotonic(), used, balance.captured, balance.predicted)
+
+
+def _processes(pipeline: Pipeline) -> list[int]:
+    return [os.getpid(), *pipeline.inference.pool.processes(), *pipeline.source.processes()]
 
 
 class Meter(PredictionSink):
@@ -64,9 +70,8 @@ class Meter(PredictionSink):
 
     def finish(self) -> None:
         """Mark the end, while the workers still run."""
-        pool = self._pipeline.inference.pool
         self.last = _Mark.now(self._pipeline)
-        self.peak_rss = peak_rss_bytes((os.getpid(), *pool.processes()))
+        self.peak_rss = peak_rss_bytes(_processes(self._pipeline))
 
 
 def measure(settings: Settings, seconds: float, draw: bool) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def _figures(pipeline: Pipeline, meter: Meter, summary: Summary, draw: bool) -> 
         figures["latency_ms"]["shown"] = dict(zip(("p50", "p95", "p99"), stats.shown_ms.at(*PERCENTS), strict=True))
     if first is not None and last is not None and last.predicted > first.predicted:
         span = last.time - first.time
-        cpu = sum(last.cpu.get(pid, used) - used for pid, used in first.cpu.items())
+        cpu = last.cpu - first.cpu
         figures |= {
             "seconds": span,
             "camera_fps": (last.captured - first.captured) / span,
