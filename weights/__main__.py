@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("data")
 SETS = ", ".join(sorted({recipe.data for recipe in RECIPES.values()}))
-FOLDER, SCENES = "folder", "scenes"
+FOLDER, FOLDER_SIGNALS, SCENES = "folder", "folder-signals", "scenes"
 PATIENCE_OF_FOLDER = 10
 BAD_DATA_OR_MODEL = 78
 INTERRUPTED = 130
@@ -55,10 +55,17 @@ Plots = Annotated[Path | None, typer.Option(help="Folder for PNG plots.")]
 def train(
     name: Annotated[
         str,
-        typer.Argument(help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or 'folder' for your own classes."),
+        typer.Argument(
+            help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or 'folder' for images of your own classes, or "
+            "'folder-signals' for signals."
+        ),
     ],
     images: Annotated[
-        Path | None, typer.Argument(help="For 'folder': a folder with one subfolder of images per class.")
+        Path | None,
+        typer.Argument(
+            help="For 'folder': a folder with one subfolder of images per class. For 'folder-signals': one with "
+            "data.npy (count, channels, length) and label.npy (count)."
+        ),
     ] = None,
     data: DataFolder = DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="Model file to write (default: runs/NAME.npz).")] = None,
@@ -74,6 +81,12 @@ def train(
     backbone: Annotated[
         str | None,
         typer.Option("--from", help="For 'folder': teach this model's last layer without PyTorch: a name, or a file."),
+    ] = None,
+    net: Annotated[
+        str, typer.Option(help="For 'folder-signals': mobilenet_v3_1d_small or mobilenet_v3_1d_large.")
+    ] = "mobilenet_v3_1d_small",
+    labels: Annotated[
+        str | None, typer.Option(help="For 'folder-signals': class names, separated by commas, or a file of them.")
     ] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Learning rate (default: the recipe's).")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step (default: the recipe's).")] = None,
@@ -115,9 +128,9 @@ def train(
     with _errors(f"interrupted: --resume continues from {checkpoint}"):
         if start is not None:
             raise WeightsError("--start applies to the track recipes only")
-        recipe = _recipe(name, changes)
-        if (images is None) == (name == FOLDER):
-            raise WeightsError("only 'train folder DATA' takes a folder of images")
+        recipe = _recipe(name, changes, net)
+        if (images is None) == (name in (FOLDER, FOLDER_SIGNALS)):
+            raise WeightsError("only 'train folder DATA' takes a folder of images, and 'folder-signals' one of signals")
         _check_out(out)
         torch = _import_torch(device)
         if plots:
@@ -128,7 +141,11 @@ def train(
 
         if patience is None:
             patience = PATIENCE_OF_FOLDER if images else 0
-        if images:
+        if images and name == FOLDER_SIGNALS:
+            from weights.folder_signals import load_signals, read_names
+
+            dataset = load_signals(images, read_names(labels), recipe.validation, _warn)
+        elif images:
             dataset = _load_folder(images, recipe.validation)
         else:
             dataset = _load(recipe.data, data, recipe.validation)
@@ -147,7 +164,7 @@ def train(
             _plot_result(model, result, dataset.test, name, plots)
         size, epochs_done = out.stat().st_size / 1000, len(trained.history)
         print(f"wrote {out} ({size:.0f} kB), best epoch {trained.best.number} of {epochs_done}")
-        if images:
+        if name == FOLDER:
             print(f"try it: python -m camapp run --model {out}")
 
 
@@ -156,8 +173,16 @@ def evaluate_file(
     file: Annotated[Path, typer.Argument(help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
     dataset: Annotated[
-        str | None, typer.Option(help=f"One of: {SETS} (default: the recipe's), or {SCENES}: digits on paper.")
+        str | None,
+        typer.Option(
+            help=f"One of: {SETS} (default: the recipe's); {SCENES}: digits on paper; {FOLDER_SIGNALS}: "
+            "data.npy and label.npy in the folder --data."
+        ),
     ] = None,
+    split: Annotated[
+        Literal["held-out", "test"],
+        typer.Option(help="held-out: the last tenth of the training files; test: the official test set."),
+    ] = "held-out",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images of the test split.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes; 0: one per core.")] = 0,
     plots: Plots = None,
@@ -174,10 +199,13 @@ def evaluate_file(
         if dataset == SCENES:
             _evaluate_scenes(file, model, data, limit, plots, report_file)
             return
-        source = dataset or _data_of(model.card)
-        images = _load(source, data).test[slice(limit)]
+        if dataset == FOLDER_SIGNALS:
+            model, images, name = _own_signals(model, data)
+        else:
+            images, name = _test_images(dataset or _data_of(model.card, file), data, split)
+        images = images[slice(limit)]
         result = evaluate(model, images, workers)
-        title = f"{file} on the {source} test split"
+        title = f"{file} on the {name}"
         _print_result(result, model.card, title, detail=True)
         if plots:
             _plot_result(model, result, images, file.stem, plots)
@@ -207,10 +235,12 @@ def _errors(interrupted: str = "interrupted") -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from error
 
 
-def _recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
-    from weights import folder
+def _recipe(name: str, changes: Mapping[str, Any], net: str) -> Recipe:
+    from weights import folder, folder_signals
 
     recipes = {**RECIPES, FOLDER: folder.RECIPE}
+    if name == FOLDER_SIGNALS:
+        recipes[name] = folder_signals.recipe_for(net)
     if name not in recipes:
         raise WeightsError(f"no recipe '{name}'; available: {', '.join([*recipes, *TRACKS])}")
     return _changed(recipes[name], changes)
@@ -402,13 +432,43 @@ def _on_paper(dataset: Dataset, learnt: int) -> Dataset:
         return with_scenes(dataset, learnt, lambda done, total: progress.update(task, completed=done, total=total))
 
 
-def _data_of(card: ModelCard) -> str:
+def _test_images(name: str, folder: Path, split: str) -> tuple[Images, str]:
+    """Return the images to measure on, and their name."""
+    if split == "held-out":
+        return _load(name, folder).test, f"{name} test split"
+    from weights.datasets import load_test
+
+    with _progress() as progress:
+        task = progress.add_task(f"downloading {name}", total=None)
+        return load_test(
+            name, folder, progress=lambda done, total: progress.update(task, completed=done, total=total or None)
+        )
+
+
+def _own_signals(model: Model, folder: Path) -> tuple[Model, Images, str]:
+    """Return the model for the length of a folder's signals, its test split, and the split's name."""
+    from engine.model import for_length
+    from weights.folder_signals import load_signals
+
+    dataset = load_signals(folder, model.card.labels, warn=_warn)
+    length = dataset.test.images.shape[2]
+    model = model if model.card.input_shape[-1] == length else for_length(model, length)
+    return model, dataset.test, dataset.measured
+
+
+def _data_of(card: ModelCard, file: Path) -> str:
     from engine import nets
     from weights.datasets import SOURCES
 
     if card.net not in RECIPES:
         raise WeightsError(f"no recipe for net '{card.net}': give its data set with --dataset ({SETS})")
-    if card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes):
+    own = card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes)
+    if not card.colour and (own or card.input_shape != nets.default_card(card.net).input_shape):
+        raise WeightsError(
+            f"the model has its own classes or signals: 'python -m weights evaluate {file} --dataset {FOLDER_SIGNALS} "
+            "--data FOLDER' measures it on FOLDER's data.npy and label.npy"
+        )
+    if own:
         raise WeightsError(
             "the model has its own classes: 'camapp classify FOLDER --model FILE --truth folder' measures it"
         )

@@ -40,7 +40,7 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
     """
     card = card_for(recipe, dataset)
     arrays = stored(trained.arrays, recipe.storage)
-    model = Model(card, nets.fit(recipe.net, arrays)[0])
+    model = Model(card, nets.fit(recipe.net, arrays, card.input_shape)[0])
     shown = dataset.test[:CHECKED].fitted(model.card.input_shape).images
     check_equal(model, arrays, normalised(shown, model.card))
     result = evaluate(model, dataset.test)

@@ -111,6 +111,9 @@ def first_batch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> Images
 def card_for(recipe: Recipe, dataset: Dataset) -> ModelCard:
     """Return the card of the published net, with the classes of the data if they differ."""
     card = nets.default_card(recipe.net)
+    if not card.colour:
+        shape = dataset.train.images.shape[1:]
+        return replace(card, labels=dataset.classes, input_shape=shape, mean=(), std=())
     return replace(card, labels=dataset.classes) if isinstance(recipe, FineTuning) or not card.labels else card
 
 
@@ -258,6 +261,9 @@ class Run:
 def _net(recipe: Recipe, dataset: Dataset) -> TorchNet:
     """Return the initial net: random, or a shipped one with a new last layer."""
     net = nets.REGISTRY[recipe.net]
+    if not net.card.colour:
+        channels, length = dataset.train.images.shape[1:]
+        return TorchNet(net.build(classes=len(dataset.classes), channels=channels, length=length))
     if not recipe.start:
         return TorchNet(net.build())
     start = load_model(model_path(recipe.start))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,4 +47,26 @@ def write_cifar10(folder: Path, count: int = 40) -> Path:
     directory.mkdir(parents=True)
     for number in range(1, 6):
         cifar_records(count, number).tofile(directory / f"data_batch_{number}.bin")
+    cifar_records(count, 6).tofile(directory / "test_batch.bin")
+    return folder
+
+
+def write_torchvision_cifar10(folder: Path, count: int = 40) -> Path:
+    """Write the batches as torchvision keeps them."""
+    directory = folder / "cifar-10-batches-py"
+    directory.mkdir(parents=True)
+    for number, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"], start=1):
+        records = cifar_records(count, number)
+        batch = {b"data": records[:, 1:].copy(), b"labels": records[:, 0].tolist(), b"batch_label": b"made"}
+        (directory / name).write_bytes(pickle.dumps(batch, 2))
+    return folder
+
+
+def write_torchvision_mnist(folder: Path, count: int = 600) -> Path:
+    """Write MNIST as torchvision keeps it, with a test set."""
+    directory = folder / "MNIST" / "raw"
+    directory.mkdir(parents=True)
+    for name, (images, labels) in {"train": bars(count, 28), "t10k": bars(50, 28, 9)}.items():
+        (directory / f"{name}-images-idx3-ubyte").write_bytes(idx(images))
+        (directory / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
     return folder

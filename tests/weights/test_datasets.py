@@ -1,5 +1,6 @@
 import gzip
 import io
+import pickle
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.weights.made_data import SHARED, bars, cifar_records, idx, write_cifar10, write_mnist
+from tests.weights.made_data import (
+    SHARED,
+    bars,
+    cifar_records,
+    idx,
+    write_cifar10,
+    write_mnist,
+    write_torchvision_cifar10,
+    write_torchvision_mnist,
+)
 from weights import WeightsError, datasets
-from weights.datasets import Images, load, read_idx
+from weights.datasets import Images, load, load_test, read_idx
 
 IMAGES, LABELS = "mnist/train-images-idx3-ubyte.gz", "mnist/train-labels-idx1-ubyte.gz"
 
@@ -45,6 +55,63 @@ def test_the_test_split_is_always_the_same(tmp_path):
     again = load("mnist", tmp_path, validation=0.1, download=False)
     assert np.array_equal(data.test.images, again.test.images)
     assert data.sha256 == again.sha256
+
+
+def test_torchvision_s_folders_are_read_as_they_are(tmp_path):
+    write_torchvision_cifar10(tmp_path / "a")
+    write_torchvision_mnist(tmp_path / "a")
+    assert (
+        load("cifar10", tmp_path / "a", download=False).sha256 == load("cifar10", write_cifar10(tmp_path / "b")).sha256
+    )
+    assert load("mnist", tmp_path / "a", download=False).sha256 == load("mnist", write_mnist(tmp_path / "b")).sha256
+    assert len(load("mnist", tmp_path / "a" / "MNIST", download=False).test) == 60
+    assert len(load("cifar10", tmp_path / "a" / "cifar-10-batches-py", download=False).test) == 20
+
+
+def test_the_official_test_set_is_read_by_name(tmp_path):
+    for write in (write_torchvision_cifar10, write_cifar10):
+        images, name = load_test("cifar10", write(tmp_path / write.__name__), download=False)
+        assert np.array_equal(images.images.reshape(40, -1), cifar_records(40, seed=6)[:, 1:])
+        assert name == "cifar10 official test set of 40"
+    images, name = load_test("mnist", write_torchvision_mnist(tmp_path), download=False)
+    assert np.array_equal(images.labels, bars(50, 28, 9)[1])
+    with pytest.raises(WeightsError, match=r"no mnist in .*: expected t10k-images-idx3-ubyte\.gz"):
+        load_test("mnist", tmp_path / "absent", download=False)
+    with pytest.raises(WeightsError, match="is generated and has no official test set"):
+        load_test("signals", tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (Evil(), r"damaged, or no batch of CIFAR-10 .*it names .*print"),
+        ({b"data": np.zeros((3, 3072), np.uint8), b"labels": [1, Evil()]}, r"it names .*print"),
+        ({b"data": np.zeros((3, 3072), np.uint8)}, "damaged, or no batch"),
+        ({b"data": np.zeros((3, 3072), np.uint8), b"labels": [1, 2]}, "not images of 3072 bytes and a label each"),
+        ({b"data": np.zeros((2, 3072), np.float32), b"labels": [1, 2]}, "not images of 3072 bytes"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [-1, 2]}, "not images of 3072 bytes"),
+        ([1, 2], "damaged, or no batch"),
+    ],
+)
+def test_a_foreign_pickle_is_refused_and_runs_nothing(tmp_path, batch, message, capsys):
+    write_torchvision_cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(pickle.dumps(batch, 2))
+    with pytest.raises(WeightsError, match=message):
+        load("cifar10", tmp_path, download=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cut_off_pickle_is_refused(tmp_path):
+    write_torchvision_cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_2"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="damaged, or no batch of CIFAR-10"):
+        load("cifar10", tmp_path, download=False)
 
 
 def test_too_few_images_raise_an_error(tmp_path):
@@ -158,7 +225,7 @@ def test_the_real_mnist():
 
 def test_every_source_has_complete_checksums():
     for source in datasets.SOURCES.values():
-        for remote in source.remotes:
+        for remote in (*source.remotes, *source.test_remotes):
             assert len(bytes.fromhex(remote.sha256)) == 32
             assert remote.url.startswith("https://")
             assert not Path(remote.path).is_absolute()
