@@ -57,7 +57,8 @@ class Backbone:
         """Return the model with another last layer, for other classes; `card` changes fields of its card."""
         graph = self.start.graph
         weight, bias = self.head.inputs[1:3]
-        changed = replace(self.start.card, **card)
+        # What the start's card says of its outputs and its file does not hold for other classes.
+        changed = replace(self.start.card, **{"outputs": (), "metadata": {}, "rejection": {}, "head": "", **card})
         arrays = {**graph.initializers, weight: layer.weight, bias: layer.bias}
         if graph.parameters:
             return Model(changed, nets.fit(changed.net, arrays)[0])
@@ -94,7 +95,7 @@ def backbone_of(model: Model) -> Backbone:
     nodes, arrays = _needed(graph, node.inputs[0])
     outputs = (Value(node.inputs[0], (0, width)),)
     cut = Graph(f"{graph.name}_features", graph.inputs, outputs, nodes, {}, arrays)
-    return Backbone(Model(replace(card, task=TASK, labels=()), cut), model, node)
+    return Backbone(Model(replace(card, task=TASK, labels=(), outputs=()), cut), model, node)
 
 
 def _needed(graph: Graph, value: str) -> tuple[tuple[Node, ...], dict[str, Array]]:
