@@ -34,6 +34,7 @@ class DetectTask(Task):
     """Finds objects; the head, which the model's outputs choose, knows how these encode them."""
 
     name = "detect"
+    counts_places = True
     # A detector's buffers are larger than the caches for one image already, and many are exported for one only.
     batches = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,8 @@ from engine.model import ModelCard
 
 if TYPE_CHECKING:
     from camapp.core.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,13 @@ class Task(ABC):
 
     Attributes:
         name: key in the registry, and `Prediction.task`.
+        counts_places: whether it counts in zones and across lines.
         max_items: maximum number of batch items per frame; slots are sized for it.
         batches: whether one run of the model may hold items of several images.
     """
 
     name: ClassVar[str]
+    counts_places: ClassVar[bool] = False
     max_items: int = 1
     batches: bool = True
 
@@ -155,9 +160,13 @@ def task_for(settings: Settings, card: ModelCard, own: type[Task] | None = None,
     """
     options = replace(TaskOptions.of(settings), **changes)
     try:
-        return own(card, options) if own else create_task(card.task, card, options)
+        task = own(card, options) if own else create_task(card.task, card, options)
     except ValueError as error:
         raise BadModel(str(error)) from error
+    # No error: zones belong to the camera, and its model may be changed during a run.
+    if (options.zone or options.line) and not task.counts_places:
+        log.warning("--zone and --line count nothing: the model's task is '%s', which finds no objects", task.name)
+    return task
 
 
 def create_task(name: str, card: ModelCard, options: TaskOptions) -> Task:

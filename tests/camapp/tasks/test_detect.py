@@ -12,7 +12,7 @@ from camapp.core.models import load_model
 from camapp.core.settings import load_settings
 from camapp.tasks.heads import head
 from camapp.tasks.heads.head import Candidates, Head, InputFormat
-from camapp.tasks.task import TaskOptions, create_task
+from camapp.tasks.task import TaskOptions, create_task, task_for
 from engine.model_card import ModelCard, Output
 from tests.camapp.tasks.heads.comparison import photos, prepared
 from tests.camapp.tasks.heads.twins import Twin
@@ -223,3 +223,11 @@ def test_separate_pictures_are_not_followed():
     assert [prediction.counts for prediction in predictions[7:12]] == [{"bee": 1}, {}, {}, {}, {"bee": 1}]
     assert not predictions[-1].counting_lines[0].into
     assert not predictions[-1].zones[0].inside
+
+
+def test_zones_of_a_model_without_objects_are_warned_of(caplog):
+    settings = load_settings({"zone": [RIGHT]}, environment={})
+    task_for(settings, CARD)
+    assert not caplog.records
+    task_for(settings, ModelCard("any", "classify", (3, 32, 64), labels=LABELS))
+    assert "count nothing: the model's task is 'classify'" in caplog.text
