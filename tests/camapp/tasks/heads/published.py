@@ -202,6 +202,24 @@ def ultraface_priors(width: int, height: int) -> Floats:
     return np.clip(np.array(priors), 0, 1)
 
 
+def ssdlite_priors(side: int) -> Floats:
+    """torchvision's `DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)` for a square input."""
+    scales = [0.2 + 0.15 * level for level in range(6)] + [1.0]
+    priors, cells = [], math.ceil(side / 16)
+    for level in range(6):
+        scale, mean = scales[level], math.sqrt(scales[level] * scales[level + 1])
+        sizes = [(scale, scale), (mean, mean)]
+        for ratio in (2, 3):
+            root = math.sqrt(ratio)
+            sizes += [(scale * root, scale / root), (scale / root, scale * root)]
+        for y in range(cells):
+            for x in range(cells):
+                centre = (x + 0.5) / cells, (y + 0.5) / cells
+                priors += [[*centre, min(1, width), min(1, height)] for width, height in sizes]
+        cells = math.ceil(cells / 2)
+    return np.array(priors)
+
+
 Face = tuple[list[float], list[tuple[float, float]], float]
 
 

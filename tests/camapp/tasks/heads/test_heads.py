@@ -194,7 +194,8 @@ def test_ssdlite_has_torchvisions_priors_and_names(file):
     assert (task.head.name, task.card.labels[0], task.card.labels[11], task.card.labels[-1]) == (
         "ssdlite", "person", "street sign", "toothbrush",
     )  # fmt: skip
-    priors = task.head.priors(task.card)
+    priors = published.ssdlite_priors(128)
+    assert len(published.ssdlite_priors(320)) == 3234
 
     def reference(outputs, fit):
         logits = outputs[1][0]
