@@ -165,7 +165,7 @@ def _marks(scenes: Iterator[tuple[Pixels, Truth]], progress: Callable[[int], Non
         marks = find_marks(pixels, DigitsTask.max_items)
         for true in truth.boxes:
             for mark in marks:
-                if _overlap(true, Box(*mark.rect)) > SAME:
+                if overlap(true, Box(*mark.rect)) > SAME:
                     images.append(np.rint(255 * mark.ink).astype(np.uint8)[None])
                     labels.append(int(true.label))
         progress(len(truth.boxes))
@@ -177,8 +177,8 @@ def _compared(truth: Truth, found: tuple[Box, ...]) -> list[tuple[str, str]]:
     free = list(found)
     pairs = []
     for true in truth.boxes:
-        here = max(free, key=lambda box: _overlap(true, box), default=None)
-        if here is not None and _overlap(true, here) > SAME:
+        here = max(free, key=lambda box: overlap(true, box), default=None)
+        if here is not None and overlap(true, here) > SAME:
             free.remove(here)
             pairs.append((true.label, here.label))
         else:
@@ -186,7 +186,7 @@ def _compared(truth: Truth, found: tuple[Box, ...]) -> list[tuple[str, str]]:
     return pairs + [("", box.label) for box in free]
 
 
-def _overlap(a: Box, b: Box) -> float:
+def overlap(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes."""
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
     common = max(0.0, width) * max(0.0, height)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from camapp.core.arrays import Floats, Pixels
 from camapp.core.image_ops import resize
+from camapp.tasks.mark_evidence import PAPER, is_handwriting, look_of
 
 # x0, y0, x1, y1
 Rect = tuple[int, int, int, int]
@@ -25,8 +26,6 @@ Group = tuple[Rect, list[Outline]]
 WORKING_WIDTH = 800
 # An image up to this size in pixels is one digit, as in MNIST.
 TINY = 64
-# Grey level of clean paper after the light is evened out.
-PAPER = 200
 # Columns of the paper's brightness map.
 PAPER_CELLS = 64
 # Dark areas narrower than this many cells are on the paper; wider ones are not paper.
@@ -66,11 +65,13 @@ SMOOTHING = ((4.0, 1.5), (1.5, 1.0))
 class Mark:
     """One piece of handwriting, or several that belong together, in `rect`: pixels of the image, edges exclusive.
 
-    `ink` is float32 (28, 28), 0 paper to 1 ink, sized and centred as in MNIST.
+    `ink` is float32 (28, 28), 0 paper to 1 ink, sized and centred as in MNIST; `look` is that of `mark_evidence`, ()
+    for a tiny image.
     """
 
     rect: tuple[float, float, float, float]
     ink: Floats
+    look: tuple[float, ...] = ()
 
 
 def find_marks(gray: Pixels, limit: int, aspect: float = 1.0, anywhere: bool = False) -> list[Mark]:
@@ -78,7 +79,7 @@ def find_marks(gray: Pixels, limit: int, aspect: float = 1.0, anywhere: bool = F
 
     Ruled lines, specks, the border of the paper and things beside it are rejected by their shape and surroundings.
     `gray`, uint8 (h, w), has dark ink on light paper, or light ink on a flat dark ground; `aspect` is the ratio of a
-    pixel's width to its height, if the image was squeezed.
+    pixel's width to its height, if the image was squeezed. With `anywhere`, marks need not look like handwriting.
     """
     if max(gray.shape) <= TINY:
         return _tiny(gray, aspect)
@@ -103,12 +104,21 @@ def find_marks(gray: Pixels, limit: int, aspect: float = 1.0, anywhere: bool = F
         for group in _join(_pieces(dark, cells))
         if _is_on_clean_paper(even, dark, group, _grain(noise, paper, group))
     ]
-    groups = _plausible_digits(groups, limit)
-    for group, lean in zip(groups, _leans([rect for rect, _ in groups], aspect), strict=True):
+    judged = [(group, _look(even, dark, group)) for group in _plausible_digits(groups, limit)]
+    judged = [(group, look) for group, look in judged if anywhere or is_handwriting(look)]
+    groups = [group for group, _ in judged]
+    looks = [look for _, look in judged]
+    for group, look, lean in zip(groups, looks, _leans([rect for rect, _ in groups], aspect), strict=True):
         x0, y0, x1, y1 = group[0]
         ink = _mnist(_turned(_ink(even, dark, group), lean, aspect), aspect)
-        marks.append(Mark((x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y), ink))
+        marks.append(Mark((x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y), ink, look))
     return marks
+
+
+def _look(even: Pixels, dark: Pixels, group: Group) -> tuple[float, ...]:
+    (x0, y0, x1, y1), outlines = group
+    mask = _mask((y1 - y0, x1 - x0), outlines, x0, y0)
+    return look_of(even, dark, mask & dark[y0:y1, x0:x1], group[0])
 
 
 def are_whole(fields: Pixels) -> NDArray[np.bool_]:
@@ -193,7 +203,7 @@ def _mnist_windows(shape: tuple[int, ...], ink: tuple[int, int, int, int]) -> It
     x, y, w, h = ink
     x0, y0 = (width - FIELD) // 2, (height - FIELD) // 2
     inside = x0 <= x and y0 <= y and x + w <= x0 + FIELD and y + h <= y0 + FIELD
-    if min(x0, y0) >= 0 and inside and abs(max(w, h) - DIGIT) < SAME_SIZE:
+    if shape == (FIELD, FIELD) or (min(x0, y0) >= 0 and inside and abs(max(w, h) - DIGIT) < SAME_SIZE):
         yield x0, y0, FIELD
     if width == height and abs(max(w, h) * FIELD / width - DIGIT) < SAME_SIZE:
         yield 0, 0, width

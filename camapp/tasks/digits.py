@@ -31,6 +31,7 @@ class _Geometry:
     region: Box
 
 
+HINT = "show me a sheet of paper with digits"
 _LABEL, _SCORE = attrgetter("label"), attrgetter("score")
 _FIELD = (0.0, 0.0, float(FIELD), float(FIELD))
 # Result of `prepare` for an image that is itself an MNIST digit.
@@ -72,7 +73,9 @@ class DigitsTask(Task):
         image = frame.model_view
         x0, y0, x1, y1 = roi_pixels(image.size, self.options.roi)
         scale_x, scale_y = frame.model_to_view
-        marks = find_marks(image.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y)
+        marks = find_marks(
+            image.gray()[y0:y1, x0:x1], min(self.max_items, len(batch)), scale_x / scale_y, not self.options.reject
+        )
         self._write_items(np.array([mark.ink for mark in marks], np.float32).reshape(-1, FIELD, FIELD), batch)
         rects = tuple(
             ((x0 + left) * scale_x, (y0 + top) * scale_y, (x0 + right) * scale_x, (y0 + bottom) * scale_y)
@@ -120,6 +123,7 @@ class DigitsTask(Task):
             top=tuple((name, score) for name, score in mean.items() if name)[: self.options.top],
             boxes=boxes,
             values={"count": float(len(boxes))},
+            hint="" if raw or held else HINT,
             region=geometry.region,
         )
 
