@@ -21,4 +21,7 @@ def print_sources(as_json: bool) -> None:
     for source in found:
         table.add_row(source.uri, source.name, source.detail, source.status)
     Console().print(table)
-    Console().print("Also: a video file, an image folder or glob, rtsp:// and http:// streams.", highlight=False)
+    Console().print(
+        "Also: a video file, an image folder or glob, rtsp://, http:// and other streams, - for a pipe.",
+        highlight=False,
+    )

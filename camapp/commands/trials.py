@@ -257,7 +257,7 @@ def without_names(results: Sequence[CheckResult]) -> list[CheckResult]:
     home, user = str(Path.home()), getpass.getuser()
 
     def cleaned(text: str) -> str:
-        text = re.sub(r"\b(?:rtsps?|https?)://\S+", lambda found: redacted(found[0]), text)
+        text = re.sub(r"\b[a-z]+://\S+", lambda found: redacted(found[0]), text)
         text = text.replace(home, "~") if home != "/" else text
         text = re.sub(r"/home/[^/\s]+", "/home/USER", text)
         # These names occur in our own texts and identify no person.
