@@ -242,7 +242,7 @@ def _recipe(name: str, changes: Mapping[str, Any], net: str) -> Recipe:
     if name == FOLDER_SIGNALS:
         recipes[name] = folder_signals.recipe_for(net)
     if name not in recipes:
-        raise WeightsError(f"no recipe '{name}'; available: {', '.join([*recipes, *TRACKS])}")
+        raise WeightsError(f"no recipe '{name}'; available: {', '.join([*recipes, FOLDER_SIGNALS, *TRACKS])}")
     return _changed(recipes[name], changes)
 
 

@@ -154,7 +154,7 @@ def test_an_interrupted_run_resumes(tmp_path):
     [
         (["train", "folder"], "error: only 'train folder DATA' takes a folder of images"),
         (["train", "mnist", "photos"], "error: only 'train folder DATA' takes a folder of images"),
-        (["train", "vgg"], "error: no recipe 'vgg'; available: mnist, digits, lenet, cifar10,"),
+        (["train", "vgg"], "error: no recipe 'vgg'; available: mnist, digits, lenet,"),
         (["train", "mnist", "--out", "model.pth"], "error: --out model.pth: a model file's name ends in .npz"),
         (["train", "mnist", "--out", "/proc/none/model.npz"], "error: cannot make /proc/none"),
         (["evaluate", "absent.npz"], "error: absent.npz: cannot read the model: No such file or directory"),
