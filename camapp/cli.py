@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -215,6 +216,8 @@ def _set_up_logging(debug: bool) -> None:
         if is_journal(sys.stderr.fileno())
         else logging.Formatter(f"{erase}%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
     )
+    # The engine, which knows no logging, warns by Python's warnings.
+    warnings.showwarning = lambda message, *_, **__: logging.getLogger("camapp").warning("%s", message)
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], force=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from engine.runtime.profile import LayerTime
 
 # How far an estimate may be off, either way: as far as it was from the instructions that ten nets take on an emulated
-# Cortex-A72, at 1.5 a cycle; see docs/models.md.
+# Cortex-A72, at 1.5 a cycle, which the rates were adjusted to; see docs/models.md.
 FACTOR = 1.6
 NOTE = (
     f"ESTIMATES from published rates of each board, never measured there: up to {FACTOR:g} times as fast or as slow. "

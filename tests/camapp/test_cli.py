@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,7 @@ def inside(capfd, monkeypatch):
 
     # The real one ends the process at once if another test has left a stuck thread.
     monkeypatch.setattr(cli, "exit_process", exit_with)
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
     root = logging.getLogger()
 
     def run(*arguments):
@@ -468,3 +470,13 @@ def test_it_runs_as_the_first_process_of_a_container():
     assert done.returncode == 0, done.stderr
     assert "died" not in done.stderr
     assert done.stdout
+
+
+def test_a_warning_of_the_engine_is_one_log_line(inside, tmp_path):
+    with np.load(ROOT / "weights/mnist.npz") as bundle:
+        arrays = {name: bundle[name] for name in bundle.files if bundle[name].dtype == np.float32}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    found = inside("classify", tmp_path / "none", "--model", tmp_path / "mine.npz")
+    (line,) = [line for line in found.stderr.splitlines() if "taken for" in line]
+    assert " W taken for net 'mnist'" in line
+    assert "UserWarning" not in found.stderr
