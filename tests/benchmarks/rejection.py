@@ -16,14 +16,21 @@ from camapp.commands.classify.job import FilesJob, FilesOptions
 from camapp.core.models import model_path
 from camapp.tasks.rejection import Rejection
 from camapp.tasks.task import TaskOptions
-from engine.model import load
+from engine.graph import Array
+from engine.model import Model, load
 from weights.datasets import load as load_data
 from weights.evaluate import normalised
 from weights.outliers import outliers
 from weights.written import read_scenes
 
 SHARES = (0.0, 0.01, 0.02, 0.05)
-COUNT = 1000
+COUNT, BATCH = 1000, 50
+
+
+def _logits(model: Model, inputs: Array) -> Array:
+    return np.concatenate(
+        [np.array(model.run(inputs[start : start + BATCH])) for start in range(0, len(inputs), BATCH)]
+    )
 
 
 def main(data: Path, pictures: Path) -> None:
@@ -33,7 +40,7 @@ def main(data: Path, pictures: Path) -> None:
     files = [file for file in walk_images(pictures) if read_image(file)]
     for name in ("objects", "cifar10"):
         model = load(model_path(name))
-        own, others = (model.run(normalised(images, model.card)) for images in (cifar.images, made))
+        own, others = (_logits(model, normalised(images, model.card)) for images in (cifar.images, made))
         for share in SHARES:
             rejection = Rejection(model.card, share)
             right = np.mean((own.argmax(axis=1) == cifar.labels) & rejection.accepts(own))
