@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,11 +15,21 @@ import numpy as np
 
 from camapp.core.arrays import Floats
 from camapp.core.errors import CamappError, ExitCode
+from camapp.core.log_once import LogOnce
 from camapp.core.model_table import KnownModel, known_file, known_models, labels_named, labels_of_net
 from camapp.core.settings import Settings
+from engine import nets
 from engine.graph import Graph, Shape
 from engine.model import Model, ModelCard, ModelError, load, with_card
 from engine.model_card import Output
+
+log = logging.getLogger(__name__)
+# A model is loaded again by each check and reload.
+_warn = LogOnce(log)
+_OTHER_STATISTICS = (
+    "--%s is not what net '%s' is usually trained with (%s): leave it out, unless this file was trained with other "
+    "values; wrong ones cost much accuracy"
+)
 
 SHIPPED = Path(__file__).parents[2] / "weights"
 # Settings that belong to one model file.
@@ -128,6 +139,10 @@ def load_model(settings: Settings) -> Model:
             if len(values) not in (1, channels):
                 raise BadModel(f"--{name} has {len(values)} values, the model has {channels} input channels")
             changes[name] = tuple(values) * (channels // len(values))
+            usual = getattr(model.card, name)
+            if model.card.net in nets.REGISTRY and not np.allclose(changes[name], usual, atol=0.02):
+                shown = ",".join(f"{value:g}" for value in usual)
+                _warn(logging.WARNING, (settings.model, name, values), _OTHER_STATISTICS, name, model.card.net, shown)
     if settings.labels is not None:
         changes["labels"] = read_labels(settings.labels)
     if settings.colour is not None:

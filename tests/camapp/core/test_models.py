@@ -34,6 +34,15 @@ def test_one_value_of_mean_or_std_applies_to_every_channel():
         load(model="cifar10", std="1,1")
 
 
+def test_unusual_statistics_of_a_known_net_are_warned_of_once(caplog):
+    for _ in range(2):
+        load(model="mnist", mean="0.5", std="0.5")
+    load(model="cifar10", mean="0.5", std="0.5")
+    lines = [record.message for record in caplog.records if "usually trained" in record.message]
+    assert [line.split(" is not")[0] for line in lines] == ["--mean", "--std"]
+    assert "'mnist' is usually trained with (0)" in lines[0]
+
+
 def test_labels_are_read_from_text_lines_or_json(tmp_path):
     assert read_labels("cat, dog") == ("cat", "dog")
     (tmp_path / "a.txt").write_text("cat\n\ndog \n")
