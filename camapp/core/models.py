@@ -204,14 +204,16 @@ def outputs_of(model: Model) -> tuple[Output, ...]:
     stated = [value.shape for value in model.graph.outputs]
     if any(not shape or 0 in shape[1:] or shape[0] > 1 for shape in stated):
         stated = [output.shape for output in model.plan().outputs]
+    batch = max((value.shape[0] for value in model.graph.inputs if value.shape), default=0)
     return tuple(
-        Output(value.name, _of_one_item(shape), _operators(model.graph, value.name))
+        Output(value.name, _of_one_item(shape, batch), _operators(model.graph, value.name))
         for value, shape in zip(model.graph.outputs, stated, strict=True)
     )
 
 
-def _of_one_item(shape: Shape) -> Shape:
-    return shape[1:] if len(shape) > 1 and shape[0] < 2 else shape
+def _of_one_item(shape: Shape, batch: int) -> Shape:
+    """Return an output's shape without the axis of the batch, if it has one; `batch` is 0 or 1 if it is free."""
+    return shape[1:] if len(shape) > 1 and (shape[0] < 2 or shape[0] == batch) else shape
 
 
 def _operators(graph: Graph, name: str) -> tuple[str, ...]:
