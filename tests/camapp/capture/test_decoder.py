@@ -19,6 +19,7 @@ from camapp.capture.ffmpeg import file_url, libraries
 from camapp.capture.source import EndOfStream, SourceOptions, create_source
 from camapp.capture.video import VideoSource
 from camapp.core.errors import PermanentSourceError
+from tests.programs import program
 
 FRAMES = 30
 
@@ -29,7 +30,9 @@ def film(tmp_path_factory):
     path = tmp_path_factory.mktemp("films") / "film.mp4"
     picture = "nullsrc=size=160x120:rate=10,format=gray,geq=lum='8*N'"
     arguments = ("-frames:v", str(FRAMES), "-c:v", "libx264", "-g", "10", "-qp", "4", "-pix_fmt", "yuvj420p")
-    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", picture, *arguments, path], check=True, timeout=30)
+    subprocess.run(
+        [program("ffmpeg"), "-v", "error", "-f", "lavfi", "-i", picture, *arguments, path], check=True, timeout=30
+    )
     return path
 
 

@@ -12,10 +12,11 @@ from camapp.capture.ffmpeg import libraries
 from camapp.capture.libav import INVALID, NO_DECODER, DecodeError, upright_matrix
 from camapp.capture.source import EndOfStream, SourceOptions, create_source
 from camapp.core.errors import PermanentSourceError
+from tests.programs import program
 
 
 def ffmpeg(*arguments):
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True, timeout=30)
+    subprocess.run([program("ffmpeg"), "-v", "error", "-y", *map(str, arguments)], check=True, timeout=30)
 
 
 def film(path, *output, size="64x48", frames=3, colour="red"):
@@ -174,7 +175,9 @@ def test_a_codec_without_a_decoder_is_named_with_the_remedy(tmp_path, error):
 
 
 def test_av1_is_decoded_or_named(tmp_path):
-    encoders = subprocess.run(["ffmpeg", "-encoders"], capture_output=True, text=True, check=False, timeout=30).stdout
+    encoders = subprocess.run(
+        [program("ffmpeg"), "-encoders"], capture_output=True, text=True, check=False, timeout=30
+    ).stdout
     if "libsvtav1" not in encoders:
         pytest.skip("this ffmpeg has no AV1 encoder")
     path = film(tmp_path / "film.mp4", "-c:v", "libsvtav1", "-pix_fmt", "yuv420p", size="128x96", frames=30)

@@ -12,10 +12,11 @@ import pytest
 
 from camapp.capture.source import EndOfStream, SourceOptions, create_source
 from camapp.core.errors import ExitCode, PermanentSourceError, SourceAbsent, SourceDenied, SourceError, SourceLost
+from tests.programs import program
 
 
 def ffmpeg(*arguments, **options):
-    return subprocess.Popen(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], **options)
+    return subprocess.Popen([program("ffmpeg"), "-v", "error", "-y", *map(str, arguments)], **options)
 
 
 PICTURES = "-f", "lavfi", "-i", "testsrc=size=160x120:rate=20"
