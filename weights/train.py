@@ -266,6 +266,9 @@ def _net(recipe: Recipe, dataset: Dataset) -> TorchNet:
         return TorchNet(net.build(classes=len(dataset.classes), channels=channels, length=length))
     if not recipe.start:
         return TorchNet(net.build())
+    if recipe.start.endswith(".npz") and not Path(recipe.start).exists():
+        first = Path(recipe.start).stem
+        raise WeightsError(f"{recipe.start} is missing, with which this recipe starts: train '{first}' before")
     start = load_model(model_path(recipe.start))
     if start.card.net != recipe.net:
         raise WeightsError(f"{recipe.start} is net '{start.card.net}', not '{recipe.net}' as the recipe says")

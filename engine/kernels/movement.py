@@ -151,6 +151,8 @@ def pad(node: Node, inputs: Sequence[Operand]) -> Step:
     wider = tuple(b + size + e for b, size, e in zip(begin, shape, end, strict=True))
     if min(wider, default=0) < 0:
         raise ModelError(f"Pad '{node.name}': pads={found['pads']!r:.60} remove more than {shape} has")
+    if not isinstance(found["value"], float | int):
+        raise ModelError(f"Pad '{node.name}': value={found['value']!r:.60} is no number")
     if found["mode"] == "constant":
         return _constant_pad(shape, begin, wider, found["value"])
     if found["mode"] not in ("reflect", "edge", "wrap"):

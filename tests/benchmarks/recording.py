@@ -18,7 +18,7 @@ from camapp.capture.source import SourceOptions
 from camapp.core.arrays import Pixels
 from camapp.sinks.encoders import Encoder, JpegEncoder, OpenCvEncoder, h264_encoder, open_encoder
 from camapp.sinks.film_files import FilmFiles
-from tests.benchmarks.common import print_conditions
+from tests.benchmarks.common import benchmark_parser, print_conditions
 
 SIZE, FPS, IMAGES, ROUNDS = (1280, 720), 30.0, 60, 3
 
@@ -50,6 +50,7 @@ def measure(path: Path, images: list[Pixels], make: Callable[[Callable[[bytes], 
 
 def main() -> None:
     """Print a line for each encoder of this machine."""
+    benchmark_parser().parse_args()
     print_conditions()
     source = PatternSource(f"pattern://digits?size={SIZE[0]}x{SIZE[1]}", SourceOptions(realtime=False))
     source.open()

@@ -5,8 +5,6 @@ DATA holds CIFAR-10 and MNIST; PICTURES any images without CIFAR's classes and w
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from camapp.tasks.rejection import Rejection
 from camapp.tasks.task import TaskOptions
 from engine.graph import Array
 from engine.model import Model, load
+from tests.benchmarks.common import benchmark_parser, print_conditions
 from weights.datasets import load as load_data
 from weights.evaluate import normalised
 from weights.outliers import outliers
@@ -33,8 +32,14 @@ def _logits(model: Model, inputs: Array) -> Array:
     )
 
 
-def main(data: Path, pictures: Path) -> None:
+def main() -> None:
     """Print a line for each model and setting."""
+    parser = benchmark_parser()
+    parser.add_argument("data", type=Path, help="folder with CIFAR-10 and MNIST")
+    parser.add_argument("pictures", type=Path, help="images without CIFAR's classes and without digits")
+    options = parser.parse_args()
+    data, pictures = options.data, options.pictures
+    print_conditions()
     cifar = load_data("cifar10", data, download=False).test[:COUNT]
     made = outliers(cifar, COUNT, 3)
     files = [file for file in walk_images(pictures) if read_image(file)]
@@ -52,12 +57,11 @@ def main(data: Path, pictures: Path) -> None:
             )
     model = load(model_path("digits"))
     for share in (0.0, 0.01):
-        options = replace(TaskOptions(smoothing=0), reject=share)
-        job = FilesJob(model, FilesOptions(options, 1, "none", (), "digits"))
+        job = FilesJob(model, FilesOptions(TaskOptions(smoothing=0, reject=share), 1, "none", (), "digits"))
         read = sum(bool(row.prediction and row.prediction.label) for row in job.rows(files))
         print(f"digits --reject {share:g}: digits in {read} of {len(files)} pictures")
     print(f"digits on paper: {read_scenes(model, load_data('mnist', data, download=False).test[:COUNT])}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

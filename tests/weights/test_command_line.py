@@ -90,7 +90,9 @@ def test_an_evaluation_writes_a_markdown_report(tmp_path):
 def test_a_colour_net_can_be_trained(tmp_path):
     pytest.importorskip("torch", reason="PyTorch (the extra 'train') is not installed")
     write_cifar10(tmp_path, 20)
-    done = weights("train", "cifar10", "--data", tmp_path, "--out", tmp_path / "c.npz", "--epochs", 1, "--threads", 1)
+    done = weights(
+        "train", "cifar10_plain", "--data", tmp_path, "--out", tmp_path / "c.npz", "--epochs", 1, "--threads", 1
+    )
     assert done.returncode == 0, done.stderr
     assert engine.model.load(tmp_path / "c.npz").card.labels[0] == "airplane"
 
@@ -105,7 +107,7 @@ def test_custom_classes_are_learnt_and_used_by_the_application(tmp_path):
             cv2.circle(image, (24 + index, 24), 12, colour, -1)
             cv2.imwrite(str(tmp_path / "data" / label / f"{index}.png"), image)
     out = tmp_path / "my.npz"
-    done = weights("train", "folder", tmp_path / "data", "--out", out, "--epochs", 12, "--threads", 1)
+    done = weights("train", "folder", tmp_path / "data", "--out", out, "--epochs", 25, "--threads", 1)
     assert done.returncode == 0, done.stderr
     assert f"camapp run --model {out}" in done.stdout.replace("\n", "")
     card = engine.model.load(out).card

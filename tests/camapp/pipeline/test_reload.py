@@ -124,8 +124,9 @@ def test_swapping_leaks_no_process_descriptor_or_thread(start):
 
 
 def children():
-    """Return the process ids of the children of this process."""
-    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    """Return the process ids of the workers of this process."""
+    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return [pid for pid in pids if b"camapp.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_model_that_no_worker_can_run_leaves_the_old_one_in_use(start, monkeypatch):
