@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -147,8 +148,8 @@ class Results:
             if fresh and not self._resume and target.path.is_file():
                 raise FileExistsError
             # Only regular files are protected: a device or a pipe is always written to.
-            _await_reader(target.path)
-            file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            with _reader_of(target.path):
+                file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
             _write_all(file, HEADERS[target.format].encode())
         return file
@@ -234,14 +235,27 @@ def _write_all(file: IO[bytes], text: bytes) -> None:
         rest = rest[file.write(rest) or 0 :]
 
 
-def _await_reader(path: Path) -> None:
-    """Wait until a pipe has a reader, since opening it would wait for ever. Raises OSError if none comes."""
+@contextmanager
+def _reader_of(path: Path) -> Iterator[None]:
+    """Wait until a pipe has a reader, and keep it while the pipe is opened, which would wait for ever without one.
+
+    Raises:
+        OSError: no reader comes.
+    """
     give_up = time.monotonic() + _READER_S
     while path.is_fifo():
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-            return
+            # Closed too early, it would be the end of the file for the reader.
+            held = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            break
         except OSError as error:
             if error.errno != errno.ENXIO or time.monotonic() > give_up:
                 raise OSError(error.errno, "no program reads this pipe") from error
         time.sleep(_LOOK_S)
+    else:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.close(held)

@@ -79,7 +79,7 @@ def test_every_frame_of_a_file_is_predicted_in_order(build):
 
 
 def test_the_load_of_the_workers_is_said_from_the_first_prediction_on(build):
-    pipeline, _ = build(ScriptedSource(60, live=False))
+    pipeline, _ = build(ScriptedSource(60, live=False, interval=0.01))
     said = [pipeline.reporter.line()]
     pipeline.on_tick(lambda: said.append(pipeline.reporter.line()))
     pipeline.run()
