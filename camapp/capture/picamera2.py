@@ -295,8 +295,9 @@ class PicameraSource(Source):
     def _rate(self) -> float:
         """Return the rate to configure: the requested one, or what a requested exposure leaves of it."""
         fps = self.options.fps or self.options.target_fps or _DEFAULT_FPS
-        exposure_us = float(_parse_value(self.options.controls.get("ExposureTime", "0"), 0.0) or 0)  # type: ignore[arg-type]
-        if exposure_us * fps <= 1e6:
+        exposure_us = _parse_value(self.options.controls.get("ExposureTime", "0"), 0.0)
+        # What is no number is refused by `_controls`.
+        if not isinstance(exposure_us, float) or exposure_us * fps <= 1e6:
             return fps
         possible = 1e6 / exposure_us
         log.warning("an ExposureTime of %g ms leaves %.3g of %g frames/s", exposure_us / 1000, possible, fps)

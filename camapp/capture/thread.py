@@ -54,7 +54,6 @@ class CaptureThread(threading.Thread):
         reconnect_s: seconds to retry a lost live source.
         first_open_s: seconds to retry a live source that never opened, at most `reconnect_s`: it is more likely a
             wrong name than a loose cable.
-        read_timeout: seconds to wait for a frame; None derives them from the rate.
 
     Attributes:
         read_limit: the present time to wait for a frame; may be replaced before `start`.
@@ -71,7 +70,6 @@ class CaptureThread(threading.Thread):
         max_frames: int | None = None,
         on_recovered: Callable[[], None] = lambda: None,
         first_open_s: float = FIRST_OPEN_S,
-        read_timeout: float | None = None,
     ) -> None:
         super().__init__(name="capture", daemon=True)
         self.source = source
@@ -83,7 +81,7 @@ class CaptureThread(threading.Thread):
         self._stats = stats
         self._deliver = deliver
         self._first_open_s = min(reconnect_s, first_open_s)
-        self.read_limit = ReadLimit(read_timeout, source.options.fps)
+        self.read_limit = ReadLimit(source.options.read_timeout, source.options.fps)
         self._reconnect_s = reconnect_s
         self._max_frames = max_frames
         self._on_recovered = on_recovered

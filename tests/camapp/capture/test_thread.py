@@ -120,3 +120,9 @@ def test_orientation_is_applied_to_image_and_size():
     source = ScriptedSource(1, size=(64, 48), options=SourceOptions(rotate=90, hflip=True))
     _, frames = run(source)
     assert frames[0].view.size == (48, 64)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0.7, 0.7), (None, 10.0)])
+def test_the_setting_of_the_read_timeout_is_the_wait_for_a_frame(given, expected):
+    source = ScriptedSource(1, options=SourceOptions(read_timeout=given))
+    assert CaptureThread(source, Stats(), lambda frame, trace: None).read_limit.seconds() == expected
