@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from abc import ABC, abstractmethod
@@ -30,6 +31,8 @@ _STREAMS = (
     *("tcp", "tls", "rist", "mms", "mmsh", "mmst"),
 )
 _HTTP = ("http", "https")
+# `tub:FOLDER` is a folder as donkeycar records it; catalogs are of its version 2, records of its version 1.
+_TUB, _TUB_FILE = "tub:", re.compile(r"catalog_\d+\.catalog|record_\d+\.json")
 # Beginnings of picture files, by which a file without a known suffix is recognised.
 _PICTURES = (b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _JPEG, _JPEG_BEHIND_JPEG = b"\xff\xd8\xff", b"\xff\xd9\xff\xd8\xff"
@@ -164,6 +167,7 @@ REGISTRY = {
     "pipe": "camapp.capture.stream:PipeSource",
     "video": "camapp.capture.video:VideoSource",
     "images": "camapp.capture.images:ImagesSource",
+    "tub": "camapp.capture.tub:TubSource",
     "pattern": "camapp.capture.pattern:PatternSource",
 }
 
@@ -172,14 +176,16 @@ _SHOWN = ("picamera", "v4l2", "rtsp", "http", "https", "rtmp", "udp", "srt", "tc
 
 
 def scheme_of(uri: str) -> str:
-    """Return the registry key of a URI or path; a path is `video`, `images` or `pipe`."""
+    """Return the registry key of a URI or path; a path is `video`, `images`, `tub` or `pipe`."""
     if uri == "auto":
         return uri
+    if uri.lower().startswith(_TUB):
+        return "tub"
     scheme, sep, _ = uri.partition("://")
     scheme = scheme.lower()
     if sep and scheme != "file":
         if scheme not in REGISTRY or scheme == "auto":
-            known = ", ".join(f"{name}://" for name in _SHOWN)
+            known = ", ".join([*(f"{name}://" for name in _SHOWN), "tub:FOLDER"])
             raise PermanentSourceError(
                 f"unknown source scheme '{scheme}://' in '{uri}'; known are {known} and file paths"
             )
@@ -191,9 +197,20 @@ def scheme_of(uri: str) -> str:
         return "v4l2"
     if any(char in uri for char in "*?[") and not path.exists():
         return "images"
+    if path.is_dir() and is_tub(path):
+        return "tub"
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or _holds_picture(path):
         return "images"
     return "pipe" if path.is_fifo() else "video"
+
+
+def is_tub(folder: Path) -> bool:
+    """Return whether a folder holds a donkeycar tub, of version 1 or 2."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(_TUB_FILE.fullmatch(entry.name) for entry in entries)
+    except OSError:
+        return False
 
 
 def _standard_input() -> str:
@@ -221,12 +238,14 @@ def _holds_picture(path: Path) -> bool:
 
 
 def local_path(uri: str) -> Path:
-    """Return the path in a `file://`, `images://` or `video://` URI, or a plain path itself.
+    """Return the path in a `file://`, `images://`, `video://` or `tub:` URI, or a plain path itself.
 
     A `file://` URI may name its characters by %XX, as browsers and file managers write it, or have them as they are.
     """
     if uri == "-":
         return Path(f"/proc/{os.getpid()}/fd/0")
+    if uri.lower().startswith(_TUB):
+        return _expanded(Path(uri[len(_TUB) :].removeprefix("//")))
     scheme, sep, rest = uri.partition("://")
     path = _expanded(Path(rest if sep else uri))
     if not sep:
