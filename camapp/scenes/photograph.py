@@ -167,7 +167,7 @@ class _GroundCanvas:
         (left, left_seen), (right, right_seen) = (self.camera.project(edge) for edge in stripe.edges)
         near = np.abs(stripe.path).max(axis=1) < self.look.reach * 1.5
         parts = []
-        for start, stop in runs(left_seen & right_seen & near & _painted(stripe)):
+        for start, stop in runs(left_seen & right_seen & near & painted(stripe)):
             outline = np.concatenate([left[start:stop], right[start:stop][::-1]])
             if stop - start > 1 and _overlaps(outline, self.camera.size):
                 parts.append(outline)
@@ -206,7 +206,7 @@ class _GroundCanvas:
         rows = np.asarray(self.beyond.any(axis=1))
         foot = int(height - np.argmax(rows[::-1])) if rows.any() else 0
         if foot:
-            scenery = _backdrop_image(self.look.backdrop, width, foot, rng)
+            scenery = backdrop_image(self.look.backdrop, width, foot, rng)
             beyond = self.beyond[:foot]
             image[:foot][beyond] = scenery[beyond]
         for _ in range(rng.poisson(0.6 if self.look.backdrop == 1 else 0.3)):
@@ -232,7 +232,8 @@ def _overlaps(points: Floats, size: tuple[int, int]) -> bool:
     return bool((high > 0).all() and (low < size).all())
 
 
-def _painted(stripe: Stripe) -> NDArray[np.bool_]:
+def painted(stripe: Stripe) -> NDArray[np.bool_]:
+    """Return which points of a stripe are painted, (n,): not those in the gaps of a dashed one."""
     if stripe.dash is None:
         return np.ones(len(stripe.path), bool)
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(stripe.path, axis=0).T))])
@@ -252,7 +253,7 @@ def _tile(kind: int) -> Floats:
     return np.ascontiguousarray((tile - tile.mean()) / tile.std())
 
 
-def _backdrop_image(kind: int, width: int, height: int, rng: np.random.Generator) -> Floats:
+def backdrop_image(kind: int, width: int, height: int, rng: np.random.Generator) -> Floats:
     """Return the backdrop, float32 RGB (height, width, 3); its lower edge meets the ground."""
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     if kind == 0:
