@@ -20,7 +20,10 @@ NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo pyth
 
 .PHONY: run test test-slow lint help clean system-packages
 
+# The line of `export` is printed until it is in effect.
 run: $(VENV)/.run
+	@command -v camapp >/dev/null || printf '%s\n' "The program is $(BIN)/camapp. To call it camapp in this terminal:" \
+	  "  export PATH=\"$(abspath $(BIN)):\$$PATH\""
 	@$(BIN)/camapp run $(ARGS)
 
 # One BLAS thread for each of the two files that are tested at a time.

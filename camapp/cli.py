@@ -22,16 +22,21 @@ from typing import Annotated, Any, NoReturn, get_args
 import typer
 
 from camapp import __version__
+from camapp.core.command_help import PlainCommand, PlainGroup
 from camapp.core.errors import CamappError, ExitCode, SettingsError
+from camapp.core.program import program, spelled
 from camapp.core.settings import ALIASES, Settings, group_of, load_cameras, load_settings, to_toml, type_of
 from camapp.core.timeouts import exit_process
 from camapp.system.systemd import JournalFormatter, is_journal
 
 app = typer.Typer(
     name="camapp",
+    cls=PlainGroup,
     help="Classify what a camera sees in real time, on a Raspberry Pi: CNNs in pure NumPy.",
+    epilog="camapp\ncamapp video.mp4 --model cifar10\ncamapp doctor",
     no_args_is_help=False,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
@@ -76,6 +81,25 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, _switch("--json", "print JSON")]
 DryRunOption = Annotated[bool, _switch("--dry-run", "print the steps, change nothing")]
+
+
+def command(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator that makes a function a command; its help ends with the examples."""
+    return app.command(name, cls=PlainCommand, epilog="\n".join(examples))
+
+
+def add_program(name: str, run: Callable[[list[str]], None], help: str) -> None:
+    """Add a command that another package implements, with a parser of its own.
+
+    Args:
+        run: called with the name and what follows it on the command line.
+    """
+
+    def call(context: typer.Context) -> None:
+        run([name, *context.args])
+
+    raw = {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(name, cls=PlainCommand, help=help, add_help_option=False, context_settings=raw)(call)
 
 
 def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> Callable[..., None]:
@@ -193,7 +217,7 @@ def code_of(error: BaseException) -> ExitCode | None:
 def fail(message: str, code: ExitCode) -> NoReturn:
     """Print an error as one line and end the program; its exit code does not depend on a terminal that is gone."""
     with suppress(OSError):
-        print(f"camapp: {message}", file=sys.stderr)
+        print(f"camapp: {spelled(message)}", file=sys.stderr)
     raise SystemExit(int(code))
 
 
@@ -201,8 +225,15 @@ def fail_with(faults: Sequence[Exception]) -> NoReturn:
     """Print a line for each fault and end the program with the exit code of the first."""
     lines = [explained(fault) for fault in faults]
     for text, _ in lines[:-1]:
-        print(f"camapp: {text}", file=sys.stderr)
+        print(f"camapp: {spelled(text)}", file=sys.stderr)
     fail(lines[-1][0], lines[0][1])
+
+
+class _TerminalFormatter(logging.Formatter):
+    """Spells commands in messages as this program was started."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return spelled(super().format(record))
 
 
 def _set_up_logging(debug: bool) -> None:
@@ -214,7 +245,7 @@ def _set_up_logging(debug: bool) -> None:
     handler.setFormatter(
         JournalFormatter()
         if is_journal(sys.stderr.fileno())
-        else logging.Formatter(f"{erase}%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
+        else _TerminalFormatter(f"{erase}%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
     )
     # The engine, which knows no logging, warns by Python's warnings.
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("camapp").warning("%s", message)
@@ -228,7 +259,12 @@ def default(version: Annotated[bool, _switch("--version", "print the version")] 
         print(__version__)
 
 
-@app.command("run")
+@command(
+    "run",
+    "camapp run video.mp4 --model cifar10",
+    "camapp run webcam --web --log seen.jsonl",
+    "camapp run --config camapp.toml",
+)
 @with_settings
 def run(
     cameras: list[Settings],
@@ -250,7 +286,7 @@ def run(
             fail(summary.reason, summary.code)
 
 
-@app.command("bench")
+@command("bench", "camapp bench --source video.mp4 --seconds 20", "camapp bench --model track --workers 2 --json")
 @with_settings
 def bench(
     settings: Settings,
@@ -267,7 +303,7 @@ def bench(
     run_bench(settings, seconds, draw, as_json)
 
 
-@app.command("profile")
+@command("profile", "camapp profile digits", "camapp profile net.onnx --threads 4")
 def profile(
     file: Annotated[str, typer.Argument(metavar="MODEL", help="name of a shipped model, or a model file")],
     net: Annotated[
@@ -300,7 +336,12 @@ def profile(
         run_profile(file, net, batch, rounds, as_json)
 
 
-@app.command("classify")
+@command(
+    "classify",
+    "camapp classify photo.jpg --model cifar10",
+    "camapp classify photos --csv seen.csv",
+    "camapp classify 'photos/*.png' --jsonl -",
+)
 @partial(with_settings, only=_FOR_STILLS)
 def classify(
     settings: Settings,
@@ -343,7 +384,7 @@ def classify(
         fail(message, code)
 
 
-@app.command("collect")
+@command("collect", "camapp collect --label cup", "camapp collect --label empty --every 0.5 --count 100")
 @with_settings
 def collect(
     settings: Settings,
@@ -362,7 +403,11 @@ def collect(
         fail(message, code)
 
 
-@app.command("calibrate-track")
+@command(
+    "calibrate-track",
+    "camapp calibrate-track shot.png --chessboard 9x6",
+    "camapp calibrate-track shot.png --rectangle 0.21x0.297",
+)
 def calibrate_track(
     image: Annotated[
         Path, typer.Argument(metavar="IMAGE", readable=False, help="taken by the camera in its final position")
@@ -399,7 +444,11 @@ def calibrate_track(
         print(run_calibration(image, point or [], chessboard, square, distortion, into, rectangle))
 
 
-@app.command("render")
+@command(
+    "render",
+    "camapp render pattern://track?seed=1 lap.mp4",
+    "camapp render pattern://digits digits.avi --seconds 5",
+)
 def render(
     source: Annotated[str, typer.Argument(metavar="SCENE", help="such as 'pattern://track?seed=1&size=640x480'")],
     into: Annotated[Path, typer.Argument(metavar="VIDEO", help="the video to write, .mp4 or .avi")],
@@ -418,7 +467,7 @@ def render(
         print(run_render(source, into, seconds))
 
 
-@app.command("sources")
+@command("sources", "camapp sources", "camapp sources --json")
 def sources(as_json: JsonOption = False) -> None:
     """List the cameras and other sources of this machine."""
     from camapp.commands.list import print_sources
@@ -427,7 +476,13 @@ def sources(as_json: JsonOption = False) -> None:
         print_sources(as_json)
 
 
-models_app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+models_app = typer.Typer(
+    cls=PlainGroup,
+    epilog="camapp models\ncamapp models get yolox_nano",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(models_app, name="models")
 
 
@@ -442,7 +497,7 @@ def models(context: typer.Context, as_json: JsonOption = False) -> None:
         print_models(as_json)
 
 
-@models_app.command("get")
+@models_app.command("get", cls=PlainCommand, epilog="camapp models get yolox_nano\ncamapp models get resnet18 --yes")
 def models_get(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="published models; 'camapp models' lists them")],
     yes: Annotated[bool, _switch("--yes", "accept the licences without being asked")] = False,
@@ -457,7 +512,7 @@ def models_get(
         get_models(names, yes)
 
 
-@app.command("check-config")
+@command("check-config", "camapp check-config camapp.toml", "camapp check-config /etc/camapp/config.toml")
 def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a TOML file")]) -> None:
     """Check a settings file, without starting anything.
 
@@ -477,7 +532,7 @@ def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", readable=F
         print(f"{file}: good; {found.summary}")
 
 
-@app.command("doctor")
+@command("doctor", "camapp doctor", "camapp doctor --try --source webcam")
 @partial(with_settings, only=_FOR_TRIALS)
 def doctor(
     reread: partial[Settings],
@@ -501,7 +556,7 @@ def doctor(
         raise SystemExit(1)
 
 
-@app.command("fleet")
+@command("fleet", "camapp fleet --broker mqtt://broker", "camapp fleet --broker mqtts://me@broker --once")
 def fleet(
     broker: Annotated[
         str,
@@ -523,7 +578,12 @@ def fleet(
         run_fleet(broker, mqtt_password_file, mqtt_ca, once, as_json)
 
 
-@app.command("install-service")
+@command(
+    "install-service",
+    "camapp install-service --dry-run",
+    "camapp install-service --web :8080 --model digits",
+    "camapp install-service --kiosk",
+)
 @with_settings
 def install_service(
     settings: Settings,
@@ -544,7 +604,7 @@ def install_service(
     install(Installer(kind, settings), dry_run)
 
 
-@app.command("uninstall-service")
+@command("uninstall-service", "camapp uninstall-service --dry-run", "camapp uninstall-service --keep-data")
 def uninstall_service(
     keep_data: Annotated[bool, _switch("--keep-data", "keep the settings, the log and snapshots")] = False,
     dry_run: DryRunOption = False,
@@ -581,11 +641,8 @@ def main() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     arguments = normalised(sys.argv[1:])
-    if arguments[0] in ("-h", "--help"):
-        # Rich takes 0.2 s to import; the list of commands needs none of its panels.
-        app.rich_markup_mode = None
     try:
-        app(args=arguments, prog_name="camapp")
+        app(args=arguments, prog_name=program())
     except SystemExit as end:
         _let_go_of_lost_streams()
         exit_process(end.code)

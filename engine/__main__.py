@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from engine.model import Model
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 usage, 78 a model or an array that cannot be used."""
-    options = build_parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, program: str = "python -m engine") -> int:
+    """Run one command and return its exit code: 0 done, 2 usage, 78 a model or an array that cannot be used.
+
+    Args:
+        program: how this program was started, for its help.
+    """
+    options = build_parser(program).parse_args(arguments)
     from engine.graph import ModelError  # lazy: --help does not wait for NumPy
 
     if getattr(options, "kernel", None):
@@ -35,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 78
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = "python -m engine") -> argparse.ArgumentParser:
     """Return the command line parser; needs no NumPy."""
-    parser = argparse.ArgumentParser(prog="python -m engine", description="Run CNNs in NumPy.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(prog=program, description="Run CNNs in NumPy.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="print a model's card and layers")
     run = commands.add_parser("run", help="run a model on an array (N, C, H, W), or (N, C, L) of signals")
     convert = commands.add_parser("convert", help="write a model as .npz (a bundle), .safetensors, .onnx or text dumps")

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 # From top to bottom; packages in one row do not import each other.
 LAYERS = [
-    ["weights"],
     ["camapp.__main__"],
+    ["weights"],
     ["camapp.cli"],
     ["camapp.commands", "camapp.api"],
     ["camapp.app"],

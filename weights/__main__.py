@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from camapp.core.command_help import PlainCommand, PlainGroup
 from camapp.core.files import write_atomic
+from camapp.core.program import program, spelled
 from weights import WeightsError
 from weights.recipes import RECIPES, TRACKS
 
@@ -39,66 +41,103 @@ INSTALL = "pip install -e '.[train]' --extra-index-url https://download.pytorch.
 
 AnyRecipe = TypeVar("AnyRecipe", "Recipe", "TrackRecipe")
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=PlainGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    help=__doc__,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 
 DataFolder = Annotated[
     Path,
     typer.Option(
         "--data",
+        metavar="FOLDER",
         help="Folder of the data sets; missing ones are downloaded. For track_photographs: the labelled photographs.",
     ),
 ]
-Plots = Annotated[Path | None, typer.Option(help="Folder for PNG plots.")]
+Plots = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for PNG plots.")]
 
 
-@app.command()
+@app.command(
+    cls=PlainCommand,
+    epilog="camapp train folder collected --from objects\ncamapp train cifar_small --epochs 2 --plots plots",
+)
 def train(
     name: Annotated[
         str,
         typer.Argument(
+            metavar="RECIPE",
             help=f"One of: {', '.join([*RECIPES, *TRACKS])}; or 'folder' for images of your own classes, or "
-            "'folder-signals' for signals."
+            "'folder-signals' for signals.",
         ),
     ],
     images: Annotated[
         Path | None,
         typer.Argument(
+            metavar="FOLDER",
             help="For 'folder': a folder with one subfolder of images per class. For 'folder-signals': one with "
-            "data.npy (count, channels, length) and label.npy (count)."
+            "data.npy (count, channels, length) and label.npy (count).",
         ),
     ] = None,
     data: DataFolder = DEFAULT_FOLDER,
-    out: Annotated[Path | None, typer.Option(help="Model file to write (default: runs/NAME.npz).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Model file to write (default: runs/NAME.npz).")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run after its last epoch.")] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs (default: the recipe's).")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Random seed (default: the recipe's).")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of epochs (default: the recipe's).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed (default: the recipe's).")] = None,
     patience: Annotated[
-        int | None, typer.Option(min=0, help="Stop after this many epochs without progress; 0: never.")
+        int | None, typer.Option(min=0, metavar="N", help="Stop after this many epochs without progress; 0: never.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="Model file whose weights a track recipe starts from, instead of its own.")
+        str | None,
+        typer.Option(metavar="FILE", help="Model file whose weights a track recipe starts from, instead of its own."),
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option("--from", help="For 'folder': teach this model's last layer without PyTorch: a name, or a file."),
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="For 'folder': teach this model's last layer without PyTorch: a name, or a file.",
+        ),
     ] = None,
     net: Annotated[
-        str, typer.Option(help="For 'folder-signals': mobilenet_v3_1d_small or mobilenet_v3_1d_large.")
+        str, typer.Option(metavar="NAME", help="For 'folder-signals': mobilenet_v3_1d_small or mobilenet_v3_1d_large.")
     ] = "mobilenet_v3_1d_small",
     labels: Annotated[
-        str | None, typer.Option(help="For 'folder-signals': class names, separated by commas, or a file of them.")
+        str | None,
+        typer.Option(
+            metavar="A,B,C", help="For 'folder-signals': class names, separated by commas, or a file of them."
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate (default: the recipe's).")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step (default: the recipe's).")] = None,
+    lr: Annotated[
+        float | None, typer.Option(min=0, metavar="RATE", help="Learning rate (default: the recipe's).")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images a step (default: the recipe's).")
+    ] = None,
     validation: Annotated[
-        float | None, typer.Option(min=0.01, max=0.9, help="Share held back to choose the checkpoint.")
+        float | None, typer.Option(min=0.01, max=0.9, metavar="SHARE", help="Share held back to choose the checkpoint.")
     ] = None,
     show_batch: Annotated[
-        Path | None, typer.Option(help="PNG file for the first training images, written before the training.")
+        Path | None,
+        typer.Option(metavar="FILE", help="PNG file for the first training images, written before the training."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="For --from: worker processes; 0: one per core.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch (default: chosen by PyTorch).")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device that PyTorch uses.")] = "cpu",
+    workers: Annotated[
+        int, typer.Option(min=0, max=64, metavar="N", help="For --from: worker processes; 0: one per core.")
+    ] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads of PyTorch (default: chosen by PyTorch).")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(metavar="NAME", help="Device that PyTorch uses: cpu or cuda.")
+    ] = "cpu",
     plots: Plots = None,
 ) -> None:
     """Train a recipe in PyTorch and write the best checkpoint as a model file with its card.
@@ -165,28 +204,39 @@ def train(
         size, epochs_done = out.stat().st_size / 1000, len(trained.history)
         print(f"wrote {out} ({size:.0f} kB), best epoch {trained.best.number} of {epochs_done}")
         if name == FOLDER:
-            print(f"try it: python -m camapp run --model {out}")
+            print(f"try it: {program()} --model {out}")
 
 
-@app.command("evaluate")
+@app.command(
+    "evaluate",
+    cls=PlainCommand,
+    epilog="camapp evaluate runs/cifar10.npz\ncamapp evaluate net.onnx --dataset cifar10 --limit 500",
+)
 def evaluate_file(
-    file: Annotated[Path, typer.Argument(help="A model file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A model file.")],
     data: DataFolder = DEFAULT_FOLDER,
     dataset: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help=f"One of: {SETS} (default: the recipe's); {SCENES}: digits on paper; {FOLDER_SIGNALS}: "
-            "data.npy and label.npy in the folder --data."
+            "data.npy and label.npy in the folder --data.",
         ),
     ] = None,
     split: Annotated[
         Literal["held-out", "test"],
-        typer.Option(help="held-out: the last tenth of the training files; test: the official test set."),
+        typer.Option(
+            metavar="SPLIT", help="held-out: the last tenth of the training files; test: the official test set."
+        ),
     ] = "held-out",
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images of the test split.")] = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes; 0: one per core.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Use only this many images of the test split.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, metavar="N", help="Worker processes; 0: one per core.")] = 0,
     plots: Plots = None,
-    report_file: Annotated[Path | None, typer.Option("--report", help="Markdown file to write.")] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Markdown file to write.")
+    ] = None,
 ) -> None:
     """Measure a model file on its test split with the NumPy engine."""
     with _errors():
@@ -210,13 +260,12 @@ def evaluate_file(
         if plots:
             _plot_result(model, result, images, file.stem, plots)
         if report_file:
-            command = " ".join(["python -m weights", *sys.argv[1:]])
-            _write_report(report_file, report(model, result, title, command))
+            _write_report(report_file, report(model, result, title, _command()))
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; None is that of `python -m weights`."""
+    app(args=arguments, prog_name=program().replace("-m camapp", "-m weights") if arguments is None else program())
 
 
 @contextmanager
@@ -228,7 +277,7 @@ def _errors(interrupted: str = "interrupted") -> Iterator[None]:
     try:
         yield
     except (WeightsError, ModelError, CamappError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {spelled(str(error))}", file=sys.stderr)
         raise typer.Exit(BAD_DATA_OR_MODEL) from error
     except KeyboardInterrupt as error:
         print(interrupted, file=sys.stderr)
@@ -307,7 +356,7 @@ def _teach(
 
         title = f"{name}: {taught.result.accuracy:.2%} of {taught.result.images}"
         confusion(taught.result.confusion, card.labels, title, plots / f"{FOLDER}_confusion.png")
-    print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)\ntry it: python -m camapp run --model {out}")
+    print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)\ntry it: {program()} --model {out}")
 
 
 def _show_batch(recipe: Recipe, dataset: Dataset, device: str, path: Path) -> None:
@@ -465,7 +514,7 @@ def _data_of(card: ModelCard, file: Path) -> str:
     own = card.labels != (nets.default_card(card.net).labels or SOURCES[RECIPES[card.net].data].classes)
     if not card.colour and (own or card.input_shape != nets.default_card(card.net).input_shape):
         raise WeightsError(
-            f"the model has its own classes or signals: 'python -m weights evaluate {file} --dataset {FOLDER_SIGNALS} "
+            f"the model has its own classes or signals: 'camapp evaluate {file} --dataset {FOLDER_SIGNALS} "
             "--data FOLDER' measures it on FOLDER's data.npy and label.npy"
         )
     if own:
@@ -544,7 +593,11 @@ def _evaluate_scenes(
 
         confusion(matrix, names, title, plots / f"{model.card.net}_scenes_confusion.png")
     if report_file:
-        _write_report(report_file, report(model, result, title, " ".join(["python -m weights", *sys.argv[1:]])))
+        _write_report(report_file, report(model, result, title, _command()))
+
+
+def _command() -> str:
+    return " ".join([program(), *sys.argv[1:]])
 
 
 def _write_report(path: Path, text: str) -> None:

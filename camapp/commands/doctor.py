@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 
+from camapp.core.program import spelled
 from camapp.core.settings import Settings
 from camapp.core.status import HOT_C
 from camapp.system.health import flags_of, read_temperature, read_throttled
@@ -396,4 +397,4 @@ def print_report(results: Sequence[CheckResult], as_json: bool) -> None:
         line.append(f"{result.name:<{width}}  ", "bold").append(result.detail, "default")
         console.print(line)
         if result.remedy:
-            console.print(Text(f"     {'':<{width}}  -> {result.remedy}", "cyan"))
+            console.print(Text(f"     {'':<{width}}  -> {spelled(result.remedy)}", "cyan"))

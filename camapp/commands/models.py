@@ -15,6 +15,7 @@ from rich.table import Table
 from camapp.core.errors import CamappError, ExitCode
 from camapp.core.model_table import KnownModel, known_models
 from camapp.core.models import NotFetched, load_file, shipped_models
+from camapp.core.program import program, spelled
 from camapp.system.download import fetch
 from engine.model import load
 from engine.runtime.profile import count_macs
@@ -48,7 +49,9 @@ def print_models(as_json: bool) -> None:
         shape = "x".join(map(str, row["input_shape"]))
         table.add_row(row["name"], row["state"], row["task"], shape, _short(row["mmac"]), size, scores)
     console.print(table)
-    console.print("'camapp models get NAME' fetches a published one. --json has labels, licences and addresses too.")
+    console.print(
+        spelled("'camapp models get NAME' fetches a published one. --json has labels, licences and addresses too.")
+    )
 
 
 def get_models(names: Sequence[str], accepts: bool = False) -> None:
@@ -95,7 +98,7 @@ def _get(known: KnownModel, accepts: bool) -> None:
         console.print("interrupted: the same command continues")
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     load_file(path)
-    console.print(f"{path} is complete; try it: camapp run --model {known.name}")
+    console.print(f"{path} is complete; try it: {program()} --model {known.name}")
 
 
 def _short(mmac: float) -> str:

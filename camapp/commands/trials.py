@@ -26,6 +26,7 @@ from camapp.commands.doctor import CheckResult, CheckStatus, collect, fail, ok, 
 from camapp.core.errors import ExitCode, SourceError
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.models import load_model, shipped_models
+from camapp.core.program import spelled
 from camapp.core.settings import Settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.system import displays
@@ -177,7 +178,7 @@ class Trials:
         if shown:
             yield ok("window", f"opened on {display.reason}, {len(shown)} images were painted")
         else:
-            yield fail("window", f"none opened on {display.reason}", "camapp run --display window --debug logs why")
+            yield fail("window", f"none opened on {display.reason}", "'camapp run --display window --debug' logs why")
 
 
 def _open(source: Source, timeout: float) -> None:
@@ -274,7 +275,7 @@ def print_trials(results: Sequence[CheckResult], as_json: bool) -> None:
         return
     print(f"### camapp {__version__} doctor --try: {summary(results)}\n\n| | what | found | to do |\n|---|---|---|---|")
     for result in results:
-        cells = (" ".join(cell.replace("|", "\\|").split()) for cell in result.as_dict().values())
+        cells = (" ".join(spelled(cell).replace("|", "\\|").split()) for cell in result.as_dict().values())
         name, status, detail, remedy = cells
         print(f"| {status} | {name} | {detail} | {remedy} |")
 

@@ -81,7 +81,7 @@ def test_an_evaluation_writes_a_markdown_report(tmp_path):
     assert accuracy in done.stdout
     assert f"| all | 30 | {accuracy} |" in text
     assert "images/s with 1 worker(s)" in text
-    assert f"- command: `python -m weights evaluate weights/mnist.npz --data {tmp_path / 'data'}" in text
+    assert f"- command: `{sys.executable} -m camapp evaluate weights/mnist.npz --data {tmp_path / 'data'}" in text
     assert "Rows are the truth" in text
     assert [path.name for path in report.parent.iterdir()] == ["report.md"]
 

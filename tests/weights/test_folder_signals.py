@@ -117,7 +117,7 @@ def test_signals_are_learnt_and_measured_from_the_command_line(tmp_path):
     assert (card.labels, card.input_shape) == (("slow", "middle", "fast"), (2, 50))
     advised = weights("evaluate", out)
     assert advised.returncode == 78
-    assert f"'python -m weights evaluate {out} --dataset folder-signals --data FOLDER'" in advised.stderr
+    assert f"-m camapp evaluate {out} --dataset folder-signals --data FOLDER'" in advised.stderr
     seen = weights("evaluate", out, "--dataset", "folder-signals", "--data", tmp_path / "mine", "--workers", 1)
     assert seen.returncode == 0, seen.stderr
     (share,) = card.accuracy.values()
