@@ -316,6 +316,12 @@ class MqttSettings:
     )
     mqtt_ca: Path | None = option(None, "CA certificate (PEM) to verify the broker", "FILE")
     mqtt_password_file: Path | None = option(None, "file with the broker's password", "FILE")
+    mqtt_image: Positive | None = option(
+        None,
+        "publish the picture, with what is found drawn on it, when that changes; at most once in this many seconds "
+        "(default: no picture)",
+        "SECONDS",
+    )
     device_name: str | None = option(
         None, "name of this machine in MQTT topics (default: its host name and four letters)", "NAME"
     )

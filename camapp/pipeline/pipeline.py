@@ -249,6 +249,9 @@ class Pipeline:
 
     def _publish(self, result: Result) -> None:
         self.reporter.predicted(result)
+        if self._image_sinks and self.source.live:
+            # Before the sinks: one of them may request the next image for what this prediction shows.
+            self.renderer.predicted(result)
         if self.idle is not None:
             self.idle.predicted(result.prediction)
         for sink in self._prediction_sinks:
@@ -259,11 +262,8 @@ class Pipeline:
                 self._log_once(
                     logging.ERROR, sink, "%s failed: %s (logged once)", type(sink).__name__, reason, error=error
                 )
-        if self._image_sinks:
-            if self.source.live:
-                self.renderer.predicted(result)
-            else:
-                self.renderer.put(result)
+        if self._image_sinks and not self.source.live:
+            self.renderer.put(result)
 
     # -- the end of the run
 

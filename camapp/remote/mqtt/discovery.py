@@ -29,6 +29,7 @@ _TRACK = {
 }
 # Maximum length of a state in Home Assistant.
 _SHORT = "[:255]"
+_PERSON = "person"
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
 
 
@@ -37,10 +38,11 @@ class CameraEntities:
     """Describes a camera, as far as its entities depend on it; `topic` is the prefix of its topics.
 
     Attributes:
-        labels: those whose objects have a sensor of their own.
+        labels: those with sensors of their own.
         finds_persons: whether one of the model's labels is `person`.
         zones: names.
         lines: names of the counting lines.
+        has_picture: whether the drawn image is published.
     """
 
     name: str
@@ -51,6 +53,7 @@ class CameraEntities:
     finds_persons: bool = False
     zones: Sequence[str] = ()
     lines: Sequence[str] = ()
+    has_picture: bool = False
 
 
 def discovery_topic(device: str) -> str:
@@ -162,25 +165,36 @@ def _camera(camera: CameraEntities, prefix: str, availability: str) -> dict[str,
     if camera.task == "track":
         for value, (name, unit, decimals) in _TRACK.items():
             components[value] = _sensor(name, values, f"value_json.{value} | default(none)", unit, decimals)
-    if camera.task == "detect":
-        components |= _objects(camera, availability)
+    if camera.has_picture:
+        image = {"image_topic": f"{camera.topic}/image", "content_type": "image/jpeg"}
+        components["picture"] = {"platform": "image", "name": "Picture"} | image
+    seen = _objects(camera) if camera.task == "detect" else _states(camera) if camera.task == "classify" else {}
+    running = f"{{{{ 'online' if value_json.state == '{State.RUNNING.value}' else 'offline' }}}}"
+    both = [{"topic": availability}, {"topic": status, "value_template": running}]
+    for component in seen.values():
+        component |= {"availability": both, "availability_mode": "all"}
+    components |= seen
     for component in components.values():
         component["name"] = prefix + component["name"]
     return {f"{camera.name}_{name}": component for name, component in components.items()}
 
 
-def _objects(camera: CameraEntities, availability: str) -> dict[str, dict[str, Any]]:
-    """Return the entities of counted objects; they are unavailable while there is no image."""
+def _states(camera: CameraEntities) -> dict[str, dict[str, Any]]:
+    """Return a binary sensor for each label of a classifier: on if the image shows that."""
+    topic = f"{camera.topic}/prediction"
+    return {
+        f"is_{_slug(label)}": _binary(label, topic, f"value_json.label == {_literal(label)}") for label in camera.labels
+    }
+
+
+def _objects(camera: CameraEntities) -> dict[str, dict[str, Any]]:
+    """Return the entities of counted objects."""
     topic = f"{camera.topic}/objects"
     components = {"objects": _sensor("Objects", topic, "value_json.total", None, 0)}
-    if camera.finds_persons:
-        components["person_present"] = {
-            "platform": "binary_sensor",
-            "name": "Person present",
-            "state_topic": topic,
-            "value_template": "{{ 'ON' if value_json.counts.person | default(0) > 0 else 'OFF' }}",
-            "device_class": "occupancy",
-        }
+    for label in dict.fromkeys(([_PERSON] if camera.finds_persons else []) + list(camera.labels)):
+        count = f"value_json.counts[{_literal(label)}] | default(0)"
+        name = f"{label[:1].upper()}{label[1:]} present"
+        components[f"{_slug(label)}_present"] = _binary(name, topic, f"({count}) > 0") | {"device_class": "occupancy"}
     for label in camera.labels:
         template = f"value_json.counts[{_literal(label)}] | default(0)"
         components[f"count_{_slug(label)}"] = _sensor(f"Count of {label}", topic, template, None, 0)
@@ -194,10 +208,6 @@ def _objects(camera: CameraEntities, availability: str) -> dict[str, dict[str, A
         line, slug = f"value_json.lines[{_literal(name)}]", f"line_{_slug(name)}"
         components[f"{slug}_in"] = _total(f"{name} in", topic, f"{line}.in") | _attributes(topic, line)
         components[f"{slug}_out"] = _total(f"{name} out", topic, f"{line}.out")
-    running = f"{{{{ 'online' if value_json.state == '{State.RUNNING.value}' else 'offline' }}}}"
-    both = [{"topic": availability}, {"topic": f"{camera.topic}/status", "value_template": running}]
-    for component in components.values():
-        component |= {"availability": both, "availability_mode": "all"}
     return components
 
 
@@ -218,6 +228,11 @@ def _attributes(topic: str, value: str) -> dict[str, Any]:
 
 def _total(name: str, topic: str, template: str) -> dict[str, Any]:
     return _sensor(name, topic, template, None, 0, "total_increasing")
+
+
+def _binary(name: str, topic: str, condition: str) -> dict[str, Any]:
+    template = f"{{{{ 'ON' if {condition} else 'OFF' }}}}"
+    return {"platform": "binary_sensor", "name": name, "state_topic": topic, "value_template": template}
 
 
 def _text(name: str, topic: str, template: str, **more: object) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Publishes predictions, status and health of all cameras by MQTT, and receives commands for them.
 
-Topics, below PREFIX/DEVICE; all are JSON but the first, and retained:
+Topics, below PREFIX/DEVICE; all are retained, and JSON but for `availability` and `image`:
 
     availability         online or offline
     health               the machine: temperature, CPU, throttling
@@ -8,6 +8,7 @@ Topics, below PREFIX/DEVICE; all are JSON but the first, and retained:
     CAMERA/prediction    when the label changes, and every ten seconds
     CAMERA/values        named numbers, such as the position in a lane, five times a second
     CAMERA/objects       counts of objects, by label, zone and line: when they change, and every ten seconds
+    CAMERA/image         the drawn picture as JPEG, when what is seen changes, at a limited rate
     CAMERA/answer        the outcome of the last command
     CAMERA/set/pause     ON or OFF; CAMERA/set/model: a name; CAMERA/set/snapshot: anything
 """
@@ -37,16 +38,18 @@ from camapp.remote.mqtt.client import Access, MqttClient, Subscription, Timeouts
 from camapp.remote.mqtt.commands import MqttCommands
 from camapp.remote.mqtt.discovery import BIRTH_TOPIC, CameraEntities, discovery_payload, discovery_topic
 from camapp.remote.mqtt.memory import Memory
+from camapp.remote.mqtt.picture import PictureSink
 from camapp.remote.mqtt.queue import Message
 from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
 
 _MAX_BOXES = 50
-# Labels with a sensor of their own: all of a model with few, else those seen so far, up to this number.
+# Labels with a sensor of their own: all of a model with few, else those seen so far, up to this number, and those that
+# the settings name as events.
 _FEW_LABELS, _MAX_LABELS = 12, 40
 # Topics of a camera, all of them retained.
-_TOPICS = ("status", "prediction", "values", "objects", "answer")
+_TOPICS = ("status", "prediction", "values", "objects", "image", "answer")
 _TIMEOUTS = Timeouts()
 
 
@@ -125,6 +128,8 @@ class MqttInterface:
         self._commands.attach()
         for publisher in self._publishers:
             publisher.camera.add_sink(publisher)
+            if publisher.picture is not None:
+                publisher.camera.add_sink(publisher.picture)
 
     def start(self) -> None:
         """Start to connect; an absent broker is waited for."""
@@ -144,6 +149,10 @@ class MqttInterface:
     def _announce(self) -> None:
         """Publish all retained messages, for a broker or a Home Assistant that may have lost them."""
         self._announced_at, self._must_announce, self._health_due = time.monotonic(), False, 0.0
+        for publisher in self._publishers:
+            if publisher.picture is None and f"{publisher.camera.name}_picture" in self._memory.published.components:
+                # An earlier run published one, which the broker keeps.
+                self.client.set(f"{publisher.topic}/image", b"")
         self._publish_discovery([publisher.entities() for publisher in self._publishers])
         for camera in self._gone:
             for topic in _TOPICS:
@@ -235,6 +244,9 @@ class _CameraPublisher(PredictionSink):
         self._changed = False
         self._newest: bytes | None = None
         self._objects: bytes | None = None
+        self._image: bytes | None = None
+        every_s = camera.settings.mqtt_image
+        self.picture = None if every_s is None else PictureSink(every_s, self._publish_image)
         self._due = self._values_due = self._objects_due = self._status_due = 0.0
         self._published: tuple[object, ...] = ()
         self._lock = threading.Lock()
@@ -247,7 +259,10 @@ class _CameraPublisher(PredictionSink):
         now = time.monotonic()
         with self._lock:
             self._follow_task(prediction.task)
-            self._changed |= self._situation.update(prediction, frame, trace)
+            is_new = self._situation.update(prediction, frame, trace)
+            self._changed |= is_new
+            if is_new and self.picture is not None:
+                self.picture.request(prediction.seq)
             finds_objects = self._situation.finds_objects
             is_due = not finds_objects or now >= self._objects_due
             # Without a connection only changes are queued.
@@ -275,17 +290,26 @@ class _CameraPublisher(PredictionSink):
                 self._client.put(f"{self.topic}/prediction", self._newest)
             if self._objects is not None:
                 self._client.set(f"{self.topic}/objects", self._objects)
+            if self._image is not None:
+                self._client.set(f"{self.topic}/image", self._image)
 
     def entities(self) -> CameraEntities:
         """Describe the entities that the camera has now."""
         status, settings = self.camera.status(), self.camera.settings
         found = settings.classes or status.labels
-        own = found if len(found) <= _FEW_LABELS else [label for label in self._seen if label in found]
+        named = dict.fromkeys((*self._seen, *settings.clip_on, *settings.on_label_when))
+        own = found if len(found) <= _FEW_LABELS else [label for label in named if label in found]
         return CameraEntities(
             *(self.camera.name, self.topic, status.task, tuple(self.choices), tuple(own), "person" in found),
             tuple(item.partition("=")[0].strip() for item in settings.zone),
             tuple(item.partition("=")[0].strip() for item in settings.line),
+            self.picture is not None,
         )
+
+    def _publish_image(self, jpeg: bytes) -> None:
+        with self._lock:
+            self._image = jpeg
+            self._client.set(f"{self.topic}/image", jpeg)
 
     def _publish_objects(self, prediction: Prediction) -> None:
         new = [label for label in self._situation.counts if label not in self._seen]

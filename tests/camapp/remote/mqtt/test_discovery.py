@@ -54,6 +54,10 @@ PLATFORMS = {
         {"command_topic", "options"},
         {"state_topic", "value_template", "command_template", "optimistic", "retain"},
     ),
+    "image": (
+        set(),
+        {"image_topic", "content_type", "image_encoding", "url_topic", "url_template"},
+    ),
     "button": ({"command_topic"}, {"command_template", "device_class", "payload_press", "retain"}),
 }
 UNITS = {"temperature": {"°C", "°F", "K"}, "duration": {"d", "h", "min", "s", "ms", "µs"}, "enum": {None}}
@@ -69,6 +73,7 @@ ODD = ("porch", 'Hans\' "Garten"', "a b", "a_b", "Tür }} {%", "\\")
 OBJECTS = entities(
     "door", "detect", labels=("person", "traffic light"), finds_persons=True, zones=ODD, lines=("gate", "a b")
 )
+GATE = entities("gate", "classify", labels=("open", "half open", 'shut "tight"'), has_picture=True)
 
 
 def payload_of(*cameras, known=()):
@@ -92,7 +97,11 @@ def check_component(name, component):
     if component["platform"] == "sensor":
         check_sensor(component)
     if component["platform"] == "binary_sensor":
-        assert component["device_class"] in BINARY_CLASSES
+        assert component.get("device_class") in (None, *BINARY_CLASSES)
+    if component["platform"] == "image":
+        assert ("image_topic" in component) != ("url_topic" in component), "one of them, not both"
+        assert component.get("image_encoding") in (None, "b64")
+        assert component["content_type"].startswith("image/")
 
 
 def check_sensor(sensor):
@@ -109,7 +118,7 @@ def check_sensor(sensor):
     assert 0 <= sensor.get("suggested_display_precision", 0) <= 6
 
 
-@pytest.mark.parametrize("cameras", [[entities()], [entities("door"), entities("yard", "digits")], [OBJECTS]])
+@pytest.mark.parametrize("cameras", [[entities()], [entities("door"), entities("yard", "digits")], [OBJECTS], [GATE]])
 def test_the_message_follows_the_documented_rules(cameras):
     payload, _ = payload_of(*cameras)
     assert payload.keys() <= ROOT
@@ -221,22 +230,33 @@ def test_every_template_renders_objects_zones_and_lines_of_any_name():
     assert other == {"0"}
     assert shown == {
         **{"door_objects": "3", "door_person_present": "ON", "door_count_person": "2"},
+        "door_traffic_light_00fcc92e_present": "OFF",
         **{"door_line_gate_in": "2", "door_line_gate_out": "1"},
     }
     attributes = components["door_zone_porch_inside"]["json_attributes_template"]
     assert json.loads(render(attributes, "objects", seen()))["by_label"]["entered"] == {"person": 3, "dog": 1}
-    nobody = objects_record(Prediction(8, "detect"), {})
-    assert render(components["door_person_present"]["value_template"], "objects", nobody) == "OFF"
+    none = objects_record(Prediction(8, "detect"), {})
+    assert render(components["door_person_present"]["value_template"], "objects", none) == "OFF"
 
 
-def test_counts_are_unavailable_while_there_is_no_image():
+def test_each_state_of_a_classifier_is_a_binary_sensor():
     pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
-    component = payload_of(OBJECTS)[0]["components"]["door_person_present"]
-    device, run = component["availability"]
+    sensors = [item for item in payload_of(GATE)[0]["components"].values() if item["name"] in GATE.labels]
+    for label in (*GATE.labels, ""):
+        shown = {
+            sensor["name"]: render(sensor["value_template"], "gate/prediction", {"label": label}) for sensor in sensors
+        }
+        assert shown == {name: "ON" if name == label else "OFF" for name in GATE.labels}
+
+
+@pytest.mark.parametrize(("camera", "name"), [(OBJECTS, "door_person_present"), (GATE, "gate_is_open")])
+def test_what_is_seen_is_unavailable_while_there_is_no_image(camera, name):
+    pytest.importorskip("jinja2.sandbox", reason="jinja2 is not installed")
+    device, run = payload_of(camera)[0]["components"][name]["availability"]
     assert device == {"topic": "camapp/pi-3f2a/availability"}
     for state, expected in ((State.RUNNING, "online"), (State.NO_SIGNAL, "offline")):
         message = status_record(make_status(state), "track")
-        assert render(run["value_template"], run["topic"], message) == expected
+        assert render(run["value_template"], "status", message) == expected
 
 
 def test_templates_render_missing_and_long_values():

@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from camapp.core.status import Health, Hud, State, Status
 from camapp.remote.mqtt.client import Timeouts, access
 from camapp.remote.mqtt.commands import MqttCommands
 from camapp.remote.mqtt.interface import MqttInterface, Timing, encoded
+from camapp.remote.mqtt.picture import PictureSink
 from camapp.remote.mqtt.queue import CAPACITY
 from camapp.sinks.sink import ImageSink, PredictionSink
 from engine.model import ModelError
@@ -572,3 +574,67 @@ def test_waiting_messages_are_bounded_and_the_dropped_ones_counted(camera, broke
 
 def test_nan_and_infinity_become_null():
     assert encoded({"a": [float("inf"), 1.5], "b": {"c": float("nan")}}) == b'{"a":[null,1.5],"b":{"c":null}}'
+
+
+def test_the_picture_is_published_when_what_is_seen_changes_and_not_too_often(tmp_path, broker, listener, run):
+    camera = Camera(tmp_path, mqtt_image="0.4")
+    run(camera)
+
+    def pictures():
+        return listener.payloads("camapp/pi/door/image")
+
+    camera.predict(0, "open")
+    listener.wait_for(lambda: len(pictures()) == 1)
+    assert cv2.imdecode(np.frombuffer(pictures()[0], np.uint8), cv2.IMREAD_COLOR).shape == (4, 4, 3)
+    assert components(listener)["door_picture"]["image_topic"] == "camapp/pi/door/image"
+    # Two changes within the interval are one picture, after it; no change is none.
+    began = time.monotonic()
+    camera.predict(1, "closed")
+    camera.predict(2, "open")
+    assert len(pictures()) == 1 or time.monotonic() - began > 0.3
+
+    def later():
+        camera.predict(3, "open")
+        return len(pictures()) == 2
+
+    listener.wait_for(later)
+    time.sleep(0.5)
+    camera.predict(4, "open")
+    time.sleep(0.1)
+    assert len(pictures()) == 2
+
+
+def test_a_picture_shows_the_change_and_not_the_frame_before(tmp_path):
+    published = []
+    sink = PictureSink(0.01, published.append)
+    sink.start()
+    grey = np.full((900, 1600, 3), 99, np.uint8)
+    assert not sink.wanted()
+    sink.request(5)
+    assert sink.wanted()
+    for trace in (None, Trace(4)):
+        sink.show(grey, trace)
+    assert sink.wanted()
+    sink.show(grey, Trace(6))
+    sink.stop()
+    (jpeg,) = published
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (720, 1280, 3)
+
+
+def test_the_picture_of_an_earlier_run_is_removed_if_none_is_published_any_more(tmp_path, listener, run):
+    camera = Camera(tmp_path, mqtt_image="0.1")
+    first = run(camera, state=tmp_path)
+    camera.predict(0, "open")
+    listener.wait_for(lambda: listener.payloads("camapp/pi/door/image"))
+    first.stop()
+    run(Camera(tmp_path), state=tmp_path)
+    listener.wait_for(lambda: listener.payloads("camapp/pi/door/image")[-1] == b"")
+    listener.wait_for(lambda: components(listener)["door_picture"] == {"platform": "image"})
+
+
+def test_labels_that_the_settings_name_have_sensors_also_in_a_model_with_many(tmp_path, listener, run):
+    camera = Camera(tmp_path, task="classify", clip_on="n30,score<0.5", on_label_when="*,n31,n30")
+    camera.labels = tuple(f"n{number}" for number in range(1000))
+    run(camera)
+    listener.wait_for(lambda: components(listener))
+    assert [name for name in components(listener) if name.startswith("door_is_")] == ["door_is_n30", "door_is_n31"]
