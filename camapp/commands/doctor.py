@@ -115,17 +115,20 @@ def _machine(machine: Machine) -> Iterator[CheckResult]:
 def _python(machine: Machine) -> Iterator[CheckResult]:
     yield ok("python", f"{platform.python_version()}, {sys.executable}")  # an older one cannot import this module
     import numpy as np
-    from threadpoolctl import threadpool_info
+
+    from engine.kernels import blas
 
     yield ok("numpy", f"{np.__version__}, {Path(np.__file__).parent}")
-    libraries = [library for library in threadpool_info() if library.get("user_api") == "blas"]
-    if libraries:
-        library = libraries[0]
-        detail = f"{library['internal_api']} {library.get('version')} ({library.get('architecture', 'unknown core')})"
-        yield ok("blas", f"{detail}, {library['filepath']}")
+    library = blas.describe()
+    detail = f"{library}, {library.path or 'unknown file'}"
+    if library.warning:
+        detail = f"{detail}: NumPy multiplies matrices many times slower than with OpenBLAS"
+    yield warn_if(bool(library.warning), "blas", detail, "sudo apt install -y libopenblas0-pthread")
+    error = blas.product_error(128)
+    if error > blas.MAX_ERROR:
+        yield fail("matrix products", blas.wrong_products(error), f"{sys.executable} -m pip install -U numpy")
     else:
-        detail = "no fast library: NumPy multiplies matrices many times slower"
-        yield warn("blas", detail, "sudo apt install -y libopenblas0-pthread")
+        yield ok("matrix products", f"right to {error:.0e} of their size, compared with float64")
 
 
 def _opencv(machine: Machine) -> Iterator[CheckResult]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from camapp.core.errors import PoolError
 from camapp.core.models import identity_of, load_model
 from camapp.core.settings import Settings
+from camapp.system.process import limit_blas
 from camapp.tasks.task import Task, task_for
-from camapp.workers.pool import START_TIMEOUT, Outcome, WorkerPool
+from camapp.workers.pool import Outcome, WorkerPool
 from camapp.workers.shared_pool import MakePool, Pool, SharedWorkers
 from engine.model import Model
 
@@ -49,7 +50,9 @@ def load_for_workers(
 
     It runs in workers of its own, or in those shared with other cameras.
     """
-    model = model or load_model(settings)
+    with limit_blas(settings.threads):
+        model = model or load_model(settings)
+        task = task_for(settings, model.card, own_task)
     identity = identity_of(settings)
 
     def make_own(model: Model, max_items: int, spare_slots: int, on_outcome: Callable[[Outcome], None]) -> Pool:
@@ -57,7 +60,7 @@ def load_for_workers(
 
     make_pool = partial(shared.share, identity) if shared else make_own
     name = Path(settings.model).name
-    return LoadedModel(name, model, task_for(settings, model.card, own_task), identity, make_pool)
+    return LoadedModel(name, model, task, identity, make_pool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +159,10 @@ def until_ready(pool: Pool, wanted: Callable[[], bool]) -> bool:
     Raises:
         PoolError: no worker has started.
     """
-    deadline = time.monotonic() + START_TIMEOUT
+    deadline = time.monotonic() + pool.start_s
     while wanted():
         if pool.wait_ready(_TICK):
             return wanted()
         if time.monotonic() > deadline:
-            raise PoolError(f"no worker process was ready within {START_TIMEOUT:.0f} s")
+            raise PoolError(f"no worker process was ready within {pool.start_s:.0f} s")
     return False

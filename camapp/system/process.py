@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -25,6 +26,17 @@ def die_with_parent() -> None:
 def blas_threads(threads: int) -> dict[str, str]:
     """Return environment variables that set the number of threads of any BLAS; effective before NumPy is imported."""
     return {f"{name}_NUM_THREADS": str(threads) for name in ("OPENBLAS", "OMP", "MKL", "BLIS")}
+
+
+def limit_blas(threads: int) -> AbstractContextManager[object]:
+    """Set the number of threads of every loaded BLAS, at once; leaving the context sets the number before.
+
+    A process that plans nets for workers does so with the workers' number: with another one, other kernels are faster.
+    """
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(threads, user_api="blas")
+    return limits
 
 
 def signal_name(number: int) -> str:

@@ -75,7 +75,6 @@ class OrderedRun(Generic[Batch, Result]):
         # With these no worker waits for its next batch.
         spare = workers + 1
         self.pool = WorkerPool(model, max_items, workers, threads, spare, self._on_outcome, own_job, limits)
-        self._start_s = limits.start_s
         self._work = work
         self._window = _WINDOW * (workers + spare)
         self._order: deque[_Entry[Batch, Result]] = deque()
@@ -97,8 +96,8 @@ class OrderedRun(Generic[Batch, Result]):
         source = iter(batches)
         try:
             self.pool.start()
-            if not self.pool.wait_ready(self._start_s):
-                raise PoolError(f"no worker process was ready within {self._start_s:.0f} s")
+            if not self.pool.wait_ready(self.pool.start_s):
+                raise PoolError(f"no worker process was ready within {self.pool.start_s:.0f} s")
             more = True
             while more or self._order:
                 more = more and not stop()

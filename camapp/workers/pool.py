@@ -11,10 +11,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from camapp.core.errors import PoolError
+from camapp.system.process import limit_blas
 from camapp.system.supervised_process import ChildProcess
 from camapp.workers.protocol import PACKET_BYTES, REPLY, STATUS_DONE, STATUS_PART, STATUS_READY, TASK
 from camapp.workers.slots import Slot, SlotLayout, Slots
@@ -24,7 +25,6 @@ from engine.runtime.shared_model import write_shared
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = DEFAULT_LIMITS.start_s
 # The error of jobs that were not done when the pool was stopped.
 STOPPED = "stopped"
 
@@ -94,6 +94,11 @@ class WorkerPool:
         on_outcome: called in the pool's thread, once for each submitted token.
         own_job: what workers do with messages; None runs the net on the slots' inputs.
         limits: of the workers' times and losses.
+
+    Attributes:
+        workers: as given.
+        error: that stopped the pool, if any.
+        start_s: seconds within which a worker has to be ready: those of the limits, and ten times a run of the net.
     """
 
     def __init__(
@@ -112,13 +117,18 @@ class WorkerPool:
         self._threads = threads
         self._on_outcome = on_outcome
         self._poll_s = limits.poll_s
-        self._supervision = WorkerSupervision(limits, own_job.stuck_after if own_job else 0.0)
         self._has_standby = not spare_slots
         item_shape = model.card.input_shape
-        plan = model.plan((max_items, *item_shape))
+        with limit_blas(threads):
+            plan = model.plan((max_items, *item_shape))
+            first_run_s = _first_run_s(model)
+        # A worker is ready after its first run, and others run at the same time.
+        self.start_s = limits.start_s + limits.stuck_times_p95 * first_run_s
         layout = SlotLayout(
             workers + spare_slots, (max_items, *item_shape), tuple(output.shape for output in plan.outputs)
         )
+        stuck_s = own_job.stuck_after if own_job else 0.0
+        self._supervision = WorkerSupervision(replace(limits, start_s=self.start_s), stuck_s)
         self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
         with os.fdopen(os.dup(self._model_fd), "wb") as file:
             write_shared(model, file)
@@ -354,3 +364,11 @@ class WorkerPool:
         with self._lock:
             self._live.append(worker)
         self._selector.register(worker.child.socket, selectors.EVENT_READ, worker)
+
+
+def _first_run_s(model: Model) -> float:
+    """Return the seconds of the net's first run for one item."""
+    plan = model.plan((1, *model.card.input_shape))
+    began = time.monotonic()
+    plan.run()
+    return time.monotonic() - began

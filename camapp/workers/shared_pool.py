@@ -103,6 +103,11 @@ class Share:
         """Return the number of workers replaced so far, for all shares."""
         return self._shared.pool.restarts
 
+    @property
+    def start_s(self) -> float:
+        """Return the seconds within which a worker has to be ready."""
+        return self._shared.pool.start_s
+
     def start(self) -> None:
         """Start the workers unless another share has."""
         self._shared.start()

@@ -1,7 +1,7 @@
 """Kernel selection: user overrides (pins), else measured times, else a fixed rule.
 
 Times are kept in a file that users can read, edit and delete: one JSON object with the microseconds of each kernel for
-each kind of node on this machine (operator, shapes, attributes, NumPy, BLAS core and threads, KERNELS).
+each kind of node on this machine (operator, shapes, attributes, NumPy, BLAS with core and threads, KERNELS).
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ CACHE_SWEEP = 24 << 20
 SMALL_MACS = 2_000_000
 # Smallest width of an image for which two or three convolutions, one of them depthwise, become one node.
 MIN_WIDTH = 28
+# Largest difference of two kernels' outputs, of the largest number: rounding gives up to 1e-5 (Winograd).
+MAX_DIFFERENCE = 1e-3
 # A larger file is not read: it holds no times.
 MAX_FILE_BYTES = 8 << 20
 
@@ -124,6 +126,7 @@ class TimedSelector(KernelSelector):
         known = self.times.get(key, {})
         if known.keys() != offers.keys():
             macs = max(step.macs for step in offers.values())
+            compare(node, inputs, offers)
             sweep = 0 if macs <= SMALL_MACS * inputs[0].shape[0] else CACHE_SWEEP
             turns = [{name: measure(inputs, step, sweep) for name, step in offers.items()} for _ in range(TURNS)]
             known = {name: min(turn[name] for turn in turns) for name in offers}
@@ -172,7 +175,7 @@ def kind_of(node: Node, inputs: Sequence[Operand]) -> str:
     shapes = " ".join("x".join(map(str, operand.shape)) for operand in inputs)
     settings = " ".join(f"{name}={node.attributes[name]}" for name in sorted(node.attributes) if name != "padding")
     library = blas.describe()
-    machine = f"numpy {np.__version__}, {library.library} {library.core} on {library.threads}, kernels {KERNELS}"
+    machine = f"numpy {np.__version__}, {library} on {library.threads}, kernels {KERNELS}"
     return f"{node.op_type} {shapes} [{settings}] ({machine})"
 
 
@@ -202,12 +205,41 @@ def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
         warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
 
 
+def compare(node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> None:
+    """Warn if the kernels of a node do not compute the same.
+
+    Raises:
+        ModelError: they do not because NumPy's BLAS computes wrong.
+    """
+    found = {name: _output(inputs, step) for name, step in offers.items()}
+    (first, expected), *others = found.items()
+    for name, output in others:
+        with np.errstate(all="ignore"):
+            error = float(np.max(np.abs(output - expected)) / np.max(np.abs(expected)))
+        if error <= MAX_DIFFERENCE or not any(np.isfinite(each).all() for each in found.values()):
+            continue
+        if (wrong := blas.product_error(128)) > blas.MAX_ERROR:
+            raise ModelError(blas.wrong_products(wrong))
+        warnings.warn(
+            f"{node.op_type} '{node.name}': kernels {first} and {name} differ by {error:.2g} of the largest number; "
+            "check the results with ENGINE_CHOICES=rule",
+            stacklevel=2,
+        )
+
+
+def _output(inputs: Sequence[Operand], step: Step) -> Array:
+    calls, output = alone(inputs, step)
+    for call in calls:
+        call()
+    return output
+
+
 def measure(inputs: Sequence[Operand], step: Step, sweep_bytes: int = CACHE_SWEEP) -> float:
     """Return the microseconds of a step alone; `sweep_bytes` are written between runs to sweep the caches.
 
     With one BLAS thread the thread's CPU time counts, so that other processes do not.
     """
-    calls = alone(inputs, step)
+    calls, _ = alone(inputs, step)
     clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
     sweep: Array = np.zeros(sweep_bytes // 4, np.float32)
     found: list[float] = []

@@ -49,6 +49,7 @@ def form(shape: Shape, layout: Layout, border: Border | None = None) -> Form:
 
 
 PLAIN = Form(Layout.PLANAR)
+SAMPLE: Array = np.random.default_rng(0).standard_normal(4099, FLOAT32)  # a prime: no two rows of an image are alike
 PIXELS = Form(Layout.ANY)  # uint8 NHWC input; no kernel reads it in place, so every reader gets a converted copy
 
 
@@ -271,8 +272,11 @@ class MemoryPlan:
         return arena
 
 
-def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
-    """Return the calls of one step on separate memory, for timing: inputs in the forms it wants, a plain output."""
+def alone(inputs: Sequence[Operand], step: Step) -> tuple[list[Call], Array]:
+    """Return the calls of one step on separate memory, for timing and comparing, and the array that they fill.
+
+    Inputs lie in the forms that the step wants, and hold the same numbers for every step; the output is plain.
+    """
 
     def array(shape: Shape, layout: Layout, border: Border | None = None, dtype: np.dtype[Any] = FLOAT32) -> Array:
         found = form(shape, layout, border)
@@ -282,11 +286,17 @@ def alone(inputs: Sequence[Operand], step: Step) -> list[Call]:
     for at, operand in enumerate(inputs):
         if operand.constant is not None:
             arrays.append(step.packs[at].make(operand.constant) if at in step.packs else operand.constant)
-        else:
-            arrays.append(array(operand.shape, step.layout_of(at), step.border if at == 0 else None, operand.dtype))
+            continue
+        border = step.border if at == 0 else None
+        data = array(operand.shape, step.layout_of(at), border, operand.dtype)
+        if border is not None:
+            data[...] = np.reshape(border.fill, (-1, *(1,) * (len(operand.shape) - 2)))
+        inside = border.inside(data) if border is not None else data
+        inside[...] = np.resize(SAMPLE, operand.shape).astype(operand.dtype)
+        arrays.append(data)
     scratch = [array(s.shape, step.layout if s.follows else Layout.PLANAR, dtype=s.dtype) for s in step.scratch]
     out = array(step.shape, step.layout, dtype=step.dtype_for(inputs))
-    return step.bind(arrays, out, scratch) if step.bind else []
+    return (step.bind(arrays, out, scratch) if step.bind else []), out
 
 
 def _wanted_forms(graph: Graph, steps: Sequence[Step]) -> Mapping[str, list[tuple[Form, bool]]]:

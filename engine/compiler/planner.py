@@ -13,7 +13,7 @@ from engine.compiler.fusion import Reading, fuse_beside, fuse_blocks, fuse_pools
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import MemoryPlan
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
-from engine.kernels import FUSED, KERNELS
+from engine.kernels import FUSED, KERNELS, blas
 from engine.kernels.step import Layout, Operand, Step
 from engine.lazy_weights import own
 from engine.plan import Plan
@@ -93,6 +93,7 @@ class PreparedGraph:
 
 def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelector) -> PreparedGraph:
     """Run the passes that need shapes, and choose the layout; errors as for `choose_steps`."""
+    blas.check()
     planar = choose(graph, input_shapes, KernelSelector(), PreparedGraph())
     layout = selector.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
@@ -129,7 +130,7 @@ def choose_steps(
     """Return the kernel of each node, after all passes, for these input shapes, in the order in which they run.
 
     Raises:
-        ModelError: shapes that do not fit the graph, or an inconsistent graph.
+        ModelError: shapes that do not fit the graph, an inconsistent graph, or a BLAS that computes wrong.
         UnsupportedOperator: no kernel for a node.
     """
     selector = selector or KernelSelector()

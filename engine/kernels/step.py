@@ -19,9 +19,11 @@ except ImportError:  # NumPy 1
 
 Call = Callable[[], object]
 
-# The ufunc behind np.clip: both bounds in one pass, 8 numbers a nanosecond; np.maximum processes 2.2 against a single
-# number and 5 against an array (x86, NumPy 2.4). It has no public name, and np.clip itself adds 3 us to a call.
+# The ufunc behind np.clip: both bounds in one pass. It has no public name, and np.clip itself adds 3 us to a call.
 clip: np.ufunc = vars(umath)["clip"]
+# From NumPy 2.1 on it is compiled for vectors: 16k numbers against (0, inf) take 3.6 us, np.maximum 4.8 us, maximum
+# and minimum 8.7 us (x86, NumPy 2.1 to 2.4). Before, it takes 11.4 us, these two 4.4 and 8.6 us (1.24, 1.26, 2.0).
+HAS_FAST_CLIP = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1)
 
 FLOOR = "Floor"  # an activation that `compiler.bias_deferral.defer_biases` makes: see `finish`
 SWISH = "Swish"  # HardSwish of a value that `compiler.fusion.fuse_activations` scaled and shifted: see `_swish`
@@ -281,7 +283,7 @@ def finish(
 
 
 def _floor(floor: Array, source: Array, out: Array) -> list[Call]:
-    if floor.ndim and floor.shape[-1] == 1 != out.shape[-1]:  # one number for many in a row
+    if HAS_FAST_CLIP and floor.ndim and floor.shape[-1] == 1 != out.shape[-1]:  # one number for many in a row
         return [partial(clip, source, floor, scalar(np.inf), out)]
     return [partial(np.maximum, source, floor, out=out)]
 
@@ -331,7 +333,12 @@ def divisor(number: int, limit: int) -> int:
 
 def clipped(low: float, high: float, source: Array, out: Array) -> list[Call]:
     """Prepare out = min(max(source, low), high)."""
-    return [partial(clip, source, scalar(low), scalar(high), out)]
+    if HAS_FAST_CLIP:
+        return [partial(clip, source, scalar(low), scalar(high), out)]
+    below = [] if low == -np.inf else [partial(np.maximum, source, scalar(low), out=out)]
+    if high == np.inf and below:
+        return [*below]
+    return [*below, partial(np.minimum, out if below else source, scalar(high), out=out)]
 
 
 def _swish(source: Array, out: Array, room: Array | None = None) -> list[Call]:

@@ -28,6 +28,7 @@ from camapp.core.models import load_model
 from camapp.core.settings import Settings
 from camapp.core.truth import TruthRule
 from camapp.sinks.sink import cannot_write
+from camapp.system.process import limit_blas
 from camapp.system.systemd import on_stop_signals
 from camapp.tasks.task import TaskOptions, task_for
 from camapp.workers.ordered import OrderedRun, Work
@@ -66,6 +67,8 @@ def run_classify(
         batch: images that a plan runs at once; 0 = automatic.
         scheduler: address of a Dask cluster to run on; "" runs in processes of this machine.
     """
+    # For the whole process: it plans for workers, which have as many.
+    limit_blas(settings.threads)
     model = load_model(settings)
     # Raises here for errors that would occur in every worker.
     task_for(settings, model.card)

@@ -10,6 +10,7 @@ import pytest
 
 from camapp.commands import doctor
 from camapp.commands.doctor import CheckStatus, Machine, examine, print_report
+from engine.kernels import blas
 
 ROOT = Path(__file__).parents[3]
 READY = [{"uri": "picamera://0", "name": "imx708", "detail": "", "status": "ready"}]
@@ -164,10 +165,19 @@ def test_the_remedy_for_missing_groups_adds_the_user_to_them(pi, monkeypatch, gr
 
 
 def test_a_numpy_without_a_fast_blas_is_reported(pi, monkeypatch):
-    monkeypatch.setattr("threadpoolctl.threadpool_info", list)
+    monkeypatch.setattr(blas, "describe", lambda: blas.Blas("reference", path="/usr/lib/blas/libblas.so.3"))
     finding = check(pi)["blas"]
     assert finding.status is CheckStatus.WARN
     assert "libopenblas" in finding.remedy
+
+
+def test_a_blas_that_computes_wrong_fails(pi, monkeypatch):
+    assert check(pi)["matrix products"].status is CheckStatus.OK
+    monkeypatch.setattr(blas, "product_error", lambda side: 40.0)
+    finding = check(pi)["matrix products"]
+    assert finding.status is CheckStatus.FAIL
+    assert "computes wrong products" in finding.detail
+    assert "numpy" in finding.remedy
 
 
 def test_a_32_bit_system_fails(pi, monkeypatch):

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from camapp.core.errors import PoolError
+from camapp.system.process import limit_blas
 from camapp.workers.pool import WorkerPool
 from camapp.workers.supervision import DEFAULT_LIMITS, PoolLimits
+from engine.kernels import blas
+from engine.plan import Plan
 
 
 class Harness:
@@ -90,6 +93,28 @@ def test_results_equal_the_engine_in_this_process(model, start):
         expected = model.run(batch(outcome.token, items=1 + outcome.token % 2))
         # The workers use one BLAS thread, this process perhaps more: sums may differ in the last bit.
         np.testing.assert_allclose(harness.outputs[outcome.token], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_net_is_planned_with_the_workers_blas_threads(model, monkeypatch):
+    planned = []
+    plan = type(model).plan
+    monkeypatch.setattr(
+        type(model), "plan", lambda *given, **named: planned.append(blas.describe().threads) or plan(*given, **named)
+    )
+    if blas.describe().library != "openblas":
+        pytest.skip("not OpenBLAS")
+    with limit_blas(2):
+        WorkerPool(model, 1, 1, 3, 1, lambda outcome: None).stop()
+        assert set(planned) == {3}
+        assert blas.describe().threads == 2
+
+
+def test_a_slow_net_has_more_time_to_start(model, monkeypatch):
+    run = Plan.run
+    monkeypatch.setattr(Plan, "run", lambda *given: time.sleep(0.3) or run(*given))
+    pool = WorkerPool(model, 1, 1, 1, 1, lambda outcome: None, limits=PoolLimits(start_s=5.0, stuck_times_p95=10.0))
+    pool.stop()
+    assert 8 <= pool.start_s < 60
 
 
 def test_a_killed_worker_costs_only_its_frame_and_is_replaced(start):
@@ -220,6 +245,7 @@ PARENT = """
 import sys, time, numpy as np
 from engine import nets
 from engine.model import Model
+from camapp.system.process import limit_blas
 from camapp.workers.pool import WorkerPool
 graph = nets.build("mnist")
 model = Model(nets.default_card("mnist"), graph.bind({n: np.zeros(s, np.float32) for n, s in graph.parameters.items()}))

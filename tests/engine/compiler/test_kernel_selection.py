@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from engine.compiler.kernel_selection import (
     standard,
     write_times,
 )
-from engine.graph import Graph, ModelError
-from engine.kernels.step import Layout
+from engine.compiler.planner import choose_steps
+from engine.graph import Array, Graph, ModelError
+from engine.kernels.step import Call, Layout, Operand, Step
 from engine.model import Model, ModelCard, load
 from engine.nets.layers import NetBuilder
 from engine.runtime.shared_model import attach_shared
@@ -87,6 +90,24 @@ def test_a_moment_in_which_the_machine_is_slow_decides_nothing(monkeypatch: pyte
     monkeypatch.setattr(kernel_selection, "measure", measure)
     assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST)) == "winograd4"
     assert timed[0] in timed[1:]
+
+
+def test_kernels_that_differ_are_warned_of_when_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = choose_steps(heavy().graph, [(1, 16, 24, 24)], KernelSelector(layout=Layout.LAST))
+    right = kernel_selection.alone
+
+    def alone(inputs: Sequence[Operand], step: Step) -> tuple[list[Call], Array]:
+        calls, output = right(inputs, step)
+        wrong = {each.label for each in step.packs.values()} == {each.label for each in first.step.packs.values()}
+        return [*calls, *([partial(np.multiply, output, np.float32(1.01), out=output)] if wrong else [])], output
+
+    fake_clock(monkeypatch)
+    monkeypatch.setattr(kernel_selection, "alone", alone)
+    with pytest.warns(UserWarning, match=r"Conv 'conv': kernels winograd4 and \w+ differ by 0\.0\d+ of the largest"):
+        kernel_of(heavy(), TimedSelector(layout=Layout.LAST))
+    monkeypatch.setattr(kernel_selection.blas, "product_error", lambda side: 1.0)
+    with pytest.raises(ModelError, match="computes wrong products"):
+        kernel_of(heavy(), TimedSelector(layout=Layout.LAST))
 
 
 def test_real_times_are_plausible(tmp_path: Path) -> None:
