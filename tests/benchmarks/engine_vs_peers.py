@@ -1,6 +1,6 @@
 """Compares the engine with other runtimes: same weights and input, one thread each, in turns; ratios of medians.
 
-python -m tests.benchmarks.engine_vs_peers --against onnxruntime,opencv,torch,reference --nets resnet50 --json
+python -m tests.benchmarks.engine_vs_peers --against onnxruntime,ncnn,opencv,torch,reference --nets resnet50 --json
 python -m tests.benchmarks.engine_vs_peers --nets resnet50 --batch 1 4 8      # throughput too
 python -m tests.benchmarks.engine_vs_peers --cpu-time      # on a machine busy with other things
 """
@@ -27,6 +27,7 @@ from engine.graph import Array, Graph
 from engine.kernels import blas
 from engine.model import Model
 from tests.benchmarks.common import benchmark_parser, command, print_conditions
+from tests.benchmarks.detector_nets import DETECTORS, card_of
 from tests.benchmarks.peers import PEERS, USUAL
 
 # The runtimes run in turns, so that a slow moment of the machine affects all of them.
@@ -35,7 +36,13 @@ TURNS = 15
 TURN_SECONDS = 0.1
 # A runtime with longer runs gets only three turns.
 SLOW_SECONDS = 2.0
-PACKAGES = {"onnxruntime": "onnxruntime", "opencv": "opencv-python", "torch": "torch", "reference": "onnx"}
+PACKAGES = {
+    "onnxruntime": "onnxruntime",
+    "ncnn": "ncnn",
+    "opencv": "opencv-python",
+    "torch": "torch",
+    "reference": "onnx",
+}
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object with conditions and rows")
     options = parser.parse_args()
     peers = options.against.split(",")
-    names = options.nets or list(nets.REGISTRY)
-    unknown = [name for name in peers if name not in PEERS] + [name for name in names if name not in nets.REGISTRY]
+    known = [*nets.REGISTRY, *DETECTORS]
+    names = options.nets or known
+    unknown = [name for name in peers if name not in PEERS] + [name for name in names if name not in known]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(nets.REGISTRY)}")
+        parser.error(f"unknown: {', '.join(unknown)}; peers are {', '.join(PEERS)}, nets {', '.join(known)}")
     if not options.json:
         print_conditions()
         unit = "ms of CPU time per run" if options.cpu_time else "ms per run"
@@ -147,8 +155,8 @@ def as_line(row: Row, peers: list[str]) -> str:
 
 def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float]) -> Row:
     """Measure one net with seeded weights."""
-    graph = with_weights(nets.build(name))
-    model, start = Model(nets.default_card(name), graph), time.perf_counter()
+    graph = with_weights(DETECTORS[name]() if name in DETECTORS else nets.build(name))
+    model, start = Model(card_of(graph), graph), time.perf_counter()
     plan = model.plan((batch, *model.card.input_shape))
     seconds = time.perf_counter() - start
     x = np.random.default_rng(1).standard_normal(plan.inputs[0].shape, np.float32)
@@ -163,7 +171,8 @@ def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float])
             runs.pop(peer, None)
             continue
         if np.isnan(error):
-            error = float(np.abs(np.asarray(plan.run(x)) - expected).max() / np.abs(expected).max())
+            found = np.asarray(plan.run(x)).reshape(expected.shape)
+            error = float(np.abs(found - expected).max() / np.abs(expected).max())
     times = take_turns(runs, clock)
     macs = sum(step.step.macs for step in model.chosen((batch, *model.card.input_shape)))
     engine = times.pop("engine")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine import nets
 from engine.formats.onnx import serialise_onnx
 from engine.graph import Array, Graph, Node
+from tests.benchmarks.detector_nets import card_of
 
 Run = Callable[[], Array]
 
@@ -20,7 +23,7 @@ def onnxruntime_run(graph: Graph, x: Array) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    data = serialise_onnx(graph, nets.default_card(graph.name))
+    data = serialise_onnx(graph, card_of(graph))
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     feed = {graph.inputs[0].name: x}
     return lambda: session.run(None, feed)[0]
@@ -31,7 +34,7 @@ def reference_run(graph: Graph, x: Array) -> Run:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    model = onnx.load_from_string(serialise_onnx(graph, nets.default_card(graph.name)))
+    model = onnx.load_from_string(serialise_onnx(graph, card_of(graph)))
     evaluator = ReferenceEvaluator(model)
     feed = {graph.inputs[0].name: x}
     return lambda: np.asarray(evaluator.run(None, feed)[0])
@@ -42,11 +45,46 @@ def opencv_run(graph: Graph, x: Array) -> Run:
     import cv2
 
     cv2.setNumThreads(1)
-    net = cv2.dnn.readNetFromONNX(np.frombuffer(serialise_onnx(graph, nets.default_card(graph.name)), np.uint8))
+    net = cv2.dnn.readNetFromONNX(np.frombuffer(serialise_onnx(graph, card_of(graph)), np.uint8))
 
     def run() -> Array:
         net.setInput(x)
         return net.forward()
+
+    return run
+
+
+def ncnn_run(graph: Graph, x: Array) -> Run:
+    """Return a run of ncnn, one thread, nothing in 16 bits; pnnx converts the ONNX file. One item only."""
+    import ncnn
+    import pnnx
+
+    if len(x) != 1:
+        raise ValueError("ncnn runs one item at a time")
+    net = ncnn.Net()
+    net.opt.num_threads = 1
+    for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+        setattr(net.opt, f"use_{name}", False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.onnx"
+        file.write_bytes(serialise_onnx(graph, card_of(graph)))
+        shape = ",".join(map(str, x.shape))
+        command = [pnnx.EXEC_PATH, file.name, f"inputshape=[{shape}]", "fp16=0"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        param, weights = (file.with_suffix(f".ncnn.{suffix}") for suffix in ("param", "bin"))
+        if not param.exists():
+            raise RuntimeError(f"pnnx converted nothing: {done.stderr[-200:]}")
+        if net.load_param(str(param)) or net.load_model(str(weights)):
+            raise RuntimeError("ncnn cannot load what pnnx converted")
+    given = ncnn.Mat(x[0]).clone()
+
+    def run() -> Array:
+        extractor = net.create_extractor()
+        extractor.input("in0", given)
+        status, found = extractor.extract("out0")
+        if status:
+            raise RuntimeError(f"ncnn failed with {status}")
+        return np.asarray(found)[None]
 
     return run
 
@@ -131,9 +169,10 @@ _TORCH: Mapping[str, Callable[..., Any]] = {
 
 PEERS: Mapping[str, Callable[[Graph, Array], Run]] = {
     "onnxruntime": onnxruntime_run,
+    "ncnn": ncnn_run,
     "opencv": opencv_run,
     "torch": torch_run,
     "reference": reference_run,
 }
-# The fourth takes seconds per run.
-USUAL = ("onnxruntime", "opencv", "torch")
+# The last takes seconds per run.
+USUAL = ("onnxruntime", "ncnn", "opencv", "torch")
