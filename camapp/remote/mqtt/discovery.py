@@ -89,7 +89,8 @@ def discovery_payload(
             "sw_version": __version__,
         },
         "origin": {"name": "camapp", "sw_version": __version__},
-        "availability_topic": availability,
+        # A list, as the entities with their own have it: Home Assistant rejects those that have both forms.
+        "availability": [{"topic": availability}],
         "qos": 1,
         "components": components | removed,
     }

@@ -21,6 +21,8 @@ ROOT = {
     *("availability", "availability_mode", "availability_topic", "availability_template"),
     *("payload_available", "payload_not_available"),
 }
+# Keys of the root that its entities take over (SHARED_OPTIONS).
+SHARED = ROOT - {"device", "origin", "components", "qos", "encoding"}
 DEVICE = {
     *("configuration_url", "connections", "identifiers", "name", "manufacturer", "model", "model_id", "hw_version"),
     *("sw_version", "suggested_area", "serial_number", "via_device"),
@@ -81,7 +83,13 @@ def payload_of(*cameras, known=()):
     return json.loads(payload), components
 
 
+def with_shared(component, root):
+    """Add what an entity takes from the root of the message, as Home Assistant does, unless it has its own."""
+    return {key: root[key] for key in root.keys() & SHARED} | component
+
+
 def check_component(name, component):
+    assert not {"availability", "availability_topic"} <= component.keys(), "Home Assistant rejects an entity with both"
     assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
     required, optional = PLATFORMS[component["platform"]]
     assert required | {"unique_id", "name"} <= component.keys(), name
@@ -129,7 +137,7 @@ def test_the_message_follows_the_documented_rules(cameras):
     assert payload["origin"]["name"]
     assert payload["qos"] in (0, 1, 2)
     for name, component in payload["components"].items():
-        check_component(name, component)
+        check_component(name, with_shared(component, payload))
     ids = [component["unique_id"] for component in payload["components"].values()]
     assert len(ids) == len(set(ids))
     names = [component["name"] for component in payload["components"].values()]
