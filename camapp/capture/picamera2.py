@@ -20,7 +20,7 @@ import numpy as np
 from camapp.capture.clock import SensorClock
 from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.rate_monitor import RateMonitor
-from camapp.capture.source import Source, SourceOptions
+from camapp.capture.source import EndOfStream, Source, SourceOptions
 from camapp.core.arrays import Pixels
 from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceDenied, SourceError, SourceLost
 from camapp.core.frames import Shot
@@ -31,6 +31,8 @@ from camapp.system.video_devices import DEV, JOIN_VIDEO, PROC, busy_advice
 log = logging.getLogger(__name__)
 
 _DEFAULT_SIZE, _DEFAULT_FPS = (1280, 720), 30.0
+# Seconds between looks at whether the run ends, while a frame is awaited.
+_STEP_S = 0.1
 # Numbers of buffers to try; the second if memory is short.
 _BUFFER_COUNTS = 4, 2
 # Share of the widest view that counts as the full one: a binned mode may lose a few columns of the sensor.
@@ -314,19 +316,27 @@ class PicameraSource(Source):
 
     def _next_request(self, timeout: float) -> Any:
         assert self._preview is not None
-        try:
-            request = self._camera.capture_request(wait=timeout)
-            self._preview.on_frame()
-            return request
-        except TimeoutError as error:
-            self._preview.on_timeout()
-            self._cancel_requests()
-            raise SourceLost(
-                f"{self._model} gave no frame for {timeout:g} s: check its ribbon cable and the power supply"
-            ) from error
+        deadline = time.monotonic() + timeout
+        job = self._camera.capture_request(wait=False)
+        while True:
+            try:
+                request = job.get_result(timeout=min(_STEP_S, timeout))
+                self._preview.on_frame()
+                return request
+            except TimeoutError as error:
+                late = time.monotonic() > deadline
+                if not late and not self.stopping.is_set():
+                    continue
+                self._cancel_requests()
+                if not late:
+                    raise EndOfStream("stopped") from error
+                self._preview.on_timeout()
+                raise SourceLost(
+                    f"{self._model} gave no frame for {timeout:g} s: check its ribbon cable and the power supply"
+                ) from error
 
     def _cancel_requests(self) -> None:
-        """Cancel the request that timed out: picamera2 keeps it queued, and it would take the next frame."""
+        """Cancel the request that did not come: picamera2 keeps it queued, and it would take the next frame."""
         try:
             call_bounded(self._camera.cancel_all_and_flush, self.timeouts.close_s, "picamera-cancel")
         except TimeoutError:

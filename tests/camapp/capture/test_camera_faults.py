@@ -266,6 +266,9 @@ def test_a_camera_with_a_frame_every_two_seconds_is_not_lost(fake, run, caplog):
     assert running.pipeline.reporter.bounded_step() == "waiting for the next frame"
     assert "no image" not in caplog.text
     running.stop()
+    # The wait for the next frame ends with the run.
+    assert "abandoned" not in caplog.text
+    assert fake.plan.opened[0].closed
 
 
 def test_an_exposure_longer_than_the_frame_time_lowers_the_rate_and_says_so(fake, caplog):

@@ -13,6 +13,7 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -96,9 +97,17 @@ def reset() -> Plan:
     """Remove all faults; return the plan to change."""
     global plan
     for camera in plan.opened:
-        camera.stopping.set()
+        camera._loop_ends.set()
     plan = Plan()
     return plan
+
+
+class Job(Future["Request"]):
+    """As picamera2's: `get_result` waits with a limit, and a job that timed out stays queued."""
+
+    def get_result(self, timeout: float | None = None) -> Request:
+        assert timeout, "a wait without a limit never ends if the event loop is dead"
+        return self.result(timeout)
 
 
 class Request:
@@ -191,10 +200,9 @@ class Picamera2:
         self.held = 0
         self.closed = False
         self.cancelled = 0
-        self.stopping = threading.Event()
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._queue: list[Request] = []
-        self._jobs: list[list[Request]] = []
+        self._jobs: list[Job] = []
         self._loop: threading.Thread | None = None
         self._loop_ends = threading.Event()
         self._seq = 0
@@ -302,7 +310,7 @@ class Picamera2:
         self.overlays.append(overlay.copy())
 
     def _run(self, preview: Preview, ends: threading.Event) -> None:
-        while not self.stopping.is_set() and not ends.wait(max(plan.period, plan.slow_period)):
+        while not ends.wait(max(plan.period, plan.slow_period)):
             if plan.frames is not None and self._seq >= plan.frames:
                 # The event loop has died and finishes no more jobs.
                 return
@@ -328,19 +336,15 @@ class Picamera2:
 
     def _serve(self) -> None:
         if self._jobs and self._queue:
-            self._jobs.pop(0).append(self._queue.pop(0))
-            self._lock.notify_all()
+            self._jobs.pop(0).set_result(self._queue.pop(0))
 
-    def capture_request(self, wait: float | None = None, signal_function: None = None, flush: None = None) -> Request:
-        assert wait, "a capture without a time limit waits for ever if the event loop is dead"
-        job: list[Request] = []
+    def capture_request(self, wait: bool | None = None, signal_function: None = None, flush: None = None) -> Job:
+        assert wait is False, "a capture without a time limit waits for ever if the event loop is dead"
+        job = Job()
         with self._lock:
             self._jobs.append(job)
             self._serve()
-            if not self._lock.wait_for(lambda: bool(job), timeout=wait):
-                # The job stays queued.
-                raise TimeoutError
-        return job[0]
+        return job
 
     def cancel_all_and_flush(self) -> None:
         if plan.cancel_hangs:
@@ -359,7 +363,7 @@ class Picamera2:
     def close(self) -> None:
         if plan.close_hangs:
             time.sleep(30)
-        self.stopping.set()
+        self._loop_ends.set()
         if self._loop is not None:
             self._loop.join()
         self.closed = True
