@@ -12,6 +12,7 @@ from functools import partial
 from camapp.capture.source import Source, redacted
 from camapp.capture.thread import FIRST_OPEN_S
 from camapp.core.errors import ExitCode, SettingsError, SinkError
+from camapp.core.keys import RUN, Keys
 from camapp.core.settings import Settings
 from camapp.pipeline.checks import (
     Findings,
@@ -305,6 +306,16 @@ def add_drm_display(pipeline: Pipeline) -> None:
     pipeline.add_sink(sink)
 
 
+def common_key(pipeline: Pipeline, key: str, keys: Keys) -> None:
+    """Act on a key that all windows have; `keys` are all that this one has."""
+    if key == "h":
+        pipeline.set_hud(not pipeline.hud_shown)
+    elif key == "p":
+        pipeline.toggle_pause()
+    elif key == "?":
+        pipeline.renderer.keys = () if pipeline.renderer.keys else keys
+
+
 def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:
     # Imported here, so that --display none loads no window code.
     from camapp.sinks.window import WindowSink
@@ -316,10 +327,8 @@ def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: 
             request_stop("closed by the user")
         elif key == "s":
             snapshots.request()
-        elif key == "h":
-            pipeline.set_hud(not pipeline.hud_shown)
-        elif key == "p":
-            pipeline.toggle_pause()
+        else:
+            common_key(pipeline, key, RUN)
 
     kiosk = pipeline.settings.display == "kiosk"
     window = WindowSink(title, pipeline.settings.full_screen or kiosk, on_key, pipeline.renderer.shown, kiosk=kiosk)

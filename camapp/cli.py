@@ -9,12 +9,14 @@ import errno
 import inspect
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
@@ -24,8 +26,9 @@ import typer
 from camapp import __version__
 from camapp.core.command_help import PlainCommand, PlainGroup
 from camapp.core.errors import CamappError, ExitCode, SettingsError
+from camapp.core.keys import COLLECT, RUN, Keys, sentence
 from camapp.core.program import program, spelled
-from camapp.core.settings import ALIASES, Settings, group_of, load_cameras, load_settings, to_toml, type_of
+from camapp.core.settings import ALIASES, GROUPS, Settings, group_of, load_cameras, load_settings, to_toml, type_of
 from camapp.core.timeouts import exit_process
 from camapp.system.systemd import JournalFormatter, is_journal
 
@@ -46,6 +49,16 @@ _FOR_STILLS = (
     *("model", "net", "task", "labels", "mean", "std", "colour", "fit", "roi", "threshold_low", "top"),
     *("head", "score", "iou", "classes", "anchors", "workers", "threads", "drawn", "debug"),
     *("camera_height", "camera_pitch", "camera_roll", "camera_hfov", "camera_distortion", "lane_width"),
+)
+
+# Settings that a measurement uses, and those that `collect` does.
+_FOR_MEASURING = (
+    *(name for group in ("Input", "Model", "Detect", "Track", "Speed") for name in GROUPS[group].__dataclass_fields__),
+    *("max_frames", "reconnect", "debug"),
+)
+_FOR_COLLECTING = (
+    *(name for name in GROUPS["Input"].__dataclass_fields__),
+    *("roi", "display", "full_screen", "hud", "max_frames", "duration", "reconnect", "debug"),
 )
 
 # Settings that choose what `doctor --try` tries.
@@ -79,13 +92,21 @@ ConfigOption = Annotated[
         help="settings file (TOML); flags outrank it",
     ),
 ]
+_SourceArgument = Annotated[
+    str | None, typer.Argument(metavar="SOURCE", help="what --source takes", show_default=False)
+]
 JsonOption = Annotated[bool, _switch("--json", "print JSON")]
 DryRunOption = Annotated[bool, _switch("--dry-run", "print the steps, change nothing")]
 
 
-def command(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the decorator that makes a function a command; its help ends with the examples."""
-    return app.command(name, cls=PlainCommand, epilog="\n".join(examples))
+def command(name: str, *examples: str, keys: Keys = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator that makes a function a command; its help has the keys, and ends with the examples."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        help = f"{inspect.getdoc(function)}\n\n{sentence(keys)}" if keys else None
+        return app.command(name, cls=PlainCommand, help=help, epilog="\n".join(examples))(function)
+
+    return add
 
 
 def add_program(name: str, run: Callable[[list[str]], None], help: str) -> None:
@@ -102,27 +123,42 @@ def add_program(name: str, run: Callable[[list[str]], None], help: str) -> None:
     app.command(name, cls=PlainCommand, help=help, add_help_option=False, context_settings=raw)(call)
 
 
-def with_settings(command: Callable[..., None], only: Collection[str] = ()) -> Callable[..., None]:
+def with_settings(
+    command: Callable[..., None], only: Collection[str] = (), uses: Collection[str] = ()
+) -> Callable[..., None]:
     """Give a command one flag for each field of Settings.
+
+    If the command reads one source and has no argument of its own, that may be the argument.
 
     Args:
         command: takes the merged and checked Settings as `settings`, or a list of them, one for each camera, as
             `cameras`, or neither; then its own options. If it has a parameter `reread`, it also gets a function that
             merges and checks them again.
-        only: names of the fields that matter to the command; default all.
+        only: names of the fields that the command has; default all.
+        uses: names of the fields that its help lists; default those that it has.
     """
     parameters = inspect.signature(command, eval_str=True).parameters
     load: Callable[..., Any] = load_cameras if "cameras" in parameters else load_settings
     own = [parameter for name, parameter in parameters.items() if name not in ("settings", "cameras", "reread")]
     names = [item.name for item in fields(Settings) if not only or item.name in only]
+    place = ["place"] if "source" in names and {"cameras", "settings"} & parameters.keys() else []
     flags = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name)) for name in names
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in [
+            *((name, _SourceArgument) for name in place),
+            *((name, _flag(name, bool(uses) and name not in uses)) for name in names),
+        ]
     ]
     config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigOption)
 
     def wrapper(config: Path | None = None, **values: Any) -> None:
         arguments = {parameter.name: values.pop(parameter.name) for parameter in own}
+        source = values.pop("place", None)
         given = {name: value for name, value in values.items() if value is not None and value != []}
+        if source is not None:
+            if "source" in given:
+                fail(f"'{source}' and --source '{given['source']}' are two sources: give one", ExitCode.USAGE)
+            given["source"] = source
         reread = partial(load, given, config)
         debug = bool(given.get("debug"))
         if "reread" in parameters:
@@ -156,7 +192,7 @@ def _run_or_fetch(command: Callable[[], None]) -> None:
 
 
 @cache
-def _flag(name: str) -> Any:
+def _flag(name: str, hidden: bool = False) -> Any:
     """Return the typer option of a setting. Its value stays text, since `load_settings` checks all in one place."""
     item = next(item for item in fields(Settings) if item.name == name)
     kind = type_of(name)
@@ -175,6 +211,7 @@ def _flag(name: str) -> Any:
             metavar=None if is_flag else item.metadata["metavar"],
             rich_help_panel=group_of(name),
             show_default=False,
+            hidden=hidden,
         ),
     ]
 
@@ -263,7 +300,8 @@ def default(version: Annotated[bool, _switch("--version", "print the version")] 
     "run",
     "camapp run video.mp4 --model cifar10",
     "camapp run webcam --web --log seen.jsonl",
-    "camapp run --config camapp.toml",
+    "camapp run 192.168.1.20:8554/door --model track",
+    keys=RUN,
 )
 @with_settings
 def run(
@@ -286,8 +324,8 @@ def run(
             fail(summary.reason, summary.code)
 
 
-@command("bench", "camapp bench --source video.mp4 --seconds 20", "camapp bench --model track --workers 2 --json")
-@with_settings
+@command("bench", "camapp bench video.mp4 --seconds 20", "camapp bench --model track --workers 2 --json")
+@partial(with_settings, uses=_FOR_MEASURING)
 def bench(
     settings: Settings,
     seconds: Annotated[float, typer.Option(metavar="S", min=0.5, max=86400, help="duration of the measurement")] = 10.0,
@@ -384,8 +422,13 @@ def classify(
         fail(message, code)
 
 
-@command("collect", "camapp collect --label cup", "camapp collect --label empty --every 0.5 --count 100")
-@with_settings
+@command(
+    "collect",
+    "camapp collect --label cup",
+    "camapp collect 0 --label empty --every 0.5 --count 99",
+    keys=COLLECT,
+)
+@partial(with_settings, uses=_FOR_COLLECTING)
 def collect(
     settings: Settings,
     label: Annotated[str, typer.Option(metavar="NAME", help="label of the images, name of their folder")],
@@ -619,10 +662,10 @@ def uninstall_service(
 def normalised(arguments: list[str]) -> list[str]:
     """Return the command line in the form that the parser takes.
 
-    `camapp` and `camapp --source X` become `camapp run ...`, former spellings the present ones, and flags that may
-    stand without a value, such as `--web`, get their value.
+    `camapp`, `camapp video.mp4` and `camapp --source X` become `camapp run ...`, former spellings the present ones, and
+    flags that may stand without a value, such as `--web`, get their value.
     """
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+    if not arguments or _is_for_run(arguments[0]):
         arguments = ["run", *arguments]
     arguments = [*_COMMAND_ALIASES.get(arguments[0], arguments[:1]), *arguments[1:]]
     parts = [argument.partition("=") for argument in arguments]
@@ -633,6 +676,25 @@ def normalised(arguments: list[str]) -> list[str]:
         f"{argument}={bare[argument]}" if bare.get(argument) and after.startswith("-") else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
+
+
+def _is_for_run(word: str) -> bool:
+    """Return whether the first word is an option or a source, and no command.
+
+    Raises:
+        SystemExit: it is none of them.
+    """
+    if word.startswith("-"):
+        return word not in ("-h", "--help", "--version")
+    commands = [str(item.name) for items in (app.registered_commands, app.registered_groups) for item in items]
+    if word in (*commands, *_COMMAND_ALIASES):
+        return False
+    sources = ("auto", "webcam", "picamera")
+    if word in sources or not re.fullmatch("[a-z][a-z-]*", word) or os.path.exists(word):
+        return True
+    close = get_close_matches(word, [*commands, *sources], n=1)
+    hint = f"did you mean '{close[0]}'?" if close else "'camapp --help' lists the commands"
+    fail(f"'{word}' is no command, and no file or camera; {hint}", ExitCode.USAGE)
 
 
 def main() -> None:

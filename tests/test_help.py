@@ -44,7 +44,8 @@ def test_the_help_of_a_command_fits_the_terminal(command, width):
     assert max(map(len, done.output.splitlines())) <= width
     assert "Usage:" in done.output
     if width == 80:
-        named = [option for parameter in leaf(command).params for option in parameter.opts if option.startswith("--")]
+        shown = [parameter for parameter in leaf(command).params if not getattr(parameter, "hidden", False)]
+        named = [option for parameter in shown for option in parameter.opts if option.startswith("--")]
         assert [option for option in named if option not in done.output] == []
 
 
@@ -69,6 +70,24 @@ def test_the_help_shows_no_types_of_python_and_each_command_has_examples(command
         assert all(
             line.startswith(f"  camapp {' '.join(command[1:])} ") or line.endswith(command[-1]) for line in examples
         )
+
+
+@pytest.mark.parametrize(
+    ("command", "listed", "accepted"),
+    [("bench", "--model --workers --loop", "--log --web --display"), ("collect", "--source --roi", "--model --mqtt")],
+)
+def test_bench_and_collect_list_the_options_that_they_use_and_accept_all(command, listed, accepted):
+    found = leaf(("camapp", command))
+    options = {option for parameter in found.params for option in parameter.opts}
+    text = CliRunner().invoke(PROGRAMS["camapp"], [command, "--help"]).output
+    assert {option for option in listed.split() if option not in text} == set()
+    assert {option for option in accepted.split() if f"{option} " in text} == set()
+    assert set(accepted.split()) <= options
+
+
+def test_the_help_of_a_run_lists_the_keys_of_its_window():
+    text = " ".join(CliRunner().invoke(PROGRAMS["camapp"], ["run", "--help"]).output.split())
+    assert "s: save a snapshot; space: pause; then the next picture; p: pause, or go on;" in text
 
 
 def started(*command):

@@ -10,7 +10,7 @@ from typing import Any
 from camapp.capture.drm_preview import DrmPreview
 from camapp.capture.picamera2 import pi_cameras
 from camapp.capture.source import Source, SourceOptions, create_source
-from camapp.core.errors import SourceError, SourceLost
+from camapp.core.errors import SourceAbsent, SourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.system.video_devices import video_nodes
 
@@ -77,9 +77,17 @@ class AutoSource(Source):
             self._chosen = create_source(f"picamera://{cameras[0]['Num']}", self.options)
             self._chosen.open()
             return
+        reasons += self._choose_webcam()
+        if self._chosen is not None:
+            return
+        log.warning("no camera found, showing the built-in %s (%s)", PATTERN, "; ".join(reasons))
+        self._chosen = create_source(PATTERN, self.options)
+        self._chosen.open()
+
+    def _choose_webcam(self) -> list[str]:
+        """Open the first webcam that delivers an image; return why those before it, or all, do not."""
         nodes = video_nodes()
-        if not nodes:
-            reasons.append("no webcam is plugged in")
+        reasons = [] if nodes else ["no webcam is plugged in"]
         for node in nodes:
             if node.problem is not None:
                 reasons.append(str(node.problem))
@@ -92,10 +100,17 @@ class AutoSource(Source):
                 reasons.append(str(error))
             else:
                 self._chosen = source
-                return
-        log.warning("no camera found, showing the built-in %s (%s)", PATTERN, "; ".join(reasons))
-        self._chosen = create_source(PATTERN, self.options)
-        self._chosen.open()
+                break
+        return reasons
+
+
+class WebcamSource(AutoSource):
+    """Chooses the first webcam that delivers an image."""
+
+    def _choose(self) -> None:
+        reasons = self._choose_webcam()
+        if self._chosen is None:
+            raise SourceAbsent("; ".join(reasons))
 
 
 def _find_pi_cameras() -> tuple[list[dict[str, Any]], list[str]]:

@@ -160,6 +160,7 @@ class Source(ABC):
 # scheme -> module:class, imported on first use because picamera2 and OpenCV load slowly.
 REGISTRY = {
     "auto": "camapp.capture.auto:AutoSource",
+    "webcam": "camapp.capture.auto:WebcamSource",
     "picamera": "camapp.capture.picamera2:PicameraSource",
     "v4l2": "camapp.capture.opencv:CameraSource",
     **dict.fromkeys(_STREAMS, "camapp.capture.stream:StreamSource"),
@@ -171,20 +172,22 @@ REGISTRY = {
     "pattern": "camapp.capture.pattern:PatternSource",
 }
 
+# Sources that are no address.
+_WORDS = ("auto", "webcam")
 # The schemes that an error lists.
 _SHOWN = ("picamera", "v4l2", "rtsp", "http", "https", "rtmp", "udp", "srt", "tcp", "pattern")
 
 
 def scheme_of(uri: str) -> str:
     """Return the registry key of a URI or path; a path is `video`, `images`, `tub` or `pipe`."""
-    if uri == "auto":
+    if uri in _WORDS and not Path(uri).exists():
         return uri
     if uri.lower().startswith(_TUB):
         return "tub"
     scheme, sep, _ = uri.partition("://")
     scheme = scheme.lower()
     if sep and scheme != "file":
-        if scheme not in REGISTRY or scheme == "auto":
+        if scheme not in REGISTRY or scheme in _WORDS:
             known = ", ".join([*(f"{name}://" for name in _SHOWN), "tub:FOLDER"])
             raise PermanentSourceError(
                 f"unknown source scheme '{scheme}://' in '{uri}'; known are {known} and file paths"

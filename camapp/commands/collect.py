@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from camapp.app import common_key
 from camapp.capture.source import IMAGE_SUFFIXES
 from camapp.core.errors import ExitCode, SettingsError
+from camapp.core.keys import COLLECT
 from camapp.core.settings import Settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.snapshot import CollectSink
@@ -80,10 +82,8 @@ def _add_window(pipeline: Pipeline, sink: CollectSink, label: str) -> None:
             sink.request()
         elif key == "q":
             pipeline.request_stop("closed by the user")
-        elif key == "h":
-            pipeline.set_hud(not pipeline.hud_shown)
-        elif key == "p":
-            pipeline.toggle_pause()
+        else:
+            common_key(pipeline, key, COLLECT)
 
     title = f"camapp: {label} - space saves an image"
     kiosk = pipeline.settings.display == "kiosk"

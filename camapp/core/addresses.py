@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -18,6 +19,29 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 # A topic level contains no wildcard and no control character; MQTT 5, 4.7.
 _TOPIC_PREFIX = re.compile(r"[^\s/+#$\x00-\x1f\x7f][^+#\x00-\x1f\x7f]{0,99}")
+# A stream without its scheme: an IPv4 address, a name of the local network, or any host with a port.
+_STREAM = re.compile(
+    r"([^\s/@]+@)?((\d{1,3}(\.\d{1,3}){3}|localhost|[\w-]+(\.[\w-]+)*\.(local|lan|home))(:(?P<port>\d+))?"
+    r"|[\w-]+(\.[\w-]+)*:(?P<own_port>\d+))(/\S*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_STREAM_SCHEMES = {"554": "rtsp", "8554": "rtsp", "1935": "rtmp"}
+
+
+def plain_source(text: str) -> str:
+    """Return the URI of a source in plain words, `0`, `picamera` or `192.168.1.20/stream`; any other as it is.
+
+    The scheme of an address follows from its port, and is http:// without one. A file of that name goes first.
+    """
+    if os.path.exists(text):
+        return text
+    if text.isdecimal():
+        return f"v4l2://{int(text)}"
+    if text == "picamera":
+        return "picamera://0"
+    if found := _STREAM.fullmatch(text):
+        return f"{_STREAM_SCHEMES.get(found['port'] or found['own_port'], 'http')}://{text}"
+    return text
 
 
 @dataclass(frozen=True, slots=True)

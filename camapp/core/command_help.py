@@ -32,16 +32,17 @@ class PlainCommand(_Help, TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and each group of options."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for parameter in self.get_params(ctx):
             if parameter.param_type_name == "argument":
-                groups.setdefault("Arguments", []).append((_name(parameter), getattr(parameter, "help", None) or ""))
+                groups["Arguments"].append((_name(parameter), getattr(parameter, "help", None) or ""))
             elif (record := parameter.get_help_record(ctx)) is not None:
                 title = getattr(parameter, "rich_help_panel", None) or "Options"
                 groups.setdefault(title, []).append((record[0], spelled(record[1])))
         for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 class PlainGroup(_Help, TyperGroup):

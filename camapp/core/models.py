@@ -8,6 +8,7 @@ import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,12 @@ def model_path(name: str) -> Path:
         if known.is_fetched:
             return known.path
         raise NotFetched(known)
-    names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz"))) or "none"
+    names = sorted(file.stem for file in SHIPPED.glob("*.npz"))
+    close = get_close_matches(name, [*names, *known_models()], n=1)
     raise BadModel(
-        f"no model '{name}': not a file, and not a shipped model ({names}); 'camapp models' lists those to fetch"
+        f"no model '{name}': not a file, and not a shipped model ({', '.join(names) or 'none'}); "
+        + (f"did you mean '{close[0]}'? " if close else "")
+        + "'camapp models' lists those to fetch"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _PACKAGES = ("camapp", "weights", "engine")
 # In the sources of messages and helps a command stands between quotes, as 'camapp models'.
-_COMMAND = re.compile(r"(?<=')camapp(?= [a-z][a-z-]*[ '])")
+_COMMAND = re.compile(r"(?<=')camapp(?= [a-z-]+[ '])")
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from camapp.core.addresses import parse_mqtt, parse_web
+from camapp.core.addresses import parse_mqtt, parse_web, plain_source
 from camapp.core.errors import SettingsError
 from camapp.core.zones import NAME, NAME_RULE, parse_lines, parse_zones
 
@@ -94,7 +94,12 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 class InputSettings:
     """Choose and adjust the source of frames."""
 
-    source: str = option("auto", "source of frames; see 'camapp sources'", "URI")
+    source: str = option(
+        "auto",
+        "source of frames: a file, folder, camera number, webcam, picamera or address; see 'camapp sources'",
+        "URI",
+        plain_source,
+    )
     name: str = option("camera", "name of this camera on pages and in records", "NAME")
     size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None = option(
         None, "image size; 1280x720 if the source has a choice", "WxH", parse_size

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Hashable
 
 from camapp.core.arrays import Pixels
+from camapp.core.keys import Keys
 from camapp.core.predictions import Prediction
 from camapp.core.status import Hud
 from camapp.overlay.annotations import draw_annotations
 from camapp.overlay.hud_panel import digest, draw_badges, panel_layer
+from camapp.overlay.keys_panel import keys_layer
 from camapp.overlay.prediction_card import CardContent, card_layer
 from camapp.overlay.style import style_of
 from camapp.overlay.text import Layer
@@ -41,6 +43,7 @@ class Overlay:
         paused: bool = False,
         truth: str = "",
         exact: bool = False,
+        keys: Keys = (),
     ) -> None:
         """Draw on `canvas`, (h, w, 3) uint8 BGR, in place; the prediction's boxes and lines are in its pixels.
 
@@ -50,6 +53,7 @@ class Overlay:
         Args:
             truth: label of the ground truth; "" takes that of `hud`.
             exact: the image is looked at by itself, so its card is never that of an image shortly before.
+            keys: of the window, to list in the middle; none draws no list.
         """
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()
@@ -74,6 +78,9 @@ class Overlay:
             placed.append((card, style.margin + (panel_right if beside else 0), top))
             reserved = [(x, max(0, y), layer.width, layer.height) for layer, x, y in placed]
             draw_annotations(canvas, style, prediction, stale, reserved)
+        if keys:
+            listed = keys_layer(style, keys)
+            placed.append((listed, (style.width - listed.width) // 2, (style.height - listed.height) // 2))
         if hud is not None or paused:
             draw_badges(canvas, style, hud or Hud(paused=True))
         for layer, x, y in placed:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
+from camapp.core.keys import Keys
 from camapp.core.log_once import LogOnce
 from camapp.core.mailbox import Mailbox
 from camapp.core.predictions import Prediction
@@ -41,6 +42,10 @@ class Renderer:
     Args:
         lost: returns why the source is lost, or "".
         default_size: size of the NO SIGNAL image before the first frame.
+
+    Attributes:
+        show_hud: whether the statistics are drawn.
+        keys: keys of the window to list on the image.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Renderer:
         default_size: tuple[int, int] = (1280, 720),
     ) -> None:
         self.show_hud = True
+        self.keys: Keys = ()
         self._stats = stats
         self._sinks = sinks
         self._make_hud = hud
@@ -141,7 +147,9 @@ class Renderer:
         stale = age_ms > self._stale_after_ms
         truth = frame.shot.truth.label if frame.shot.truth else ""
         self._overlay.draw(
-            canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set(), truth, exact=is_own
+            *(canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set(), truth),
+            exact=is_own,
+            keys=self.keys,
         )
         self._show(canvas, trace)
 

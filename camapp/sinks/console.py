@@ -11,6 +11,7 @@ from typing import TextIO
 from camapp.core.events import Situation, counts_text
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
+from camapp.core.program import spelled
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import PredictionSink
 
@@ -70,10 +71,10 @@ class ConsoleSink(BackgroundSink[str], PredictionSink):
             # A line that wraps could not be cleared.
             width = shutil.get_terminal_size().columns - 1
             text = _CLEAR_LINE + text if text or self._status else ""
-            text += self._status()[:width] if self._status and not self.stopping.is_set() else ""
+            text += spelled(self._status())[:width] if self._status and not self.stopping.is_set() else ""
         elif self._status and time.monotonic() >= self._next_status:
             self._next_status += self._every
-            text += self._status() + "\n"
+            text += spelled(self._status()) + "\n"
         try:
             self._stream.write(text)
             self._stream.flush()

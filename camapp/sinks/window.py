@@ -23,8 +23,8 @@ class WindowSink(ImageSink):
     Args:
         title: of the window.
         full_screen: start without a frame around the image.
-        on_key: called with 'q', 's', 'h', 'f', 'p' or ' '. Escape and the window's close button count as 'q'; 'f' was
-            already handled by the window.
+        on_key: called with 'q', 's', 'h', 'f', 'p', '?', ' ' or a digit. Escape and the window's close button count as
+            'q'; 'f' was already handled by the window.
         on_shown: called with a frame's number and the monotonic nanoseconds at which it was painted. Both are called
             in this sink's thread.
         retry_s: seconds between checks for a display.

@@ -29,7 +29,7 @@ SHOWN, KEY, BROKEN = 1, 2, 3
 REPORT = struct.Struct("<iiq")
 PACKET_BYTES = 4096
 
-KEYS = "qshfp "
+KEYS = "qshfp ?0123456789"
 # Sent in place of a key if the window was closed.
 CLOSED = "c"
 _ESCAPE = 27

@@ -107,6 +107,23 @@ def test_a_folder_runs_to_its_end_and_every_image_is_accounted_for(folder):
     assert "06_1.png" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("run", "--model", "digits", "{}"), ("{}",), ("bench", "{}", "--print")])
+def test_a_source_needs_no_option(folder, inside, words):
+    words = [word.format(folder / "01_1.png") for word in words if word != "--print"]
+    if words[0] != "bench":
+        words.append("--print-config")
+        assert f'source = "{folder / "01_1.png"}"' in inside(*words).stdout
+    else:
+        assert "captured 1 = predicted 1" in camapp(*words).stdout
+
+
+@pytest.mark.parametrize("option", ["--sorce", "--lables"])
+def test_an_unknown_option_names_those_that_are_meant(option):
+    done = CliRunner().invoke(app, ["run", option, "x"])
+    assert done.exit_code == 2
+    assert {"--sorce": "--source", "--lables": "--labels"}[option] in done.output
+
+
 def test_without_a_camera_or_display_it_shows_the_pattern_and_prints_predictions():
     done = camapp("--duration", "2")
     assert done.returncode == 0, done.stderr
@@ -137,6 +154,10 @@ def test_it_runs_from_another_directory(tmp_path):
         (("--source", "pattern://digits", "--record", "x.gif"), 78, "x.gif"),
         (("--source", "pattern://digits", "--on-label", "no-such-program-here"), 78, "no-such-program-here"),
         (("doctor", "--fps", "30"), 2, "--fps has an effect only with --try"),
+        (("--model", "digts"), 78, "did you mean 'digits'?"),
+        (("clasify", "x.png"), 2, "'clasify' is no command, and no file or camera; did you mean 'classify'?"),
+        (("photo",), 2, "'photo' is no command, and no file or camera; 'camapp --help' lists the commands"),
+        (("a.mp4", "--source", "b.mp4"), 2, "'a.mp4' and --source 'b.mp4' are two sources: give one"),
     ],
 )
 def test_a_users_mistake_gives_one_clear_line_and_the_right_exit_code(inside, arguments, code, reason):

@@ -7,7 +7,7 @@ import pytest
 
 from camapp.capture import auto
 from camapp.capture.source import Source, SourceOptions, create_source
-from camapp.core.errors import PermanentSourceError, SourceLost
+from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceLost
 from camapp.system.video_devices import VideoNode
 
 CAMERA = {"Model": "imx708", "Num": 0, "Id": "/base/soc/i2c@1/imx708@1a"}
@@ -113,6 +113,16 @@ def test_all_properties_are_those_of_the_chosen_source(machine):
     assert (source.live, source.fps) == (True, 25.0)
     assert source.describe() == "the v4l2:///dev/video2"
     assert source.remaining_orientation == (False, False, 90)
+
+
+def test_a_webcam_by_its_word_is_the_first_that_works_and_never_anything_else(machine):
+    machine([CAMERA], [META, GOOD])
+    source = auto.WebcamSource("webcam", SourceOptions())
+    source.open()
+    assert source.uri == "v4l2:///dev/video2"
+    machine([CAMERA], [META])
+    with pytest.raises(SourceAbsent, match="gives no images"):
+        auto.WebcamSource("webcam", SourceOptions()).open()
 
 
 def test_a_lost_camera_is_opened_again_and_not_replaced_by_the_pattern(machine):

@@ -5,10 +5,43 @@ import socket
 
 import pytest
 
-from camapp.core.addresses import MqttAddress, WebAddress, device_id, parse_mqtt, parse_web
+from camapp.core.addresses import MqttAddress, WebAddress, device_id, parse_mqtt, parse_web, plain_source
 from camapp.core.errors import SettingsError, SinkError
 from camapp.core.settings import load_cameras, load_settings, to_toml
 from camapp.remote.interfaces import check_interfaces
+
+# Sources
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", "v4l2://0"),
+        ("picamera", "picamera://0"),
+        ("192.168.1.20/stream", "http://192.168.1.20/stream"),
+        ("192.168.1.20", "http://192.168.1.20"),
+        ("192.168.1.20:8554/door", "rtsp://192.168.1.20:8554/door"),
+        ("me:secret@192.168.1.20:554/1", "rtsp://me:secret@192.168.1.20:554/1"),
+        ("pi.local:8080/stream.mjpg", "http://pi.local:8080/stream.mjpg"),
+        ("camera:1935/live", "rtmp://camera:1935/live"),
+        # Files, and what has a scheme, stay as they are.
+        *(
+            (text, text)
+            for text in ("video.mp4", "photos/a.jpg", "a:b.mp4", "auto", "webcam", "rtsp://h/x", "-", "*.png")
+        ),
+    ],
+)
+def test_a_source_in_plain_words_gets_its_scheme(text, expected):
+    assert plain_source(text) == expected
+    assert load_settings({"source": text}, environment={}).source == expected
+
+
+def test_a_file_named_like_a_camera_or_an_address_is_that_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "192.168.1.20", "picamera"):
+        (tmp_path / name).touch()
+        assert plain_source(name) == name
+
 
 # Web
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from camapp.core.keys import RUN
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.core.status import Hud, Rating, rating_of
 from camapp.overlay.no_signal import no_signal
@@ -50,6 +51,16 @@ def test_tiny_frames_can_be_drawn_on(width: int, height: int) -> None:
     boxes = (Box(0, 0, width, height, "a", 1.0),)
     drawn(replace(SEVEN, boxes=boxes, region=boxes[0]), HUD, width=width, height=height)
     assert no_signal((width, height), "gone").shape == (height, width, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_keys_are_listed_in_the_middle_of_the_image(width: int, height: int) -> None:
+    canvas = image(width, height)
+    Overlay().draw(canvas, None, None, 0.0, False, keys=RUN)
+    rows, columns = np.nonzero((canvas != image(width, height)).any(axis=2))
+    assert abs(rows.min() + rows.max() - height) <= 2
+    assert abs(columns.min() + columns.max() - width) <= 2
+    assert columns.min() > 0
 
 
 def test_nothing_to_draw_leaves_the_image_unchanged() -> None:

@@ -828,6 +828,7 @@ $("stage").addEventListener("keydown", (event) => {
   if (button && !$(button).hidden) $(button).click();
 });
 addEventListener("keydown", (event) => {
+  if (event.key === "?" && !event.target.matches("input, select")) $("keys").classList.toggle("visually-hidden");
   if (event.key === "Escape" && region) $("cancel").click();
   if (event.key === "Escape" && !$("places").hidden) (draft ? endDraft : closePlaces)();
 });

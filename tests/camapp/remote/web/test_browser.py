@@ -151,6 +151,17 @@ def test_the_labels_are_those_of_the_pattern(page, run):
     assert announced.get_attribute("aria-live") == "polite"
 
 
+def test_a_question_mark_shows_and_hides_the_keys(page, run):
+    page.goto(run.url)
+    page.wait_for_selector("#state.good")
+    heights = []
+    for _ in range(3):
+        heights.append(page.locator("#keys").bounding_box()["height"])
+        page.keyboard.press("?")
+    assert heights[0] == heights[2] < 5
+    assert heights[1] > 10
+
+
 def test_the_button_pauses_and_resumes(page, run):
     page.goto(run.url)
     page.wait_for_selector("#state.good")
