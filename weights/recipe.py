@@ -106,7 +106,7 @@ class FineTuning(Recipe):
 
 @dataclass(frozen=True)
 class TrackRecipe:
-    """The track net and its schedule: AdamW on presence and place, on images rendered during the training.
+    """The track net and its schedule: Muon on presence and place, on images rendered during the training.
 
     Attributes:
         name: what `python -m weights train` calls it.
@@ -115,8 +115,8 @@ class TrackRecipe:
         images: in a shard.
         uses: epochs that learn from a shard; the images are varied each time.
         batch: images a step.
-        learning_rate: the highest; it rises over the first twentieth of the run and falls to 0 as a cosine.
-        weight_decay: on weights of two and more dimensions.
+        learning_rate: the highest, of matrices; it rises over a twentieth of the run, then falls to 0 as a cosine.
+        weight_decay: on matrices, as a share of the rate.
         average: share of the old values that the running mean of the weights keeps in a step; it is what is saved.
         bfloat16: whether the layers compute in 16 bits; the weights themselves are kept in 32.
         photographs: variants of labelled photographs that go with each shard.
@@ -132,7 +132,7 @@ class TrackRecipe:
     batch: int
     learning_rate: float
     uses: int = 6
-    weight_decay: float = 1e-3
+    weight_decay: float = 1e-2
     average: float = 0.998
     bfloat16: bool = True
     photographs: int = 0

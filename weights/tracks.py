@@ -94,8 +94,8 @@ def shards(
         return shard
 
     spawn = multiprocessing.get_context("spawn")
-    # Rendering yields to training if both use the same core.
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=os.nice, initargs=(10,)) as pool:
+    # Rendering yields to training if both use the same core, but not so much that training must wait for it.
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=os.nice, initargs=(5,)) as pool:
         coming = start(pool, begin)
         for number in range(begin, count):
             shard = finish(coming, number)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import cv2
@@ -24,8 +25,50 @@ SUPERSAMPLING = 2
 COARSE_WIDTH = 400
 # Minimum and maximum gain of the camera's automatic exposure.
 EXPOSURE_GAINS = (0.35, 3.0)
+# Parts of the car hide lines if their area is larger than this share of the image.
+BROAD = 0.004
+# Strength and standard deviation, as a share of the image's width, of the glow around a mirrored lamp.
+GLOW, HALO = 0.5, 0.015
 # Standard deviation of the blur in the camera's unsharp mask, as a share of the image's width.
 UNSHARP_BLUR = 0.004
+
+
+@dataclass(frozen=True)
+class Band:
+    """A coloured part of something that stands, from one share of its height to another."""
+
+    low: float
+    high: float
+    colour: Rgb
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that stands on the ground.
+
+    Attributes:
+        base: outline on the ground, (n, 2) metres, convex.
+        height: metres.
+        bands: in painting order.
+        top: size of the top relative to the base.
+    """
+
+    base: Floats
+    height: float
+    bands: tuple[Band, ...]
+    top: float = 1.0
+
+
+@dataclass(frozen=True)
+class Joints:
+    """Joints of tiles: `spacing` and `width` in metres, `heading` in radians; of boards if they run one way only."""
+
+    spacing: float
+    width: float
+    heading: float
+    colour: Rgb
+    cover: float
+    one_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +84,15 @@ class Look:
         reach: distance at which the ground ends and the backdrop begins, metres.
         patches: (outline on the ground (n, 2), RGB, opacity): other ground, shadows, areas of paint.
         backdrop: 0 sky and trees, 1 a room, 2 plain.
+        joints: of the floor.
+        dapple: (strength, size in metres) of sunlight that falls through leaves.
+        things: what stands on the ground.
+        lamps: (outline (n, 2) metres, strength) of lamps in the ceiling, which the floor mirrors.
+        ceiling: height of the lamps, metres.
+        polish: blur of what the floor mirrors, as a fraction of the image's width.
+        gloss: opacity of the mirror images of things, 0 to 1.
         bumper: outlines (n, 2) of parts of the car in view, as fractions of the image.
+        body: (outline, RGB) of more such parts.
         light: coarse brightness map (rows, columns), 1 is neutral.
         cast: RGB gains of the colour cast.
         haze: share of white added everywhere, 0 to 1.
@@ -64,7 +115,15 @@ class Look:
     reach: float = 60.0
     patches: Sequence[tuple[Floats, Rgb, float]] = ()
     backdrop: int = 0
+    joints: Joints | None = None
+    dapple: tuple[float, float] | None = None
+    things: Sequence[Thing] = ()
+    lamps: Sequence[tuple[Floats, float]] = ()
+    ceiling: float = 2.5
+    polish: float = 0.0
+    gloss: float = 0.0
     bumper: Sequence[Floats] = ()
+    body: Sequence[tuple[Floats, Rgb]] = ()
     light: Floats = field(default_factory=lambda: np.ones((2, 2)))
     cast: Rgb = (1.0, 1.0, 1.0)
     haze: float = 0.0
@@ -87,25 +146,61 @@ def photograph(stripes: Sequence[Stripe], look: Look, camera: GroundCamera, mome
     canvas = _GroundCanvas(camera, look)
     rng = np.random.default_rng([look.seed, 7])
     image = canvas.surface(rng)
+    canvas.joints(image)
     for outline, colour, cover in look.patches:
         canvas.fill_colour(image, canvas.outline(outline), colour, cover)
     for stripe in stripes:
         mask = canvas.stripe(stripe)
         if mask is not None:
             canvas.paint(image, stripe, mask, rng)
+    canvas.dapple(image, rng)
+    canvas.mirror(image)
     canvas.backdrop(image, rng)
-    for part in look.bumper:
-        shade = 12 + 30 * rng.random()
-        canvas.fill_colour(image, canvas.fill([part * camera.size]), (shade, shade, shade), 1.0)
+    for thing in _far_to_near(look.things):
+        canvas.stand(image, thing)
+    shade = 12 + 30 * rng.random()
+    for part, colour in [*((part, (shade,) * 3) for part in look.bumper), *look.body]:
+        canvas.fill_colour(image, canvas.fill([part * camera.size]), colour, 1.0)
     return _apply_camera(image, look, np.random.default_rng([look.seed, 8, moment]), rng)
 
 
-def bumper_mask(look: Look, size: tuple[int, int]) -> Mask:
-    """Return the mask of pixels in which parts of the car hide the ground, uint8 (height, width) of 0 and 1."""
-    mask: Mask = np.zeros((size[1], size[0]), np.uint8)
-    for part in look.bumper:
-        cv2.fillPoly(mask, [np.rint(part * size * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
-    return mask
+def hidden(look: Look, camera: GroundCamera) -> tuple[Mask, Mask]:
+    """Return the masks of pixels in which the car, and in which things, hide the ground: uint8 (height, width), 0 or 1.
+
+    Rods and cables are too thin to count.
+    """
+    width, height = camera.size
+    masks: list[Mask] = [np.zeros((height, width), np.uint8) for _ in range(2)]
+    broad = [part for part, _ in look.body if cv2.contourArea(part.astype(np.float32)) > BROAD]
+    car = [part * camera.size for part in (*look.bumper[:1], *broad)]
+    things = [outline for thing in look.things if (outline := _standing(thing, camera, 0.0, 1.0)) is not None]
+    for mask, parts in zip(masks, (car, things), strict=True):
+        for part in parts:
+            cv2.fillPoly(mask, [np.rint(part * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
+    return masks[0], masks[1]
+
+
+def _far_to_near(things: Sequence[Thing]) -> list[Thing]:
+    return sorted(things, key=lambda thing: -float(np.hypot(*thing.base.T).min()))
+
+
+def _standing(thing: Thing, camera: GroundCamera, low: float, high: float) -> Floats | None:
+    """Return the outline in pixels of a thing between two shares of its height; None out of view.
+
+    Negative shares give its mirror image.
+    """
+    outlines = []
+    middle = thing.base.mean(axis=0)
+    for share in (low, high):
+        base = middle + (thing.base - middle) * (1 - abs(share) * (1 - thing.top))
+        (foot, seen), (level, _) = camera.project(base), replace(camera, height=1e-3 * camera.height).project(base)
+        # A vertical edge is straight in the image; at the camera's height it meets the horizon.
+        outlines.append((foot + (level - foot) * (share * thing.height / camera.height))[seen])
+    points = np.concatenate(outlines)
+    if len(points) < 3 or not _overlaps(points, camera.size):
+        return None
+    hull: Floats = cv2.convexHull(np.clip(points, -9000, 9000).astype(np.float32))[:, 0]
+    return hull
 
 
 class _GroundCanvas:
@@ -143,6 +238,57 @@ class _GroundCanvas:
         fine += self.texture(1, look.grain_size * 70, 1.0, rng) * (look.grain * rng.uniform(0.1, 0.6))
         tint = np.array(look.ground, np.float32) / 128 + 0.35
         return np.array(look.ground, np.float32) + fine[..., None] * tint
+
+    def joints(self, image: Floats) -> None:
+        """Draw the joints of tiles or boards."""
+        joints = self.look.joints
+        if joints is None:
+            return
+        sine, cosine = math.sin(joints.heading), math.cos(joints.heading)
+        x, y = self.ground[..., 0], self.ground[..., 1]
+        for at in (x * cosine - y * sine, x * sine + y * cosine)[: 1 if joints.one_way else 2]:
+            away = np.abs(at - joints.spacing * np.rint(at / joints.spacing))
+            blur = np.maximum(self.footprint, 1e-6)
+            share = np.clip((joints.width / 2 - away) / blur + 0.5, 0, 1) * np.minimum(joints.width / blur, 1)
+            self._blend(image, share.astype(np.float32) * np.float32(joints.cover), joints.colour)
+
+    def dapple(self, image: Floats, rng: np.random.Generator) -> None:
+        """Darken the ground except where sunlight falls through leaves."""
+        if self.look.dapple is not None:
+            strength, size = self.look.dapple
+            light = self.texture(1, size, 1.0, rng) + np.float32(rng.uniform(-0.5, 0.8))
+            image *= (1 - np.float32(strength) / (1 + np.exp(6 * light)))[..., None]
+
+    def mirror(self, image: Floats) -> None:
+        """Draw what a polished floor mirrors."""
+        look, width = self.look, self.camera.size[0]
+        light = np.zeros(self.distance.shape, np.float32)
+        below = replace(self.camera, height=self.camera.height + look.ceiling)
+        for outline, strength in look.lamps:
+            pixels, seen = below.project(outline)
+            if seen.all() and _overlaps(pixels, self.camera.size):
+                light += self.fill([pixels]) * np.float32(strength / 255)
+        if look.lamps:
+            # Rough floors smear upwards and downwards most, and glow around.
+            sharp, glow = look.polish * width, HALO * width
+            halo = cv2.GaussianBlur(light, (0, 0), glow, sigmaY=3 * glow)
+            if sharp > 0.25:
+                light = cv2.GaussianBlur(light, (0, 0), sharp, sigmaY=3 * sharp)
+            light = light + np.float32(GLOW) * halo
+            image += light[..., None]
+        for thing in look.things if look.gloss else ():
+            for band in thing.bands:
+                self._fill_band(image, thing, band, -1.0, look.gloss)
+
+    def stand(self, image: Floats, thing: Thing) -> None:
+        """Draw a thing."""
+        for band in thing.bands:
+            self._fill_band(image, thing, band, 1.0, 1.0)
+
+    def _fill_band(self, image: Floats, thing: Thing, band: Band, up: float, cover: float) -> None:
+        outline = _standing(thing, self.camera, up * band.low, up * band.high)
+        if outline is not None:
+            self.fill_colour(image, self.fill([outline]), band.colour, cover)
 
     def fill(self, outlines: Sequence[Floats]) -> Mask:
         """Return the coverage of polygons given in pixels, uint8 (h, w)."""
@@ -264,6 +410,7 @@ def backdrop_image(kind: int, width: int, height: int, rng: np.random.Generator)
         scene = np.where(y + rough < line, sky, tree).astype(np.float32)
         speckle = rng.normal(0, 18, (height // 2 + 1, width // 2 + 1)).astype(np.float32)
         scene += cv2.resize(speckle, (width, height))[..., None] * (y > line - 0.1)
+        _draw_outdoors(scene, rng)
     else:
         scene = np.empty((height, width, 3), np.float32)
         scene[:] = rng.uniform(40, 235) * rng.uniform(0.85, 1.1, 3)
@@ -277,6 +424,21 @@ def backdrop_image(kind: int, width: int, height: int, rng: np.random.Generator)
             ends = (rng.uniform(0, 1, (2, 2)) * (width, height)).astype(int)
             cv2.line(scene, ends[0].tolist(), ends[1].tolist(), rng.uniform(0, 255, 3).tolist(), 1 + width // 200)
     return scene
+
+
+def _draw_outdoors(scene: Floats, rng: np.random.Generator) -> None:
+    """Draw cars, tents, posts and fences."""
+    height, width = scene.shape[:2]
+    for _ in range(rng.poisson(1.5)):
+        wide = rng.exponential(0.06) * width + 1
+        _draw_block(scene, rng.uniform(0, width), rng.uniform(0.6, 0.95) * height, wide, wide * 0.4, rng)
+    if rng.random() < 0.25:
+        tone, thick = (rng.uniform(60, 255) * rng.uniform(0.9, 1, 3)).tolist(), 1 + width // 300
+        for share in rng.uniform(0.5, 1.0, rng.integers(1, 4)):
+            rail = (int(share * height), int((share + rng.normal(0, 0.1)) * height))
+            cv2.line(scene, (0, rail[0]), (width, rail[1]), tone, thick)
+        for x in np.arange(rng.uniform(0, 0.1), 1, rng.uniform(0.04, 0.25)) * width:
+            cv2.line(scene, (int(x), height // 2), (int(x), height), tone, thick)
 
 
 def _draw_furniture(scene: Floats, rng: np.random.Generator) -> None:

@@ -14,7 +14,7 @@ from camapp.core.frames import Truth
 from camapp.core.ground_camera import GroundCamera
 from camapp.core.predictions import Polyline
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Stripe, circuit
-from camapp.scenes.photograph import Look, bumper_mask, photograph, runs
+from camapp.scenes.photograph import Look, Mask, hidden, photograph, runs
 from camapp.scenes.scene import Scene, SceneOptions
 from camapp.scenes.trackside import KINDS, View, marks, paint, random_look, random_view
 
@@ -36,7 +36,7 @@ MIN_GAP = 0.005
 MAX_INTERRUPTION = 0.15
 # Shorter lines are not part of the truth.
 MIN_LENGTH = 0.1
-# Minimum share of a line that must be clear.
+# Minimum share of a line's paint that must be clear.
 MIN_CLEAR_SHARE = 0.5
 # Number of places of a lap with marks that are not lines.
 MARKED_PLACES = 4
@@ -117,7 +117,8 @@ def truth_of(view: View, image: Pixels) -> Truth:
     if grey.shape[1] > THUMBNAIL[0] or grey.shape[0] > THUMBNAIL[1]:
         grey = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA)
     grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.6), np.float32)
-    stretches = [part for stripe in view.stripes if stripe.is_line for part in _stretches(stripe, view, grey)]
+    masks = hidden(view.look, view.camera)
+    stretches = [part for stripe in view.stripes if stripe.is_line for part in _stretches(stripe, view, grey, masks)]
     stretches.sort(key=lambda part: -part.clear_length)
     lines: list[Polyline] = []
     accepted = np.zeros((0, 2))
@@ -127,7 +128,7 @@ def truth_of(view: View, image: Pixels) -> Truth:
         middle = part.points
         for other in stretches[number + 1 :]:
             middle = _merged_points(middle, part, other, merge_distance)
-        for start, stop, label in _spans(clear, part.along, part.dashed):
+        for start, stop, label in _spans(clear, part.along, part.painted):
             lines.append(_polyline(middle[start:stop], label, view.camera.size))
             if label == "line":
                 accepted = np.concatenate([accepted, part.even[np.linspace(start, stop - 1, 120).astype(int)]])
@@ -136,21 +137,24 @@ def truth_of(view: View, image: Pixels) -> Truth:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A visible, continuous part of a stripe: (n, 2) pixels, the same in the 4:3 image, and which points are clear."""
+    """A visible, continuous part of a stripe: (n, 2) pixels, the same in the 4:3 image, and which points are clear.
+
+    `painted` is the share of it that is not the gaps of a dashed line.
+    """
 
     points: Floats
     even: Floats
     along: Floats
     thick: Floats
     clear: NDArray[np.bool_]
-    dashed: bool
+    painted: float
 
     @property
     def clear_length(self) -> float:
         return float((np.diff(self.along) * self.clear[1:]).sum())
 
 
-def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
+def _stretches(stripe: Stripe, view: View, grey: Floats, hidden_by: tuple[Mask, Mask]) -> list[_Stretch]:
     camera, look = view.camera, view.look
     size = np.array(camera.size)
     pixels, seen = camera.project(stripe.path)
@@ -170,13 +174,12 @@ def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
     distance = np.interp(fine, index, np.hypot(*stripe.path.T))
     shown = np.interp(fine, index, seen.astype(float)) == 1
     shown &= (points > 0).all(axis=1) & (points < size).all(axis=1) & (distance < look.reach)
-    if look.bumper:
-        # The rods are too thin to count.
-        mask = bumper_mask(replace(look, bumper=look.bumper[:1]), camera.size)
-        columns, rows = np.clip(points, 0, size - 1).astype(int).T
-        shown &= mask[rows, columns] == 0
+    columns, rows = np.clip(points, 0, size - 1).astype(int).T
+    by_car, by_things = (mask[rows, columns] > 0 for mask in hidden_by)
+    shown &= ~by_car
     # A defocused line must be thicker to be visible.
     shown &= thick > max(FAINT, 0.3 * look.blur)
+    painted = 1.0 if stripe.dash is None else stripe.dash[0] / sum(stripe.dash)
     parts = []
     for start, stop in runs(shown):
         if stop - start < 2:
@@ -185,8 +188,10 @@ def _stretches(stripe: Stripe, view: View, grey: Floats) -> list[_Stretch]:
         along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(even[part], axis=0).T))])
         clear = thick[part] > max(CLEAR, 0.8 * look.blur)
         scale = np.array(grey.shape[::-1]) / size
+        # A thing that hides a line interrupts it, as faint paint does.
+        clear &= ~by_things[part]
         clear &= _stands_out(points[part] * scale, aside[part] * scale, along, grey)
-        parts.append(_Stretch(points[part], even[part], along, thick[part], clear, stripe.dash is not None))
+        parts.append(_Stretch(points[part], even[part], along, thick[part], clear, painted))
     return parts
 
 
@@ -243,11 +248,11 @@ def _merged_points(points: Floats, part: _Stretch, other: _Stretch, merge_distan
     return middle
 
 
-def _spans(clear: NDArray[np.bool_], along: Floats, dashed: bool) -> list[tuple[int, int, str]]:
+def _spans(clear: NDArray[np.bool_], along: Floats, painted: float) -> list[tuple[int, int, str]]:
     """Return (start, stop, label) of the parts of the truth: lines with their gaps bridged, the rest faint."""
     lines: list[list[int]] = []
     for start, stop in runs(clear):
-        if lines and (dashed or along[start] - along[lines[-1][1] - 1] < MAX_INTERRUPTION):
+        if lines and (painted < 1 or along[start] - along[lines[-1][1] - 1] < MAX_INTERRUPTION):
             lines[-1][1] = stop
         else:
             lines.append([start, stop])
@@ -255,7 +260,7 @@ def _spans(clear: NDArray[np.bool_], along: Floats, dashed: bool) -> list[tuple[
     spans, last = [], 0
     for start, stop in lines:
         length = along[stop - 1] - along[start]
-        if length < MIN_LENGTH or (step * clear)[start:stop].sum() < MIN_CLEAR_SHARE * length:
+        if length < MIN_LENGTH or (step * clear)[start:stop].sum() < MIN_CLEAR_SHARE * painted * length:
             continue
         spans += [(last, start + 1, "faint"), (start, stop, "line")]
         last = stop - 1

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from camapp.core.arrays import Floats
 from camapp.core.ground_camera import GroundCamera
 from camapp.scenes.course import DEFAULT_LANE, Course, Pose, Rgb, Stripe, bending
+from camapp.scenes.decoys import coverings, papers, scenery, tapes
 from camapp.scenes.photograph import Look
 
 Rng = np.random.Generator
@@ -19,7 +21,7 @@ Rng = np.random.Generator
 KINDS = ("floor", "grass", "rubber", "asphalt")
 YELLOW = (226.0, 200.0, 60.0)
 # Share of views without any line.
-EMPTY_SHARE = 0.12
+EMPTY_SHARE = 0.17
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,32 @@ class View:
 
 
 def random_view(rng: Rng, size: tuple[int, int], kind: str | None = None) -> View:
-    """Return a random view of a random track, of a random kind if None is given; one in eight has no line at all."""
-    kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.17, 0.13) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
-    camera = random_camera(kind, size, rng)
-    course, pose = _course(kind, camera, rng)
+    """Return a random view of a random track, of a random kind if None is given; one in six has no line at all."""
+    kind = kind or str(rng.choice(KINDS, p=(0.45, 0.25, 0.14, 0.16) if size[0] > size[1] else (0.2, 0.45, 0.2, 0.15)))
     empty = rng.random() < EMPTY_SHARE
-    stripes = [] if empty else paint(kind, course, rng)
-    if not empty and rng.random() < (0.6 if kind == "floor" else 0.1):
-        stripes += _distant_part(kind, course, rng)
-    stripes = [*marks(kind, course, rng, empty), *stripes]
+    road = kind == "asphalt" and not empty and rng.random() < 0.35
+    camera = random_camera(kind, size, rng, road)
+    course, pose = _course(kind, camera, rng, road)
+    lines = [] if empty else paint(kind, course, rng)
+    if not empty and rng.random() < (0.6 if kind == "floor" else 0.3):
+        lines += _distant_part(kind, course, rng)
     look = random_look(kind, camera, rng, stray=0.7 if empty else 0.15)
+    look = replace(look, **scenery(kind, camera, rng, empty))
+    if rng.random() < (0.3 if kind == "floor" else 0.08):
+        look = replace(look, patches=[*look.patches, *papers(camera, rng)])
+    decoys: list[Stripe] = []
+    if rng.random() < (0.4 if empty else 0.15):
+        decoys += coverings(course, camera.height, rng, empty)
+    if rng.random() < (0.6 if empty and kind == "floor" else 0.25):
+        decoys += tapes(course, float(np.mean(look.ground)), rng, empty)
+    stripes = [*decoys, *marks(kind, course, rng, empty), *lines]
     return View(camera, tuple(stripe.seen_from(pose) for stripe in stripes), look, {} if empty else course.values(pose))
 
 
-def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
-    """Return a random camera, on a small car or carried over a running track."""
-    low = kind == "floor" or rng.random() < (0.35 if kind == "grass" else 0.6) * (0.4 if size[1] > size[0] else 1.0)
+def random_camera(kind: str, size: tuple[int, int], rng: Rng, road: bool = False) -> GroundCamera:
+    """Return a random camera, on a small car or carried over a running track, or behind a windscreen on a `road`."""
+    rarely = (0.35 if kind == "grass" else 0.6) * (0.4 if size[1] > size[0] else 1.0)
+    low = kind == "floor" or (rng.random() < rarely and not road)
     height = float(
         np.exp(rng.uniform(math.log(0.1), math.log(0.45)) if low else rng.uniform(math.log(0.5), math.log(1.8)))
     )
@@ -71,7 +83,8 @@ def random_camera(kind: str, size: tuple[int, int], rng: Rng) -> GroundCamera:
     return GroundCamera.of(size, height, min(pitch, 0.9), across, roll, bend)
 
 
-def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
+def _course(kind: str, camera: GroundCamera, rng: Rng, road: bool) -> tuple[Course, Pose]:
+    winding = kind == "grass" and rng.random() < 0.35
     if kind == "floor":
         lane = camera.height * float(np.exp(rng.uniform(math.log(1.2), math.log(5))))
         lanes = int(rng.choice([1, 2, 3], p=[0.75, 0.2, 0.05]))
@@ -80,14 +93,26 @@ def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
         if camera.height < 0.5 and rng.random() < 0.5:
             lane = rng.uniform(0.4, 1.0)
         lanes = int(rng.integers(1, 9)) if kind != "asphalt" else int(rng.integers(1, 4))
+        if road:
+            lane = rng.uniform(2.5, 3.8)
+        elif winding:
+            # A robots' course: one wide lane that winds over a lawn.
+            lane, lanes = camera.height * rng.uniform(1.2, 4.5), 1
     half = lanes * lane / 2
     borders = tuple(float(edge) for edge in np.linspace(-half, half, lanes + 1))
     max_curvature = 0.75 / (half + lane)
     if kind == "floor":
         # Hairpins, too tight for a car to follow the middle of its lane.
-        if lanes == 1 and rng.random() < 0.25:
-            max_curvature = 1.5 / lane
+        if lanes == 1 and rng.random() < 0.35:
+            max_curvature = 1.6 / lane
         bends = np.clip(rng.normal(0, 0.45 / lane) + rng.normal(0, 0.5 / lane, 5), -max_curvature, max_curvature)
+        if lanes == 1 and rng.random() < 0.12:
+            # A hairpin or a sharp corner after a straight.
+            turn = [0.05, 1.6, rng.uniform(-0.2, 1.6), 0.0, 0.0, 0.0]
+            bends = rng.choice([-1, 1]) / lane * np.concatenate([[0.0], np.roll(turn, rng.integers(3))])
+        reach = 14 * lane
+    elif winding:
+        bends = np.clip(rng.normal(0, 0.35 / lane, 6), -0.9 / lane, 0.9 / lane)
         reach = 14 * lane
     else:
         bend = rng.normal(0, 0.05 / lane) if rng.random() < 0.6 else 0.0
@@ -97,6 +122,8 @@ def _course(kind: str, camera: GroundCamera, rng: Rng) -> tuple[Course, Pose]:
     chosen = rng.integers(lanes)
     offset = (borders[chosen] + borders[chosen + 1]) / 2 + rng.uniform(-0.42, 0.42) * lane
     spread = (14 if rng.random() < 0.6 else 55) if kind == "floor" else (6 if rng.random() < 0.8 else 25)
+    if winding:
+        spread = 30
     turned = math.radians(float(np.clip(rng.normal(0, spread), -95, 95)))
     if kind == "floor" and rng.random() < 0.2:
         offset += rng.uniform(-1, 1) * lane
@@ -107,15 +134,20 @@ def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
     """Return the lines on a course's borders, with random width, colour, wear and dashes."""
     lane = course.borders[1] - course.borders[0]
     width = lane * (rng.uniform(0.05, 0.16) if kind == "floor" else rng.uniform(0.025, 0.09))
+    if kind != "floor":
+        # Paint on wide lanes is no broader.
+        width = min(width, rng.uniform(0.05, 0.12))
     white = rng.uniform(205, 255) * np.array([1, rng.uniform(0.96, 1), rng.uniform(0.88, 1)])
     colour = (float(white[0]), float(white[1]), float(white[2]))
     wear = rng.uniform(0, 0.6) if rng.random() < (0.15 if kind == "floor" else 0.35) else 0.0
-    cover = rng.uniform(0.55, 0.95) if kind in ("grass", "asphalt") else rng.uniform(0.85, 1)
+    cover = rng.uniform(0.4, 0.95) if kind in ("grass", "asphalt") else rng.uniform(0.85, 1)
     inner = None
-    if rng.random() < {"floor": 0.2, "asphalt": 0.3}.get(kind, 0.06):
+    if rng.random() < {"floor": 0.2, "asphalt": 0.45}.get(kind, 0.06):
         on = lane * rng.uniform(0.3, 1.5)
-        inner = (on, on * rng.uniform(0.4, 1.2))
-    double = kind == "floor" and rng.random() < 0.55
+        inner = (on, on * rng.uniform(0.4, 3.0 if kind == "asphalt" else 1.2))
+    double = kind == "floor" and rng.random() < 0.45
+    # Tape is often laid in straight pieces, with sharp corners.
+    corners = _corners(course, rng) if kind == "floor" and rng.random() < 0.35 else None
     stripes = []
     for i, border in enumerate(course.borders):
         outer = i in (0, len(course.borders) - 1)
@@ -125,8 +157,25 @@ def paint(kind: str, course: Course, rng: Rng) -> list[Stripe]:
             offsets = [border - apart / 2, border + apart / 2]
         else:
             offsets = [border]
-        stripes += [Stripe(course.beside(at), width, colour, cover=cover, wear=wear, dash=dash) for at in offsets]
+        paths = [course.beside(at) for at in offsets]
+        if corners is not None:
+            paths = [_straightened(path, corners) for path in paths]
+        stripes += [Stripe(path, width, colour, cover=cover, wear=wear, dash=dash) for path in paths]
     return stripes
+
+
+def _corners(course: Course, rng: Rng) -> NDArray[np.intp]:
+    """Return the indices of the points of a course between which tape is straight."""
+    lane = course.borders[1] - course.borders[0]
+    places = course.along[0] + np.cumsum(lane * rng.uniform(0.3, 1.6, 80))
+    inner = np.searchsorted(course.along, places[places < course.along[-1]])
+    return np.unique(np.concatenate([[0], inner, [len(course.along) - 1]]))
+
+
+def _straightened(path: Floats, corners: NDArray[np.intp]) -> Floats:
+    """Return a path that is straight between some of its points; it has the same number of points."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+    return np.stack([np.interp(along, along[corners], path[corners, axis]) for axis in (0, 1)], axis=1)
 
 
 def _distant_part(kind: str, course: Course, rng: Rng) -> list[Stripe]:
@@ -262,7 +311,7 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
     smear = rng.exponential(0.018) if fast else 0.0
     rows, columns = (int(side) for side in rng.integers(2, 6, 2))
     uneven = rng.uniform(0.0, 0.3)
-    cast = 1 + rng.normal(0, 0.05, 3) + (rng.normal(0, 0.1, 3) if rng.random() < 0.12 else 0)
+    cast = 1 + rng.normal(0, 0.05, 3) + (rng.normal(0, 0.13, 3) if rng.random() < 0.2 else 0)
     return Look(
         **_SURFACES[kind](high, rng),
         reach=reach,
@@ -278,7 +327,7 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
             (rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.02, 0.15), rng.uniform(30, 190), rng.uniform(0.4, 3))
             for _ in range(rng.poisson(0.7))
         ],
-        exposure=float(rng.uniform(75, 150)) if rng.random() < 0.85 else 0.0,
+        exposure=_exposure(rng),
         gamma=float(rng.uniform(0.7, 1.35)),
         blur=float(rng.exponential(0.0025)) + (0.001 if kind == "floor" else 0.0),
         motion=(math.cos(angle) * smear, math.sin(angle) * smear),
@@ -289,15 +338,27 @@ def random_look(kind: str, camera: GroundCamera, rng: Rng, stray: float = 0.15) 
     )
 
 
+def _exposure(rng: Rng) -> float:
+    """Return the mean level: of some images dark or over-exposed, and 0, for none, of others."""
+    low, high = ((75, 150), (25, 75), (150, 190))[rng.choice(3, p=(0.78, 0.12, 0.1))]
+    return float(rng.uniform(low, high)) if rng.random() < 0.88 else 0.0
+
+
 def _floor(high: float, rng: Rng) -> dict[str, Any]:
-    tone = rng.uniform(30, 120) if rng.random() < 0.75 else rng.uniform(120, 185)
+    tone = rng.uniform(30, 120) if rng.random() < 0.7 else rng.uniform(120, 195)
     ground = tone * (1 + rng.normal(0, 0.06 if rng.random() < 0.4 else 0.02, 3))
+    if rng.random() < 0.15:
+        # Wood.
+        ground = tone * rng.uniform(0.9, 1.2) * np.array([1.15, rng.uniform(0.75, 0.95), rng.uniform(0.35, 0.7)])
     return {"ground": _rgb(ground), "grain": float(rng.exponential(2.5)), "grain_size": high * rng.uniform(0.02, 0.1)}
 
 
 def _grass(high: float, rng: Rng) -> dict[str, Any]:
     dry = rng.random()
-    ground = rng.uniform(0.6, 1.3) * ((1 - dry) * np.array([84, 112, 58]) + dry * np.array([160, 158, 124]))
+    ground = rng.uniform(0.6, 1.4) * ((1 - dry) * np.array([84, 112, 58]) + dry * np.array([160, 158, 124]))
+    if rng.random() < 0.2:
+        # Leaves and earth between the blades.
+        ground = ground * (1.1, 0.85, rng.uniform(0.8, 1.2))
     return {
         "ground": _rgb(ground),
         "grain": rng.uniform(14, 42),

@@ -44,13 +44,13 @@ def test_torch_and_the_task_unpack_the_output_equally():
 
 
 def test_the_loss_is_minimal_if_the_output_is_the_truth():
-    wanted = torch.from_numpy(render([21]).fields).float()
+    wanted = torch.from_numpy(render([1, 2, 3]).fields).float()
     assert wanted[..., 0].sum() > 0
     rows, columns = grid()
     predicted = wanted[..., :5].clone()
     predicted[..., 0] = wanted[..., 0] * 20 - 10
-    packed = predicted.reshape(1, rows // 2, 2, columns // 2, 2, 5).permute(0, 2, 4, 5, 1, 3)
-    output = packed.reshape(1, -1, rows // 2, columns // 2)
+    packed = predicted.reshape(3, rows // 2, 2, columns // 2, 2, 5).permute(0, 2, 4, 5, 1, 3)
+    output = packed.reshape(3, -1, rows // 2, columns // 2)
     assert float(loss_of(output, wanted)) < 0.01
     assert float(loss_of(-output, wanted)) > 1
 

@@ -145,6 +145,13 @@ def test_lines_with_the_colour_of_the_ground_are_faint():
         assert max(visible_lines(View(CAMERA, stripes, PLAIN, {})), key=lambda line: len(line.points)).label == label
 
 
+def test_a_dashed_line_is_one_line_across_its_gaps():
+    stripe = Stripe(bending(6.0, np.zeros(2), BORDERS, back=1.0).beside(0.0), 0.06, (250.0,) * 3, dash=(0.2, 0.5))
+    lines = [line for line in visible_lines(View(CAMERA, (stripe,), PLAIN, {})) if line.label == "line"]
+    assert len(lines) == 1
+    assert lines[0].points[0][1] - lines[0].points[-1][1] > 60
+
+
 def test_an_open_course_never_overlaps_itself():
     course = bending(20.0, np.array([0.6, 0.6]), BORDERS, back=8.0)
     assert np.ptp(course.heading) < 2 * np.pi
