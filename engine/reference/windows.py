@@ -70,7 +70,7 @@ def nan_first(number: float) -> tuple[bool, float]:
 
 
 def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
-    """Sum over the channels of the group and the taps in the input for every output element.
+    """Sum over the channels of the group and the taps in the input for every place of the output.
 
     A residual (`compiler.fusion.fuse_residuals`) may follow the bias and is added to the output. The padding is 0, or a
     number for each channel (`compiler.bias_deferral.defer_biases`).
@@ -89,13 +89,16 @@ def conv(node: Node, x: Array, weight: Array, *more: Array) -> Array:
     group = node.attributes.get("group", 1)
     slides = slides_of(node, x.shape[2:], weight.shape[2:])
     inputs, outputs = weight.shape[1], weight.shape[0] // group
+    values = x.astype(np.float64).reshape(x.shape[0], group, 1, inputs, *x.shape[2:])
+    factors = weight.astype(np.float64).reshape(group, outputs, inputs, *weight.shape[2:])
     out = np.zeros((x.shape[0], weight.shape[0], *(len(starts) for starts, _ in slides)))
-    for n, o, *place in np.ndindex(out.shape):
-        total = 0.0 if bias is None else float(bias[o])
+    channels = (slice(None),) * 3
+    for n, *place in np.ndindex(out.shape[0], *out.shape[2:]):
+        total = np.zeros((group, outputs)) if bias is None else bias.astype(np.float64).reshape(group, outputs)
         for tap, at in taps_of(slides, place, x.shape[2:]):
-            for c in range(inputs):
-                total += float(x[(n, o // outputs * inputs + c, *at)]) * float(weight[(o, c, *tap)])
-        out[(n, o, *place)] = total
+            # Multiplied and added one by one: a BLAS may skip zeros, and with them the NaN of 0 * infinity.
+            total = total + (factors[channels + tap] * values[n][channels + at]).sum(axis=-1)
+        out[(n, slice(None), *place)] = total.ravel()
     return out if residual is None else out + residual
 
 
