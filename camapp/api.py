@@ -120,7 +120,7 @@ def watch(
         results = _Results(pipeline.source.live)
         for sink in (*sinks, results):
             pipeline.add_sink(sink)
-        app.add_preview(cameras)
+        app.add_preview(cameras, app.screen_for(checked))
         interfaces = build_interfaces([pipeline], lambda name: checked)
     except BaseException:
         cameras.discard()

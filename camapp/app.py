@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from camapp.capture.source import Source, redacted
 from camapp.capture.thread import FIRST_OPEN_S
@@ -45,8 +46,13 @@ from camapp.system.watchdog import Watchdog
 from camapp.tasks.task import Task
 from camapp.workers.shared_pool import SharedWorkers
 
+if TYPE_CHECKING:
+    from camapp.sinks.window import WindowSink
+
 log = logging.getLogger(__name__)
 
+# Displays on which a window of ours opens.
+_WINDOWS = (displays.DisplayKind.X11, displays.DisplayKind.KIOSK)
 # Seconds between two status lines in the journal.
 _JOURNAL_EVERY = 3600.0
 
@@ -61,7 +67,12 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
     manager.notify("STATUS=loading the model")
     # As a service, wait for a source that is absent at the start as for one that was lost.
     state = state_directory()
-    cameras = build_cameras([remembered(camera, state) for camera in settings], wait_for_source=bool(manager))
+    screen = screen_for(settings[0])
+    cameras = build_cameras(
+        [remembered(camera, state) for camera in settings],
+        wait_for_source=bool(manager),
+        watched=screen in _WINDOWS,
+    )
 
     def reread_one(name: str) -> Settings:
         for camera in reread():
@@ -77,7 +88,10 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
 
     on_stop_signals(cameras.request_stop)
     on_reload_signal(reload, managed=bool(manager))
-    if not add_preview(cameras):
+    windows = add_preview(cameras, screen)
+    for pipeline, window in zip(cameras.pipelines, windows, strict=False):
+        pipeline.stay_at_end(partial(_may_show, window))
+    if not windows:
         _add_console(cameras, manager)
     if manager:
         _add_watchdogs(manager, cameras)
@@ -108,6 +122,7 @@ def build_cameras(
     task: type[Task] | None = None,
     wait_for_source: bool = False,
     drain_file_s: float = DRAIN_FILE,
+    watched: bool = False,
 ) -> MultiCamera:
     """Build a pipeline with its sinks for each camera, and start nothing.
 
@@ -117,6 +132,7 @@ def build_cameras(
         source: source to read in place of the one in the settings; for one camera.
         task: class of the task in place of the one of the settings or the model.
         wait_for_source: retry a live source that never opened as long as one that was lost.
+        watched: a person looks at it in a window; see `Pipeline`.
 
     Raises:
         BadModel, SourceError, SinkError: of the first camera that cannot be built.
@@ -137,6 +153,7 @@ def build_cameras(
             health=health,
             first_open_s=camera.reconnect if wait_for_source else FIRST_OPEN_S,
             drain_file_s=drain_file_s,
+            watched=watched,
         )
         for camera in cameras
     ]
@@ -191,6 +208,10 @@ def _add_watchdogs(manager: ServiceManager, cameras: MultiCamera) -> None:
             pipeline.reporter.line,
         )
         pipeline.on_tick(watchdog.tick)
+
+
+def _may_show(window: WindowSink) -> bool:
+    return window.may_show
 
 
 def _has_started(pipeline: Pipeline) -> bool:
@@ -249,22 +270,22 @@ def _clip_sink(pipeline: Pipeline) -> ClipSink:
     )
 
 
-def add_preview(cameras: MultiCamera) -> bool:
-    """Add the preview that the settings request and this machine can show; return whether it is a window.
+def add_preview(cameras: MultiCamera, screen: displays.DisplayKind) -> list[WindowSink]:
+    """Add the preview on this kind of display; return its windows, one for each camera.
 
     Raises:
         SinkError: the display cannot be used as requested.
     """
     several = len(cameras.pipelines) > 1
-    screen = screen_for(cameras.pipelines[0].settings)
     if screen is displays.DisplayKind.DRM:
         add_drm_display(cameras.pipelines[0])
-    if screen not in (displays.DisplayKind.X11, displays.DisplayKind.KIOSK):
-        return False
-    for pipeline in cameras.pipelines:
-        title = f"camapp: {pipeline.name if several else pipeline.model.card.net}"
-        _add_window(pipeline, cameras.request_stop, title)
-    return True
+    if screen not in _WINDOWS:
+        return []
+    title = "camapp: {}"
+    return [
+        _add_window(pipeline, cameras.request_stop, title.format(pipeline.name if several else pipeline.model.card.net))
+        for pipeline in cameras.pipelines
+    ]
 
 
 def _add_console(cameras: MultiCamera, manager: ServiceManager) -> None:
@@ -316,7 +337,7 @@ def common_key(pipeline: Pipeline, key: str, keys: Keys) -> None:
         pipeline.renderer.keys = () if pipeline.renderer.keys else keys
 
 
-def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> None:
+def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: str) -> WindowSink:
     # Imported here, so that --display none loads no window code.
     from camapp.sinks.window import WindowSink
 
@@ -327,6 +348,8 @@ def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: 
             request_stop("closed by the user")
         elif key == "s":
             snapshots.request()
+        elif key == " ":
+            pipeline.step()
         else:
             common_key(pipeline, key, RUN)
 
@@ -334,6 +357,7 @@ def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: 
     window = WindowSink(title, pipeline.settings.full_screen or kiosk, on_key, pipeline.renderer.shown, kiosk=kiosk)
     pipeline.add_sink(window)
     pipeline.add_sink(snapshots)
+    return window
 
 
 def _report(pipeline: Pipeline, summary: Summary) -> str:

@@ -178,6 +178,8 @@ class ImagesSource(Source):
         skipped: (path, reason) of each unreadable file.
     """
 
+    finite = True
+
     def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)
         self.live = bool(options.realtime)

@@ -88,11 +88,13 @@ class Source(ABC):
     Attributes:
         live: whether the newest frame wins and a lost source is opened again; else every frame counts, in order.
         fps: nominal frames per second, known after `open`; 0 if there is none.
+        finite: whether it is a file, which can wait while a run is paused even if it is played at its own pace.
         regular: whether frames are taken at a steady rate, so that a gap means missed ones; files may vary theirs.
         stopping: set when the run ends; waits that may be long end with it.
     """
 
     live: bool = True
+    finite: bool = False
     fps: float = 0.0
     regular: bool = True
     # For a subclass that does not call `__init__`.
@@ -122,6 +124,9 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the device; may be called twice and after a failed `open`."""
+
+    def resume(self) -> None:
+        """Continue after a pause in which nothing was read: the next frame of a file is due now."""
 
     def try_open(self) -> None:
         """Prove that the source can be opened, without keeping it. Raises as `open` does.
@@ -298,14 +303,19 @@ def create_source(uri: str, options: SourceOptions) -> Source:
     return source
 
 
-def options_of(settings: Settings, model: Model) -> SourceOptions:
-    """Return the options of a source from the settings and the model's input size."""
+def options_of(settings: Settings, model: Model, watched: bool = False) -> SourceOptions:
+    """Return the options of a source from the settings and the model's input size.
+
+    Args:
+        watched: a person looks at it in a window, where a film has its own pace unless --realtime or --drawn says more.
+    """
     _, height, width = model.card.input_shape
+    own_pace = watched and settings.drawn is None and scheme_of(settings.source) == "video"
     return SourceOptions(
         size=settings.size,
         fps=settings.fps,
         target_fps=settings.target_fps,
-        realtime=settings.realtime,
+        realtime=True if own_pace and settings.realtime is None else settings.realtime,
         loop=settings.loop,
         hflip=settings.hflip,
         vflip=settings.vflip,
@@ -319,24 +329,27 @@ def options_of(settings: Settings, model: Model) -> SourceOptions:
     )
 
 
-def build_source(settings: Settings, model: Model, own: Source | type[Source] | None = None) -> Source:
+def build_source(
+    settings: Settings, model: Model, own: Source | type[Source] | None = None, watched: bool = False
+) -> Source:
     """Create the source that the settings name, not yet opened.
 
     Args:
         own: source to use instead, or its class, which is created with the URI and options of the settings. A source
             that was created with options of its own keeps them.
+        watched: as for `options_of`.
 
     Raises:
         BadSource: the URI or an option is wrong. Creating a source touches no device.
     """
-    options = options_of(settings, model)
     if own is not None:
+        options = options_of(settings, model)
         source = own if isinstance(own, Source) else own(settings.source, options)
         if source.options == SourceOptions():
             source.options = options
         source.uri = source.uri or settings.source
         return source
     try:
-        return create_source(settings.source, options)
+        return create_source(settings.source, options_of(settings, model, watched))
     except PermanentSourceError as error:
         raise BadSource(str(error)) from error

@@ -24,6 +24,8 @@ FIRST_OPEN_S = 10.0
 # Longest time that a source opens or closes unless --open-timeout says more, or that a retry waits; and what the
 # machine's load may add.
 _LONGEST_STEP_S, _MARGIN_S = 30.0, 5.0
+# Reason of the end of a file or folder.
+_END = "end of stream"
 
 
 class CaptureState(Enum):
@@ -86,6 +88,7 @@ class CaptureThread(threading.Thread):
         self._max_frames = max_frames
         self._on_recovered = on_recovered
         self._stop_event = source.stopping = threading.Event()
+        self._step_wanted = threading.Event()
         self._seq = 0
         self._silent_since = self._running_since = 0.0
         self._back_off = BackOff()
@@ -94,6 +97,15 @@ class CaptureThread(threading.Thread):
     def stop(self) -> None:
         """Request the thread to end after its present read."""
         self._stop_event.set()
+
+    def step(self) -> None:
+        """Let one frame pass during a pause."""
+        self._step_wanted.set()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether a file or folder was read to its end."""
+        return self.status.state is CaptureState.ENDED and self.status.reason == _END
 
     def is_within_limits(self) -> bool:
         """Return whether the present step (open, read, close, wait) began no longer ago than it may take."""
@@ -117,7 +129,7 @@ class CaptureThread(threading.Thread):
                 self._step()
                 self._stop_event.wait(wait)
         except EndOfStream as end:
-            self.status = CaptureStatus(CaptureState.ENDED, str(end) or "end of stream")
+            self.status = CaptureStatus(CaptureState.ENDED, str(end) or _END)
         except SourceError as error:
             self.status = CaptureStatus(CaptureState.FAILED, str(error), error)
         except Exception as error:
@@ -133,11 +145,16 @@ class CaptureThread(threading.Thread):
 
     def _read_all(self) -> None:
         orientation = Orientation(*self.source.remaining_orientation)
+        waited = False
         while not self._stop_event.is_set():
             self._step()
-            if self.paused.is_set() and not self.source.live:
+            if self.paused.is_set() and (self.source.finite or not self.source.live) and not self._step_wanted.is_set():
+                waited = True
                 self._stop_event.wait(0.05)
                 continue
+            if waited:
+                waited = False
+                self.source.resume()
             shot = self.source.read(self.read_limit.seconds())
             now = time.monotonic()
             if self.status.state is not CaptureState.RUNNING:
@@ -157,9 +174,10 @@ class CaptureThread(threading.Thread):
         frame = Frame(self._seq, shot)
         self.size = shot.view.size
         self._seq += 1
-        if self.paused.is_set():
+        if self.paused.is_set() and not self._step_wanted.is_set():
             self._stats.dropped(trace, "paused")
         else:
+            self._step_wanted.clear()
             self._deliver(frame, trace)
 
     def _lost(self, error: SourceLost) -> float:

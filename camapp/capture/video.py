@@ -39,6 +39,7 @@ class VideoSource(Source):
         limit_s: longest time for one picture, before the decoder is replaced.
     """
 
+    finite = True
     regular = False
 
     def __init__(self, uri: str, options: SourceOptions, catch_up_s: float = 0.25, limit_s: float = _LIMIT_S) -> None:
@@ -92,6 +93,10 @@ class VideoSource(Source):
             picture = self._advance()
         self._pace.wait(self._media_s, self.stopping)
         return self._shot(picture, self._pace.due_ns(self._media_s))
+
+    def resume(self) -> None:
+        """Make the frame after the newest one due now."""
+        self._pace.rebase(self._media_s + (1 / self.fps if self._frames else 0.0))
 
     def close(self) -> None:
         """End the decoder."""

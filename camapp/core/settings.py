@@ -115,7 +115,8 @@ class InputSettings:
         partial(parse_words, separator=";"),
     )
     realtime: bool | None = option(
-        None, "play files at their own speed, newest frame wins (default: cameras yes, files every frame)"
+        None,
+        "play files at their own speed, newest frame wins (default: cameras, and films in a window; else every frame)",
     )
     loop: bool = option(False, "restart files at their end")
     open_timeout: Positive | None = option(

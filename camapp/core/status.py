@@ -120,6 +120,7 @@ class Hud:
         latency_ms: milliseconds per stage: capture, prepare, queue, infer, decode, total (`Trace.latency_ms`).
         drops: dropped frames by reason.
         workers_busy: share of the workers' time spent on inference, 0 to 1.
+        ended: whether this is the last picture of a file, which stays.
         idle: whether the scene is still and inference slowed down on purpose.
         slowness: why the camera is slower than its configured rate; "" if it is not.
         health: of the machine.
@@ -138,6 +139,7 @@ class Hud:
     source: str = ""
     model: str = ""
     paused: bool = False
+    ended: bool = False
     idle: bool = False
     slowness: str = ""
     health: Health = Health()

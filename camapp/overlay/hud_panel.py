@@ -141,7 +141,8 @@ def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> L
 
 def draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
     """Draw what needs attention now, in the upper right corner."""
-    badges = [("PAUSED", AMBER)] if hud.paused else [("IDLE", SOFT)] if hud.idle else []
+    states = (("PAUSED", AMBER, hud.paused), ("END", SOFT, hud.ended), ("IDLE", SOFT, hud.idle))
+    badges = [(text, colour) for text, colour, holds in states if holds][:1]
     badges += [("LOW LIGHT" if hud.slowness.startswith("low light") else "SLOW CAMERA", AMBER)] if hud.slowness else []
     badges += [(alert.upper(), RED) for alert in hud.health.alerts]
     font = style.body if style.detail else style.small

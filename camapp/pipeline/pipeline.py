@@ -62,6 +62,7 @@ class Pipeline:
         shared: workers that it shares with other cameras; None gives it its own.
         first_open_s: seconds to retry a live source that never opened, at most `settings.reconnect`.
         drain_file_s: limit in seconds for the last frames of a file to be predicted.
+        watched: a person looks at it in a window: a film has its own pace; see `stay_at_end`.
 
     Raises:
         BadModel, SourceError: the model or the source cannot be used.
@@ -79,6 +80,7 @@ class Pipeline:
         health: HealthMonitor | None = None,
         first_open_s: float = FIRST_OPEN_S,
         drain_file_s: float = DRAIN_FILE,
+        watched: bool = False,
     ) -> None:
         # The stages run in parallel already, and the workers use the other cores: OpenCV's own threads would only
         # busy-wait for them (measured: 11.1 ms of CPU per frame against 9.4, and a 95th percentile of prepare of 8 ms
@@ -90,7 +92,7 @@ class Pipeline:
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
         self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)
         first = self._load(settings, model)
-        self.source = build_source(settings, first.model, source)
+        self.source = build_source(settings, first.model, source, watched)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
         self.inference = Inference(first, self.stats, self.source.live, self.workers + 1, self._publish)
@@ -113,11 +115,13 @@ class Pipeline:
             self.reporter.hud,
             self.reporter.lost,
             self.capture.paused,
+            lambda: self.capture.at_end,
             settings.size or (1280, 720),
         )
         self.set_hud(settings.hud)
         self._drain_file_s = drain_file_s
         self._ticks: list[Callable[[], None]] = []
+        self._stays_at_end: Callable[[], bool] = lambda: False
         self._changing = threading.Lock()
         self._stop_reason = ""
         self._time_is_up = ""
@@ -160,6 +164,10 @@ class Pipeline:
         """Call `call` in every step of the run's waits, about 20 times a second."""
         self._ticks.append(call)
 
+    def stay_at_end(self, while_: Callable[[], bool]) -> None:
+        """At the end of a file, keep its last picture as long as `while_()` is True."""
+        self._stays_at_end = while_
+
     @property
     def paused(self) -> bool:
         """Whether the image and the predictions are held."""
@@ -178,6 +186,13 @@ class Pipeline:
     def toggle_pause(self) -> None:
         """Pause, or resume if paused."""
         (self.resume if self.paused else self.pause)()
+
+    def step(self) -> None:
+        """Let one frame pass if paused, else pause."""
+        if self.paused:
+            self.capture.step()
+        else:
+            self.pause()
 
     @property
     def hud_shown(self) -> bool:
@@ -279,7 +294,9 @@ class Pipeline:
             time.sleep(_TICK)
             if self.inference.pool.error is not None or self.inference.error is not None:
                 return
-            if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED):
+            if self.capture.status.state in (CaptureState.ENDED, CaptureState.FAILED) and not (
+                self.capture.at_end and self._stays_at_end()
+            ):
                 return
             if self.settings.duration is not None and self.stats.balance().captured:
                 deadline = deadline or time.monotonic() + self.settings.duration

@@ -41,6 +41,7 @@ class Renderer:
 
     Args:
         lost: returns why the source is lost, or "".
+        ended: returns whether the last image of a file stays.
         default_size: size of the NO SIGNAL image before the first frame.
 
     Attributes:
@@ -55,6 +56,7 @@ class Renderer:
         hud: Callable[[], Hud],
         lost: Callable[[], str],
         paused: threading.Event,
+        ended: Callable[[], bool],
         default_size: tuple[int, int] = (1280, 720),
     ) -> None:
         self.show_hud = True
@@ -64,6 +66,7 @@ class Renderer:
         self._make_hud = hud
         self._lost = lost
         self._paused = paused
+        self._ended = ended
         self._size = default_size
         self._overlay = Overlay()
         self._mailbox: Mailbox[tuple[Frame, Trace, Prediction | None]] = Mailbox()
@@ -125,13 +128,13 @@ class Renderer:
                     if reason:
                         lost_since = lost_since or now
                         self._show(no_signal(self._size, reason, now - lost_since), None)
-                    elif item is not None and self._paused.is_set():
-                        self._draw(*item)
+                    elif item is not None and (self._paused.is_set() or self._ended()):
+                        self._draw(*item, again=True)
             except Exception as error:  # noqa: BLE001 - a failing preview must not end predictions
                 reason = f"{type(error).__name__}: {error}"
                 self._log_once(logging.ERROR, "", "drawing the preview failed: %s (logged once)", reason, error=error)
 
-    def _draw(self, frame: Frame, trace: Trace, prediction: Prediction | None) -> None:
+    def _draw(self, frame: Frame, trace: Trace, prediction: Prediction | None, again: bool = False) -> None:
         if not any(sink.wanted() for sink in self._sinks):
             return
         # A copy, since the model may still crop from these pixels, and a device may own them.
@@ -142,7 +145,8 @@ class Renderer:
         is_own = prediction is not None
         if prediction is None and self._newest is not None:
             prediction, predicted = self._newest
-            age_ms = (now - predicted.captured) / 1e6
+            # Of an image that stays, it does not grow old.
+            age_ms = max(0, (trace.captured if again else now) - predicted.captured) / 1e6
         self._refresh(now)
         stale = age_ms > self._stale_after_ms
         truth = frame.shot.truth.label if frame.shot.truth else ""
@@ -157,6 +161,10 @@ class Renderer:
         """Update the statistics if it is time."""
         if now - self._refreshed_at > _REFRESH_EVERY_NS:
             self._refreshed_at = now
+            if self._ended() and self._hud is not None:
+                # The rates of a film that has ended would fall to 0, and alarm.
+                self._hud = replace(self._hud, ended=True)
+                return
             self._hud = self._make_hud()
             self._stale_after_ms = self._stats.stale_after_ms()
 

@@ -62,6 +62,11 @@ class WindowSink(ImageSink):
         """Whether a window is open and has shown an image."""
         return self._has_shown
 
+    @property
+    def may_show(self) -> bool:
+        """Whether a window is open, or is about to be."""
+        return self._process.running and not self._is_warned
+
     def start(self) -> None:
         """Look for a display and open the window, in the background."""
         self._process.start()

@@ -171,6 +171,11 @@ class SupervisedProcess:
         # The child has PR_SET_PDEATHSIG: the kernel kills it together with the thread that started it.
         self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
 
+    @property
+    def running(self) -> bool:
+        """Whether the child is kept running."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Start the child in the background."""
         self._thread.start()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from camapp import cli
 from camapp.cli import app
+from tests.camapp.desktop import Desktop
 
 ROOT = Path(__file__).parents[2]
 QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
@@ -131,6 +132,33 @@ def test_without_a_camera_or_display_it_shows_the_pattern_and_prints_predictions
     assert "pattern" in done.stderr
     assert "inference" in done.stderr
     assert "ended after" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(shutil.which, ("Xvfb", "xdotool"))), reason="needs Xvfb and xdotool")
+def test_a_film_in_a_window_takes_its_time_and_stays_until_it_is_closed(tmp_path):
+    film, log = tmp_path / "film.mp4", tmp_path / "log.jsonl"
+    camapp("render", "pattern://digits?size=320x240", film, "--seconds", "3")
+    desktop = Desktop()
+    environment = ENVIRONMENT | {"DISPLAY": desktop.name}
+    with subprocess.Popen([sys.executable, "-m", "camapp", film, "--log", log], env=environment) as process:
+        try:
+            moments = []
+            deadline = time.monotonic() + 60
+            # Frame 89 is the last of 3 s at 30 a second; it may have been skipped.
+            while not moments or moments[-1] < 2.5:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+                records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+                moments = [(record["t_mono_ns"] - records[0]["t_mono_ns"]) / 1e9 for record in records]
+            assert process.poll() is None
+            while process.poll() is None and time.monotonic() < deadline:
+                desktop.press("camapp", "q")
+                time.sleep(0.2)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            desktop.kill()
 
 
 def test_it_runs_from_another_directory(tmp_path):

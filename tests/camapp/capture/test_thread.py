@@ -1,3 +1,4 @@
+import queue
 import threading
 import time
 
@@ -103,6 +104,46 @@ def test_frames_of_a_paused_live_source_are_counted_as_paused():
     thread.start()
     thread.join(5)
     assert stats.balance().dropped == {"paused": 5}
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_file_waits_during_a_pause_and_steps_by_single_frames(live):
+    source, arrived = ScriptedSource(5, live=live), queue.Queue()
+    source.finite, source.resumed = True, 0
+
+    def resume():
+        source.resumed += 1
+
+    source.resume = resume
+    stats = Stats()
+    thread = CaptureThread(source, stats, lambda frame, trace: arrived.put(frame.seq))
+    thread.paused.set()
+    thread.start()
+    for seq in range(2):
+        with pytest.raises(queue.Empty):
+            arrived.get(timeout=0.12)
+        thread.step()
+        assert arrived.get(timeout=5) == seq
+    thread.paused.clear()
+    thread.join(5)
+    assert [arrived.get_nowait() for _ in range(3)] == [2, 3, 4]
+    assert source.resumed == 3
+    assert stats.balance().dropped == {}
+    assert thread.at_end
+
+
+def test_a_step_lets_one_frame_of_a_paused_camera_pass():
+    source, seqs = ScriptedSource(3), []
+    thread = CaptureThread(source, Stats(), lambda frame, trace: seqs.append(frame.seq))
+    source.script += [thread.paused.set, 2, thread.step, 3, thread.paused.clear, 1]
+    thread.start()
+    thread.join(5)
+    assert seqs == [0, 1, 2, 5, 8]
+
+
+def test_a_limit_is_no_end_of_the_file():
+    thread, _ = run(ScriptedSource(5), max_frames=3)
+    assert not thread.at_end
 
 
 def test_stop_ends_a_reconnecting_thread_soon():

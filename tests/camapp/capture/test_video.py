@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from camapp.capture.source import EndOfStream, SourceOptions
+from camapp.capture.source import EndOfStream, SourceOptions, build_source
 from camapp.capture.video import VideoSource
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.image import Layout
+from camapp.core.models import load_model
+from camapp.core.settings import load_settings
 
 FPS = 25
 FRAMES = 20
@@ -136,6 +138,28 @@ def test_realtime_skips_frames_that_were_not_read_in_time(clip, clock):
     assert number_of(shot) == 7
     assert clock.now - shot.sensor_ns == pytest.approx(0.5e9 / FPS, abs=1e6)
     assert number_of(source.read(1)) == 8
+
+
+def test_after_a_pause_the_film_continues_with_the_next_frame_at_its_pace(clip, clock):
+    source = opened(clip, realtime=True)
+    source.resume()
+    assert number_of(source.read(1)) == 0
+    clock.sleep(20.0)
+    source.resume()
+    assert number_of(source.read(1)) == 1
+    before = clock.now
+    assert number_of(source.read(1)) == 2
+    assert clock.now - before == pytest.approx(1e9 / FPS, abs=1e6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "own_pace"), [({}, True), ({"realtime": False}, False), ({"drawn": "folder"}, False)]
+)
+def test_a_film_has_its_own_pace_if_it_is_watched(clip, settings, own_pace):
+    settings = load_settings({"source": str(clip), **settings}, environment={})
+    model = load_model(settings)
+    assert build_source(settings, model, watched=True).live == own_pace
+    assert not build_source(settings, model).live
 
 
 def test_realtime_shifts_its_schedule_if_it_cannot_catch_up(clip, clock):

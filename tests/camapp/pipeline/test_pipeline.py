@@ -309,6 +309,34 @@ def test_pause_holds_predictions_and_counts_the_frames(build):
     assert keep.seqs[-1] > 50
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_the_last_picture_of_a_file_stays_while_it_is_watched(build, live):
+    images = KeepImages()
+    source = ScriptedSource(5, live=live, interval=0.02)
+    source.finite = True
+    pipeline, keep = build(source, images)
+    watched = [True]
+    pipeline.stay_at_end(lambda: watched[0])
+    run = threading.Thread(target=lambda: check(pipeline.run()))
+    run.start()
+    eventually(lambda: pipeline.capture.at_end and not pipeline.stats.in_flight())
+    # It is drawn again, for the keys that change what is drawn.
+    drawn = len(images.shown)
+    eventually(lambda: len(images.shown) >= drawn + 2)
+    assert {trace.seq for _, trace in images.shown[drawn:]} == {4}
+    watched[0] = False
+    run.join(5)
+    assert not run.is_alive()
+    assert keep.seqs[-1] == 4
+
+
+def eventually(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_an_image_sink_that_raises_does_not_end_predictions(build):
     class Broken(ImageSink):
         def show(self, canvas, trace):
