@@ -297,22 +297,22 @@ def test_help_is_quick():
     assert "Run a model on a camera or file, live." in done.stdout
 
 
-def test_former_spellings_of_options_and_commands_still_work(tmp_path):
-    former = camapp("run", "--camera-view", "70", "--camera-bend=20", "--print-config")
-    present = camapp("run", "--camera-hfov", "70", "--camera-distortion=20", "--print-config")
+def test_former_spellings_of_options_and_commands_still_work(tmp_path, inside):
+    former = inside("run", "--camera-view", "70", "--camera-bend=20", "--print-config")
+    present = inside("run", "--camera-hfov", "70", "--camera-distortion=20", "--print-config")
     assert former.returncode == 0, former.stderr
     assert former.stdout == present.stdout
     assert "camera_hfov = 70.0" in former.stdout
     assert "camera_distortion = 20.0" in former.stdout
-    assert "--camera-view" not in camapp("run", "--help").stdout
+    assert "--camera-view" not in inside("run", "--help").stdout
     video = tmp_path / "digits.avi"
     done = camapp("film", "pattern://digits?size=64x64&fps=5", video, "--seconds", "0.4")
     assert done.returncode == 0, done.stderr
     assert video.exists()
     for option in ("--bend", "--distortion"):
-        refused(camapp("calibrate-track", "absent.png", option, "10", "--point", "1,1=0,0"), 78, "absent.png")
+        refused(inside("calibrate-track", "absent.png", option, "10", "--point", "1,1=0,0"), 78, "absent.png")
     # The trials of `selftest` are tested with the command.
-    assert camapp("selftest", "--help").stdout == camapp("doctor", "--help").stdout
+    assert inside("selftest", "--help").stdout == inside("doctor", "--help").stdout
 
 
 def test_bench_prints_json():
