@@ -429,18 +429,12 @@ def test_a_source_that_fails_for_good_raises_its_error_after_the_last_result():
         ),
     ],
 )
-def test_an_error_has_the_line_of_the_command_line(tmp_path, call, arguments):
+def test_an_error_has_the_line_of_the_command_line(tmp_path, inside, call, arguments):
     (tmp_path / "bad.npz").write_bytes(b"no model")
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(camapp.CamappError) as caught:
         call(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "camapp", *arguments.format(tmp_path).split()],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = inside(*arguments.format(tmp_path).split())
     lines = [line for line in done.stderr.splitlines() if line.startswith("camapp: ")]
     assert lines == [f"camapp: {caught.value}"]
     assert caught.value.code == done.returncode

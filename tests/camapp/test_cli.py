@@ -1,7 +1,6 @@
 """The program as a user starts it: exit codes, one clear line, no traceback, nothing left behind."""
 
 import json
-import logging
 import os
 import pty
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import warnings
 from pathlib import Path
 
 import cv2
@@ -19,7 +17,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from camapp import cli
 from camapp.cli import app
 from tests.camapp.desktop import Desktop
 
@@ -39,38 +36,6 @@ def start(*arguments, before=()):
     return subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
-
-
-@pytest.fixture
-def inside(capfd, monkeypatch):
-    """Run the program in this process, for what ends before anything is started: a process takes a second more."""
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def exit_with(code):
-        raise SystemExit(code)
-
-    # The real one ends the process at once if another test has left a stuck thread.
-    monkeypatch.setattr(cli, "exit_process", exit_with)
-    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
-    root = logging.getLogger()
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camapp", *map(str, arguments)])
-        handlers, level = root.handlers[:], root.level
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
-        output, errors = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, output, errors)
-
-    return run
 
 
 def refused(done, code, reason):
