@@ -5,15 +5,19 @@ from __future__ import annotations
 import faulthandler
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from camapp.capture.shared import SharedCapture
 from camapp.capture.source import Source, redacted
 from camapp.capture.thread import FIRST_OPEN_S
 from camapp.core.errors import ExitCode, SettingsError, SinkError
 from camapp.core.keys import RUN, Keys
+from camapp.core.models import identity_of
+from camapp.core.regions import by_region, group_of_regions
 from camapp.core.settings import Settings
 from camapp.pipeline.checks import (
     Findings,
@@ -69,13 +73,13 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
     state = state_directory()
     screen = screen_for(settings[0])
     cameras = build_cameras(
-        [remembered(camera, state) for camera in settings],
+        [remembered(camera, state) for camera in by_region(settings)],
         wait_for_source=bool(manager),
         watched=screen in _WINDOWS,
     )
 
     def reread_one(name: str) -> Settings:
-        for camera in reread():
+        for camera in by_region(reread()):
             if camera.name == name:
                 return remembered(camera, state)
         raise SettingsError(f"the configuration has no camera '{name}' any more")
@@ -124,9 +128,10 @@ def build_cameras(
     drain_file_s: float = DRAIN_FILE,
     watched: bool = False,
 ) -> MultiCamera:
-    """Build a pipeline with its sinks for each camera, and start nothing.
+    """Build a pipeline with its sinks for each camera or region, and start nothing.
 
-    The cores are split between the cameras, or shared if the settings say so.
+    The cores are split between the cameras, or shared if the settings say so. The regions of a camera share its images
+    and, if they run the same model, their workers.
 
     Args:
         source: source to read in place of the one in the settings; for one camera.
@@ -143,6 +148,11 @@ def build_cameras(
     shared = None
     if several and first.share_workers:
         shared = SharedWorkers(first.workers or default_workers(), first.threads)
+    elif several and any(camera.region for camera in cameras):
+        models = len({identity_of(camera) for camera in cameras})
+        shared = SharedWorkers(first.workers or max(1, default_workers() // models), first.threads)
+    groups = Counter(map(group_of_regions, cameras))
+    images = {group: SharedCapture(members) for group, members in groups.items() if group is not None}
     pipelines = [
         Pipeline(
             camera,
@@ -150,6 +160,7 @@ def build_cameras(
             task=task,
             workers=camera.workers or max(1, default_workers() // len(cameras)),
             shared=shared,
+            images=images.get(group_of_regions(camera)),
             health=health,
             first_open_s=camera.reconnect if wait_for_source else FIRST_OPEN_S,
             drain_file_s=drain_file_s,
@@ -191,7 +202,7 @@ def run_cameras(
 
 def check(cameras: Sequence[Settings], outputs: bool = True) -> Findings:
     """Try what a start would try, and start nothing; see `find_faults`."""
-    return find_faults(cameras, check_interfaces, outputs)
+    return find_faults(by_region(cameras), check_interfaces, outputs)
 
 
 def _add_watchdogs(manager: ServiceManager, cameras: MultiCamera) -> None:
@@ -225,7 +236,9 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.log is not None:
         pipeline.add_sink(_log_sink(pipeline, settings.log))
     if settings.on_label is not None:
-        command = LabelCommandSink(settings.on_label, settings.on_label_every, events=settings.on_label_when)
+        command = LabelCommandSink(
+            settings.on_label, settings.on_label_every, events=settings.on_label_when, camera=settings.name
+        )
         pipeline.add_sink(command)
     if settings.clip_on:
         pipeline.add_sink(_clip_sink(pipeline))

@@ -53,7 +53,12 @@ _FOR_STILLS = (
 
 # Settings that a measurement uses, and those that `collect` does.
 _FOR_MEASURING = (
-    *(name for group in ("Input", "Model", "Detect", "Track", "Speed") for name in GROUPS[group].__dataclass_fields__),
+    *(
+        name
+        for group in ("Input", "Model", "Detect", "Track", "Speed")
+        for name in GROUPS[group].__dataclass_fields__
+        if name != "region"
+    ),
     *("max_frames", "reconnect", "debug"),
 )
 _FOR_COLLECTING = (
@@ -67,8 +72,11 @@ _FOR_TRIALS = (
     *("camera_height", "camera_pitch", "camera_hfov", "workers", "threads", "target_fps", "debug"),
 )
 
+# Commands for one camera that use its regions.
+_WITH_REGIONS = ("collect", "install_service")
+
 # Settings whose flag may be given several times.
-_REPEATABLE = ("camera_control", "zone", "line")
+_REPEATABLE = ("camera_control", "region", "zone", "line")
 
 # Former spellings, which scripts and units may still hold.
 _COMMAND_ALIASES = {"selftest": ("doctor", "--try"), "film": ("render",)}
@@ -168,6 +176,9 @@ def with_settings(
                 arguments[name] = loaded = reread()
                 debug = (loaded[0] if name == "cameras" else loaded).debug
             _set_up_logging(debug)
+            if name == "settings" and loaded.region and command.__name__ not in _WITH_REGIONS:
+                text = "regions are for 'camapp run' and 'camapp collect': this uses the whole image"
+                logging.getLogger("camapp").warning(text)
             with report_errors(debug):
                 _run_or_fetch(partial(command, **arguments))
 

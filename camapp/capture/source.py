@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 from camapp.core.errors import BadSource, PermanentSourceError
 from camapp.core.frames import Shot
+from camapp.core.zones import parse_regions
 
 if TYPE_CHECKING:
     from camapp.capture.drm_preview import DrmPreview
@@ -311,6 +313,9 @@ def options_of(settings: Settings, model: Model, watched: bool = False) -> Sourc
     """
     _, height, width = model.card.input_shape
     own_pace = watched and settings.drawn is None and scheme_of(settings.source) == "video"
+    # A region is enlarged to the model's input, so the whole image needs more pixels than that.
+    parts = [region.roi for region in parse_regions(settings.region)] or [settings.roi or (0.0, 0.0, 1.0, 1.0)]
+    needed = (max(320, *(width / part[2] for part in parts)), max(240, *(height / part[3] for part in parts)))
     return SourceOptions(
         size=settings.size,
         fps=settings.fps,
@@ -322,7 +327,7 @@ def options_of(settings: Settings, model: Model, watched: bool = False) -> Sourc
         rotate=settings.rotate,
         controls=settings.controls,
         # The model's view has room for a crop; tasks that search the image need about this size anyway.
-        model_size=(max(320, width), max(240, height)),
+        model_size=(math.ceil(needed[0]), math.ceil(needed[1])),
         open_timeout=settings.open_timeout,
         read_timeout=settings.read_timeout,
         labels=model.card.labels,

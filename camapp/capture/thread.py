@@ -47,17 +47,53 @@ class CaptureStatus:
     error: SourceError | None = None
 
 
+class Receiver:
+    """Counts the frames of a capture thread, and passes them on.
+
+    Args:
+        deliver: called with each frame and its trace; may block if every frame counts.
+        on_recovered: called when a lost source is back.
+
+    Attributes:
+        paused: frames are counted as dropped, and not passed on.
+        lock: held while a frame is passed on.
+        closed: no further frames are taken.
+    """
+
+    def __init__(
+        self, stats: Stats, deliver: Callable[[Frame, Trace], None], on_recovered: Callable[[], None] = lambda: None
+    ) -> None:
+        self.stats = stats
+        self.on_recovered = on_recovered
+        self.paused = threading.Event()
+        self.lock = threading.Lock()
+        self.closed = False
+        self._deliver = deliver
+
+    def take(self, frame: Frame, regular: bool, stepping: bool) -> None:
+        """Count a frame and pass it on, also if paused while `stepping`; `regular` as of the source."""
+        with self.lock:
+            if self.closed:
+                return
+            trace = self.stats.captured(frame.seq, frame.shot.sensor_ns, regular)
+            if self.paused.is_set() and not stepping:
+                self.stats.dropped(trace, "paused")
+            else:
+                self._deliver(frame, trace)
+
+
 class CaptureThread(threading.Thread):
     """Reads a source until it ends, fails for good, or `stop` is set.
 
     Args:
         source: not yet opened; used by this thread only.
-        deliver: called with each frame and its trace; may block if every frame counts.
+        stats: as well as `deliver` and `on_recovered` of its first receiver.
         reconnect_s: seconds to retry a lost live source.
         first_open_s: seconds to retry a live source that never opened, at most `reconnect_s`: it is more likely a
             wrong name than a loose cable.
 
     Attributes:
+        receivers: each takes every frame; more may be added before `start`.
         read_limit: the present time to wait for a frame; may be replaced before `start`.
         size: (width, height) of the newest frame, None before the first.
         gives_up: whether to fail once a live source was lost for too long; may be replaced before `start`.
@@ -76,17 +112,15 @@ class CaptureThread(threading.Thread):
         super().__init__(name="capture", daemon=True)
         self.source = source
         self.status = CaptureStatus(CaptureState.OPENING)
-        self.paused = threading.Event()
+        self.receivers = [Receiver(stats, deliver, on_recovered)]
+        self.paused = self.receivers[0].paused
         self.size: tuple[int, int] | None = None
         self.gives_up: Callable[[], bool] = lambda: True
         self._step_began = time.monotonic()
-        self._stats = stats
-        self._deliver = deliver
         self._first_open_s = min(reconnect_s, first_open_s)
         self.read_limit = ReadLimit(source.options.read_timeout, source.options.fps)
         self._reconnect_s = reconnect_s
         self._max_frames = max_frames
-        self._on_recovered = on_recovered
         self._stop_event = source.stopping = threading.Event()
         self._step_wanted = threading.Event()
         self._seq = 0
@@ -148,7 +182,8 @@ class CaptureThread(threading.Thread):
         waited = False
         while not self._stop_event.is_set():
             self._step()
-            if self.paused.is_set() and (self.source.finite or not self.source.live) and not self._step_wanted.is_set():
+            paused = any(receiver.paused.is_set() for receiver in self.receivers)
+            if paused and (self.source.finite or not self.source.live) and not self._step_wanted.is_set():
                 waited = True
                 self._stop_event.wait(0.05)
                 continue
@@ -160,7 +195,8 @@ class CaptureThread(threading.Thread):
             if self.status.state is not CaptureState.RUNNING:
                 if self.status.state is CaptureState.LOST:
                     self._loss_log.back(self.source.describe(), now)
-                    self._on_recovered()
+                    for receiver in self.receivers:
+                        receiver.on_recovered()
                 self.status = CaptureStatus(CaptureState.RUNNING)
                 self._running_since = now
             self._silent_since = now
@@ -170,15 +206,13 @@ class CaptureThread(threading.Thread):
                 raise EndOfStream(f"--max-frames {self._max_frames} reached")
 
     def _add(self, shot: Shot) -> None:
-        trace = self._stats.captured(self._seq, shot.sensor_ns, self.source.regular)
         frame = Frame(self._seq, shot)
         self.size = shot.view.size
         self._seq += 1
-        if self.paused.is_set() and not self._step_wanted.is_set():
-            self._stats.dropped(trace, "paused")
-        else:
-            self._step_wanted.clear()
-            self._deliver(frame, trace)
+        stepping = self._step_wanted.is_set()
+        self._step_wanted.clear()
+        for receiver in self.receivers:
+            receiver.take(frame, self.source.regular, stepping)
 
     def _lost(self, error: SourceLost) -> float:
         """Note the loss; return the seconds to the next attempt. Raises PermanentSourceError if it lasts too long."""
@@ -192,7 +226,8 @@ class CaptureThread(threading.Thread):
             healthy = self._silent_since - self._running_since
             self.read_limit.lost(healthy)
         self._loss_log.lost(str(error), now)
-        self._stats.source_lost()
+        for receiver in self.receivers:
+            receiver.stats.source_lost()
         self.status = CaptureStatus(CaptureState.LOST, str(error))
         # One more attempt is made when the time is over.
         wait = self._back_off.after_loss(healthy, absent=isinstance(error, SourceAbsent))

@@ -10,6 +10,7 @@ from camapp.capture.source import IMAGE_SUFFIXES
 from camapp.core.errors import ExitCode, SettingsError
 from camapp.core.keys import COLLECT
 from camapp.core.settings import Settings
+from camapp.core.zones import Roi, parse_regions
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.snapshot import CollectSink
 from camapp.system import displays
@@ -40,7 +41,10 @@ def run_collect(
     def fps() -> float | None:
         return None if pipeline.source.live else pipeline.source.fps
 
-    sink = CollectSink(home, every, fps, settings.roi, count, saved)
+    parts: dict[str, Roi | None] = {region.name: region.roi for region in parse_regions(settings.region)} or {
+        "": settings.roi
+    }
+    sink = CollectSink(home, every, fps, parts, count, saved)
     pipeline.add_sink(sink)
     if _has_window(settings):
         _add_window(pipeline, sink, label)

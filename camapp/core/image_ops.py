@@ -12,11 +12,10 @@ import numpy as np
 from camapp.core.arrays import Floats, Pixels
 from camapp.core.image import CONVERSIONS, Image, Layout
 from camapp.core.predictions import Box, Point
+from camapp.core.zones import Roi
 
 if TYPE_CHECKING:
     from engine.model import ModelCard
-
-Roi = tuple[float, float, float, float]
 
 FITS = ("crop", "letterbox", "stretch")
 

@@ -17,14 +17,14 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from camapp.core.addresses import parse_mqtt, parse_web, plain_source
 from camapp.core.errors import SettingsError
-from camapp.core.zones import NAME, NAME_RULE, parse_lines, parse_zones
+from camapp.core.zones import NAME, NAME_RULE, check_roi, parse_lines, parse_regions, parse_zones
 
 ENVIRONMENT_PREFIX = "CAMAPP_"
 # Variables with the prefix that are not settings: the path of the configuration, the variables of an --on-label
 # command, and a secret, which must not be printed with the settings.
 NOT_SETTINGS = {
     *("CAMAPP_CONFIG", "CAMAPP_MQTT_PASSWORD"),
-    *("CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_COUNT", "CAMAPP_EVENT", "CAMAPP_SEQ"),
+    *("CAMAPP_CAMERA", "CAMAPP_LABEL", "CAMAPP_SCORE", "CAMAPP_COUNT", "CAMAPP_EVENT", "CAMAPP_SEQ"),
 }
 # Former name -> present name of a setting. Both work as TOML key, environment variable, keyword and flag.
 ALIASES = {"camera_view": "camera_hfov", "camera_bend": "camera_distortion"}
@@ -37,9 +37,11 @@ _FOR_THE_RUN = {
 }
 # Shared by all cameras if --share-workers is set.
 _FOR_SHARED_WORKERS = {"workers", "threads"}
-_PLACES: dict[str, Callable[[Sequence[str]], Any]] = {"zone": parse_zones, "line": parse_lines}
+_PLACES: dict[str, Callable[[Sequence[str]], Any]] = {
+    **{"region": parse_regions, "zone": parse_zones, "line": parse_lines}
+}
 # Different for each camera, so neither the command line nor the environment may set them for several.
-_FOR_ONE_CAMERA = {"source", "name"}
+_FOR_ONE_CAMERA = {"source", "name", "region"}
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -112,6 +114,13 @@ class InputSettings:
         (),
         "set a camera control, NAME=VALUE such as AfMode=Continuous (repeatable)",
         "NAME=VALUE",
+        partial(parse_words, separator=";"),
+    )
+    region: tuple[str, ...] = option(
+        (),
+        "part of the image to watch like a camera of its own: NAME=x,y,width,height as fractions of the image, and "
+        ":MODEL if it has its own model (repeatable)",
+        "NAME=X,Y,W,H",
         partial(parse_words, separator=";"),
     )
     realtime: bool | None = option(
@@ -486,6 +495,8 @@ def _merged(layers: list[tuple[Mapping[str, Any], str]]) -> Settings:
             f"threshold_low ({settings.threshold_low}) must not be above threshold_high ({settings.threshold_high})",
             usage=not {"threshold_low", "threshold_high"}.isdisjoint(layers[-1][0]),
         )
+    if settings.region and settings.roi:
+        raise SettingsError("--region and --roi both choose a part of the image: give one of them", usage=True)
     return settings
 
 
@@ -550,9 +561,7 @@ def _check_content(name: str, value: Any) -> None:
     if name == "anchors" and value is not None and len(value) % 2:
         raise ValueError("widths and heights, in pairs")
     if name == "roi" and value is not None:
-        x, y, width, height = value
-        if min(width, height) <= 0 or max(x + width, y + height) > 1:
-            raise ValueError("it must lie in the image: x + width and y + height at most 1, both above 0")
+        check_roi(value)
 
 
 def _nearest(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Parses zones and counting lines, which are given as fractions of the image."""
+"""Parses regions, zones and counting lines, which are given as fractions of the image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 from camapp.core.predictions import Point
+
+T = TypeVar("T")
+Roi = tuple[float, float, float, float]
 
 # Names are parts of file names, URLs and MQTT topics.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -31,6 +35,27 @@ class CountingLine:
     name: str
     start: Point
     end: Point
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the image that is watched as a camera of its own, with its own model unless that is ""."""
+
+    name: str
+    roi: Roi
+    model: str
+
+
+def parse_regions(texts: Sequence[str]) -> tuple[Region, ...]:
+    """Parse each 'NAME=x,y,width,height' or 'NAME=x,y,width,height:MODEL'; raises ValueError likewise."""
+    return tuple(Region(name, *rest) for name, rest in _named(texts, _rectangle).items())
+
+
+def check_roi(roi: Roi) -> None:
+    """Raise ValueError unless the rectangle (x, y, width, height) lies in the image and is not empty."""
+    x, y, width, height = roi
+    if min(roi) < 0 or min(width, height) <= 0 or max(x + width, y + height) > 1:
+        raise ValueError("must lie in the image: x + width and y + height at most 1, both above 0")
 
 
 def parse_zones(texts: Sequence[str]) -> tuple[Zone, ...]:
@@ -62,10 +87,10 @@ def _between(a: Point, b: Point, c: Point) -> bool:
     return all(min(a[i], b[i]) <= c[i] <= max(a[i], b[i]) for i in (0, 1))
 
 
-def _named(texts: Sequence[str], parse: Callable[[str], tuple[Point, ...]]) -> dict[str, tuple[Point, ...]]:
+def _named(texts: Sequence[str], parse: Callable[[str], T]) -> dict[str, T]:
     if len(texts) > MAX_PLACES:
         raise ValueError(f"{len(texts)} are given; at most {MAX_PLACES} are allowed")
-    found: dict[str, tuple[Point, ...]] = {}
+    found: dict[str, T] = {}
     for text in texts:
         name, sign, rest = (part.strip() for part in text.partition("="))
         if not sign or not NAME.fullmatch(name):
@@ -77,6 +102,15 @@ def _named(texts: Sequence[str], parse: Callable[[str], tuple[Point, ...]]) -> d
         except ValueError as error:
             raise ValueError(f"'{name}' {error}") from None
     return found
+
+
+def _rectangle(text: str) -> tuple[Roi, str]:
+    numbers, sign, model = (part.strip() for part in text.partition(":"))
+    if sign and not model:
+        raise ValueError("ends with a colon; name the model behind it")
+    ((x, y), (width, height)) = _points(numbers, 2, "needs x,y,width,height, and :MODEL if it has its own")
+    check_roi((x, y, width, height))
+    return (x, y, width, height), model
 
 
 def _corners(text: str) -> tuple[Point, ...]:

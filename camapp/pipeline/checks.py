@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -27,6 +28,7 @@ from engine.graph import ModelError
 from engine.model_card import ModelCard
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 # Longest trial of a source: a network camera that does not answer.
 _SOURCE_S = 30.0
@@ -157,7 +159,10 @@ def refuse_overwriting(cameras: Sequence[Settings]) -> None:
 
 
 def check_events(settings: Settings, card: ModelCard) -> None:
-    """Raise SinkError for an event with a label that the model does not have: it would never begin."""
+    """Raise SinkError for an event with a label that the model does not have: it would never begin.
+
+    Of regions, which share the options, another one's model may have it; that it is missing in this one is logged.
+    """
     for option, events in (("--clip-on", settings.clip_on), ("--on-label-when", settings.on_label_when)):
         labels, comparisons = parse_events(events, option)
         names = {name.partition("@")[0] for name in labels - {"*"}}
@@ -167,7 +172,9 @@ def check_events(settings: Settings, card: ModelCard) -> None:
         if card.task in ("classify", "detect") and unknown:
             close = get_close_matches(unknown[0], card.labels, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(card.labels[:10])}, ..."
-            raise SinkError(f"{option}: this model has no label '{unknown[0]}': {hint}")
+            if not settings.region:
+                raise SinkError(f"{option}: this model has no label '{unknown[0]}': {hint}")
+            log.warning("%s: the model of %s has no label '%s': %s", option, settings.name, unknown[0], hint)
 
 
 def check_drive(settings: Settings, card: ModelCard) -> None:

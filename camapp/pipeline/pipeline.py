@@ -12,6 +12,7 @@ from functools import partial
 
 import cv2
 
+from camapp.capture.shared import Capture, SharedCapture
 from camapp.capture.source import Source, build_source
 from camapp.capture.thread import FIRST_OPEN_S, CaptureState, CaptureThread
 from camapp.core.errors import ExitCode, SourceDenied
@@ -60,6 +61,7 @@ class Pipeline:
     Args:
         workers: number of worker processes; 0 takes it from the settings.
         shared: workers that it shares with other cameras; None gives it its own.
+        images: reads the source for it and the other regions of the same camera; None if it has no others.
         first_open_s: seconds to retry a live source that never opened, at most `settings.reconnect`.
         drain_file_s: limit in seconds for the last frames of a file to be predicted.
         watched: a person looks at it in a window: a film has its own pace; see `stay_at_end`.
@@ -77,6 +79,7 @@ class Pipeline:
         task: type[Task] | None = None,
         workers: int = 0,
         shared: SharedWorkers | None = None,
+        images: SharedCapture | None = None,
         health: HealthMonitor | None = None,
         first_open_s: float = FIRST_OPEN_S,
         drain_file_s: float = DRAIN_FILE,
@@ -92,11 +95,11 @@ class Pipeline:
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
         self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)
         first = self._load(settings, model)
-        self.source = build_source(settings, first.model, source, watched)
+        self.source = (images.source if images else None) or build_source(settings, first.model, source, watched)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
         self.inference = Inference(first, self.stats, self.source.live, self.workers + 1, self._publish)
-        self.capture = CaptureThread(
+        self.capture: Capture = (images.share if images else CaptureThread)(
             self.source,
             self.stats,
             self._deliver,
@@ -320,14 +323,14 @@ class Pipeline:
             self.capture.join(_JOIN)
             if self.capture.is_alive():
                 log.warning("the source did not close within %g s and is abandoned", _JOIN)
-                register_stuck(self.capture)
+                register_stuck(self.capture if isinstance(self.capture, CaptureThread) else self.capture.thread)
         if self._image_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):
             sink.stop()
 
 
-def exit_reason(inference: Inference, capture: CaptureThread, stop_reason: str) -> tuple[ExitCode, str]:
+def exit_reason(inference: Inference, capture: Capture, stop_reason: str) -> tuple[ExitCode, str]:
     """Return the exit code of an ended run, and why it ended.
 
     Args:

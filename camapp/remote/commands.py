@@ -162,7 +162,7 @@ class CommandDispatcher:
                 raise CommandRejected(f"the region is too small: each side at least {_MIN_ROI_SIDE:.0%} of the image")
         _apply(camera, replace(camera.settings, roi=roi))
         problem = self._keep(camera.name, "roi", roi)
-        shown = "the whole image" if roi is None else ", ".join(f"{fraction:.0%}" for fraction in roi)
+        shown = "the whole image" if roi is None else ",".join(f"{fraction:g}" for fraction in roi)
         return CommandResult({"roi": roi, "kept": not problem, "why": problem}, f"region changed: {shown}")
 
     def _place(self, camera: CameraControl, kind: str, value: object) -> CommandResult:

@@ -28,7 +28,9 @@ _TICK_S = 0.05
 
 
 class LabelCommandSink(BackgroundSink[tuple[list[Event], int]], PredictionSink):
-    """Starts a program with CAMAPP_LABEL, CAMAPP_SCORE, CAMAPP_COUNT, CAMAPP_EVENT and CAMAPP_SEQ in its environment.
+    """Starts a program that finds the event in its environment.
+
+    CAMAPP_CAMERA, CAMAPP_LABEL, CAMAPP_SCORE, CAMAPP_COUNT, CAMAPP_EVENT and CAMAPP_SEQ describe it.
 
     It runs once for each event, one run at a time; if they come too fast, only those of the newest frame are kept. Its
     output goes to stderr. No shell reads the command: write `sh -c '...'` to use one.
@@ -37,6 +39,7 @@ class LabelCommandSink(BackgroundSink[tuple[list[Event], int]], PredictionSink):
         command: the program and its arguments, quoted as in a shell.
         every: minimum number of seconds between two starts.
         timeout_s: seconds after which a run is killed.
+        camera: name of the camera.
         events: labels, `*` for any, and comparisons such as `person>2`; see `camapp.core.events`.
 
     Attributes:
@@ -48,11 +51,17 @@ class LabelCommandSink(BackgroundSink[tuple[list[Event], int]], PredictionSink):
     """
 
     def __init__(
-        self, command: str, every: float = 1.0, timeout_s: float = 10.0, events: Iterable[str] = ("*",)
+        self,
+        command: str,
+        every: float = 1.0,
+        timeout_s: float = 10.0,
+        events: Iterable[str] = ("*",),
+        camera: str = "",
     ) -> None:
         super().__init__("on-label", 1, 2 * _GRACE_S, newest=True)
         self.started = 0
         self._command = _parsed(command)
+        self._camera = camera
         self._every = every
         self._timeout_s = timeout_s
         self._trigger = Trigger(events, "--on-label-when")
@@ -78,6 +87,7 @@ class LabelCommandSink(BackgroundSink[tuple[list[Event], int]], PredictionSink):
         """Run the program; return what went wrong, or ''."""
         environ = {
             **os.environ,
+            "CAMAPP_CAMERA": self._camera,
             "CAMAPP_LABEL": event.label.replace("\0", ""),
             "CAMAPP_SCORE": f"{event.score:.4f}",
             "CAMAPP_COUNT": str(event.count),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 
 from camapp.core.arrays import Pixels
 from camapp.core.files import create_new, write_atomic
 from camapp.core.frames import Frame, Trace
-from camapp.core.image_ops import Roi, roi_pixels
+from camapp.core.image_ops import roi_pixels
 from camapp.core.predictions import Prediction
+from camapp.core.zones import Roi
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import ImageSink, PredictionSink
 
@@ -106,7 +108,8 @@ class CollectSink(ImageFileSink, PredictionSink):
             `request`.
         fps: returns the frame rate of a file, 0 for a folder of images (then every one is saved), None for a live
             source.
-        roi: part of the image to save, as the model receives it; None is all.
+        parts: parts of the image to save, as the model receives them, each with a name that ends its file's name; a
+            None is all of the image.
         limit: maximum number of images; None for no limit.
         on_saved: called in the thread with the number of images saved.
     """
@@ -116,7 +119,7 @@ class CollectSink(ImageFileSink, PredictionSink):
         folder: Path,
         every: float | None,
         fps: Callable[[], float | None],
-        roi: Roi | None = None,
+        parts: Mapping[str, Roi | None] = MappingProxyType({"": None}),
         limit: int | None = None,
         on_saved: Callable[[int], None] = lambda count: None,
     ) -> None:
@@ -124,7 +127,7 @@ class CollectSink(ImageFileSink, PredictionSink):
         self._folder = folder
         self._every = every
         self._fps = fps
-        self._roi = roi
+        self._parts = parts
         self._limit = limit
         self._due = 0.0
         self._taken = 0
@@ -134,13 +137,17 @@ class CollectSink(ImageFileSink, PredictionSink):
         if not (self._requested.is_set() or self._is_due(trace)) or self._taken == self._limit:
             return
         self._requested.clear()
-        self._taken += 1
         image = frame.view
-        x0, y0, x1, y1 = roi_pixels(image.size, self._roi)
         now = time.time()
         milliseconds = int(now * 1000) % 1000
-        name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{milliseconds:03d}-{frame.seq:06d}.jpg"
-        self.save(image.bgr()[y0:y1, x0:x1].copy(), self._folder / name)
+        stem = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{milliseconds:03d}-{frame.seq:06d}"
+        for part, roi in self._parts.items():
+            if self._taken == self._limit:
+                return
+            self._taken += 1
+            x0, y0, x1, y1 = roi_pixels(image.size, roi)
+            name = f"{stem}-{part}.jpg" if part else f"{stem}.jpg"
+            self.save(image.bgr()[y0:y1, x0:x1].copy(), self._folder / name)
 
     def _is_due(self, trace: Trace) -> bool:
         fps = self._fps()

@@ -68,13 +68,23 @@ def test_a_key_saves_the_next_frame_only(tmp_path):
 
 
 def test_the_image_is_what_the_model_looks_at_without_drawing(tmp_path):
-    sink = start(tmp_path / "cup", every=0.1, roi=(0.5, 0, 0.5, 1), limit=1)
+    sink = start(tmp_path / "cup", every=0.1, parts={"": (0.5, 0, 0.5, 1)}, limit=1)
     feed(sink, 5)
     assert saved(sink, tmp_path / "cup") == [0]
     (path,) = (tmp_path / "cup").iterdir()
     image = cv2.imread(str(path))
     assert image.shape == (30, 20, 3)
     assert (image == 0).all()
+
+
+def test_regions_of_a_frame_are_files_of_their_own(tmp_path):
+    sink = start(tmp_path / "cup", every=0.1, parts={"left": (0, 0, 0.5, 1), "right": (0.5, 0, 0.25, 1)}, limit=3)
+    feed(sink, 5)
+    sink.stop()
+    found = sorted(
+        (path.stem.rpartition("-")[2], cv2.imread(str(path)).shape[1]) for path in (tmp_path / "cup").iterdir()
+    )
+    assert found == [("left", 20), ("left", 20), ("right", 10)]
 
 
 def test_a_full_disk_leaves_no_half_image_and_is_counted(tmp_path, monkeypatch):

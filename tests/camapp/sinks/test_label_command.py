@@ -31,7 +31,7 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 def recording(path: Path) -> str:
-    return f"sh -c 'echo $CAMAPP_LABEL $CAMAPP_SCORE $CAMAPP_SEQ >> {path}'"
+    return f"sh -c 'echo $CAMAPP_CAMERA$CAMAPP_LABEL $CAMAPP_SCORE $CAMAPP_SEQ >> {path}'"
 
 
 def lines(path: Path) -> list[str]:
@@ -40,11 +40,11 @@ def lines(path: Path) -> list[str]:
 
 def test_a_changed_label_runs_the_program_with_the_prediction(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sink = LabelCommandSink(recording(out), every=0.0)
+    sink = LabelCommandSink(recording(out), every=0.0, camera="door:")
     sink.start()
     for seq, label in enumerate(["", "7", "7", "", ""]):
         send(sink, label, seq)
-    assert until(lambda: lines(out) == ["7 0.8750 1"])
+    assert until(lambda: lines(out) == ["door:7 0.8750 1"])
     send(sink, "7", 5)
     assert until(lambda: len(lines(out)) == 2), "the label is new again after an empty one"
     sink.stop()

@@ -75,7 +75,7 @@ def test_a_region_is_applied_kept_and_announced(page):
         "why": "",
     }
     assert page.camera.settings.roi == (0.25, 0.25, 0.5, 0.5)
-    assert page.notices == [("camera", "region changed: 25%, 25%, 50%, 50%", "tab1")]
+    assert page.notices == [("camera", "region changed: 0.25,0.25,0.5,0.5", "tab1")]
     assert "0.25" in (page.state / "remembered.json").read_text()
     page("roi", roi=None, client="tab2")
     assert page.camera.settings.roi is None
