@@ -33,7 +33,7 @@ class Orientation:
         view = self.image(shot.view)
         model_view = view if shot.model_view is shot.view else self.image(shot.model_view)
         truth = self.truth(shot.truth, shot.view.size) if shot.truth else None
-        return replace(shot, view=view, model_view=model_view, truth=truth)
+        return replace(shot, view=view, model_view=model_view, truth=truth, camera=None)
 
     def image(self, image: Image) -> Image:
         """Return an oriented copy; planar layouts become RGB."""

@@ -64,7 +64,8 @@ class PatternSource(Source):
                 raise EndOfStream("stopped")
         view = Image.of(image, Layout.RGB)
         moment_ns = due_ns - self._start_ns
-        return Shot(view, view, sensor_ns=due_ns if self.live else 0, truth=truth, moment_ns=moment_ns)
+        sensor_ns = due_ns if self.live else 0
+        return Shot(view, view, sensor_ns, truth, moment_ns=moment_ns, camera=self._scene.camera)
 
     def close(self) -> None:
         """Stop the clock."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from camapp.core.predictions import Box, Point, Polyline
 
 if TYPE_CHECKING:
+    from camapp.core.ground_camera import GroundCamera
     from camapp.core.image import Image
 
 
@@ -17,7 +19,7 @@ class Truth:
 
     label: str = ""
     boxes: tuple[Box, ...] = ()
-    lines: tuple[Polyline, ...] = ()
+    lines: Sequence[Polyline] = ()
     values: dict[str, float] = field(default_factory=dict)
 
 
@@ -33,6 +35,7 @@ class Shot:
         name: name of the image's file, if any.
         moment_ns: position in the source's own time (such as of a video file), for filters; None uses the capture's.
         still: whether the image is independent of the one before.
+        camera: the camera over the ground, in pixels of the view, if the source knows it.
     """
 
     view: Image
@@ -42,6 +45,7 @@ class Shot:
     name: str = ""
     moment_ns: int | None = None
     still: bool = False
+    camera: GroundCamera | None = None
 
 
 @dataclass(frozen=True, slots=True)

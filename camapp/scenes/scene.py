@@ -53,7 +53,7 @@ REGISTRY = {
     "crossing": "camapp.scenes.crossing:CrossingScene",
     "digits": "camapp.scenes.digits:DigitScene",
     "objects": "camapp.scenes.objects:ObjectScene",
-    "track": "camapp.scenes.track:TrackScene",
+    "track": "camapp.scenes.lap:LapScene",
 }
 
 

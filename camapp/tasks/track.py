@@ -25,6 +25,7 @@ from engine.nets.track import FIELDS, SUBCELLS
 
 # What is expected of a camera and a lane before anything was seen, if the user has not set it: degrees and metres.
 PITCH, HEIGHT, LANE_WIDTH = 18.0, 0.3, 1.22
+CAMERA_SETTINGS = ("camera_height", "camera_pitch", "camera_roll", "camera_hfov", "camera_distortion")
 # Cameras are made for pitches rounded to this many degrees.
 PITCH_STEP = 0.25
 # Mean brightness, 0 to 1, below which the lens is covered and above which it is dazzled.
@@ -123,6 +124,11 @@ class TrackTask(Task):
         given = self.options.camera_pitch
         return PITCH if given is None else given
 
+    @property
+    def _is_camera_given(self) -> bool:
+        """Return whether a setting of the camera differs from its default, and so outranks what the source knows."""
+        return any(getattr(self.options, name) != getattr(TaskOptions, name) for name in CAMERA_SETTINGS)
+
     def _calibrate_anew(self) -> None:
         options = self.options
         height, width = options.camera_height or HEIGHT, options.lane_width or LANE_WIDTH
@@ -159,6 +165,9 @@ class TrackTask(Task):
         is_given = self.options.camera_pitch is not None
         pitch = self._expected_pitch if is_given else round(self._pitch.pitch / PITCH_STEP) * PITCH_STEP
         camera = self._camera(size, pitch)
+        if frame.shot.camera is not None and not self._is_camera_given:
+            camera, height = replace(frame.shot.camera, height=1.0), frame.shot.camera.height
+            width = self.options.lane_width or self._width.width * height
         grounds = [height * ground[visible] for ground, visible in map(camera.unproject, pixels)]
         lane = find_lane(grounds, scores, width, height, self._last)
         known = f"--camera-pitch is {pitch:g}" + ("" if is_given else ", estimated") + "; see 'camapp calibrate-track'"

@@ -9,8 +9,8 @@ import pytest
 from camapp.commands.render import run_render
 from camapp.core.errors import PermanentSourceError, SettingsError
 from camapp.core.settings import load_settings
+from camapp.scenes.lap import LapScene
 from camapp.scenes.scene import SceneOptions
-from camapp.scenes.track import TrackScene
 
 SMALL = "pattern://track?seed=3&size=160x120&fps=5&count=1"
 
@@ -21,7 +21,7 @@ def test_a_video_has_the_truth_of_each_image_beside_it(tmp_path, name):
     assert "5 images" in line
     records = [json.loads(text) for text in (tmp_path / "lap.truth.jsonl").read_text().splitlines()]
     assert [record["frame"] for record in records] == list(range(5))
-    scene = TrackScene(SceneOptions((160, 120), 5.0, 3, 1))
+    scene = LapScene(SceneOptions((160, 120), 5.0, 3, 1))
     reader = cv2.VideoCapture(str(tmp_path / name))
     for number, record in enumerate(records):
         pixels, truth = scene.render(number)
@@ -37,14 +37,14 @@ def test_a_video_has_the_truth_of_each_image_beside_it(tmp_path, name):
 
 def test_the_camera_of_a_track_is_written_as_settings(tmp_path):
     run_render(SMALL, tmp_path / "lap.avi", 0.2)
-    settings, camera = load_settings({}, tmp_path / "lap.toml"), TrackScene(SceneOptions((160, 120), 5.0, 3, 1)).camera
+    settings, camera = load_settings({}, tmp_path / "lap.toml"), LapScene(SceneOptions((160, 120), 5.0, 3, 1)).camera
     assert settings.camera_height == pytest.approx(camera.height, abs=1e-3)
     assert settings.camera_pitch == pytest.approx(math.degrees(camera.pitch), abs=1e-3)
     assert settings.camera_hfov == pytest.approx(math.degrees(camera.across), abs=1e-3)
 
 
 def test_a_video_of_a_track_is_one_lap_long(tmp_path):
-    scene = TrackScene(SceneOptions((64, 64), 1.0, 3, 1))
+    scene = LapScene(SceneOptions((64, 64), 1.0, 3, 1))
     start, end = scene.pose(0.0), scene.pose(scene.seconds)
     assert math.hypot(start.x - end.x, start.y - end.y) < 1.0
     run_render("pattern://track?seed=3&size=64x64&fps=1&count=1", tmp_path / "lap.avi", None)

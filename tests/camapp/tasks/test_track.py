@@ -239,3 +239,21 @@ def test_the_two_lines_beside_the_car_are_labelled():
 def test_impossible_cameras_raise_an_error(options):
     with pytest.raises(ValueError, match=r"camera|field of view"):
         create_task("track", CARD, TaskOptions(**options))
+
+
+def test_the_camera_that_a_source_knows_is_used_unless_a_setting_of_the_camera_is_given():
+    scene = TrackScene(SceneOptions(size=(640, 480), seed=1, count=1))
+    pixels, truth = scene.render(30)
+    output = output_of(truth.lines, (640, 480))
+    image = Image.of(pixels, Layout.RGB)
+
+    def offset(camera, **settings):
+        task = create_task("track", CARD, TaskOptions(**settings))
+        frame = Frame(0, Shot(image, image, camera=camera))
+        prepared = task.prepare(frame, np.zeros((1, *CARD.input_shape), np.float32))
+        return task.decode(frame, [output], prepared, 0).values["offset_m"]
+
+    assert offset(scene.camera) == pytest.approx(truth.values["offset_m"], abs=0.03)
+    assert offset(scene.camera, lane_width=1.22) == pytest.approx(truth.values["offset_m"], abs=0.03)
+    given = {"camera_height": 0.9}
+    assert offset(scene.camera, **given) == offset(None, **given)
