@@ -280,8 +280,13 @@ def _assemble(content: Content, net: str | None) -> Model:
             stacklevel=4,
         )
     if name is None:
+        from engine.formats.torch_checkpoint import export_lines
+
+        channels = next((array.shape[1] for array in arrays.values() if array.ndim == 4), 3)
+        how = export_lines("model.load_state_dict(torch.load('net.pth'))  # 'model' as it was trained", channels)
         raise ModelError(
-            f"its arrays fit no net by names and shapes; name it with --net, one of {', '.join(nets.REGISTRY)}"
+            f"its arrays fit no net by names and shapes; name it with --net, one of {', '.join(nets.REGISTRY)}; or "
+            f"export it in Python, and load net.onnx:{how}"
         )
     graph, card = nets.fit(name, arrays, card_inside.input_shape if card_inside else None)
     return Model(card_inside or card, graph)

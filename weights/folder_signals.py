@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camapp.core.models import read_labels
+from camapp.core.labels import read_labels
 from engine import nets
 from engine.graph import Array
 from engine.inputs import as_float32

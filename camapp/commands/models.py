@@ -13,11 +13,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from camapp.core.errors import CamappError, ExitCode
+from camapp.core.labels import knowledge
 from camapp.core.model_table import KnownModel, known_models
 from camapp.core.models import NotFetched, load_file, shipped_models
 from camapp.core.program import program, spelled
 from camapp.system.download import fetch
-from engine.model import load
+from engine.model import ModelCard, load
 from engine.runtime.profile import count_macs
 
 # Columns of the table if the output is no terminal.
@@ -38,7 +39,7 @@ def print_models(as_json: bool) -> None:
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     table = Table(box=None, pad_edge=False)
-    for title in ("model", "state", "task", "input"):
+    for title in ("model", "state", "task", "knows", "input"):
         table.add_column(title, no_wrap=title == "model")
     for title in ("MMAC", "MB"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -47,7 +48,7 @@ def print_models(as_json: bool) -> None:
         scores = ", ".join(f"{name} {share:.1%}" for name, share in row["accuracy"].items())
         size = f"{row['bytes'] / 1e6:,.1f}" if row["bytes"] else "?"
         shape = "x".join(map(str, row["input_shape"]))
-        table.add_row(row["name"], row["state"], row["task"], shape, _short(row["mmac"]), size, scores)
+        table.add_row(row["name"], row["state"], row["task"], row["knows"], shape, _short(row["mmac"]), size, scores)
     console.print(table)
     console.print(
         spelled("'camapp models get NAME' fetches a published one. --json has labels, licences and addresses too.")
@@ -133,6 +134,7 @@ def _rows() -> Iterator[dict[str, Any]]:
         yield json.loads(card.to_json()) | {
             "name": path.stem,
             "state": "shipped",
+            "knows": knowledge(card),
             "file": str(path),
             "bytes": path.stat().st_size,
             "mmac": round(count_macs(load(path)) / 1e6, 2),
@@ -144,6 +146,7 @@ def _rows() -> Iterator[dict[str, Any]]:
             "input_shape": known.input_shape,
             **known.card,
             "name": known.name,
+            "knows": knowledge(ModelCard(known.name, known.task, labels=tuple(known.labels))),
             "state": "fetched" if fetched else "to fetch",
             "file": str(known.path) if fetched else None,
             "bytes": known.size,

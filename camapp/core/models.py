@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from camapp.core.arrays import Floats
+from camapp.core.channels_first import channels_first
 from camapp.core.errors import CamappError, ExitCode
+from camapp.core.labels import knowledge, read_labels
 from camapp.core.log_once import LogOnce
-from camapp.core.model_table import KnownModel, known_file, known_models, labels_named, labels_of_net
+from camapp.core.model_table import KnownModel, known_file, known_models, labels_of_net
 from camapp.core.settings import Settings
 from engine import nets
 from engine.graph import Graph, Shape
@@ -148,7 +149,8 @@ def load_model(settings: Settings) -> Model:
                 shown = ",".join(f"{value:g}" for value in usual)
                 _warn(logging.WARNING, (settings.model, name, values), _OTHER_STATISTICS, name, model.card.net, shown)
     if settings.labels is not None:
-        changes["labels"] = read_labels(settings.labels)
+        with bad_models():
+            changes["labels"] = read_labels(settings.labels)
     if settings.colour is not None:
         if channels != 3:
             raise BadModel(f"--colour is for three input channels, the model has {channels}")
@@ -157,7 +159,22 @@ def load_model(settings: Settings) -> Model:
     if settings.task or settings.head:
         changes["task"] = settings.task or "detect"
     with bad_models():
-        return with_card(model, **changes)
+        model = with_card(model, **changes)
+    _state_assumptions(settings.model, model.card)
+    return model
+
+
+def _state_assumptions(name: str, card: ModelCard) -> None:
+    """Log once what a classifier without a model card is taken to expect and to know."""
+    # Each card that was written by a training or for a published file has one of them.
+    if card.recipe or card.licence or card.accuracy or card.task != "classify":
+        return
+    mean, std = (",".join(f"{value:.3g}" for value in values) for values in (card.mean, card.std))
+    text = (
+        "%s has no model card: it is run with %s pixels from 0 to 1, less the mean %s, divided by the deviation %s, "
+        "and knows %s; --colour, --mean, --std and --labels change that"
+    )
+    _warn(logging.INFO, name, text, name, card.colour, mean, std, knowledge(card) or "no names of its classes")
 
 
 def _stated_by_the_file(model: Model) -> dict[str, Any]:
@@ -248,7 +265,7 @@ def load_file(path: Path, net: str | None = None) -> Model:
     known = None if path.parent == SHIPPED else known_file(path)
     if known is None and path.parent != SHIPPED and any(path == each.path for each in known_models().values()):
         raise BadModel(f"{path} has not the published content: 'camapp models get' fetches it again")
-    model = load(path, net=net)
+    model = channels_first(load(path, net=net))
     if known is not None:
         return with_card(model, **known.card)
     outputs = model.graph.outputs[0].shape
@@ -281,43 +298,6 @@ def identity_of(settings: Settings) -> tuple[Hashable, ...] | None:
     except (ModelError, OSError):
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, settings.net
-
-
-def read_labels(text: str) -> tuple[str, ...]:
-    """Read class names from a file (one per line, or a JSON list), from the text itself ('cat,dog'), or by data set.
-
-    'imagenet' and 'coco' name lists that camapp has.
-
-    Raises:
-        BadModel: the file cannot be read or has other content.
-    """
-    path = Path(text).expanduser()
-    if not path.exists():
-        if "," in text:
-            return _names(text.split(","), "--labels")
-        if names := labels_named(text):
-            return names
-        raise BadModel(f"no label file '{text}' (or give names separated by commas, or imagenet or coco)")
-    try:
-        # With or without the byte order mark that Windows' editors write.
-        content = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            values = json.loads(content)
-            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                raise BadModel(f"{path}: expected a JSON list of names")
-            return _names(values, str(path))
-    except OSError as error:
-        raise BadModel(f"{path}: cannot read the labels: {error.strerror}") from error
-    except ValueError as error:
-        raise BadModel(f"{path}: not a list of names: {error}") from error
-    return _names(content.splitlines(), str(path))
-
-
-def _names(lines: Sequence[str], where: str) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise BadModel(f"{where}: it contains no class names")
-    return names
 
 
 def shipped_models() -> list[tuple[Path, ModelCard]]:

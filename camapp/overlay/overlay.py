@@ -44,6 +44,7 @@ class Overlay:
         truth: str = "",
         exact: bool = False,
         keys: Keys = (),
+        knows: str = "",
     ) -> None:
         """Draw on `canvas`, (h, w, 3) uint8 BGR, in place; the prediction's boxes and lines are in its pixels.
 
@@ -53,6 +54,7 @@ class Overlay:
         Args:
             truth: label of the ground truth; "" takes that of `hud`.
             exact: the image is looked at by itself, so its card is never that of an image shortly before.
+            knows: what the model knows, shown if nothing is sure.
             keys: of the window, to list in the middle; none draws no list.
         """
         style = style_of(canvas.shape[1], canvas.shape[0])
@@ -68,7 +70,7 @@ class Overlay:
         if prediction is not None:
             age = f"{age_ms / 1000:.1f} s ago" if stale else ""
             truth = truth or (hud.truth if hud else "")
-            content = CardContent.of(prediction, truth, age)
+            content = CardContent.of(prediction, truth, age, knows)
             urgent = (style, content.label, content.hint, content.counts, stale)
             card = self._card.get(
                 (style, content), content if exact else urgent, now, lambda: card_layer(style, content)

@@ -29,11 +29,11 @@ class CardContent:
     counts: tuple[tuple[str, int], ...] | None
 
     @classmethod
-    def of(cls, prediction: Prediction, truth: str, age: str) -> CardContent:
-        """Return the content for a prediction; `truth` and `age` are texts, "" for none."""
+    def of(cls, prediction: Prediction, truth: str, age: str, knows: str = "") -> CardContent:
+        """Return the content for a prediction; `truth`, `age` and what the model `knows` are texts, "" for none."""
         return cls(
             prediction.label,
-            prediction.hint,
+            _hint(prediction, knows),
             share(prediction.score),
             tuple((label, share(score)) for label, score in prediction.top[:3]),
             tuple((name, f"{value:.3g}") for name, value in list(prediction.values.items())[:6]),
@@ -41,6 +41,14 @@ class CardContent:
             age,
             _ranked(prediction) if prediction.counts or prediction.task == "detect" else None,
         )
+
+
+def _hint(prediction: Prediction, knows: str) -> str:
+    """Return why there is no label, and what there might be."""
+    if prediction.label or (prediction.values and not prediction.hint):
+        return ""
+    hint = prediction.hint or "nothing sure"
+    return f"{hint}; it knows {knows}" if knows and prediction.task == "classify" else hint
 
 
 def _ranked(prediction: Prediction) -> tuple[tuple[str, int], ...]:
@@ -76,8 +84,8 @@ def card_layer(style: Style, content: CardContent) -> Layer:
         for line in body.wrap(reason, inner, MAX_LINES):
             panel.row(body.cap, style.unit)
             panel.caption(0, line, body, soft)
-    elif content.hint or not content.values:
-        for line in body.wrap(content.hint or "nothing sure", inner, MAX_LINES):
+    elif content.hint:
+        for line in body.wrap(content.hint, inner, MAX_LINES):
             panel.row(body.cap + style.unit // 2)
             panel.caption(0, line, body, soft)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from camapp.core.errors import PoolError
+from camapp.core.labels import knowledge
 from camapp.core.models import identity_of, load_model
 from camapp.core.settings import Settings
 from camapp.system.process import limit_blas
@@ -29,6 +30,7 @@ class LoadedModel:
 
     Attributes:
         identity: equal for two models whose net and parameters are the same.
+        knows: what the model knows, in words.
     """
 
     name: str
@@ -36,6 +38,7 @@ class LoadedModel:
     task: Task
     identity: Hashable
     make_pool: MakePool
+    knows: str
 
 
 def load_for_workers(
@@ -60,7 +63,7 @@ def load_for_workers(
 
     make_pool = partial(shared.share, identity) if shared else make_own
     name = Path(settings.model).name
-    return LoadedModel(name, model, task, identity, make_pool)
+    return LoadedModel(name, model, task, identity, make_pool, knowledge(task.card))
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,6 +119,7 @@ class Pipeline:
             self.reporter.lost,
             self.capture.paused,
             lambda: self.capture.at_end,
+            lambda: self.inference.loaded.knows,
             settings.size or (1280, 720),
         )
         self.set_hud(settings.hud)

@@ -42,6 +42,7 @@ class Renderer:
     Args:
         lost: returns why the source is lost, or "".
         ended: returns whether the last image of a file stays.
+        knows: returns what the model knows.
         default_size: size of the NO SIGNAL image before the first frame.
 
     Attributes:
@@ -57,6 +58,7 @@ class Renderer:
         lost: Callable[[], str],
         paused: threading.Event,
         ended: Callable[[], bool],
+        knows: Callable[[], str],
         default_size: tuple[int, int] = (1280, 720),
     ) -> None:
         self.show_hud = True
@@ -67,6 +69,7 @@ class Renderer:
         self._lost = lost
         self._paused = paused
         self._ended = ended
+        self._knows = knows
         self._size = default_size
         self._overlay = Overlay()
         self._mailbox: Mailbox[tuple[Frame, Trace, Prediction | None]] = Mailbox()
@@ -154,6 +157,7 @@ class Renderer:
             *(canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set(), truth),
             exact=is_own,
             keys=self.keys,
+            knows=self._knows(),
         )
         self._show(canvas, trace)
 

@@ -46,6 +46,10 @@ def read_first_pickle(data: bytes, known: Mapping[str, Call], find: Callable[[An
         raise ModelError(f"damaged pickle: {type(error).__name__}: {error!s:.80}") from error
 
 
+class UnknownName(ModelError):
+    """The pickle names a class or function that the table does not have."""
+
+
 class Named:
     """Represents a name of the table on the stack."""
 
@@ -112,7 +116,7 @@ class _Machine:
             (call for key, call in self.known.items() if key.endswith(".") and full.startswith(key)), None
         )
         if call is None:
-            raise ModelError(f"its pickle names '{full:.80}', which is not allowed in a file of weights; refused")
+            raise UnknownName(f"its pickle names '{full:.80}', which is not allowed in a file of weights; refused")
         self.push(Named(full, call))
 
     def reduce(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -32,7 +33,7 @@ from engine.formats.content import (
     widened,
 )
 from engine.formats.pickles import MAX_BYTES as PICKLE_BYTES
-from engine.formats.pickles import Ignored, Named, read_first_pickle, read_pickle, shown
+from engine.formats.pickles import Ignored, Named, UnknownName, read_first_pickle, read_pickle, shown
 from engine.graph import Array, ModelError
 
 STORAGES = {
@@ -54,6 +55,7 @@ NESTED = (
     *("state_dict", "model_state_dict", "model", "net", "weights", "params", "module", "model_state", "network"),
     *("generator", "backbone", "state", "model_dict", "best_model"),
 )
+_IN_ARCHIVES = (".pth", ".pt", ".ckpt", ".bin", ".onnx", ".npz", ".safetensors")
 MAX_DEPTH = 3  # of a state_dict within other dicts, lists and tuples
 FOR_TRAINING = ("optim", "sched", "scaler", "callback", "loop")  # starts of keys that hold no weights of the net
 EXTRA_STATE = "_extra_state"  # suffix of a module's state without tensors, for training
@@ -85,6 +87,13 @@ class _Tensor:
     strides: Any
 
 
+def export_lines(load: str, channels: int = 3) -> str:
+    """Return the three lines of Python that export a net as ONNX; `load` is the first of them."""
+    image = f"torch.zeros(1, {channels}, 224, 224)"
+    lines = (load, "model.eval()", f"torch.onnx.export(model, {image}, 'net.onnx')  # 224: the size that it takes")
+    return "".join(f"\n    {line}" for line in lines)
+
+
 def read_checkpoint(path: Path) -> Content:
     """Return the arrays of a checkpoint: a `state_dict`, or a dict that has one, under a name of `NESTED` or alone.
 
@@ -101,13 +110,30 @@ def read_checkpoint(path: Path) -> Content:
                 return Content(_read(archive, path.stat().st_size))
         except zipfile.BadZipFile as error:
             if start and tarfile.is_tarfile(path):
-                raise ModelError(
-                    "a checkpoint of PyTorch before 0.1.10 (legacy tar); "
-                    "load it with PyTorch and save it again with torch.save(model.state_dict(), ...)"
-                ) from error
+                raise ModelError(_of_tar(path)) from error
             raise ModelError(f"not a PyTorch checkpoint, or cut off: {error}") from error
+        except UnknownName as error:
+            how = export_lines(f"model = torch.load('{path.name}', weights_only=False)  # runs its code")
+            whole = "If it holds a whole model, export that in Python, and load net.onnx"
+            raise ModelError(f"{error}. {whole}:{how}") from error
         except ZIP_DAMAGE as error:
             raise ModelError(f"not a PyTorch checkpoint, or damaged: {error}") from error
+
+
+def _of_tar(path: Path) -> str:
+    """Return what to do with a real tar archive: to unpack it, or one of PyTorch before 0.1.10."""
+    try:
+        with tarfile.open(path) as archive:
+            names = [member.name for _, member in zip(range(MAX_ITEMS), archive, strict=False) if member.isfile()]
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+        return f"a damaged tar archive: {error}"
+    models = [name for name in names if Path(name).suffix.lower() in _IN_ARCHIVES]
+    if models:
+        return f"an archive that holds '{models[0]:.80}': unpack it with 'tar xf {path.name}', and load that file"
+    return (
+        "a checkpoint of PyTorch before 0.1.10 (legacy tar); "
+        "load it with PyTorch and save it again with torch.save(model.state_dict(), ...)"
+    )
 
 
 def _read_legacy(data: bytes) -> dict[str, Array]:
@@ -155,7 +181,8 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, Array]:
     if len(roots) != 1:
         raise ModelError(f"not a PyTorch checkpoint: {len(roots)} entries 'data.pkl', expected one")
     if any(name.startswith(f"{roots[0]}code/") for name in entries):
-        raise ModelError("a TorchScript archive, which is a program; save its state_dict() instead")
+        how = export_lines("model = torch.jit.load('net.pt')")
+        raise ModelError(f"a TorchScript archive, which is a program; export it in Python, and load net.onnx:{how}")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
         raise ModelError("a compressed entry; PyTorch stores entries uncompressed")
     if sum(entry.file_size for entry in entries.values()) > min(size, MAX_BYTES):

@@ -1,4 +1,4 @@
-import json
+import logging
 
 import numpy as np
 import pytest
@@ -6,7 +6,9 @@ import pytest
 from camapp.core.models import load_model, model_path, read_labels, shipped_models
 from camapp.core.settings import load_settings
 from engine import nets
-from engine.model import ModelError
+from engine.formats.onnx import serialise_onnx
+from engine.graph import Graph, Node, Value
+from engine.model import ModelCard, ModelError
 
 
 def load(**options):
@@ -43,21 +45,47 @@ def test_unusual_statistics_of_a_known_net_are_warned_of_once(caplog):
     assert "'mnist' is usually trained with (0)" in lines[0]
 
 
-def test_labels_are_read_from_text_lines_or_json(tmp_path):
+def test_labels_are_read_from_text():
     assert read_labels("cat, dog") == ("cat", "dog")
-    (tmp_path / "a.txt").write_text("cat\n\ndog \n")
-    assert read_labels(str(tmp_path / "a.txt")) == ("cat", "dog")
-    (tmp_path / "a.json").write_text(json.dumps(["Katze", "Hünd"]))
-    assert read_labels(str(tmp_path / "a.json")) == ("Katze", "Hünd")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.json", b"{}"), ("b.json", b"["), ("c.txt", b""), ("d.txt", b"\xff\xfe")]
-)
-def test_an_invalid_label_file_is_refused_by_name(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match=name):
-        read_labels(str(tmp_path / name))
+def save_net(path, channels_last=False, side=8):
+    """An ONNX file without a card: the means of the three channels, as TensorFlow exports one or as PyTorch does."""
+    axes = (1, 2) if channels_last else (2, 3)
+    shape = (1, side, side, 3) if channels_last else (1, 3, side, side)
+    node = Node("ReduceMean", ("image",), ("means",), {"axes": axes, "keepdims": 0}, "mean")
+    graph = Graph("means", (Value("image", shape),), (Value("means", (1, 3)),), (node,))
+    colour = "" if channels_last else "RGB"
+    card = ModelCard("means", "other" if channels_last else "classify", shape[1:], colour=colour)
+    data = serialise_onnx(graph, card)
+    path.write_bytes(data.replace(b"card", b"kard"))  # then the file has none
+
+
+def test_a_net_with_the_channels_last_is_run_as_any_other(tmp_path):
+    for name in ("first", "last"):
+        save_net(tmp_path / f"{name}.onnx", name == "last")
+    first, last = (load(model=str(tmp_path / f"{name}.onnx"), labels="r,g,b") for name in ("first", "last"))
+    assert last.card.input_shape == first.card.input_shape == (3, 8, 8)
+    assert (last.card.colour, last.card.task) == ("RGB", "classify")
+    image = np.random.default_rng(1).random((1, 3, 8, 8), np.float32)
+    np.testing.assert_allclose(last.run(image), first.run(image), rtol=1e-6)
+    np.testing.assert_allclose(np.array(last.plan().run(image)), image.mean(axis=(2, 3)), rtol=1e-5)
+
+
+def test_a_file_without_a_card_says_once_what_it_goes_by(tmp_path, caplog):
+    save_net(tmp_path / "net.onnx")
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        load(model=str(tmp_path / "net.onnx"), labels="red,green,blue", mean="0.5")
+    (line,) = [record.message for record in caplog.records if "no model card" in record.message]
+    assert "with RGB pixels from 0 to 1, less the mean 0.5,0.5,0.5, divided by the deviation 1,1,1" in line
+    assert "knows three words: red, green, blue" in line
+
+
+def test_a_shipped_model_says_nothing(caplog):
+    caplog.set_level(logging.INFO)
+    load(model="cifar10")
+    assert "no model card" not in caplog.text
 
 
 def test_a_missing_label_file_is_named():

@@ -355,6 +355,10 @@ def test_old_and_other_archives_are_refused_by_what_they_are(tmp_path: Path) -> 
         archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO(b""))
     with pytest.raises(ModelError, match=r"before 0\.1\.10 \(legacy tar\)"):
         read(path)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("net/best.ckpt"), io.BytesIO(b""))
+    with pytest.raises(ModelError, match=r"an archive that holds 'net/best\.ckpt': unpack it with 'tar xf a\.pth'"):
+        read(path)
     path.write_bytes(b"")
     with pytest.raises(ModelError, match="not a PyTorch checkpoint, or cut off"):
         read(path)
@@ -364,8 +368,30 @@ def test_old_and_other_archives_are_refused_by_what_they_are(tmp_path: Path) -> 
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", b"")
         archive.writestr("a/code/x.py", b"")
-    with pytest.raises(ModelError, match="a TorchScript archive, which is a program"):
+    with pytest.raises(ModelError, match="a TorchScript archive, which is a program") as refused:
         read(path)
+    assert export_steps(str(refused.value)) == ["model = torch.jit.load('net.pt')", *EXPORT]
+
+
+EXPORT = ["model.eval()", "torch.onnx.export(model, torch.zeros(1, 3, 224, 224), 'net.onnx')"]
+
+
+def export_steps(message: str) -> list[str]:
+    return [line.partition("  #")[0].strip() for line in message.splitlines()[1:]]
+
+
+def test_a_whole_model_and_an_unknown_net_name_the_three_lines_that_export_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    checkpoint(path, b"\x80\x02cmy.nets\nNet\n.")
+    with pytest.raises(ModelError, match=r"its pickle names 'my\.nets\.Net'") as refused:
+        read(path)
+    assert export_steps(str(refused.value)) == ["model = torch.load('a.pth', weights_only=False)", *EXPORT]
+    np.savez(tmp_path / "a.npz", **{"conv.weight": np.ones((4, 1, 3, 3), np.float32)})
+    with pytest.raises(ModelError, match="its arrays fit no net by names and shapes") as refused:
+        engine.load(tmp_path / "a.npz")
+    assert export_steps(str(refused.value)) == [
+        "model.load_state_dict(torch.load('net.pth'))", EXPORT[0], EXPORT[1].replace("1, 3", "1, 1")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".npz"])
