@@ -91,11 +91,15 @@ def run(command, folder):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# Loops over a live source end by Ctrl-C.
-CTRL_C = """import _thread, sys, threading
-timer = threading.Timer(5, _thread.interrupt_main)
-timer.daemon = True
-timer.start()
+# Loops over a live source end by Ctrl-C, once they have printed some results.
+CTRL_C = """import _thread, sys
+write, written = sys.stdout.write, []
+def count(text):
+    written.append(text)
+    if len(written) == 8:
+        _thread.interrupt_main()
+    return write(text)
+sys.stdout.write = count
 try:
     exec(compile(sys.argv[1], "block", "exec"))
 except KeyboardInterrupt:
