@@ -22,7 +22,7 @@ from camapp.core.arrays import Floats, Pixels
 from camapp.core.frames import Truth
 from camapp.core.ground_camera import GroundCamera
 from camapp.core.predictions import Polyline
-from camapp.scenes.course import Pose, Rgb, Stripe
+from camapp.scenes.course import Course, Pose, Rgb, Stripe
 from camapp.scenes.photograph import (
     COARSE_WIDTH,
     EXPOSURE_GAINS,
@@ -60,10 +60,18 @@ BUMPER = (26.0, 26.0, 26.0)
 
 
 class LapScene(TrackScene):
-    """Shows laps as `TrackScene` does, at a small part of its cost; the lines of a truth are found when first read."""
+    """Shows laps as `TrackScene` does, at a small part of its cost; the lines of a truth are found when first read.
 
-    def __init__(self, options: SceneOptions) -> None:
+    Args:
+        drawn: a closed course of one's own and its stripes in painting order, in place of those of the seed.
+    """
+
+    def __init__(self, options: SceneOptions, drawn: tuple[Course, Sequence[Stripe]] | None = None) -> None:
         super().__init__(options)
+        if drawn is not None:
+            self.course, self.stripes = drawn[0], tuple(drawn[1])
+            self._lane = min(self._lane, len(self.course.borders) - 2)
+            self.seconds = float(self.course.along[-1]) / self._speed
         # What stands, hangs or shines somewhere would move along with the car.
         self.look = replace(self.look, motion=(0.0, 0.0), jpeg=0, things=(), lamps=(), joints=None, dapple=None)
         self._paths = _Paths(self.stripes, self.look.reach, self.camera)
@@ -215,6 +223,8 @@ class _Picture:
         self._frays, self._wear = _tile(3.0), _tile(14.0)
         self._grain_pixel = look.grain_size / finer
         fade = 1 / (1 + (0.4 * footprint / look.grain_size) ** 2) ** 0.5
+        near = np.rint(255 / (1 + (0.27 * footprint / look.grain_size) ** 2) ** 0.5)
+        self._near, self._far = near.astype(np.uint8), ((255 - near) / 2).astype(np.uint8)
         self._grained = int(np.argmax(fade.max(axis=1) > FADED)) & ~1
         colour = np.array(look.ground, np.float32)
         deviation = 127.5 / DEVIATION * look.grain * (colour / 128 + 0.35) * np.hypot(fade, CLOUDS)[..., None]
@@ -302,6 +312,8 @@ class _Picture:
         mask = mask[box]
         if look.ragged:
             frays = self._sample(self._frays, look.grain_size * 1.5, pose, box)
+            # Far away, a pixel shows the mean of many.
+            frays = cv2.add(cv2.multiply(frays, self._near[box], scale=1 / 255), self._far[box])
             soft = _softened(mask, 0.3 + frayed)
             share = look.ragged * 0.45 * 255 / DEVIATION
             rough = cv2.addWeighted(soft, 1 + 0.6 * look.ragged, frays, share, -share * 127.5)
