@@ -31,6 +31,7 @@ from camapp.pipeline.checks import (
 )
 from camapp.pipeline.multi_camera import JointManager, MultiCamera
 from camapp.pipeline.pipeline import DRAIN_FILE, Pipeline, Summary, default_workers
+from camapp.pipeline.recollection import Recollection
 from camapp.pipeline.reload import Reloader
 from camapp.remote.interfaces import RemoteInterface, build_interfaces, check_interfaces
 from camapp.sinks.clips import ClipSink
@@ -108,7 +109,10 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
     interfaces = build_interfaces(cameras.pipelines, reread_one)
     for reloader in reloaders:
         reloader.start()
+    recollections = [Recollection(pipeline, state) for pipeline in cameras.pipelines]
     summaries = run_cameras(cameras, interfaces, before_stop)
+    for recollection in recollections:
+        recollection.save()
     manager.notify(f"STATUS=ended: {'; '.join(summary.reason for summary in summaries)}")
     for pipeline, summary in zip(cameras.pipelines, summaries, strict=True):
         if summary.balance.captured:

@@ -49,6 +49,11 @@ def draw_annotations(
         width, height = 14 * style.unit, 18 * style.unit
         place = (style.width - style.margin - width, style.height - style.margin - height, width, height)
         birds_eye.draw_lane(canvas, prediction.values, place, colour, DARK)
+        if (pitch := prediction.values.get("camera_pitch_deg")) is not None:
+            # Down is negative, as for any angle above the horizon.
+            note = tag(f"camera {-pitch:+.1f} deg, estimated", style.small, WHITE, DARK)
+            x, y = style.width - style.margin - note.width, place[1] - note.height - style.pad // 2
+            note.lay_on(canvas, max(0, x), max(0, y))
 
 
 def _draw_corners(canvas: Pixels, style: Style, region: Box, stale: bool) -> None:

@@ -1,4 +1,4 @@
-"""Keeps data for the next start: the state directory, the page's token, regions and zones that a client chose."""
+"""Keeps data for the next start: the state directory, the page's token, what a client chose, what a run learned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import secrets
 import time
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # Settings that a remote client can change for the next start, and what they are called.
 KEPT = {"roi": "region", "zone": "zones", "line": "counting lines"}
-_REMEMBERED = "remembered.json"
+_REMEMBERED, _LEARNED = "remembered.json", "learned"
 _TOKEN = "web-token"
 _TOKEN_BYTES = 24
 _MAX_BYTES = 1 << 20
@@ -84,8 +85,23 @@ def remembered(settings: Settings, folder: Path) -> Settings:
     return settings
 
 
+def recollected(folder: Path, camera: str, source: str) -> dict[str, float]:
+    """Return what an earlier run has learned of a camera, by name; {} if it had another source, or learned nothing."""
+    kept = _cameras(folder).get(camera, {}).get(_LEARNED)
+    values = kept[0] if isinstance(kept, list) and kept and isinstance(kept[0], dict) else {}
+    if values.get("source") != source:
+        return {}
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+
+
+def recollect(folder: Path, camera: str, source: str, learned: Mapping[str, float]) -> None:
+    """Save what a run has learned of a camera. Raises OSError."""
+    remember(folder, camera, _LEARNED, [{"source": source, **learned}])
+
+
 def remember(folder: Path, camera: str, name: str, value: Sequence[object] | None) -> None:
-    """Save one of the settings in `KEPT` for a camera's next start; None or an empty value deletes it.
+    """Save a value, such as a setting in `KEPT`, for a camera's next start; None or an empty value deletes it.
 
     Raises:
         OSError: it cannot be written.

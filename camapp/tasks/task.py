@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from camapp.core.arrays import Floats
@@ -99,12 +100,14 @@ class Task(ABC):
         counts_places: whether it counts in zones and across lines.
         max_items: maximum number of batch items per frame; slots are sized for it.
         batches: whether one run of the model may hold items of several images.
+        recalled: what `recall` was given.
     """
 
     name: ClassVar[str]
     counts_places: ClassVar[bool] = False
     max_items: int = 1
     batches: bool = True
+    recalled: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, card: ModelCard, options: TaskOptions) -> None:
         self.card = card
@@ -139,6 +142,14 @@ class Task(ABC):
 
     def reset(self) -> None:
         """Clear the filters, for example after the source was lost."""
+
+    def learned(self) -> dict[str, float]:
+        """Return what the frames have shown of the camera, to start from the next time; {} if nothing is sure."""
+        return {}
+
+    def recall(self, learned: Mapping[str, float]) -> None:
+        """Start from what an earlier run has learned, before the first frame; names it does not know are ignored."""
+        self.recalled = dict(learned)
 
     def take_over(self, previous: Task) -> None:
         """Continue what the task before has counted, after a change of the model or its settings during a run."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,15 +14,18 @@ from camapp.core.arrays import Floats
 from camapp.core.frames import Frame
 from camapp.core.ground_camera import GroundCamera
 from camapp.core.image_ops import Fit, Preprocessor, roi_pixels
+from camapp.core.log_once import LogOnce
 from camapp.core.predictions import Polyline, Prediction
 from camapp.tasks import line_decoder
 from camapp.tasks.freeze_detector import FreezeDetector
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
-from camapp.tasks.self_calibration import LaneWidthEstimator, PitchEstimator
+from camapp.tasks.self_calibration import PITCHES, WIDTHS, LaneWidthEstimator, PitchEstimator
 from camapp.tasks.task import Prepared, Task, TaskOptions
 from camapp.tasks.upside_down import UpsideDownDetector
 from engine.model import ModelCard
 from engine.nets.track import FIELDS, SUBCELLS
+
+log = logging.getLogger(__name__)
 
 # What is expected of a camera and a lane before anything was seen, if the user has not set it: degrees and metres.
 PITCH, HEIGHT, LANE_WIDTH = 18.0, 0.3, 1.22
@@ -34,7 +38,11 @@ DARK, BRIGHT = 0.02, 0.985
 FLAT = 0.008
 # A camera whose images do not differ at all for this time has stopped, since sensors have noise.
 FROZEN_S = 1.0
+FROZEN = "the image is frozen; see 'camapp doctor'"
+NO_LINE, NO_LINE_IN_ROI = "no line in sight; aim the camera at the track", ", or widen --roi"
 UPSIDE_DOWN = "the image seems upside down; turn the camera, or --rotate 180"
+CALIBRATE = "see 'camapp calibrate-track'"
+DIVERGED = "the lines fit no pitch of the camera: expecting %g degrees again; if that is wrong, give --camera-pitch: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,8 @@ class TrackTask(Task):
 
     `label` is 'lane', or 'no lane: ' with the reason. `values` always has `confidence` (0 without a lane) and `age_ms`
     (since a lane was last measured in an image that differs from the one before). Only with a lane it has `offset_m`,
-    `offset_lanes`, `heading_deg`, `curvature_1_m` and `lane_width_m`: an absent number cannot be used for steering.
+    `offset_lanes`, `heading_deg`, `curvature_1_m` and `lane_width_m`: an absent number cannot be used for steering;
+    and `camera_pitch_deg`, if that is estimated.
     """
 
     name = "track"
@@ -73,6 +82,7 @@ class TrackTask(Task):
         self._last: Lane | None = None
         self._camera = lru_cache(maxsize=64)(self._make_camera)
         self._camera((640, 480), self._expected_pitch)
+        self._log_once = LogOnce(log)
         self._calibrate_anew()
         self.reset()
 
@@ -89,7 +99,7 @@ class TrackTask(Task):
         if frame.shot.still:
             self._calibrate_anew()
         unchanged_s = self._freeze.update(geometry.grey, now_ns)
-        fault = geometry.fault or ("the image is frozen" if unchanged_s > FROZEN_S else "")
+        fault = geometry.fault or (FROZEN if unchanged_s > FROZEN_S else "")
         chains = [] if fault else line_decoder.decode(line_decoder.unpack(outputs[0][0]))
         lines = self._in_view(chains, frame)
         lane, reason = (None, fault) if fault else self._measure(lines, frame, now_ns)
@@ -109,7 +119,7 @@ class TrackTask(Task):
             raw_label="lane" if lane else f"no lane: {reason}",
             raw_score=lane.confidence if lane else 0.0,
             lines=_named(lines, lane),
-            values=_values(filtered, age),
+            values=_values(filtered, age) | ({} if filtered is None else self._estimated),
             region=geometry.fit.region(frame.model_to_view),
         )
 
@@ -119,10 +129,31 @@ class TrackTask(Task):
         self._filter = LaneFilter()
         self._last = None
 
+    def learned(self) -> dict[str, float]:
+        """Return the estimated pitch in degrees, and the lane's width in camera heights."""
+        if not self._pitch.is_sure or self.options.camera_pitch is not None:
+            return {}
+        return {"camera_pitch_deg": round(self._pitch.pitch, 2), "lane_width_heights": round(self._width.width, 3)}
+
+    def recall(self, learned: Mapping[str, float]) -> None:
+        """Expect the pitch and the width of an earlier run; what the user has set outranks them."""
+        super().recall(learned)
+        self._calibrate_anew()
+
+    def take_over(self, previous: Task) -> None:
+        """Expect what the task before has estimated."""
+        super().take_over(previous)
+        self.recall(previous.learned() or previous.recalled)
+
     @property
     def _expected_pitch(self) -> float:
         given = self.options.camera_pitch
-        return PITCH if given is None else given
+        recalled = self.recalled.get("camera_pitch_deg", PITCH)
+        return given if given is not None else min(max(recalled, float(PITCHES[0])), float(PITCHES[-1]))
+
+    @property
+    def _estimated(self) -> dict[str, float]:
+        return {"camera_pitch_deg": self._pitch.pitch} if self.options.camera_pitch is None else {}
 
     @property
     def _is_camera_given(self) -> bool:
@@ -132,8 +163,10 @@ class TrackTask(Task):
     def _calibrate_anew(self) -> None:
         options = self.options
         height, width = options.camera_height or HEIGHT, options.lane_width or LANE_WIDTH
+        is_given = options.camera_height is not None and options.lane_width is not None
+        expected = width / height if is_given else self.recalled.get("lane_width_heights", width / height)
         self._pitch = PitchEstimator(self._expected_pitch, self._camera)
-        self._width = LaneWidthEstimator(width / height)
+        self._width = LaneWidthEstimator(min(max(expected, float(WIDTHS[0])), float(WIDTHS[-1])))
         self._upside_down = UpsideDownDetector()
 
     def _height_and_width(self) -> tuple[float, float]:
@@ -153,7 +186,7 @@ class TrackTask(Task):
     def _measure(self, lines: Sequence[Polyline], frame: Frame, now_ns: int) -> tuple[Lane | None, str]:
         """Return the lane that these lines make, or None and the reason."""
         if not lines:
-            return None, "no line in sight"
+            return None, NO_LINE + (NO_LINE_IN_ROI if self.options.roi else "")
         size = frame.view.width, frame.view.height
         scores = [line.score for line in lines]
         pixels = [np.array(line.points) for line in lines]
@@ -161,6 +194,8 @@ class TrackTask(Task):
         if self._upside_down.upside_down:
             return None, UPSIDE_DOWN
         self._pitch.update(pixels, scores, size)
+        if self._pitch.has_diverged and self.options.camera_pitch is None:
+            self._log_once(logging.WARNING, "pitch", DIVERGED, self._pitch.expected, CALIBRATE)
         height, width = self._height_and_width()
         is_given = self.options.camera_pitch is not None
         pitch = self._expected_pitch if is_given else round(self._pitch.pitch / PITCH_STEP) * PITCH_STEP
@@ -170,14 +205,14 @@ class TrackTask(Task):
             width = self.options.lane_width or self._width.width * height
         grounds = [height * ground[visible] for ground, visible in map(camera.unproject, pixels)]
         lane = find_lane(grounds, scores, width, height, self._last)
-        known = f"--camera-pitch is {pitch:g}" + ("" if is_given else ", estimated") + "; see 'camapp calibrate-track'"
+        known = f"--camera-pitch is {pitch:g}" + ("" if is_given else ", estimated") + f"; {CALIBRATE}"
         if not any(map(len, grounds)):
             return None, f"all lines lie above the horizon ({known})"
         if lane is None:
             return None, f"no line leads along the car's way ({known})"
         self._width.update(lane, height)
         if abs(lane.offset) > 1.5 * lane.width:
-            return None, f"the lines are too far off to be the car's lane (--lane-width is {width:.2g} m)"
+            return None, f"the lines are too far off to be the car's lane (--lane-width is {width:.2g} m; {CALIBRATE})"
         return lane, ""
 
     def _make_camera(self, size: tuple[int, int], pitch: float) -> GroundCamera:
@@ -197,11 +232,11 @@ def _fault(grey: Floats) -> str:
     """Return why no line can be seen in an image of brightness 0 to 1 per pixel; '' if one could be seen."""
     mean, spread = float(grey.mean()), float(grey.std())
     if mean < DARK:
-        return "the image is black; is the lens covered?"
+        return "the image is black; is the lens covered? If not, try --camera-control ExposureTime=20000"
     if mean > BRIGHT:
-        return "the image is white; is the camera dazzled?"
+        return "the image is white; is the camera dazzled? If not, try --camera-control ExposureTime=2000"
     if spread < FLAT:
-        return "the image is blank; is the lens covered?"
+        return "the image is blank; is the lens covered? If not, try --camera-control LensPosition=1"
     return ""
 
 

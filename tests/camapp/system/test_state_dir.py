@@ -6,7 +6,15 @@ from dataclasses import replace
 import pytest
 
 from camapp.core.settings import load_settings
-from camapp.system.state_dir import StateError, remember, remembered, state_directory, web_token
+from camapp.system.state_dir import (
+    StateError,
+    recollect,
+    recollected,
+    remember,
+    remembered,
+    state_directory,
+    web_token,
+)
 
 ROI = (0.1, 0.2, 0.5, 0.5)
 
@@ -105,3 +113,17 @@ def test_a_saved_zone_that_is_not_allowed_is_ignored(tmp_path, caplog):
     remember(tmp_path, "camera", "zone", ("porch=0,0 1,1",))
     assert remembered(settings(), tmp_path).zone == ()
     assert "it is ignored" in caplog.text
+
+
+def test_what_was_learned_belongs_to_a_camera_and_its_source(tmp_path):
+    recollect(tmp_path, "camera", "picamera://0", {"camera_pitch_deg": 12.5})
+    remember(tmp_path, "camera", "roi", ROI)
+    assert recollected(tmp_path, "camera", "picamera://0") == {"camera_pitch_deg": 12.5}
+    assert recollected(tmp_path, "camera", "v4l2://0") == recollected(tmp_path, "other", "picamera://0") == {}
+    assert remembered(settings(), tmp_path).roi == ROI
+
+
+@pytest.mark.parametrize("kept", ["[]", "5", "[5]", '[{"source": "auto", "a": "x", "b": NaN, "c": null}]'])
+def test_damaged_values_that_were_learned_are_ignored(tmp_path, kept):
+    (tmp_path / "remembered.json").write_text('{"cameras": {"camera": {"learned": ' + kept + "}}}")
+    assert recollected(tmp_path, "camera", "auto") == {}

@@ -60,6 +60,19 @@ def test_lines_that_make_no_lane_leave_the_pitch_as_it_was_expected():
     assert estimator.agreement < 0.5
 
 
+def test_an_estimate_is_sure_or_has_diverged_once_many_lines_were_seen():
+    rng, good, bad = np.random.default_rng(3), PitchEstimator(18.0, camera), PitchEstimator(18.0, camera)
+    assert not good.is_sure
+    for frame in range(150):
+        good.update(view(12.0, rng), [1.0, 1.0], SIZE)
+        # Lines across the way.
+        across = np.stack([np.linspace(20, 300, 40), np.full(40, 150 + 30 * (frame % 3))], axis=1)
+        bad.update([across, across + np.array([0, 20])], [1.0, 1.0], SIZE)
+    assert (good.is_sure, good.has_diverged) == (True, False)
+    assert (bad.is_sure, bad.has_diverged) == (False, True)
+    assert bad.pitch == bad.expected == 18.0
+
+
 def test_nearly_level_lines_at_the_horizon_are_no_error():
     estimator = PitchEstimator(18.0, camera)
     level = np.stack([np.linspace(0, 300, 20), np.full(20, 5.0)], axis=1)

@@ -189,6 +189,63 @@ def test_without_any_setting_the_offset_in_lanes_and_the_heading_are_right_after
     assert heading < 4
 
 
+def driven(task, frames=90, seed=1):
+    """Drive on a generated course with a perfect net; return the last prediction."""
+    scene = TrackScene(SceneOptions(size=(160, 120), seed=seed, count=1))
+    for frame in range(frames):
+        truth = truth_at(scene, frame)
+        found = run(task, noise(frame), output_of(truth, (160, 120)), frame / 30)
+    return found
+
+
+def truth_at(scene, frame):
+    """Return the borders of the course as the scene's camera sees them, without drawing an image."""
+    lines = []
+    for stripe in (stripe.seen_from(scene.pose(frame / 30)) for stripe in scene.stripes if stripe.is_line):
+        pixels, seen = scene.camera.project(stripe.path)
+        near = seen & (np.hypot(*stripe.path.T) < 12) & ((pixels > 0) & (pixels < (160, 120))).all(axis=1)
+        starts = np.flatnonzero(np.diff(near.astype(int), prepend=0, append=0))
+        for first, last in zip(starts[::2], starts[1::2], strict=True):
+            if last - first > 3:
+                lines.append(Polyline(tuple(map(tuple, pixels[first:last].tolist()))))
+    return lines
+
+
+def test_what_was_learned_is_where_the_next_run_starts():
+    first = create_task("track", CARD, TaskOptions())
+    assert first.learned() == {}
+    found = driven(first)
+    learned = first.learned()
+    assert found.values["camera_pitch_deg"] == pytest.approx(learned["camera_pitch_deg"], abs=0.01)
+    second = create_task("track", CARD, TaskOptions())
+    second.recall(learned | {"unknown": 1.0})
+    assert driven(second, frames=1).values["camera_pitch_deg"] == pytest.approx(learned["camera_pitch_deg"], abs=2)
+    third = create_task("track", CARD, TaskOptions())
+    third.take_over(first)
+    assert third.recalled == learned
+    # Numbers that no estimate can have, such as from a file that was edited.
+    second.recall({"camera_pitch_deg": 1e9, "lane_width_heights": -3.0})
+    assert math.isfinite(driven(second, frames=2).values["offset_m"])
+
+
+def test_a_given_pitch_outranks_what_was_learned_and_is_not_shown_as_estimated():
+    task = create_task("track", CARD, TaskOptions(camera_pitch=21.0))
+    task.recall({"camera_pitch_deg": 5.0, "lane_width_heights": 2.0})
+    found = driven(task)
+    assert found.label == "lane"
+    assert "camera_pitch_deg" not in found.values
+    assert task.learned() == {}
+
+
+def test_an_estimate_that_diverges_is_logged_once(caplog):
+    across = [Polyline(tuple((x, y) for x in range(10, 150, 5))) for y in (70.0, 95.0)]
+    task = create_task("track", CARD, TaskOptions())
+    for frame in range(150):
+        found = run(task, noise(frame), output_of(across, (160, 120)), frame / 30)
+    assert no_lane(found, "no line leads along the car's way (--camera-pitch is 18, estimated; see")
+    assert [record.levelname for record in caplog.records if "fit no pitch" in record.message] == ["WARNING"]
+
+
 def test_a_known_lane_width_gives_metres_without_the_height():
     size = (320, 240)
     scene = TrackScene(SceneOptions(size=size, seed=3, count=1))
