@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -14,7 +15,7 @@ from engine.kernels.block import BLOCK, PAIR, read_block
 from engine.kernels.conv import LATE, read
 from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
-from engine.kernels.step import SWISH, SWISH_SCALE, Operand
+from engine.kernels.step import NOT_IN_PLACE, SILU, SWISH, SWISH_SCALE, Operand
 from engine.kernels.winograd import BESIDE
 
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
@@ -53,7 +54,8 @@ def fold_batch_norms(graph: Graph) -> Graph:
 def fuse_activations(graph: Graph) -> Graph:
     """Turn an activation that alone follows a node into the node's attribute `activation`, if it can have one.
 
-    The factor and the offset of HardSigmoid and HardSwish become part of the weight and the bias.
+    The factor and the offset of HardSigmoid and HardSwish become part of the weight and the bias, and the half of SiLU,
+    x * sigmoid(x), which exporters write as two nodes.
     """
     arrays = dict(graph.initializers)
     nodes = list(graph.nodes)
@@ -63,7 +65,35 @@ def fuse_activations(graph: Graph) -> Graph:
             if fused is not None:
                 nodes[nodes.index(node)] = replace(fused, outputs=after.outputs)
                 nodes.remove(after)
+    for node, sigmoid, product in _silus(replace(graph, nodes=tuple(nodes))):
+        if "activation" not in node.attributes and _is_scalable(node, arrays):
+            fused = _activated(_scaled(node, 0.5, 0.0, arrays), SILU)
+            nodes[nodes.index(node)] = replace(fused, outputs=product.outputs)
+            nodes.remove(sigmoid)
+            nodes.remove(product)
     return replace(graph, nodes=tuple(nodes), initializers=arrays)
+
+
+def _silus(graph: Graph) -> list[tuple[Node, Node, Node]]:
+    """Return nodes with the Sigmoid of their output and the Mul of both, if nothing else reads the two values."""
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    readers.update(value.name for value in graph.outputs)
+    makers = {node.outputs[0]: node for node in graph.nodes if len(node.outputs) == 1}
+    found = []
+    for product in graph.nodes:
+        pair = [makers.get(name) for name in product.inputs] if product.op_type == "Mul" else []
+        for sigmoid, node in (pair, pair[::-1]) if len(pair) == 2 else ():
+            if sigmoid is None or node is None or sigmoid.op_type != "Sigmoid" or sigmoid.inputs != node.outputs:
+                continue
+            if readers[sigmoid.outputs[0]] == 1 and readers[node.outputs[0]] == 2:
+                found.append((node, sigmoid, product))
+    return found
+
+
+def _is_scalable(node: Node, arrays: Mapping[str, Array]) -> bool:
+    """Return whether a factor and an offset of the output can become part of the node's parameters."""
+    plain = node.attributes.get("alpha", 1.0) == node.attributes.get("beta", 1.0) == 1.0
+    return node.op_type in ("Conv", "Gemm") and plain and all(name in arrays for name in node.inputs[1:])
 
 
 def _with_activation(node: Node, after: Node, arrays: dict[str, Array]) -> Node | None:
@@ -75,9 +105,7 @@ def _with_activation(node: Node, after: Node, arrays: dict[str, Array]) -> Node 
         limits: dict[tuple[object, object], str] = {(0, 6): "Relu6", (0, 1): "Unit"}
         name = limits.get((has.get("min"), has.get("max"))) if len(after.inputs) == 1 else None
         return _activated(node, name) if name else None
-    plain = node.attributes.get("alpha", 1.0) == node.attributes.get("beta", 1.0) == 1.0
-    fixed = all(name in arrays for name in node.inputs[1:])
-    if node.op_type not in ("Conv", "Gemm") or not plain or not fixed:
+    if not _is_scalable(node, arrays):
         return None
     if after.op_type == "HardSwish":
         return _activated(_scaled(node, SWISH_SCALE, 3 * SWISH_SCALE, arrays), SWISH)
@@ -115,7 +143,7 @@ def delay_epilogues(graph: Graph) -> Graph:
             or "residual" in conv.attributes
             or len(pool.inputs) > 1
             or "activation" in pool.attributes
-            or conv.attributes.get("activation") == SWISH  # not monotonic
+            or conv.attributes.get("activation") in NOT_IN_PLACE  # not monotonic
         ):
             continue
         moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}
@@ -154,8 +182,13 @@ def fuse_residuals(graph: Graph, shapes: Mapping[str, Shape], *, late: bool = Fa
 def _cannot_add(conv: Node, add: Node, late: bool) -> bool:
     has = conv.attributes
     if late:
-        # Swish cannot work in place, and kernels of depthwise convolutions have no late residual.
-        return "residual" in has or bool(add.attributes) or has.get("activation") == SWISH or has.get("group", 1) > 1
+        # Some activations cannot work in place, and kernels of depthwise convolutions have no late residual.
+        return (
+            "residual" in has
+            or bool(add.attributes)
+            or has.get("activation") in NOT_IN_PLACE
+            or has.get("group", 1) > 1
+        )
     return bool({"activation", "residual"} & has.keys())
 
 

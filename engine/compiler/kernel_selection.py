@@ -44,6 +44,8 @@ SMALL_MACS = 2_000_000
 MIN_WIDTH = 28
 # Largest difference of two kernels' outputs, of the largest number: rounding gives up to 1e-5 (Winograd).
 MAX_DIFFERENCE = 1e-3
+# Smallest ratio of channels between them and before them: others fit the cache as well, and one by one are faster.
+MIN_EXPANSION = 2
 # A larger file is not read: it holds no times.
 MAX_FILE_BYTES = 8 << 20
 
@@ -86,7 +88,8 @@ class KernelSelector:
         node, inputs, offers = fused
         if node.op_type == CONV_POOL:
             return next(iter(offers.values())).macs <= SMALL_MACS * inputs[0].shape[0]
-        return node.op_type == BESIDE or inputs[0].shape[-1] >= MIN_WIDTH
+        wide = inputs[0].shape[-1] >= MIN_WIDTH and inputs[1].shape[0] >= MIN_EXPANSION * inputs[0].shape[1]
+        return node.op_type == BESIDE or wide
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         return next(iter(offers))

@@ -57,6 +57,7 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Clip": (activations.clip,),
     "Concat": (movement.concat,),
     "Conv": (
+        depthwise.depthwise_sorted,
         depthwise.depthwise,
         winograd.winograd5,
         winograd.winograd4,

@@ -74,6 +74,9 @@ def leaky_relu(node: Node, inputs: Sequence[Operand]) -> Step:
     alpha = attributes(node, alpha=0.01)["alpha"]
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        if 0 < alpha <= 1:
+            scaled = partial(np.multiply, arrays[0], scalar(alpha), out=scratch[0])
+            return [scaled, partial(np.maximum, arrays[0], scratch[0], out=out)]
         return _two_slopes(arrays[0], scalar(alpha), out, scratch[0])
 
     below = Scratch(inputs[0].shape, follows=True)

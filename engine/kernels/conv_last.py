@@ -7,6 +7,7 @@ from functools import partial
 from math import prod
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from engine.graph import Array, Node, Shape
 from engine.kernels import blas
@@ -14,7 +15,7 @@ from engine.kernels.conv import read
 from engine.kernels.products import inner_parts, panel_width, panels, product
 from engine.kernels.step import (
     FEW_CHANNELS,
-    SWISH,
+    NOT_IN_PLACE,
     Call,
     Layout,
     Operand,
@@ -26,6 +27,7 @@ from engine.kernels.step import (
     first,
     last,
 )
+from engine.kernels.windows import Windows
 
 # Bytes of columns and output together: half of a small core's L2 cache; or as much as the weights, if these are larger,
 # because every slab reads all of them.
@@ -48,34 +50,41 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
     width = panel_width(inner // parts, channels) if in_panels and blas.has_small_products() else None
     if in_panels and (width is None or prod(conv.shape[2:]) == 1):
         return None
+    windows = conv.windows
+    sorts = from_planes and len(windows.size) == 2 and windows.strides[1] > 1 and windows.dilations == (1, 1)
     slab = slab_rows(conv.shape, 4 * (inner + channels), max(SLAB_BYTES, 4 * inner * channels))
     pixels = min(slab, conv.shape[2] * conv.shape[0]) * prod(conv.shape[3:])
     scratch = (
         Scratch((pixels * channels,)),
         Scratch((pixels * inner if not conv.is_pointwise else 0,)),
         Scratch((parts * pixels * channels if parts > 1 else 0,)),
-        Scratch((pixels * channels if conv.activation == SWISH else 0,)),
+        Scratch((pixels * channels if conv.activation in NOT_IN_PLACE else 0,)),
+        Scratch(_sorted_shape(inputs[0].shape, windows) if sorts else (0,)),
     )
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
         rank = out.ndim - 2
-        outs, windows = last(out), np.moveaxis(conv.windows.view(arrays[0]), 1, rank + 1)  # (N, *taps, C, *pixels)
-        windows = np.moveaxis(windows, range(1, rank + 2), range(rank + 1, 2 * rank + 2))
+        outs, view = last(out), np.moveaxis(windows.view(arrays[0]), 1, rank + 1)  # (N, *taps, C, *pixels)
+        view = np.moveaxis(view, range(1, rank + 2), range(rank + 1, 2 * rank + 2))
         bias, residual = conv.added(arrays)
+        calls += _sort(windows, arrays[0], scratch[4]) if sorts else []
         for block in blocks(conv.shape, slab):
             target = outs[block]
             size = prod(target.shape[:-1])
             if conv.is_pointwise:
                 rows = last(arrays[0])[block].reshape(size, inner)
             else:
-                taken, ahead = windows[block], range(rank + 1, 2 * rank + 2)
+                taken, ahead = view[block], range(rank + 1, 2 * rank + 2)
                 if from_planes:
                     taken = np.moveaxis(taken, ahead, range(rank + 1))
                 columns = scratch[1][: size * inner]
-                calls.append(copy(columns.reshape(taken.shape), taken))
+                if sorts:
+                    calls += _gather(windows, scratch[4], columns, block)
+                else:
+                    calls.append(copy(columns.reshape(taken.shape), taken))
                 rows = columns.reshape(inner, size).T if from_planes else columns.reshape(size, inner)
-            direct = target.flags.c_contiguous and conv.activation != SWISH
+            direct = target.flags.c_contiguous and conv.activation not in NOT_IN_PLACE
             result = target.reshape(size, channels) if direct else scratch[0][: size * channels].reshape(size, channels)
             if parts == 1:
                 calls += product(rows, arrays[1], result)
@@ -102,6 +111,37 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
         strided_out=True,
         packs={1: Pack(f"panels{parts}x{width}", partial(_panels, parts, width)) if width else Pack("rows", as_rows)},
     )
+
+
+def _sorted_shape(data: Shape, windows: Windows) -> Shape:
+    """Return the shape of an image with its columns sorted: (N, C, rows, places in a stride, columns of a place)."""
+    across, width = windows.strides[1], windows.kernel[1]
+    return (*data[:2], windows.padded[0], min(across, width), windows.out[1] + (width - 1) // across)
+
+
+def _sort(windows: Windows, data: Array, in_order: Array) -> list[Call]:
+    """Sort the columns of framed planes by their place in a stride: windows are then gathered run by run."""
+    across, width, calls = windows.strides[1], windows.kernel[1], []
+    for place in range(in_order.shape[3]):
+        used = windows.out[1] + len(range(place, width, across)) - 1
+        calls.append(copy(in_order[..., place, :used], data[..., place : place + used * across : across]))
+    return calls
+
+
+def _gather(windows: Windows, in_order: Array, columns: Array, block: Block) -> list[Call]:
+    """Copy the windows of a block from sorted planes to (*kernel, C, N, rows, pixels)."""
+    (height, width), (down, across), (_, pixels) = windows.kernel, windows.strides, windows.out
+    begin, end, _ = block[1].indices(windows.out[0])
+    some = in_order[block[0], :, begin * down :]
+    item, channel, row, _, number = some.strides
+    targets = columns.reshape(height, width, some.shape[1], len(some), end - begin, pixels)
+    calls = []
+    for tap in range(width):
+        source = some[:, :, :, tap % across, tap // across :]
+        shape = (height, some.shape[1], len(some), end - begin, pixels)
+        view = as_strided(source, shape, (row, channel, item, down * row, number), writeable=False)
+        calls.append(copy(targets[:, tap], view))
+    return calls
 
 
 def slab_rows(shape: Shape, pixel_bytes: int, budget: int) -> int:

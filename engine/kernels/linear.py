@@ -9,7 +9,19 @@ from math import prod
 import numpy as np
 
 from engine.graph import Array, ModelError, Node
-from engine.kernels.step import SWISH, Call, Operand, Pack, Scratch, Step, aligned, attributes, finish, gemm, scalar
+from engine.kernels.step import (
+    NOT_IN_PLACE,
+    Call,
+    Operand,
+    Pack,
+    Scratch,
+    Step,
+    aligned,
+    attributes,
+    finish,
+    gemm,
+    scalar,
+)
 from engine.shapes import broadcasts, positive
 
 # Elements of the largest weight that is aligned; a larger one comes from memory, and only the memory's speed counts.
@@ -33,7 +45,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         a = arrays[0].T if found["transA"] else arrays[0]
         b = arrays[1].T if found["transB"] else arrays[1]
-        product = scratch[1] if found["activation"] == SWISH else out
+        product = scratch[1] if found["activation"] in NOT_IN_PLACE else out
         calls = [gemm(a, b, product)]
         if found["alpha"] != 1:
             calls.append(partial(np.multiply, product, scalar(found["alpha"]), out=product))
@@ -42,7 +54,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
         added = [scratch[0] if scales_c else arrays[2]] if has_c else []
         return calls + finish(product, out, added, found["activation"])
 
-    before_swish = Scratch((rows, columns) if found["activation"] == SWISH else (0,))
+    before_swish = Scratch((rows, columns) if found["activation"] in NOT_IN_PLACE else (0,))
     scratch = (Scratch(inputs[2].shape if scales_c else (0,)), before_swish)
     fits = inputs[1].is_parameter and prod(inputs[1].shape) <= MAX_ALIGNED
     packs = {1: Pack("aligned", aligned)} if fits else {}

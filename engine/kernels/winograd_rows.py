@@ -19,7 +19,7 @@ from engine.graph import Array, Node
 from engine.kernels.conv import read
 from engine.kernels.conv_pool import COLUMN_BYTES, added_after_pool
 from engine.kernels.step import (
-    SWISH,
+    NOT_IN_PLACE,
     Border,
     Call,
     Layout,
@@ -110,7 +110,9 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
         """Prepare addends and activation, from tiles to (N, H, W, C); the last tile may have superfluous rows."""
         numbers, whole, late = flat(tiles), height // kept, int(conv.late)
         calls: list[Call] = []
-        at_once = not others and conv.activation != SWISH  # one long run and a copy: half the time of short runs
+        at_once = (
+            not others and conv.activation not in NOT_IN_PLACE
+        )  # one long run and a copy: half the time of short runs
         if at_once:
             terms = [np.tile(term, numbers.size // outputs) for term in added]
             calls += finish(numbers, numbers, terms, conv.activation)

@@ -80,6 +80,10 @@ class NetBuilder:
         """Add x * min(max(x + 3, 0), 6) / 6."""
         return self.node("HardSwish", (x,))
 
+    def silu(self, x: str) -> str:
+        """Add x * sigmoid(x) as two nodes."""
+        return self.multiply(x, self.node("Sigmoid", (x,)))
+
     def hard_sigmoid(self, x: str) -> str:
         """Add min(max(x + 3, 0), 6) / 6, torch.nn.Hardsigmoid."""
         return self.node("HardSigmoid", (x,), {"alpha": 1 / 6, "beta": 0.5})

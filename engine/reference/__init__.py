@@ -137,9 +137,16 @@ def _swish(x: Array) -> Array:
     return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1), np.float32)
 
 
+def _silu(x: Array) -> Array:
+    """Compute y * sigmoid(y) for x = y / 2."""
+    y = x.astype(np.float64) * 2
+    return np.asarray(y / (1 + np.exp(-y)), np.float32)
+
+
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "Relu": lambda x: np.maximum(x, np.float32(0)),
     "Relu6": lambda x: np.clip(x, np.float32(0), np.float32(6)),
     "Unit": lambda x: np.clip(x, np.float32(0), np.float32(1)),
+    "Silu": _silu,
     "Swish": _swish,
 }

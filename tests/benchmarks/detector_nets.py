@@ -18,7 +18,7 @@ _CLASSES = 80
 class DetectorBuilder(NetBuilder):
     """Adds the layers of detectors, and knows each value's channels and side.
 
-    `act` names the activation of `unit`: 'Sigmoid' stands for SiLU, x * sigmoid(x).
+    `act` names the activation of `unit`: an operator, or 'Silu' for x * sigmoid(x).
     """
 
     def __init__(self, name: str, side: int, act: str) -> None:
@@ -37,8 +37,7 @@ class DetectorBuilder(NetBuilder):
         if not act:
             return x
         attributes = {"alpha": 0.1} if act == "LeakyRelu" else {}
-        y = self.node(act, (x,), attributes)
-        return self.keep(self.multiply(x, y) if act == "Sigmoid" else y, *self.shapes[x])
+        return self.keep(self.silu(x) if act == "Silu" else self.node(act, (x,), attributes), *self.shapes[x])
 
     def unit(
         self, x: str, outputs: int, kernel: int = 1, stride: int = 1, *, depthwise: bool = False, act: str | None = None
@@ -134,7 +133,7 @@ def _focus(net: DetectorBuilder) -> str:
 
 def yolox_nano(side: int = 416) -> Graph:
     """Build YOLOX-nano: depth 0.33, width 0.25, depthwise."""
-    net = DetectorBuilder("yolox_nano", side, "Sigmoid")
+    net = DetectorBuilder("yolox_nano", side, "Silu")
     x = net.unit(_focus(net), 16, 3)
     x = _csp(net, net.separable(x, 32, 3, 2), 32, 1)
     small = x = _csp(net, net.separable(x, 64, 3, 2), 64, 3)
@@ -244,7 +243,7 @@ def fastest_det(side: int = 352) -> Graph:
 
 def yolov8n(side: int = 320) -> Graph:
     """Build YOLOv8n up to the distances of its boxes as distributions."""
-    net = DetectorBuilder("yolov8n", side, "Sigmoid")
+    net = DetectorBuilder("yolov8n", side, "Silu")
 
     def c2f(x: str, outputs: int, count: int, shortcut: bool = True) -> str:
         half = outputs // 2
@@ -275,7 +274,7 @@ def yolov8n(side: int = 320) -> Graph:
     return net.boxes(parts)
 
 
-DETECTORS: Mapping[str, Callable[[], Graph]] = {
+DETECTORS: Mapping[str, Callable[..., Graph]] = {
     build.__name__: build for build in (yolox_nano, nanodet_m, yunet, fastest_det, yolov8n)
 }
 

@@ -89,7 +89,7 @@ def test_relu_after_dropout_is_fused_into_the_convolution() -> None:
 
 
 @pytest.mark.parametrize("linear", [False, True])
-@pytest.mark.parametrize("name", ["hard_swish", "hard_sigmoid"])
+@pytest.mark.parametrize("name", ["hard_swish", "hard_sigmoid", "silu"])
 def test_hard_activations_become_part_of_a_layer(name: str, linear: bool) -> None:
     net = NetBuilder("hard", (4,) if linear else (4, 6, 5))
     x = net.linear(net.input, "fc", 4, 6) if linear else net.conv(net.input, "conv", 4, 6, 3, pad=1)
@@ -106,9 +106,33 @@ def test_hard_activations_become_part_of_a_layer(name: str, linear: bool) -> Non
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_pool_does_not_take_over_a_hard_swish() -> None:
+def test_a_silu_stays_where_another_node_reads_a_part_of_it() -> None:
+    net = NetBuilder("gate", (2, 5, 5))
+    x = net.conv(net.input, "conv", 2, 3, 3)
+    gate = net.node("Sigmoid", (x,))
+    graph = seeded(net.graph(net.add(net.multiply(gate, x), gate), (3, 3, 3)))
+    assert operators(optimise(graph)) == {"Conv": 1, "Sigmoid": 1, "Mul": 1, "Add": 1}
+    net = NetBuilder("squared", (2, 5, 5))
+    x = net.conv(net.input, "conv", 2, 3, 3)
+    gate = net.node("Sigmoid", (x,))
+    graph = seeded(net.graph(net.multiply(gate, gate), (3, 3, 3)))
+    assert operators(optimise(graph)) == {"Conv": 1, "Sigmoid": 1, "Mul": 1}
+
+
+def test_a_silu_of_large_numbers_is_exact() -> None:
+    net = NetBuilder("wide", (1, 1, 8))
+    graph = net.graph(net.silu(net.conv(net.input, "conv", 1, 1, 1, bias=False)), (1, 1, 8))
+    graph = optimise(graph.bind({"conv.weight": np.ones((1, 1, 1, 1), np.float32)}))
+    x = np.array([-1e30, -100, -20, -1e-3, 0, 1e-3, 90, 1e30], np.float32).reshape(1, 1, 1, 8)
+    expected = x.astype(np.float64) / (1 + np.exp(-np.maximum(x.astype(np.float64), -700)))
+    np.testing.assert_allclose(outputs(graph, x)[0], expected, rtol=1e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", ["hard_swish", "silu"])
+def test_a_pool_does_not_take_over_an_activation_that_falls_and_rises(name: str) -> None:
     net = NetBuilder("falls and rises", (1, 4, 4))
-    graph = seeded(net.graph(net.max_pool(net.hard_swish(net.conv(net.input, "conv", 1, 2, 1)), 2), (2, 2, 2)))
+    activate = getattr(net, name)
+    graph = seeded(net.graph(net.max_pool(activate(net.conv(net.input, "conv", 1, 2, 1)), 2), (2, 2, 2)))
     x = np.linspace(-9, 3, 16, dtype=np.float32).reshape(1, 1, 4, 4)
     np.testing.assert_allclose(outputs(optimise(graph), x)[0], run_graph(graph, x)[0], rtol=1e-5, atol=1e-6)
 

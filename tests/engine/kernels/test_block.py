@@ -51,7 +51,7 @@ def check(graph: Graph, x: Array) -> None:
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("activation", ["", "relu", "relu6", "hard_swish"])
+@pytest.mark.parametrize("activation", ["", "relu", "relu6", "hard_swish", "silu"])
 @pytest.mark.parametrize(
     ("first", "kernel", "stride", "size"),
     [
@@ -76,7 +76,7 @@ def test_pair_agrees_with_plain_loops(
     check(graph, images(2, 3, size, size))
 
 
-@pytest.mark.parametrize("activation", ["", "relu6", "hard_swish"])
+@pytest.mark.parametrize("activation", ["", "relu6", "hard_swish", "silu"])
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 14), (3, 1, 19), (3, 2, 18), (5, 1, 10), (5, 2, 15)])
 def test_block_agrees_with_plain_loops(activation: str, kernel: int, stride: int, size: int) -> None:
     net = NetBuilder("block", (5, size, size))

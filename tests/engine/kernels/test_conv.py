@@ -44,6 +44,10 @@ SHAPES: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int]] = [
     ((1, 4, 9, 13), (20, 4, 3, 2), (3, 4), (1, 0, 4, 0), 1),
     ((1, 12, 6, 7), (12, 1, 3, 3), (1, 1), (1, 1, 1, 1), 12),
     ((2, 12, 7, 6), (12, 1, 5, 5), (2, 2), (2, 2, 2, 2), 12),
+    ((3, 16, 11, 13), (16, 1, 3, 3), (2, 2), (1, 1, 1, 1), 16),
+    ((1, 20, 12, 17), (20, 1, 3, 2), (3, 4), (1, 0, 1, 3), 20),
+    ((1, 8, 14, 9), (8, 1, 5, 5), (1, 2), (2, 0, 2, 1), 8),
+    ((1, 8, 9, 10), (8, 1, 1, 1), (2, 3), (0, 0, 0, 0), 8),
     ((1, 8, 6, 6), (16, 4, 3, 3), (1, 1), (1, 1, 1, 1), 2),
     ((2, 16, 11), (32, 16, 3), (1,), (1, 1), 1),
     ((1, 16, 12), (16, 1, 3), (2,), (1, 1), 16),
@@ -159,7 +163,7 @@ def test_kernel_agrees_with_small_products_and_without(
 @pytest.mark.parametrize("kernel", KERNEL_NAMES)
 def test_kernel_agrees_in_many_slabs(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_everywhere(kernel, monkeypatch)
-    for module in ("conv_last", "winograd"):
+    for module in ("conv_last", "depthwise", "winograd"):
         monkeypatch.setattr(f"engine.kernels.{module}.SLAB_BYTES", 3000)
     monkeypatch.setattr("engine.kernels.products.SMALL_PRODUCT", 8000)
     assert sum(check(kernel, shape, residual=1, wraps=True) for shape in SHAPES) >= 2
