@@ -15,8 +15,10 @@ from engine.kernels.block import BLOCK, PAIR, read_block
 from engine.kernels.conv import LATE, read
 from engine.kernels.conv_pool import CONV_POOL, read_conv_pool
 from engine.kernels.elementwise import fold_batch_norm
-from engine.kernels.step import NOT_IN_PLACE, SILU, SWISH, SWISH_SCALE, Operand
+from engine.kernels.movement import SHUFFLE
+from engine.kernels.step import LEAKY, SILU, SWISH, SWISH_SCALE, Operand, reads_twice
 from engine.kernels.winograd import BESIDE
+from engine.shapes import slices
 
 _CARRIES_ACTIVATION = ("Conv", "Gemm", "Add", "BatchNormalization")
 
@@ -59,7 +61,7 @@ def fuse_activations(graph: Graph) -> Graph:
     """
     arrays = dict(graph.initializers)
     nodes = list(graph.nodes)
-    for op_type in ("Relu", "Clip", "HardSigmoid", "HardSwish"):
+    for op_type in ("Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish"):
         for node, after in sole_followers(replace(graph, nodes=tuple(nodes)), _CARRIES_ACTIVATION, op_type):
             fused = None if "activation" in node.attributes else _with_activation(node, after, arrays)
             if fused is not None:
@@ -101,6 +103,9 @@ def _with_activation(node: Node, after: Node, arrays: dict[str, Array]) -> Node 
     has = after.attributes
     if after.op_type == "Relu":
         return _activated(node, "Relu")
+    if after.op_type == "LeakyRelu":
+        slope = float(has.get("alpha", 0.01))
+        return _activated(node, f"{LEAKY}:{slope!r}") if 0 < slope <= 1 else None
     if after.op_type == "Clip":
         limits: dict[tuple[object, object], str] = {(0, 6): "Relu6", (0, 1): "Unit"}
         name = limits.get((has.get("min"), has.get("max"))) if len(after.inputs) == 1 else None
@@ -143,7 +148,7 @@ def delay_epilogues(graph: Graph) -> Graph:
             or "residual" in conv.attributes
             or len(pool.inputs) > 1
             or "activation" in pool.attributes
-            or conv.attributes.get("activation") in NOT_IN_PLACE  # not monotonic
+            or reads_twice(conv.attributes.get("activation", ""))  # perhaps not monotonic
         ):
             continue
         moved = {name: conv.attributes[name] for name in ("activation",) if name in conv.attributes}
@@ -186,7 +191,7 @@ def _cannot_add(conv: Node, add: Node, late: bool) -> bool:
         return (
             "residual" in has
             or bool(add.attributes)
-            or has.get("activation") in NOT_IN_PLACE
+            or reads_twice(has.get("activation", ""))
             or has.get("group", 1) > 1
         )
     return bool({"activation", "residual"} & has.keys())
@@ -280,6 +285,106 @@ def fuse_pools(
             nodes[nodes.index(pool)] = node
             nodes.remove(conv)
     return replace(graph, nodes=tuple(nodes))
+
+
+def fuse_focus(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
+    """Turn four images of every second pixel, their Concat and the Conv that alone reads it into one Conv of the image.
+
+    This is the first layer of YOLOX and YOLOv5: Slices with step 2 make the four images. Each tap of the Conv belongs
+    to one of them, so it has twice as many taps in each direction, and the stride 2. The pass needs the values' shapes.
+    """
+    arrays, nodes = dict(graph.initializers), list(graph.nodes)
+    slicing = {node.outputs[0]: node for node in graph.nodes if node.op_type == "Slice" and len(node.inputs) == 1}
+    for concat, conv in sole_followers(graph, ("Concat",), "Conv"):
+        found = [_every_second(name, slicing, shapes) for name in concat.inputs]
+        sources = {each[0] for each in found if each is not None}
+        has = conv.attributes
+        plain = has.get("group", 1) == 1 and not {"auto_pad", "residual", "padding"} & has.keys()
+        ones = all(set(has.get(name) or (1,)) == {1} for name in ("strides", "dilations"))
+        if len(found) != 4 or None in found or len(sources) != 1 or concat.attributes.get("axis") != 1 or not ones:
+            continue
+        weight = arrays.get(conv.inputs[1])
+        if weight is None or weight.ndim != 4 or not plain or _kernel_differs(conv, weight):
+            continue
+        outputs, channels, height, width = weight.shape[0], weight.shape[1] // 4, *weight.shape[2:]
+        wide = np.zeros((outputs, channels, 2 * height, 2 * width), np.float32)
+        for part, each in enumerate(found):
+            assert each is not None
+            wide[:, :, each[1] :: 2, each[2] :: 2] += weight[:, part * channels : (part + 1) * channels]
+        name = f"{concat.outputs[0]}/weight"
+        arrays[name] = wide
+        pads = tuple(2 * pad for pad in has.get("pads") or (0,) * 4)
+        attributes = {**has, "kernel_shape": wide.shape[2:], "strides": (2, 2), "pads": pads}
+        made = replace(conv, inputs=(*sources, name, *conv.inputs[2:]), attributes=attributes)
+        nodes[nodes.index(conv)] = made
+        nodes.remove(concat)
+    return _drop_unread(drop_unused(replace(graph, nodes=tuple(nodes), initializers=arrays)))
+
+
+def _kernel_differs(conv: Node, weight: Array) -> bool:
+    return conv.attributes.get("kernel_shape", weight.shape[2:]) != weight.shape[2:]
+
+
+def _every_second(name: str, slicing: Mapping[str, Node], shapes: Mapping[str, Shape]) -> tuple[str, int, int] | None:
+    """Return the image, and the row and column at which a value starts to take every second of each; else None."""
+    starts = [0, 0]
+    taken = [False, False]
+    while name in slicing:
+        node = slicing[name]
+        name = node.inputs[0]
+        shape = shapes.get(name, ())
+        if len(shape) != 4:
+            return None
+        for axis, (part, size) in enumerate(zip(slices(node, shape), shape, strict=True)):
+            start, stop, step = part.indices(size)
+            if (start, step) == (0, 1) and stop == size:
+                continue
+            if axis < 2 or step != 2 or start > 1 or size % 2 or stop <= size - 2 + start or taken[axis - 2]:
+                return None
+            starts[axis - 2], taken[axis - 2] = start, True
+    return (name, *starts) if all(taken) else None
+
+
+def _drop_unread(graph: Graph) -> Graph:
+    """Return the graph without Slices that nothing reads."""
+    nodes = list(graph.nodes)
+    while True:
+        read = {name for node in nodes for name in node.inputs} | {value.name for value in graph.outputs}
+        kept = [node for node in nodes if node.op_type != "Slice" or node.outputs[0] in read]
+        if len(kept) == len(nodes):
+            return replace(graph, nodes=tuple(nodes))
+        nodes = kept
+
+
+def fuse_shuffles(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
+    """Turn Reshape, Transpose and Reshape that shuffle channels into one node that copies in any layout.
+
+    A Concat of as many equal parts, which it alone reads, becomes part of it. The pass needs the values' shapes.
+    """
+    nodes = list(graph.nodes)
+    after = {first.outputs[0]: second for first, second in sole_followers(graph, ("Reshape",), "Transpose")}
+    last = {first.outputs[0]: second for first, second in sole_followers(graph, ("Transpose",), "Reshape")}
+    joins = {second.outputs[0]: first for first, second in sole_followers(graph, ("Concat",), "Reshape")}
+    for first in graph.nodes:
+        turn = after.get(first.outputs[0])
+        end = last.get(turn.outputs[0]) if turn is not None else None
+        if turn is None or end is None:
+            continue
+        before, split, whole = (shapes[name] for name in (first.inputs[0], first.outputs[0], end.outputs[0]))
+        group = split[1] if len(split) == len(before) + 1 else 0
+        parts = (before[0], group, before[1] // max(group, 1), *before[2:])
+        swap = (0, 2, 1, *range(3, len(split)))
+        if len(before) < 3 or before != whole or split != parts or turn.attributes.get("perm") != swap:
+            continue
+        joined, inputs = joins.get(first.outputs[0]), first.inputs[:1]
+        sides = {shapes[name][1] for name in joined.inputs} if joined is not None else set()
+        if joined is not None and joined.attributes.get("axis") == 1 and sides == {before[1] // group}:
+            inputs = joined.inputs
+            nodes.remove(joined)
+        nodes[nodes.index(end)] = Node(SHUFFLE, inputs, end.outputs, {"group": group}, end.name)
+        nodes.remove(first)
+        nodes.remove(turn)
+    return drop_unused(replace(graph, nodes=tuple(nodes)))
 
 
 def fuse_beside(

@@ -9,7 +9,15 @@ from functools import partial
 from math import prod
 
 from engine.compiler.bias_deferral import defer_biases
-from engine.compiler.fusion import Reading, fuse_beside, fuse_blocks, fuse_pools, fuse_residuals
+from engine.compiler.fusion import (
+    Reading,
+    fuse_beside,
+    fuse_blocks,
+    fuse_focus,
+    fuse_pools,
+    fuse_residuals,
+    fuse_shuffles,
+)
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.memory_plan import MemoryPlan
 from engine.graph import Array, Graph, ModelError, Node, Shape, UnsupportedOperator
@@ -98,6 +106,7 @@ def prepare(graph: Graph, input_shapes: Sequence[Shape], selector: KernelSelecto
     layout = selector.layout or preferred_layout(planar, input_shapes)
     shapes = {value.name: tuple(shape) for value, shape in zip(graph.inputs, input_shapes, strict=True)}
     shapes |= {each.node.outputs[0]: each.step.shape for each in planar}
+    graph = fuse_shuffles(fuse_focus(graph, shapes), shapes)
     quicker = partial(_is_fused_faster, selector)
     if layout is Layout.LAST:
         graph = fuse_blocks(fuse_residuals(graph, shapes), shapes, quicker)

@@ -59,6 +59,7 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "Conv": (
         depthwise.depthwise_sorted,
         depthwise.depthwise,
+        winograd.winograd6,
         winograd.winograd5,
         winograd.winograd4,
         winograd.winograd2,
@@ -132,6 +133,7 @@ KINDS: Mapping[str, str] = {
 FUSED: Mapping[str, tuple[Kernel, ...]] = {
     block.PAIR: (block.tiled,),
     block.BLOCK: (block.tiled,),
+    movement.SHUFFLE: (movement.shuffle,),
     selection.INDICES: (selection.top_k_indices,),
     conv_pool.CONV_POOL: (conv_pool.planes, conv_pool.parities, conv_pool.bands, winograd_rows.winograd_rows_pool),
     winograd.BESIDE: (winograd.winograd5_beside, winograd.winograd4_beside),

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import as_strided
 from engine.graph import Array, Node, Shape
 from engine.kernels.conv import Convolution, read
 from engine.kernels.products import product_by_columns
-from engine.kernels.step import NOT_IN_PLACE, Call, Operand, Pack, Scratch, Step, copy, divisor, finish, flat, gemm
+from engine.kernels.step import Call, Operand, Pack, Scratch, Step, copy, divisor, finish, flat, gemm, reads_twice
 from engine.kernels.windows import Windows
 
 PAIR = "Conv+DepthwiseConv"
@@ -219,11 +219,9 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
         Scratch(block.columns),
         Scratch((first.weight[1], *block.sorted_size) if block.splits else (0,)),
         Scratch((group * tiles.lines * tiles.line + tiles.gap,)),  # a group of channels between the first two
-        Scratch(
-            (2, *own) if first.activation in NOT_IN_PLACE else (0,)
-        ),  # own rows before the activation, and its buffer
+        Scratch((2, *own) if reads_twice(first.activation) else (0,)),  # own rows before the activation, and its buffer
         Scratch(sums),  # products at one shift
-        Scratch(sums if second.activation in NOT_IN_PLACE else (0,)),  # sums before the activation
+        Scratch(sums if reads_twice(second.activation) else (0,)),  # sums before the activation
         Scratch((channels + 1, *sums[1:]) if third else sums),  # sums after the activation, and the ones
         Scratch((last.shape[1], *sums[1:]) if third else (0,)),  # outputs of the last
     )
@@ -240,7 +238,7 @@ def tiled(node: Node, inputs: Sequence[Operand]) -> Step | None:
                 some = slice(start, start + group)
                 calls += _make(block, matrix[some], columns, lines, activated)
                 found = after[some] if third else after
-                summed = before if second.activation in NOT_IN_PLACE else found
+                summed = before if reads_twice(second.activation) else found
                 calls += _depthwise(tiles, middle, bands[some], summed, added)
                 calls += finish(flat(summed), flat(found), (), second.activation)
                 if not third:
@@ -308,7 +306,7 @@ def _make(block: Block, matrix: Array, columns: Array, lines: Array, activated: 
     begin, end = 1 + tiles.above, 1 + tiles.above + tiles.own
     own = as_strided(lines[:, begin:], (group, tiles.own * line), lines.strides[::2])
     columns = columns.reshape(len(columns), -1)
-    if block.first.activation in NOT_IN_PLACE:
+    if reads_twice(block.first.activation):
         made, room = activated
         calls = [*product_by_columns(matrix, columns, made), *finish(made, own, (), block.first.activation, room=room)]
     else:

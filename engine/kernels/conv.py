@@ -12,7 +12,7 @@ from math import prod
 
 from engine.graph import Array, ModelError, Node, Shape
 from engine.kernels.products import product_by_columns
-from engine.kernels.step import NOT_IN_PLACE, Call, Operand, Scratch, Step, attributes, copy, finish_channels, gemm
+from engine.kernels.step import Call, Operand, Scratch, Step, attributes, copy, finish_channels, gemm, reads_twice
 from engine.kernels.windows import WINDOW_ATTRIBUTES, Windows, windows_of
 
 LATE = 2
@@ -122,7 +122,7 @@ def im2col(node: Node, inputs: Sequence[Operand]) -> Step | None:
 
 def _before_swish(conv: Convolution) -> tuple[Scratch, ...]:
     """Return a buffer for the products if the activation cannot work in place."""
-    return (Scratch(conv.shape),) if conv.activation in NOT_IN_PLACE else ()
+    return (Scratch(conv.shape),) if reads_twice(conv.activation) else ()
 
 
 def _multiply(conv: Convolution, columns: Array, arrays: Sequence[Array], products: Array, out: Array) -> list[Call]:

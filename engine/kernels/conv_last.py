@@ -15,7 +15,6 @@ from engine.kernels.conv import read
 from engine.kernels.products import inner_parts, panel_width, panels, product
 from engine.kernels.step import (
     FEW_CHANNELS,
-    NOT_IN_PLACE,
     Call,
     Layout,
     Operand,
@@ -26,6 +25,7 @@ from engine.kernels.step import (
     finish_channels,
     first,
     last,
+    reads_twice,
 )
 from engine.kernels.windows import Windows
 
@@ -58,7 +58,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
         Scratch((pixels * channels,)),
         Scratch((pixels * inner if not conv.is_pointwise else 0,)),
         Scratch((parts * pixels * channels if parts > 1 else 0,)),
-        Scratch((pixels * channels if conv.activation in NOT_IN_PLACE else 0,)),
+        Scratch((pixels * channels if reads_twice(conv.activation) else 0,)),
         Scratch(_sorted_shape(inputs[0].shape, windows) if sorts else (0,)),
     )
 
@@ -84,7 +84,7 @@ def rows_last(node: Node, inputs: Sequence[Operand], *, in_panels: bool, from_pl
                 else:
                     calls.append(copy(columns.reshape(taken.shape), taken))
                 rows = columns.reshape(inner, size).T if from_planes else columns.reshape(size, inner)
-            direct = target.flags.c_contiguous and conv.activation not in NOT_IN_PLACE
+            direct = target.flags.c_contiguous and not reads_twice(conv.activation)
             result = target.reshape(size, channels) if direct else scratch[0][: size * channels].reshape(size, channels)
             if parts == 1:
                 calls += product(rows, arrays[1], result)

@@ -30,7 +30,6 @@ from engine.kernels.conv import Convolution, read
 from engine.kernels.products import VECTOR, product_by_rows
 from engine.kernels.step import (
     FEW_CHANNELS,
-    NOT_IN_PLACE,
     Border,
     Call,
     Layout,
@@ -45,6 +44,7 @@ from engine.kernels.step import (
     gemm,
     is_last,
     last,
+    reads_twice,
 )
 
 CONV_POOL = "Conv+MaxPool"
@@ -178,7 +178,7 @@ def read_conv_pool(node: Node, inputs: Sequence[Operand]) -> Bands | Planes | Pa
     windows = conv.windows
     if (
         not plain
-        or conv.activation in NOT_IN_PLACE
+        or reads_twice(conv.activation)
         or min(conv.shape[2:]) < 2
         or prod(windows.strides) * prod(windows.dilations) > 1
     ):

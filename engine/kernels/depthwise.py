@@ -17,7 +17,6 @@ from engine.graph import Array, Node
 from engine.kernels.conv import Convolution, read
 from engine.kernels.conv_last import Block, blocks, slab_rows
 from engine.kernels.step import (
-    NOT_IN_PLACE,
     Bind,
     Call,
     Layout,
@@ -30,6 +29,7 @@ from engine.kernels.step import (
     finish_channels,
     first,
     last,
+    reads_twice,
 )
 
 SLAB_BYTES = 512 << 10  # of output, or of sorted input and output
@@ -48,7 +48,7 @@ def depthwise(node: Node, inputs: Sequence[Operand]) -> Step | None:
     joined = divisor(pixels, RUN // channels) if windows.strides[-1] == 1 else 1
     slab = slab_rows(conv.shape, 4 * channels, SLAB_BYTES)
     scratch = Scratch((min(slab, conv.shape[0] * conv.shape[2]) * prod(conv.shape[3:]) * channels,))
-    room = Scratch(scratch.shape if conv.activation in NOT_IN_PLACE else (0,))
+    room = Scratch(scratch.shape if reads_twice(conv.activation) else (0,))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
@@ -89,7 +89,7 @@ def depthwise_sorted(node: Node, inputs: Sequence[Operand]) -> Step | None:
     # An item of a block has `height - down` rows more than the stride takes it on.
     taken = rows * down + -(-rows // conv.shape[2]) * max(0, height - down)
     result = Scratch((rows * pixels * channels,))
-    room = Scratch(result.shape if conv.activation in NOT_IN_PLACE else (0,))
+    room = Scratch(result.shape if reads_twice(conv.activation) else (0,))
 
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         calls: list[Call] = []
@@ -131,7 +131,7 @@ def _is_depthwise(conv: Convolution) -> bool:
 def _result(conv: Convolution, out: Array, block: Block, scratch: Array) -> Array:
     """Return where to put the sums of a block, (N, ..., C): in the output if the last pass may work in place there."""
     target = last(out)[block]
-    direct = target.flags.c_contiguous and conv.activation not in NOT_IN_PLACE
+    direct = target.flags.c_contiguous and not reads_twice(conv.activation)
     return target if direct else scratch[: target.size].reshape(target.shape)
 
 

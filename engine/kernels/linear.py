@@ -10,7 +10,6 @@ import numpy as np
 
 from engine.graph import Array, ModelError, Node
 from engine.kernels.step import (
-    NOT_IN_PLACE,
     Call,
     Operand,
     Pack,
@@ -20,6 +19,7 @@ from engine.kernels.step import (
     attributes,
     finish,
     gemm,
+    reads_twice,
     scalar,
 )
 from engine.shapes import broadcasts, positive
@@ -45,7 +45,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         a = arrays[0].T if found["transA"] else arrays[0]
         b = arrays[1].T if found["transB"] else arrays[1]
-        product = scratch[1] if found["activation"] in NOT_IN_PLACE else out
+        product = scratch[1] if reads_twice(found["activation"]) else out
         calls = [gemm(a, b, product)]
         if found["alpha"] != 1:
             calls.append(partial(np.multiply, product, scalar(found["alpha"]), out=product))
@@ -54,7 +54,7 @@ def gemm_node(node: Node, inputs: Sequence[Operand]) -> Step:
         added = [scratch[0] if scales_c else arrays[2]] if has_c else []
         return calls + finish(product, out, added, found["activation"])
 
-    before_swish = Scratch((rows, columns) if found["activation"] in NOT_IN_PLACE else (0,))
+    before_swish = Scratch((rows, columns) if reads_twice(found["activation"]) else (0,))
     scratch = (Scratch(inputs[2].shape if scales_c else (0,)), before_swish)
     fits = inputs[1].is_parameter and prod(inputs[1].shape) <= MAX_ALIGNED
     packs = {1: Pack("aligned", aligned)} if fits else {}

@@ -11,6 +11,9 @@ from engine.graph import Array, ModelError, Node, Shape
 from engine.kernels.step import Call, Layout, Operand, Scratch, Step, attributes, scalar, unsupported
 from engine.shapes import positive, reshaped, slices
 
+# Made by `compiler.fusion.fuse_shuffles`. Inputs: one value, or as many parts of equal size as the attribute `group`.
+SHUFFLE = "ChannelShuffle"
+
 
 def reshape(node: Node, inputs: Sequence[Operand]) -> Step:
     """View the input in another shape: Reshape, Squeeze and Unsqueeze."""
@@ -69,7 +72,22 @@ def slice_(node: Node, inputs: Sequence[Operand]) -> Step:
     def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
         return [partial(np.copyto, out, arrays[0][taken])]
 
-    return Step(shape, bind)
+    return Step(shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
+
+
+def shuffle(node: Node, inputs: Sequence[Operand]) -> Step:
+    """Copy the channels of parts in turns: one of each part, then the next of each; one input is cut into `group`."""
+    group = attributes(node, group=1)["group"]
+    data = inputs[0].shape
+    shape = (data[0], data[1] * len(inputs), *data[2:])
+    count = shape[1] // group
+
+    def bind(arrays: Sequence[Array], out: Array, scratch: Sequence[Array]) -> list[Call]:
+        whole = arrays[0]
+        parts = arrays if len(arrays) > 1 else [whole[:, part * count : (part + 1) * count] for part in range(group)]
+        return [partial(np.copyto, out[:, part::group], array) for part, array in enumerate(parts)]
+
+    return Step(shape, bind, layout=Layout.ANY, strided=True, strided_out=True)
 
 
 def transpose(node: Node, inputs: Sequence[Operand]) -> Step:

@@ -28,6 +28,7 @@ HAS_FAST_CLIP = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1)
 FLOOR = "Floor"  # an activation that `compiler.bias_deferral.defer_biases` makes: see `finish`
 SWISH = "Swish"  # HardSwish of a value that `compiler.fusion.fuse_activations` scaled and shifted: see `_swish`
 SWISH_SCALE = 6**-0.5
+LEAKY = "LeakyRelu"  # an activation with its slope after a colon, above 0 and up to 1: max(x, slope * x)
 SILU = "Silu"  # x * sigmoid(x) of a value that `compiler.fusion.fuse_activations` halved: see `_silu`
 FEW_CHANNELS = 4  # up to this many, a change of layout copies each channel by a separate call
 MAX_TAPS = 1 << 16  # of a window or a kernel with one call for each tap
@@ -176,7 +177,7 @@ def attributes(node: Node, **defaults: Any) -> dict[str, Any]:
     for name, value in node.attributes.items():
         if name not in defaults:
             raise UnsupportedOperator(f"{node.op_type} '{node.name}': attribute {name}={value!r:.60} is not supported")
-    if node.attributes.get("activation", "") not in ("", FLOOR, *ACTIVATIONS):
+    if str(node.attributes.get("activation", "")).partition(":")[0] not in ("", FLOOR, *ACTIVATIONS):
         raise unsupported(node, "activation", node.attributes["activation"], ", ".join(ACTIVATIONS))
     return {**defaults, **node.attributes}
 
@@ -263,8 +264,8 @@ def finish(
 
     Addends are broadcast.
     With the activation FLOOR the first of `added` is the floor, not an addend: out = max(source + others, floor).
-    With one of NOT_IN_PLACE `source` and `out` must differ; if `out` lies in a frame, a buffer `room` like `source`
-    saves a pass.
+    If the activation `reads_twice`, `source` and `out` must differ; if `out` lies in a frame, a buffer `room` like
+    `source` saves a pass.
     """
     if all(term.flags.c_contiguous and term.size == out.size for term in (source, out, *added, *late)):
         # With one axis and no broadcasting ufuncs start in half the time.
@@ -273,8 +274,9 @@ def finish(
     operations: list[Operation] = [partial(_add, term) for term in added]
     if activation == FLOOR:
         operations = [*operations[1:], partial(_floor, added[0])]
-    elif activation in NOT_IN_PLACE:
-        operations.append(partial(NOT_IN_PLACE[activation], room=room))
+    elif reads_twice(activation):
+        name, _, slope = activation.partition(":")
+        operations.append(partial(NOT_IN_PLACE[name], room=room, **({"slope": float(slope)} if slope else {})))
     elif activation:
         operations.append(ACTIVATIONS[activation])
     operations += [partial(_add, term) for term in late]
@@ -380,8 +382,25 @@ def _silu(source: Array, out: Array, room: Array | None = None) -> list[Call]:
     ]
 
 
-NOT_IN_PLACE: Mapping[str, Callable[..., list[Call]]] = {SWISH: _swish, SILU: _silu}
+def _leaky(source: Array, out: Array, room: Array | None = None, slope: float = 1.0) -> list[Call]:
+    """Compute max(x, slope * x) in two passes."""
+    if _same(source, out):
+        raise ValueError("LeakyRelu reads its source twice and cannot work in place")
+    room = out if room is None else room
+    scaled = partial(np.multiply, source, scalar(slope), room)
+    if room.flags.c_contiguous:
+        return [scaled, partial(np.maximum, source, room, out=out)]
+    return [scaled, partial(np.maximum, source, room, out=source), copy(out, source)]
+
+
+NOT_IN_PLACE: Mapping[str, Callable[..., list[Call]]] = {SWISH: _swish, SILU: _silu, LEAKY: _leaky}
 """Activations that read their source twice: (source, out, room=) -> prepared calls."""
+
+
+def reads_twice(activation: str) -> bool:
+    """Return whether the activation cannot work in place."""
+    return activation.partition(":")[0] in NOT_IN_PLACE
+
 
 ACTIVATIONS: Mapping[str, Operation] = {
     "Relu": partial(clipped, 0, np.inf),

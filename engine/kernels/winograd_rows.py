@@ -19,7 +19,6 @@ from engine.graph import Array, Node
 from engine.kernels.conv import read
 from engine.kernels.conv_pool import COLUMN_BYTES, added_after_pool
 from engine.kernels.step import (
-    NOT_IN_PLACE,
     Border,
     Call,
     Layout,
@@ -32,6 +31,7 @@ from engine.kernels.step import (
     flat,
     gemm,
     last,
+    reads_twice,
 )
 from engine.kernels.winograd import MIN_CHANNELS, matrices
 
@@ -110,8 +110,8 @@ def _winograd_rows(node: Node, inputs: Sequence[Operand], pool: int) -> Step | N
         """Prepare addends and activation, from tiles to (N, H, W, C); the last tile may have superfluous rows."""
         numbers, whole, late = flat(tiles), height // kept, int(conv.late)
         calls: list[Call] = []
-        at_once = (
-            not others and conv.activation not in NOT_IN_PLACE
+        at_once = not others and not reads_twice(
+            conv.activation
         )  # one long run and a copy: half the time of short runs
         if at_once:
             terms = [np.tile(term, numbers.size // outputs) for term in added]

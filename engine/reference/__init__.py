@@ -124,7 +124,9 @@ def run_outputs(node: Node, *inputs: Array) -> tuple[Array, ...]:
         return (np.maximum(out, inputs[at].reshape(-1, *(1,) * (out.ndim - 2))),)
     if node.attributes.get("activation"):  # what engine.compiler.fusion fused
         plain = replace(node, attributes={**node.attributes, "activation": ""})
-        return tuple(_ACTIVATIONS[node.attributes["activation"]](array) for array in run_outputs(plain, *inputs))
+        name, _, slope = node.attributes["activation"].partition(":")
+        activate = partial(_leaky, float(slope)) if name == "LeakyRelu" else _ACTIVATIONS[name]
+        return tuple(activate(array) for array in run_outputs(plain, *inputs))
     found = FUNCTIONS[node.op_type](node, *inputs)
     arrays = found if isinstance(found, tuple) else (found,)
     double = node.op_type == "Cast" or any(array.dtype == np.float64 for array in inputs)
@@ -135,6 +137,11 @@ def _swish(x: Array) -> Array:
     """Compute the HardSwish of y for x = (y + 3) / sqrt(6)."""
     y = x.astype(np.float64) * 6**0.5 - 3
     return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1), np.float32)
+
+
+def _leaky(slope: float, x: Array) -> Array:
+    """Compute x, or slope * x below 0."""
+    return np.where(x < 0, x * np.float32(slope), x)
 
 
 def _silu(x: Array) -> Array:

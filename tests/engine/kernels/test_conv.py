@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,7 @@ from engine.reference import run_graph
 from tests.engine.operator_cases import CASES, Case, assert_close, run_in_plan
 
 # Of the output's largest number. Sums that cancel make the error of F(4, 3) and F(5, 3); all others only round.
-TOLERANCES = {"winograd4": 2e-5, "winograd5": 5e-5}
+TOLERANCES = {"winograd4": 2e-5, "winograd5": 5e-5, "winograd6": 5e-5}
 PLAIN = 1e-5
 
 KERNEL_NAMES = [kernel.__name__ for kernel in KERNELS["Conv"]]
@@ -31,6 +32,8 @@ SMALL_PRODUCTS = "engine.kernels.blas.has_small_products"
 SHAPES: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int]] = [
     ((1, 16, 8, 8), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
     ((2, 16, 7, 9), (32, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
+    ((1, 16, 12, 12), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
+    ((2, 17, 14, 8), (20, 17, 3, 3), (1, 1), (0, 0, 0, 0), 1),
     ((1, 16, 10, 10), (16, 16, 3, 3), (1, 1), (1, 1, 1, 1), 1),
     ((2, 24, 13, 15), (32, 24, 3, 3), (1, 1), (1, 0, 1, 2), 1),
     ((1, 17, 5, 6), (19, 17, 3, 3), (1, 1), (0, 0, 0, 0), 1),
@@ -62,6 +65,7 @@ DILATED: list[tuple[Shape, Shape, tuple[int, ...], tuple[int, ...], int, tuple[i
     ((1, 16, 24, 9), (16, 16, 3, 3), (1, 1), (3, 0, 1, 2), 1, (3, 1)),
     ((2, 16, 6, 30), (16, 16, 3, 3), (1, 1), (1, 5, 1, 0), 1, (1, 5)),
     ((1, 16, 18, 20), (16, 16, 3, 3), (1, 1), (2, 2, 2, 2), 1, (2, 2)),
+    ((1, 16, 24, 12), (16, 16, 3, 3), (1, 1), (2, 1, 2, 1), 1, (2, 1)),
 ]
 
 
@@ -133,9 +137,10 @@ def check(kernel: str, shape: tuple[Any, ...], *, residual: int, wraps: bool) ->
 
 
 def offer_everywhere(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a kernel that declines on most cores, where it would be slow, run on this one: its sums are right on each."""
+    """Let a kernel run that declines on this core, or for a small image, because it would be slow."""
     if kernel == "rows_in_panels":
         monkeypatch.setattr(SMALL_PRODUCTS, lambda: True)
+    monkeypatch.setattr("engine.kernels.winograd.MIN_SIDE", 1)
 
 
 @pytest.mark.parametrize("kernel", KERNEL_NAMES)
@@ -155,6 +160,7 @@ def test_kernel_agrees_with_plain_loops_wherever_it_offers_itself(
 def test_kernel_agrees_with_small_products_and_without(
     kernel: str, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    offer_everywhere(kernel, monkeypatch)
     monkeypatch.setattr(SMALL_PRODUCTS, lambda: small)
     taken = [check(kernel, shape, residual=0, wraps=True) for shape in SHAPES]
     assert sum(taken) >= 2 if small or kernel != "rows_in_panels" else not any(taken)
@@ -171,12 +177,29 @@ def test_kernel_agrees_in_many_slabs(kernel: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("slab", [3000, 768 << 10])
 @pytest.mark.parametrize("residual", [0, 1, LATE])
-@pytest.mark.parametrize("kernel", ["winograd2", "winograd4", "winograd5", "rows_in_panels"])
+@pytest.mark.parametrize("kernel", ["winograd2", "winograd4", "winograd5", "winograd6", "rows_in_panels"])
 def test_kernel_agrees_with_dilation(kernel: str, residual: int, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_everywhere(kernel, monkeypatch)
     monkeypatch.setattr("engine.kernels.winograd.SLAB_BYTES", slab)
     taken = [check(kernel, shape, residual=residual, wraps=True) for shape in DILATED]
-    assert all(taken) or (kernel == "winograd5" and any(taken))
+    assert all(taken) or (kernel in ("winograd5", "winograd6") and any(taken))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bound"), [("winograd2", 1e-6), ("winograd4", 5e-6), ("winograd5", 1e-5), ("winograd6", 1e-5)]
+)
+def test_winograds_error_has_a_bound(kernel: str, bound: float) -> None:
+    state = np.random.RandomState(5)
+    shape, weight = (1, 64, 60, 60), (16, 64, 3, 3)
+    graph = net(shape, weight, (1, 1), (1, 1, 1, 1), 1, residual=0, wraps=False)
+    w = state.standard_normal(weight).astype(np.float32)
+    graph = replace(graph, initializers={"w": w, "b": np.zeros(16, np.float32)})
+    x = state.standard_normal(shape).astype(np.float32)
+    found = make_plan(graph, [shape], KernelSelector(pins={"conv": kernel}, layout=Layout.LAST)).run(x)
+    padded = np.pad(x[0].astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    expected = np.maximum(np.tensordot(w.astype(np.float64), windows, ((1, 2, 3), (0, 3, 4))), 0)
+    assert np.abs(found - expected).max() <= bound * expected.max()
 
 
 def test_winograd_declines_where_most_of_its_tiles_would_lie_outside() -> None:
