@@ -12,7 +12,7 @@ from engine.compiler.bias_deferral import MAX_OFFSET, defer_biases
 from engine.compiler.fusion import fuse_residuals, optimise
 from engine.compiler.kernel_selection import KernelSelector
 from engine.compiler.planner import choose_steps, make_plan
-from engine.graph import Array, Graph, Value
+from engine.graph import Array, Graph, ModelError, Value
 from engine.kernels.step import FLOOR, Layout
 from engine.nets.layers import NetBuilder
 from engine.reference import run_graph
@@ -263,3 +263,85 @@ def test_a_long_chain_of_sums_of_a_value_with_itself_is_soon_looked_through() ->
     for _ in range(1500):
         x = net.add(x, x)
     defer_biases(optimise(seeded(net.graph(net.conv(x, "last", 2, 2, 1), (2, 4, 4)))))
+
+
+def focus(side: int, starts: tuple[tuple[int, int], ...], *, twice: bool = False) -> Graph:
+    """Every second pixel four times, joined and convolved; with `twice` rows and columns by separate Slices."""
+    net = NetBuilder("focus", (3, side, side))
+    parts = []
+    for row, column in starts:
+        x = net.input
+        for axes, at in (((2,), (row,)), ((3,), (column,))) if twice else (((2, 3), (row, column)),):
+            attributes = {"starts": at, "ends": (2**31,) * len(at), "axes": axes, "steps": (2,) * len(at)}
+            x = net.node("Slice", (x,), attributes)
+        parts.append(x)
+    x = net.silu(net.conv(net.concat(*parts), "conv", 12, 4, 3, pad=1))
+    graph = net.graph(x, (4, side // 2, side // 2))
+    state = np.random.RandomState(8)
+    return graph.bind({key: state.uniform(-1, 1, shape) for key, shape in graph.parameters.items()})
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize(
+    ("starts", "fused"),
+    [
+        (((0, 0), (1, 0), (0, 1), (1, 1)), True),
+        (((1, 1), (0, 1), (0, 0), (1, 0)), True),
+        (((0, 0), (0, 0), (1, 1), (0, 1)), True),
+        (((0, 0), (1, 0), (0, 1), (2, 1)), False),
+    ],
+)
+def test_every_second_pixel_four_times_is_a_convolution_with_a_stride(
+    starts: tuple[tuple[int, int], ...], fused: bool, twice: bool
+) -> None:
+    graph = optimise(focus(8, starts, twice=twice))
+    x = np.random.RandomState(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    if not fused:
+        with pytest.raises(ModelError):
+            make_plan(graph, [x.shape])
+        return
+    shapes = {node.outputs[0]: each.step.shape for each in choose_steps(graph, [x.shape]) for node in [each.node]}
+    assert list(shapes) == [graph.outputs[0].name]
+    np.testing.assert_allclose(outputs(graph, x)[0], run_graph(graph, x)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_slices_of_an_odd_image_do_not_become_a_convolution() -> None:
+    graph = optimise(focus(9, ((0, 0),) * 4))
+    x = np.random.RandomState(1).standard_normal((1, 3, 9, 9)).astype(np.float32)
+    assert operators(graph)["Slice"] == 4
+    found = [each.node.op_type for each in choose_steps(graph, [x.shape])]
+    assert found.count("Slice") == 4
+    np.testing.assert_allclose(outputs(graph, x)[0], run_graph(graph, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [Layout.PLANAR, Layout.LAST])
+@pytest.mark.parametrize("group", [2, 3])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_shuffle_of_channels_is_one_copy(joined: bool, group: int, layout: Layout) -> None:
+    net = NetBuilder("shuffle", (6, 4, 5))
+    parts = [net.conv(net.input, f"conv{part}", 6, 6 // group, 1) for part in range(group)] if joined else []
+    x = net.concat(*parts) if joined else net.conv(net.input, "conv", 6, 6, 1)
+    x = net.node("Reshape", (x,), {"shape": (0, group, 6 // group, 4, 5)})
+    x = net.node("Reshape", (net.node("Transpose", (x,), {"perm": (0, 2, 1, 3, 4)}),), {"shape": (0, 6, 4, 5)})
+    left = net.node("Slice", (x,), {"starts": (0,), "ends": (3,), "axes": (1,)})
+    right = net.node("Slice", (x,), {"starts": (3,), "ends": (6,), "axes": (1,)})
+    graph = seeded(net.graph(net.concat(net.conv(right, "last", 3, 3, 3, pad=1), left), (6, 4, 5)))
+    data = np.random.RandomState(1).standard_normal((2, 6, 4, 5)).astype(np.float32)
+    found = [each.node.op_type for each in choose_steps(graph, [data.shape], KernelSelector(layout=layout))]
+    assert found.count("ChannelShuffle") == 1
+    assert not {"Reshape", "Transpose"} & set(found)
+    assert found.count("Concat") == 1
+    plan = make_plan(graph, [data.shape], KernelSelector(layout=layout))
+    np.testing.assert_allclose(plan.run(data), run_graph(graph, data)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("slope", [0.1, 1.0, 0.0, -0.5, 2.0])
+def test_a_leaky_relu_is_fused_if_it_is_a_maximum(slope: float) -> None:
+    net = NetBuilder("leaky", (3, 6, 6))
+    x = net.node("LeakyRelu", (net.conv(net.input, "conv", 3, 4, 3, pad=1),), {"alpha": slope})
+    graph = optimise(seeded(net.graph(net.conv(x, "second", 4, 4, 3, pad=1, groups=4), (4, 6, 6))))
+    assert (len(graph.nodes) == 2) == (0 < slope <= 1)
+    x = np.random.RandomState(1).standard_normal((2, 3, 6, 6)).astype(np.float32)
+    for layout in Layout.PLANAR, Layout.LAST:
+        found = make_plan(graph, [x.shape], KernelSelector(layout=layout)).run(x)
+        np.testing.assert_allclose(found, run_graph(graph, x)[0], rtol=1e-5, atol=1e-5)
