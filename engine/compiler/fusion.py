@@ -322,7 +322,7 @@ def fuse_focus(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
 
 
 def _kernel_differs(conv: Node, weight: Array) -> bool:
-    return conv.attributes.get("kernel_shape", weight.shape[2:]) != weight.shape[2:]
+    return bool(conv.attributes.get("kernel_shape", weight.shape[2:]) != weight.shape[2:])
 
 
 def _every_second(name: str, slicing: Mapping[str, Node], shapes: Mapping[str, Shape]) -> tuple[str, int, int] | None:
@@ -342,7 +342,7 @@ def _every_second(name: str, slicing: Mapping[str, Node], shapes: Mapping[str, S
             if axis < 2 or step != 2 or start > 1 or size % 2 or stop <= size - 2 + start or taken[axis - 2]:
                 return None
             starts[axis - 2], taken[axis - 2] = start, True
-    return (name, *starts) if all(taken) else None
+    return (name, starts[0], starts[1]) if all(taken) else None
 
 
 def _drop_unread(graph: Graph) -> Graph:
