@@ -13,7 +13,8 @@ __version__ = "0.2.0"
 __all__ = [
     "BadModel", "Box", "CamappError", "EndOfStream", "Event", "Frame", "Image", "ImageSink", "KeyPoint", "Layout",
     "LineState", "Model", "Polyline", "Prediction", "PredictionSink", "Prepared", "Result", "Shot", "Source",
-    "SourceLost", "SourceOptions", "Task", "TaskOptions", "Trace", "Trigger", "Watch", "ZoneState", "load", "watch",
+    "SourceLost", "SourceOptions", "Task", "TaskOptions", "Trace", "Trigger", "Watch", "ZoneState", "draw", "load",
+    "watch",
 ]  # fmt: skip
 
 # A file of a few MB may decode to gigabytes. The largest images of cameras have 200 million pixels. OpenCV's own limit

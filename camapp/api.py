@@ -27,6 +27,7 @@ from camapp.core.predictions import Box, KeyPoint, LineState, Polyline, Predicti
 from camapp.core.settings import Settings, load_settings
 from camapp.core.status import Status
 from camapp.core.timeouts import register_stuck
+from camapp.overlay.overlay import Overlay
 from camapp.pipeline.inference import Result
 from camapp.pipeline.multi_camera import MultiCamera
 from camapp.pipeline.pipeline import Summary
@@ -40,7 +41,8 @@ from engine.model_card import ModelCard
 __all__ = [
     "BadModel", "Box", "CamappError", "EndOfStream", "Event", "Frame", "Image", "ImageSink", "KeyPoint", "Layout",
     "LineState", "Model", "Polyline", "Prediction", "PredictionSink", "Prepared", "Result", "Shot", "Source",
-    "SourceLost", "SourceOptions", "Task", "TaskOptions", "Trace", "Trigger", "Watch", "ZoneState", "load", "watch",
+    "SourceLost", "SourceOptions", "Task", "TaskOptions", "Trace", "Trigger", "Watch", "ZoneState", "draw", "load",
+    "watch",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,26 @@ def load(model: FilePath, *, task: str | type[Task] | None = None, **settings: A
     engine_model = load_model(checked)
     silence_opencv()
     return Model(engine_model, task_for(checked, engine_model.card, own_task, smoothing=0.0), Path(checked.model).name)
+
+
+def draw(
+    image: FilePath | bytes | NDArray[np.uint8], prediction: Prediction, *, colour: Literal["RGB", "BGR"] = "RGB"
+) -> NDArray[np.uint8]:
+    """Draw a prediction on its image, as the preview does.
+
+    Args:
+        image: as for `Model.predict`.
+        colour: order of the channels of an array, and of the result.
+
+    Returns:
+        A new array, uint8 (height, width, 3).
+
+    Raises:
+        CamappError: the image cannot be read.
+    """
+    canvas = _open_image(image, colour).bgr().copy()
+    Overlay().draw(canvas, prediction, None, 0.0, False, exact=True)
+    return canvas if colour == "BGR" else np.ascontiguousarray(canvas[..., ::-1])
 
 
 def watch(

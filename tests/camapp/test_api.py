@@ -129,6 +129,17 @@ def test_a_path_bytes_and_arrays_give_the_label_that_the_command_line_prints(dig
     assert f"): {label}\n" in done.stdout
 
 
+@pytest.mark.parametrize("colour", ["RGB", "BGR"])
+def test_a_prediction_is_drawn_on_a_copy_of_its_image(digits, colour):
+    image = np.full((240, 320, 3), (10, 120, 230), np.uint8)
+    prediction = camapp.Prediction(0, "classify", "cat", 0.9, boxes=(camapp.Box(100, 20, 200, 120, "cat", 0.9),))
+    drawn = camapp.draw(image, prediction, colour=colour)
+    assert (image == (10, 120, 230)).all()
+    assert drawn.shape == image.shape
+    assert (drawn[70, 160] == image[70, 160]).all()
+    assert (drawn[20, 100:200] != image[20, 100:200]).any()
+
+
 def test_settings_have_the_names_of_the_options(digits):
     path, _ = digits
     model = camapp.load("mnist", task="classify", top=2, labels="zero,one,two,three,four,five,six,seven,eight,nine")

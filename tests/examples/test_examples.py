@@ -1,5 +1,6 @@
 """Every example runs as a program and prints what its first line promises."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,6 +34,32 @@ def test_read_digits_prints_the_digits_of_an_image(tmp_path):
     first, *boxes = run("read_digits.py", str(path)).splitlines()
     assert first == f"{path}: {shot.truth.label}"
     assert len(boxes) == len(shot.truth.label)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_its_pictures_without_matplotlib(tmp_path):
+    stored = json.loads((ROOT / "examples" / "first_steps.ipynb").read_text(encoding="utf-8"))
+    (tmp_path / "first_steps.ipynb").write_text(json.dumps(stored))
+    code = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("matplotlib", "IPython", "torch", "PIL")))
+sys.argv[1:] = ["first_steps.ipynb"]
+runpy.run_module("tests.notebooks", run_name="__main__")
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "first_steps.ipynb").read_text(encoding="utf-8"))
+    cells = [[cell for cell in each["cells"] if cell["cell_type"] == "code"] for each in (stored, made)]
+    outputs = [[output for cell in part for output in cell["outputs"]] for part in cells]
+    kinds = [[sorted(output.get("data", ["text"])) for output in part] for part in outputs]
+    assert kinds[0] == kinds[1]
+    texts = ["".join(output.get("text") or output["data"]["text/plain"]) for output in outputs[1]]
+    assert "'310'" in texts
+    (right,) = [int(text.split()[0]) for text in texts if "new pictures are right" in text]
+    assert right >= 32
 
 
 def test_own_sink_counts_labels():
