@@ -40,9 +40,10 @@ from camapp.sinks.drawn import DrawnSink
 from camapp.sinks.drive import DriveSink
 from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.label_command import LabelCommandSink
+from camapp.sinks.log_formats import header
 from camapp.sinks.rotating_file import RotatingFile
-from camapp.sinks.snapshot import SnapshotSink
-from camapp.sinks.video import VideoSink
+from camapp.sinks.snapshot import SnapshotSink, raw_name
+from camapp.sinks.video import RawVideoSink, VideoSink
 from camapp.system import displays
 from camapp.system.health import HealthMonitor
 from camapp.system.state_dir import remembered, state_directory
@@ -255,13 +256,15 @@ def _add_sinks(pipeline: Pipeline) -> None:
     if settings.record is not None:
         rate = lambda: settings.fps or pipeline.source.fps  # noqa: E731
         pipeline.add_sink(VideoSink(settings.record, rate, pipeline.source.live, settings.name))
+        if settings.raw:
+            pipeline.add_sink(RawVideoSink(raw_name(settings.record), rate, pipeline.source.live, settings.name))
 
 
 def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
     settings = pipeline.settings
     closed = "stdout was closed" if target == "-" else f"the reader of the log {target} has ended"
     return LogSink(
-        RotatingFile(target, int(settings.log_max_mb * 1e6), settings.log_files),
+        RotatingFile(target, int(settings.log_max_mb * 1e6), settings.log_files, header(target)),
         lambda: {
             "camera": settings.name,
             "source": redacted(pipeline.source.uri),
@@ -358,7 +361,7 @@ def _add_window(pipeline: Pipeline, request_stop: Callable[[str], None], title: 
     # Imported here, so that --display none loads no window code.
     from camapp.sinks.window import WindowSink
 
-    snapshots = SnapshotSink(pipeline.settings.snapshots)
+    snapshots = SnapshotSink(pipeline.settings.snapshots, raw=pipeline.settings.raw)
 
     def on_key(key: str) -> None:
         if key == "q":

@@ -89,6 +89,8 @@ def prediction_record(prediction: Prediction, frame: Frame, trace: Trace, change
         record["zones"] = [zone_record(zone) for zone in prediction.zones]
     if prediction.counting_lines:
         record["counting_lines"] = [counting_line_record(line) for line in prediction.counting_lines]
+    if frame.shot.moment_ns is not None:
+        record["media_s"] = round(frame.shot.moment_ns / 1e9, 3)
     if frame.shot.name:
         record["file"] = frame.shot.name
     if frame.shot.truth is not None:

@@ -267,8 +267,9 @@ class OutputSettings:
     drawn: Path | None = option(
         None, "write each picture of a folder or film as it is drawn, at its own size, into a folder", "FOLDER"
     )
+    raw: bool = option(False, "also save snapshots and the recording without the drawing, as NAME-raw.*")
     snapshots: Path = option(Path("snapshots"), "folder for images saved with the s key", "FOLDER")
-    log: str | None = option(None, "write predictions as JSON Lines to a file, or - for stdout", "FILE")
+    log: str | None = option(None, "write predictions as JSON Lines to a file (.csv: as CSV), or - for stdout", "FILE")
     log_max_mb: Positive = option(10.0, "size at which the log file is rotated", "MB")
     log_files: Annotated[int, Ge(1), Le(1000)] = option(5, "number of rotated log files to keep", "N")
     log_on_change: bool = option(

@@ -143,6 +143,7 @@ class Renderer:
         # A copy, since the model may still crop from these pixels, and a device may own them.
         canvas = frame.view.bgr().copy()
         self._size = frame.view.size
+        self._show_raw(canvas, trace)
         now = time.monotonic_ns()
         age_ms = 0.0
         is_own = prediction is not None
@@ -160,6 +161,12 @@ class Renderer:
             knows=self._knows(),
         )
         self._show(canvas, trace)
+
+    def _show_raw(self, canvas: Pixels, trace: Trace) -> None:
+        if sinks := [sink for sink in self._sinks if sink.wants_raw and sink.wanted()]:
+            image = canvas.copy()
+            for sink in sinks:
+                sink.show_raw(image, trace)
 
     def _refresh(self, now: int) -> None:
         """Update the statistics if it is time."""

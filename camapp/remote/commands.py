@@ -98,7 +98,10 @@ class CommandDispatcher:
         self._state = state
         self._reread = reread
         self.snapshots = {
-            camera.name: SnapshotSink(camera.settings.snapshots, partial(on_saved, camera.name)) for camera in cameras
+            camera.name: SnapshotSink(
+                camera.settings.snapshots, partial(on_saved, camera.name), raw=camera.settings.raw
+            )
+            for camera in cameras
         }
 
     def attach(self) -> None:

@@ -1,8 +1,7 @@
-"""The prediction log: JSON Lines, written in a background thread, so that a slow card delays nothing."""
+"""The prediction log: JSON Lines or CSV, written in a background thread, so that a slow card delays nothing."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from camapp.core.frames import Frame, Trace
 from camapp.core.json_records import prediction_record
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
+from camapp.sinks.log_formats import as_csv, as_json, is_csv
 from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.sink import PredictionSink, cannot_write, in_use
 from camapp.system.output_lock import OutputInUse, OutputLock
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class LogSink(BackgroundSink[str], PredictionSink):
-    """Writes one JSON object per prediction.
+    """Writes one JSON object per prediction, or one row of CSV if the file's name ends in .csv.
 
     A full disk or a vanished folder costs lines, which are counted, never the run: writing is retried every
     `retry_s`, and the lines that fit into memory meanwhile are written then.
@@ -51,6 +51,7 @@ class LogSink(BackgroundSink[str], PredictionSink):
         linger_s = flush_s if file.path else min(flush_s, 0.1)
         super().__init__("log", capacity, newest=True, blocking=blocking, wait_s=10.0, linger_s=linger_s)
         self._file = file
+        self._line = as_csv if is_csv(str(file)) else as_json
         self._context = context
         self._heartbeat = heartbeat
         self._situation = Situation()
@@ -91,7 +92,7 @@ class LogSink(BackgroundSink[str], PredictionSink):
                 return
             self._due = now + self._heartbeat
         record = prediction_record(prediction, frame, trace, changed) | dict(self._context())
-        self.lost += not self.put(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+        self.lost += not self.put(self._line(record))
 
     def stop(self) -> None:
         """Write what is queued and close."""

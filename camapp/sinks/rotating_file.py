@@ -33,18 +33,20 @@ class RotatingFile:
         target: a path, or '-' for stdout.
         max_bytes: size at which `target` becomes `target.1`, `target.1` becomes `target.2`, and so on.
         files: number of files to keep.
+        header: first line of each file, and of what is written to a pipe.
 
     Attributes:
         path: of the plain file; None for anything else, once it is open.
     """
 
-    def __init__(self, target: str, max_bytes: int = 10_000_000, files: int = 5) -> None:
+    def __init__(self, target: str, max_bytes: int = 10_000_000, files: int = 5, header: bytes = b"") -> None:
         self._target = target
         self._descriptor = None if target == "-" else descriptor_of(target)
         self._is_path = target != "-" and self._descriptor is None
         self.path = Path(os.path.realpath(target)) if self._is_path else None
         self._max_bytes: float = max_bytes
         self._files = files
+        self._header = header
         self._file: IO[bytes] | None = None
 
     def __str__(self) -> str:
@@ -77,6 +79,8 @@ class RotatingFile:
         os.set_blocking(descriptor, True)
         # Unbuffered, so that a write that fails leaves nothing behind that could fail again on close.
         self._file = os.fdopen(descriptor, "ab" if self.path else "wb", buffering=0)
+        if self._header and not (self.path and self._file.tell()):
+            self._write(self._header)
 
     def close(self) -> None:
         """Close the file, if it is open."""

@@ -44,14 +44,19 @@ class ImageSink(Sink):
     """Receives every drawn image.
 
     Attributes:
+        wants_raw: the sink receives each image without the drawing, too.
         reports_shown: the sink reports itself when an image is on the screen; otherwise drawing it counts as shown.
     """
 
     reports_shown = False
+    wants_raw = False
 
     def wanted(self) -> bool:
         """Return whether the sink needs images now; if no sink does, none is drawn."""
         return True
+
+    def show_raw(self, image: Pixels, trace: Trace) -> None:
+        """Receive an image without the drawing, before `show`, if `wants_raw`; arguments as there."""
 
     @abstractmethod
     def show(self, canvas: Pixels, trace: Trace | None) -> None:

@@ -76,16 +76,24 @@ class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
             log.warning("cannot save the %s '%s': %s (%d lost)", self._what, path, reason, self.lost)
 
 
+def raw_name(path: Path) -> Path:
+    """Return the name of an image or film without the drawing, beside that with it: out.mp4 has out-raw.mp4."""
+    return path.with_name(f"{path.stem}-raw{path.suffix}")
+
+
 class SnapshotSink(ImageFileSink, ImageSink):
-    """After `request`, saves the next image shown as `folder/YYYYmmdd-HHMMSS-seq.png`."""
+    """After `request`, saves the next image shown as `folder/YYYYmmdd-HHMMSS-seq.png`; raw too, if `raw`."""
 
     def __init__(
         self,
         folder: Path = Path("snapshots"),
         on_saved: Callable[[Path], None] = lambda path: log.info("saved '%s'", path),
+        raw: bool = False,
     ) -> None:
         super().__init__("snapshot", on_saved)
+        self.wants_raw = raw
         self._folder = folder
+        self._raw: Pixels | None = None
 
     def wanted(self) -> bool:
         """Return whether an image was requested."""
@@ -96,7 +104,15 @@ class SnapshotSink(ImageFileSink, ImageSink):
         if self._requested.is_set():
             self._requested.clear()
             number = f"{trace.seq:06d}" if trace else "notice"
-            self.save(canvas.copy(), self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}.png")
+            path = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}.png"
+            self.save(canvas.copy(), path)
+            if self._raw is not None and trace is not None:
+                self.save(self._raw, raw_name(path))
+        self._raw = None
+
+    def show_raw(self, image: Pixels, trace: Trace) -> None:
+        """Keep this image for the next call of `show`."""
+        self._raw = image
 
 
 class CollectSink(ImageFileSink, PredictionSink):

@@ -245,3 +245,16 @@ class VideoSink(BackgroundSink[tuple[Pixels, int]], ImageSink):
             encoder.finish(_ENCODER_S)
             if encoder.error is not None and isinstance(encoder.error, OSError):
                 log.debug("the encoder's last images are lost: %s", encoder.error)
+
+
+class RawVideoSink(VideoSink):
+    """Writes a film of the images without the drawing."""
+
+    wants_raw = True
+
+    def show(self, canvas: Pixels, trace: Trace | None) -> None:
+        """Do nothing with what is drawn."""
+
+    def show_raw(self, image: Pixels, trace: Trace) -> None:
+        """Record an image as of now."""
+        self.write(image, time.monotonic_ns())

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from camapp.core.settings import load_settings
 from camapp.core.status import State
 from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.sink import ImageSink, PredictionSink
+from camapp.sinks.snapshot import SnapshotSink, raw_name
+from camapp.sinks.video import RawVideoSink, VideoSink
 from camapp.workers.pool import WorkerPool
 from camapp.workers.supervision import PoolLimits
 from engine import nets
@@ -335,6 +338,26 @@ def eventually(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_snapshots_and_recordings_exist_without_the_drawing_too(build, tmp_path):
+    source = ScriptedSource(12, live=False, size=(320, 240))
+    pipeline, _ = build(source)
+    rate = lambda: 10.0  # noqa: E731
+    films = [VideoSink(tmp_path / "a.avi", rate, False), RawVideoSink(raw_name(tmp_path / "a.avi"), rate, False)]
+    snapshots = SnapshotSink(tmp_path / "shots", raw=True)
+    for sink in (*films, snapshots):
+        pipeline.add_sink(sink)
+    snapshots.request()
+    check(pipeline.run())
+    raw, drawn = sorted((tmp_path / "shots").iterdir(), key=lambda path: "-raw" not in path.name)
+    assert raw.name == drawn.name.replace(".png", "-raw.png")
+    assert (cv2.imread(str(raw)) == source.level).all()
+    assert (cv2.imread(str(drawn)) != source.level).any()
+    for name, is_plain in (("a.avi", False), ("a-raw.avi", True)):
+        film = cv2.VideoCapture(str(tmp_path / name))
+        assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 12
+        assert (abs(film.read()[1].astype(int) - source.level).max() < 8) == is_plain
 
 
 def test_an_image_sink_that_raises_does_not_end_predictions(build):

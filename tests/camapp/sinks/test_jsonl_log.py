@@ -1,3 +1,4 @@
+import csv
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ from camapp.core.frames import Frame, Shot, Trace, Truth
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Polyline, Prediction
 from camapp.sinks.jsonl_log import LogSink
+from camapp.sinks.log_formats import header
 from camapp.sinks.rotating_file import RotatingFile
 
 PIXEL = Image.of(np.zeros((2, 2, 3), np.uint8), Layout.RGB)
@@ -52,6 +54,32 @@ def send(sink, seq, truth=None):
 
 def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_log_named_csv_has_a_header_in_each_file_and_the_fields_of_the_records(tmp_path):
+    path = tmp_path / "log.csv"
+    for _ in range(2):
+        file = RotatingFile(str(path), 700, 5, header(str(path)))
+        sink = LogSink(file, context, flush_s=0.05)
+        sink.start()
+        for seq in range(3):
+            send(sink, seq)
+        sink.stop()
+    rows = [row for name in ("log.csv.2", "log.csv.1", "log.csv") for row in csv.DictReader((tmp_path / name).open())]
+    assert [row["seq"] for row in rows] == ["0", "1", "2"] * 2
+    assert {row["label"] for row in rows} == {"41"}
+    assert json.loads(rows[0]["boxes"]) == [{"xyxy": [1, 2, 3.2, 4], "label": "4", "score": 0.9}]
+    assert json.loads(rows[0]["values"]) == {"count": 2.0}
+    assert rows[0]["truth"] == rows[0]["zones"] == ""
+
+
+def test_a_record_of_a_film_has_its_media_time(tmp_path):
+    sink = sink_for(tmp_path / "log.jsonl")
+    for moment_ns in (None, 0, 1_234_567_890):
+        shot = Shot(PIXEL, PIXEL, name="film.mp4", moment_ns=moment_ns)
+        sink.accept(Prediction(0, "classify"), Frame(0, shot), Trace(0, captured=time.monotonic_ns()))
+    sink.stop()
+    assert [record.get("media_s") for record in read(tmp_path / "log.jsonl")] == [None, 0.0, 1.235]
 
 
 def test_a_line_has_every_field_of_the_schema(tmp_path):

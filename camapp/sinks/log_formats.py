@@ -1,0 +1,47 @@
+"""Writes a record of the log as a line of JSON, or of CSV if the file's name ends in .csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    *("time", "t_mono_ns", "media_s", "camera", "source", "file", "seq", "model", "task", "label", "score"),
+    *("raw_label", "raw_score", "counts", "values", "top", "boxes", "lines", "zones", "counting_lines", "truth"),
+    *("latency_ms", "fps"),
+)
+
+
+def is_csv(target: str) -> bool:
+    """Return whether a log of this name is CSV."""
+    return Path(target).suffix.lower() == ".csv"
+
+
+def header(target: str) -> bytes:
+    """Return the first line of each file of a log, b"" for none."""
+    return _csv(COLUMNS).encode() + b"\n" if is_csv(target) else b""
+
+
+def as_json(record: Mapping[str, object]) -> str:
+    """Return a record as JSON, without the line's end."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+
+def as_csv(record: Mapping[str, object]) -> str:
+    """Return a record as a row of COLUMNS; lists and objects are JSON in a cell, empty ones an empty cell."""
+    cells = (record.get(name, "") for name in COLUMNS)
+    return _csv([_json(cell) if isinstance(cell, dict | list) else cell for cell in cells])
+
+
+def _json(cell: Any) -> str:
+    return json.dumps(cell, ensure_ascii=False, separators=(",", ":")) if cell else ""
+
+
+def _csv(cells: Iterable[object]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
