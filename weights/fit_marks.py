@@ -28,11 +28,13 @@ from weights.datasets import Images, load
 from weights.false_marks import pictures
 from weights.written import SAME, overlap, scenes_of
 
-DIGITS, PEN_SCENES, ROOMS, CHARTS, TRACKS = 3000, 150, 250, 120, 120
+DIGITS, PEN_SCENES, ROOMS, CHARTS, TRACKS = 2500, 150, 250, 120, 120
 SEED, PEN_SEED, CHART_SEED, TRACK_SEED = 77, 900, 500, 500
 SIZE = (640, 480)
 # Share of the digits that is given up, and the weight of the coefficients' squares in the loss.
 LOSS, DECAY = 0.0005, 3.0
+# Number of made-up looks, anywhere in the range of the measures: what is like neither kind of mark is refused, too.
+MADE_UP = 1000
 HEADER = '"""Holds the fitted numbers of `mark_evidence`; written by `python -m weights.fit_marks`."""'
 
 
@@ -54,6 +56,9 @@ def other_looks() -> Floats:
 def fit(digits: Floats, others: Floats) -> tuple[float, Floats, Floats, Floats]:
     """Return least evidence, mean, standard deviation and coefficients of a logistic regression, by Newton's method."""
     mean, std = digits.mean(axis=0), digits.std(axis=0)
+    reach = mark_evidence.LARGEST * std
+    made_up = np.random.default_rng(SEED).uniform(mean - reach, mean + reach, (MADE_UP, digits.shape[1]))
+    others = np.concatenate([others, made_up])
     inputs = mark_evidence.expanded(np.concatenate([digits, others]), mean, std)
     is_digit = np.arange(len(inputs)) < len(digits)
     weight = np.where(is_digit, 0.5 / len(digits), 0.5 / len(others)) * len(inputs)

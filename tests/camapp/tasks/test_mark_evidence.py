@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 
 from camapp.core.frames import Frame
@@ -29,10 +30,24 @@ def test_digits_on_paper_are_kept_and_shapes_of_a_chart_are_not():
     assert len(marks(ObjectScene, range(2000, 2012))) < len(shapes) / 4
 
 
+def seven(ground):
+    """Return this ground with a 7 drawn on it."""
+    image = ground.copy()
+    cv2.polylines(image, [np.array([[280, 150], [360, 150], [310, 290]])], False, (110,), 13, cv2.LINE_AA)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 1), np.uint8)
+
+
+def test_a_stroke_is_read_on_paper_and_not_on_planks():
+    planks = np.tile(np.repeat(np.array([167, 190], np.uint8), 16), (480, 20))
+    assert len(find_marks(seven(np.full_like(planks, 190)), 8)) == 1
+    assert len(find_marks(seven(planks), 8, anywhere=True)) == 1
+    assert find_marks(seven(planks), 8) == []
+
+
 def test_the_evidence_of_digits_is_high_and_finite_for_any_look():
     looks = np.array([mark.look for mark in marks(DigitScene, range(2000, 2004))])
     assert (evidence(looks) > 0).mean() > 0.9
-    assert np.isfinite(evidence(np.array([[1e6] * 7, [-1e6] * 7]))).all()
+    assert np.isfinite(evidence(np.array([[1e6] * 9, [-1e6] * 9]))).all()
 
 
 def test_the_preview_says_what_to_show_if_there_is_nothing_to_read():
