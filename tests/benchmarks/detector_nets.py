@@ -281,4 +281,4 @@ DETECTORS: Mapping[str, Callable[..., Graph]] = {
 
 def card_of(graph: Graph) -> ModelCard:
     """Return a card for a net that is not in the engine's registry."""
-    return ModelCard(net=graph.name, input_shape=graph.inputs[0].shape[1:], colour="RGB")
+    return ModelCard(net=graph.name, input_shape=graph.inputs[0].shape[1:], colour="")
