@@ -63,7 +63,7 @@ _FOR_MEASURING = (
 )
 _FOR_COLLECTING = (
     *(name for name in GROUPS["Input"].__dataclass_fields__),
-    *("roi", "display", "full_screen", "hud", "max_frames", "duration", "reconnect", "debug"),
+    *("roi", "region", "display", "full_screen", "hud", "web", "max_frames", "duration", "reconnect", "debug"),
 )
 
 # Settings that choose what `doctor --try` tries.
@@ -442,7 +442,10 @@ def classify(
 @partial(with_settings, uses=_FOR_COLLECTING)
 def collect(
     settings: Settings,
-    label: Annotated[str, typer.Option(metavar="NAME", help="label of the images, name of their folder")],
+    label: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="label of the images, name of their folder; several for the number keys"),
+    ],
     into: Annotated[Path, typer.Option(metavar="FOLDER", help="folder of all labels")] = Path("collected"),
     every: Annotated[
         float | None, typer.Option(min=0.01, metavar="S", help="save a frame every S seconds (default: on space)")

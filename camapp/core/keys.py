@@ -12,7 +12,7 @@ _COMMON: Keys = (
     ("q, Esc", "end"),
 )
 RUN: Keys = (("s", "save a snapshot"), ("space", "pause; then the next picture"), *_COMMON)
-COLLECT: Keys = (("space", "save an image"), *_COMMON)
+COLLECT: Keys = (("space", "save an image"), ("1 to 9", "choose the label"), *_COMMON)
 
 
 def sentence(keys: Keys) -> str:

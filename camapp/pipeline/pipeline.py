@@ -29,6 +29,7 @@ from camapp.pipeline.renderer import Renderer
 from camapp.pipeline.status_reporter import StatusReporter
 from camapp.sinks.sink import ImageSink, PredictionSink, Sink
 from camapp.system.health import HealthMonitor
+from camapp.tasks.collect import LabelBoard
 from camapp.tasks.task import Task
 from camapp.workers.shared_pool import SharedWorkers
 from engine.model import Model
@@ -66,6 +67,9 @@ class Pipeline:
         drain_file_s: limit in seconds for the last frames of a file to be predicted.
         watched: a person looks at it in a window: a film has its own pace; see `stay_at_end`.
 
+    Attributes:
+        board: labels to collect images of; None in any other run.
+
     Raises:
         BadModel, SourceError: the model or the source cannot be used.
     """
@@ -91,6 +95,7 @@ class Pipeline:
         cv2.setNumThreads(1)
         self.settings = settings
         self.name = settings.name
+        self.board: LabelBoard | None = None
         self.stats = Stats()
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
         self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)

@@ -19,6 +19,7 @@ from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import Sink
 from camapp.sinks.snapshot import SnapshotSink
 from camapp.system.state_dir import KEPT, remember
+from camapp.tasks.collect import LabelBoard
 from engine.model import ModelError
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class CameraControl(Protocol):
     name: str
     settings: Settings
     stats: Stats
+    board: LabelBoard | None
 
     @property
     def hud_shown(self) -> bool:
@@ -113,7 +115,7 @@ class CommandDispatcher:
         """Run a command; may take seconds, so never on a thread of the pipeline.
 
         Args:
-            command: pause, resume, snapshot, model, roi, zone, line or hud.
+            command: pause, resume, snapshot, label, model, roi, zone, line or hud.
             camera: a camera's name.
             value: the model's name; x, y, width, height of the region, or None for the whole image; whether the
                 statistics are drawn; of a zone or line a mapping with its `name`, its `points` as fractions of the
@@ -130,6 +132,11 @@ class CommandDispatcher:
             case "resume":
                 run.resume()
                 return CommandResult({"paused": False}, "resumed")
+            case "label":
+                return self._label(run, value)
+            case "snapshot" if run.board is not None:
+                run.board.request()
+                return CommandResult({"folder": run.board.label})
             case "snapshot":
                 self.snapshots[camera].request()
                 return CommandResult({"folder": str(run.settings.snapshots)})
@@ -145,6 +152,14 @@ class CommandDispatcher:
             case "zone" | "line":
                 return self._place(run, command, value)
         raise ValueError(command)
+
+    def _label(self, camera: CameraControl, value: object) -> CommandResult:
+        if camera.board is None:
+            raise CommandRejected("labels are those of 'camapp collect'")
+        if not isinstance(value, str) or value not in camera.board.labels:
+            raise CommandRejected(f"no such label; there are {', '.join(camera.board.labels)}")
+        camera.board.choose(value)
+        return CommandResult({"label": value})
 
     def _model(self, camera: CameraControl, value: object) -> CommandResult:
         first = self._first[camera.name]

@@ -119,7 +119,7 @@ class CollectSink(ImageFileSink, PredictionSink):
     """Saves frames without the overlay, on request or by a timer: `folder/YYYYmmdd-HHMMSS-mmm-seq.jpg`.
 
     Args:
-        folder: of the label; created when first needed.
+        folder: returns that of the label; created when first needed.
         every: seconds between two frames, by the clock or (`fps` given) by the file's own time; None waits for
             `request`.
         fps: returns the frame rate of a file, 0 for a folder of images (then every one is saved), None for a live
@@ -127,19 +127,19 @@ class CollectSink(ImageFileSink, PredictionSink):
         parts: parts of the image to save, as the model receives them, each with a name that ends its file's name; a
             None is all of the image.
         limit: maximum number of images; None for no limit.
-        on_saved: called in the thread with the number of images saved.
+        on_saved: called in the thread with each file.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Callable[[], Path],
         every: float | None,
         fps: Callable[[], float | None],
         parts: Mapping[str, Roi | None] = MappingProxyType({"": None}),
         limit: int | None = None,
-        on_saved: Callable[[int], None] = lambda count: None,
+        on_saved: Callable[[Path], None] = lambda path: None,
     ) -> None:
-        super().__init__("image", lambda path: on_saved(self.saved), blocking=fps() is not None)
+        super().__init__("image", on_saved, blocking=fps() is not None)
         self._folder = folder
         self._every = every
         self._fps = fps
@@ -163,7 +163,7 @@ class CollectSink(ImageFileSink, PredictionSink):
             self._taken += 1
             x0, y0, x1, y1 = roi_pixels(image.size, roi)
             name = f"{stem}-{part}.jpg" if part else f"{stem}.jpg"
-            self.save(image.bgr()[y0:y1, x0:x1].copy(), self._folder / name)
+            self.save(image.bgr()[y0:y1, x0:x1].copy(), self._folder() / name)
 
     def _is_due(self, trace: Trace) -> bool:
         fps = self._fps()

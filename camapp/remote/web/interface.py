@@ -40,7 +40,7 @@ _FIRST_ANSWER_S, _ANSWER_S = 60.0, 10.0
 # Number of boxes, and of the numbers in their outlines, that are sent of one prediction: a message has to fit a packet.
 _MAX_BOXES, _MAX_OUTLINES = 200, 5000
 # Key of a command's value in the JSON body.
-_VALUES = {"model": "model", "roi": "roi", "hud": "shown"}
+_VALUES = {"label": "label", "model": "model", "roi": "roi", "hud": "shown"}
 # Commands whose value is the body itself.
 _WHOLE_BODY = ("zone", "line")
 PACKAGES = ("starlette", "uvicorn", "websockets")
@@ -194,6 +194,8 @@ class WebInterface:
             camera = feed.camera
             model = feed.models.get(camera.settings.model, camera.settings.model)
             extra = {"hud": camera.hud_shown, "model": model} | places_record(camera.settings)
+            if camera.board is not None:
+                extra |= {"label": camera.board.label, "labels": camera.board.counts}
             self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
 
     def _receive(self, message: channel.Message) -> None:

@@ -93,6 +93,7 @@ ENDPOINTS = (
     _command("pause", "Hold the image and the predictions", api.fields(paused=api.FLAG)),
     _command("resume", "Continue after a pause", api.fields(paused=api.FLAG)),
     _command("snapshot", "Save the next image on the device", api.fields(folder=api.TEXT)),
+    _command("label", "Choose the label of images to collect", api.fields(label=api.TEXT), label=api.TEXT),
     _command("model", "Run another of the offered models", api.fields(model=api.TEXT), model=api.TEXT),
     _command(
         "roi",

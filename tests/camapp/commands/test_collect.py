@@ -15,6 +15,9 @@ from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.sinks.snapshot import CollectSink
+from camapp.tasks.collect import CollectTask, LabelBoard
+from camapp.tasks.task import TaskOptions
+from engine.model import ModelCard
 
 ROOT = Path(__file__).resolve().parents[3]
 QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
@@ -42,7 +45,7 @@ def saved(sink, folder):
 
 
 def start(folder, **options):
-    sink = CollectSink(folder, **{"every": None, "fps": lambda: None, **options})
+    sink = CollectSink(lambda: folder, **{"every": None, "fps": lambda: None, **options})
     sink.start()
     return sink
 
@@ -109,6 +112,35 @@ def test_frames_are_stored_by_label_and_counted(tmp_path):
     again = collect("--label", "cup", "--into", tmp_path, "--source", tmp_path / "cup")
     assert again.returncode == 0, again.stderr
     assert "4 images of 'cup' saved, 8 are in" in again.stderr
+
+
+def test_the_labels_are_switched_and_counted_and_no_model_is_asked(tmp_path):
+    board = LabelBoard({"cup": 2, "pen": 0})
+    task = type("BoardTask", (CollectTask,), {"board": board})(ModelCard("any", input_shape=(3, 8, 8)), TaskOptions())
+    image = Image.of(np.zeros((30, 40, 3), np.uint8), Layout.RGB)
+    frame = Frame(0, Shot(image, image))
+    prepared = task.prepare(frame, np.zeros((1, 3, 8, 8), np.float32))
+    assert prepared.count == 0
+    before = task.decode(frame, [], prepared, 0)
+    assert (before.hint, before.boxes) == ("cup: 2 images", ())
+    board.choose("pen")
+    board.saved(tmp_path / "pen" / "1.jpg")
+    after = task.decode(frame, [], prepared, 0)
+    assert after.hint == "pen: 1 images"
+    assert after.values == {"1 cup": 2.0, "2 pen": 1.0}
+    assert [(box.label, box.x1, box.y1) for box in after.boxes] == [("pen 1", 40, 30)]
+
+
+def test_another_label_has_its_own_folder(tmp_path):
+    label = ["cup"]
+    sink = CollectSink(lambda: tmp_path / label[0], None, lambda: None)
+    sink.start()
+    for name in ("cup", "pen", "pen"):
+        label[0] = name
+        sink.request()
+        feed(sink, 1)
+    sink.stop()
+    assert {home.name: len(list(home.iterdir())) for home in tmp_path.iterdir()} == {"cup": 1, "pen": 2}
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,7 @@ function showStatus(status) {
   $("statistics").setAttribute("aria-pressed", status.hud);
   if (document.activeElement !== $("model") && !$("model").disabled) $("model").value = status.model;
 
+  showLabels(status);
   $("edit-places").hidden = status.task !== "detect";
   if (status.task !== "detect" && !$("places").hidden) closePlaces();
   listPlaces();
@@ -816,6 +817,26 @@ $("statistics").onclick = async () => {
   const result = await sendCommand("hud", { shown: $("statistics").getAttribute("aria-pressed") !== "true" }, $("statistics"));
   if (result) $("statistics").setAttribute("aria-pressed", result.shown);
 };
+// `camapp collect`: a button for each label, and number keys; the snapshot button and space save an image.
+function showLabels({ label, labels }) {
+  $("labels").hidden = !labels;
+  if (!labels) return;
+  const names = Object.keys(labels);
+  setText($("snapshot").lastChild, `Save ${label}`);
+  if ($("labels").children.length !== names.length) {
+    $("labels").replaceChildren(...names.map((name) => {
+      const button = document.createElement("button");
+      button.onclick = () => sendCommand("label", { label: name }, button);
+      return button;
+    }));
+  }
+  names.forEach((name, index) => {
+    const button = $("labels").children[index];
+    setText(button, `${index + 1} ${name}: ${labels[name]}`);
+    button.setAttribute("aria-pressed", name === label);
+  });
+}
+
 $("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen?.());
 $("model").onchange = async () => {
   toast(`Loading ${$("model").value} …`);
@@ -824,6 +845,13 @@ $("model").onchange = async () => {
 };
 $("stage").addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (!$("labels").hidden) {
+    $("labels").children[event.key - 1]?.click();
+    if (event.key === " ") {
+      event.preventDefault();
+      $("snapshot").click();
+    }
+  }
   const button = { p: "pause", s: "snapshot", r: "edit", z: "edit-places", h: "statistics", f: "full" }[event.key];
   if (button && !$(button).hidden) $(button).click();
 });

@@ -25,6 +25,7 @@ class StandIn:
         self.prediction_sinks = []
         self.image_sinks = []
         self.hud_shown = True
+        self.board = None
         self.paused = False
         self.refuses = ""
         self.task = "digits"

@@ -6,6 +6,7 @@ from camapp.core.errors import SettingsError
 from camapp.core.settings import load_settings
 from camapp.remote.commands import CommandRejected
 from camapp.remote.web.interface import WebInterface, places_record
+from camapp.tasks.collect import LabelBoard
 from tests.camapp.remote.web.stand_in import StandIn
 
 
@@ -113,6 +114,20 @@ def test_the_statistics_on_the_image_are_switched_off(page):
     assert page.camera.hud_shown is False
     with pytest.raises(CommandRejected):
         page("hud", shown="no")
+
+
+def test_the_page_chooses_the_label_to_collect_and_saves_images_of_it(page):
+    page.camera.board = board = LabelBoard({"cup": 0, "pen": 3})
+    requests = []
+    board.request = lambda: requests.append(board.label)
+    assert page("label", label="pen") == {"label": "pen"}
+    assert page("snapshot") == {"folder": "pen"}
+    assert requests == ["pen"]
+    with pytest.raises(CommandRejected, match="no such label; there are cup, pen"):
+        page("label", label="fork")
+    page.camera.board = None
+    with pytest.raises(CommandRejected, match="labels are those of 'camapp collect'"):
+        page("label", label="pen")
 
 
 def test_a_snapshot_is_saved_and_announced(page, tmp_path):
