@@ -79,6 +79,66 @@ def test_a_small_gap_is_bridged_and_a_large_one_is_not():
     assert len(line_decoder.decode(predicted(large))) == 2
 
 
+def predicted_lines(*lines):
+    """Return the field of (line, logit) pairs; later lines overwrite earlier ones."""
+    whole = np.zeros((*GRID, FIELDS), np.float32)
+    whole[..., 0] = -4
+    for line, logit in lines:
+        field = line_decoder.encode([(line, False)], GRID)
+        whole[field[..., 0] > 0] = predicted(field, logit)[field[..., 0] > 0]
+    return whole
+
+
+def test_a_weak_continuation_of_a_sure_line_is_followed_and_a_weak_line_alone_is_not():
+    near, far, alone = [(0.3, 0.95), (0.4, 0.5)], [(0.4, 0.5), (0.48, 0.14)], [(0.9, 0.9), (0.8, 0.5)]
+    # A logit of -0.3 is a presence of 0.43.
+    (chain,) = line_decoder.decode(predicted_lines((near, 4), (far, -0.3), (alone, -0.3)))
+    assert gap(chain.points, near + far) < 0.3
+    assert gap(near + far, chain.points) < 1.6
+    assert chain.score > 0.95
+
+
+@pytest.mark.parametrize("corner", [[(0.2, 0.9), (0.45, 0.4), (0.95, 0.45)], [(0.05, 0.7), (0.5, 0.5), (0.2, 0.3)]])
+def test_a_sharp_corner_is_one_line(corner):
+    (chain,) = line_decoder.decode(predicted_lines((corner, 4)))
+    assert gap(chain.points, corner) < 0.6
+    assert gap(corner, chain.points) < 1.6
+
+
+def test_borders_that_meet_at_the_horizon_stay_two_and_a_corner_below_it_is_one():
+    left, right = [(0.1, 0.95), (0.49, 0.3)], [(0.9, 0.95), (0.51, 0.3)]
+    chains = line_decoder.decode(predicted_lines((left, 4), (right, 4)))
+    assert len(chains) == 2
+    assert all(min(gap(chain.points, line) for line in (left, right)) < 0.6 for chain in chains)
+    # Another line leads farther: the place where the two meet is no horizon.
+    farther = [(0.02, 0.5), (0.1, 0.1)]
+    one, other = line_decoder.decode(predicted_lines((left, 4), (right, 4), (farther, 4)))
+    assert min(gap(left + right[::-1], chain.points) for chain in (one, other)) < 1.6
+
+
+def test_a_second_row_of_a_broad_line_is_no_line():
+    # The rows lie a cell apart.
+    row, line = [(0.325, 0.95), (0.325, 0.1)], [(0.3, 0.95), (0.3, 0.1)]
+    (chain,) = line_decoder.decode(predicted_lines((row, 0.9), (line, 4)))
+    assert gap(chain.points, line) < 0.3
+
+
+def test_an_unsure_line_counts_if_it_ends_at_the_horizon_or_leaves_the_image_at_a_side():
+    sure = [(0.3, 0.95), (0.45, 0.3)]
+    lines = {
+        "neighbour": ([(0.9, 0.6), (0.55, 0.32)], True),
+        "leaves": ([(0.8, 0.95), (0.99, 0.6)], True),
+        "wall": ([(0.7, 0.5), (0.6, 0.15)], False),
+        "grass": ([(0.7, 0.9), (0.65, 0.6)], False),
+        "short": ([(0.6, 0.4), (0.55, 0.32)], False),
+    }
+    for name, (line, counts) in lines.items():
+        # A logit of 0.8 is a presence of 0.69.
+        chains = line_decoder.decode(predicted_lines((line, 0.8), (sure, 4)))
+        assert len(chains) == 1 + counts, name
+        assert gap(chains[-1].points, line if counts else sure) < 0.3
+
+
 def test_crossing_lines_remain_straight():
     cross = [[(0.1, 0.9), (0.9, 0.2)], [(0.1, 0.2), (0.9, 0.9)]]
     chains = line_decoder.decode(predicted(line_decoder.encode([(line, False) for line in cross], GRID)))
