@@ -402,7 +402,7 @@ def _train_track(
             flush=True,
         )
 
-    photographs = Photographs(data) if recipe.photographs else None
+    photographs = Photographs(data, recipe.parts) if recipe.photographs else None
     # Images are slow to render: like the checkpoint, they are kept until the run is complete.
     folder = out.with_suffix(".run")
     trained = train_track(recipe, folder, report, photographs=photographs, resume=resume)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -33,11 +34,11 @@ GAMMA = 0.2
 BLURRED, MOVED = 0.3, 2.5
 
 
-def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
-    """(subset, image, lines, spare lines) of each entry in a folder's labels.json.
+def labelled(folder: Path, source: str = "") -> Iterator[tuple[str, Pixels, list[Line], list[Line]]]:
+    """(subset, image, lines, spare lines) of each entry in a folder's labels.json, or of those with this `source`.
 
     It is a list of {"image", "size", "subset", "lines": [[[x, y], ...], ...], "doubtful"?: lines that count neither as
-    required nor as false, "merged_double"?: indices of lines that are two}.
+    required nor as false, "merged_double"?: indices of lines that are two, "source"?: where the image is from}.
 
     Raises:
         WeightsError: the labels or an image cannot be read.
@@ -47,6 +48,8 @@ def labelled(folder: Path) -> Iterator[tuple[str, Pixels, list[Line], list[Line]
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / 'labels.json'}: {error}") from error
     for entry in entries:
+        if source and entry.get("source") != source:
+            continue
         lines = [np.array(line, float) for line in entry["lines"]]
         spare = [np.array(line, float) for line in entry.get("doubtful") or ()]
         spare += [lines[i] for i in entry.get("merged_double") or ()]
@@ -66,23 +69,24 @@ def read(path: Path) -> Pixels:
 
 
 class Photographs:
-    """A folder of labelled photographs, from which variants are drawn."""
+    """Labelled photographs, from which variants are drawn."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read all photographs.
+    def __init__(self, folder: Path, parts: Sequence[str] = ()) -> None:
+        """Read the photographs of a folder, or of these `parts` of it: 'SUBFOLDER' or 'SUBFOLDER/SOURCE'.
 
         Raises:
             WeightsError: the labels or an image cannot be read, or there is none.
         """
         self._all = []
-        for _, pixels, lines, spare in labelled(folder):
+        chosen = [part.partition("/")[::2] for part in parts or [""]]
+        for _, pixels, lines, spare in chain.from_iterable(labelled(folder / name, source) for name, source in chosen):
             size = np.array(pixels.shape[1::-1], float)
             scale = min(1.0, LARGEST / size.max())
             small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             doubtful = [line / size for line in spare if not any(line is one for one in lines)]
             self._all.append((np.asarray(small, np.uint8), [line / size for line in lines], doubtful))
         if not self._all:
-            raise WeightsError(f"{folder / 'labels.json'} names no image")
+            raise WeightsError(f"{folder / 'labels.json'} names no image" + f" of {', '.join(parts)}" * bool(parts))
 
     def varied(self, count: int, seed: int) -> Shard:
         """Draw variants, equally many of each photograph: rotated, enlarged, from another viewpoint."""

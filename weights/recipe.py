@@ -120,7 +120,9 @@ class TrackRecipe:
         average: share of the old values that the running mean of the weights keeps in a step; it is what is saved.
         bfloat16: whether the layers compute in 16 bits; the weights themselves are kept in 32.
         photographs: variants of labelled photographs that go with each shard.
+        parts: of the folder of photographs, 'SUBFOLDER' or 'SUBFOLDER/SOURCE'; () for the folder itself.
         start: model (a name or a file) whose weights it begins with; '' for none.
+        gain: factor of the presence's logits in the file. Focal weighting makes a net less sure than it is right.
         validation: images, of seeds never learnt from, that choose the checkpoint.
         seed: of the initial values, the order and the images.
     """
@@ -136,7 +138,9 @@ class TrackRecipe:
     average: float = 0.998
     bfloat16: bool = True
     photographs: int = 0
+    parts: tuple[str, ...] = ()
     start: str = ""
+    gain: float = 1.0
     validation: int = 400
     seed: int = 42
 

@@ -32,7 +32,7 @@ PRESENT = 2.0
 # Loss weights of position (in cells) and direction relative to presence.
 PLACE, DIRECTION = 2.0, 1.0
 # The output layer's matrix is stepped by Adam, as the vectors are, at this share of the rate of the other matrices.
-HEAD, OTHERS = "head.weight", 0.04
+HEAD, HEAD_BIAS, OTHERS = "head.weight", "head.bias", 0.04
 EVALUATION_BATCH = 100
 CHECKPOINT = "checkpoint"
 # Parts of a run that PyTorch saves.
@@ -113,7 +113,7 @@ def train_track(
         run.judge(judging, number, loss)
         run.save(checkpoint)
         report(run.history[-1])
-    return TrackTrained(run.arrays, tuple(run.history), run.best)
+    return TrackTrained(surer(run.arrays, recipe.gain), tuple(run.history), run.best)
 
 
 class _Run:
@@ -275,6 +275,15 @@ def _lit(images: Tensor, generator: torch.Generator) -> Tensor:
     if torch.rand((), generator=generator) < 0.3:
         images.addcmul_(torch.empty_like(images).normal_(generator=generator), between(0, 0.06, 1, 1, 1))
     return images.clamp_(0, 1)
+
+
+def surer(arrays: dict[str, Array], gain: float) -> dict[str, Array]:
+    """Return the arrays with the logits of the presence multiplied by `gain`."""
+    presence = np.arange(SUBCELLS**2) * FIELDS
+    changed = {name: array.copy() for name, array in arrays.items()}
+    for name in (HEAD, HEAD_BIAS):
+        changed[name][presence] *= np.float32(gain)
+    return changed
 
 
 @torch.no_grad()

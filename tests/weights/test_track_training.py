@@ -16,7 +16,9 @@ torch = pytest.importorskip("torch")
 
 from weights.export import export_track  # noqa: E402
 from weights.recipe import TrackRecipe  # noqa: E402
-from weights.train_track import _varied, fields_of, loss_of, train_track  # noqa: E402
+from weights.torch_net import TorchNet  # noqa: E402
+from weights.train import to_arrays  # noqa: E402
+from weights.train_track import _varied, fields_of, loss_of, surer, train_track  # noqa: E402
 
 TINY = TrackRecipe(name="track", net="track", epochs=2, images=16, batch=8, learning_rate=1e-3, validation=4, seed=1)
 
@@ -55,6 +57,20 @@ def test_the_loss_is_minimal_if_the_output_is_the_truth():
     assert float(loss_of(-output, wanted)) > 1
 
 
+def test_a_gain_multiplies_the_presence_alone():
+    torch.manual_seed(0)
+    arrays = to_arrays(TorchNet(nets.build("track")))
+    changed = surer(arrays, 1.5)
+    images = torch.rand(1, *nets.build("track").inputs[0].shape[1:])
+    outputs = []
+    for weights in (arrays, changed):
+        net = TorchNet(nets.build("track")).eval()
+        net.load_state_dict({name: torch.tensor(array) for name, array in weights.items()}, strict=False)
+        outputs.append(fields_of(net(images)).detach())
+    assert torch.allclose(outputs[1][..., 0], 1.5 * outputs[0][..., 0], atol=1e-5)
+    assert torch.equal(outputs[1][..., 1:], outputs[0][..., 1:])
+
+
 def test_mirrored_images_have_mirrored_fields():
     line = [(0.2, 0.9), (0.4, 0.3)]
     mirrored = [(1 - x, y) for x, y in line]
@@ -88,6 +104,18 @@ def test_variants_of_a_photograph_keep_its_lines_in_place(tmp_path):
                 assert image[int(y), int(x)].mean() > np.median(image) + 40
                 checked += 1
     assert checked > 100
+
+
+def test_photographs_are_read_from_subfolders_and_by_source(tmp_path):
+    for name, sources in (("train", [None]), ("field", ["a", "b", "c"])):
+        (tmp_path / name).mkdir()
+        photograph(tmp_path / name, *sources)
+    both, one = (Photographs(tmp_path, parts).varied(4, seed=3) for parts in (("train", "field/c"), ("train",)))
+    # Variants are drawn in turn from each photograph.
+    assert both.images[1].mean() > 1.5 * both.images[0].mean()
+    assert one.images[1].mean() < 1.5 * one.images[0].mean()
+    with pytest.raises(WeightsError, match="of field/d"):
+        Photographs(tmp_path, ("field/d",))
 
 
 def test_unreadable_labels_raise_an_error(tmp_path):
@@ -128,9 +156,12 @@ def test_a_model_trained_on_photographs_is_exported_for_the_engine(tmp_path):
     assert repr(recipe) in model.card.recipe
 
 
-def photograph(folder):
-    image = np.full((120, 160, 3), 60, np.uint8)
-    cv2.line(image, (40, 119), (70, 20), (250, 250, 250), 9)
-    cv2.imwrite(str(folder / "a.png"), image)
-    entry = {"image": "a.png", "size": [160, 120], "subset": "floor", "lines": [[[40.5, 119.5], [70.5, 20.5]]]}
-    (folder / "labels.json").write_text(json.dumps([entry]))
+def photograph(folder, *sources):
+    entries = []
+    for i, source in enumerate(sources or [None]):
+        image = np.full((120, 160, 3), 60 * (i + 1), np.uint8)
+        cv2.line(image, (40, 119), (70, 20), (250, 250, 250), 9)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+        entry = {"image": f"{i}.png", "size": [160, 120], "subset": "floor", "lines": [[[40.5, 119.5], [70.5, 20.5]]]}
+        entries.append(entry | ({"source": source} if source else {}))
+    (folder / "labels.json").write_text(json.dumps(entries))
