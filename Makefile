@@ -3,6 +3,7 @@
 # make test       set everything up, then run the fast tests, two files at a time (ARGS="-n 0": one)
 # make test-slow  the tests marked slow
 # make lint       ruff and mypy
+# make release    build and check the wheel and the source archive of the present commit, in dist/
 # All of them work on a fresh Debian 12 or 13, Raspberry Pi OS (64-bit, bookworm or trixie) or Linux with Python 3.11+.
 
 SHELL  := /bin/bash
@@ -19,7 +20,7 @@ NEEDED := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo pyth
           $(if $(ON_PI),$(shell $(LDCONFIG) -p | grep -q libopenblas.so.0 || echo libopenblas0-pthread)) \
           $(if $(ON_PI),$(shell $(PYTHON) -c 'import picamera2' 2>/dev/null || echo python3-picamera2))
 
-.PHONY: run test test-slow lint help clean system-packages
+.PHONY: run test test-slow lint release help clean system-packages
 
 # The line of `export` is printed until it is in effect.
 run: $(VENV)/.run
@@ -36,6 +37,10 @@ test-slow: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+release: $(VENV)/.test
+	@$(BIN)/python -m pip install -q 'build>=1'
+	@$(BIN)/python tools/release.py dist
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
