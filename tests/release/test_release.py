@@ -143,4 +143,6 @@ def test_pipx_installs_the_wheel_on_a_pc_and_leaves_the_numpy_of_a_pi_alone(debi
     ).splitlines()
     assert '"label"' in record
     where = 'python -c "import numpy; print(numpy.__file__)"'
-    assert "/usr/lib/python3/dist-packages/numpy" in debian.run(f"$(pipx environment --value PIPX_LOCAL_VENVS)/camapp/bin/{where}")
+    assert "/usr/lib/python3/dist-packages/numpy" in debian.run(
+        f"$(pipx environment --value PIPX_LOCAL_VENVS)/camapp/bin/{where}"
+    )
