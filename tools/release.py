@@ -14,6 +14,7 @@ import sys
 import tempfile
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -59,13 +60,20 @@ def build(folder: Path) -> tuple[Path, Path]:
     return wheel, source
 
 
+def committed_files() -> Iterator[str]:
+    """Yield the name of each file of the packages; a link to a folder stands for the files in it."""
+    for name in git("ls-files", *PACKAGES).splitlines():
+        path = ROOT / name
+        yield from (f"{name}/{file.name}" for file in path.iterdir()) if path.is_dir() else [name]
+
+
 def check_wheel(wheel: Path, version: str) -> None:
     """Raise NotReady unless the wheel holds every file of the packages, nothing else, and the version."""
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         (metadata,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
         found = re.search(r"^Version: (.*)$", file.read(metadata).decode(), re.MULTILINE)
-    committed = {name for name in git("ls-files", *PACKAGES).split("\n") if name and not name.endswith(".md")}
+    committed = {name for name in committed_files() if not name.endswith(".md")}
     if missing := sorted(committed - names):
         raise NotReady(f"{wheel.name} lacks {', '.join(missing)}: see package-data in pyproject.toml")
     if foreign := sorted(names - committed):
