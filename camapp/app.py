@@ -23,6 +23,7 @@ from camapp.pipeline.checks import (
     Findings,
     check_drawn,
     check_drive,
+    check_drive_page,
     check_drm,
     check_events,
     find_faults,
@@ -38,6 +39,7 @@ from camapp.sinks.clips import ClipSink
 from camapp.sinks.console import ConsoleSink
 from camapp.sinks.drawn import DrawnSink
 from camapp.sinks.drive import DriveSink
+from camapp.sinks.drive_gate import DriveGate
 from camapp.sinks.jsonl_log import LogSink
 from camapp.sinks.label_command import LabelCommandSink
 from camapp.sinks.log_formats import header
@@ -107,7 +109,7 @@ def run(settings: Sequence[Settings], reread: Callable[[], list[Settings]]) -> l
             reloader.stop()
         manager.notify("STOPPING=1")
 
-    interfaces = build_interfaces(cameras.pipelines, reread_one)
+    interfaces = build_interfaces(cameras.pipelines, reread_one, cameras.gate)
     for reloader in reloaders:
         reloader.start()
     recollections = [Recollection(pipeline, state) for pipeline in cameras.pipelines]
@@ -148,6 +150,7 @@ def build_cameras(
         BadModel, SourceError, SinkError: of the first camera that cannot be built.
     """
     refuse_overwriting(cameras)
+    check_drive_page(cameras)
     first, several = cameras[0], len(cameras) > 1
     health = HealthMonitor()
     shared = None
@@ -173,10 +176,10 @@ def build_cameras(
         )
         for camera in cameras
     ]
-    built = MultiCamera(pipelines)
+    built = MultiCamera(pipelines, DriveGate() if first.drive_page else None)
     try:
         for pipeline in pipelines:
-            _add_sinks(pipeline)
+            _add_sinks(pipeline, built.gate)
     except SinkError:
         built.discard()
         raise
@@ -234,7 +237,7 @@ def _has_started(pipeline: Pipeline) -> bool:
     return pipeline.started
 
 
-def _add_sinks(pipeline: Pipeline) -> None:
+def _add_sinks(pipeline: Pipeline, gate: DriveGate | None) -> None:
     """Add the sinks that the settings enable, but for the preview."""
     settings = pipeline.settings
     check_events(settings, pipeline.task.card)
@@ -249,7 +252,7 @@ def _add_sinks(pipeline: Pipeline) -> None:
         pipeline.add_sink(_clip_sink(pipeline))
     if settings.drive is not None:
         check_drive(settings, pipeline.model.card)
-        pipeline.add_sink(DriveSink(settings.drive))
+        pipeline.add_sink(DriveSink(settings.drive, gate=gate))
     if settings.drawn is not None:
         check_drawn(pipeline.source.live)
         pipeline.add_sink(DrawnSink(settings.drawn))

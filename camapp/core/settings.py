@@ -33,7 +33,7 @@ _COMMAND_LINE, _ENVIRONMENT = "command line", "environment variables"
 # Shared by all cameras of a run, so no [[camera]] table may hold them.
 _FOR_THE_RUN = {
     *("display", "full_screen", "share_workers", "duration", "debug"),
-    *("web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
+    *("drive_page", "web", "web_hosts", "mqtt", "mqtt_ca", "mqtt_password_file", "device_name"),
 }
 # Shared by all cameras if --share-workers is set.
 _FOR_SHARED_WORKERS = {"workers", "threads"}
@@ -300,6 +300,9 @@ class OutputSettings:
     on_label_every: Positive = option(1.0, "minimum time between two runs of the --on-label command", "SECONDS")
     drive: str | None = option(
         None, "send values to a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "URI"
+    )
+    drive_page: bool = option(
+        False, "hold the car until a page of --web lets it drive, and stop it from any page; the page needs its token"
     )
 
 

@@ -70,6 +70,7 @@ def find_faults(
     found = Findings()
     found.attempt(lambda: check_interfaces(cameras[0]))
     found.attempt(lambda: refuse_overwriting(cameras))
+    found.attempt(lambda: check_drive_page(cameras))
     summaries = [_check_camera(found, settings, outputs) for settings in cameras]
     found.summary = "" if found.faults else "; ".join(summaries)
     return found
@@ -182,6 +183,12 @@ def check_drive(settings: Settings, card: ModelCard) -> None:
     if settings.drive is not None and card.task != "track":
         what = f"a model that follows a track, such as --model track; this one's task is '{card.task}'"
         raise SinkError(f"--drive needs {what}")
+
+
+def check_drive_page(cameras: Sequence[Settings]) -> None:
+    """Raise SinkError if there is no page, or no car, for `--drive-page`."""
+    if cameras[0].drive_page and (cameras[0].web is None or not any(camera.drive for camera in cameras)):
+        raise SinkError("--drive-page needs --drive, and --web for the page")
 
 
 def may_be_pi_camera(source: str) -> bool:

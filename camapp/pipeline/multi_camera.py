@@ -12,6 +12,7 @@ from camapp.capture.thread import CaptureState
 from camapp.core.errors import ExitCode
 from camapp.core.log_once import LogOnce
 from camapp.pipeline.pipeline import Pipeline, Summary
+from camapp.sinks.drive_gate import DriveGate
 from camapp.system.watchdog import Manager
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,12 @@ class MultiCamera:
 
     Args:
         pipelines: with different names.
+        gate: holds the cars of all cameras; None if there is none.
     """
 
-    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
+    def __init__(self, pipelines: Sequence[Pipeline], gate: DriveGate | None = None) -> None:
         self.pipelines = list(pipelines)
+        self.gate = gate
         self._before_stop: Callable[[], None] = lambda: None
         self._running = 0
         self._stopping = False

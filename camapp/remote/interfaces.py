@@ -8,6 +8,7 @@ from typing import Protocol
 
 from camapp.core.settings import Settings
 from camapp.remote.commands import CameraControl
+from camapp.sinks.drive_gate import DriveGate
 from camapp.system.state_dir import state_directory
 
 
@@ -24,12 +25,15 @@ class RemoteInterface(Protocol):
         """Stop within two seconds; may be called without a start."""
 
 
-def build_interfaces(cameras: Sequence[CameraControl], reread: Callable[[str], Settings]) -> list[RemoteInterface]:
+def build_interfaces(
+    cameras: Sequence[CameraControl], reread: Callable[[str], Settings], gate: DriveGate | None = None
+) -> list[RemoteInterface]:
     """Build the interfaces that the settings enable, and start none.
 
     Args:
         cameras: all cameras of the run.
         reread: reads the settings of a camera again, by its name.
+        gate: holds the cars of the run until the page releases them.
 
     Raises:
         SinkError: an interface cannot be used as requested.
@@ -45,7 +49,8 @@ def build_interfaces(cameras: Sequence[CameraControl], reread: Callable[[str], S
             from camapp.remote.prometheus import Metrics
 
             metrics = Metrics(cameras).render
-        interfaces.append(WebInterface(cameras, settings.web, settings.web_hosts, metrics=metrics, reread=reread))
+        page = WebInterface(cameras, settings.web, settings.web_hosts, metrics=metrics, reread=reread, gate=gate)
+        interfaces.append(page)
     if settings.mqtt is not None:
         from camapp.core.addresses import device_id
         from camapp.remote.mqtt.client import access

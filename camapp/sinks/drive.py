@@ -33,6 +33,7 @@ from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
+from camapp.sinks.drive_gate import DriveGate
 from camapp.sinks.sink import PredictionSink
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 STALE_MS = 200.0
 # Interval of stale lines.
 HEARTBEAT_S = 0.1
+# Interval at which a gate is asked whether the car may still drive.
+GATE_S = 0.03
 _BAUD = {9600: termios.B9600, 57600: termios.B57600, 115200: termios.B115200, 230400: termios.B230400}
 _USAGE = "--drive takes udp://HOST:PORT or serial:///dev/NAME?baud=115200"
 
@@ -62,6 +65,7 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
     Args:
         uri: udp://HOST:PORT or serial:///dev/NAME?baud=115200.
         retry_s: seconds between two attempts to open a port again, such as after a cable was pulled.
+        gate: makes every line stale while it holds the car.
 
     Attributes:
         lost: lines that could not be sent.
@@ -70,8 +74,19 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
         SinkError: the URI is invalid.
     """
 
-    def __init__(self, uri: str, clock: Callable[[], int] = time.monotonic_ns, retry_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        uri: str,
+        clock: Callable[[], int] = time.monotonic_ns,
+        retry_s: float = 1.0,
+        gate: DriveGate | None = None,
+    ) -> None:
         super().__init__("drive", 1, 1.0, newest=True, tick_s=STALE_MS / 1000)
+        self._gate = gate
+        self._is_stale = True
+        if gate is not None:
+            # An item without values wakes the thread, and is a stale line.
+            gate.on_stop(lambda: self.put(({}, 0)))
         self.sent = 0
         self._open = _opener(uri)
         self._uri = uri
@@ -81,6 +96,7 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
         self._retry_at = 0.0
         self._seq = 0
         self._taken_ns: int | None = None
+        self._quiet_until = 0.0
 
     def start(self) -> None:
         """Open the port. Raises SinkError."""
@@ -109,12 +125,23 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
     def _handle(self, item: tuple[Mapping[str, float], int]) -> None:
         values, self._taken_ns = item
         if not self.stopping.is_set():
-            self._send(message(self._seq, values, self._age_ms()))
-            self._tick_s = STALE_MS / 1000
+            self._send(message(self._seq, {} if self._is_held else values, self._age_ms()))
+            self._be_quiet(STALE_MS / 1000)
+
+    @property
+    def _is_held(self) -> bool:
+        return self._gate is not None and not self._gate.state.driving
+
+    def _be_quiet(self, seconds: float) -> None:
+        """Send no stale line for some seconds; the gate is asked more often."""
+        self._quiet_until = time.monotonic() + seconds
+        self._tick_s = seconds if self._gate is None else min(seconds, GATE_S)
 
     def _idle(self) -> None:
+        if self._gate is not None and time.monotonic() < self._quiet_until and (self._is_stale or not self._is_held):
+            return
         self._send(message(self._seq, {}, self._age_ms()))
-        self._tick_s = HEARTBEAT_S
+        self._be_quiet(HEARTBEAT_S)
 
     def _finish(self) -> None:
         self._idle()
@@ -125,6 +152,7 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
 
     def _send(self, line: bytes) -> None:
         self._seq += 1
+        self._is_stale = line.split(b",", 3)[2] == b"1"
         if self._port is None:
             self._reopen()
         if self._port is None:

@@ -1,7 +1,8 @@
 """Sends messages between the run and its web server process: one JSON object a packet, never blocking.
 
 Run to server: hello, memory (with its descriptor), frame, prediction, status, notice, answer.
-Server to run: alive (for each status), watched, done, order. `interface.py` and `server.py` are the two ends.
+Server to run: alive (for each status), watched, done, order, hold (the page that lets a car
+drive is there). `interface.py` and `server.py` are the two ends.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from camapp.core.settings import Settings
 from camapp.core.zones import parse_lines, parse_zones
 from camapp.remote.commands import CameraControl, CommandDispatcher, CommandQueue, CommandRejected
 from camapp.remote.web import channel
+from camapp.sinks.drive_gate import DriveGate, GateHeld
 from camapp.sinks.sink import ImageSink, PredictionSink
 from camapp.system.shared_frames import NO_FRAME, Memory, ReadFrame, SharedFrames
 from camapp.system.state_dir import StateError, state_directory, web_token
@@ -57,6 +58,7 @@ class WebInterface:
         state: directory of the token and of the regions that clients choose; None takes the state directory.
         metrics: renders the text that Prometheus reads; None serves none.
         reread: reads a camera's settings as the next start would; None makes reloading impossible.
+        gate: holds the cars of the run, for `--drive-page`; the page then needs its token at any address.
         answer_s: a server that does not answer a status within this time hangs, and is replaced.
 
     Attributes:
@@ -74,6 +76,7 @@ class WebInterface:
         reread: Callable[[str], Settings] | None = None,
         print_line: Callable[[str], None] = lambda text: print(f"camapp: {text}", file=sys.stderr),
         answer_s: float = _ANSWER_S,
+        gate: DriveGate | None = None,
     ) -> None:
         self.lost = 0
         self.address = parse_web(address)
@@ -81,6 +84,7 @@ class WebInterface:
         self._state = state or state_directory()
         self._print_line = print_line
         self._answer_s = answer_s
+        self._gate = gate
         self._token = ""
         self._listener: socket.socket | None = None
         self._feeds = [_Feed(camera, number, self._send) for number, camera in enumerate(cameras)]
@@ -106,7 +110,7 @@ class WebInterface:
         check_packages()
         self._listener = listen(self.address)
         self.address = WebAddress(self.address.host, self._listener.getsockname()[1])
-        if not self.address.is_loopback:
+        if not self.address.is_loopback or self._gate is not None:
             self._load_token()
         self._print_line(f"the page is at {', on this machine at '.join(self.address.urls)}")
         self._queue.start()
@@ -129,7 +133,8 @@ class WebInterface:
         path = self._state / "web-token"
         # The journal keeps a service's output, and other users may read it.
         shown = f"{self._token} (kept in {path})" if is_new and not os.environ.get("JOURNAL_STREAM") else f"in {path}"
-        self._print_line(f"other machines can reach the page; its token: {shown}")
+        why = "the page can drive a car" if self._gate is not None else "other machines can reach the page"
+        self._print_line(f"{why}; its token: {shown}")
 
     # -- to the server
 
@@ -196,6 +201,8 @@ class WebInterface:
             extra = {"hud": camera.hud_shown, "model": model} | places_record(camera.settings)
             if camera.board is not None:
                 extra |= {"label": camera.board.label, "labels": camera.board.counts}
+            if self._gate is not None:
+                extra["drive"] = self._gate.state._asdict()
             self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
 
     def _receive(self, message: channel.Message) -> None:
@@ -204,6 +211,12 @@ class WebInterface:
             self._feeds[message["camera"]].frames.release()
         elif kind == "watched":
             self._feeds[message["camera"]].frames.wanted = message["on"]
+        elif kind == "hold" and self._gate is not None:
+            self._gate.hold(message["grant"])
+        elif kind == "order" and message["order"] == "drive":
+            # Not behind commands that may take seconds.
+            self._handle(message)
+            self._send_status()
         elif kind == "order" and not self._queue.put(message):
             self._send({"type": "answer", "id": message["id"], "error": "too many requests at once"})
 
@@ -228,11 +241,28 @@ class WebInterface:
             if self._metrics is None:
                 raise CommandRejected(f"metrics need a package: {sys.executable} -m pip install prometheus-client")
             return {"text": self._metrics()}
+        if command == "drive":
+            return self._drive(body)
         value = body if command in _WHOLE_BODY else body.get(_VALUES.get(command, ""))
         result = self._dispatcher.run(command, camera, value)
         if result.text:
             self._notify(camera, result.text, str(body.get("client", "")))
         return result.values
+
+    def _drive(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Stop the cars, or let them drive for the page that sent this. Raises CommandRejected."""
+        if self._gate is None:
+            raise CommandRejected("start with --drive-page to drive from the page")
+        if body.get("go") is False:
+            self._gate.stop("stopped from a page")
+            return {"driving": False, "grant": ""}
+        client = body.get("client")
+        if body.get("go") is not True or not isinstance(client, str) or not client:
+            raise CommandRejected("go is true or false; client names the page")
+        try:
+            return {"driving": True, "grant": self._gate.release(client)}
+        except GateHeld as error:
+            raise CommandRejected(str(error)) from error
 
     def _on_saved(self, camera: str, path: Path) -> None:
         log.info("saved '%s'", path)

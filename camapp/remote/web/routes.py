@@ -103,6 +103,12 @@ ENDPOINTS = (
     ),
     _command("zone", "Set, rename or delete a zone, in which objects are counted", _ZONE, **_NAMED),
     _command("line", "Set, rename or delete a line; an object that crosses it to the right goes in", _LINE, **_NAMED),
+    _command(
+        "drive",
+        "Stop the car, from any page; or let it drive for as long as this client holds it over /live (--drive-page)",
+        api.fields(driving=api.FLAG, grant=api.TEXT),
+        go=api.FLAG,
+    ),
     _command("hud", "Draw the statistics on the image, or not", api.fields(shown=api.FLAG), shown=api.FLAG),
 )
 DOCUMENT = api.document(ENDPOINTS)

@@ -181,6 +181,10 @@ class ServerState:
             return
         self.updates.notify()
 
+    def hold(self, grant: str) -> None:
+        """Report to the run that the page with this secret is still there."""
+        self._send({"type": "hold", "grant": grant})
+
     def close(self) -> None:
         """Let all waiting commands fail: the run has ended."""
         for waiting in self._answers.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +23,8 @@ STALLED_S = 10.0
 # Shortest interval of messages on a socket; statistics change twice a second.
 _SEND_EVERY_S = 0.05
 _MAX_AT_ONCE = 60
+# Shortest interval at which a client's messages are passed on to the run, and longest secret in one.
+_HOLD_EVERY_S, _MAX_GRANT = 0.05, 64
 # Not sent on the socket twice a second, because they are long and the page does not show them; /status has them.
 _OMITTED = {"labels"}
 
@@ -90,6 +93,16 @@ class MjpegStream:
                 return
 
 
+def _grant(text: str | None) -> str:
+    """Return the secret in a client's message, or "" if it is another one."""
+    try:
+        body = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return ""
+    grant = body.get("hold") if isinstance(body, dict) else None
+    return grant if isinstance(grant, str) and len(grant) <= _MAX_GRANT else ""
+
+
 async def _wait(awaited: Coroutine[Any, Any, object], gone: asyncio.Future[None]) -> bool:
     """Wait for something, or until the client leaves; return False if it leaves first."""
     waiting: asyncio.Future[Any] = asyncio.ensure_future(awaited)
@@ -128,7 +141,7 @@ class LiveSocket:
         self._sockets += 1
         try:
             await socket.accept()
-            gone = asyncio.ensure_future(_until(receive, "websocket.disconnect"))
+            gone = asyncio.ensure_future(self._listen(receive))
             try:
                 await self._send_updates(socket, gone)
             finally:
@@ -138,6 +151,17 @@ class LiveSocket:
             return
         finally:
             self._sockets -= 1
+
+    async def _listen(self, receive: Receive) -> None:
+        """Pass on what a page that lets a car drive sends: `{"hold": GRANT}`; return once the client has left."""
+        passed = 0.0
+        while (message := await receive())["type"] != "websocket.disconnect":
+            grant = _grant(message.get("text"))
+            now = time.monotonic()
+            # One that sends without end must not keep the run busy.
+            if grant and now - passed > _HOLD_EVERY_S:
+                passed = now
+                self._state.hold(grant)
 
     async def _send_updates(self, socket: WebSocket, gone: asyncio.Future[None]) -> None:
         client = _Client(self._state)

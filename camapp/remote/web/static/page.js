@@ -163,6 +163,59 @@ function showNotice(notice) {
     setText($("advice"), "Another page has just saved a region. Saving yours replaces it.");
 }
 
+// ---- the car: any page stops it; one page lets it drive, and says ten times a second that it is there
+
+let grant = "", grantedAt = 0, driving = false;
+
+function showDrive(drive) {
+  $("drive").hidden = !drive;
+  if (!drive) return;
+  // A status from just before the release may come after its answer.
+  if (!drive.driving && Date.now() - grantedAt > 400) grant = "";
+  driving = drive.driving;
+  const mine = drive.holder === clientId;
+  $("drive").className = driving ? "driving" : "stopped";
+  setText($("drive-state"), driving ? (mine ? "It drives for as long as this page is open." : "Another page lets it drive.") : `Stopped: ${drive.reason}.`);
+  $("go").hidden = driving;
+}
+
+async function stopCar() {
+  grant = "";
+  setText($("drive-state"), "Stopping …");
+  for (let attempt = 0; attempt < 3; attempt++) {
+    const headers = { "content-type": "application/json" }, body = JSON.stringify({ go: false, client: clientId });
+    const answer = await fetch("api/drive", { method: "POST", headers, body, keepalive: true }).catch(() => null);
+    if (answer && answer.ok) return;
+  }
+  setText($("drive-state"), "No answer: switch the car off.");
+  toast("The car cannot be reached: switch it off.", true);
+}
+
+$("stop").onclick = stopCar;
+$("go").onclick = async () => {
+  const result = await sendCommand("drive", { go: true }, $("go"));
+  if (result) [grant, grantedAt] = [result.grant, Date.now()];
+};
+setInterval(() => {
+  if (grant && socket.readyState === 1 && !socket.bufferedAmount) socket.send(JSON.stringify({ hold: grant }));
+}, 100);
+for (const kind of ["keydown", "keyup"])
+  addEventListener(
+    kind,
+    (event) => {
+      const typing = event.target.matches("input[type=text], input[type=number], select");
+      if (event.code !== "Space" || $("drive").hidden || (typing && !driving)) return;
+      // Before any button that has the focus.
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      if (kind === "keydown" && !event.repeat) stopCar();
+    },
+    true,
+  );
+// A hidden page cannot say that it is there: browsers slow its clock down.
+document.addEventListener("visibilitychange", () => document.hidden && grant && stopCar());
+addEventListener("pagehide", () => grant && stopCar());
+
 // ---- the image
 
 function watch() {
@@ -248,6 +301,7 @@ new ResizeObserver(() => {
 
 function showStatus(status) {
   const figures = status.figures, health = figures.health, paused = status.state === "paused";
+  showDrive(status.drive);
   setText($("source"), `${figures.source} · ${figures.model}`);
   if (status.size && `${status.size}` !== `${[$("image").width, $("image").height]}`) {
     [$("image").width, $("image").height] = status.size;
