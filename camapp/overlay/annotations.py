@@ -28,10 +28,12 @@ def draw_annotations(
     prediction: Prediction,
     stale: bool,
     reserved: Iterable[tuple[int, int, int, int]] = (),
+    names: bool = True,
 ) -> None:
     """Draw in place; the prediction's coordinates are pixels of the canvas. A stale one is dimmed.
 
-    No label of a box is placed in a `reserved` rectangle (x, y, width, height).
+    No label of a box is placed in a `reserved` rectangle (x, y, width, height). Without `names`, lines have none, and
+    there is no view of the lane from above.
     """
     colour = DIM if stale else ACCENT
     if prediction.region is not None:
@@ -39,13 +41,13 @@ def draw_annotations(
     if not stale:
         _tint_lane(canvas, prediction.lines)
     for line in prediction.lines:
-        _draw_line(canvas, style, line, colour)
+        _draw_line(canvas, style, line, colour, names)
     if prediction.boxes or prediction.zones or prediction.counting_lines:
         places = Places(style, reserved)
         draw_zones(canvas, style, prediction, stale, places)
         draw_objects(canvas, style, prediction.boxes, stale, places)
         places.draw(canvas)
-    if style.detail and birds_eye.has_lane(prediction.values):
+    if names and style.detail and birds_eye.has_lane(prediction.values):
         width, height = 14 * style.unit, 18 * style.unit
         place = (style.width - style.margin - width, style.height - style.margin - height, width, height)
         birds_eye.draw_lane(canvas, prediction.values, place, colour, DARK)
@@ -72,13 +74,13 @@ def _corners(x0: int, y0: int, x1: int, y1: int, max_length: int) -> tuple[NDArr
     )
 
 
-def _draw_line(canvas: Pixels, style: Style, line: Polyline, colour: Colour) -> None:
+def _draw_line(canvas: Pixels, style: Style, line: Polyline, colour: Colour, named: bool) -> None:
     points = fixed_point(line.points)
     if len(points) < 2:
         return
     cv2.polylines(canvas, [points], False, DARK, style.line + 2, cv2.LINE_8, 4)
     cv2.polylines(canvas, [points], False, colour, style.line, cv2.LINE_AA, 4)
-    if line.label and style.detail:
+    if named and line.label and style.detail:
         name = tag(line.label, style.small, DARK, colour)
         x, y = (int(v) // 16 for v in points[-1, 0])
         place = _clamp(x, 0, style.width - name.width), _clamp(y - name.height, 0, style.height - name.height)

@@ -14,10 +14,11 @@ from camapp.core.keys import Keys
 from camapp.core.predictions import Prediction
 from camapp.core.status import Hud
 from camapp.overlay.annotations import draw_annotations
+from camapp.overlay.drive_strip import Strip, strip_layer, uses_strip
 from camapp.overlay.hud_panel import digest, draw_badges, panel_layer
 from camapp.overlay.keys_panel import keys_layer
 from camapp.overlay.prediction_card import CardContent, card_layer
-from camapp.overlay.style import style_of
+from camapp.overlay.style import Style, style_of
 from camapp.overlay.text import Layer
 
 # Numbers that change faster cannot be read.
@@ -60,6 +61,14 @@ class Overlay:
         style = style_of(canvas.shape[1], canvas.shape[0])
         now = self._clock()
         placed: list[tuple[Layer, int, int]] = []
+        age = f"{age_ms / 1000:.1f} s ago" if stale else ""
+        if prediction is not None and uses_strip(style, prediction):
+            strip = Strip.of(prediction, hud, age)
+            layer = self._card.get((style, strip), (style, strip.warns), now, lambda: strip_layer(style, strip, hud))
+            draw_annotations(canvas, style, prediction, stale, names=False)
+            layer.lay_on(canvas, 0, 0)
+            self._draw_rest(canvas, style, hud, paused, keys, placed)
+            return
         panel_right, panel_bottom = 0, 0
         if hud is not None:
             panel = self._panel.get(
@@ -68,7 +77,6 @@ class Overlay:
             placed.append((panel, style.margin, style.margin))
             panel_right, panel_bottom = style.margin + panel.width, style.margin + panel.height
         if prediction is not None:
-            age = f"{age_ms / 1000:.1f} s ago" if stale else ""
             truth = truth or (hud.truth if hud else "")
             content = CardContent.of(prediction, truth, age, knows)
             urgent = (style, content.label, content.hint, content.counts, stale)
@@ -80,6 +88,18 @@ class Overlay:
             placed.append((card, style.margin + (panel_right if beside else 0), top))
             reserved = [(x, max(0, y), layer.width, layer.height) for layer, x, y in placed]
             draw_annotations(canvas, style, prediction, stale, reserved)
+        self._draw_rest(canvas, style, hud, paused, keys, placed)
+
+    @staticmethod
+    def _draw_rest(
+        canvas: Pixels,
+        style: Style,
+        hud: Hud | None,
+        paused: bool,
+        keys: Keys,
+        placed: list[tuple[Layer, int, int]],
+    ) -> None:
+        """Draw the list of keys, the badges and the panels that were placed."""
         if keys:
             listed = keys_layer(style, keys)
             placed.append((listed, (style.width - listed.width) // 2, (style.height - listed.height) // 2))

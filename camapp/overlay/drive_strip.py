@@ -1,0 +1,65 @@
+"""Draws what a small car's screen needs in one strip above the road: the place in the lane in words, and the rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from camapp.core.predictions import Prediction
+from camapp.core.status import Hud, rating_of
+from camapp.overlay.birds_eye import has_lane
+from camapp.overlay.style import AMBER, RATING_COLOURS, SOFT, WHITE, Style
+from camapp.overlay.text import Font, Layer
+
+# Images of at most this size, the usual ones of cars, have a strip in place of the panels.
+LARGEST = (640, 480)
+# The strip is black at this opacity, 0 to 255.
+_OPACITY = 190
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The content of a strip, as it is drawn: its left and right text, and whether they are old or tell of no lane."""
+
+    left: str
+    right: str
+    warns: bool
+
+    @classmethod
+    def of(cls, prediction: Prediction, hud: Hud | None, age: str) -> Strip:
+        """Return the content for a prediction of the task `track`; `age` is a text, "" if it is new."""
+        found = has_lane(prediction.values)
+        rate = f"{hud.infer_fps:.0f} fps" if hud is not None else ""
+        return cls(age or (in_words(prediction.values) if found else prediction.label), rate, bool(age) or not found)
+
+
+def uses_strip(style: Style, prediction: Prediction | None) -> bool:
+    """Return whether an image has a strip in place of the panels."""
+    return (
+        prediction is not None
+        and prediction.task == "track"
+        and style.width <= LARGEST[0]
+        and style.height <= LARGEST[1]
+    )
+
+
+def in_words(values: dict[str, float]) -> str:
+    """Return the place in the lane, such as '12 cm right, 3 deg left'."""
+    offset, heading = round(100 * values["offset_m"]), round(values["heading_deg"])
+    parts = [(offset, "cm", "in the middle"), (heading, "deg", "straight")]
+    return ", ".join(f"{abs(n)} {unit} {'right' if n > 0 else 'left'}" if n else zero for n, unit, zero in parts)
+
+
+def strip_layer(style: Style, strip: Strip, hud: Hud | None) -> Layer:
+    """Return the strip, as wide as the image and about a twelfth of its height."""
+    font = Font(max(6, style.height // 34), bold=style.width >= LARGEST[0] // 2)
+    pad = max(2, font.cap // 3)
+    layer = Layer.clear(style.width, font.line + 2 * pad)
+    layer.keep[:] = 255 - _OPACITY
+    right = font.layer(
+        strip.right, RATING_COLOURS[rating_of(hud.infer_fps, hud.target_fps)] if hud is not None else SOFT
+    )
+    room = style.width - 4 * pad - (right.width if strip.right else 0)
+    font.layer(font.fit(strip.left, room), AMBER if strip.warns else WHITE).merge_into(layer, pad, pad)
+    if strip.right:
+        right.merge_into(layer, style.width - pad - right.width, pad)
+    return layer
