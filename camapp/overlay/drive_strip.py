@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from camapp.core.predictions import Prediction
 from camapp.core.status import Hud, rating_of
 from camapp.overlay.birds_eye import has_lane
+from camapp.overlay.prediction_card import MAX_LINES
 from camapp.overlay.style import AMBER, RATING_COLOURS, SOFT, WHITE, Style
 from camapp.overlay.text import Font, Layer
 
@@ -50,16 +51,18 @@ def in_words(values: dict[str, float]) -> str:
 
 
 def strip_layer(style: Style, strip: Strip, hud: Hud | None) -> Layer:
-    """Return the strip, as wide as the image and about a twelfth of its height."""
+    """Return the strip, as wide as the image and about a twelfth of its height; more lines only for a long reason."""
     font = Font(max(6, style.height // 34), bold=style.width >= LARGEST[0] // 2)
     pad = max(2, font.cap // 3)
-    layer = Layer.clear(style.width, font.line + 2 * pad)
-    layer.keep[:] = 255 - _OPACITY
     right = font.layer(
         strip.right, RATING_COLOURS[rating_of(hud.infer_fps, hud.target_fps)] if hud is not None else SOFT
     )
     room = style.width - 4 * pad - (right.width if strip.right else 0)
-    font.layer(font.fit(strip.left, room), AMBER if strip.warns else WHITE).merge_into(layer, pad, pad)
+    lines = font.wrap(strip.left, room, MAX_LINES) or [""]
+    layer = Layer.clear(style.width, len(lines) * font.line + 2 * pad)
+    layer.keep[:] = 255 - _OPACITY
+    for number, line in enumerate(lines):
+        font.layer(line, AMBER if strip.warns else WHITE).merge_into(layer, pad, pad + number * font.line)
     if strip.right:
         right.merge_into(layer, style.width - pad - right.width, pad)
     return layer

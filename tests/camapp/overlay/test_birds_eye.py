@@ -36,11 +36,11 @@ def test_the_view_is_drawn_only_if_the_values_describe_a_lane():
     assert has_lane(LANE)
     assert not has_lane({"confidence": 0.0, "age_ms": 0.0})
     assert not has_lane(LANE | {"offset_m": math.nan})
-    without, having = (np.full((480, 640, 3), 90, np.uint8) for _ in range(2))
+    without, having = (np.full((720, 1280, 3), 90, np.uint8) for _ in range(2))
     Overlay().draw(without, Prediction(0, "track", values={"confidence": 0.0, "age_ms": 0.0}), None, 0.0, False)
     Overlay().draw(having, Prediction(0, "track", values=LANE), None, 0.0, False)
-    assert (without[360:, 500:] == 90).all()
-    assert (having[360:, 500:] != 90).any()
+    assert (without[600:, 1130:] == 90).all()
+    assert (having[600:, 1130:] != 90).any()
 
 
 @pytest.mark.parametrize("change", [{"curvature_1_m": 50.0}, {"offset_m": 1e6}, {"lane_width_m": 1e-6}])

@@ -38,7 +38,8 @@ def test_the_place_is_told_in_words(offset, heading, words):
 def test_the_road_is_free_below_the_strip(size, prediction):
     for stale in (False, True):
         canvas = drawn(prediction, size, stale=stale)
-        strip = size[1] // 8
+        # A reason may need more than one line; they still end above the road.
+        strip = size[1] // (8 if prediction is LANE else 4)
         assert (canvas[strip:] == 90).all()
         assert canvas[:strip].max() > 150
 

@@ -159,7 +159,9 @@ def test_a_long_reason_is_drawn_to_its_end(width: int, height: int) -> None:
         for end in ("180", "999")
     )
     assert (one != other).any()
-    assert not (one[:, -width // 40 :] != image(width, height)[:, -width // 40 :]).any()
+    # No text ends at the edge: there is the image, or the even ground of a strip.
+    edge = one[:, -3:].astype(int) - image(width, height)[:, -3:]
+    assert (edge == edge[:, :1]).all()
 
 
 def test_fitted_text_is_not_wider_than_its_limit() -> None:
