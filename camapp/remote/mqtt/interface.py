@@ -300,7 +300,7 @@ class _CameraPublisher(PredictionSink):
         named = dict.fromkeys((*self._seen, *settings.clip_on, *settings.on_label_when))
         own = found if len(found) <= _FEW_LABELS else [label for label in named if label in found]
         return CameraEntities(
-            *(self.camera.name, self.topic, status.task, tuple(self.choices), tuple(own), "person" in found),
+            *(self.camera.name, self.topic, status.task, tuple(self.choices.values()), tuple(own), "person" in found),
             tuple(item.partition("=")[0].strip() for item in settings.zone),
             tuple(item.partition("=")[0].strip() for item in settings.line),
             self.picture is not None,

@@ -286,6 +286,9 @@ def test_a_model_is_chosen_by_name_without_options_of_the_old_one_and_back(tmp_p
     send_command(listener, "model", "my.npz")
     assert answer(listener, 2)["ok"]
     assert (camera.settings.model, camera.settings.labels) == ("/home/pi/my.npz", "a,b")
+    options = components(listener)["door_model"]["options"]
+    assert records(listener, "door/status")[-1]["model"] in options
+    assert {"my.npz", "lenet"} <= set(options), "the names that the command takes"
 
 
 def test_the_entities_follow_the_task_of_the_model(camera, listener, run):
