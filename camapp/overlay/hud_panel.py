@@ -29,7 +29,7 @@ def digest(hud: Hud) -> Hashable:
         round(hud.camera_fps, 1), round(hud.infer_fps, 1), round(hud.display_fps, 1), hud.target_fps,
         tuple((name, round(value, 1)) for name, value in hud.latency_ms.items()),
         tuple(hud.drops.items()), share(hud.workers_busy), hud.workers, hud.restarts, hud.source, hud.model,
-        _health_text(hud), hud.idle,
+        _health_text(hud), hud.idle, hud.ended,
     )  # fmt: skip
 
 
@@ -42,9 +42,11 @@ def _health_text(hud: Hud) -> str:
 
 def panel_layer(style: Style, hud: Hud) -> Layer:
     """Return the panel: rates, latency by stage, drops, workers and health, as far as there is room."""
+    # Rates that fall on purpose are no alarm.
+    target = 0 if hud.paused or hud.ended else hud.target_fps
     rates = (
-        ("camera", hud.camera_fps, hud.target_fps), ("infer", hud.infer_fps, 0 if hud.idle else hud.target_fps),
-        ("display", hud.display_fps, hud.target_fps),
+        ("camera", hud.camera_fps, target), ("infer", hud.infer_fps, 0 if hud.idle else target),
+        ("display", hud.display_fps, target),
     )  # fmt: skip
     if style.detail == 0:
         return _rates_strip(style, rates)

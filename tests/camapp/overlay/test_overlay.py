@@ -63,6 +63,13 @@ def test_the_keys_are_listed_in_the_middle_of_the_image(width: int, height: int)
     assert columns.min() > 0
 
 
+@pytest.mark.parametrize("state", ["paused", "ended"])
+def test_rates_are_no_alarm_during_a_pause_and_at_the_end_of_a_film(state: str) -> None:
+    slow = replace(HUD, camera_fps=0.0, infer_fps=0.0, display_fps=0.0)
+    assert has(drawn(None, slow), RED)
+    assert not has(drawn(None, replace(slow, **{state: True})), RED)
+
+
 def test_nothing_to_draw_leaves_the_image_unchanged() -> None:
     np.testing.assert_array_equal(drawn(None), image())
 
