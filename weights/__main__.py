@@ -351,6 +351,7 @@ def _teach(
     teach.write(taught, out)
     card = taught.model.card
     _print_result(taught.result, card, f"{FOLDER} on its {next(iter(card.accuracy))}", detail=True)
+    print(taught.rejection)
     if plots:
         from weights.plots import confusion
 

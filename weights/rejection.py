@@ -44,15 +44,23 @@ class Measured:
 
 
 def measure(model: Model, held: Images, seed: int = 1) -> Measured:
-    """Measure on images that the model has not learnt from; those that it takes for another class do not count."""
-    own = _logits(model, held)
-    right = own.argmax(axis=1) == held.labels
+    """Measure on images that the model has not learnt from."""
+    return compare(_logits(model, held), held.labels, _logits(model, _generated(held, seed)))
+
+
+def compare(own: Floats, labels: Array, others: Floats) -> Measured:
+    """Measure by the logits of held-out images and of generated ones without the classes.
+
+    Args:
+        own: (count, classes); images that the model takes for another class than `labels` (count,) do not count.
+        others: (generated, classes).
+    """
+    right = own.argmax(axis=1) == labels
     if right.sum() < 2:
         return Measured({}, {})
-    energies = np.sort(energy(own[right]))
-    others = np.sort(energy(_logits(model, _generated(held, seed))))
+    energies, unknown = np.sort(energy(own[right])), energy(others)
     levels = {share: _level(energies, share) for share in SHARES}
-    refused = {f"{share:g}": float(np.mean(others < level)) for share, level in levels.items()}
+    refused = {f"{share:g}": float(np.mean(unknown < level)) for share, level in levels.items()}
     if refused[f"{WORTH_AT:g}"] < WORTH:
         return Measured({}, {})
     return Measured({f"{share:g}": round(level, 3) for share, level in levels.items()}, refused)

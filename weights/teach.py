@@ -19,15 +19,19 @@ from engine.model_card import ModelCard
 from engine.runtime.convert import save
 from weights import WeightsError
 from weights.datasets import Images
-from weights.evaluate import Evaluation
+from weights.evaluate import Evaluation, normalised
 from weights.features import Backbone, backbone_of, features
 from weights.folder import VALIDATION, check_counts, files_of, fitted, held_back, measured
+from weights.outliers import outliers
+from weights.rejection import Measured, compare
 from weights.sheet import MOST
 from weights.softmax import Layer, Step, fit_path
 
 # Largest difference between the scores of the written model and those it was fitted with, of their size.
 TOLERANCE = 1e-3
 CHECKED = 4
+# Number of generated images without the classes, made from at most `SHOWN` held-back ones: some seconds.
+GENERATED, SHOWN = 300, 50
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Taught:
     model: Model
     best: Step
     result: Evaluation
+    rejection: Measured
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,6 @@ class _Split:
     features: Array
     labels: Array
     files: list[str]
-
-    @property
-    def pair(self) -> tuple[Array, Array]:
-        return self.features, self.labels
 
 
 def backbone_named(name: str) -> Backbone:
@@ -113,23 +114,25 @@ def teach(
     counts = {key: int(usable[labels == number].sum()) for number, key in enumerate(classes)}
     check_counts(folder, counts, [f"{files[index]}: {reason}" for index, reason in bad.items()], report.warn)
     train, judged = _split(found, labels, files, usable, validation or VALIDATION)
-    layer, best = fit_path(train.pair, judged.pair, len(classes), report.step)
+    layer, best, rejection = _fit(train, judged, len(classes), _unknown(backbone, judged), report.step)
     confusion = np.zeros((len(classes),) * 2, np.int64)
     np.add.at(confusion, (judged.labels, layer(judged.features).argmax(axis=1)), 1)
     card = backbone.start.card
     total = len(train.files) + len(judged.files)
+    result = Evaluation(confusion, 0.0)
     model = backbone.with_layer(
         layer,
         task="classify",
         labels=tuple(classes),
-        accuracy={measured(len(judged.files), total): round(best.validation_accuracy, 4)},
+        accuracy={measured(len(judged.files), total): round(result.accuracy, 4)},
+        rejection=rejection.energies,
         recipe=f"python -m weights train folder --from {name}: a new last layer on the features of {card.net}, "
         f"weight decay {best.decay:.1e}, validation loss {best.validation_loss:.4f}; {len(train.files)} train, "
         f"{len(judged.files)} validation, sha256 of the features {_digest(found[usable])}",
         licence=f"that of your images; the net's own weights: {card.licence or 'not stated'}",
     )
     _check(model, backbone, layer, judged)
-    return Taught(model, best, Evaluation(confusion, 0.0))
+    return Taught(model, best, result, rejection)
 
 
 def write(taught: Taught, out: Path) -> None:
@@ -156,6 +159,34 @@ def _split(found: Array, labels: Array, files: list[str], usable: Array, validat
         for chosen in (usable & ~held, held)
     )
     return train, judged
+
+
+def _unknown(backbone: Backbone, judged: _Split) -> Array:
+    """Return the features of generated images that show none of the classes."""
+    card = backbone.start.card
+    chosen = judged.files[:: -(-len(judged.files) // SHOWN)]
+    shown = np.stack([fitted(read_image(file), card, "crop") for file in chosen])
+    made = normalised(outliers(Images(shown, np.zeros(len(shown), np.uint8)), GENERATED, seed=1), card)
+    return run_items(backbone.model, made, len(made), backbone.model.only_batch or 1)[0]
+
+
+def _fit(
+    train: _Split, judged: _Split, classes: int, unknown: Array, report: Callable[[Step], None]
+) -> tuple[Layer, Step, Measured]:
+    """Fit a layer for the classes and one more for `unknown` features, and subtract that one's score from the others.
+
+    That leaves their softmax as it is, and the energy is the log-odds of knowing an image. It is measured on images
+    that were not used to fit.
+    """
+    learnt, others = unknown[::2], unknown[1::2]
+
+    def joined(known: _Split, made: Array) -> tuple[Array, Array]:
+        labels = np.append(known.labels, np.full(len(made), classes))
+        return np.concatenate([known.features, made]), labels
+
+    joint, best = fit_path(joined(train, learnt), joined(judged, others), classes + 1, report)
+    layer = Layer(joint.weight[:-1] - joint.weight[-1], joint.bias[:-1] - joint.bias[-1])
+    return layer, best, compare(layer(judged.features), judged.labels, layer(others))
 
 
 def _check(model: Model, backbone: Backbone, layer: Layer, judged: _Split) -> None:

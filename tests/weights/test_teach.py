@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from camapp.core.models import load_file
+from camapp.tasks.rejection import Rejection
 from engine import nets
 from engine.model import Model, load
 from engine.runtime.convert import convert
 from tests.weights.test_command_line import ROOT, weights, without
 from weights import WeightsError
+from weights.evaluate import normalised
 from weights.features import backbone_of, features
+from weights.outliers import outliers
 from weights.sheet import write_sheet
 from weights.softmax import Layer
 from weights.teach import Report, backbone_named, some_images, teach, write
@@ -51,9 +54,22 @@ def test_new_classes_are_learnt_on_the_features_of_a_net(taught, pictures):
     assert steps[0].is_best
     card = found.model.card
     assert card.labels == ("Blue thing", "green", "red")
-    assert card.accuracy == {"validation, last 12 of 60 images": round(found.best.validation_accuracy, 4)}
+    assert card.accuracy == {"validation, last 12 of 60 images": round(found.result.accuracy, 4)}
     assert "--from cifar10: a new last layer" in card.recipe
     assert card.licence == "that of your images; the net's own weights: MIT"
+
+
+def test_what_is_none_of_the_taught_classes_is_refused(taught, pictures):
+    model = taught[0].model
+    shown, _ = some_images(pictures, model.card, 60)
+    made = outliers(shown, 100, seed=9)
+    known, unknown = (
+        Rejection(model.card, 0.05).accepts(np.array(model.run(normalised(images, model.card))))
+        for images in (shown.images, made)
+    )
+    assert str(taught[0].rejection).startswith("refuses")
+    assert known.mean() > 0.8
+    assert unknown.mean() < 0.6
 
 
 def test_the_written_model_is_an_ordinary_bundle(taught, tmp_path):
