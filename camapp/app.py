@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camapp.capture.shared import SharedCapture
@@ -45,6 +46,7 @@ from camapp.sinks.label_command import LabelCommandSink
 from camapp.sinks.log_formats import header
 from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.snapshot import SnapshotSink, raw_name
+from camapp.sinks.tub import TubSink
 from camapp.sinks.video import RawVideoSink, VideoSink
 from camapp.system import displays
 from camapp.system.health import HealthMonitor
@@ -250,9 +252,13 @@ def _add_sinks(pipeline: Pipeline, gate: DriveGate | None) -> None:
         pipeline.add_sink(command)
     if settings.clip_on:
         pipeline.add_sink(_clip_sink(pipeline))
+    drive = None
     if settings.drive is not None:
         check_drive(settings, pipeline.model.card)
-        pipeline.add_sink(DriveSink(settings.drive, gate=gate))
+        drive = DriveSink(settings.drive, gate=gate)
+        pipeline.add_sink(drive)
+    if settings.record_drive is not None:
+        pipeline.add_sink(_tub_sink(pipeline, settings.record_drive, drive))
     if settings.drawn is not None:
         check_drawn(pipeline.source.live)
         pipeline.add_sink(DrawnSink(settings.drawn))
@@ -277,6 +283,16 @@ def _log_sink(pipeline: Pipeline, target: str) -> LogSink:
         lambda: pipeline.request_stop(closed),
         blocking=not pipeline.source.live,
         owner=settings.name,
+    )
+
+
+def _tub_sink(pipeline: Pipeline, folder: Path, drive: DriveSink | None) -> TubSink:
+    return TubSink(
+        folder,
+        lambda: pipeline.task.recalled,
+        drive.order_of if drive else lambda seq: "",
+        blocking=not pipeline.source.live,
+        owner=pipeline.settings.name,
     )
 
 

@@ -8,6 +8,7 @@ import re
 import stat
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -147,6 +148,11 @@ class Source(ABC):
     def processes(self) -> list[int]:
         """Return the numbers of the processes that decode for this source."""
         return []
+
+    @property
+    def learned(self) -> Mapping[str, float]:
+        """Return what a task has learned of this source's camera before; see `Task.recall`."""
+        return {}
 
     @property
     def slowness(self) -> str:

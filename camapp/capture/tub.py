@@ -19,6 +19,7 @@ from camapp.capture.source import EndOfStream, Source, SourceOptions, local_path
 from camapp.core.errors import PermanentSourceError, SourceDenied
 from camapp.core.files import natural_key
 from camapp.core.frames import Shot, Truth
+from camapp.core.ground_camera import GroundCamera
 from camapp.core.image import Image, fit_within, silence_opencv
 from camapp.core.image_ops import resize
 
@@ -32,11 +33,12 @@ _LONGEST_GAP_S = 1.0
 _LONGEST_PAUSE_S = 3600.0
 # A record longer than this is damage, in bytes.
 _MAX_LINE = 1 << 20
-_IMAGE = "cam/image_array"
-# Keys of the records of `--record-drive`: nanoseconds of the frame, and (width, height) of the image that was shown.
-MOMENT, VIEW = "camapp/moment_ns", "camapp/view"
+IMAGE = "cam/image_array"
+# Keys of `--record-drive`. In a record: nanoseconds of the frame, (width, height) of the image that was shown, and the
+# camera, if the source knew it; in the manifest's metadata: what the task knew of the camera at the start.
+MOMENT, VIEW, CAMERA, LEARNED = "camapp/moment_ns", "camapp/view", "camapp/camera", "camapp/learned"
 # Value of the truth -> its key in a record: what the person did, -1 (left) to 1 (right), and -1 to 1.
-_TRUTHS = {"angle": "user/angle", "throttle": "user/throttle"}
+TRUTHS = {"angle": "user/angle", "throttle": "user/throttle"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class TubRecord:
         values: `angle` and `throttle` of the person, those that are recorded.
         moment_ns: its time for filters, in a tub of `--record-drive`.
         view: (width, height) of the image that was shown, if it was another one than the model's.
+        camera: the camera over the ground, if the source knew it.
     """
 
     image: Path
@@ -56,6 +59,7 @@ class TubRecord:
     values: dict[str, float]
     moment_ns: int | None = None
     view: tuple[int, int] | None = None
+    camera: GroundCamera | None = None
 
 
 def read_tub(folder: Path) -> tuple[list[TubRecord], str]:
@@ -85,7 +89,7 @@ def read_tub(folder: Path) -> tuple[list[TubRecord], str]:
         raise PermanentSourceError(f"tub {folder} cannot be read: {error.strerror} ({error.filename})") from error
     raws = [(number, raw) for number, raw in enumerate(lines) if raw is not None]
     wanted = [raw for number, raw in raws if raw.get("_index", number) not in deleted]
-    found = [raw for raw in wanted if raw[_IMAGE] in present]
+    found = [raw for raw in wanted if raw[IMAGE] in present]
     counts = {"broken lines": len(lines) - len(raws), "missing images": len(wanted) - len(found)}
     faults = "; ".join([fault] * bool(fault) + [f"{count} {what}" for what, count in counts.items() if count])
     if not found:
@@ -119,7 +123,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     # A name with a folder could lead out of the tub.
-    is_good = isinstance(raw, dict) and isinstance(name := raw.get(_IMAGE), str) and os.path.basename(name) == name
+    is_good = isinstance(raw, dict) and isinstance(name := raw.get(IMAGE), str) and os.path.basename(name) == name
     is_good = is_good and isinstance(raw.get("_index", 0), int)
     return raw if is_good else None
 
@@ -144,16 +148,28 @@ def _number(raw: dict[str, Any], *keys: str) -> float:
 
 
 def _record(raw: dict[str, Any], images: Path, media_s: float) -> TubRecord:
-    numbers = {name: _number(raw, key) for name, key in _TRUTHS.items()}
+    numbers = {name: _number(raw, key) for name, key in TRUTHS.items()}
     moment, view = raw.get(MOMENT), raw.get(VIEW)
     is_size = isinstance(view, list) and len(view) == 2 and all(isinstance(n, int) and 0 < n <= 16384 for n in view)
     return TubRecord(
-        images / raw[_IMAGE],
+        images / raw[IMAGE],
         media_s,
         {name: value for name, value in numbers.items() if math.isfinite(value)},
         moment if isinstance(moment, int) and 0 <= moment < 1 << 63 else None,
         (view[0], view[1]) if is_size else None,  # type: ignore[index]
+        _camera(raw[CAMERA]) if CAMERA in raw else None,
     )
+
+
+def _camera(fields: Any) -> GroundCamera | None:
+    """Return the camera that `dataclasses.asdict` has turned into JSON; None if it is damaged."""
+    try:
+        pairs: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return GroundCamera(**pairs)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 class TubSource(Source):
@@ -207,6 +223,16 @@ class TubSource(Source):
             log.warning("%s: %d damaged images were left out", self.describe(), self.skipped)
         self._records, self._waiting, self.skipped = [], None, 0
 
+    @property
+    def learned(self) -> dict[str, float]:
+        """Return what the task knew of the camera when the drive was recorded, so that a replay measures the same."""
+        try:
+            kept = json.loads((self._folder / "manifest.json").read_text("utf-8").split("\n")[2])[LEARNED]
+            return {name: float(value) for name, value in kept.items() if math.isfinite(value)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            # Donkeycar's own tubs have none.
+            return {}
+
     def describe(self) -> str:
         """Return such as 'tub drives/monday, 900 records'."""
         return f"tub {self._folder}" + (f", {len(self._records)} records" if self._records else "")
@@ -248,7 +274,7 @@ class TubSource(Source):
         if record.moment_ns is not None and not self._round_s:
             moment = record.moment_ns
         due = self._pace.due_ns(self._media_s) if self.live else 0
-        return Shot(fitted, model_view, due, truth, record.image.name, moment)
+        return Shot(fitted, model_view, due, truth, record.image.name, moment, camera=record.camera)
 
     def _is_late(self) -> bool:
         """Return whether the next record is due already, if there is one."""

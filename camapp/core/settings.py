@@ -298,6 +298,11 @@ class OutputSettings:
         parse_words,
     )
     on_label_every: Positive = option(1.0, "minimum time between two runs of the --on-label command", "SECONDS")
+    record_drive: Path | None = option(
+        None,
+        "record raw frames, predictions and orders as a donkeycar tub; replay it with --source tub:FOLDER",
+        "FOLDER",
+    )
     drive: str | None = option(
         None, "send values to a car's controller: udp://HOST:PORT or serial:///dev/NAME?baud=115200", "URI"
     )

@@ -115,6 +115,9 @@ def _check_outputs(found: Findings, settings: Settings) -> None:
     if (drawn := settings.drawn) is not None:
         what = f"cannot write drawn pictures into '{drawn}'"
         found.attempt(lambda: _prove(what, lambda: try_to_create_in(drawn)))
+    if (drives := settings.record_drive) is not None:
+        what = f"cannot record a drive into '{drives}'"
+        found.attempt(lambda: _prove(what, lambda: try_to_create_in(drives)))
     if settings.drive is not None:
         found.attempt(lambda: DriveSink(settings.drive).try_open())  # type: ignore[arg-type]
 
@@ -153,6 +156,8 @@ def refuse_overwriting(cameras: Sequence[Settings]) -> None:
             outputs.append((f"--clips{of}", settings.clips))
         if settings.drawn is not None:
             outputs.append((f"--drawn{of}", settings.drawn))
+        if settings.record_drive is not None:
+            outputs.append((f"--record-drive{of}", settings.record_drive))
     for number, (name, path) in enumerate(outputs):
         for other, taken in inputs + outputs[:number]:
             if taken == path or (path.exists() and taken.exists() and path.samefile(taken)):

@@ -101,6 +101,8 @@ class Pipeline:
         self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)
         first = self._load(settings, model)
         self.source = (images.source if images else None) or build_source(settings, first.model, source, watched)
+        if learned := self.source.learned:
+            first.task.recall(learned)
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
         self.inference = Inference(first, self.stats, self.source.live, self.workers + 1, self._publish)

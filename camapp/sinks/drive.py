@@ -24,6 +24,7 @@ import socket
 import struct
 import termios
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Protocol
@@ -59,7 +60,7 @@ def message(seq: int, values: Mapping[str, float], age_ms: float) -> bytes:
     return b"$" + body + b"*%02X\n" % reduce(lambda total, byte: total ^ byte, body, 0)
 
 
-class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink):
+class DriveSink(BackgroundSink[tuple[Mapping[str, float], int, int]], PredictionSink):
     """Sends the newest prediction, and stale lines while there is none.
 
     Args:
@@ -86,8 +87,10 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
         self._is_stale = True
         if gate is not None:
             # An item without values wakes the thread, and is a stale line.
-            gate.on_stop(lambda: self.put(({}, 0)))
+            gate.on_stop(lambda: self.put(({}, 0, -1)))
         self.sent = 0
+        # The newest lines with the numbers of their frames.
+        self._orders: deque[tuple[int, str]] = deque(maxlen=64)
         self._open = _opener(uri)
         self._uri = uri
         self._clock = clock
@@ -120,12 +123,19 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int]], PredictionSink)
         taken = trace.sensor or trace.captured or self._clock()
         # Age of the lane if it was predicted from an earlier image.
         held = prediction.values.get("age_ms", 0.0)
-        self.put((dict(prediction.values), taken - int(held * 1e6) if math.isfinite(held) else 0))
+        self.put((dict(prediction.values), taken - int(held * 1e6) if math.isfinite(held) else 0, prediction.seq))
 
-    def _handle(self, item: tuple[Mapping[str, float], int]) -> None:
-        values, self._taken_ns = item
+    def order_of(self, seq: int) -> str:
+        """Return the line that was sent for a frame; "" if none was, or a newer one replaced it, or it is long ago."""
+        return next((line for number, line in tuple(self._orders) if number == seq), "")
+
+    def _handle(self, item: tuple[Mapping[str, float], int, int]) -> None:
+        values, self._taken_ns, seq = item
         if not self.stopping.is_set():
-            self._send(message(self._seq, {} if self._is_held else values, self._age_ms()))
+            line, before = message(self._seq, {} if self._is_held else values, self._age_ms()), self.sent
+            self._send(line)
+            if self.sent > before:
+                self._orders.append((seq, line.decode("ascii").strip()))
             self._be_quiet(STALE_MS / 1000)
 
     @property
