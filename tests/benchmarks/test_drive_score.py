@@ -76,10 +76,10 @@ def test_a_folder_of_frames_is_played_and_one_without_steering_refused(tmp_path)
 def test_the_net_learns_to_steer_towards_a_bright_bar():
     pytest.importorskip("torch")
     rng = np.random.default_rng(2)
-    angles = np.convolve(rng.uniform(-1, 1, 830), np.ones(31) / 31, "valid") * 5
-    images = rng.integers(0, 60, (800, *SMALL[::-1], 3), np.uint8)
+    angles = np.convolve(rng.uniform(-1, 1, 430), np.ones(31) / 31, "valid") * 5
+    images = rng.integers(0, 60, (400, *SMALL[::-1], 3), np.uint8)
     for image, angle in zip(images, angles, strict=True):
         column = int(40 + 30 * np.clip(angle, -1, 1))
         image[:, column - 3 : column + 3] = 220
-    played = Played(angles, np.full((800, 3), np.nan), images)
+    played = Played(angles, np.full((400, 3), np.nan), images)
     assert best_lag(steering_net(played, seed=0, epochs=12), angles) > 0.8
