@@ -13,7 +13,7 @@ RECIPE = TrackRecipe(
     photographs=250,
     # Pictures whose licence allows it, or that are labelled for training.
     parts=("train", "field/carnd1", "field/criscola"),
-    # The file that shipped before, as in commit 51d7bbf.
+    # The file that shipped before: weights/track.npz of commit 51d7bbf.
     start="weights/track.npz",
     gain=1.15,
     validation=200,
