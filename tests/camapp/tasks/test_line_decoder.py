@@ -123,22 +123,6 @@ def test_a_second_row_of_a_broad_line_is_no_line():
     assert gap(chain.points, line) < 0.3
 
 
-def test_an_unsure_line_counts_if_it_ends_at_the_horizon_or_leaves_the_image_at_a_side():
-    sure = [(0.3, 0.95), (0.45, 0.3)]
-    lines = {
-        "neighbour": ([(0.9, 0.6), (0.55, 0.32)], True),
-        "leaves": ([(0.8, 0.95), (0.99, 0.6)], True),
-        "wall": ([(0.7, 0.5), (0.6, 0.15)], False),
-        "grass": ([(0.7, 0.9), (0.65, 0.6)], False),
-        "short": ([(0.6, 0.4), (0.55, 0.32)], False),
-    }
-    for name, (line, counts) in lines.items():
-        # A logit of 0.8 is a presence of 0.69.
-        chains = line_decoder.decode(predicted_lines((line, 0.8), (sure, 4)))
-        assert len(chains) == 1 + counts, name
-        assert gap(chains[-1].points, line if counts else sure) < 0.3
-
-
 def test_crossing_lines_remain_straight():
     cross = [[(0.1, 0.9), (0.9, 0.2)], [(0.1, 0.2), (0.9, 0.9)]]
     chains = line_decoder.decode(predicted(line_decoder.encode([(line, False) for line in cross], GRID)))
