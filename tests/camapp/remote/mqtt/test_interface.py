@@ -30,6 +30,8 @@ PIXEL = Image.of(np.zeros((4, 4, 3), np.uint8), Layout.RGB)
 class Camera:
     """A run whose state a test sets."""
 
+    board = None
+
     def __init__(self, tmp_path, name="door", task="digits", **settings):
         self.name = name
         self.settings = load_settings(
