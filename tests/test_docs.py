@@ -112,6 +112,7 @@ def test_marked_blocks_of_python_run(code, folder):
     run([sys.executable, "-c", CTRL_C, code], folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("shell", marked=True))
 def test_marked_shell_blocks_run(code, folder):
     run(["bash", "-euo", "pipefail", "-c", code], folder)

@@ -228,10 +228,10 @@ def test_check_config_lists_all_faults(inside, tmp_path):
     assert done.stdout == ""
 
 
-def test_models_and_sources_are_listed():
-    assert "mnist" in camapp("models").stdout
-    assert {model["net"] for model in json.loads(camapp("models", "--json").stdout)} >= {"mnist", "cifar10"}
-    assert "pattern://digits" in [source["uri"] for source in json.loads(camapp("sources", "--json").stdout)]
+def test_models_and_sources_are_listed(inside):
+    assert "mnist" in inside("models").stdout
+    assert {model["net"] for model in json.loads(inside("models", "--json").stdout)} >= {"mnist", "cifar10"}
+    assert "pattern://digits" in [source["uri"] for source in json.loads(inside("sources", "--json").stdout)]
 
 
 def test_help_is_complete():

@@ -350,13 +350,13 @@ def test_a_killed_worker_loses_no_image(folder):
     assert not any(row["error"] for row in found)
 
 
-def test_existing_results_are_not_overwritten(folder, tmp_path):
+def test_existing_results_are_not_overwritten(folder, tmp_path, inside):
     out = tmp_path / "a.csv"
     out.write_text("precious")
-    done = camapp(folder, "--csv", out)
+    done = inside("classify", folder, "--csv", out)
     assert done.returncode == 78
     assert done.stderr == f"camapp: {out} exists: add --resume to continue it, or remove it to start again\n"
-    assert camapp(folder, "--csv", out, "--resume").returncode == 78
+    assert inside("classify", folder, "--csv", out, "--resume").returncode == 78
     assert out.read_text() == "precious"
 
 
@@ -376,8 +376,8 @@ def test_existing_results_are_not_overwritten(folder, tmp_path):
         (["{folder}/5_5.png", "{folder}/15_5.png"], 69, "none of the images could be read"),
     ],
 )
-def test_mistakes_give_one_clear_line(folder, arguments, code, message):
-    done = camapp(*(text.format(folder=folder) for text in arguments))
+def test_mistakes_give_one_clear_line(folder, inside, arguments, code, message):
+    done = inside("classify", *(text.format(folder=folder) for text in arguments))
     assert done.returncode == code, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"camapp: {message.format(folder=folder)}")
     assert "Traceback" not in done.stderr
