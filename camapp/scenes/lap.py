@@ -116,6 +116,12 @@ class _LinesOf(Sequence[Polyline]):
     def __len__(self) -> int:
         return len(self._lines)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._lines == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._lines)
+
 
 @dataclass(frozen=True)
 class _Part:

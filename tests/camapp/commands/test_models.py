@@ -63,7 +63,7 @@ def test_a_model_is_fetched_with_its_licence_shown_and_then_used(known, served, 
     models.get_models(["tiny"], accepts=True)
     assert (cache / "tiny-1.npz").read_bytes() == served.body
     shown = capsys.readouterr().err
-    assert shown.index("MIT (somebody)") < shown.index("is complete; try it: camapp run --model tiny")
+    assert shown.index("MIT (somebody)") < shown.index("is complete; try it: camapp --model tiny")
     assert known.licence_url in shown
     assert served.url in shown
     models.get_models(["tiny"])
