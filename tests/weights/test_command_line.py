@@ -109,7 +109,7 @@ def test_custom_classes_are_learnt_and_used_by_the_application(tmp_path):
     out = tmp_path / "my.npz"
     done = weights("train", "folder", tmp_path / "data", "--out", out, "--epochs", 25, "--threads", 1)
     assert done.returncode == 0, done.stderr
-    assert f"camapp run --model {out}" in done.stdout.replace("\n", "")
+    assert f"camapp --model {out}" in done.stdout.replace("\n", "")
     card = engine.model.load(out).card
     assert card.labels == ("Blue thing", "green", "red")
     assert card.accuracy == {"validation, last 12 of 60 images": pytest.approx(1, abs=0.2)}
