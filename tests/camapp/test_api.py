@@ -293,6 +293,7 @@ def test_outputs_of_the_settings_and_the_duration_work(tmp_path):
     assert len(log.read_text().splitlines()) >= count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", "1 / 0", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), 2)"])
 def test_the_exit_of_the_interpreter_ends_an_open_run_and_leaves_no_process(ending):
     code = (

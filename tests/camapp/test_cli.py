@@ -126,6 +126,7 @@ def test_a_film_in_a_window_takes_its_time_and_stays_until_it_is_closed(tmp_path
             desktop.kill()
 
 
+@pytest.mark.slow
 def test_it_runs_from_another_directory(tmp_path):
     done = camapp("--source", "pattern://digits", "--max-frames", "3", "--log", "-", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -280,6 +281,7 @@ def test_former_spellings_of_options_and_commands_still_work(tmp_path, inside):
     assert inside("selftest", "--help").stdout == inside("doctor", "--help").stdout
 
 
+@pytest.mark.slow
 def test_bench_prints_json():
     done = camapp("bench", "--source", "pattern://digits?size=320x240", "--seconds", "1", "--draw", "--json")
     figures = json.loads(done.stdout)
@@ -330,6 +332,7 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_away_ends_the_run_without_an_error(tmp_path):
     source = "pattern://digits?size=320x240"
     command = [sys.executable, "-m", "camapp", "--source", source, "--model", "mnist", "--log", str(tmp_path / "log")]
@@ -363,6 +366,7 @@ def test_nothing_outlives_a_killed_run():
     assert not [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith(("camapp", "psm_", "sem."))]
 
 
+@pytest.mark.slow
 def test_no_window_code_is_imported_without_a_display():
     script = (
         "import sys; sys.argv = ['camapp', '--display', 'none', '--source', 'pattern://digits', '--max-frames', '2'];"
@@ -375,6 +379,7 @@ def test_no_window_code_is_imported_without_a_display():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_timeout_which_signals_twice_at_once_ends_the_run_cleanly():
     source = "pattern://digits?size=320x240"
     with start("--source", source, "--log", "-", before=("timeout", "60")) as process:
@@ -385,6 +390,7 @@ def test_timeout_which_signals_twice_at_once_ends_the_run_cleanly():
     assert "in flight 0" in errors
 
 
+@pytest.mark.slow
 def test_modules_in_the_current_folder_are_not_imported(tmp_path):
     for name in ("json.py", "engine.py", "socket.py"):
         (tmp_path / name).write_text("raise SystemExit('imported from the wrong place')")
@@ -415,6 +421,7 @@ def test_every_image_of_a_folder_is_labelled_by_itself(tmp_path):
     assert [json.loads(line)["label"] for line in done.stdout.splitlines()] == ["1", "0", "1", "0"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_costs_no_worker():
     command = [sys.executable, "-m", "camapp", "--source", "pattern://digits", "--log", "-"]
     pipe = subprocess.PIPE
@@ -449,6 +456,7 @@ def test_an_unreadable_file_gives_the_exit_code_for_permissions(tmp_path):
     refused(camapp("--source", closed / "film.mp4", cwd="/", **other), 77, "film.mp4")
 
 
+@pytest.mark.slow
 def test_closed_standard_streams_do_no_harm():
     line = f"exec {sys.executable} -m camapp --source pattern://digits --max-frames 2 --display none 2>&- >&-"
     assert subprocess.run(["sh", "-c", line], cwd=ROOT, env=ENVIRONMENT, timeout=60).returncode == 0
@@ -473,6 +481,7 @@ def test_the_page_is_served_at_a_bare_flag_and_a_taken_port_is_refused(tmp_path)
         run.communicate(timeout=20)
 
 
+@pytest.mark.slow
 def test_it_runs_as_the_first_process_of_a_container():
     contained = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
     if not shutil.which("unshare") or subprocess.run([*contained, "true"], capture_output=True, timeout=20).returncode:

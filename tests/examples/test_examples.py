@@ -62,10 +62,12 @@ runpy.run_module("tests.notebooks", run_name="__main__")
     assert right >= 32
 
 
+@pytest.mark.slow
 def test_own_sink_counts_labels():
     assert run("own_sink.py", "pattern://digits?size=320x240", "2").splitlines()[-1].startswith("[('")
 
 
+@pytest.mark.slow
 def test_on_events_prints_what_begins():
     lines = run("on_events.py", "pattern://digits?size=320x240", "digits", "3", "*", "count>99").splitlines()
     assert lines

@@ -156,6 +156,7 @@ def test_a_sheet_shows_each_class(pictures, tmp_path):
         write_sheet(tmp_path / "new" / "sheet.png" / "x.png", images, classes)
 
 
+@pytest.mark.slow
 def test_the_command_needs_no_pytorch_and_its_model_runs(pictures, tmp_path):
     out, sheet = tmp_path / "my.npz", tmp_path / "sheet.png"
     options = ("--from", "cifar10", "--out", out, "--workers", 1, "--show-batch", sheet)

@@ -101,6 +101,7 @@ def test_a_camera_whose_event_loop_dies_is_opened_again_and_frames_stay_accounte
     assert running.stop().code is ExitCode.OK
 
 
+@pytest.mark.slow
 def test_a_camera_without_frames_is_retried_with_growing_pauses_and_ends_with_69(fake, run):
     running = run(read_timeout(0.1), reconnect=2.0)
     running.more(10)
@@ -159,6 +160,7 @@ def test_memory_for_two_buffers_is_enough_for_a_run(fake, run, caplog):
     running.stop()
 
 
+@pytest.mark.slow
 def test_a_program_whose_camera_hangs_ends_nevertheless(tmp_path):
     code = (
         "import picamera2, time, atexit; from camapp.cli import main\n"
@@ -258,6 +260,7 @@ def test_low_light_is_on_the_screen_and_in_the_status_line(fake, run):
     assert (plain[:60, 400:] == 90).all()
 
 
+@pytest.mark.slow
 def test_a_camera_with_a_frame_every_two_seconds_is_not_lost(fake, run, caplog):
     fake.plan.slow_period = 1.7
     running = run()

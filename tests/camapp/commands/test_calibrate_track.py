@@ -38,6 +38,7 @@ def test_four_points_on_the_ground_give_the_pose_of_the_camera(height, pitch, ro
     assert math.degrees(found.across) == pytest.approx(hfov, abs=0.5)
 
 
+@pytest.mark.slow
 def test_random_cameras_are_found_from_noisy_pixels():
     rng = np.random.default_rng(3)
     errors = []
@@ -152,6 +153,7 @@ def test_a_file_that_run_would_refuse_is_not_written(tmp_path, before, scale, re
     assert {path.name for path in tmp_path.iterdir()} == {"seen.png", "car.toml"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not all(map(shutil.which, ("Xvfb", "xdotool", "import"))), reason="needs Xvfb and xdotool")
 def test_corners_clicked_in_a_window_give_the_pose_too(tmp_path):
     camera = GroundCamera.of((1400, 700), 0.3, 0.6, 1.3)

@@ -244,6 +244,7 @@ def test_the_report_is_a_table_with_remedies_or_json(capsys):
     assert [item["verdict"] for item in json.loads(capsys.readouterr().out)] == ["ok", "fail"]
 
 
+@pytest.mark.slow
 def test_the_command_works_on_this_machine():
     done = subprocess.run(
         [sys.executable, "-m", "camapp", "doctor", "--json"],

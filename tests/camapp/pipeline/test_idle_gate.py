@@ -54,6 +54,7 @@ def test_all_frames_are_admitted_until_nothing_has_changed_for_the_idle_time():
     assert 9 <= day.watch(10) <= 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [120, 60])
 def test_the_first_frame_that_differs_is_admitted_and_all_after_it(level):
     day = Day()

@@ -71,6 +71,7 @@ def test_a_camera_that_fails_for_good_leaves_the_other_running(cameras, caplog):
     assert "camera broken has failed" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_camera_that_is_away_too_long_is_retried_as_long_as_another_works(cameras, caplog):
     away = ScriptedSource(5, live=True)
     well = ScriptedSource(100_000, live=True, interval=0.01)

@@ -184,6 +184,7 @@ def test_a_changed_file_is_loaded(reloader):
     reloader.wait(lambda: len(reloader.names.models) > seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "noise", "nan", "gone"])
 def test_a_bad_file_leaves_the_old_model_running_and_is_logged_once(reloader, caplog, damage):
     whole = (SHIPPED / "mnist.npz").read_bytes()

@@ -288,6 +288,7 @@ def test_a_dead_x_server_costs_the_window_only_and_a_new_one_brings_it_back(
         assert until(lambda: area(desktop.image(), (0, 0, 250)) > 30_000)
 
 
+@pytest.mark.slow
 @needs_x
 def test_a_window_process_that_is_killed_or_hangs_is_replaced(desktop: Desktop) -> None:
     with Show(striped(), answer_s=3.0) as show:

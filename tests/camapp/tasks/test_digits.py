@@ -56,6 +56,7 @@ def read(model, frame, options=None):
     return task.decode(frame, outputs, prepared, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_size", [None, (320, 240)])
 def test_digits_of_generated_scenes_are_read_and_located(model, model_size):
     total = right = false = 0

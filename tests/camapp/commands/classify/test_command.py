@@ -235,6 +235,7 @@ def test_bad_images_without_a_good_one_among_them_have_their_errors(tmp_path, mo
     assert [row.error for row in rows] == ["it is damaged, or not an image"] * 2
 
 
+@pytest.mark.slow
 def test_truths_that_are_no_label_are_said_once(tmp_path):
     for name in ("1_car.png", "2_unicorn.png", "3_unicorn.png", "4_plane.v2.png"):
         cv2.imwrite(str(tmp_path / name), np.full((32, 32, 3), 120, np.uint8))
@@ -383,6 +384,7 @@ def test_mistakes_give_one_clear_line(folder, inside, arguments, code, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_results_of_another_model_are_not_continued(folder, tmp_path):
     out = tmp_path / "a.csv"
     assert camapp(folder, "--csv", out).returncode == 0
@@ -393,6 +395,7 @@ def test_results_of_another_model_are_not_continued(folder, tmp_path):
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_odd_file_names_are_kept_in_the_results_and_by_resuming(tmp_path):
     home = tmp_path / "odd"
     home.mkdir()
