@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -116,9 +117,14 @@ class Listener:
         self.client.on_message = lambda client, data, message: self.messages.append(
             (message.topic, message.payload, message.retain)
         )
+        subscribed = threading.Event()
         self.client.on_connect = lambda client, *rest: client.subscribe(topic, 1)
+        self.client.on_subscribe = lambda *rest: subscribed.set()
         self.client.connect("localhost", broker.port)
         self.client.loop_start()
+        # The broker keeps nothing for a subscription to come.
+        if not subscribed.wait(10):
+            raise RuntimeError(f"no subscription to {topic} within 10 s")
 
     def payloads(self, topic):
         return [payload for found, payload, _ in self.messages if found == topic]
