@@ -104,6 +104,7 @@ sys.stdout.write = count
 try:
     exec(compile(sys.argv[1], "block", "exec"))
 except KeyboardInterrupt:
+    sys.stdout.write = write
     print("interrupted")
 """
 
