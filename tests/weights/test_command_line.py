@@ -122,7 +122,8 @@ def test_custom_classes_are_learnt_and_used_by_the_application(tmp_path):
     assert right >= 50
     refused = weights("evaluate", out)
     assert refused.returncode == 78
-    assert refused.stderr.startswith("error: the model has its own classes: 'camapp classify")
+    command = f"{sys.executable} -m camapp classify FOLDER"
+    assert refused.stderr.startswith(f"error: the model has its own classes: '{command}")
 
 
 @pytest.mark.slow
