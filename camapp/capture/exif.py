@@ -69,8 +69,8 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 def _png_exif(data: bytes) -> bytes:
     # The chunk may come behind the picture's data, where the same letters may be by chance: walk from chunk to chunk.
-    at = 8
-    while b"eXIf" in data and at < len(data):
+    at, end = 8, data.rfind(b"eXIf")
+    while at < end:
         (length,) = struct.unpack_from(">I", data, at)
         if data[at + 4 : at + 8] == b"eXIf":
             return data[at + 8 : at + 8 + length]
@@ -79,8 +79,8 @@ def _png_exif(data: bytes) -> bytes:
 
 
 def _webp_exif(data: bytes) -> bytes:
-    at = 12
-    while b"EXIF" in data and at < len(data):
+    at, end = 12, data.rfind(b"EXIF")
+    while at <= end:
         (length,) = struct.unpack_from("<I", data, at + 4)
         if data[at : at + 4] == b"EXIF":
             return data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0")

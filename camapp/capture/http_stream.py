@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import math
 import os
 import socket
 import ssl
@@ -80,6 +81,8 @@ class HttpStream:
             data = self._response.read1(_CHUNK)
         except (OSError, ValueError, http.client.HTTPException):
             data = b""
+        # The caller may take longer than this until it reads again.
+        self._deadline = math.inf
         if not data and self._stopping.is_set():
             raise EndOfStream("stopped")
         if not data and self._cut_off:
@@ -114,7 +117,7 @@ class HttpStream:
         for _ in range(_MAX_REDIRECTS + 2):
             response = self._get(url, authorization)
             if response.status in (301, 302, 303, 307, 308) and (target := response.headers["Location"]):
-                url, authorization = urlsplit(urljoin(urlunsplit(url), target)), ""
+                url, authorization = self._redirected(url, target), ""
             elif response.status == 401 and url.username is None and url.hostname != own_host:
                 raise denied(self._uri, has_worked=self._has_worked)
             elif response.status == 401 and user and not asked and url.hostname == own_host:
@@ -125,6 +128,15 @@ class HttpStream:
                 raise self._failure(response)
             response.close()
         raise SourceLost(f"{redacted(self._uri)} redirects in a circle: give the final address")
+
+    def _redirected(self, url: SplitResult, target: str) -> SplitResult:
+        try:
+            found = urlsplit(urljoin(urlunsplit(url), target))
+            # Raises ValueError if it is no number up to 65535.
+            _ = found.port
+        except ValueError as error:
+            raise SourceLost(f"{redacted(self._uri)} redirects to {redacted(target)}, which is no address") from error
+        return found
 
     def _get(self, url: SplitResult, authorization: str) -> http.client.HTTPResponse:
         if url.scheme not in ("http", "https") or not url.hostname:

@@ -18,6 +18,7 @@ from camapp.capture.source import Source, SourceOptions, sane_fps
 from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import as_image, silence_opencv
+from camapp.core.settings import parse_float
 from camapp.system.video_devices import DEV, busy_advice, holders, name_of, problem_of, video_nodes
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,6 @@ def _control(name: str, text: str) -> tuple[str, int, float]:
     if short not in _V4L2_CONTROLS:
         raise PermanentSourceError(f"a webcam has no control '{name}'; known are {', '.join(_V4L2_CONTROLS)}")
     try:
-        return name, int(getattr(cv2, f"CAP_PROP_{short}")), float(text)
+        return name, int(getattr(cv2, f"CAP_PROP_{short}")), parse_float(text)
     except ValueError:
         raise PermanentSourceError(f"control {name}={text}: a webcam's controls are numbers") from None

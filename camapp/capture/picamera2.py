@@ -25,6 +25,7 @@ from camapp.core.arrays import Pixels
 from camapp.core.errors import PermanentSourceError, SourceAbsent, SourceDenied, SourceError, SourceLost
 from camapp.core.frames import Shot
 from camapp.core.image import Image, Layout
+from camapp.core.settings import parse_float
 from camapp.core.timeouts import call_bounded
 from camapp.system.video_devices import DEV, JOIN_VIDEO, PROC, busy_advice
 
@@ -468,7 +469,7 @@ def _parse_value(text: str, like: object) -> bool | int | float | tuple[int | fl
     try:
         if "," in text:
             return tuple(float(part) if "." in part else int(part) for part in text.split(","))
-        return float(text) if isinstance(like, float) else int(text)
+        return parse_float(text) if isinstance(like, float) else int(text)
     except ValueError:
         return None
 

@@ -54,9 +54,14 @@ def decode_isolated(data: bytes) -> NDArray[np.uint8]:
         _used = time.monotonic()
         try:
             return _asked(_child, data)
-        except (OSError, TimeoutError) as error:
+        except ValueError:
+            raise
+        except BaseException as error:
+            # Also after Ctrl-C: the answer that may still come would be taken for that to the next question.
             child, _child = _child, None
             child.end(_GRACE_S)
+            if not isinstance(error, OSError):
+                raise
             how = "took too long" if isinstance(error, TimeoutError) else f"ended by {child.exit_reason}"
             raise ValueError(f"it is damaged: its decoder {how}") from error
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
+from camapp.core.settings import parse_float
 
 # Seconds, and intervals between images, for which a count must have been lower before it falls: detectors lose an
 # object for some frames.
@@ -156,7 +157,7 @@ def parse_events(items: Iterable[str], option: str) -> tuple[frozenset[str], tup
             continue
         name, sign, bound = match.groups()
         try:
-            comparisons.append(Comparison(name, sign, float(bound)))
+            comparisons.append(Comparison(name, sign, parse_float(bound)))
         except ValueError:
             raise SinkError(
                 f"{option} {item}: '{bound}' is not a number; write it like score<0.5 or person>2"

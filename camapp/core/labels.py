@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def read_labels(text: str) -> tuple[str, ...]:
         ModelError: the file cannot be read or has other content.
     """
     path = Path(text).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):
         if "," in text:
             return _names(text.split(","), "--labels")
         if names := labels_named(text):

@@ -52,6 +52,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def parse_float(text: str) -> float:
+    """Parse a finite number. Raises ValueError."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
+
+
 def parse_floats(text: str) -> tuple[float, ...]:
     """Parse '0.5,0.5,0.5' to (0.5, 0.5, 0.5)."""
     try:
@@ -565,8 +573,9 @@ def _check_content(name: str, value: Any) -> None:
         raise ValueError(NAME_RULE)
     if name in _PLACES:
         _PLACES[name](value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a finite number")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError("a finite number")
     if name == "anchors" and value is not None and len(value) % 2:
         raise ValueError("widths and heights, in pairs")
     if name == "roi" and value is not None:

@@ -42,7 +42,8 @@ def name_of(device: Path) -> str:
     """Return the driver's name of a node, or the node's own if /sys has none."""
     node = Path(os.path.realpath(device)).name
     try:
-        return (SYS / node / "name").read_text().strip() or node
+        # The kernel cuts names at a length in bytes, perhaps within a letter.
+        return (SYS / node / "name").read_text(errors="replace").strip() or node
     except OSError:
         return node
 
@@ -108,6 +109,6 @@ def _open_files(process: Path) -> list[str]:
 
 def _process_name(process: Path) -> str:
     try:
-        return (process / "comm").read_text().strip()
+        return (process / "comm").read_text(errors="replace").strip()
     except OSError:
         return "a process"

@@ -182,6 +182,14 @@ def test_damaged_exif_data_turns_nothing():
         orientation_of(good[:length])
 
 
+def test_exif_data_behind_many_chunks_is_found_in_time():
+    head, *_, tail = oriented("png", 6).partition(b"eXIf")
+    empty = b"\0\0\0\0IDAT" + bytes(4)
+    began = time.process_time()
+    assert orientation_of(head[:-4] + 30_000 * empty + head[-4:] + b"eXIf" + tail) == Orientation(rotate=90)
+    assert time.process_time() - began < 2
+
+
 def test_the_properties_of_a_heif_picture_turn_it():
     head = b"\0\0\0\x1cftypavif" + bytes(16)
     turned, mirrored = b"\0\0\0\x09irot\x01", b"\0\0\0\x09imir\x01"
@@ -235,6 +243,19 @@ def test_a_picture_at_which_the_decoder_crashes_is_damaged_and_the_next_one_is_r
         with pytest.raises(ValueError, match="its decoder ended by signal SIGSEGV"):
             decode_image(good)
     assert decode_image(good).rgb()[0, 0].tolist() == [128] * 3
+
+
+def test_an_interrupted_picture_is_not_taken_for_the_next_one(monkeypatch):
+    small, large = (cv2.imencode(".jp2", solid(size=(48, side, 3)))[1].tobytes() for side in (64, 80))
+
+    def interrupt(child, timeout):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(still_process.ChildProcess, "wait_readable", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            decode_image(small)
+    assert decode_image(large).size == (80, 48)
 
 
 def test_the_process_for_pictures_ends_when_it_is_idle(monkeypatch):

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from camapp.capture.http_stream import HttpStream
 from camapp.capture.mjpeg import JpegSplitter
 from camapp.capture.source import EndOfStream, SourceOptions, create_source
 from camapp.core.errors import PermanentSourceError, SourceDenied, SourceError, SourceLost
@@ -118,6 +119,9 @@ class Camera(http.server.BaseHTTPRequestHandler):
 
     def do_circle(self):
         self.answer(302, "text/plain", Location="/circle")
+
+    def do_astray(self):
+        self.answer(302, "text/plain", Location="http://me:wrong@127.0.0.1:99999/")
 
     def do_basic(self):
         if self.headers["Authorization"] == "Basic " + base64.b64encode(b"me:p#w/\xc3\xa4").decode():
@@ -251,6 +255,7 @@ def test_damaged_pictures_are_left_out_and_said_once(opened, path, words, caplog
         ("absent", "", SourceLost, "has no such stream"),
         ("busy", "", SourceLost, "503 Service Unavailable"),
         ("circle", "", SourceLost, "redirects in a circle"),
+        ("astray", "", SourceLost, "redirects to http://***@127.0.0.1:99999/, which is no address"),
         ("page", "", PermanentSourceError, "is a web page"),
         ("text", "", PermanentSourceError, "answers with text, not with video: 'camera is off'"),
         ("film", "", PermanentSourceError, "is a file, not a live stream"),
@@ -289,6 +294,16 @@ def test_the_wait_for_a_whole_picture_is_bounded(opened, path):
     with pytest.raises(SourceLost, match=r"sends no more frames|sent no picture"):
         read_into(opened(path, open_timeout=1.0), [], 0.5)
     assert time.monotonic() - start < 4
+
+
+def test_only_a_read_has_a_deadline(camera):
+    uri = f"http://127.0.0.1:{camera.server_port}/plain"
+    stream = HttpStream(uri, time.monotonic() + 5, threading.Event())
+    assert stream.read(time.monotonic() + 0.1)
+    time.sleep(0.3)
+    # More than the sockets' buffers, so that a connection that was cut shows.
+    assert all(stream.read(time.monotonic() + 5) for _ in range(20))
+    stream.close()
 
 
 def test_a_wait_ends_with_the_run(opened):

@@ -182,6 +182,12 @@ def test_a_node_of_the_pi_camera_is_refused_in_favour_of_picamera(machine, name)
     assert not machine.driver.made
 
 
+def test_a_name_that_the_kernel_has_cut_within_a_letter_is_read(machine, tmp_path):
+    device = machine(0, "")
+    (tmp_path / "sys" / "video0" / "name").write_bytes("Caméra".encode()[:4] + b"\n")
+    assert video_devices.name_of(device) == "Cam\N{REPLACEMENT CHARACTER}"
+
+
 def test_a_metadata_node_is_refused(machine):
     machine(1, "HD Webcam", capabilities=0x04A00000)
     with pytest.raises(PermanentSourceError, match="gives no images"):
@@ -255,6 +261,7 @@ def test_an_unplugged_webcam_is_lost_and_found_under_another_number(machine):
     [
         ({"AfMode": "Auto"}, r"no control 'AfMode'; known are BRIGHTNESS"),
         ({"FOCUS": "near"}, "are numbers"),
+        ({"FOCUS": "nan"}, "are numbers"),
     ],
 )
 def test_invalid_controls_are_refused_before_the_device_is_opened(controls, message):

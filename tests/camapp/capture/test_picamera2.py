@@ -220,6 +220,8 @@ def test_autofocus_is_continuous_unless_the_user_sets_the_focus(fake, source):
         ({"AfMode": "Continous"}, r"AfMode=Continous is not valid; allowed: Manual, Auto, Continuous"),
         ({"AeEnable": "maybe"}, r"AeEnable=maybe is not valid"),
         ({"ExposureTime": "5"}, r"ExposureTime=5 is out of range; allowed: 13 to"),
+        ({"ExposureTime": "nan"}, r"ExposureTime=nan is not valid"),
+        ({"ExposureTime": "inf"}, r"ExposureTime=inf is not valid"),
     ],
 )
 def test_an_invalid_control_is_refused_with_the_allowed_values(fake, source, controls, message):

@@ -136,6 +136,7 @@ def test_counts_are_written_with_the_most_frequent_first() -> None:
     assert counts_text({f"class {number}": 1 for number in range(80)}, most=2) == "1 class 0, 1 class 1, 78 others"
 
 
-def test_a_bound_that_is_no_number_is_refused() -> None:
-    with pytest.raises(SinkError, match="--on-label-when person>many: 'many' is not a number"):
-        Trigger(["person>many"], "--on-label-when")
+@pytest.mark.parametrize("bound", ["many", "nan", "inf"])
+def test_a_bound_that_is_no_number_is_refused(bound) -> None:
+    with pytest.raises(SinkError, match=f"--on-label-when person>{bound}: '{bound}' is not a number"):
+        Trigger([f"person>{bound}"], "--on-label-when")

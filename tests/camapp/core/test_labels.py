@@ -43,6 +43,11 @@ def test_numbered_lines_lose_their_numbers(tmp_path, form, first):
     assert read_labels(str(tmp_path / "labels.txt")) == NAMES
 
 
+def test_a_long_list_of_names_is_no_file_name():
+    names = tuple(f"class {number}" for number in range(80))
+    assert read_labels(",".join(names)) == names
+
+
 @pytest.mark.parametrize("lines", [("1 euro", "2 euro"), ("0 plane", "7 car"), ("3", "5"), ("0 plane", "car")])
 def test_names_with_numbers_stay(tmp_path, lines):
     (tmp_path / "labels.txt").write_text("\n".join(lines))

@@ -65,6 +65,9 @@ def test_each_form_of_value_is_read():
         ("workers = 1.5", "integer"),
         ('camera_control = ["AfMode"]', "NAME=VALUE"),
         ("std = [0.0]", "greater than 0"),
+        ("std = [inf]", "finite"),
+        ("mean = [0.5, nan, 0.5]", "finite"),
+        ('mean = "nan"', "finite"),
         ("[kamera]\nfps = 1", "unknown setting 'kamera'"),
     ],
 )
