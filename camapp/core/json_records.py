@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,6 +14,27 @@ from camapp.core.frames import Frame, Trace, Truth
 from camapp.core.predictions import Box, LineState, Polyline, Prediction, ZoneState
 
 SCHEMA = 1
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def compact_json(value: object) -> str:
+    """Return JSON in one line; NaN and infinity become null, because JSON has neither.
+
+    Raises:
+        TypeError: it is no value of JSON.
+    """
+    try:
+        return _JSON.encode(value)
+    except ValueError:
+        return _JSON.encode(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def box_record(box: Box) -> dict[str, Any]:

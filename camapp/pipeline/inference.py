@@ -279,5 +279,6 @@ class Inference:
         self._publish(Result(job.frame, job.trace, replace(prediction, model=job.generation.loaded.name)))
 
     def _report(self, stage: str, error: Exception) -> None:
-        text = f"{stage} failed: {type(error).__name__}: {error}"
-        self._log_once(logging.ERROR, text, "%s (further ones of this kind are only counted)", text, error=error)
+        kind = type(error).__name__
+        text = "%s failed: %s: %s (further ones of this kind are only counted)"
+        self._log_once(logging.ERROR, (stage, kind), text, stage, kind, error, error=error)

@@ -27,7 +27,7 @@ from camapp.pipeline.inference import Inference, Result
 from camapp.pipeline.model_swap import load_for_workers, until_ready
 from camapp.pipeline.renderer import Renderer
 from camapp.pipeline.status_reporter import StatusReporter
-from camapp.sinks.sink import ImageSink, PredictionSink, Sink
+from camapp.sinks.sink import ImageSink, PredictionSink, Sink, guarded
 from camapp.system.health import HealthMonitor
 from camapp.tasks.collect import LabelBoard
 from camapp.tasks.task import Task
@@ -281,13 +281,7 @@ class Pipeline:
         if self.idle is not None:
             self.idle.predicted(result.prediction)
         for sink in self._prediction_sinks:
-            try:
-                sink.accept(result.prediction, result.frame, result.trace)
-            except Exception as error:  # noqa: BLE001 - a failing sink must not end predictions
-                reason = f"{type(error).__name__}: {error}"
-                self._log_once(
-                    logging.ERROR, sink, "%s failed: %s (logged once)", type(sink).__name__, reason, error=error
-                )
+            guarded(self._log_once, sink, sink.accept, result.prediction, result.frame, result.trace)
         if self._image_sinks and not self.source.live:
             self.renderer.put(result)
 
@@ -335,7 +329,7 @@ class Pipeline:
         if self._image_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):
-            sink.stop()
+            guarded(self._log_once, sink, sink.stop)
 
 
 def exit_reason(inference: Inference, capture: Capture, stop_reason: str) -> tuple[ExitCode, str]:

@@ -20,7 +20,7 @@ from camapp.core.status import Hud
 from camapp.overlay.no_signal import no_signal
 from camapp.overlay.overlay import Overlay
 from camapp.pipeline.inference import Result
-from camapp.sinks.sink import ImageSink
+from camapp.sinks.sink import ImageSink, guarded
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Renderer:
         if sinks := [sink for sink in self._sinks if sink.wants_raw and sink.wanted()]:
             image = canvas.copy()
             for sink in sinks:
-                sink.show_raw(image, trace)
+                guarded(self._log_once, sink, sink.show_raw, image, trace)
 
     def _refresh(self, now: int) -> None:
         """Update the statistics if it is time."""
@@ -191,6 +191,6 @@ class Renderer:
             while len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)
         for sink in self._sinks:
-            sink.show(canvas, trace)
+            guarded(self._log_once, sink, sink.show, canvas, trace)
         if trace is not None and not any(sink.reports_shown for sink in self._sinks):
             self.shown(trace.seq, time.monotonic_ns())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import abstractmethod
 from collections import deque
@@ -9,6 +10,8 @@ from typing import Generic, TypeVar
 
 from camapp.core.timeouts import register_stuck
 from camapp.sinks.sink import Sink
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -122,7 +125,7 @@ class BackgroundSink(Sink, Generic[T]):
 
     @abstractmethod
     def _handle(self, item: T) -> None:
-        """Handle an item, in the thread."""
+        """Handle an item, in the thread; an unexpected error costs this item."""
 
     def _idle(self) -> None:
         """Called in the thread if no item came for `tick_s`."""
@@ -136,14 +139,17 @@ class BackgroundSink(Sink, Generic[T]):
     def _work(self) -> None:
         try:
             while not self.closed:
-                if items := self._next():
-                    self._handle(*items)
-                elif self.stopping.is_set():
+                items = self._next()
+                if not items and self.stopping.is_set():
                     return
-                else:
-                    self._idle()
+                try:
+                    (self._handle if items else self._idle)(*items)
+                except Exception as error:
+                    if self.lose(f"{type(error).__name__}: {error}"):
+                        log.error("%s failed: %s (%d lost)", type(self).__name__, self.reason, self.lost)
+                    log.debug("traceback", exc_info=error)
         finally:
-            # Also after an unexpected error, so that no `put` waits for a thread that has ended.
+            # In any case, so that no `put` waits for a thread that has ended.
             self.close()
             self._finish()
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from camapp.core.errors import SinkError
 from camapp.core.events import Situation
 from camapp.core.frames import Frame, Trace
-from camapp.core.json_records import prediction_record
+from camapp.core.json_records import compact_json, prediction_record
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.log_formats import as_csv, as_json, is_csv
+from camapp.sinks.log_formats import as_csv, is_csv
 from camapp.sinks.rotating_file import RotatingFile
 from camapp.sinks.sink import PredictionSink, cannot_write, in_use
 from camapp.system.output_lock import OutputInUse, OutputLock
@@ -51,7 +51,7 @@ class LogSink(BackgroundSink[str], PredictionSink):
         linger_s = flush_s if file.path else min(flush_s, 0.1)
         super().__init__("log", capacity, newest=True, blocking=blocking, wait_s=10.0, linger_s=linger_s)
         self._file = file
-        self._line = as_csv if is_csv(str(file)) else as_json
+        self._line = as_csv if is_csv(str(file)) else compact_json
         self._context = context
         self._heartbeat = heartbeat
         self._situation = Situation()

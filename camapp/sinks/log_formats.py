@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+from camapp.core.json_records import compact_json
 
 COLUMNS = (
     *("time", "t_mono_ns", "media_s", "camera", "source", "file", "seq", "model", "task", "label", "score"),
@@ -26,19 +26,10 @@ def header(target: str) -> bytes:
     return _csv(COLUMNS).encode() + b"\n" if is_csv(target) else b""
 
 
-def as_json(record: Mapping[str, object]) -> str:
-    """Return a record as JSON, without the line's end."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-
-
 def as_csv(record: Mapping[str, object]) -> str:
     """Return a record as a row of COLUMNS; lists and objects are JSON in a cell, empty ones an empty cell."""
     cells = (record.get(name, "") for name in COLUMNS)
-    return _csv([_json(cell) if isinstance(cell, dict | list) else cell for cell in cells])
-
-
-def _json(cell: Any) -> str:
-    return json.dumps(cell, ensure_ascii=False, separators=(",", ":")) if cell else ""
+    return _csv([(compact_json(cell) if cell else "") if isinstance(cell, dict | list) else cell for cell in cells])
 
 
 def _csv(cells: Iterable[object]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
+from camapp.core.log_once import LogOnce
 from camapp.core.predictions import Prediction
 
 
@@ -20,6 +23,15 @@ def cannot_write(what: str, error: OSError, remedy: str = "") -> SinkError:
 def in_use(what: str, error: Exception, remedy: str) -> SinkError:
     """Return the error to raise if another run writes an output; `error` names that run."""
     return SinkError(f"{what}: {error} writes it{remedy}")
+
+
+def guarded(log_once: LogOnce, sink: Sink, call: Callable[..., None], *arguments: object) -> None:
+    """Call a method of a sink; its error is logged once, since it must end neither the run nor other sinks."""
+    try:
+        call(*arguments)
+    except Exception as error:  # noqa: BLE001
+        what = type(sink).__name__, type(error).__name__, error
+        log_once(logging.ERROR, (sink, call.__name__), "%s failed: %s: %s (logged once)", *what, error=error)
 
 
 class Sink(ABC):

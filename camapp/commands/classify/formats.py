@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from camapp.core.events import counts_text
-from camapp.core.json_records import box_record, line_record
+from camapp.core.json_records import box_record, compact_json, line_record
 from camapp.core.predictions import Prediction
 
 COLUMNS = ("file", "width", "height", "model", "truth", "label", "score", "top", "boxes", "lines", "error")
 _LINE_END = "\n"
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ResultRow(NamedTuple):
@@ -94,7 +92,7 @@ def _encoded(values: Sequence[Any]) -> list[str]:
     """
     parted = [_LINE_END] * (2 * len(values) - 1)
     parted[::2] = values
-    return _ENCODER.encode(parted)[1:-1].split(f",{_ENCODER.encode(_LINE_END)},") if values else []
+    return compact_json(parted)[1:-1].split(f",{compact_json(_LINE_END)},") if values else []
 
 
 # Functions that return rows as text, a line each, with line ends; and the text before the first row.

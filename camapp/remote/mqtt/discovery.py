@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camapp import __version__
+from camapp.core.json_records import compact_json
 from camapp.core.status import State
 
 PREFIX = "homeassistant"
@@ -94,7 +95,7 @@ def discovery_payload(
         "qos": 1,
         "components": components | removed,
     }
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), platforms
+    return compact_json(payload).encode(), platforms
 
 
 def _machine(topic: str) -> dict[str, dict[str, Any]]:

@@ -15,9 +15,7 @@ Topics, below PREFIX/DEVICE; all are retained, and JSON but for `availability` a
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +27,7 @@ from typing import Any
 from camapp import __version__
 from camapp.core.events import Situation
 from camapp.core.frames import Frame, Trace
-from camapp.core.json_records import SCHEMA, prediction_record
+from camapp.core.json_records import SCHEMA, compact_json, prediction_record
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.status import Status
@@ -397,20 +395,8 @@ def status_record(status: Status, model: str) -> dict[str, Any]:
 
 
 def encoded(record: dict[str, Any]) -> bytes:
-    """Return the record as JSON in UTF-8; NaN and infinity become null, because JSON has neither."""
-    return json.dumps(_finite(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
-        "utf-8", "backslashreplace"
-    )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    """Return the record as JSON in UTF-8."""
+    return compact_json(record).encode("utf-8", "backslashreplace")
 
 
 def _now() -> str:

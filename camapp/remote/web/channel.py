@@ -13,16 +13,17 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from camapp.core.json_records import compact_json
+
 Message = dict[str, Any]
 
 # Largest packet. On most machines the kernel limits a send buffer to less (net.core.wmem_max, 208 KiB).
 BUFFER_BYTES = 1 << 20
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def send(end: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> bool:
     """Send a whole message; return False if the other end is closed, its buffer is full, or the message too large."""
-    packet = _ENCODER.encode(message).encode("utf-8", "backslashreplace")
+    packet = compact_json(message).encode("utf-8", "backslashreplace")
     try:
         socket.send_fds(end, [packet], descriptors, socket.MSG_DONTWAIT)
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 
@@ -11,8 +10,6 @@ import cv2
 from camapp.core.arrays import Pixels
 from camapp.sinks.background import BackgroundSink
 from camapp.system.shared_frames import map_slots
-
-log = logging.getLogger(__name__)
 
 # Text and thin lines of the overlay stay clean; about 80 kB at 1280x720.
 _QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 80)
@@ -63,7 +60,4 @@ class Encoder(BackgroundSink[Callable[[], None]]):
         self.put(encode)
 
     def _handle(self, item: Callable[[], None]) -> None:
-        try:
-            item()
-        except Exception as error:  # noqa: BLE001 - the next image may be encodable
-            log.error("an image cannot be encoded: %s: %s", type(error).__name__, error)
+        item()

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from camapp.core.json_records import compact_json
 from camapp.remote.web.connection_limits import ConnectionLimiter
 from camapp.remote.web.state import CameraState, ServerState
 
@@ -170,7 +171,7 @@ class LiveSocket:
             if message:
                 try:
                     async with asyncio.timeout(STALLED_S):
-                        await socket.send_text(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+                        await socket.send_text(compact_json(message))
                 except TimeoutError:
                     await self._limiter.drop(socket.scope)
                     return

@@ -205,19 +205,20 @@ def test_when_no_worker_stays_alive_the_run_ends_with_70(build):
     assert "workers lost" in summary.reason
 
 
-def test_an_image_that_cannot_be_prepared_fails_alone(build, monkeypatch):
+def test_an_image_that_cannot_be_prepared_fails_alone(build, monkeypatch, caplog):
     pipeline, keep = build(ScriptedSource(20, live=False))
     prepare = pipeline.task.prepare
 
     def sometimes(frame, batch):
         if frame.seq in (3, 4):
-            raise ValueError("poison")
+            raise ValueError(f"poison in frame {frame.seq}")
         return prepare(frame, batch)
 
     monkeypatch.setattr(pipeline.task, "prepare", sometimes)
     summary = pipeline.run()
     check(summary)
     assert summary.balance.failed == {"prepare": 2}
+    assert caplog.text.count("poison") == 1
     assert keep.seqs == [seq for seq in range(20) if seq not in (3, 4)]
 
 
@@ -360,15 +361,34 @@ def test_snapshots_and_recordings_exist_without_the_drawing_too(build, tmp_path)
         assert (abs(film.read()[1].astype(int) - source.level).max() < 8) == is_plain
 
 
-def test_an_image_sink_that_raises_does_not_end_predictions(build):
+def test_an_image_sink_that_raises_ends_neither_predictions_nor_the_images_of_others(build, caplog):
     class Broken(ImageSink):
         def show(self, canvas, trace):
-            raise OSError("no paint")
+            raise OSError(f"no paint for {trace.seq}")
 
-    pipeline, keep = build(ScriptedSource(10, live=False))
-    pipeline.add_sink(Broken())
+    others = KeepImages()
+    pipeline, keep = build(ScriptedSource(10, live=False), before=Broken(), images=others)
     check(pipeline.run())
-    assert len(keep.seqs) == 10
+    assert len(keep.seqs) == len(others.shown) == 10
+    assert caplog.text.count("Broken failed: OSError: no paint for 0") == caplog.text.count("no paint") == 1
+
+
+def test_a_sink_that_cannot_be_stopped_does_not_keep_others_from_being_stopped(build, caplog):
+    class Stops(KeepImages):
+        stopped = False
+
+        def stop(self):
+            self.stopped = True
+
+    class Stuck(KeepImages):
+        def stop(self):
+            raise RuntimeError("no end")
+
+    pipeline, _ = build(ScriptedSource(3, live=False), before=(first := Stops()), images=Stuck())
+    summary = pipeline.run()
+    check(summary)
+    assert (summary.code, first.stopped) == (ExitCode.OK, True)
+    assert "Stuck failed: RuntimeError: no end" in caplog.text
 
 
 def test_duration_ends_the_run(build):

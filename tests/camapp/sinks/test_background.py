@@ -1,5 +1,6 @@
 """The queue and the thread that most sinks share."""
 
+import sys
 import threading
 import time
 
@@ -84,12 +85,24 @@ def test_stop_ends_a_blocking_put(start):
     assert not sink.put(2)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_unexpected_error_ends_a_blocking_put(start):
-    sink = busy(start(blocking=True, capacity=1))
+def test_an_unexpected_error_costs_its_item_and_no_other(start, caplog):
+    sink = busy(start(blocking=True))
     sink.put("not a number")
+    sink.open.set()
+    assert all(sink.put(item) for item in range(1, 20))
+    sink.stop()
+    assert sink.handled == [*range(20), "finished"]
+    assert sink.lost == 1
+    assert caplog.text.count("Recorder failed: TypeError") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_end_of_the_thread_ends_a_blocking_put(start, monkeypatch):
+    sink = busy(start(blocking=True, capacity=1))
+    monkeypatch.setattr(sink, "_handle", lambda item: sys.exit())
+    sink.put(1)
     threading.Timer(0.1, sink.open.set).start()
-    while sink.put(1):
+    while sink.put(2):
         pass
     assert sink.handled == [0, "finished"]
 

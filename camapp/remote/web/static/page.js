@@ -405,7 +405,7 @@ function showPrediction() {
   showTop(findsObjects ? [] : record.top);
   showObjects(findsObjects ? record.boxes : []);
   showZones(record.zones || [], record.counting_lines || []);
-  showPairs($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), String(+value.toFixed(3))]));
+  showPairs($("values"), Object.entries(record.values).map(([name, value]) => [name.replace(/_/g, " "), value === null ? "-" : String(+value.toFixed(3))]));
 }
 
 // Returns the rows of a list, as many as wanted; new ones have name, meter and number.

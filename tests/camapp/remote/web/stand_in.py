@@ -1,5 +1,6 @@
 """Provides a stand-in for a camera's run: a test makes its images and predictions."""
 
+import math
 import time
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class StandIn:
         width, height = size
         canvas = np.full((height, width, 3), seq % 256 if grey is None else grey, np.uint8)
         image = Image.of(canvas, Layout.BGR)
-        prediction = Prediction(seq, "digits", label=str(seq % 10), score=0.9, model="mnist")
+        prediction = Prediction(seq, "digits", label=str(seq % 10), score=0.9, model="mnist", values={"m": math.nan})
         for sink in self.prediction_sinks:
             sink.accept(prediction, Frame(seq, Shot(image, image)), trace)
         if self.wanted():

@@ -151,6 +151,7 @@ def test_predictions_and_status(site):
     while not (found := site.json("/api/predictions?since=-1")["predictions"]):
         assert time.monotonic() < deadline
     assert found[0]["label"] == str(found[0]["seq"] % 10)
+    assert found[0]["values"] == {"m": None}
     status = site.json("/status")
     assert status["cameras"][0]["figures"]["drops"] == {"late": 2}
     assert "mnist" in status["cameras"][0]["models"]
