@@ -218,13 +218,17 @@ class Pipeline:
         """Return the state, counts and rates of this moment; costs about a millisecond."""
         return self.reporter.status()
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, change: Callable[[Settings], Settings]) -> None:
         """Apply changed settings of the model and the display during the run; from any thread.
+
+        Args:
+            change: makes the new settings from the present ones, which another thread may just have changed.
 
         Raises:
             BadModel, PoolError: the model cannot be used; nothing has changed.
         """
         with self._changing:
+            settings = change(self.settings)
             self.inference.apply(self._load(settings))
             self.settings = settings
             self.set_hud(settings.hud)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from camapp.core.errors import PoolError, SettingsError
 from camapp.core.models import identity_of
@@ -60,7 +61,7 @@ class Reloader:
                 self._reload()
             elif not self._stopping and self._has_settled():
                 log.info("the model's file has changed: %s", self._pipeline.settings.model)
-                self._change(self._pipeline.settings)
+                self._change({})
 
     def _is_requested(self) -> bool:
         """Wait for requests until the next check of the file; several waiting requests count as one."""
@@ -87,12 +88,13 @@ class Reloader:
         changed = {item.name for item in fields(Settings) if getattr(wanted, item.name) != getattr(old, item.name)}
         if restart := sorted(changed - _RELOADABLE):
             log.warning("changed, but applied only after a restart: %s", ", ".join(restart))
-        self._change(replace(old, **{name: getattr(wanted, name) for name in changed & _RELOADABLE}))
+        self._change({name: getattr(wanted, name) for name in changed & _RELOADABLE})
 
-    def _change(self, settings: Settings) -> None:
+    def _change(self, changes: dict[str, Any]) -> None:
+        settings = replace(self._pipeline.settings, **changes)
         self._loaded = self._seen = identity_of(settings)
         try:
-            self._pipeline.apply(settings)
+            self._pipeline.apply(lambda now: replace(now, **changes))
         except (ModelError, PoolError, OSError) as error:
             log.error("model not changed: %s; the old one stays in use", error)
         else:

@@ -65,8 +65,12 @@ class CameraControl(Protocol):
     def resume(self) -> None:
         """Continue after `pause`."""
 
-    def apply(self, settings: Settings) -> None:
-        """Apply changed settings; may take seconds. Raises ModelError or PoolError and then changes nothing."""
+    def apply(self, change: Callable[[Settings], Settings]) -> None:
+        """Apply what `change` makes of the present settings; may take seconds, and others wait meanwhile.
+
+        Raises:
+            ModelError, PoolError, OSError: the model cannot be used; nothing has changed.
+        """
 
 
 class CommandResult(NamedTuple):
@@ -166,7 +170,7 @@ class CommandDispatcher:
         choices = model_choices(first)
         if not isinstance(value, str) or value not in choices:
             raise CommandRejected(f"no such model; there are {', '.join(choices)}")
-        _apply(camera, with_model(camera.settings, first, choices[value]))
+        _apply(camera, lambda now: with_model(now, first, choices[value]))
         return CommandResult({"model": value}, f"model {value}")
 
     def _roi(self, camera: CameraControl, value: object) -> CommandResult:
@@ -178,7 +182,7 @@ class CommandDispatcher:
             roi = tuple(round(fraction, 4) for fraction in roi)
             if min(roi[2:]) < _MIN_ROI_SIDE:
                 raise CommandRejected(f"the region is too small: each side at least {_MIN_ROI_SIDE:.0%} of the image")
-        _apply(camera, replace(camera.settings, roi=roi))
+        _apply(camera, lambda now: replace(now, roi=roi))
         problem = self._keep(camera.name, "roi", roi)
         shown = "the whole image" if roi is None else ",".join(f"{fraction:g}" for fraction in roi)
         return CommandResult({"roi": roi, "kept": not problem, "why": problem}, f"region changed: {shown}")
@@ -209,7 +213,7 @@ class CommandDispatcher:
         except ValueError as error:
             raise CommandRejected(f"{kind} {error}") from error
         changes: dict[str, Any] = {kind: kept}
-        _apply(camera, replace(camera.settings, **changes))
+        _apply(camera, lambda now: replace(now, **changes))
         problem = self._keep(camera.name, kind, kept)
         what = "deleted" if points is None else "changed"
         return CommandResult({kind: kept, "kept": not problem, "why": problem}, f"{kind} {name} {what}")
@@ -242,9 +246,9 @@ def _joined(kind: str, points: object) -> str:
     return (" " if kind == "zone" else ",").join(f"{x:.4f},{y:.4f}" for x, y in points)
 
 
-def _apply(camera: CameraControl, settings: Settings) -> None:
+def _apply(camera: CameraControl, change: Callable[[Settings], Settings]) -> None:
     try:
-        camera.apply(settings)
+        camera.apply(change)
     except (ModelError, PoolError, OSError) as error:
         raise CommandRejected(f"not changed: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import cv2
 
 from camapp.core.events import Trigger, moment_ns
+from camapp.core.files import try_to_create_in
 from camapp.core.frames import Frame, Trace
 from camapp.core.image import Image
 from camapp.core.predictions import Prediction
@@ -97,6 +99,8 @@ class _Clip:
             self._avi.fps = (len(self._avi) - 1) / self.seconds
 
     def finish(self) -> None:
+        if not len(self._avi):
+            raise OSError(errno.ENOSPC, "no image fits into --clip-budget-mb")
         self._avi.finish()
         # Without it, a power cut after the renaming would leave an empty clip.
         os.fsync(self._file.fileno())
@@ -187,10 +191,9 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
             self._lock.acquire()
             for partial in self._folder.glob(".*.avi.partial"):
                 _finish_left(partial)
-            probe = self._folder / ".writable"
-            probe.touch()
-            probe.unlink()
+            try_to_create_in(self._folder)
         except OSError as error:
+            self._unlock()
             raise cannot_write(what, error, remedy) from error
         except OutputInUse as error:
             raise in_use(what, error, remedy) from error
@@ -240,8 +243,9 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
             return
         if event:
             self._end_ns = moment + self._after_ns
-        self._clip.add(encoded)
-        if not self._make_room(self._clip.bytes):
+        if self._make_room(self._clip.bytes + len(encoded.jpeg)):
+            self._clip.add(encoded)
+        else:
             self._end_clip()
 
     def _belongs(self, image: _Encoded, clip: _Clip) -> bool:
@@ -267,13 +271,18 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
 
     def _make_room(self, wanted: int) -> bool:
         """Delete old clips until `wanted` bytes fit; return whether they do. Raises OSError."""
+        if wanted > self._budget:
+            return False
         while self._clips and sum(size for _, size in self._clips) + wanted > self._budget:
             path, _ = self._clips.popleft()
             path.unlink(missing_ok=True)
-        return wanted <= self._budget
+        return True
 
     def _finish(self) -> None:
         self._end_clip()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
 

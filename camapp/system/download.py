@@ -131,6 +131,9 @@ def _locked(part: Path) -> Iterator[_Part]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DownloadError(f"another program is downloading {part}: wait for its end") from error
+        # Another program may have completed and moved it between the two steps.
+        if not part.exists() or not os.path.samestat(os.fstat(handle.fileno()), part.stat()):
+            raise DownloadError(f"another program has just downloaded {part.with_suffix('')}: try again")
         yield _Part(handle, os.fstat(handle.fileno()).st_size > 0)
 
 

@@ -154,6 +154,9 @@ def _write_new(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
+            file.flush()
+            # Without it, a power cut would leave an empty file, with which no later start could serve the page.
+            os.fsync(descriptor)
         os.link(partial, path)  # unlike a rename, it does not replace an existing file
     finally:
         partial.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -129,12 +130,16 @@ class WorkerPool:
         )
         stuck_s = own_job.stuck_after if own_job else 0.0
         self._supervision = WorkerSupervision(replace(limits, start_s=self.start_s), stuck_s)
-        self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
-        with os.fdopen(os.dup(self._model_fd), "wb") as file:
-            write_shared(model, file)
+        with contextlib.ExitStack() as undo:
+            self._slots = Slots.create(layout)
+            undo.callback(self._slots.close)
+            self._model_fd = os.memfd_create("camapp-model", os.MFD_CLOEXEC)
+            undo.callback(os.close, self._model_fd)
+            with os.fdopen(os.dup(self._model_fd), "wb") as file:
+                write_shared(model, file)
+            undo.pop_all()
         # The workers map it from the file: one copy in memory is enough.
         model.release()
-        self._slots = Slots.create(layout)
         self._config = json.dumps({"layout": asdict(layout), "job": asdict(own_job) if own_job else None}).encode()
         self._lock = threading.Condition()
         self._free = deque(range(layout.slots))

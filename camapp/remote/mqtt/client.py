@@ -12,6 +12,7 @@ import ssl
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,8 @@ class MqttClient:
         self._next_tick = 0.0
         self._stopping = threading.Event()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Not by `stop`: another thread may still send a message.
+        weakref.finalize(self, os.close, self._wake)
         self._thread = threading.Thread(target=self._serve, name="mqtt", daemon=True)
 
     def start(self) -> None:

@@ -29,22 +29,25 @@ class PictureSink(BackgroundSink[Pixels], ImageSink):
         super().__init__("mqtt-picture", 1)
         self._every_s = every_s
         self._publish = publish
-        self._from_seq: int | None = None
+        # The newest request, and the one that was met last: each has one writer.
+        self._requested: int | None = None
+        self._met: int | None = None
         self._due = 0.0
 
     def request(self, seq: int) -> None:
         """Publish the image of the frame `seq`, or of a later one."""
-        self._from_seq = seq
+        self._requested = seq
 
     def wanted(self) -> bool:
         """Return whether an image was requested and is due."""
-        return self._from_seq is not None and time.monotonic() >= self._due
+        return self._requested != self._met and time.monotonic() >= self._due
 
     def show(self, canvas: Pixels, trace: Trace | None) -> None:
         """Publish this image if it is wanted. A notice such as NO SIGNAL is no picture: the last one stays."""
-        if trace is None or self._from_seq is None or trace.seq < self._from_seq or not self.wanted():
+        requested = self._requested
+        if trace is None or requested is None or trace.seq < requested or not self.wanted():
             return
-        self._from_seq, self._due = None, time.monotonic() + self._every_s
+        self._met, self._due = requested, time.monotonic() + self._every_s
         self.put(_shrunk(canvas))
 
     def _handle(self, item: Pixels) -> None:

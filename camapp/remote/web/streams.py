@@ -185,7 +185,7 @@ class _Client:
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._predicted = {name: camera.predicted for name, camera in state.cameras.items()}
-        self._status: dict[str, int] = {}
+        self._status: dict[str, dict[str, Any]] = {}
         self._noticed = state.noticed
         self.serial = -1
         self._greeted = False
@@ -204,9 +204,9 @@ class _Client:
             message["hello"] = {"cameras": cameras, "locked": state.locked}
         statuses, predictions, missed = {}, {}, 0
         for name, camera in state.cameras.items():
-            if camera.status and self._status.get(name) != id(camera.status):
-                self._status[name] = id(camera.status)
-                statuses[name] = {key: value for key, value in camera.status.items() if key not in _OMITTED}
+            if (status := camera.status) and self._status.get(name) is not status:
+                self._status[name] = status
+                statuses[name] = {key: value for key, value in status.items() if key not in _OMITTED}
             fresh = camera.predicted - self._predicted[name]
             if fresh:
                 self._predicted[name] = camera.predicted

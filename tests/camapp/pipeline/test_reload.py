@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from camapp.core.models import SHIPPED
 from camapp.core.settings import load_settings
 from camapp.pipeline.pipeline import Pipeline
 from camapp.pipeline.reload import Reloader
+from camapp.remote.commands import CommandDispatcher
 from camapp.sinks.sink import PredictionSink
 from camapp.workers.pool import WorkerPool
 from engine.model import ModelError
@@ -97,7 +99,7 @@ def test_the_model_changes_between_two_frames_and_no_frame_is_lost(start, live):
     run = start(live=live)
     children = 2 + live  # live sources have a standby
     for model in ("lenet", "mnist", "lenet"):
-        run.pipeline.apply(settings(model=model))
+        run.pipeline.apply(lambda _, model=model: settings(model=model))
         run.wait_for(model)
     run.wait(lambda: len(run.pipeline.inference.pool.processes()) == children)
     balance = run.end().balance
@@ -114,11 +116,11 @@ def test_the_model_changes_between_two_frames_and_no_frame_is_lost(start, live):
 @pytest.mark.slow
 def test_swapping_leaks_no_process_descriptor_or_thread(start):
     run = start()
-    run.pipeline.apply(settings(model="lenet"))
+    run.pipeline.apply(lambda _: settings(model="lenet"))
     run.wait(lambda: len(children()) == 3)  # two that work, and a standby, which starts a little later
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for model in ("mnist", "lenet", "mnist"):
-        run.pipeline.apply(settings(model=model))
+        run.pipeline.apply(lambda _, model=model: settings(model=model))
     run.wait(lambda: len(children()) == 3)
     run.wait(lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) == before)
 
@@ -137,7 +139,7 @@ def test_a_model_that_no_worker_can_run_leaves_the_old_one_in_use(start, monkeyp
 
     monkeypatch.setattr(WorkerPool, "wait_ready", refuse)
     with pytest.raises(PoolError):
-        run.pipeline.apply(settings(model="lenet"))
+        run.pipeline.apply(lambda _: settings(model="lenet"))
     seen = len(run.names.models)
     run.wait(lambda: len(run.names.models) > seen + 20)
     assert run.names.changes == ["mnist"]
@@ -145,7 +147,7 @@ def test_a_model_that_no_worker_can_run_leaves_the_old_one_in_use(start, monkeyp
 
 def test_a_stop_while_a_model_is_being_changed_is_bounded(start):
     run = start()
-    change = threading.Thread(target=run.pipeline.apply, args=(settings(model="lenet"),))
+    change = threading.Thread(target=run.pipeline.apply, args=(lambda _: settings(model="lenet"),))
     change.start()
     asked = time.monotonic()
     balance = run.end().balance
@@ -229,10 +231,35 @@ def test_settings_that_cannot_be_read_leave_the_old_ones_in_use(reloader, caplog
     reloader.wait(lambda: len(reloader.names.models) > seen)
 
 
+def test_a_change_during_another_one_keeps_it(monkeypatch):
+    pipeline = Pipeline(settings(model="mnist", workers=1), source=ScriptedSource(1, live=False))
+    begun, may_go_on, load = threading.Event(), threading.Event(), pipeline._load
+
+    def load_slowly(settings):
+        begun.set()
+        may_go_on.wait(10)
+        return load(settings)
+
+    monkeypatch.setattr(pipeline, "_load", load_slowly)
+    first = threading.Thread(target=pipeline.apply, args=(lambda now: replace(now, threshold_high=0.9),))
+    first.start()
+    assert begun.wait(10)
+    # From a page, while the configuration is read again.
+    commands = CommandDispatcher([pipeline], print)
+    second = threading.Thread(target=commands.run, args=("roi", "camera", [0, 0, 0.5, 0.5]))
+    second.start()
+    time.sleep(0.05)
+    may_go_on.set()
+    for thread in (first, second):
+        thread.join(20)
+    pipeline.inference.stop(0.0)
+    assert (pipeline.settings.threshold_high, pipeline.settings.roi) == (0.9, (0, 0, 0.5, 0.5))
+
+
 def test_a_missing_model_is_refused_before_anything_changes(start):
     run = start()
     with pytest.raises(ModelError):
-        run.pipeline.apply(settings(model="absent.npz"))
+        run.pipeline.apply(lambda _: settings(model="absent.npz"))
     assert run.pipeline.settings.model == "mnist"
 
 

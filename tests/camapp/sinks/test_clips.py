@@ -154,6 +154,18 @@ def test_a_folder_that_cannot_be_created_is_refused(tmp_path):
         ClipSink(tmp_path / "file" / "clips", ["cat"]).start()
 
 
+def test_a_start_in_vain_leaves_the_folder_unlocked(tmp_path):
+    obstacle = tmp_path / ".000001-20260131-142501-cat.avi.partial"
+    obstacle.mkdir()
+    sink = ClipSink(tmp_path, ["cat"])
+    with pytest.raises(SinkError, match="Is a directory"):
+        sink.start()
+    obstacle.rmdir()
+    another = ClipSink(tmp_path, ["cat"])
+    another.start()
+    another.stop()
+
+
 def test_the_oldest_clips_are_deleted_first_even_if_the_clock_jumps(start, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     monkeypatch.setitem(globals(), "image_of", lambda *_: Image.of(noise, Layout.BGR))
@@ -183,6 +195,18 @@ def test_a_clip_larger_than_the_budget_is_cut_short(start, tmp_path):
     (clip,) = clips_in(tmp_path / "clips")
     assert 0 < len(frames_of(clip)[0]) < 30
     assert clip.stat().st_size < 14_000
+
+
+def test_a_budget_below_one_image_makes_no_clip_and_deletes_none(start, tmp_path, caplog):
+    (tmp_path / "clips").mkdir()
+    old = tmp_path / "clips" / "000001-20260131-142501-cat.avi"
+    old.write_bytes(bytes(50))
+    sink = start("cat", budget=100)
+    Camera(sink).show(3, "cat")
+    sink.stop()
+    assert clips_in(tmp_path / "clips") == [old]
+    assert (sink.saved, sink.lost) == (0, 1)
+    assert "no image fits into --clip-budget-mb" in caplog.text
 
 
 def test_the_seconds_before_an_event_have_a_memory_limit(start, tmp_path):

@@ -176,6 +176,20 @@ def test_a_second_program_does_not_write_into_the_same_file(tmp_path):
     assert part.exists()
 
 
+def test_a_file_that_another_program_has_just_completed_is_not_touched(tmp_path, monkeypatch):
+    lock = download.fcntl.flock
+
+    def lock_late(file, operation):
+        os.replace(tmp_path / "file.part", tmp_path / "file")
+        lock(file, operation)
+
+    (tmp_path / "file.part").write_bytes(b"whole")
+    monkeypatch.setattr(download.fcntl, "flock", lock_late)
+    with server() as served, pytest.raises(DownloadError, match="another program has just"):
+        fetch(served.url, tmp_path / "file", SHA256)
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
 def test_a_folder_that_cannot_be_created_raises_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DownloadError, match="cannot write"):

@@ -39,6 +39,15 @@ def test_the_token_is_created_once_and_only_its_owner_can_read_it(tmp_path):
     assert os.listdir(path.parent) == ["web-token"]
 
 
+def test_the_token_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "link"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *arguments, name=name, call=call: [calls.append(name), call(*arguments)])
+    web_token(tmp_path)
+    assert calls == ["fsync", "link"]
+
+
 @pytest.mark.parametrize("content", ["", "short", "x" * 20 + "\n", "tab\tinside" * 5])
 def test_a_file_without_a_token_is_rejected(tmp_path, content):
     path = tmp_path / "web-token"

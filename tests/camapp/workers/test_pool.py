@@ -83,6 +83,22 @@ def alive(pid):
         return False
 
 
+def test_a_pool_without_memory_leaves_none_of_it(model, monkeypatch):
+    def fail(*_):
+        raise OSError("no memory")
+
+    def used():
+        return sum("memfd:" in os.readlink(f"/proc/self/fd/{fd.name}") for fd in os.scandir("/proc/self/fd"))
+
+    before = used()
+    for name in ("Slots.create", "write_shared"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"camapp.workers.pool.{name}", fail)
+            with pytest.raises(OSError, match="no memory"):
+                WorkerPool(model, 1, 1, 1, 0, print)
+    assert used() == before
+
+
 def test_results_equal_the_engine_in_this_process(model, start):
     harness = start(workers=2, spare=2)
     for token in range(12):

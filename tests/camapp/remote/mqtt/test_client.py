@@ -1,5 +1,6 @@
 """The client with a real broker that is absent, starts, is killed, refuses, floods or does not answer."""
 
+import gc
 import logging
 import os
 import signal
@@ -58,6 +59,15 @@ def listen():
 
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_client_that_is_dropped_leaves_no_descriptor():
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        MqttClient(access("mqtt://127.0.0.1", None, None), "test")
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_all_events_arrive_in_order_and_the_newest_of_a_state(broker, connect, listen):

@@ -70,13 +70,13 @@ class Camera:
     def resume(self):
         self.state = State.RUNNING
 
-    def apply(self, settings):
+    def apply(self, change):
         time.sleep(self.change_s)
         if self.broken:
             raise self.broken
-        self.settings = settings
-        self.changes.append(settings)
-        self.task = "track" if settings.model == "track" else "digits"
+        self.settings = change(self.settings)
+        self.changes.append(self.settings)
+        self.task = "track" if self.settings.model == "track" else "digits"
 
     def predict(self, seq, label="7", raw_score=0.9, **values):
         self.send(
@@ -624,6 +624,16 @@ def test_a_picture_shows_the_change_and_not_the_frame_before(tmp_path):
     sink.stop()
     (jpeg,) = published
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (720, 1280, 3)
+
+
+def test_a_change_while_a_picture_is_taken_gets_a_picture_of_its_own(monkeypatch):
+    sink = PictureSink(0.0, print)
+    sink.request(5)
+    with monkeypatch.context() as patch:
+        # The predictions' thread requests another between two steps of the drawing thread.
+        patch.setattr("camapp.remote.mqtt.picture.time.monotonic", lambda: sink.request(9) or 1.0)
+        sink.show(np.zeros((2, 2, 3), np.uint8), Trace(6))
+    assert sink.wanted()
 
 
 def test_the_picture_of_an_earlier_run_is_removed_if_none_is_published_any_more(tmp_path, listener, run):

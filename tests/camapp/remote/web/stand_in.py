@@ -64,10 +64,10 @@ class StandIn:
     def resume(self):
         self.paused = False
 
-    def apply(self, settings):
+    def apply(self, change):
         if self.refuses:
             raise PoolError(self.refuses)
-        self.settings = settings
+        self.settings = change(self.settings)
 
     def wanted(self):
         return any(sink.wanted() for sink in self.image_sinks)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from camapp.remote.web.connection_limits import ConnectionLimiter
 from camapp.remote.web.state import ServerState
-from camapp.remote.web.streams import MjpegStream
+from camapp.remote.web.streams import MjpegStream, _Client
 
 SCOPE = {"type": "http", "method": "GET", "path": "/stream.mjpg", "headers": [], "query_string": b""}
 
@@ -125,3 +125,15 @@ def test_streams_beyond_the_capacity_are_refused(state):
         assert state.refused == {"too many streams": 1}
 
     asyncio.run(visit())
+
+
+def test_each_status_is_sent_even_if_it_takes_the_place_of_an_old_one_in_memory(state):
+    async def scenario():
+        camera, client = state.cameras["camera"], _Client(state)
+        for number in range(100):
+            # The status between is freed before the next one is made.
+            camera.status = {}
+            camera.status = {"number": number}
+            assert client.next_message()["status"] == {"camera": {"number": number}}
+
+    asyncio.run(scenario())
