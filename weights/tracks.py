@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camapp.scenes.track import random_image
+from camapp.system.process import die_with_parent
 from camapp.tasks import line_decoder
 from engine.nets.track import FIELDS, SUBCELLS, track
 
@@ -94,10 +95,15 @@ def shards(
         return shard
 
     spawn = multiprocessing.get_context("spawn")
-    # Rendering yields to training if both use the same core, but not so much that training must wait for it.
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=os.nice, initargs=(5,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin_rendering) as pool:
         coming = start(pool, begin)
         for number in range(begin, count):
             shard = finish(coming, number)
             coming = start(pool, number + 1) if number + 1 < count else []
             yield shard
+
+
+def _begin_rendering() -> None:
+    # Rendering yields to training if both use the same core, but not so much that training must wait for it.
+    os.nice(5)
+    die_with_parent()

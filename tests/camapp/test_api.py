@@ -18,6 +18,7 @@ import pytest
 import camapp
 from camapp.capture.source import create_source
 from tests.camapp.scripted import ScriptedSource
+from tests.programs import children_of
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
@@ -37,12 +38,7 @@ def threads():
 
 
 def children(pid="self"):
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        # A thread may end between the listing and the read.
-        with suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, (task / "children").read_text().split())
-    return [child for child in found if not is_decoder_of_stills(child)]
+    return [child for child in children_of(pid) if not is_decoder_of_stills(child)]
 
 
 def is_decoder_of_stills(pid):

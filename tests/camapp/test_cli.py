@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from camapp.cli import app
 from tests.camapp.desktop import Desktop
+from tests.programs import children_of
 
 ROOT = Path(__file__).parents[2]
 QUIET = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
@@ -290,12 +291,6 @@ def test_bench_prints_json():
     assert set(figures["latency_ms"]["infer"]) == {"p50", "p95", "p99"}
     assert figures["cpu_ms_per_frame"] > 0
     assert figures["peak_rss_mb"] > 30
-
-
-def children_of(pid):
-    """Return the children of all threads of a process: each child belongs to the thread that started it."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for children in lists for child in children.read_text().split()]
 
 
 def gone(pid):

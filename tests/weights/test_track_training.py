@@ -1,5 +1,10 @@
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 from camapp.tasks import line_decoder
 from engine import nets
 from engine.nets.track import FIELDS
+from tests.programs import children_of
 from weights import WeightsError
 from weights.photographs import Photographs
 from weights.tracks import grid, input_size, render, shards
@@ -36,6 +42,29 @@ def test_shards_are_contiguous_and_disjoint(tmp_path):
     assert np.array_equal(np.concatenate([first.images, second.images]), render(range(10, 22)).images)
     (kept,) = shards(2, 6, first_seed=10, folder=tmp_path, begin=1)
     assert np.array_equal(kept.fields, second.fields)
+
+
+@pytest.mark.slow
+def test_no_renderer_outlives_a_killed_training(tmp_path):
+    program = tmp_path / "render.py"
+    program.write_text(
+        "from pathlib import Path\nfrom weights.tracks import shards\n"
+        "if __name__ == '__main__':\n    next(shards(1, 100_000, 1, Path(__file__).parent, processes=2))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, program], env=environment) as training:
+        wait_until(lambda: len(children_of(training.pid)) == 3)  # two that render, and multiprocessing's tracker
+        children = children_of(training.pid)
+        time.sleep(1.5)  # until they render
+        training.terminate()
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_torch_and_the_task_unpack_the_output_equally():

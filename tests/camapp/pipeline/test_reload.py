@@ -26,6 +26,7 @@ from camapp.sinks.sink import PredictionSink
 from camapp.workers.pool import WorkerPool
 from engine.model import ModelError
 from tests.camapp.scripted import ScriptedSource
+from tests.programs import children_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -127,8 +128,7 @@ def test_swapping_leaks_no_process_descriptor_or_thread(start):
 
 def children():
     """Return the process ids of the workers of this process."""
-    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    return [pid for pid in pids if b"camapp.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children_of() if b"camapp.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_model_that_no_worker_can_run_leaves_the_old_one_in_use(start, monkeypatch):

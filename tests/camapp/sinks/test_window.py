@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from camapp.sinks.window_process import next_area
 from camapp.sinks.x_events import MAP_NOTIFY, send_to_own_windows
 from camapp.system import displays
 from tests.camapp.desktop import Desktop
+from tests.programs import children_of
 
 TITLE = "camapp-window-test"
 needs_x = pytest.mark.skipif(
@@ -133,11 +133,8 @@ def windows_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 
 def children() -> list[str]:
-    pids: list[str] = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
-            pids += (task / "children").read_text().split()
-    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids if Path(f"/proc/{pid}").exists()]
+    files = [Path(f"/proc/{pid}/cmdline") for pid in children_of()]
+    commands = [file.read_text() for file in files if file.exists()]
     return [command for command in commands if "window_process" in command]
 
 
