@@ -14,28 +14,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-BASE = Path(os.environ.get("CAMAPP_BOOT_ROOT") or CACHE / "camapp/boot-trixie")
+from tests.debian_root import NSPAWN, ROOT, in_root, prepared
+
 PACKAGES = "ca-certificates,systemd,systemd-sysv,dbus,python3,python3-venv,libgl1,libglib2.0-0t64"
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-PASSED_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+DEBOOTSTRAP = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie"]
 FILES = "find / -xdev \\( -name .venv -o -path /proc -o -path /sys -o -path /run \\) -prune -o -print"
-NSPAWN = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def reason_to_skip():
-    if os.geteuid() != 0:
-        return "needs root"
-    if not shutil.which("systemd-nspawn"):
-        return "needs systemd-nspawn (Debian: systemd-container)"
-    if "CAMAPP_BOOT_ROOT" not in os.environ and os.getloadavg()[0] > 3 * os.cpu_count():
-        return "this machine is too busy for bounds of seconds (CAMAPP_BOOT_ROOT=FOLDER runs it nevertheless)"
-    if not BASE.is_dir() and not shutil.which("debootstrap"):
-        return "needs debootstrap, or a root in CAMAPP_BOOT_ROOT"
-    return ""
 
 
 class Machine:
@@ -48,14 +33,7 @@ class Machine:
 
     def before_boot(self, script):
         """Run a shell script in the root, with network, without a boot."""
-        options = ["--resolv-conf=copy-host", "--pipe"]
-        if CERTIFICATES.exists():
-            options += [f"--bind-ro={CERTIFICATES}", f"--setenv=PIP_CERT={CERTIFICATES}"]
-        options += [f"--setenv={name}={os.environ[name]}" for name in PASSED_VARIABLES if name in os.environ]
-        done = subprocess.run(
-            [*NSPAWN, f"--directory={self.root}", *options, "/bin/sh", "-ec", script],
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+        done = in_root(self.root, "/bin/sh", "-ec", script, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -116,29 +94,14 @@ class Machine:
                 self.nspawn.wait(10)
 
 
-def make_base():
-    BASE.parent.mkdir(parents=True, exist_ok=True)
-    partial = BASE.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(partial)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
-    if done.returncode:
-        pytest.skip(f"no root could be made: {(done.stdout + done.stderr)[-300:]}")
-    partial.rename(BASE)
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    if not BASE.is_dir():
-        make_base()
-    trial = subprocess.run([*NSPAWN, f"--directory={BASE}", "/bin/true"], capture_output=True, text=True, timeout=60)
-    if trial.returncode:
-        pytest.skip(f"systemd-nspawn does not work here: {(trial.stderr or trial.stdout).strip()[-300:]}")
+    if "CAMAPP_BOOT_ROOT" not in os.environ and os.getloadavg()[0] > 3 * os.cpu_count():
+        pytest.skip("this machine is too busy for bounds of seconds (CAMAPP_BOOT_ROOT=FOLDER runs it nevertheless)")
+    base = prepared("CAMAPP_BOOT_ROOT", "boot-trixie", DEBOOTSTRAP)
     folder = tmp_path_factory.mktemp("boot")
     machine = Machine(folder / "root")
-    subprocess.run(["cp", "--archive", "--reflink=auto", str(BASE), str(machine.root)], check=True, timeout=300)
+    subprocess.run(["cp", "--archive", "--reflink=auto", str(base), str(machine.root)], check=True, timeout=300)
     names = ["camapp", "engine", "weights", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"]
     (machine.root / "root/clone").mkdir()
     for name in names:

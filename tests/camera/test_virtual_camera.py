@@ -6,19 +6,13 @@ camera lacks.
 """
 
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-BASE = Path(os.environ.get("CAMAPP_CAMERA_ROOT") or CACHE / "camapp/camera-trixie")
+from tests.debian_root import ROOT, in_root, prepared
+
 PACKAGES = "ca-certificates,python3-libcamera,libcamera-ipa,python3-venv,python3-dev,gcc,libcap-dev"
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+DEBOOTSTRAP = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie"]
 VENV = "/opt/venv"
 # OpenCV without windows, because a minimal root has no libGL.
 INSTALL = f"""
@@ -44,58 +38,30 @@ CAMERA = """%YAML 1.1
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def missing():
-    if os.geteuid() != 0:
-        return "needs root"
-    if not shutil.which("systemd-nspawn"):
-        return "needs systemd-nspawn (Debian: systemd-container)"
-    if not BASE.is_dir() and not shutil.which("debootstrap"):
-        return "needs debootstrap, or a root in CAMAPP_CAMERA_ROOT"
-    return ""
+def in_tree(root, *command, options=(), timeout=120):
+    """Run a command in the root, with this tree read-only at /opt/camapp."""
+    given = [f"--bind-ro={ROOT}:/opt/camapp", "--setenv=PYTHONPATH=/opt/camapp", "--setenv=PYTHONDONTWRITEBYTECODE=1"]
+    return in_root(root, *command, options=[*given, *options], timeout=timeout)
 
 
-def in_root(root, *command, timeout=120, bind=()):
-    """Run a command in the root with network, and this tree read-only at /opt/camapp."""
-    options = [f"--directory={root}", "--resolv-conf=copy-host", "--pipe", f"--bind-ro={ROOT}:/opt/camapp"]
-    if CERTIFICATES.exists():
-        options += [f"--bind-ro={CERTIFICATES}", f"--setenv=PIP_CERT={CERTIFICATES}"]
-    options += [f"--setenv={name}={os.environ[name]}" for name in PASSED_ON if name in os.environ]
-    options += ["--setenv=PYTHONPATH=/opt/camapp", "--setenv=PYTHONDONTWRITEBYTECODE=1", *bind]
-    return subprocess.run(
-        ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", *options, *command],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-    )  # fmt: skip
-
-
-def make_root():
-    partial = BASE.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    made = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "trixie", str(partial)]
-    done = subprocess.run(made, capture_output=True, text=True, timeout=800)
-    if done.returncode:
-        pytest.skip(f"no root could be made: {done.stdout[-300:]}")
-    done = in_root(partial, "/bin/sh", "-ec", INSTALL, timeout=600)
+def add_picamera2(root):
+    done = in_tree(root, "/bin/sh", "-ec", INSTALL, timeout=600)
     if done.returncode:
         pytest.skip(f"picamera2 could not be installed: {done.stderr[-500:]}")
-    folder = partial / "usr/share/libcamera/pipeline/virtual"
+    folder = root / "usr/share/libcamera/pipeline/virtual"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "virtual.yaml").write_text(CAMERA)
-    partial.rename(BASE)
 
 
 @pytest.fixture(scope="module")
 def pi():
     """Return a function that runs virtual_pi.py with arguments in the root."""
-    if reason := missing():
-        pytest.skip(reason)
-    if not BASE.is_dir():
-        make_root()
+    root = prepared("CAMAPP_CAMERA_ROOT", "camera-trixie", DEBOOTSTRAP, add_picamera2)
     python = (f"{VENV}/bin/python", "-P", "/opt/camapp/tests/camera/virtual_pi.py")
 
     def run(*arguments):
         command = ["env", "PYTHONPATH=/opt/camapp:/opt/camapp/tests/camera", "ENGINE_CHOICES=rule", *python]
-        return in_root(BASE, *command, *arguments, bind=["--tmpfs=/tmp", "--chdir=/tmp"])
+        return in_tree(root, *command, *arguments, options=["--tmpfs=/tmp", "--chdir=/tmp"])
 
     return run
 
