@@ -7,6 +7,7 @@ each kind of node on this machine (operator, shapes, attributes, NumPy, BLAS wit
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import warnings
@@ -19,7 +20,7 @@ import numpy as np
 
 from engine.compiler.memory_plan import alone
 from engine.graph import Array, ModelError, Node
-from engine.kernels import blas
+from engine.kernels import blas, caches
 from engine.kernels.conv_pool import CONV_POOL
 from engine.kernels.step import Layout, Operand, Step
 from engine.kernels.winograd import BESIDE
@@ -29,14 +30,20 @@ from engine.plan import small_buffers
 KERNELS = 7
 # A node with fewer multiply-adds is not timed: its run takes less than a better kernel could save.
 MIN_MACS = 100_000
-# Turns in which all kernels of a node are timed, one after another: a short slowdown of the machine decides nothing.
+# Turns in which the kernels of a node are timed, one after another: a short slowdown of the machine decides nothing.
 TURNS = 2
 # Runs of each kernel in a turn, and the seconds of thread time after which no further run starts.
 ROUNDS, SECONDS = 4, 0.15
 # Seconds of wall time after which no further run starts, on a busy machine.
 MAX_WALL_S = 0.5
-# Bytes written between runs, so that weights come from memory as they do within a net.
-CACHE_SWEEP = 24 << 20
+# A kernel that takes so many times the fastest one's time is not run again; a first run, in cold caches, twice as many.
+HOPELESS = 1.5
+# Seconds of wall time after which nodes are no longer timed; a plan asks in two passes (fusion, kernels). The next
+# plan goes on with the others.
+BUDGET_S = 10.0
+# Bytes written between runs, so that weights come from memory as they do within a net: this many times the caches, at
+# most those of a large CPU, of which a net gets a part.
+SWEEPS, MAX_SWEEP = 4, 24 << 20
 # Multiply-adds of a node for one item, at most, in a small net: its numbers all stay in the caches, so nothing is swept
 # between runs, and a convolution is fused with the pool after it.
 SMALL_MACS = 2_000_000
@@ -102,10 +109,13 @@ class TimedSelector(KernelSelector):
     Attributes:
         file: for the times; None: they are kept only in this object.
         times: microseconds by kind of node and kernel, read from the file at first use.
+        budget_s: seconds from the first measurement on after which it measures no more; the fixed rule then selects.
     """
 
     file: Path | None = None
     times: dict[str, dict[str, float]] = field(default_factory=dict)
+    budget_s: float = math.inf
+    _end: list[float] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if self.file is not None and not self.times:
@@ -113,45 +123,46 @@ class TimedSelector(KernelSelector):
 
     def _prefer(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> str:
         macs = max(step.macs for step in offers.values())
-        if len(offers) == 1 or macs < MIN_MACS:
-            return super()._prefer(node, inputs, offers)
-        return min(offers, key=self._times(node, inputs, offers).__getitem__)
+        times = self._times(node, inputs, offers) if len(offers) > 1 and macs >= MIN_MACS else {}
+        return min(times, key=times.__getitem__) if times else super()._prefer(node, inputs, offers)
 
     def _prefer_fused(self, fused: Offered, separate: Sequence[Offered]) -> bool:
         if fused[0].op_type == CONV_POOL:
             return super()._prefer_fused(fused, separate)
-        one, *others = (min(self._times(*each).values()) for each in (fused, *separate))
+        times = [self._times(*each) for each in (fused, *separate)]
+        if not all(times):
+            return super()._prefer_fused(fused, separate)
+        one, *others = (min(each.values()) for each in times)
         return one < sum(others)
 
     def _times(self, node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> Mapping[str, float]:
-        """Return the microseconds of each kernel."""
+        """Return the microseconds of each kernel; {} if they are unknown and the budget is spent."""
         key = kind_of(node, inputs)
-        known = self.times.get(key, {})
-        if known.keys() != offers.keys():
-            macs = max(step.macs for step in offers.values())
-            compare(node, inputs, offers)
-            sweep = 0 if macs <= SMALL_MACS * inputs[0].shape[0] else CACHE_SWEEP
-            turns = [{name: measure(inputs, step, sweep) for name, step in offers.items()} for _ in range(TURNS)]
-            known = {name: min(turn[name] for turn in turns) for name in offers}
-            self.times[key] = known
+        if self.times.get(key, {}).keys() != offers.keys():
+            if not self._end:
+                self._end.append(time.perf_counter() + self.budget_s)
+            if time.perf_counter() >= self._end[0]:
+                return {}
+            self.times[key] = time_kernels(node, inputs, offers)
             if self.file is not None:
                 write_times(self.file, self.times)
-        return known
+        return self.times[key]
 
 
 def standard() -> KernelSelector:
-    """Return the selector by times saved in `default_file()`; with ENGINE_CHOICES=rule the one by the fixed rule.
+    """Return a selector by times saved in `default_file()`; with ENGINE_CHOICES=rule the one by the fixed rule.
 
-    The environment variable ENGINE_KERNELS pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, comma-separated.
+    It times nodes for BUDGET_S, with ENGINE_CHOICES=all for as long as it takes. The environment variable
+    ENGINE_KERNELS pins kernels: LAYER=KERNEL or OPERATOR=KERNEL, comma-separated.
 
     Raises:
         ModelError: ENGINE_KERNELS is no such list.
     """
     pins = parse_pins(os.environ.get("ENGINE_KERNELS", ""))
-    if os.environ.get("ENGINE_CHOICES") == "rule":
+    choices = os.environ.get("ENGINE_CHOICES")
+    if choices == "rule":
         return KernelSelector(pins)
-    timed = _timed(default_file())
-    return replace(timed, pins=pins) if pins else timed
+    return replace(_timed(default_file()), pins=pins, budget_s=math.inf if choices == "all" else BUDGET_S)
 
 
 def parse_pins(text: str) -> dict[str, str]:
@@ -208,18 +219,38 @@ def write_times(file: Path, times: Mapping[str, Mapping[str, float]]) -> None:
         warnings.warn(f"{file}: kernel times are not kept ({error})", stacklevel=2)
 
 
-def compare(node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> None:
-    """Warn if the kernels of a node do not compute the same.
+def time_kernels(node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -> dict[str, float]:
+    """Return the microseconds of each kernel of a node; less exact ones of kernels that are clearly slower.
+
+    Warns if the kernels do not compute the same.
 
     Raises:
         ModelError: they do not because NumPy's BLAS computes wrong.
     """
-    found = {name: _output(inputs, step) for name, step in offers.items()}
-    (first, expected), *others = found.items()
+    small = max(step.macs for step in offers.values()) <= SMALL_MACS * inputs[0].shape[0]
+    sweep = 0 if small else min(SWEEPS * caches.last(), MAX_SWEEP)
+    times: dict[str, float] = {}
+    outputs: dict[str, Array] = {}
+    for turn in range(TURNS):
+        for name, step in offers.items():
+            best = min(times.values(), default=math.inf)
+            if times.get(name, 0.0) <= HOPELESS * best:
+                found, output = measure(inputs, step, sweep, best)
+                times[name] = min(found, times.get(name, found))
+                outputs |= {} if turn else {name: output}
+        if not turn:
+            compare(node, outputs)
+            outputs.clear()
+    return times
+
+
+def compare(node: Node, outputs: Mapping[str, Array]) -> None:
+    """Warn if the kernels of a node, with these outputs, do not compute the same; errors as for `time_kernels`."""
+    (first, expected), *others = outputs.items()
     for name, output in others:
         with np.errstate(all="ignore"):
             error = float(np.max(np.abs(output - expected)) / np.max(np.abs(expected)))
-        if error <= MAX_DIFFERENCE or not any(np.isfinite(each).all() for each in found.values()):
+        if error <= MAX_DIFFERENCE or not any(np.isfinite(each).all() for each in outputs.values()):
             continue
         if (wrong := blas.product_error(128)) > blas.MAX_ERROR:
             raise ModelError(blas.wrong_products(wrong))
@@ -230,28 +261,30 @@ def compare(node: Node, inputs: Sequence[Operand], offers: Mapping[str, Step]) -
         )
 
 
-def _output(inputs: Sequence[Operand], step: Step) -> Array:
-    calls, output = alone(inputs, step)
-    for call in calls:
-        call()
-    return output
+def measure(inputs: Sequence[Operand], step: Step, sweep_bytes: int, best: float) -> tuple[float, Array]:
+    """Return the microseconds of a step alone, and its output; `sweep_bytes` are written between runs.
 
-
-def measure(inputs: Sequence[Operand], step: Step, sweep_bytes: int = CACHE_SWEEP) -> float:
-    """Return the microseconds of a step alone; `sweep_bytes` are written between runs to sweep the caches.
-
-    With one BLAS thread the thread's CPU time counts, so that other processes do not.
+    A step that is hopeless beside one of `best` microseconds is soon given up. With one BLAS thread the thread's CPU
+    time counts, so that other processes do not.
     """
-    calls, _ = alone(inputs, step)
+    calls, output = alone(inputs, step)
     clock = time.thread_time if blas.describe().threads == 1 else time.perf_counter
     sweep: Array = np.zeros(sweep_bytes // 4, np.float32)
-    found: list[float] = []
-    end, late = clock() + SECONDS, time.perf_counter() + MAX_WALL_S
+
+    def run() -> float:
+        start = clock()
+        for call in calls:
+            call()
+        return round(1e6 * (clock() - start), 1)
+
     with small_buffers():
-        while len(found) < 3 or (len(found) < ROUNDS and clock() < end and time.perf_counter() < late):
+        end, late = clock() + SECONDS, time.perf_counter() + MAX_WALL_S
+        if (first := run()) > 2 * HOPELESS * best:
+            return first, output
+        found: list[float] = []
+        while len(found) < 2 or (
+            len(found) < ROUNDS and clock() < end and time.perf_counter() < late and min(found) <= HOPELESS * best
+        ):
             np.negative(sweep, out=sweep)
-            start = clock()
-            for call in calls:
-                call()
-            found.append(clock() - start)
-    return round(1e6 * min(found), 1)
+            found.append(run())
+    return min(found), output

@@ -22,7 +22,7 @@ from camapp.scenes.scene import SceneOptions, scene_class
 from tests.debian_root import ROOT, in_root, prepared
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
-PACKAGES = "python3,python3-numpy,libopenblas0-pthread,libblas3,liblapack3,libgl1,libglib2.0-0,libstdc++6,libgomp1,bash,coreutils"
+PACKAGES = "python3,python3-numpy,libopenblas0-pthread,libblas3,liblapack3,libgl1,libglib2.0-0,libgomp1,bash,coreutils"
 # Unpacks and configures nothing: a package's scripts would take minutes under emulation.
 MMDEBSTRAP = ["mmdebstrap", "--variant=extract", "--arch=arm64", f"--include={PACKAGES}", "bookworm"]
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")

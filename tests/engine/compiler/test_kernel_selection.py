@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import pytest
 
 from engine.compiler import kernel_selection
 from engine.compiler.kernel_selection import (
+    ROUNDS,
     KernelSelector,
     TimedSelector,
     default_file,
+    measure,
     read_times,
     standard,
     write_times,
@@ -29,10 +33,13 @@ from engine.runtime.shared_model import attach_shared
 from tests.engine.runtime.test_shared_model import shared
 
 
-def heavy() -> Model:
-    """One convolution of 1.2 million multiply-adds that four kernels can run."""
+def heavy(*channels: int) -> Model:
+    """Convolutions of a million multiply-adds that four kernels can run: 'conv', and one for each of `channels`."""
     net = NetBuilder("heavy", (16, 24, 24))
-    graph: Graph = net.graph(net.conv(net.input, "conv", 16, 16, 3, pad=1), (16, 24, 24))
+    x, before = net.conv(net.input, "conv", 16, 16, 3, pad=1), 16
+    for after in channels:
+        x, before = net.conv(x, f"conv{after}", before, after, 3, pad=1), after
+    graph: Graph = net.graph(x, (before, 24, 24))
     state = np.random.RandomState(0)
     graph = graph.bind({key: state.uniform(-1, 1, shape) for key, shape in graph.parameters.items()})
     return Model(ModelCard("heavy", "other", (16, 24, 24), colour=""), graph)
@@ -43,20 +50,24 @@ def kernel_of(net: Model, selector: KernelSelector) -> str:
     return net.prepared[0].pins["conv"]
 
 
-def fake_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Each kernel timed is faster than the one before; returns the times given."""
+def fake_clock(monkeypatch: pytest.MonkeyPatch, microseconds: Callable[[int], float]) -> list[float]:
+    """Each measurement gives the microseconds for its number; returns those given."""
     given: list[float] = []
 
-    def measure(*_: object) -> float:
-        given.append(100.0 - len(given))
-        return given[-1]
+    def measure(_: object, step: Step, *__: object) -> tuple[float, Array]:
+        given.append(microseconds(len(given)))
+        return given[-1], np.ones(step.shape, np.float32)
 
     monkeypatch.setattr(kernel_selection, "measure", measure)
     return given
 
 
+def ever_faster(count: int) -> float:
+    return 100.0 - count
+
+
 def test_rule_takes_the_first_and_looks_at_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = fake_clock(monkeypatch)
+    timed = fake_clock(monkeypatch, ever_faster)
     assert kernel_of(heavy(), KernelSelector(layout=Layout.LAST)) == "winograd4"
     assert not timed
 
@@ -68,7 +79,7 @@ def test_pin_by_node_or_operator_wins(key: str) -> None:
 
 
 def test_measured_times_decide_and_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    timed, file = fake_clock(monkeypatch), tmp_path / "deep" / "kernels.json"
+    timed, file = fake_clock(monkeypatch, ever_faster), tmp_path / "deep" / "kernels.json"
     assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST, file=file)) == "rows_whole"
     count = len(timed)
     assert count >= 3
@@ -81,15 +92,52 @@ def test_measured_times_decide_and_are_measured_once(monkeypatch: pytest.MonkeyP
 
 
 def test_a_moment_in_which_the_machine_is_slow_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[object] = []
+    timed: list[Step] = []
 
-    def measure(_: object, step: object, *__: object) -> float:
+    def measure(_: object, step: Step, *__: object) -> tuple[float, Array]:
         timed.append(step)
-        return 900.0 if len(timed) == 1 else 10.0 + (step is not timed[0])
+        microseconds = 14.0 if len(timed) == 1 else 9.0 if step is timed[0] else 10.0
+        return microseconds, np.ones(step.shape, np.float32)
 
     monkeypatch.setattr(kernel_selection, "measure", measure)
     assert kernel_of(heavy(), TimedSelector(layout=Layout.LAST)) == "winograd4"
     assert timed[0] in timed[1:]
+
+
+def test_a_kernel_that_is_clearly_slower_is_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = fake_clock(monkeypatch, lambda count: 10.0 if count == 1 else 16.0)
+    selector = TimedSelector(layout=Layout.LAST)
+    assert kernel_of(heavy(), selector) == "winograd2"
+    (row,) = selector.times.values()
+    assert len(timed) == len(row) + 1
+
+
+def test_a_step_that_is_hopeless_beside_the_best_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    monkeypatch.setattr(kernel_selection, "alone", lambda *_: ([lambda: runs.append(1)], np.zeros(1)))
+    step = Step((1,), None)
+    measure([], step, 0, math.inf)
+    assert len(runs) == 1 + ROUNDS
+    measure([], step, 0, 1e-9)
+    assert len(runs) == 1 + ROUNDS + 1
+
+
+def test_after_its_budget_the_rule_selects_and_the_next_plan_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timed, file = fake_clock(monkeypatch, ever_faster), tmp_path / "kernels.json"
+    monkeypatch.setattr(kernel_selection.time, "perf_counter", lambda: float(len(timed)))
+    first = heavy(24, 32)
+    # Enough for two of the nodes: four or five kernels, each timed twice.
+    assert kernel_of(first, TimedSelector(layout=Layout.LAST, file=file, budget_s=15.0)) == "rows_whole"
+    assert first.prepared[0].pins["conv24"] == "rows_whole"
+    assert first.prepared[0].pins["conv32"] == "winograd4"
+    count = len(timed)
+    second = heavy(24, 32)
+    assert kernel_of(second, TimedSelector(layout=Layout.LAST, file=file, budget_s=15.0)) == "rows_whole"
+    assert second.prepared[0].pins["conv32"] == "rows_whole"
+    assert len(timed) == count * 3 / 2
+    assert len(read_times(file)) == 3
 
 
 def test_kernels_that_differ_are_warned_of_when_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +149,6 @@ def test_kernels_that_differ_are_warned_of_when_they_are_timed(monkeypatch: pyte
         wrong = {each.label for each in step.packs.values()} == {each.label for each in first.step.packs.values()}
         return [*calls, *([partial(np.multiply, output, np.float32(1.01), out=output)] if wrong else [])], output
 
-    fake_clock(monkeypatch)
     monkeypatch.setattr(kernel_selection, "alone", alone)
     with pytest.warns(UserWarning, match=r"Conv 'conv': kernels winograd4 and \w+ differ by 0\.0\d+ of the largest"):
         kernel_of(heavy(), TimedSelector(layout=Layout.LAST))
@@ -143,7 +190,12 @@ def test_the_standard_selector_is_timed_unless_the_environment_has_the_rule(
     monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
     assert default_file() == Path("/nowhere/camapp/kernels.json")
     monkeypatch.delenv("ENGINE_CHOICES")
-    assert standard().__dict__["file"] == Path("/nowhere/camapp/kernels.json")
+    timed = standard()
+    assert isinstance(timed, TimedSelector)
+    assert timed.file == Path("/nowhere/camapp/kernels.json")
+    assert timed.budget_s == kernel_selection.BUDGET_S
+    monkeypatch.setenv("ENGINE_CHOICES", "all")
+    assert replace(timed, budget_s=math.inf) == standard()
 
 
 @pytest.mark.parametrize("rule", ["rule", ""])
