@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import camapp.cli
 import engine.__main__
 import weights.__main__
+from camapp.core.command_help import PlainCommand, PlainGroup
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"camapp": camapp.cli.app, "weights": weights.__main__.app}
@@ -70,6 +71,21 @@ def test_the_help_shows_no_types_of_python_and_each_command_has_examples(command
         assert all(
             line.startswith(f"  camapp {' '.join(command[1:])} ") or line.endswith(command[-1]) for line in examples
         )
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("camapp run", "--model"), ("camapp models get", "--yes"), ("weights evaluate", "--split")]
+)
+def test_a_misspelt_option_is_answered_with_the_nearest_one(command, option):
+    program, *path = command.split()
+    done = CliRunner().invoke(PROGRAMS[program], [*path, f"{option}s"])
+    assert done.exit_code == 2
+    assert f"no option '{option}s'; did you mean '{option}'?" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_answers_misspelt_options(command):
+    assert isinstance(leaf(command), PlainCommand | PlainGroup)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from camapp.core.program import program, spelled
 
+# Newer versions of typer have a copy of click, so its class has no name of its own here.
+_UsageError: Any = typer.BadParameter.__base__
+
 
 class _Help:
-    """Writes the epilog as examples: one command a line, spelled as this program was started."""
+    """Answers unknown options, and writes the epilog as examples: one command a line, spelled as it was started."""
 
     epilog: str | None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line; the answer to an unknown option names the nearest one."""
+        try:
+            return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
+        except _UsageError as error:
+            if close := getattr(error, "possibilities", None):
+                # Nearest first. The class itself would list all of them by the alphabet.
+                error.message = f"no option '{error.option_name}'; did you mean '{close[0]}'?"
+                error.possibilities = None
+            raise
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples."""
