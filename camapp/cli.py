@@ -49,6 +49,7 @@ _FOR_STILLS = (
     *("model", "net", "task", "labels", "mean", "std", "colour", "fit", "roi", "threshold_low", "top"),
     *("head", "score", "iou", "classes", "anchors", "workers", "threads", "drawn", "debug"),
     *("camera_height", "camera_pitch", "camera_roll", "camera_hfov", "camera_distortion", "lane_width"),
+    "line_colour",
 )
 
 # Settings that a measurement uses, and those that `collect` does.

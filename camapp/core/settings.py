@@ -237,6 +237,9 @@ class TrackSettings:
     lane_width: Annotated[float, Gt(0), Le(100)] | None = option(
         None, "width of a lane, metres (default: estimated, in camera heights)", "METRES"
     )
+    line_colour: Literal["white", "yellow", "black", "any"] = option(
+        "white", "colour of the lines: white, yellow, black (on bright ground), or any: white and yellow ones", "COLOUR"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)

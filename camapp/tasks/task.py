@@ -51,6 +51,7 @@ class TaskOptions:
         camera_hfov: field of view along the longer side of the image, degrees.
         camera_distortion: barrel distortion of the lens, degrees; see `camapp.core.ground_camera.GroundCamera`.
         lane_width: expected width of the lane, metres; None is estimated from the camera's height.
+        line_colour: colour of the lines: 'white', or a name in `camapp.tasks.line_colour`.
     """
 
     fit: str | None = None
@@ -75,6 +76,7 @@ class TaskOptions:
     camera_hfov: float = 66.0
     camera_distortion: float = 0.0
     lane_width: float | None = None
+    line_colour: str = "white"
 
     @classmethod
     def of(cls, settings: Settings) -> TaskOptions:
@@ -100,6 +102,7 @@ class Task(ABC):
         counts_places: whether it counts in zones and across lines.
         max_items: maximum number of batch items per frame; slots are sized for it.
         batches: whether one run of the model may hold items of several images.
+        infers: whether it runs the model; a task that only shows images needs no workers.
         recalled: what `recall` was given.
     """
 
@@ -107,6 +110,7 @@ class Task(ABC):
     counts_places: ClassVar[bool] = False
     max_items: int = 1
     batches: bool = True
+    infers: ClassVar[bool] = True
     recalled: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, card: ModelCard, options: TaskOptions) -> None:

@@ -16,7 +16,7 @@ from camapp.core.ground_camera import GroundCamera
 from camapp.core.image_ops import Fit, Preprocessor, roi_pixels
 from camapp.core.log_once import LogOnce
 from camapp.core.predictions import Polyline, Prediction
-from camapp.tasks import line_decoder
+from camapp.tasks import line_colour, line_decoder
 from camapp.tasks.freeze_detector import FreezeDetector
 from camapp.tasks.lane import Lane, LaneFilter, find_lane
 from camapp.tasks.self_calibration import PITCHES, WIDTHS, LaneWidthEstimator, PitchEstimator
@@ -39,7 +39,7 @@ FLAT = 0.008
 # A camera whose images do not differ at all for this time has stopped, since sensors have noise.
 FROZEN_S = 1.0
 FROZEN = "the image is frozen; see 'camapp doctor'"
-NO_LINE, NO_LINE_IN_ROI = "no line in sight; aim the camera at the track", ", or widen --roi"
+NO_LINE, NO_LINE_IN_ROI = "no %s in sight; aim the camera at the track", ", or widen --roi"
 UPSIDE_DOWN = "the image seems upside down; turn the camera, or --rotate 180"
 CALIBRATE = "see 'camapp calibrate-track'"
 DIVERGED = "the lines fit no pitch of the camera: expecting %g degrees again; if that is wrong, give --camera-pitch: %s"
@@ -67,14 +67,19 @@ class TrackTask(Task):
         """Prepare for a model.
 
         Raises:
-            ValueError: the outputs are no field of line points, the region leaves the image, or no camera has this
-                geometry.
+            ValueError: the outputs are no field of line points, the region leaves the image, no camera has this
+                geometry, or the model does not see the colour of the lines.
         """
         shapes = [output.shape for output in card.outputs]
         planes = SUBCELLS**2 * FIELDS
         if shapes and (len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != planes):
             raise ValueError(f"task 'track' needs one output of {planes} maps, but the model has outputs of {shapes}")
         super().__init__(card, options)
+        self._white_of = line_colour.WHITE_OF.get(options.line_colour)
+        if self._white_of is not None:
+            if card.input_shape[0] != 3:
+                raise ValueError(f"--line-colour {options.line_colour} needs a model that takes colours")
+            log.info("looking for each %s", line_colour.WORDS[options.line_colour])
         # The net was trained on images of any shape stretched to its input.
         self._preprocess = Preprocessor(card, "stretch", options.roi)
         self._mean = np.array(card.mean, np.float32)[:, None, None]
@@ -90,7 +95,11 @@ class TrackTask(Task):
         """Write the whole image, or its region of interest, into `batch[0]`."""
         item = batch[0]
         fit = self._preprocess(frame.model_view, item)
-        grey = (item * self._std + self._mean).mean(axis=0)
+        pixels = item * self._std + self._mean
+        grey = pixels.mean(axis=0)
+        if self._white_of is not None:
+            rgb = slice(None, None, 1 if self.card.colour == "RGB" else -1)
+            np.divide(self._white_of(pixels[rgb]) - self._mean[rgb], self._std[rgb], out=item[rgb])
         return Prepared(1, _Geometry(fit, _fault(grey), grey))
 
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
@@ -186,7 +195,8 @@ class TrackTask(Task):
     def _measure(self, lines: Sequence[Polyline], frame: Frame, now_ns: int) -> tuple[Lane | None, str]:
         """Return the lane that these lines make, or None and the reason."""
         if not lines:
-            return None, NO_LINE + (NO_LINE_IN_ROI if self.options.roi else "")
+            what = line_colour.WORDS[self.options.line_colour]
+            return None, NO_LINE % what + (NO_LINE_IN_ROI if self.options.roi else "")
         size = frame.view.width, frame.view.height
         scores = [line.score for line in lines]
         pixels = [np.array(line.points) for line in lines]

@@ -11,7 +11,7 @@ from camapp.scenes.photograph import Look, photograph
 from camapp.scenes.track import truth_of
 from camapp.scenes.trackside import View
 from tests.benchmarks.track_baseline import baseline_lines
-from tests.benchmarks.track_score import sampled, score
+from tests.benchmarks.track_score import painted, sampled, score
 from weights.photographs import labelled
 
 SIZE = (400, 300)
@@ -94,3 +94,18 @@ def test_the_classical_detector_finds_plain_white_lines():
     lines = [np.array(line.points) for line in truth_of(view, image).lines if line.label == "line"]
     assert len(lines) == 2
     assert counts(baseline_lines(image), lines)[0] == 2
+
+
+@pytest.mark.parametrize(("paint", "channels"), [("yellow", (2,)), ("black", (0, 1, 2))])
+def test_lines_are_painted_where_their_truth_is(paint, channels):
+    (white, truth), (pixels, lines) = (painted(2, (320, 240), colour) for colour in ("white", paint))
+    assert lines == truth
+    points = [point for line in truth.lines if line.label == "line" for point in line.points]
+    columns, rows = np.clip(points, 0, (319, 239)).astype(int).T
+    darker = np.median(white[rows, columns].astype(int) - pixels[rows, columns], axis=0)
+    assert tuple(np.flatnonzero(darker > 100)) == channels
+
+
+def test_views_whose_ground_hides_the_colour_are_left_out():
+    assert painted(3, (160, 120), "black") is None
+    assert painted(4, (160, 120), "yellow") is None

@@ -1,10 +1,13 @@
 """Scores the detection of track lines (F1, position, pose of the car) on generated and on labelled real images.
 
 python -m tests.benchmarks.track_score [--model weights/track.npz] [--labels FOLDER ...] [--no-line FOLDER ...]
-    [--generated 400] [--baseline] [--sheet OUT.png]
+    [--generated 400] [--line-colour COLOUR ...] [--paint COLOUR] [--baseline] [--sheet OUT.png]
 
 A labelled folder holds `labels.json`: a list of {"image", "size", "subset", "lines": [[[x, y], ...], ...],
 "doubtful"?: optional lines, neither required nor false, "merged_double"?: indices of double lines labelled as one}.
+
+`--paint` paints the lines of generated images, and in exchange what has this colour white. The truth is that of the
+white lines. Views are left out whose ground is yellow, or too dark for black lines.
 """
 
 from __future__ import annotations
@@ -14,19 +17,22 @@ import os
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before NumPy
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camapp.core.frames import Frame, Shot
+from camapp.core.frames import Frame, Shot, Truth
 from camapp.core.image import Image, Layout, Pixels
 from camapp.core.models import model_path
 from camapp.core.predictions import Prediction
+from camapp.scenes.course import Rgb
+from camapp.scenes.photograph import photograph
 from camapp.scenes.track import random_image
+from camapp.tasks.line_colour import WORDS
 from camapp.tasks.task import TaskOptions, create_task
 from engine.model import Model, load
 from tests.benchmarks.common import benchmark_parser, print_conditions
@@ -47,6 +53,14 @@ MIN_SHARE = 0.75
 # Training and validation use no seeds from here on.
 GENERATED_SEED = 2_000_000_000
 GENERATED_SIZES = ((640, 480), (640, 480), (640, 360), (360, 640))
+# Colours that --paint gives to lines, RGB, and the range of their brightness.
+PAINTS: dict[str, tuple[Rgb, float, float]] = {
+    "yellow": ((226.0, 195.0, 50.0), 0.8, 1.12),
+    "black": ((12.0, 12.0, 12.0), 1.0, 3.7),
+}
+WHITE = (235.0, 235.0, 232.0)
+# Levels from which a colour is yellow (above its blue), below which it is black, and of ground that shows black lines.
+YELLOW, BLACK, BRIGHT_GROUND = 40.0, 60.0, 80.0
 
 
 @dataclass
@@ -180,9 +194,32 @@ def predict(model: Model, pixels: Pixels, options: TaskOptions | None = None) ->
     return task.decode(frame, [outputs] if not isinstance(outputs, tuple) else list(outputs), prepared, 1)
 
 
-def lines_by(model: Model) -> Detector:
+def lines_by(model: Model, line_colour: str = "white") -> Detector:
     """Return the net as a detector."""
-    return lambda pixels: [np.array(line.points) for line in predict(model, pixels).lines]
+    options = TaskOptions(line_colour=line_colour)
+    return lambda pixels: [np.array(line.points) for line in predict(model, pixels, options).lines]
+
+
+def painted(seed: int, size: tuple[int, int], paint: str) -> tuple[Pixels, Truth] | None:
+    """Return a random image with lines of a colour, and its truth; None if its ground does not show that colour."""
+    pixels, truth, view = random_image(seed, size)
+    if paint == "white":
+        return pixels, truth
+    if float(np.mean(view.look.ground)) < BRIGHT_GROUND if paint == "black" else _is(view.look.ground, paint):
+        return None
+    colour, low, high = PAINTS[paint]
+    tone = np.random.default_rng([seed, 6]).uniform(low, high)
+    stripes = tuple(
+        replace(stripe, colour=tuple(min(tone * level, 255.0) for level in colour))
+        if stripe.is_line
+        else replace(stripe, colour=WHITE if _is(stripe.colour, paint) else stripe.colour)
+        for stripe in view.stripes
+    )
+    return photograph(stripes, view.look, view.camera), truth
+
+
+def _is(colour: Rgb, paint: str) -> bool:
+    return min(colour[:2]) - colour[2] > YELLOW if paint == "yellow" else max(colour) < BLACK
 
 
 def main() -> None:
@@ -191,20 +228,24 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, nargs="*", default=[], help="folders of labelled images")
     parser.add_argument("--no-line", type=Path, nargs="*", default=[], help="folders of images without lines")
     parser.add_argument("--generated", type=int, default=400, help="number of generated images")
+    parser.add_argument("--line-colour", nargs="+", choices=WORDS, default=["white"], help="as the option of camapp")
+    parser.add_argument("--paint", choices=("white", *PAINTS), default="white", help="colour of generated lines")
     parser.add_argument("--baseline", action="store_true", help="also score the classical detector")
     parser.add_argument("--sheet", type=Path, help="write the labelled images with the detected lines to this file")
     options = parser.parse_args()
     print_conditions()
     model = load(model_path(options.model))
-    detectors = {"net": lines_by(model)} | ({"classical": baseline_lines} if options.baseline else {})
+    names = {colour: "net" if colour == "white" else colour for colour in options.line_colour}
+    detectors = {name: lines_by(model, colour) for colour, name in names.items()}
+    detectors |= {"classical": baseline_lines} if options.baseline else {}
     for name, detect in detectors.items():
         for folder in options.labels:
             score_labelled(name, folder, detect)
         for folder in options.no_line:
             score_empty(name, [read(path) for path in sorted(folder.glob("*.[jp][pn]g"))], str(folder), detect)
-        if options.generated:
-            score_generated(name, options.generated, detect)
     if options.generated:
+        score_generated(detectors, options.generated, options.paint)
+    if options.generated and options.paint == "white" and "white" in options.line_colour:
         score_car(model, options.generated)
     if options.sheet:
         cv2.imwrite(str(options.sheet), sheet(options.labels, options.no_line, lines_by(model)))
@@ -227,22 +268,27 @@ def score_empty(name: str, images: Sequence[Pixels], what: str, detect: Detector
     print(f"{name:9} no lines: {wrong} of {len(images)} images have a false line  ({what})")
 
 
-def score_generated(name: str, count: int, detect: Detector) -> None:
-    """Print the score on unseen generated images, and the false lines on those without lines."""
-    scores: dict[str, Score] = {"all": Score()}
-    empty, wrong = 0, 0
+def score_generated(detectors: Mapping[str, Detector], count: int, paint: str) -> None:
+    """Print the scores on unseen generated images, and the false lines on those without lines."""
+    scores = {name: Score() for name in detectors}
+    wrong = dict.fromkeys(detectors, 0)
+    empty = 0
     for i in range(count):
         size = GENERATED_SIZES[i % len(GENERATED_SIZES)]
-        pixels, truth, _ = random_image(GENERATED_SEED + i, size)
+        image = painted(GENERATED_SEED + i, size, paint)
+        if image is None:
+            continue
+        pixels, truth = image
+        empty += not truth.lines
         lines = [np.array(line.points) for line in truth.lines if line.label == "line"]
         faint = [np.array(line.points) for line in truth.lines if line.label == "faint"]
-        found = detect(pixels)
-        if not truth.lines:
-            empty, wrong = empty + 1, wrong + bool(found)
-        one = score(found, lines, size, faint=faint)
-        scores["all"] += one
-    print(f"{name:9} generated {'all':9} {scores['all']}")
-    print(f"{name:9} generated without lines: {wrong} of {empty} images have a false line")
+        for name, detect in detectors.items():
+            found = detect(pixels)
+            wrong[name] += bool(found) and not truth.lines
+            scores[name] += score(found, lines, size, faint=faint)
+    for name, total in scores.items():
+        print(f"{name:9} generated {paint:9} {total}")
+        print(f"{name:9} generated without lines: {wrong[name]} of {empty} images have a false line")
 
 
 def score_car(model: Model, count: int) -> None:
