@@ -315,10 +315,11 @@ def options_of(settings: Settings, model: Model, watched: bool = False) -> Sourc
     """Return the options of a source from the settings and the model's input size.
 
     Args:
-        watched: a person looks at it in a window, where a film has its own pace unless --realtime or --drawn says more.
+        watched: a person looks at it in a window, where a film or a tub has its own pace unless --realtime or --drawn
+            says more.
     """
     _, height, width = model.card.input_shape
-    own_pace = watched and settings.drawn is None and scheme_of(settings.source) == "video"
+    own_pace = watched and settings.drawn is None and scheme_of(settings.source) in ("video", "tub")
     # A region is enlarged to the model's input, so the whole image needs more pixels than that.
     parts = [region.roi for region in parse_regions(settings.region)] or [settings.roi or (0.0, 0.0, 1.0, 1.0)]
     needed = (max(320, *(width / part[2] for part in parts)), max(240, *(height / part[3] for part in parts)))

@@ -182,6 +182,7 @@ class TubSource(Source):
         skipped: number of images that could not be decoded.
     """
 
+    finite = True
     regular = False
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
@@ -216,6 +217,11 @@ class TubSource(Source):
         if self.live:
             self._pace.wait(self._media_s, self.stopping)
         return shot
+
+    def resume(self) -> None:
+        """Make the next frame due now."""
+        behind = self._waiting is None and self._next < len(self._records)
+        self._pace.rebase(self._round_s + self._records[self._next].media_s if behind else self._media_s)
 
     def close(self) -> None:
         """Forget the records; a second line of the log says how many images were damaged."""
