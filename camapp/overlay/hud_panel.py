@@ -67,11 +67,13 @@ def panel_layer(style: Style, hud: Hud) -> Layer:
         dropped = sum(hud.drops.values())
         panel.row(small.cap, style.unit)
         panel.text(0, f"drops {dropped}", small, AMBER if dropped else SOFT)
-        panel.text(inner, f"{hud.workers} x {percent(hud.workers_busy)}", small, SOFT, right=True)
+        if hud.workers:
+            panel.text(inner, f"{hud.workers} x {percent(hud.workers_busy)}", small, SOFT, right=True)
         return panel.layer()
     _put_stages(panel, inner, style, hud)
     _put_drops(panel, inner, style, hud)
-    _put_workers(panel, inner, style, hud)
+    if hud.workers:
+        _put_workers(panel, inner, style, hud)
     for text in (_health_text(hud), hud.model, hud.source):
         if text:
             panel.row(small.cap, style.unit)

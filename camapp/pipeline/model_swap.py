@@ -51,7 +51,7 @@ def load_for_workers(
 ) -> LoadedModel:
     """Load the model of the settings, or take `model`, and create its task, or one of `own_task`. Raises BadModel.
 
-    It runs in workers of its own, or in those shared with other cameras.
+    It runs in workers of its own, in those shared with other cameras, or in none if the task infers nothing.
     """
     with limit_blas(settings.threads):
         model = model or load_model(settings)
@@ -59,7 +59,7 @@ def load_for_workers(
     identity = identity_of(settings)
 
     def make_own(model: Model, max_items: int, spare_slots: int, on_outcome: Callable[[Outcome], None]) -> Pool:
-        return WorkerPool(model, max_items, workers, settings.threads, spare_slots, on_outcome)
+        return WorkerPool(model, max_items, workers if task.infers else 0, settings.threads, spare_slots, on_outcome)
 
     make_pool = partial(shared.share, identity) if shared else make_own
     name = Path(settings.model).name

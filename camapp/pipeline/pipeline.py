@@ -100,6 +100,8 @@ class Pipeline:
         self.workers = shared.workers if shared else workers or settings.workers or default_workers()
         self._load = partial(load_for_workers, workers=self.workers, shared=shared, own_task=task)
         first = self._load(settings, model)
+        if not first.task.infers:
+            self.workers = 0
         self.source = (images.source if images else None) or build_source(settings, first.model, source, watched)
         if learned := self.source.learned:
             first.task.recall(learned)

@@ -140,7 +140,7 @@ class StatusReporter:
         now, busy_s = time.monotonic_ns(), self._pipeline.inference.pool.busy_seconds()
         before, before_s = self._measured_ns, self._busy_s
         if before and (self._load is None or now - before > _LOAD_OVER_NS):
-            share = (busy_s - before_s) / ((now - before) / 1e9) / self._pipeline.workers
+            share = (busy_s - before_s) / ((now - before) / 1e9) / max(1, self._pipeline.workers)
             self._load = min(1.0, max(0.0, share))
             if now - before > _LOAD_OVER_NS:
                 self._measured_ns, self._busy_s = now, busy_s

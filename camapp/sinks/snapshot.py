@@ -171,7 +171,8 @@ class CollectSink(ImageFileSink, PredictionSink):
             return True
         if self._every is None:
             return False
-        now = trace.captured / 1e9 if fps is None else trace.seq / fps
+        # A file's time is rounded: the nearest frame is due.
+        now = trace.captured / 1e9 if fps is None else (trace.seq + 0.5) / fps
         if now < self._due:
             return False
         # From the time it was due, so that the rate holds; from now if that is long past.

@@ -56,6 +56,7 @@ class CollectTask(Task):
     """Infers nothing; a subclass has the `board` of its run."""
 
     name = "collect"
+    infers = False
     board: ClassVar[LabelBoard]
 
     def prepare(self, frame: Frame, batch: Floats) -> Prepared:

@@ -89,7 +89,7 @@ class WorkerPool:
     Args:
         model: planned once here; every worker maps the same packed weights.
         max_items: items that a slot holds.
-        workers: processes that work at a time.
+        workers: processes that work at a time; 0 for jobs that are never submitted.
         threads: BLAS threads of each.
         spare_slots: slots beyond one a worker, so that frames can be prepared ahead (0 keeps latency lowest).
         on_outcome: called in the pool's thread, once for each submitted token.
@@ -118,6 +118,8 @@ class WorkerPool:
         self._threads = threads
         self._on_outcome = on_outcome
         self._poll_s = limits.poll_s
+        # Without workers, one slot is handed out and released again.
+        spare_slots = spare_slots if workers else max(1, spare_slots)
         self._has_standby = not spare_slots
         item_shape = model.card.input_shape
         with limit_blas(threads):
@@ -168,7 +170,7 @@ class WorkerPool:
         with self._lock:
 
             def are_ready() -> bool:
-                return sum(worker.ready for worker in self._live) >= workers
+                return sum(worker.ready for worker in self._live) >= min(workers, self.workers)
 
             self._lock.wait_for(lambda: self.error or are_ready(), timeout)
             if self.error:

@@ -14,6 +14,8 @@ import pytest
 from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
+from camapp.core.settings import load_settings
+from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.snapshot import CollectSink
 from camapp.tasks.collect import CollectTask, LabelBoard
 from camapp.tasks.task import TaskOptions
@@ -60,6 +62,15 @@ def test_the_timer_of_a_file_uses_the_time_of_its_frames(tmp_path):
     sink = start(tmp_path / "cup", every=0.5, fps=lambda: 10.0)
     feed(sink, 12, interval_s=0.0)
     assert saved(sink, tmp_path / "cup") == [0, 5, 10]
+
+
+@pytest.mark.parametrize(
+    ("fps", "every", "step"), [(10.0, 0.1, 1), (30.0, 0.1, 3), (29.97, 1 / 29.97, 1), (24.0, 0.125, 3)]
+)
+def test_rounded_times_of_a_file_leave_no_frame_out(tmp_path, fps, every, step):
+    sink = start(tmp_path / "cup", every=every, fps=lambda: fps)
+    feed(sink, 40, interval_s=0.0)
+    assert saved(sink, tmp_path / "cup") == list(range(0, 40, step))
 
 
 def test_a_key_saves_the_next_frame_only(tmp_path):
@@ -112,6 +123,21 @@ def test_frames_are_stored_by_label_and_counted(tmp_path):
     again = collect("--label", "cup", "--into", tmp_path, "--source", tmp_path / "cup")
     assert again.returncode == 0, again.stderr
     assert "4 images of 'cup' saved, 8 are in" in again.stderr
+
+
+def test_no_worker_is_started_and_every_frame_of_a_file_passes(tmp_path):
+    board = LabelBoard({"cup": 0})
+    settings = load_settings(
+        {"source": "pattern://digits?size=80x64", "realtime": False, "max_frames": "7"}, environment={}
+    )
+    pipeline = Pipeline(settings, task=type("BoardTask", (CollectTask,), {"board": board}))
+    started = []
+    pipeline.on_tick(lambda: started.extend(pipeline.inference.pool.processes()))
+    summary = pipeline.run()
+    assert started == []
+    assert pipeline.workers == 0
+    assert (summary.balance.captured, summary.balance.predicted) == (7, 7)
+    assert pipeline.status().figures.workers_busy == 0
 
 
 def test_the_labels_are_switched_and_counted_and_no_model_is_asked(tmp_path):
