@@ -1,12 +1,13 @@
-"""Shares one capture thread among several pipelines, each with a region of its own in the same images."""
+"""Shares one capture thread among the pipelines of a camera: one, or one for each region of its images."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from camapp.capture.source import Source
-from camapp.capture.thread import CaptureStatus, CaptureThread, Receiver
+from camapp.capture.thread import CaptureThread, Receiver
 from camapp.core.frames import Frame, Trace
 from camapp.core.stats import Stats
 
@@ -61,7 +62,12 @@ class SharedCapture:
 
 
 class CaptureShare:
-    """One member's share of a capture thread, with the thread's methods; made by `SharedCapture.share`."""
+    """One member's share of a capture thread; made by `SharedCapture.share`.
+
+    Attributes:
+        thread: that reads the source.
+        paused: the member's frames are counted as dropped.
+    """
 
     def __init__(self, group: SharedCapture, thread: CaptureThread, receiver: Receiver) -> None:
         self.thread = thread
@@ -69,43 +75,6 @@ class CaptureShare:
         self._group = group
         self._receiver = receiver
         self._has_entered = self._has_left = self._is_last = False
-
-    @property
-    def status(self) -> CaptureStatus:
-        """What the thread is doing."""
-        return self.thread.status
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(width, height) of the newest frame, None before the first."""
-        return self.thread.size
-
-    @property
-    def ident(self) -> int | None:
-        """The thread's number, None before it runs."""
-        return self.thread.ident
-
-    @property
-    def gives_up(self) -> Callable[[], bool]:
-        """Whether to fail once a live source was lost for too long."""
-        return self.thread.gives_up
-
-    @gives_up.setter
-    def gives_up(self, decide: Callable[[], bool]) -> None:
-        self.thread.gives_up = decide
-
-    @property
-    def at_end(self) -> bool:
-        """See `CaptureThread.at_end`."""
-        return self.thread.at_end
-
-    def step(self) -> None:
-        """See `CaptureThread.step`."""
-        self.thread.step()
-
-    def is_within_limits(self) -> bool:
-        """See `CaptureThread.is_within_limits`."""
-        return self.thread.is_within_limits()
 
     def start(self) -> None:
         """Begin to read once all members have started."""
@@ -130,10 +99,8 @@ class CaptureShare:
 
     def join(self, timeout: float) -> None:
         """Wait until that is over, at most `timeout` seconds."""
+        deadline = time.monotonic() + timeout
         if self._receiver.lock.acquire(timeout=timeout):
             self._receiver.lock.release()
         if self._is_last and self.thread.is_alive():
-            self.thread.join(timeout)
-
-
-Capture = CaptureThread | CaptureShare
+            self.thread.join(max(0.0, deadline - time.monotonic()))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import select
-import stat
 import time
 from abc import abstractmethod
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -235,11 +233,3 @@ def check_address(uri: str) -> None:
         )
     if port_is_wrong:
         raise PermanentSourceError(f"the port in {redacted(uri)} is no number from 1 to 65535")
-
-
-def is_pipe(path: Path) -> bool:
-    """Return whether a path is a FIFO, such as /dev/stdin behind a pipe."""
-    try:
-        return stat.S_ISFIFO(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False

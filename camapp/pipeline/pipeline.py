@@ -12,7 +12,7 @@ from functools import partial
 
 import cv2
 
-from camapp.capture.shared import Capture, SharedCapture
+from camapp.capture.shared import SharedCapture
 from camapp.capture.source import Source, build_source
 from camapp.capture.thread import FIRST_OPEN_S, CaptureState, CaptureThread
 from camapp.core.errors import ExitCode, SourceDenied
@@ -69,6 +69,7 @@ class Pipeline:
 
     Attributes:
         board: labels to collect images of; None in any other run.
+        capture: the thread that reads the source, perhaps for other regions, too.
 
     Raises:
         BadModel, SourceError: the model or the source cannot be used.
@@ -108,7 +109,7 @@ class Pipeline:
         self._prediction_sinks: list[PredictionSink] = []
         self._image_sinks: list[ImageSink] = []
         self.inference = Inference(first, self.stats, self.source.live, self.workers + 1, self._publish)
-        self.capture: Capture = (images.share if images else CaptureThread)(
+        self._share = (images or SharedCapture(1)).share(
             self.source,
             self.stats,
             self._deliver,
@@ -117,6 +118,7 @@ class Pipeline:
             self.inference.forget,
             first_open_s,
         )
+        self.capture = self._share.thread
         self.idle = IdleGate(settings.idle_fps, settings.idle_after) if settings.idle_fps and self.source.live else None
         self.health = health or HealthMonitor()
         self.ended = ""
@@ -126,7 +128,7 @@ class Pipeline:
             self._image_sinks,
             self.reporter.hud,
             self.reporter.lost,
-            self.capture.paused,
+            self._share.paused,
             lambda: self.capture.at_end,
             lambda: self.inference.loaded.knows,
             settings.size or (1280, 720),
@@ -184,16 +186,16 @@ class Pipeline:
     @property
     def paused(self) -> bool:
         """Whether the image and the predictions are held."""
-        return self.capture.paused.is_set()
+        return self._share.paused.is_set()
 
     def pause(self) -> None:
         """Hold the image and the predictions."""
-        self.capture.paused.set()
+        self._share.paused.set()
 
     def resume(self) -> None:
         """Continue after `pause`."""
         if self.paused:
-            self.capture.paused.clear()
+            self._share.paused.clear()
             self.inference.forget()
 
     def toggle_pause(self) -> None:
@@ -260,7 +262,7 @@ class Pipeline:
             if self._image_sinks:
                 self.renderer.start()
             if until_ready(self.inference.pool, self._tick):
-                self.capture.start()
+                self._share.start()
                 self._wait()
                 before_stop()
         finally:
@@ -318,27 +320,27 @@ class Pipeline:
     def _stop(self, sinks: list[Sink]) -> None:
         """Stop the stages in reverse; every step has a time limit."""
         self.health.stop()
-        self.capture.stop()
-        if self.capture.is_alive():
-            self.capture.join(_LAST_READ)
+        self._share.stop()
+        if self._share.is_alive():
+            self._share.join(_LAST_READ)
         drained = not self.source.live and self.inference.drain(self._drain_file_s, lambda: not self._stop_reason)
         drained = drained or self.inference.drain(_DRAIN_LIVE)
         if not drained and self._image_sinks:
             # Publishing may be waiting for it.
             self.renderer.stop()
         self.inference.stop(_DRAIN_LIVE if drained else 0.0)
-        if self.capture.is_alive():
-            self.capture.join(_JOIN)
-            if self.capture.is_alive():
+        if self._share.is_alive():
+            self._share.join(_JOIN)
+            if self._share.is_alive():
                 log.warning("the source did not close within %g s and is abandoned", _JOIN)
-                register_stuck(self.capture if isinstance(self.capture, CaptureThread) else self.capture.thread)
+                register_stuck(self.capture)
         if self._image_sinks:
             self.renderer.stop()
         for sink in reversed(sinks):
             guarded(self._log_once, sink, sink.stop)
 
 
-def exit_reason(inference: Inference, capture: Capture, stop_reason: str) -> tuple[ExitCode, str]:
+def exit_reason(inference: Inference, capture: CaptureThread, stop_reason: str) -> tuple[ExitCode, str]:
     """Return the exit code of an ended run, and why it ended.
 
     Args:

@@ -101,7 +101,7 @@ def test_a_member_that_never_starts_does_not_hold_up_the_others():
     arguments = (source, Stats(), lambda frame, trace: taken.append(frame.seq), 1.0, None, lambda: None, 1.0)
     here, absent = group.share(*arguments), group.share(*arguments)
     here.start()
-    assert here.ident is None, "the other one may still start"
+    assert here.thread.ident is None, "the other one may still start"
     absent.stop()
     wait_for(lambda: len(taken) == 5)
     here.stop()
