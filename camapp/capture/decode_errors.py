@@ -1,4 +1,4 @@
-"""Says why a video file or a stream cannot be read, one sentence for each cause, with the remedy."""
+"""Makes the errors of video files and streams that cannot be read: one sentence for each cause, with the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNREACHABLE = (-errno.ETIMEDOUT, -errno.EHOSTUNREACH, -errno.ENETUNREACH, -errn
 
 
 def file_error(path: Path, error: DecodeError) -> PermanentSourceError:
-    """Return why a file is no source."""
+    """Return the error for a file that cannot be decoded."""
     if error.stage == "memory":
         return PermanentSourceError(f"{path} needs more memory than there is: {error}")
     if error.code == -errno.EACCES:
@@ -33,7 +33,7 @@ def file_error(path: Path, error: DecodeError) -> PermanentSourceError:
 
 
 def pipe_error(name: str, error: DecodeError) -> PermanentSourceError:
-    """Return why what comes through a pipe is no source."""
+    """Return the error for a pipe whose content cannot be decoded."""
     problem = (
         _content_problem(error) or "brings no video that FFmpeg knows: let the program write MPEG-TS, H.264 or MJPEG"
     )
@@ -41,7 +41,7 @@ def pipe_error(name: str, error: DecodeError) -> PermanentSourceError:
 
 
 def unsupported(codec: str) -> str:
-    """Return that a codec has no decoder, and what helps."""
+    """Return the end of a message about a codec without a decoder, with the remedy."""
     return (
         f"is compressed as {codec or 'something unknown'}, which the FFmpeg of this OpenCV cannot decode: convert it, "
         "'ffmpeg -i IN -c:v libx264 OUT.mp4'"
@@ -49,10 +49,10 @@ def unsupported(codec: str) -> str:
 
 
 def stream_error(uri: str, error: DecodeError, *, has_worked: bool) -> SourceError:
-    """Return why a network stream cannot be opened.
+    """Return the error for a network stream that cannot be opened.
 
     Args:
-        has_worked: whether it gave pictures before: then a retry may help in any case.
+        has_worked: whether it gave pictures before; then a retry may help in any case.
     """
     shown = redacted(uri)
     permanent: Callable[[str], SourceError] = SourceLost if has_worked else PermanentSourceError
@@ -83,23 +83,23 @@ def stream_error(uri: str, error: DecodeError, *, has_worked: bool) -> SourceErr
 
 
 def unknown_host(uri: str) -> SourceError:
-    """Return that a name has no address."""
+    """Return the error for a host name without an address."""
     host = urlsplit(uri).hostname
     return SourceAbsent(f"no host is called '{host}': check the name, and this machine's network")
 
 
 def refused(uri: str) -> SourceError:
-    """Return that nothing listens."""
+    """Return the error for a port on which nothing listens."""
     return SourceAbsent(f"{address_of(uri)} refuses the connection: check the port, and that the stream is switched on")
 
 
 def unreachable(uri: str) -> SourceError:
-    """Return that nothing answers at an address."""
+    """Return the error for an address that does not answer."""
     return SourceAbsent(f"{address_of(uri)} does not answer: is it switched on, and in this network?")
 
 
 def denied(uri: str, *, has_worked: bool) -> SourceError:
-    """Return that user and password are missing or wrong."""
+    """Return the error for a missing or wrong user or password."""
     scheme, _, rest = uri.partition("://")
     what = "refuses this user and password" if "@" in rest else "wants a user and a password"
     text = (
@@ -110,12 +110,12 @@ def denied(uri: str, *, has_worked: bool) -> SourceError:
 
 
 def not_found(uri: str) -> SourceError:
-    """Return that the host has no such path."""
+    """Return the error for a path that the host does not have."""
     return SourceLost(f"{redacted(uri)}: the host answers, but has no such stream: check the path")
 
 
 def silence(uri: str, stage: str, peer: str, seconds: float) -> SourceError:
-    """Return why a stream gave no picture within a time.
+    """Return the error for a stream that gave no picture in time.
 
     Args:
         stage: what the decoder was doing.

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from camapp.capture.libav import WRONG_LAYOUT, DecodeError, Libraries, PictureFormat, Reader
-from camapp.system.process import die_with_parent
+from camapp.system.process import die_with_parent, shared_memory
 
 # Generation of the memory, slot, and seconds before which pictures are skipped.
 CREDIT = struct.Struct("<iid")
@@ -31,7 +31,7 @@ PICTURE = struct.Struct("<iidi")
 MAX_MESSAGE = 65536
 
 _MIN_SLOTS, _MAX_SLOTS, _MEMORY_BYTES = 3, 8, 64 << 20
-# FFmpeg's converters write whole groups of so many pixels.
+# FFmpeg's converters write pixels in groups of this size.
 _PIXEL_GROUP = 16
 
 
@@ -90,9 +90,7 @@ class _Slots:
         if needed <= self.slot_bytes:
             return None
         count = max(_MIN_SLOTS, min(_MAX_SLOTS, _MEMORY_BYTES // needed))
-        fd = os.memfd_create("camapp-pictures", os.MFD_CLOEXEC)
-        # Fails now if memory is short; a first write without it would be SIGBUS.
-        os.posix_fallocate(fd, 0, count * needed)
+        fd = shared_memory("camapp-pictures", count * needed)
         self._memory = mmap.mmap(fd, count * needed)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.generation, self.count, self.slot_bytes = self.generation + 1, count, needed
@@ -116,24 +114,24 @@ class _Server:
             self._decode(job)
         except DecodeError as error:
             details = {"stage": error.stage, "code": error.code, "text": str(error), "codec": error.codec}
-            self._tell("error", **details)
+            self._send_event("error", **details)
         except (OSError, MemoryError) as error:
-            self._tell("error", stage="memory", code=0, text=str(error) or "out of memory", codec="")
+            self._send_event("error", stage="memory", code=0, text=str(error) or "out of memory", codec="")
 
     def _decode(self, job: Job) -> None:
         self._resolve(job.url)
         skip_s, skip = job.after_s, job.after
         while True:
-            reader = _open_reader(job, self._tell)
+            reader = _open_reader(job, self._send_event)
             pictures = self._send_all(reader, skip_s, skip)
-            self._tell("end", pictures=pictures, expected=reader.frames, damaged=reader.damaged)
+            self._send_event("end", pictures=pictures, expected=reader.frames, damaged=reader.damaged)
             reader.close()
             if not job.loop or not pictures:
                 return
             skip_s, skip, self._shown = math.nan, 0, None
 
     def _send_all(self, reader: PictureReader, skip_s: float, skip: int) -> int:
-        self._tell("stage", stage="decode")
+        self._send_event("stage", stage="decode")
         if not math.isnan(skip_s) and reader.seek(skip_s):
             skip = 0
         pictures = 0
@@ -177,12 +175,12 @@ class _Server:
         parts = urlsplit(url)
         if not parts.scheme or not parts.hostname or parts.scheme == "file":
             return
-        self._tell("stage", stage="resolve")
+        self._send_event("stage", stage="resolve")
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as error:
             raise DecodeError("resolve", -1, str(error)) from error
-        self._tell("stage", stage="open", peer=found[0][4][0])
+        self._send_event("stage", stage="open", peer=found[0][4][0])
 
     def _receive(self) -> bytes:
         message = self._socket.recv(MAX_MESSAGE)
@@ -190,20 +188,20 @@ class _Server:
             os._exit(0)
         return message
 
-    def _tell(self, event: str, **details: Any) -> None:
+    def _send_event(self, event: str, **details: Any) -> None:
         self._socket.send(json.dumps({"event": event, **details}).encode())
 
 
-def _open_reader(job: Job, tell: Any) -> PictureReader:
+def _open_reader(job: Job, send_event: Any) -> PictureReader:
     threads = os.cpu_count() or 1
     try:
         if not job.libraries:
             raise DecodeError("open", WRONG_LAYOUT, "OpenCV has brought no FFmpeg along")
         url = job.url.encode("latin-1") if job.url.startswith(("file:", "pipe:")) else job.url.encode()
         reader: PictureReader = Reader(Libraries(job.libraries), url, job.options, threads, live=job.live)
-        tell("stage", stage="open")
+        send_event("stage", stage="open")
         reader.open()
-        tell("stage", stage="probe")
+        send_event("stage", stage="probe")
         reader.probe()
         return reader
     except DecodeError as error:
@@ -213,7 +211,7 @@ def _open_reader(job: Job, tell: Any) -> PictureReader:
     from camapp.capture.opencv_reader import OpenCVReader
 
     reader = OpenCVReader(job.url, threads)
-    tell("stage", stage="open")
+    send_event("stage", stage="open")
     reader.open()
     return reader
 

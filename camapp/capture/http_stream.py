@@ -111,7 +111,7 @@ class HttpStream:
 
     def _request(self) -> http.client.HTTPResponse:
         """Follow redirects and answer a request for a password."""
-        url, authorization, asked = urlsplit(self._uri), "", False
+        url, authorization, answered = urlsplit(self._uri), "", False
         own_host = url.hostname
         user, password = (unquote(text) if text else "" for text in (url.username, url.password))
         for _ in range(_MAX_REDIRECTS + 2):
@@ -120,8 +120,8 @@ class HttpStream:
                 url, authorization = self._redirected(url, target), ""
             elif response.status == 401 and url.username is None and url.hostname != own_host:
                 raise denied(self._uri, has_worked=self._has_worked)
-            elif response.status == 401 and user and not asked and url.hostname == own_host:
-                authorization, asked = self._authorization(url, response, user, password), True
+            elif response.status == 401 and user and not answered and url.hostname == own_host:
+                authorization, answered = self._authorization(url, response, user, password), True
             elif response.status == 200:
                 return response
             else:

@@ -38,11 +38,11 @@ _AGAIN = -errno.EAGAIN
 _MAX_PIXELS = 1 << 27
 # Shapes of pixels beyond these are damage.
 _MAX_PIXEL_RATIO = 4.0
-# So many packets that cannot be decoded, with no picture ever, mean that the decoder does not work at all.
+# Packets that cannot be decoded, without a picture ever, until the decoder is given up.
 _HOPELESS = 200
-# A stream without a packet among so many of another video has ended.
+# Packets of another video, without one of the present stream among them, after which that stream has ended.
 _ENDED = 25
-# So many in a row after pictures mean that a live stream has changed in a way that only a new start can find out.
+# Packets in a row that cannot be decoded, after pictures, until a live stream counts as changed and is opened again.
 _CHANGED = 12
 
 

@@ -30,9 +30,9 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 # Largest picture, and most bytes between two pictures: more is no motion JPEG.
 _MAX_PICTURE, _MAX_GAP = 64 << 20, 1 << 20
-# After so many pictures without an end, and none with one, the camera is one that sends none.
+# Pictures without an end marker, and none with one, after which the camera counts as one that sends no such marker.
 _CUT_IN_A_ROW = 3
-# So many damaged pictures in a row mean that these are none.
+# Damaged pictures in a row until the stream is given up.
 _HOPELESS = 100
 # Pictures per second of a still picture's address, unless --fps is given.
 _POLL_FPS = 5.0
@@ -180,11 +180,11 @@ class MjpegFeed:
 
 
 class StillFeed:
-    """Asks for a single picture again and again.
+    """Requests a single picture again and again.
 
     Args:
         first: content of the first answer.
-        fps: questions per second.
+        fps: requests per second.
     """
 
     def __init__(self, uri: str, first: bytes, fps: float, stopping: threading.Event) -> None:
@@ -206,7 +206,7 @@ class StillFeed:
                 return picture
 
     def close(self) -> None:
-        """Do nothing: each question has a connection of its own."""
+        """Do nothing: each request has its own connection."""
 
     def _fetch(self, deadline: float) -> bytes:
         stream = HttpStream(self._uri, deadline, self._stopping, has_worked=True)
@@ -250,7 +250,7 @@ class _PictureDecoder:
 
 
 class HttpSource(StreamSource):
-    """Reads what an HTTP address gives: motion JPEG, a still picture that is asked for again, or a live container."""
+    """Reads what an HTTP address gives: motion JPEG, a still picture (requested repeatedly), or a live container."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         super().__init__(uri, options)

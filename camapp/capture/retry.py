@@ -14,8 +14,8 @@ _BACK_OFF_MIN = 0.1
 # An attempt at a source that is not there at all (unplugged, refused) costs nothing, and its return is noticed soon.
 _BACK_OFF_ABSENT = 1.0
 
-# Losses within this time belong together; of each such spell so many are logged one by one, and as many more with a
-# new reason, the others as sums after 1, 2, 4, ... minutes.
+# Seconds between losses that belong to one spell. Of each spell, this number of losses is logged one by one, and as
+# many more with a new reason; all others are logged as sums after 1, 2, 4, ... minutes.
 _SPELL_S = 300.0
 _LOGGED_SINGLY = 3
 _FIRST_SUM_S = 60.0
@@ -30,7 +30,7 @@ _KNOWN_FROM = 5
 
 
 class BackOff:
-    """Computes the waits between attempts to open a source; they double, and start anew once it was healthy."""
+    """Computes the waits between attempts to open a source; they double, until the source was healthy."""
 
     def __init__(self) -> None:
         self._next = self._next_absent = _BACK_OFF_MIN
@@ -53,7 +53,7 @@ class BackOff:
 
 
 class ReadLimit:
-    """Derives the time to wait for a frame from the rate that was asked for and the one that is seen.
+    """Derives the time to wait for a frame from the requested and the measured rate.
 
     Args:
         given: seconds that the user chose, or None to derive them.
@@ -62,7 +62,7 @@ class ReadLimit:
 
     def __init__(self, given: float | None = None, fps: float | None = None) -> None:
         self._given = given
-        self._asked_s = 1 / fps if fps else 0.0
+        self._requested_s = 1 / fps if fps else 0.0
         self._intervals: deque[float] = deque(maxlen=30)
         self._last: float | None = None
         self._least = 0.0
@@ -74,7 +74,7 @@ class ReadLimit:
         longest = max(self._intervals, default=0.0)
         known = len(self._intervals) >= _KNOWN_FROM
         least = max(_READ_MIN if known else _READ_UNKNOWN, self._least)
-        return min(_READ_MAX, max(least, _INTERVALS_LATE * max(longest, self._asked_s)))
+        return min(_READ_MAX, max(least, _INTERVALS_LATE * max(longest, self._requested_s)))
 
     def arrived(self, now: float) -> None:
         """Note a frame at the monotonic second `now`."""

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 _FALLBACK_FPS = 30.0
 # Seconds for one picture; a slow disk or network drive may take some.
 _LIMIT_S = 30.0
-# After each further crash without a picture in between, so many times as many seconds of the film are skipped.
+# Seconds that are skipped after a second crash without a picture in between, doubled with each further one; and the
+# crashes in a row until the file is given up.
 _JUMP_S, _MAX_CRASHES = 1.0, 6
 
 

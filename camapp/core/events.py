@@ -131,7 +131,7 @@ class Event:
     """Describes the start of an event.
 
     Attributes:
-        name: as it was asked for, such as `person>2`; for `*` the label.
+        name: as the option has it, such as `person>2`; for `*` the label.
         label: that appeared, or whose objects are counted; else the label at this moment.
         score: of that label: see `Prediction.change_score`; of objects the best one's.
         count: objects with that label; 0 if the task finds no objects.

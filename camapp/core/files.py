@@ -9,6 +9,7 @@ import re
 import stat
 import tempfile
 from pathlib import Path
+from typing import IO
 
 _NUMBERS = re.compile(r"(\d+)")
 _OWN_DESCRIPTOR = re.compile(r"/proc/(\d+)/(?:task/\d+/)?fd/(\d+)")
@@ -74,6 +75,17 @@ def try_to_create_in(folder: Path) -> None:
     # It has no name, so no other program sees it.
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
+    """Write all of `data` to an unbuffered file: a disk that is nearly full accepts a part, and refuses the next.
+
+    Raises:
+        OSError: of the part that is refused.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -37,6 +37,11 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def utc(seconds: float | None = None) -> str:
+    """Return a time in seconds since 1970 as text, such as '2026-01-31T14:25:01.123+00:00'; None is now."""
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).isoformat(timespec="milliseconds")
+
+
 def box_record(box: Box) -> dict[str, Any]:
     """Return a box as plain values; what it does not have is left out. An outline is a flat list: x, y, x, y, ..."""
     record: dict[str, Any] = {
@@ -91,7 +96,7 @@ def prediction_record(prediction: Prediction, frame: Frame, trace: Trace, change
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "seq": prediction.seq,
-        "time": datetime.fromtimestamp(time.time() - age / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "time": utc(time.time() - age / 1e9),
         "t_mono_ns": trace.sensor or trace.captured,
         "clock_synced": _clock_synced(int(time.monotonic() // 10)),
         "model": prediction.model,

@@ -68,6 +68,11 @@ def parse_lines(texts: Sequence[str]) -> tuple[CountingLine, ...]:
     return tuple(CountingLine(name, *points) for name, points in _named(texts, _ends).items())
 
 
+def place_name(text: str) -> str:
+    """Return the name in 'NAME=...'."""
+    return text.partition("=")[0].strip()
+
+
 def turn(a: Point, b: Point, c: Point) -> float:
     """Return twice the area of the triangle: above 0 if, in an image, c lies right of the way from a to b."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -22,7 +22,7 @@ from camapp.sinks.drive import DriveSink
 from camapp.sinks.film_files import FilmFiles, expanded
 from camapp.sinks.label_command import LabelCommandSink
 from camapp.sinks.rotating_file import is_plain_file
-from camapp.sinks.sink import cannot_write
+from camapp.sinks.sink import refusals
 from camapp.tasks.task import task_for
 from engine.graph import ModelError
 from engine.model_card import ModelCard
@@ -60,8 +60,8 @@ def find_faults(
 ) -> Findings:
     """Load the models, open the sources and prove that outputs can be written; leave everything as it was.
 
-    Cameras of this machine only have to be there, since another run may be using them. What only a run that is going on
-    prevents is no fault: a busy port, an output in use.
+    Cameras of this machine only have to be present, since another run may be using them. Nor is it a fault that another
+    run has taken a port or an output.
 
     Args:
         check_interfaces: raises SinkError if a remote interface cannot be used.
@@ -123,10 +123,8 @@ def _check_outputs(found: Findings, settings: Settings) -> None:
 
 
 def _prove(what: str, trial: Callable[[], None]) -> None:
-    try:
+    with refusals(what):
         trial()
-    except OSError as error:
-        raise cannot_write(what, error) from error
 
 
 def try_source(source: Source) -> None:

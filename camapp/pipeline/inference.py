@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from camapp.core.arrays import Floats
+from camapp.core.events import moment_ns
 from camapp.core.frames import Frame, Trace
 from camapp.core.log_once import LogOnce
 from camapp.core.mailbox import Mailbox
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.05
 # Shortest time that a finished live result waits for an older frame of another worker.
-_REORDER_AT_LEAST_MS = 20.0
+_MIN_REORDER_MS = 20.0
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ class Inference:
         newer_done = [job.done_at for job in self._order if job.done_at]
         if not newer_done:
             return False
-        bound_ms = max(_REORDER_AT_LEAST_MS, self._stats.latency["infer"].at(50, last=64)[0])
+        bound_ms = max(_MIN_REORDER_MS, self._stats.latency["infer"].at(50, last=64)[0])
         return time.monotonic_ns() - min(newer_done) > bound_ms * 1e6
 
     def _settle(self, job: _Job) -> None:
@@ -268,8 +269,7 @@ class Inference:
                 self._forget.clear()
                 task.reset()
             # The time of the image, not of decoding: a file that is read faster than it plays gives the same labels.
-            now = job.trace.captured if shot.moment_ns is None else shot.moment_ns
-            prediction = task.decode(job.frame, job.outputs, job.prepared, now)
+            prediction = task.decode(job.frame, job.outputs, job.prepared, moment_ns(job.frame, job.trace))
         except Exception as error:  # noqa: BLE001 - a bad result must not end the run
             self._report("decode", error)
             self._stats.failed(job.trace, "decode")

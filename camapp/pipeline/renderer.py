@@ -155,7 +155,7 @@ class Renderer:
         stale = age_ms > self._stale_after_ms
         truth = frame.shot.truth.label if frame.shot.truth else ""
         self._overlay.draw(
-            *(canvas, prediction, self._hud_of(frame), age_ms, stale, self._paused.is_set(), truth),
+            *(canvas, prediction, self._hud_of(truth), age_ms, stale, self._paused.is_set(), truth),
             exact=is_own,
             keys=self.keys,
             knows=self._knows(),
@@ -179,10 +179,9 @@ class Renderer:
             self._hud = self._make_hud()
             self._stale_after_ms = self._stats.stale_after_ms()
 
-    def _hud_of(self, frame: Frame) -> Hud | None:
+    def _hud_of(self, truth: str) -> Hud | None:
         if not self.show_hud or self._hud is None:
             return None
-        truth = frame.shot.truth.label if frame.shot.truth else ""
         return replace(self._hud, truth=truth) if truth != self._hud.truth else self._hud
 
     def _show(self, canvas: Pixels, trace: Trace | None) -> None:

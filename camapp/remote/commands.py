@@ -14,7 +14,7 @@ from camapp.core.models import model_choices, with_model
 from camapp.core.settings import Settings, checked
 from camapp.core.stats import Stats
 from camapp.core.status import Status
-from camapp.core.zones import parse_lines, parse_zones
+from camapp.core.zones import parse_lines, parse_zones, place_name
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.sink import Sink
 from camapp.sinks.snapshot import SnapshotSink
@@ -197,7 +197,7 @@ class CommandDispatcher:
         if not isinstance(name, str) or not isinstance(was, str | None):
             raise CommandRejected("a name is text")
         old = was or name
-        places = {text.partition("=")[0].strip(): text for text in getattr(camera.settings, kind)}
+        places = {place_name(text): text for text in getattr(camera.settings, kind)}
         if points is None:
             if places.pop(old, None) is None:
                 raise CommandRejected(f"there is no {kind} '{old}'")

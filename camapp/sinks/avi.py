@@ -9,6 +9,8 @@ from array import array
 from pathlib import Path
 from typing import IO
 
+from camapp.core.files import write_all
+
 # RIFF's sizes have 32 bits, and some players read the highest one as a sign.
 MAX_BYTES = 1 << 30
 _HAS_INDEX, _KEY_FRAME = 0x10, 0x10
@@ -45,7 +47,7 @@ class AviWriter:
         self._at = 4
         self._update_at = time.monotonic() + _UPDATE_S
         if fresh:
-            self._put(self._header(has_index=False))
+            write_all(self._file, self._header(has_index=False))
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -58,7 +60,7 @@ class AviWriter:
     def add(self, jpeg: bytes) -> None:
         """Append an image. Raises OSError; the file then ends with the image before."""
         try:
-            self._put(_chunk(_VIDEO, jpeg))
+            write_all(self._file, _chunk(_VIDEO, jpeg))
         except OSError:
             self._file.truncate(self.bytes_written)
             self._file.seek(self.bytes_written)
@@ -73,7 +75,7 @@ class AviWriter:
         entries = zip(self._offsets, self._sizes, strict=True)
         index = b"".join(struct.pack("<4sIII", _VIDEO, _KEY_FRAME, at, size) for at, size in entries)
         try:
-            self._put(_chunk(b"idx1", index))
+            write_all(self._file, _chunk(b"idx1", index))
         except OSError:
             self._file.truncate(self.bytes_written)
             self._write_header(has_index=False)
@@ -88,14 +90,8 @@ class AviWriter:
 
     def _write_header(self, has_index: bool) -> None:
         self._file.seek(0)
-        self._put(self._header(has_index))
+        write_all(self._file, self._header(has_index))
         self._file.seek(0, os.SEEK_END)
-
-    def _put(self, data: bytes) -> None:
-        view = memoryview(data)
-        # A disk that is nearly full accepts a part, and refuses the next.
-        while view:
-            view = view[self._file.write(view) :]
 
     def _header(self, has_index: bool) -> bytes:
         """Return everything before the first image; see Microsoft's 'AVI RIFF File Reference'."""

@@ -22,8 +22,8 @@ from camapp.core.image import Image
 from camapp.core.predictions import Prediction
 from camapp.sinks.avi import MAX_BYTES, AviWriter, finish_left_file
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.sink import PredictionSink, cannot_write, in_use
-from camapp.system.output_lock import OutputInUse, OutputLock
+from camapp.sinks.sink import PredictionSink, refusals
+from camapp.system.output_lock import OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -185,18 +185,13 @@ class ClipSink(BackgroundSink[tuple[int, Image, str]], PredictionSink):
     def start(self) -> None:
         """Create and lock the folder, and check that it can be written. Raises SinkError."""
         what, remedy = f"cannot write clips into '{self._folder}'", "; give --clips another folder"
-        try:
+        with refusals(what, remedy, self._unlock):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = OutputLock(self._folder, self._owner)
             self._lock.acquire()
             for partial in self._folder.glob(".*.avi.partial"):
                 _finish_left(partial)
             try_to_create_in(self._folder)
-        except OSError as error:
-            self._unlock()
-            raise cannot_write(what, error, remedy) from error
-        except OutputInUse as error:
-            raise in_use(what, error, remedy) from error
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:

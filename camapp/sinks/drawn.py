@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 
 from camapp.core.arrays import Pixels
-from camapp.core.files import create_new, try_to_create_in, write_atomic
+from camapp.core.files import try_to_create_in
 from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.sink import ImageSink, PredictionSink, cannot_write
+from camapp.sinks.sink import ImageSink, PredictionSink, refusals
+from camapp.sinks.snapshot import write_image
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +26,14 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92)
 
 def write_drawn(canvas: Pixels, path: Path) -> Path:
     """Write a picture as JPEG, under the first free name of x.jpg, x-2.jpg, ...; return its path. Raises OSError."""
-    created = create_new(path.with_suffix(".jpg"))
-    try:
-        _, encoded = cv2.imencode(".jpg", canvas, _JPEG)
-        write_atomic(created, encoded.tobytes())
-    except OSError:
-        created.unlink(missing_ok=True)
-        raise
-    return created
+    return write_image(canvas, path.with_suffix(".jpg"), _JPEG)
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder of drawn pictures, and check that it can be written. Raises SinkError."""
+    with refusals(f"cannot write drawn pictures into '{folder}'", "; give --drawn another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        try_to_create_in(folder)
 
 
 class DrawnSink(BackgroundSink[tuple[Pixels, Path]], ImageSink, PredictionSink):
@@ -56,12 +57,7 @@ class DrawnSink(BackgroundSink[tuple[Pixels, Path]], ImageSink, PredictionSink):
 
     def start(self) -> None:
         """Check that the folder can be written. Raises SinkError."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try_to_create_in(self._folder)
-        except OSError as error:
-            what = f"cannot write drawn pictures into '{self._folder}'"
-            raise cannot_write(what, error, "; give --drawn another folder") from error
+        make_folder(self._folder)
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:

@@ -24,6 +24,7 @@ from typing import IO
 import cv2
 
 from camapp.core.arrays import Pixels
+from camapp.core.files import write_all
 from camapp.core.image import silence_opencv
 from camapp.core.timeouts import register_stuck
 from camapp.sinks.mp4 import H264, Codec, Mpeg4
@@ -45,7 +46,7 @@ _COLOURS = ("smpte170m", "smpte170m", "smpte170m", "tv")
 _TRIAL_S, _TRIAL_SIZE = 10.0, (320, 240)
 _PIPE_BYTES = 1 << 20
 # Encoders of chips take no smaller images.
-_LEAST_SIDE = 64
+_MIN_SIDE = 64
 
 
 class EncoderError(Exception):
@@ -165,8 +166,7 @@ class FfmpegEncoder(Encoder):
         """Send an image to the program."""
         view = memoryview(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)).cast("B")
         try:
-            while view:
-                view = view[self._input.write(view) :]
+            write_all(self._input, view)
         except (OSError, ValueError) as error:
             raise EncoderError("ffmpeg has ended") from error
 
@@ -254,7 +254,7 @@ def open_encoder(size: tuple[int, int], fps: float, on_image: Callable[[bytes], 
     Raises:
         EncoderError: there is none.
     """
-    if h264 and min(size) >= _LEAST_SIDE and (encoder := h264_encoder()):
+    if h264 and min(size) >= _MIN_SIDE and (encoder := h264_encoder()):
         return FfmpegEncoder(encoder, size, fps, on_image)
     return OpenCvEncoder(size, fps, on_image)
 

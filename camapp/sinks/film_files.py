@@ -15,8 +15,8 @@ from camapp.core.files import create_new
 from camapp.sinks import avi, mp4
 from camapp.sinks.avi import AviWriter
 from camapp.sinks.mp4 import Codec, Mp4Writer
-from camapp.sinks.sink import cannot_write, in_use
-from camapp.system.output_lock import OutputInUse, OutputLock
+from camapp.sinks.sink import refusals
+from camapp.system.output_lock import OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ _LONGEST_S = 3600.0
 _MAX_BYTES = {".mp4": 2 << 30, ".avi": avi.MAX_BYTES}
 # A power cut loses about this number of seconds at most.
 _SYNC_S = 5.0
-_REMEDY = "; give --record another path"
 
 
 class AnyWriter(Protocol):
@@ -95,17 +94,12 @@ class FilmFiles:
         what = f"cannot record to '{self._pattern}'"
         if self._pattern.is_dir():
             raise SinkError(f"{what}: it is a folder")
-        try:
+        with refusals(what, "; give --record another path", self._lock.release):
             _lock_target(self._pattern).parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             if self._lock.left:
                 _finish_left(Path(self._lock.left))
             self._create()
-        except OutputInUse as error:
-            raise in_use(what, error, _REMEDY) from error
-        except OSError as error:
-            self._lock.release()
-            raise cannot_write(what, error, _REMEDY) from error
 
     def begin(self, codec: Codec | None, size: tuple[int, int], fps: float) -> None:
         """Expect images of another stream; they begin a new file, unless the present one has none yet."""

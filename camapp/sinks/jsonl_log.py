@@ -14,8 +14,8 @@ from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
 from camapp.sinks.log_formats import as_csv, is_csv
 from camapp.sinks.rotating_file import RotatingFile
-from camapp.sinks.sink import PredictionSink, cannot_write, in_use
-from camapp.system.output_lock import OutputInUse, OutputLock
+from camapp.sinks.sink import PredictionSink, refusals
+from camapp.system.output_lock import OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +66,18 @@ class LogSink(BackgroundSink[str], PredictionSink):
         """Open the file and lock it; a pipe without a reader is opened once it has one. Raises SinkError."""
         if str(self._file) == "stdout" and sys.stdout is None:
             raise SinkError("--log -: standard output is closed; name a file")
-        what, remedy = f"cannot write the log {self._file}", "; give --log another path"
-        try:
-            self._file.open()
-            if self._file.path is not None:
-                self._lock = OutputLock(self._file.path, self._owner)
-                self._lock.acquire()
-        except OutputInUse as error:
-            self._file.close()
-            raise in_use(what, error, remedy) from error
-        except OSError as error:
-            if not self._file.waits_for_reader:
-                raise cannot_write(what, error, remedy) from error
-            log.warning("the log %s is a pipe without a reader; lines wait for one", self._file)
-            self._failing = True
+        with refusals(f"cannot write the log {self._file}", "; give --log another path", self._file.close):
+            try:
+                self._file.open()
+            except OSError:
+                if not self._file.waits_for_reader:
+                    raise
+                log.warning("the log %s is a pipe without a reader; lines wait for one", self._file)
+                self._failing = True
+            else:
+                if self._file.path is not None:
+                    self._lock = OutputLock(self._file.path, self._owner)
+                    self._lock.acquire()
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from camapp.core.files import write_all
+
 # Units of time per image: rates such as 29.97 are exact enough in thousandths.
 _TICKS = 1000
 # This box holds the place of the media data box, and marks a file that is not finished.
@@ -149,7 +151,7 @@ class Mp4Writer:
     def _append(self, data: bytes) -> None:
         """Write at the end, completely or not at all. Raises OSError."""
         try:
-            _write_all(self._file, data)
+            write_all(self._file, data)
         except OSError:
             self._file.truncate(self._end)
             self._file.seek(self._end)
@@ -246,14 +248,14 @@ def finish_left_file(path: Path) -> int | None:
 
 def _write_tables(file: IO[bytes], tables: _Tables, end: int) -> None:
     try:
-        _write_all(file, tables.moov(fragmented=False))
+        write_all(file, tables.moov(fragmented=False))
         # Only then: a power cut between the two steps leaves a playable file.
         os.fsync(file.fileno())
     except OSError:
         file.truncate(end)
         raise
     file.seek(len(_FTYP))
-    _write_all(file, struct.pack(">I4sQ", 1, b"mdat", end - len(_FTYP)))
+    write_all(file, struct.pack(">I4sQ", 1, b"mdat", end - len(_FTYP)))
 
 
 def _fragment_head(number: int, first: int, samples: list[bytes], begins_with_key: bool) -> bytes:
@@ -335,10 +337,3 @@ def _words(values: Sequence[int]) -> bytes:
 def _box(kind: bytes, *parts: bytes) -> bytes:
     data = b"".join(parts)
     return struct.pack(">I4s", 8 + len(data), kind) + data
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    # A disk that is nearly full accepts a part, and refuses the next.
-    while view:
-        view = view[file.write(view) :]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from camapp.core.files import descriptor_of
+from camapp.core.files import descriptor_of, write_all
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +124,7 @@ class RotatingFile:
     def _write(self, line: bytes) -> None:
         assert self._file is not None
         if self.path is None:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
+            write_all(self._file, line)
             return
         written = self._file.write(line)
         if written != len(line):

@@ -5,24 +5,37 @@ from __future__ import annotations
 import errno
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from camapp.core.arrays import Pixels
 from camapp.core.errors import SinkError
 from camapp.core.frames import Frame, Trace
 from camapp.core.log_once import LogOnce
 from camapp.core.predictions import Prediction
+from camapp.system.output_lock import OutputInUse
 
 
-def cannot_write(what: str, error: OSError, remedy: str = "") -> SinkError:
-    """Return the error to raise if a file cannot be written; a lack of permission has its own exit code."""
-    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    return SinkError(f"{what}: {error.strerror}{remedy}", denied=denied)
+@contextmanager
+def refusals(what: str, remedy: str = "", undo: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Turn what prevents an output (the operating system, or another run that writes it) into a SinkError.
 
+    A lack of permission has its own exit code.
 
-def in_use(what: str, error: Exception, remedy: str) -> SinkError:
-    """Return the error to raise if another run writes an output; `error` names that run."""
-    return SinkError(f"{what}: {error} writes it{remedy}")
+    Args:
+        what: cannot be done, such as "cannot write clips into 'clips'".
+        remedy: for the user, from the separator on.
+        undo: called before the error is raised.
+    """
+    try:
+        yield
+    except OutputInUse as error:
+        undo()
+        raise SinkError(f"{what}: {error} writes it{remedy}") from error
+    except OSError as error:
+        undo()
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        raise SinkError(f"{what}: {error.strerror}{remedy}", denied=denied) from error
 
 
 def guarded(log_once: LogOnce, sink: Sink, call: Callable[..., None], *arguments: object) -> None:

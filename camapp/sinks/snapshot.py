@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +24,26 @@ log = logging.getLogger(__name__)
 
 _MAX_QUEUED = 4
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
+
+
+def write_image(image: Pixels, path: Path, options: Sequence[int] = ()) -> Path:
+    """Write an image under the first free name of x.png, x-2.png, ...; return its path.
+
+    Args:
+        options: of `cv2.imencode`.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    # Another run may save into the same folder in the same second.
+    created = create_new(path)
+    try:
+        _, encoded = cv2.imencode(path.suffix, image, options)
+        write_atomic(created, encoded.tobytes())
+    except BaseException:
+        created.unlink(missing_ok=True)
+        raise
+    return created
 
 
 class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
@@ -57,19 +77,13 @@ class ImageFileSink(BackgroundSink[tuple[Pixels, Path]]):
 
     def _handle(self, item: tuple[Pixels, Path]) -> None:
         image, path = item
-        created = None
         try:
-            # Another run may save into the same folder in the same second.
-            created = path = create_new(path)
-            _, encoded = cv2.imencode(path.suffix, image, _JPEG if path.suffix == ".jpg" else ())
-            write_atomic(path, encoded.tobytes())
+            path = write_image(image, path, _JPEG if path.suffix == ".jpg" else ())
         except OSError as error:
-            if created is not None:
-                created.unlink(missing_ok=True)
             self._lose(path, error.strerror or str(error))
-            return
-        self.saved += 1
-        self._on_saved(path)
+        else:
+            self.saved += 1
+            self._on_saved(path)
 
     def _lose(self, path: Path, reason: str) -> None:
         if self.lose(reason):

@@ -14,14 +14,15 @@ from typing import Any
 import cv2
 
 from camapp.capture.tub import CAMERA, IMAGE, LEARNED, MOMENT, TRUTHS, VIEW
+from camapp.core.events import moment_ns
 from camapp.core.files import write_atomic
 from camapp.core.frames import Frame, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.json_records import prediction_record
 from camapp.core.predictions import Prediction
 from camapp.sinks.background import BackgroundSink
-from camapp.sinks.sink import PredictionSink, cannot_write, in_use
-from camapp.system.output_lock import OutputInUse, OutputLock
+from camapp.sinks.sink import PredictionSink, refusals
+from camapp.system.output_lock import OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -73,24 +74,18 @@ class TubSink(BackgroundSink[tuple[Image, dict[str, Any], int]], PredictionSink)
 
     def start(self) -> None:
         """Make the folder and lock it. Raises SinkError."""
-        what, remedy = f"cannot record a drive into '{self._wanted}'", "; give --record-drive another folder"
-        try:
+        with refusals(f"cannot record a drive into '{self._wanted}'", "; give --record-drive another folder"):
             self._folder = _new_folder(self._wanted)
             (self._folder / "images").mkdir()
             self._lock = OutputLock(self._folder, self._owner)
             self._lock.acquire()
             self._write_manifest()
-        except OutputInUse as error:
-            raise in_use(what, error, remedy) from error
-        except OSError as error:
-            raise cannot_write(what, error, remedy) from error
         super().start()
 
     def accept(self, prediction: Prediction, frame: Frame, trace: Trace) -> None:
         """Queue a frame with its record."""
         shot = frame.shot
-        moment = trace.captured if shot.moment_ns is None else shot.moment_ns
-        record = {MOMENT: moment, "camapp/prediction": prediction_record(prediction, frame, trace)}
+        record = {MOMENT: moment_ns(frame, trace), "camapp/prediction": prediction_record(prediction, frame, trace)}
         if shot.view.size != shot.model_view.size:
             record[VIEW] = shot.view.size
         if shot.camera is not None:

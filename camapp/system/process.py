@@ -1,4 +1,4 @@
-"""Reads the CPU time and memory of processes from /proc, and prepares child processes."""
+"""Reads the CPU time and memory of processes from /proc, and prepares child processes and memory to share with them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def die_with_parent() -> None:
     may be 1.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def shared_memory(name: str, size: int) -> int:
+    """Return the descriptor of new memory that other processes can map. Raises OSError if there is not enough."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        # After ftruncate alone, the first write to memory that is not there would raise SIGBUS.
+        os.posix_fallocate(fd, 0, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def blas_threads(threads: int) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from camapp.core.arrays import Pixels
+from camapp.system.process import shared_memory
 
 # The `seq` of an image that shows no frame, such as 'no signal'.
 NO_FRAME = -1
@@ -123,10 +124,8 @@ class SharedFrames:
             self._fd, self._images, self._newest = -1, np.empty((0, 0, 0, 3), np.uint8), None
 
     def _renew(self, height: int, width: int) -> None:
-        fd = os.memfd_create("camapp-frames", os.MFD_CLOEXEC)
+        fd = shared_memory("camapp-frames", _SLOTS * height * width * 3)
         try:
-            # Fails now if memory is short; after ftruncate alone the first write would raise SIGBUS.
-            os.posix_fallocate(fd, 0, _SLOTS * height * width * 3)
             images = map_slots(fd, _SLOTS, height, width)
         except BaseException:
             os.close(fd)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from camapp.core.arrays import Floats
+from camapp.system.process import shared_memory
 
 _ALIGN = 64
 
@@ -70,14 +71,7 @@ class Slots:
     @classmethod
     def create(cls, layout: SlotLayout) -> Slots:
         """Allocate the memory. Raises OSError if there is not enough."""
-        fd = os.memfd_create("camapp-slots", os.MFD_CLOEXEC)
-        try:
-            # Fails now if memory is short; after ftruncate alone the first write would raise SIGBUS.
-            os.posix_fallocate(fd, 0, layout.stride * layout.slots)
-        except OSError:
-            os.close(fd)
-            raise
-        return cls(fd, layout)
+        return cls(shared_memory("camapp-slots", layout.stride * layout.slots), layout)
 
     def __getitem__(self, index: int) -> Slot:
         return self._slots[index]

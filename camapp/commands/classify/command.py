@@ -23,11 +23,10 @@ from camapp.commands.classify.report import confusion_of, print_report
 from camapp.commands.cluster import classify_on_cluster
 from camapp.core.errors import ExitCode, PermanentSourceError, SinkError
 from camapp.core.events import counts_text
-from camapp.core.files import try_to_create_in
 from camapp.core.models import load_model
 from camapp.core.settings import Settings
 from camapp.core.truth import TruthRule
-from camapp.sinks.sink import cannot_write
+from camapp.sinks.drawn import make_folder
 from camapp.system.process import limit_blas
 from camapp.system.systemd import on_stop_signals
 from camapp.tasks.task import TaskOptions, task_for
@@ -253,12 +252,7 @@ def _drawn_folder(drawn: Path | None, paths: Sequence[Path], scheduler: str) -> 
         raise SinkError("--drawn is for this machine: the pictures of a cluster would lie on its machines")
     if any(path.is_dir() and drawn.resolve().is_relative_to(path.resolve()) for path in paths):
         raise SinkError(f"--drawn {drawn} lies in the folder that is read: name another")
-    try:
-        drawn.mkdir(parents=True, exist_ok=True)
-        try_to_create_in(drawn)
-    except OSError as error:
-        what = f"cannot write drawn pictures into '{drawn}'"
-        raise cannot_write(what, error, "; give --drawn another folder") from error
+    make_folder(drawn)
     return str(drawn)
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from camapp.commands.classify.formats import COLUMNS, HEADERS
 from camapp.core.errors import CamappError, ExitCode
-from camapp.core.files import descriptor_of
+from camapp.core.files import descriptor_of, write_all
 from camapp.system.output_lock import OutputInUse, OutputLock
 
 # Longest wait for the reader of a pipe, and between two looks for it, in seconds.
@@ -87,7 +87,7 @@ class Results:
         """
         for target, file in zip(self._targets, self._files, strict=True):
             try:
-                _write_all(file, lines[target.format])
+                write_all(file, lines[target.format])
             except BrokenPipeError:
                 raise
             except OSError as error:
@@ -151,7 +151,7 @@ class Results:
             with _reader_of(target.path):
                 file = open(target.path, "wb" if fresh else "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if fresh:
-            _write_all(file, HEADERS[target.format].encode())
+            write_all(file, HEADERS[target.format].encode())
         return file
 
     def _resume_from(self, done: set[str], tally: Tally) -> None:
@@ -227,12 +227,6 @@ def _jsonl_records(lines: _Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     for line in lines:
         found = json.loads(line)
         yield lines.end, {name: found[name] for name in COLUMNS}
-
-
-def _write_all(file: IO[bytes], text: bytes) -> None:
-    rest = memoryview(text)
-    while rest:
-        rest = rest[file.write(rest) or 0 :]
 
 
 @contextmanager

@@ -20,17 +20,17 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from camapp import __version__
 from camapp.core.events import Situation
 from camapp.core.frames import Frame, Trace
-from camapp.core.json_records import SCHEMA, compact_json, prediction_record
+from camapp.core.json_records import SCHEMA, compact_json, prediction_record, utc
 from camapp.core.models import model_choices
 from camapp.core.predictions import Prediction
 from camapp.core.status import Status
+from camapp.core.zones import place_name
 from camapp.remote.commands import CameraControl
 from camapp.remote.mqtt.client import Access, MqttClient, Subscription, Timeouts
 from camapp.remote.mqtt.commands import MqttCommands
@@ -188,7 +188,7 @@ class MqttInterface:
         health = status.figures.health
         return {
             "schema": SCHEMA,
-            "time": _now(),
+            "time": utc(),
             "version": __version__,
             "cameras": [publisher.camera.name for publisher in self._publishers],
             "temperature_c": health.temperature_c,
@@ -222,7 +222,7 @@ class MqttInterface:
     # -- in the commands' thread, or the client's
 
     def _publish_answer(self, camera: str, command: str, ok: bool, text: str) -> None:
-        record = {"time": _now(), "order": command, "ok": ok, "message": text}
+        record = {"time": utc(), "order": command, "ok": ok, "message": text}
         self.client.set(f"{self._topic}/{camera}/answer", encoded(record))
         self.client.tick_soon()
 
@@ -299,8 +299,8 @@ class _CameraPublisher(PredictionSink):
         own = found if len(found) <= _FEW_LABELS else [label for label in named if label in found]
         return CameraEntities(
             *(self.camera.name, self.topic, status.task, tuple(self.choices.values()), tuple(own), "person" in found),
-            tuple(item.partition("=")[0].strip() for item in settings.zone),
-            tuple(item.partition("=")[0].strip() for item in settings.line),
+            tuple(map(place_name, settings.zone)),
+            tuple(map(place_name, settings.line)),
             self.picture is not None,
         )
 
@@ -352,7 +352,7 @@ def objects_record(prediction: Prediction, counts: Mapping[str, int]) -> dict[st
         }
     total = sum(counts.values())
     return {
-        **{"schema": SCHEMA, "time": _now(), "seq": prediction.seq, "total": total, "counts": counts},
+        **{"schema": SCHEMA, "time": utc(), "seq": prediction.seq, "total": total, "counts": counts},
         **{"zones": zones, "lines": lines},
     }
 
@@ -363,7 +363,7 @@ def status_record(status: Status, model: str) -> dict[str, Any]:
     p50, p95, p99 = status.latency_ms.get("total", (0.0, 0.0, 0.0))
     return {
         "schema": SCHEMA,
-        "time": _now(),
+        "time": utc(),
         "camera": status.camera,
         "state": status.state.value,
         "reason": status.reason,
@@ -397,7 +397,3 @@ def status_record(status: Status, model: str) -> dict[str, Any]:
 def encoded(record: dict[str, Any]) -> bytes:
     """Return the record as JSON in UTF-8."""
     return compact_json(record).encode("utf-8", "backslashreplace")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
