@@ -200,7 +200,7 @@ class WebInterface:
             model = feed.models.get(camera.settings.model, camera.settings.model)
             extra = {"hud": camera.hud_shown, "model": model} | places_record(camera.settings)
             if camera.board is not None:
-                extra |= {"label": camera.board.label, "labels": camera.board.counts}
+                extra |= {"label": camera.board.label, "collected": camera.board.counts}
             if self._gate is not None:
                 extra["drive"] = self._gate.state._asdict()
             self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})

@@ -872,10 +872,11 @@ $("statistics").onclick = async () => {
   if (result) $("statistics").setAttribute("aria-pressed", result.shown);
 };
 // `camapp collect`: a button for each label, and number keys; the snapshot button and space save an image.
-function showLabels({ label, labels }) {
-  $("labels").hidden = !labels;
-  if (!labels) return;
-  const names = Object.keys(labels);
+function showLabels({ label, collected }) {
+  $("labels").hidden = !collected;
+  $("model").parentElement.hidden = Boolean(collected);
+  if (!collected) return;
+  const names = Object.keys(collected);
   setText($("snapshot").lastChild, `Save ${label}`);
   if ($("labels").children.length !== names.length) {
     $("labels").replaceChildren(...names.map((name) => {
@@ -883,10 +884,11 @@ function showLabels({ label, labels }) {
       button.onclick = () => sendCommand("label", { label: name }, button);
       return button;
     }));
+    setText($("keys"), `Keys: 1 to 9 choose a label, space saves an image. ${$("keys").textContent}`);
   }
   names.forEach((name, index) => {
     const button = $("labels").children[index];
-    setText(button, `${index + 1} ${name}: ${labels[name]}`);
+    setText(button, `${index + 1} ${name}: ${collected[name]}`);
     button.setAttribute("aria-pressed", name === label);
   });
 }
@@ -899,17 +901,18 @@ $("model").onchange = async () => {
 };
 $("stage").addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (!$("labels").hidden) {
-    $("labels").children[event.key - 1]?.click();
-    if (event.key === " ") {
-      event.preventDefault();
-      $("snapshot").click();
-    }
-  }
   const button = { p: "pause", s: "snapshot", r: "edit", z: "edit-places", h: "statistics", f: "full" }[event.key];
   if (button && !$(button).hidden) $(button).click();
 });
 addEventListener("keydown", (event) => {
+  if (!$("labels").hidden && !event.ctrlKey && !event.altKey && !event.metaKey && !event.target.matches("input, select")) {
+    $("labels").children[event.key - 1]?.click();
+    // Space saves even if a label was chosen by its button just before; other buttons keep it.
+    if (event.key === " " && !event.target.matches("button:not(#labels button, #snapshot), a")) {
+      event.preventDefault();
+      if (!event.repeat) $("snapshot").click();
+    }
+  }
   if (event.key === "?" && !event.target.matches("input, select")) $("keys").classList.toggle("visually-hidden");
   if (event.key === "Escape" && region) $("cancel").click();
   if (event.key === "Escape" && !$("places").hidden) (draft ? endDraft : closePlaces)();

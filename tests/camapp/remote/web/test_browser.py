@@ -24,6 +24,7 @@ from camapp.core.predictions import Box, LineState, ZoneState
 from camapp.core.settings import load_settings
 from camapp.overlay.class_colours import class_colour
 from camapp.remote.web.interface import WebInterface
+from camapp.tasks.collect import CollectTask, LabelBoard
 from camapp.tasks.digits import DigitsTask
 
 CHROMIUM = shutil.which("chromium")
@@ -43,13 +44,14 @@ pytestmark = [
 class Run:
     """A real run of generated digits, and its page."""
 
-    def __init__(self, folder: Path, address="127.0.0.1:0", names=("camera",), task=None):
+    def __init__(self, folder: Path, address="127.0.0.1:0", names=("camera",), task=None, board=None):
         cameras = [
             {"source": f"pattern://digits?size=640x360&fps=10&seed={number}", "name": name, "target_fps": 10.0}
             for number, name in enumerate(names, 1)
         ]
         common = {"display": "none", "snapshots": folder / "snapshots"}
         self.cameras = build_cameras([load_settings(camera | common, environment={}) for camera in cameras], task=task)
+        self.pipeline.board = board
         self.interface = WebInterface(
             self.cameras.pipelines, address, state=folder / "state", print_line=lambda text: None
         )
@@ -160,6 +162,29 @@ def test_a_question_mark_shows_and_hides_the_keys(page, run):
         page.keyboard.press("?")
     assert heights[0] == heights[2] < 5
     assert heights[1] > 10
+
+
+def test_labels_to_collect_are_chosen_by_keys_and_buttons_and_space_saves(page, tmp_path):
+    board = LabelBoard({"cup": 0, "pen": 0})
+    saved = []
+    board.request = lambda: (saved.append(board.label), board.saved(tmp_path / board.label / "1.jpg"))
+    with Run(tmp_path, task=type("BoardTask", (CollectTask,), {"board": board}), board=board) as run:
+        page.goto(run.url)
+        page.wait_for_selector("#labels button[aria-pressed=true]")
+        assert not page.locator("#model").is_visible()
+        # Nothing has the focus yet.
+        page.keyboard.press("2")
+        page.get_by_role("button", name="Save pen").wait_for()
+        page.keyboard.press(" ")
+        page.get_by_role("button", name="2 pen: 1").wait_for()
+        # The focus is on the label's button now, and space saves all the same.
+        page.get_by_role("button", name="1 cup: 0").click()
+        page.get_by_role("button", name="Save cup").wait_for()
+        page.keyboard.press(" ")
+        page.get_by_role("button", name="1 cup: 1").wait_for()
+        page.get_by_role("button", name="Save cup").click()
+        page.get_by_role("button", name="1 cup: 2").wait_for()
+        assert saved == ["pen", "cup", "cup"]
 
 
 def test_the_button_pauses_and_resumes(page, run):
