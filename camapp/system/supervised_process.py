@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -14,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from camapp.system.process import blas_threads, signal_name
+
+log = logging.getLogger(__name__)
 
 # Capacity of a pipe, and the end of stderr that is kept to find its last line in.
 _PIPE_BYTES, _STDERR_BYTES = 65536, 4096
@@ -139,8 +142,8 @@ class SupervisedProcess:
         name: of the thread.
         spawn: starts the child; returns None if that is not possible now. Its OSError goes to `on_exit`.
         serve: talks to the child until its socket ends, it hangs, or `stopping` is set; then the child is ended.
-        on_exit: called unless `stopping` is set, with the exit code (None if the child could not be started) and a
-            reason for the log; returns whether to start another.
+        on_exit: called unless `stopping` is set, with the exit code (None if the child could not be started, or `serve`
+            has failed) and a reason for the log; returns whether to start another.
         retry_s: shortest delay before the next start, seconds.
         max_retry_s: longest delay.
         grace_s: seconds that the child gets to exit before it is killed.
@@ -199,6 +202,10 @@ class SupervisedProcess:
                 code, reason = (None, "") if child is None else self._run(child)
             except OSError as error:
                 code, reason = None, f"its process cannot be started or reached: {error}"
+            except Exception as error:
+                # Of `serve`, whose child has been ended; the next one may work.
+                log.debug("traceback", exc_info=error)
+                code, reason = None, f"{type(error).__name__}: {error}"
             if reason:
                 self._delay_s = min(2 * self._delay_s, self._max_retry_s) or self._retry_s
                 if not self.stopping.is_set() and not self._on_exit(code, reason):

@@ -40,6 +40,8 @@ _RETRY_S, _MAX_RETRY_S = 0.5, 30.0
 _FIRST_ANSWER_S, _ANSWER_S = 60.0, 10.0
 # Number of boxes, and of the numbers in their outlines, that are sent of one prediction: a message has to fit a packet.
 _MAX_BOXES, _MAX_OUTLINES = 200, 5000
+# Labels of a model that are sent, for the same reason.
+_MAX_LABELS = 2000
 # Key of a command's value in the JSON body.
 _VALUES = {"label": "label", "model": "model", "roi": "roi", "hud": "shown"}
 # Commands whose value is the body itself.
@@ -203,7 +205,9 @@ class WebInterface:
                 extra |= {"label": camera.board.label, "collected": camera.board.counts}
             if self._gate is not None:
                 extra["drive"] = self._gate.state._asdict()
-            self._send({"type": "status", "camera": feed.number, "record": camera.status().record() | extra})
+            record = camera.status().record() | extra
+            record["labels"] = record["labels"][:_MAX_LABELS]
+            self._send({"type": "status", "camera": feed.number, "record": record})
 
     def _receive(self, message: channel.Message) -> None:
         kind = message["type"]

@@ -160,3 +160,10 @@ def test_stop_ends_the_child_within_its_bound_and_reports_no_exit(spawn):
     assert owner.exits == []
     with pytest.raises(ProcessLookupError):
         os.kill(child.pid, 0)
+
+
+def test_an_error_of_the_owner_ends_the_child_and_not_the_supervision(spawn):
+    owner = Owner(lambda: spawn(ECHO), lambda child: raise_(TypeError("no such message")), retry_s=0.01)
+    owner.wait(2)
+    assert owner.exits[0][1:] == (None, "TypeError: no such message")
+    owner.process.stop()

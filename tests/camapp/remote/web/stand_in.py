@@ -30,6 +30,7 @@ class StandIn:
         self.paused = False
         self.refuses = ""
         self.task = "digits"
+        self.labels = ("0", "1")
         self._seq = 0
 
     def status(self):
@@ -43,7 +44,7 @@ class StandIn:
             prediction=None,
             age_s=0.1,
             task=self.task,
-            labels=("0", "1"),
+            labels=self.labels,
             size=(320, 240),
             roi=self.settings.roi,
             uptime_s=12.0,

@@ -159,6 +159,16 @@ def test_predictions_and_status(site):
     assert site.ask("/metrics")[1] == b"up 1\n"
 
 
+def test_a_status_fits_a_packet_whatever_the_number_of_labels(tmp_path, monkeypatch):
+    camera, sizes = StandIn(tmp_path), []
+    camera.labels = tuple(f"class number {number}" for number in range(21_841))
+    interface = WebInterface([camera], "127.0.0.1:0", state=tmp_path)
+    monkeypatch.setattr(interface, "_send", lambda message: sizes.append(len(json.dumps(message))))
+    interface._send_status()
+    # The kernel's usual limit (net.core.wmem_max).
+    assert sizes[0] < 208 << 10
+
+
 def test_the_socket_sends_predictions_and_notices(site):
     with connect(f"ws://127.0.0.1:{site.port}/live") as socket_:
         assert json.loads(socket_.recv(timeout=10))["hello"]["cameras"][0]["name"] == "camera"
