@@ -83,8 +83,11 @@ def _asked(child: ChildProcess, data: bytes) -> NDArray[np.uint8]:
         socket.send_fds(child.socket, [b"decode"], [fd])
     finally:
         os.close(fd)
-    if not child.wait_readable(_LIMIT_S):
-        raise TimeoutError
+    deadline = time.monotonic() + _LIMIT_S
+    # Output to stderr, such as a library's warning, ends a wait, too.
+    while not child.wait_readable(deadline - time.monotonic()):
+        if time.monotonic() > deadline:
+            raise TimeoutError
     message, fds, _, _ = socket.recv_fds(child.socket, _MAX_MESSAGE, 1)
     if not message:
         raise OSError("the decoder ended")

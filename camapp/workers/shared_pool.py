@@ -30,9 +30,12 @@ class SharedWorkers:
         full_key = (key, max_items, spare_slots)
         with self._lock:
             shared = self._pools.get(full_key)
-            if shared is None or shared.closed:
-                shared = self._pools[full_key] = _Shared(model, max_items, self.workers, self._threads, spare_slots)
-            return shared.enter(on_outcome)
+            if shared is not None and (share := shared.enter(on_outcome)) is not None:
+                return share
+            shared = self._pools[full_key] = _Shared(model, max_items, self.workers, self._threads, spare_slots)
+            share = shared.enter(on_outcome)
+            assert share is not None
+            return share
 
 
 class _Shared:
@@ -40,7 +43,7 @@ class _Shared:
 
     def __init__(self, model: Model, max_items: int, workers: int, threads: int, spare_slots: int) -> None:
         self.pool = WorkerPool(model, max_items, workers, threads, spare_slots, self._route)
-        self.closed = False
+        self._is_closed = False
         self.lock = threading.Condition()
         # The share that has waited longest is next: a camera that always has a frame ready cannot starve the others.
         self.waiting: deque[Share] = deque()
@@ -49,8 +52,11 @@ class _Shared:
         self._started = False
         self._tokens = 0
 
-    def enter(self, on_outcome: Callable[[Outcome], None]) -> Share:
+    def enter(self, on_outcome: Callable[[Outcome], None]) -> Share | None:
+        """Return a new share; None if the last one has left."""
         with self.lock:
+            if self._is_closed:
+                return None
             self._members += 1
         return Share(self, on_outcome)
 
@@ -70,8 +76,7 @@ class _Shared:
     def leave(self, timeout: float) -> None:
         with self.lock:
             self._members -= 1
-            self.closed = self.closed or not self._members
-            last = not self._members
+            last = self._is_closed = not self._members
         if last:
             self.pool.stop(timeout)
 

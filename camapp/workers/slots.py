@@ -82,6 +82,7 @@ class Slots:
     def close(self) -> None:
         """Close this process's descriptor; the mapping is released with the last view."""
         self._slots = []
+        del self._map
         os.close(self.fd)
 
     def _view(self, index: int) -> Slot:

@@ -245,6 +245,18 @@ def test_a_picture_at_which_the_decoder_crashes_is_damaged_and_the_next_one_is_r
     assert decode_image(good).rgb()[0, 0].tolist() == [128] * 3
 
 
+def test_a_decoder_that_writes_a_warning_has_the_full_time_for_its_picture(monkeypatch):
+    wait, waits = still_process.ChildProcess.wait_readable, []
+
+    def wait_readable(child, timeout):
+        # Output to stderr ends a wait, too.
+        waits.append(timeout)
+        return len(waits) > 2 and wait(child, timeout)
+
+    monkeypatch.setattr(still_process.ChildProcess, "wait_readable", wait_readable)
+    assert decode_image(cv2.imencode(".jp2", solid(size=(48, 64, 3)))[1].tobytes()).size == (64, 48)
+
+
 def test_an_interrupted_picture_is_not_taken_for_the_next_one(monkeypatch):
     small, large = (cv2.imencode(".jp2", solid(size=(48, side, 3)))[1].tobytes() for side in (64, 80))
 

@@ -1,9 +1,11 @@
 """Tests cameras that share workers: each gets its own results and its turn, and can stop at any time."""
 
+import gc
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +134,33 @@ def test_other_models_have_other_workers(model):
     assert cameras[0].share.processes() != cameras[1].share.processes()
     for camera in cameras:
         camera.share.stop()
+
+
+def test_a_camera_that_comes_while_the_last_one_leaves_has_new_workers(model, monkeypatch):
+    shared = SharedWorkers(workers=1, threads=1)
+    last = shared.share("same", model, 1, 0, print)
+    enter = type(last._shared).enter
+
+    def enter_late(pool, on_outcome):
+        if pool is last._shared:
+            last.stop()
+        return enter(pool, on_outcome)
+
+    monkeypatch.setattr(type(last._shared), "enter", enter_late)
+    next_one = shared.share("same", model, 1, 0, print)
+    assert next_one._shared is not last._shared
+    next_one.stop()
+
+
+def test_workers_that_have_ended_leave_no_memory(model):
+    shared = SharedWorkers(workers=1, threads=1)
+    shares = []
+    for number in range(3):
+        # As a model file that changes again and again.
+        shares.append(shared.share(number, model, 1, 0, print))
+        if number:
+            shares.pop(0).stop()
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text()
+    assert maps.count("camapp-slots") == 1
+    shares[0].stop()
