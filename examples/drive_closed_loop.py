@@ -11,6 +11,7 @@ With `--lockstep`, the simulation waits for each prediction: its time is then no
 import argparse
 import math
 import socket
+import sys
 import threading
 import time
 
@@ -181,6 +182,8 @@ def main() -> int:
     car = SimulatedCar(scene, options.speed, options.laps, 1 if drawn else 0, options.lockstep)
     for result in camapp.watch(car, model=options.model, drive=f"udp://127.0.0.1:{car.port}"):
         car.answer(result)
+        if sys.stderr.isatty():
+            print(f"\r{car.laps:5.0%} of a lap ", end="", file=sys.stderr)
     errors = np.abs(car.offsets)
     print(f"{car.laps:.2f} laps of {float(scene.course.along[-1]):.0f} m")
     print(f"from the middle of the lane, in lane widths: {errors.mean():.3f} in the mean, {errors.max():.2f} at most")

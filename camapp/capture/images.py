@@ -108,7 +108,7 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
     takes longer than finding. Hidden files are left out, and unreadable folders, with a warning.
 
     Raises:
-        PermanentSourceError: it is a pipe, which might never end, or a device.
+        PermanentSourceError: it is missing, a pipe, which might never end, or a device.
         SourceDenied: this user may not read the file or the topmost folder.
     """
     if path.is_dir():
@@ -121,6 +121,8 @@ def walk_images(path: Path, in_order: bool = True) -> Iterator[str]:
         if not path.is_file():
             raise PermanentSourceError(f"{path} is not a file but a pipe or a device; name an image or a folder")
         yield str(path)
+    elif not any(char in str(path) for char in "*?["):
+        raise PermanentSourceError(f"no such file or folder: {path}")
     else:
         found = (name for name in glob.iglob(str(path), recursive=True) if _is_image(name) and os.path.isfile(name))
         yield from sorted(found, key=natural_key)

@@ -79,7 +79,9 @@ def remembered(settings: Settings, folder: Path) -> Settings:
         try:
             chosen: dict[str, Any] = {name: checked(name, raw, str(where))}
             settings = replace(settings, **chosen)
-            log.info("%s uses the %s chosen on its page: %s (%s)", settings.name, what, raw, where)
+            # As an option takes it.
+            shown = ",".join(map(str, chosen[name]))
+            log.info("%s uses the %s chosen on its page: %s (%s)", settings.name, what, shown, where)
         except SettingsError as error:
             log.warning("%s; it is ignored", error)
     return settings

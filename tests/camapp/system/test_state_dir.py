@@ -64,10 +64,13 @@ def test_a_token_that_other_users_can_read_is_rejected(tmp_path):
         web_token(tmp_path)
 
 
-def test_a_saved_region_is_used_at_the_next_start(tmp_path):
+def test_a_saved_region_is_used_at_the_next_start(tmp_path, caplog):
+    caplog.set_level("INFO")
     remember(tmp_path, "camera", "roi", ROI)
     remember(tmp_path, "porch", "roi", (0, 0, 0.5, 1))
     assert remembered(settings(), tmp_path).roi == ROI
+    # As --roi and --region take it.
+    assert "camera uses the region chosen on its page: 0.1,0.2,0.5,0.5 (" in caplog.text
     assert remembered(settings(name="porch"), tmp_path).roi == (0, 0, 0.5, 1)
     assert remembered(settings(name="other"), tmp_path).roi is None
     remember(tmp_path, "camera", "roi", None)

@@ -364,7 +364,7 @@ def test_existing_results_are_not_overwritten(folder, tmp_path, inside):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent"], 69, "no images at absent; they end in"),
+        (["absent"], 69, "no such file or folder: absent"),
         (["{folder}", "--truth", "guess"], 2, "--truth guess is not one of auto, name, folder, none"),
         (["{folder}", "--executor", "dask"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
         (["{folder}", "--scheduler", "tcp://x:1"], 2, "--executor is local, or dask with --scheduler ADDRESS"),
