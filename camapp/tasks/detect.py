@@ -174,11 +174,12 @@ def _in_view(found: Candidates, fit: Fit, frame: Frame, labels: Sequence[str]) -
     (x0, y0, x1, y1), (u0, v0, u1, v1) = fit.source, fit.target
     scale = np.array([(x1 - x0) / (u1 - u0), (y1 - y0) / (v1 - v0)])
     low, to_view = np.array([x0, y0]), np.array(frame.model_to_view)
-    bounds = (low, np.array([x1, y1])) if found.angles is None else (None, None)
+    high = np.array([x1, y1])
 
     def placed(points: Floats) -> Floats:
         """Map points (..., 2) of the input to the view."""
-        return np.asarray(np.clip((points - (u0, v0)) * scale + low, *bounds) * to_view)
+        seen = (points - (u0, v0)) * scale + low
+        return np.asarray((seen if found.angles is not None else np.clip(seen, low, high)) * to_view)
 
     rects = placed(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4).tolist()
     points = repeat(()) if found.points is None else _key_points(found.points, placed(found.points[..., :2]))

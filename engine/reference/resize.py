@@ -55,25 +55,27 @@ def _along(has: Any, x: Array, beyond: Array, size: int, scale: float, region: A
 
 
 def _coordinate(has: Any, place: int, length: int, size: int, scale: float, region: Any) -> float:
-    mode, one = has.get("coordinate_transformation_mode", "half_pixel"), np.float32(1)
-    at, by, reach = one * place, np.float32(scale), one * (length - 1)
+    mode = has.get("coordinate_transformation_mode", "half_pixel")
+    # NumPy before 2 computes float32 with Python's numbers in float64, so all are float32 before.
+    one, half, at, by = (np.float32(number) for number in (1, 0.5, place, scale))
+    whole, made, reach, last = (np.float32(number) for number in (length, size, length - 1, size - 1))
     if size == 1 and mode in ("align_corners", "pytorch_half_pixel"):
         return 0.0
     if mode == "align_corners":
-        return float(at * reach / (one * (size - 1)))
+        return float(at * reach / last)
     if mode == "asymmetric":
         return float(at / by)
     if mode == "tf_half_pixel_for_nn":
-        return float((at + one / 2) / by)
+        return float((at + half) / by)
     if mode == "tf_crop_and_resize":
         start, end = np.float32(region[0]), np.float32(region[1])
         if size == 1:
-            return float(one / 2 * (start + end) * reach)
-        return float(start * reach + at * (end - start) * reach / (one * (size - 1)))
-    offset = 0 * one
+            return float(half * (start + end) * reach)
+        return float(start * reach + at * (end - start) * reach / last)
+    offset = np.float32(0)
     if mode == "half_pixel_symmetric":
-        offset = one * length / 2 * (1 - one * size / (by * (one * length)))
-    return float(offset + (at + one / 2) / by - one / 2)
+        offset = whole * half * (one - made / (by * whole))
+    return float(offset + (at + half) / by - half)
 
 
 def _shares(has: Any, where: float, length: int, shrink: float) -> list[tuple[int, float]]:

@@ -272,14 +272,19 @@ def test_an_interrupted_picture_is_not_taken_for_the_next_one(monkeypatch):
 
 def test_the_process_for_pictures_ends_when_it_is_idle(monkeypatch):
     monkeypatch.setattr(still_process, "_IDLE_S", 0.1)
+    started = [child for child in (still_process._child,) if child is not None]
+    start = still_process.ChildProcess
+    monkeypatch.setattr(
+        still_process, "ChildProcess", lambda *args, **more: started.append(start(*args, **more)) or started[-1]
+    )
     decode_image(cv2.imencode(".jp2", solid(size=(48, 64, 3)))[1].tobytes())
-    child = still_process._child
     deadline = time.monotonic() + 5
     while still_process._child is not None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert still_process._child is None
     with still_process._lock:
-        assert not Path(f"/proc/{child.pid}").exists()
+        assert started
+        assert not any(Path(f"/proc/{child.pid}").exists() for child in started)
 
 
 def test_pictures_are_never_read_as_video(tmp_path):

@@ -42,6 +42,11 @@ def thumbnail(data):
     return data[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + data[2:]
 
 
+def half(data):
+    """Return a JPEG picture with the first half of its pixels."""
+    return data[: (data.rindex(b"\xff\xda") + len(data)) // 2]
+
+
 MULTIPART = "multipart/x-mixed-replace; boundary=frame"
 # Of each variant: Content-Type, and the bytes of the k-th picture.
 VARIANTS = {
@@ -67,7 +72,7 @@ VARIANTS = {
     "no-end": (MULTIPART, lambda k: part(jpeg()[:-2])),
 }
 OTHERS = {
-    "cut": (MULTIPART, lambda k: part(jpeg()[: -300 if k % 3 == 1 else None])),
+    "cut": (MULTIPART, lambda k: part(half(jpeg()) if k % 3 == 1 else jpeg())),
     "damaged": (MULTIPART, lambda k: part(jpeg() if k % 3 != 1 else b"\xff\xd8\xff\xc0\0\x08broken\xff\xd9")),
     "grows": (MULTIPART, lambda k: part(jpeg(size=(64, 48) if k < 5 else (128, 96)))),
     "shrinks": (MULTIPART, lambda k: part(jpeg(size=(128, 96) if k < 5 else (64, 48)))),
@@ -226,7 +231,12 @@ def test_pictures_are_found_however_a_camera_packs_them(opened, path):
     assert source.live
 
 
-@pytest.mark.parametrize("path", ["grows", "shrinks", "sampling"])
+NEEDS_SAMPLING = pytest.mark.skipif(
+    not hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"), reason="OpenCV before 4.7 writes JPEG with one sampling only"
+)
+
+
+@pytest.mark.parametrize("path", ["grows", "shrinks", pytest.param("sampling", marks=NEEDS_SAMPLING)])
 def test_a_change_is_reported_and_its_first_picture_is_right(opened, path, caplog):
     source = opened(path)
     shots = [source.read(2) for _ in range(10)]
