@@ -12,21 +12,20 @@ from camapp.core.frames import Frame, Trace
 from camapp.core.predictions import Prediction
 from camapp.core.settings import parse_float
 
-# Seconds, and intervals between images, for which a count must have been lower before it falls: detectors lose an
+# Nanoseconds, and intervals between images, for which a count must have been lower before it falls: detectors lose an
 # object for some frames.
-HOLD_S, _HOLD_INTERVALS = 1.0, 3
+_HOLD_NS, _HOLD_INTERVALS = 1_000_000_000, 3
 _COMPARISON = re.compile(r"(.+?)\s*([<>]=?)\s*(.*)")
 _SIGNS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 
 
 class SteadyCounts:
-    """Counts with hysteresis in time: a count rises at once, and falls once it has been lower for `hold_s`.
+    """Counts with hysteresis in time: a count rises at once, and falls once it has been lower for a second.
 
     With few images a second it falls later: after three of them.
     """
 
-    def __init__(self, hold_s: float = HOLD_S) -> None:
-        self._hold_ns = round(hold_s * 1e9)
+    def __init__(self) -> None:
         self._newest_ns = 0
         # By name, for each count from 1 the last time at which it was reached.
         self._reached: dict[str, list[int]] = {}
@@ -35,7 +34,7 @@ class SteadyCounts:
         """Return the steady counts, those above 0; without `hold`, the image is independent of the one before."""
         if not hold or now_ns < self._newest_ns:
             self._reached.clear()
-        limit_ns = max(self._hold_ns, _HOLD_INTERVALS * (now_ns - self._newest_ns) if self._reached else 0)
+        limit_ns = max(_HOLD_NS, _HOLD_INTERVALS * (now_ns - self._newest_ns) if self._reached else 0)
         self._newest_ns = now_ns
         for name in {*self._reached, *(name for name, count in counts.items() if count > 0)}:
             times, count = self._reached.setdefault(name, []), counts.get(name, 0)
@@ -55,13 +54,13 @@ class Situation:
         in_zones: objects by `label@zone`, steady.
     """
 
-    def __init__(self, hold_s: float = HOLD_S) -> None:
+    def __init__(self) -> None:
         self.finds_objects = False
         self.counts: dict[str, int] = {}
         self.in_zones: dict[str, int] = {}
         self._task, self._label = "", ""
         self._key: object = None
-        self._steady, self._steady_zones = SteadyCounts(hold_s), SteadyCounts(hold_s)
+        self._steady, self._steady_zones = SteadyCounts(), SteadyCounts()
 
     def update(self, prediction: Prediction, frame: Frame, trace: Trace) -> bool:
         """Take a prediction; return whether it changes what is reported."""

@@ -88,7 +88,7 @@ def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
         rest = rest[file.write(rest) or 0 :]
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write a file, in a folder that exists, completely or not at all, also across a power cut.
 
     Raises:
@@ -97,4 +97,4 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     # Imported late because it loads NumPy, which --help does not need.
     from engine.formats.content import write_whole
 
-    write_whole(path, lambda file: file.write(data), mode)
+    write_whole(path, lambda file: file.write(data))

@@ -1,4 +1,4 @@
-"""Converts an image to the input of a model, and maps points back to the image."""
+"""Converts an image to the input of a model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ class Fit:
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
-
-    def to_image(self, point: Point) -> Point:
-        """Map a point of the input to the image."""
-        (x0, y0, x1, y1), (u0, v0, u1, v1) = self.source, self.target
-        return x0 + (point[0] - u0) * (x1 - x0) / (u1 - u0), y0 + (point[1] - v0) * (y1 - y0) / (v1 - v0)
 
     def region(self, scale: Point) -> Box:
         """Return the part in a view whose coordinates are `scale` times those of the image."""

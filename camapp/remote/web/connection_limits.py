@@ -33,18 +33,14 @@ class _Connection:
 
 
 class ConnectionLimiter:
-    """Limits all open connections of one server.
-
-    Args:
-        capacity: maximum number of connections. One more drops the one that has been idle for longest.
+    """Limits all open connections of one server; one too many drops the one that has been idle for longest.
 
     Attributes:
         dropped: connections that were ended because of a limit.
     """
 
-    def __init__(self, capacity: int = MAX_CONNECTIONS) -> None:
+    def __init__(self) -> None:
         self.dropped = 0
-        self._capacity = capacity
         # In the order in which they became idle, the longest idle first.
         self._connections: OrderedDict[Address, _Connection] = OrderedDict()
 
@@ -53,7 +49,7 @@ class ConnectionLimiter:
 
     def add(self, transport: asyncio.Transport) -> None:
         """Add a new connection, or end it if there is no room."""
-        if len(self._connections) >= self._capacity and not self._make_room():
+        if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
             self.dropped += 1
             transport.abort()
             return

@@ -26,7 +26,7 @@ def began(trigger: Trigger, seconds: float, still: bool = False, **found: object
 
 
 def test_a_count_rises_at_once_and_falls_after_the_hold() -> None:
-    steady = SteadyCounts(1.0)
+    steady = SteadyCounts()
     seen = [
         steady.update({"person": count}, round(at * SECOND)).get("person", 0)
         for at, count in [(0, 1), (0.1, 3), (0.2, 2), (1.05, 2), (1.15, 2), (1.9, 0), (2.1, 0), (2.2, 0)]
@@ -35,7 +35,7 @@ def test_a_count_rises_at_once_and_falls_after_the_hold() -> None:
 
 
 def test_with_few_images_a_second_a_single_miss_is_held_too() -> None:
-    steady = SteadyCounts(1.0)
+    steady = SteadyCounts()
     seen = [steady.update({"cat": count}, at * SECOND) for at, count in [(0, 1), (5, 0), (10, 1), (15, 0), (20, 0)]]
     assert seen == [{"cat": 1}] * 5
     assert [steady.update({}, at * SECOND) for at in (25, 30)] == [{"cat": 1}, {}]

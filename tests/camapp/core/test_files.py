@@ -14,12 +14,12 @@ def test_numbers_in_names_are_sorted_by_value():
     ]  # fmt: skip
 
 
-def test_a_file_is_replaced_with_its_mode_and_without_leftovers(tmp_path):
+def test_a_file_is_replaced_without_leftovers(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text("old")
-    write_atomic(path, b"new", mode=0o600)
+    write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["settings.toml"]
 
 
