@@ -7,6 +7,7 @@ import http.client
 import logging
 import math
 import os
+import select
 import socket
 import ssl
 import threading
@@ -88,6 +89,15 @@ class HttpStream:
         if not data and self._cut_off:
             raise TimeoutError
         return data
+
+    def has_data(self) -> bool:
+        """Return whether bytes have arrived that `read` would return at once."""
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return True
+        poll = select.poll()
+        if self._sock is not None:
+            poll.register(self._sock, select.POLLIN)
+        return any(events & select.POLLIN for _, events in poll.poll(0))
 
     def close(self) -> None:
         """Hang up."""

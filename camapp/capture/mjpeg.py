@@ -7,7 +7,6 @@ import math
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -148,31 +147,39 @@ class JpegSplitter:
 
 
 class MjpegFeed:
-    """Decodes the pictures of an endless answer; the newest complete one is next."""
+    """Decodes the pictures of an endless answer: of those that have arrived, the newest; older ones are left out."""
 
     def __init__(self, name: str, stream: HttpStream, head: bytes) -> None:
         self._name, self._stream = name, stream
         self._splitter = JpegSplitter()
         self._head = head
-        self._ready: deque[Jpeg] = deque()
         self._decode = _PictureDecoder(name)
 
     def next(self, timeout: float) -> Picture | End | None:
         """Return the next picture, or the end. Raises TimeoutError, SourceLost, EndOfStream."""
         deadline = time.monotonic() + timeout
-        while True:
-            while self._ready:
-                if (picture := self._decode(self._ready.popleft())) is not None:
-                    return picture
+        while (jpeg := self._newest(deadline)) is not None:
+            if (picture := self._decode(jpeg)) is not None:
+                return picture
+        return End(0, 0, 0)
+
+    def _newest(self, deadline: float) -> Jpeg | None:
+        """Wait for a picture, and return the newest that has arrived; None at the end."""
+        found: Jpeg | None = None
+        received = 0
+        while found is None or (self._stream.has_data() and received < _MAX_PICTURE):
             data, self._head = self._head or self._stream.read(deadline), b""
             if not data:
-                return End(0, 0, 0)
+                break
+            received += len(data)
             try:
-                self._ready.extend(self._splitter.add(data))
+                for found in self._splitter.add(data):  # noqa: B007 - the last one
+                    pass
             except ValueError as error:
                 raise SourceLost(f"{self._name} sends no motion JPEG: {error}") from error
             if self._splitter.cut:
                 self._decode.note_damage("cut", "some of its pictures are cut off")
+        return found
 
     def close(self) -> None:
         """Hang up."""
