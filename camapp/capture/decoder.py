@@ -71,6 +71,13 @@ class End(NamedTuple):
     damaged: int
 
 
+class _Lent(weakref.ref[Pixels]):
+    """Refers to the array over a slot."""
+
+    __slots__ = ("slot",)
+    slot: int
+
+
 class _Memory:
     """Maps the slots of a child, and knows which of them may be filled again."""
 
@@ -80,8 +87,17 @@ class _Memory:
         finally:
             os.close(fd)
         self.generation, self._slot_bytes = generation, slot_bytes
-        self.free = deque(range(count))
+        self._free = deque(range(count))
+        self._lent: dict[int, _Lent] = {}
+        self._returned: deque[_Lent] = deque()
         self.granted = 0
+
+    @property
+    def free(self) -> deque[int]:
+        """Slots that may be filled, the next one first."""
+        while self._returned:
+            self._free.append(self._returned.popleft().slot)
+        return self._free
 
     def take(self, slot: int, width: int, height: int, stride: int) -> Pixels:
         """Return the picture in a slot, (height, width, 3); the slot is free again once no array refers to it."""
@@ -92,7 +108,10 @@ class _Memory:
             rows = rows.copy()
             self.free.append(slot)
         else:
-            weakref.finalize(owner, self.free.append, slot).atexit = False
+            # No code in Python runs when the array is deleted, in whatever thread: an interrupt by Ctrl-C that fell
+            # into such a call would be lost.
+            self._lent[slot] = lent = _Lent(owner, self._returned.append)
+            lent.slot = slot
         return rows
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camapp.capture.decoder import Decoder, DecoderDied, End
+from camapp.capture.decoder import Decoder, DecoderDied, End, _Memory
 from camapp.capture.decoder_process import Job
 from camapp.capture.ffmpeg import file_url, libraries
 from camapp.capture.source import EndOfStream, SourceOptions, create_source
@@ -171,3 +171,26 @@ def test_frames_before_a_position_are_skipped(film):
     assert len(times) < 14
     assert np.all(np.diff(times) > 0)
     decoder.close()
+
+
+def test_a_picture_is_given_back_without_any_call_in_python():
+    # An interrupt by Ctrl-C that falls into such a call is lost.
+    fd = os.memfd_create("slots")
+    os.ftruncate(fd, 4 * 48)
+    memory = _Memory(fd, generation=0, count=4, slot_bytes=48)
+    slot = memory.free.popleft()
+    memory.granted += 1
+    picture = memory.take(slot, 8, 2, 24)
+    assert list(memory.free) == [1, 2, 3]
+    part = picture[:1]
+    calls = []
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        del picture
+        kept = len(memory._returned)
+        del part
+        freed = len(memory._returned)
+    finally:
+        sys.setprofile(None)
+    assert (kept, freed, calls) == (0, 1, [])
+    assert list(memory.free) == [1, 2, 3, 0]
