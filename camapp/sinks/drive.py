@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 STALE_MS = 200.0
 # Interval of stale lines.
 HEARTBEAT_S = 0.1
-# Interval at which a gate is asked whether the car may still drive.
-GATE_S = 0.03
+# Time after the moment at which a silent page stops the car.
+GATE_S = 0.002
 _BAUD = {9600: termios.B9600, 57600: termios.B57600, 115200: termios.B115200, 230400: termios.B230400}
 _USAGE = "--drive takes udp://HOST:PORT or serial:///dev/NAME?baud=115200"
 
@@ -143,18 +143,23 @@ class DriveSink(BackgroundSink[tuple[Mapping[str, float], int, int]], Prediction
         return self._gate is not None and not self._gate.state.driving
 
     def _be_quiet(self, seconds: float) -> None:
-        """Send no stale line for some seconds; the gate is asked more often."""
+        """Send no stale line for some seconds, unless the page that lets the car drive is silent by then."""
         self._quiet_until = time.monotonic() + seconds
-        self._tick_s = seconds if self._gate is None else min(seconds, GATE_S)
+        self._tick_s = seconds if self._gate is None else min(seconds, self._gate.left_s + GATE_S)
 
     def _idle(self) -> None:
-        if self._gate is not None and time.monotonic() < self._quiet_until and (self._is_stale or not self._is_held):
-            return
+        left = self._quiet_until - time.monotonic()
+        if left > 0 and (self._is_stale or not self._is_held):
+            self._be_quiet(left)
+        else:
+            self._send_stale()
+
+    def _send_stale(self) -> None:
         self._send(message(self._seq, {}, self._age_ms()))
         self._be_quiet(HEARTBEAT_S)
 
     def _finish(self) -> None:
-        self._idle()
+        self._send_stale()
         self._close()
 
     def _age_ms(self) -> float:

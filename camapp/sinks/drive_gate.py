@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -52,6 +53,12 @@ class DriveGate:
         with self._lock:
             self._expire()
             return GateState(bool(self._grant), self._reason, self._holder)
+
+    @property
+    def left_s(self) -> float:
+        """Return the seconds until the page counts as silent, if nothing is heard of it; infinite while none drives."""
+        with self._lock:
+            return max(0.0, self._heard + self._silence_s - self._clock()) if self._grant else math.inf
 
     def stop(self, reason: str) -> None:
         """Stop the cars until the next release."""

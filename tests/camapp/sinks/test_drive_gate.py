@@ -1,5 +1,6 @@
 """The gate stops a car for good, lets one page at a time drive it, and reaches the drive lines at once."""
 
+import math
 import socket
 import time
 
@@ -101,5 +102,26 @@ def test_a_stop_reaches_the_line_at_once_and_an_expired_release_without_a_predic
         # Its page is silent.
         assert stale()
         assert gate.state.reason == "the page that let it drive is silent"
+        gate.release("a")
+        predict()
+        while stale():
+            predict()
     finally:
         sink.stop()
+    # The last line of a car that drives is stale.
+    assert stale()
+
+
+def test_the_time_left_to_a_silent_page_is_known():
+    clock = Clock()
+    gate = DriveGate(clock, silence_s=0.5)
+    assert gate.left_s == math.inf
+    grant = gate.release("a")
+    clock.now += 0.2
+    assert gate.left_s == pytest.approx(0.3)
+    gate.hold(grant)
+    assert gate.left_s == pytest.approx(0.5)
+    clock.now += 0.6
+    assert gate.left_s == 0
+    assert not gate.state.driving
+    assert gate.left_s == math.inf
