@@ -43,14 +43,15 @@ class DrawnSink(BackgroundSink[tuple[Pixels, Path]], ImageSink, PredictionSink):
 
     Args:
         folder: created if needed.
+        stop_s: longest wait for the disk at the end of the run.
 
     Attributes:
         saved: pictures written.
         lost: pictures that could not be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__("drawn", _MAX_QUEUED, _STOP_S, blocking=True, wait_s=_WAIT_S)
+    def __init__(self, folder: Path, stop_s: float = _STOP_S) -> None:
+        super().__init__("drawn", _MAX_QUEUED, stop_s, blocking=True, wait_s=_WAIT_S)
         self.saved = 0
         self._folder = folder
         self._names: dict[int, str] = {}
@@ -74,9 +75,8 @@ class DrawnSink(BackgroundSink[tuple[Pixels, Path]], ImageSink, PredictionSink):
     def stop(self) -> None:
         """Write what is queued."""
         super().stop()
-        log.info(
-            "wrote %d drawn pictures into '%s'%s", self.saved, self._folder, f", {self.lost} lost" * bool(self.lost)
-        )
+        lost = self.lost + self.pending
+        log.info("wrote %d drawn pictures into '%s'%s", self.saved, self._folder, f", {lost} lost" * bool(lost))
 
     def _handle(self, item: tuple[Pixels, Path]) -> None:
         try:

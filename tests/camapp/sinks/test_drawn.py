@@ -1,8 +1,10 @@
 """`--drawn`: each picture at its own size, with its own card, under a name that replaces no other."""
 
+import logging
 import os
 import shutil
 import subprocess
+import threading
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from camapp.app import build_cameras, run_cameras
 from camapp.commands.classify.command import run_classify
 from camapp.core.errors import SinkError
+from camapp.core.frames import Frame, Shot, Trace
 from camapp.core.image import Image, Layout
 from camapp.core.predictions import Prediction
 from camapp.core.settings import load_settings
@@ -115,6 +118,25 @@ def test_a_full_disk_costs_pictures_not_the_run(pictures, tmp_path, caplog):
         assert all(path.stat().st_size for path in disk.iterdir())
     finally:
         subprocess.run(["umount", "-l", disk], check=False)
+
+
+def test_pictures_that_a_slow_disk_leaves_waiting_at_the_end_count_as_lost(tmp_path, monkeypatch, caplog):
+    begun, may_go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr("camapp.sinks.drawn.write_drawn", lambda *_: begun.set() or may_go_on.wait(10))
+    sink = DrawnSink(tmp_path, stop_s=0.05)
+    sink.start()
+    canvas = np.zeros((4, 4, 3), np.uint8)
+    image = Image.of(canvas, Layout.BGR)
+    for number in range(3):
+        trace = Trace(number)
+        sink.accept(Prediction(number, "digits"), Frame(number, Shot(image, image)), trace)
+        sink.show(canvas, trace)
+        assert begun.wait(10)
+    with caplog.at_level(logging.INFO):
+        sink.stop()
+    may_go_on.set()
+    assert "wrote 0 drawn pictures" in caplog.text
+    assert ", 2 lost" in caplog.text
 
 
 def test_the_card_of_an_exact_image_is_never_that_of_the_one_before():
