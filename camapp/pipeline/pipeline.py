@@ -256,7 +256,8 @@ class Pipeline:
         self.health.start()
         try:
             self.inference.start()
-            for sink in dict.fromkeys((*self._prediction_sinks, *self._image_sinks)):
+            # By identity: a sink that is a dataclass has no hash.
+            for sink in {id(sink): sink for sink in (*self._prediction_sinks, *self._image_sinks)}.values():
                 sink.start()
                 started.append(sink)
             if self._image_sinks:

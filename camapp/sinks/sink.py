@@ -44,7 +44,8 @@ def guarded(log_once: LogOnce, sink: Sink, call: Callable[..., None], *arguments
         call(*arguments)
     except Exception as error:  # noqa: BLE001
         what = type(sink).__name__, type(error).__name__, error
-        log_once(logging.ERROR, (sink, call.__name__), "%s failed: %s: %s (logged once)", *what, error=error)
+        key = id(sink), getattr(call, "__name__", "")
+        log_once(logging.ERROR, key, "%s failed: %s: %s (logged once)", *what, error=error)
 
 
 class Sink(ABC):

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -371,6 +371,21 @@ def test_an_image_sink_that_raises_ends_neither_predictions_nor_the_images_of_ot
     check(pipeline.run())
     assert len(keep.seqs) == len(others.shown) == 10
     assert caplog.text.count("Broken failed: OSError: no paint for 0") == caplog.text.count("no paint") == 1
+
+
+def test_a_sink_may_be_a_dataclass_which_has_no_hash(build):
+    @dataclass
+    class Fails(PredictionSink):
+        calls: int = 0
+
+        def accept(self, prediction, frame, trace):
+            self.calls += 1
+            raise ValueError("no luck")
+
+    sink = Fails()
+    pipeline, keep = build(ScriptedSource(5, live=False), before=sink)
+    check(pipeline.run())
+    assert (sink.calls, len(keep.seqs)) == (5, 5)
 
 
 def test_a_sink_that_cannot_be_stopped_does_not_keep_others_from_being_stopped(build, caplog):
