@@ -45,7 +45,7 @@ def _yellow_too(pixels: Floats) -> Floats:
 
 
 # Setting -> what is looked for.
-WORDS = {"white": "line", "yellow": "yellow line", "black": "black line", "any": "white or yellow line"}
+WORDS = {"white": "white line", "yellow": "yellow line", "black": "black line", "any": "white or yellow line"}
 # Setting -> function from RGB, float32 (3, height, width) from 0 to 1, to what the net sees: of that shape, or (height,
 # width). White needs none. Black lines are in no combination: what makes them bright makes most grounds bright too.
 WHITE_OF: dict[str, Callable[[Floats], Floats]] = {"yellow": _yellow, "black": _black, "any": _yellow_too}

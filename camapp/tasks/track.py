@@ -39,7 +39,8 @@ FLAT = 0.008
 # A camera whose images do not differ at all for this time has stopped, since sensors have noise.
 FROZEN_S = 1.0
 FROZEN = "the image is frozen; see 'camapp doctor'"
-NO_LINE, NO_LINE_IN_ROI = "no %s in sight; aim the camera at the track", ", or widen --roi"
+NO_LINE, NO_LINE_IN_ROI = "no %s in sight; aim the camera at the track%s", ", or widen --roi"
+OTHER_COLOUR = ", or see --line-colour"
 UPSIDE_DOWN = "the image seems upside down; turn the camera, or --rotate 180"
 CALIBRATE = "see 'camapp calibrate-track'"
 DIVERGED = "the lines fit no pitch of the camera: expecting %g degrees again; if that is wrong, give --camera-pitch: %s"
@@ -196,7 +197,8 @@ class TrackTask(Task):
         """Return the lane that these lines make, or None and the reason."""
         if not lines:
             what = line_colour.WORDS[self.options.line_colour]
-            return None, NO_LINE % what + (NO_LINE_IN_ROI if self.options.roi else "")
+            hint = OTHER_COLOUR if self._white_of is None else ""
+            return None, NO_LINE % (what, NO_LINE_IN_ROI if self.options.roi else hint)
         size = frame.view.width, frame.view.height
         scores = [line.score for line in lines]
         pixels = [np.array(line.points) for line in lines]

@@ -90,7 +90,7 @@ def test_lines_are_in_pixels_of_the_view(size):
         (np.zeros((120, 160, 3), np.uint8), "the image is black"),
         (np.full((120, 160, 3), 255, np.uint8), "the image is white"),
         (np.full((120, 160, 3), 90, np.uint8), "the image is blank"),
-        (noise(), "no line in sight"),
+        (noise(), "no white line in sight; aim the camera at the track, or see --line-colour"),
     ],
 )
 def test_an_image_without_lines_has_a_reason(pixels, reason):
