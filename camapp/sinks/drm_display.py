@@ -14,11 +14,12 @@ import numpy as np
 from camapp.capture.drm_preview import DrmPreview, DrmPreviewError
 from camapp.core.arrays import Pixels
 from camapp.core.frames import Frame, Trace
+from camapp.core.log_once import LogOnce
 from camapp.core.predictions import Prediction
 from camapp.core.status import Hud
 from camapp.overlay.alpha import with_alpha
 from camapp.overlay.overlay import Overlay
-from camapp.sinks.sink import PredictionSink
+from camapp.sinks.sink import PredictionSink, guarded
 from camapp.system import displays
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class DrmDisplaySink(PredictionSink):
         self._hud_at = 0.0
         self._reported = ""
         self._refusals = 0
+        self._searched_at = -retry_s
+        self._log_once = LogOnce(log)
         self._screen = displays.Display(displays.DisplayKind.NONE, "")
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drm-display", daemon=True)
@@ -90,22 +93,24 @@ class DrmDisplaySink(PredictionSink):
             self._thread.join(1.0)
 
     def _run(self) -> None:
-        searched_at = -self._retry_s
         while not self._stop_event.wait(_DRAW_EVERY_S):
-            preview = self._preview()
-            now = time.monotonic()
-            opened = preview is not None or self._newest is not None
-            if opened and now - searched_at >= self._retry_s:
-                searched_at = now
-                self._search(preview)
-            if preview is None or not preview.showing:
-                self._shown, self._refusals = None, 0
-                continue
-            if self._reported:
-                log.info("the image is on the screen: %s", self._screen.reason)
-                self._reported = ""
-            if self._refusals < self._max_refusals:
-                self._draw(preview, now)
+            guarded(self._log_once, self, self._update)
+
+    def _update(self) -> None:
+        preview = self._preview()
+        now = time.monotonic()
+        opened = preview is not None or self._newest is not None
+        if opened and now - self._searched_at >= self._retry_s:
+            self._searched_at = now
+            self._search(preview)
+        if preview is None or not preview.showing:
+            self._shown, self._refusals = None, 0
+            return
+        if self._reported:
+            log.info("the image is on the screen: %s", self._screen.reason)
+            self._reported = ""
+        if self._refusals < self._max_refusals:
+            self._draw(preview, now)
 
     def _search(self, preview: DrmPreview | None) -> None:
         """Look for a screen, and have the camera show its image there."""

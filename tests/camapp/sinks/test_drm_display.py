@@ -256,6 +256,21 @@ def test_the_overlay_is_sent_only_if_it_has_changed(fake, console, start):
     assert run.stats.predictions() > frames
 
 
+def test_an_overlay_that_cannot_be_drawn_is_logged_and_the_next_one_is_shown(fake, console, start, caplog):
+    console.plug("connected")
+    calls = []
+
+    def paused():
+        calls.append(None)
+        if len(calls) < 3:
+            raise ValueError("cannot be drawn")
+        return False
+
+    start(paused=paused)
+    wait_for(lambda: is_on(fake), 10)
+    assert caplog.text.count("DrmDisplaySink failed: ValueError: cannot be drawn") == 1
+
+
 def test_a_pause_is_shown_also_without_statistics(fake, console, start):
     console.plug("connected")
     paused = threading.Event()
