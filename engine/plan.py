@@ -14,6 +14,7 @@ from engine.kernels.step import Call
 
 # Elements in NumPy's ufunc buffers (default 8192). Although nothing is cast, a ufunc copies operands that broadcast, or
 # lie in a frame, into its buffers if these hold more than one row: half of the time of a pass over 20 rows of 1280.
+# In a model of a Pi's caches 512 and 2048 are the same.
 BUFFER = 1024
 
 Described = tuple[Shape, np.dtype[Any]]

@@ -26,10 +26,11 @@ from engine.kernels.step import Layout, Operand, Step
 from engine.lazy_weights import own
 from engine.plan import Plan
 
-# A net with fewer multiply-adds is bound by the number of calls, not by arithmetic: planar layout needs fewer calls.
+# A net with fewer multiply-adds is bound by the number of calls, not by arithmetic: planar layout needs fewer calls. A
+# call is worth 17,000 multiply-adds on x86, 8,000 on a Pi, where 1 million would do; no shipped net lies between.
 PLANAR_MACS = 2_000_000
 # A run with fewer multiply-adds takes 100 us and gains less by small buffers than switching costs: cifar10 takes 0.97
-# of the time without.
+# of the time without. On a Cortex-A72, 1 million would change the instructions of digits and cifar10 by 0 to 2 %.
 LARGE_MACS = 5_000_000
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from engine.graph import Array, Node, Shape
+from engine.kernels import caches
 from engine.kernels.conv import Convolution, read
 from engine.kernels.products import product_by_columns
 from engine.kernels.step import Call, Operand, Pack, Scratch, Step, copy, divisor, finish, flat, gemm, reads_twice
@@ -26,10 +27,14 @@ from engine.kernels.windows import Windows
 
 PAIR = "Conv+DepthwiseConv"
 BLOCK = "Conv+DepthwiseConv+Conv"
-GROUP_BYTES = 768 << 10  # of a group of channels between the first two
-COLUMN_BYTES = 2 << 20  # limit for the columns that the first multiplies
-MAX_ROWS = 4  # rows of output of a band matrix
-MIN_LINE = 200  # elements
+# Bytes of a group of channels between the first two.
+GROUP_BYTES = caches.group_bytes(768 << 10)
+# Bytes of the columns that the first multiplies, at most. With more, blocks took longer than single convolutions (x86);
+# where blocks do so on a smaller cache, their measured times decide against them.
+COLUMN_BYTES = 2 << 20
+# Rows of output of a band matrix, and elements of a line, at least: few rows compute few zeros, and a product of short
+# lines costs its call. Both suit x86; a Pi's times decide between blocks and single convolutions.
+MAX_ROWS, MIN_LINE = 4, 200
 
 
 @dataclass(frozen=True)

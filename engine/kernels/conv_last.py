@@ -29,8 +29,8 @@ from engine.kernels.step import (
 )
 from engine.kernels.windows import Windows
 
-# Bytes of columns and output together: half of a small core's L2 cache; or as much as the weights, if these are larger,
-# because every slab reads all of them.
+# Bytes of columns and output together: half of an A53's or A76's level 2; or as much as the weights, if these are
+# larger, because every slab reads all of them.
 SLAB_BYTES = 256 << 10
 
 Block = tuple[slice, slice]  # items, rows

@@ -17,6 +17,8 @@ from engine.graph import Array
 from engine.kernels import blas
 from engine.kernels.step import Call, gemm
 
+# Used only with a BLAS that has products without packing, that is, on cores with AVX-512; VECTOR also by conv_pool,
+# where OpenBLAS on ARM pads to 4 columns, without another choice for any shipped net.
 SMALL_PRODUCT = 1_000_000
 ROWS = 12
 MAX_WIDTH = 64

@@ -32,7 +32,8 @@ LEAKY = "LeakyRelu"  # an activation with its slope after a colon, above 0 and u
 SILU = "Silu"  # x * sigmoid(x) of a value that `compiler.fusion.fuse_activations` halved: see `_silu`
 FEW_CHANNELS = 4  # up to this many, a change of layout copies each channel by a separate call
 MAX_TAPS = 1 << 16  # of a window or a kernel with one call for each tap
-WIDE = 2048  # elements in a row for a ufunc: enough to make its start-up negligible, and still in the L1 cache
+# Elements in a row for a ufunc: enough to make its start-up negligible, and three rows fit a level 1 cache of 32 KiB.
+WIDE = 2048
 
 
 class Layout(Enum):

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from engine.graph import Array, Node, Shape
-from engine.kernels import blas
+from engine.kernels import blas, caches
 from engine.kernels.conv import Convolution, read
 from engine.kernels.conv_last import as_rows
 from engine.kernels.products import panel_width, product
@@ -61,7 +61,7 @@ BESIDE = "Conv|Conv"  # inputs: data, weight 3x3, weight 1x1 (its outputs come f
 MIN_SIDE = 56
 MIN_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
 # Bytes of transformed input and output tiles; or as much as the weights, if larger: every slab reads all of them.
-SLAB_BYTES = 768 << 10
+SLAB_BYTES = caches.group_bytes(768 << 10)
 TRANSFORMED = 64  # outputs whose weights are transformed at a time
 
 

@@ -19,13 +19,10 @@ import numpy as np
 import pytest
 
 from camapp.scenes.scene import SceneOptions, scene_class
+from tests.aarch64.arm64_root import MMDEBSTRAP, NAME, REQUIREMENTS, VARIABLE, pip_for_arm64
 from tests.debian_root import ROOT, in_root, prepared
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
-PACKAGES = "python3,python3-numpy,libopenblas0-pthread,libblas3,liblapack3,libgl1,libglib2.0-0,libgomp1,bash,coreutils"
-# Unpacks and configures nothing: a package's scripts would take minutes under emulation.
-MMDEBSTRAP = ["mmdebstrap", "--variant=extract", "--arch=arm64", f"--include={PACKAGES}", "bookworm"]
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 CORES = {"cortex-a53": "Pi 3", "cortex-a72": "Pi 4", "cortex-a76": "Pi 5"}
 LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 # Largest difference of outputs, of the largest number: 6e-6 is found (Winograd), 1e-5 between two kernels on x86.
@@ -34,17 +31,9 @@ TOLERANCE = 2e-5
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def pip_for(version, *arguments):
-    """Run pip of this machine for another Python on aarch64, with the requirements of the program."""
-    wheels = [f"--platform={platform}" for platform in PLATFORMS]
-    given = ["--python-version", version, "--only-binary=:all:", *wheels, "-r", str(ROOT / "requirements.txt")]
-    command = [sys.executable, "-m", "pip", "install", "-q", *given, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
-
 def add_wheels(root):
     """Install the wheels in /opt/site, and NumPy in /opt/numpy, so that a test can do without it."""
-    done = pip_for("3.11", "--target", str(root / "opt/site"))
+    done = pip_for_arm64(root / "opt/site", *REQUIREMENTS)
     if done.returncode:
         pytest.skip(f"no wheels could be installed: {done.stderr[-500:]}")
     (root / "opt/numpy").mkdir()
@@ -60,7 +49,7 @@ def pi(tmp_path_factory):
             f"needs {BINFMT}: sudo apt install qemu-user-static binfmt-support; in a container also "
             "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; update-binfmts --enable qemu-aarch64"
         )
-    root = prepared("CAMAPP_ARM64_ROOT", "arm64-bookworm", MMDEBSTRAP, add_wheels)
+    root = prepared(VARIABLE, NAME, MMDEBSTRAP, add_wheels)
     exchange = tmp_path_factory.mktemp("exchange")
 
     def run(core, *arguments, path="/opt/numpy:/opt/site", libraries=""):
@@ -108,7 +97,7 @@ def check(found, expected):
 
 @pytest.mark.parametrize("version", ["3.11", "3.13"])
 def test_all_requirements_have_wheels_for_aarch64(version, tmp_path):
-    done = pip_for(version, "--dry-run", "--target", str(tmp_path))
+    done = pip_for_arm64(tmp_path, *REQUIREMENTS, "--dry-run", version=version)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.graph import Graph
+import numpy as np
+
+from engine.graph import Array, Graph
 from engine.model_card import ModelCard
 from engine.nets.layers import NetBuilder
 
@@ -282,3 +284,15 @@ DETECTORS: Mapping[str, Callable[..., Graph]] = {
 def card_of(graph: Graph) -> ModelCard:
     """Return a card for a net that is not in the engine's registry."""
     return ModelCard(net=graph.name, input_shape=graph.inputs[0].shape[1:], colour="")
+
+
+def with_weights(graph: Graph) -> Graph:
+    """Bind seeded weights, scaled so that values keep their magnitude through the net."""
+    state = np.random.default_rng(0)
+    arrays: dict[str, Array] = {}
+    for key, shape in graph.parameters.items():
+        fan_in = float(np.prod(shape[1:])) if len(shape) > 1 else 100.0
+        arrays[key] = state.standard_normal(shape, np.float32) * np.float32((2 / fan_in) ** 0.5)
+        if f"{key.rpartition('.')[0]}.running_var" in graph.parameters and key.endswith((".weight", "running_var")):
+            arrays[key] = state.uniform(0.5, 1, shape).astype(np.float32)
+    return graph.bind(arrays)

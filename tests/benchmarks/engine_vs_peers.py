@@ -25,11 +25,10 @@ import numpy as np
 
 from camapp.system.machine import machine
 from engine import nets
-from engine.graph import Array, Graph
 from engine.kernels import blas
 from engine.model import Model
 from tests.benchmarks.common import benchmark_parser, command, print_conditions
-from tests.benchmarks.detector_nets import DETECTORS, card_of
+from tests.benchmarks.detector_nets import DETECTORS, card_of, with_weights
 from tests.benchmarks.peers import PEERS, USUAL
 
 # The runtimes run in turns, so that a slow moment of the machine affects all of them.
@@ -181,18 +180,6 @@ def measure(name: str, peers: list[str], batch: int, clock: Callable[[], float])
     ratios = {peer: engine.median / timing.median for peer, timing in times.items()}
     rate = 1e3 * batch / engine.median
     return Row(name, batch, macs / 1e6, seconds, plan.arena_bytes / 1e6, engine, times, ratios, rate, error)
-
-
-def with_weights(graph: Graph) -> Graph:
-    """Bind seeded weights, scaled so that values keep their magnitude through the net."""
-    state = np.random.default_rng(0)
-    arrays: dict[str, Array] = {}
-    for key, shape in graph.parameters.items():
-        fan_in = float(np.prod(shape[1:])) if len(shape) > 1 else 100.0
-        arrays[key] = state.standard_normal(shape, np.float32) * np.float32((2 / fan_in) ** 0.5)
-        if f"{key.rpartition('.')[0]}.running_var" in graph.parameters and key.endswith((".weight", "running_var")):
-            arrays[key] = state.uniform(0.5, 1, shape).astype(np.float32)
-    return graph.bind(arrays)
 
 
 def take_turns(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, Timing]:

@@ -7,8 +7,7 @@ import pytest
 
 from engine.compiler.kernel_selection import KernelSelector
 from engine.model import Model
-from tests.benchmarks.detector_nets import DETECTORS, card_of
-from tests.benchmarks.engine_vs_peers import with_weights
+from tests.benchmarks.detector_nets import DETECTORS, card_of, with_weights
 from tests.benchmarks.peers import onnxruntime_run
 
 # An input's side that each level of the net divides without a rest.
