@@ -66,11 +66,12 @@ class CollectTask(Task):
     def decode(self, frame: Frame, outputs: Sequence[Floats], prepared: Prepared, now_ns: int) -> Prediction:
         """Return the labels with their numbers of images, and a frame around the image if one was saved just now."""
         board, size = self.board, frame.view.size
-        saved = Box(0, 0, *size, label=f"{board.label} {board.counts[board.label]}", score=1.0)
+        count = board.counts[board.label]
+        saved = Box(0, 0, *size, label=f"{board.label} {count}", score=1.0)
         return Prediction(
             frame.seq,
             self.name,
-            hint=f"{board.label}: {board.counts[board.label]} images",
+            hint=f"{board.label}: {count} image{'' if count == 1 else 's'}",
             values={f"{key} {label}": float(board.counts[label]) for key, label in enumerate(board.labels, 1)},
             boxes=(saved,) if board.flashes else (),
             region=Box(*roi_pixels(size, self.options.roi)),

@@ -152,7 +152,7 @@ def test_the_labels_are_switched_and_counted_and_no_model_is_asked(tmp_path):
     board.choose("pen")
     board.saved(tmp_path / "pen" / "1.jpg")
     after = task.decode(frame, [], prepared, 0)
-    assert after.hint == "pen: 1 images"
+    assert after.hint == "pen: 1 image"
     assert after.values == {"1 cup": 2.0, "2 pen": 1.0}
     assert [(box.label, box.x1, box.y1) for box in after.boxes] == [("pen 1", 40, 30)]
 
