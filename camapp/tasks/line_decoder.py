@@ -33,6 +33,11 @@ CORNER = 2.5
 # A line leads up if it rises by this share of its length; its end is at the horizon within so many cells of the highest
 # point.
 LEADS_UP, AT_HORIZON = 0.2, 2.5
+# Two lines that meet at the horizon turn there: the cosine between chords of so many points is above -KINK. One line
+# that bends across the image turns less.
+KINK, KINK_POINTS = 0.95, 4
+# Minimum number of points and minimum mean presence of a line without strong points, beside a clear line.
+UNSURE_POINTS, UNSURE = 6, 0.7
 # Only the points with the highest scores are linked; an image full of lines has about 150.
 MAX_POINTS = 400
 
@@ -124,10 +129,17 @@ def decode(
     at, score = at[keep], score[keep]
     along, across, agree = (values[np.ix_(keep, keep)] for values in every)
     chains = _trace(at, along, across, agree, int((score > strong).sum()))
-    sure = [(chain, score[chain][score[chain] > strong]) for chain in chains]
-    scored = [(chain, float(presences.mean())) for chain, presences in sure if len(presences) > 1]
+    scored, unsure = [], []
+    for chain in chains:
+        presences = score[chain]
+        sure = presences[presences > strong]
+        if len(sure) > 1:
+            scored.append((chain, float(sure.mean())))
+        elif len(chain) >= UNSURE_POINTS and (mean := float(presences.mean())) > UNSURE:
+            unsure.append((chain, mean))
     if max((mean for _, mean in scored), default=0.0) < clear:
         return []
+    scored += unsure
     lines = []
     for i in _without_duplicates([at[chain] for chain, _ in scored], min_length):
         path = _smooth(at[scored[i][0]])
@@ -152,7 +164,7 @@ def _trace(at: Floats, along: Floats, across: Floats, agree: Floats, starts: int
     chains = _extend(chains, along, cost)
     horizon = min((float(at[chain, 1].min()) for chain in chains), default=0.0)
     chains += _chains_beside(chains, along, across, agree, cost)
-    return _join_corners(_join(chains, at), at, horizon)
+    return _join_corners(_split_at_horizon(_join(chains, at), at, horizon), at, horizon)
 
 
 def _line_points(field: Floats, weak: float) -> tuple[Floats, Floats, Floats]:
@@ -280,6 +292,28 @@ def _join(chains: list[list[int]], at: Floats, gap: float = 5.0, overlap: float 
         second = second[int(beyond.argmax()) :] if beyond.any() else second[-1:]
         chains = [chain for i, chain in enumerate(chains) if i not in (a // 2, b // 2)] + [first + second]
     return chains
+
+
+def _split_at_horizon(chains: list[list[int]], at: Floats, horizon: float) -> list[list[int]]:
+    """Split chains that lead up to the horizon, turn there, and lead down again: they are the borders of one lane."""
+    parts = []
+    for chain in chains:
+        path = at[chain]
+        top = int(path[:, 1].argmin())
+        if path[top, 1] < horizon + AT_HORIZON and 2 < top < len(chain) - 3 and _are_borders(path - path[top], top):
+            parts += [chain[: top + 1], chain[top:]]
+        else:
+            parts.append(chain)
+    return parts
+
+
+def _are_borders(path: Floats, top: int) -> bool:
+    """Return whether the legs of a path, relative to its point `top`, lead down to both sides, with a kink between."""
+    left, right = path[0], path[-1]
+    if left[0] * right[0] >= 0 or any(leg[1] <= LEADS_UP * np.hypot(*leg) for leg in (left, right)):
+        return False
+    before, after = path[max(0, top - KINK_POINTS)], path[min(len(path) - 1, top + KINK_POINTS)]
+    return bool(before @ after > -KINK * np.hypot(*before) * np.hypot(*after))
 
 
 def _join_corners(chains: list[list[int]], at: Floats, horizon: float) -> list[list[int]]:

@@ -1,12 +1,13 @@
 """Scores recorded drives: the share of frames with a lane, and how well the steering follows from what is seen.
 
-python -m tests.benchmarks.drive_score DRIVE... [--no-net] [--seeds 1]
+python -m tests.benchmarks.drive_score DRIVE... [--no-net] [--seeds 1] [--plot FILE]
 
 A drive is a donkeycar tub, or a folder with `frames/0000.jpg` and so on and `records.jsonl` ({"angle": -1 to 1, "ms"} a
 line). It is played through the application as a file, without any setting of the camera. The steering, averaged over
 seven frames, is fitted by least squares to offset, heading and curvature of up to eight frames before, on every other
 block of 200 frames; the correlation is that on the blocks between. As an anchor, a small convolutional net of
-donkeycar's linear kind learns the same steering from the images of the same blocks (needs PyTorch).
+donkeycar's linear kind learns the same steering from the images of the same blocks (needs PyTorch). `--plot` draws the
+estimates of the camera's pitch and the lane's width in the course of the drives (needs matplotlib).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 import camapp
 from camapp.capture.source import is_tub
 from camapp.core.arrays import Pixels
+from camapp.tasks import self_calibration, track
 from tests.benchmarks.common import benchmark_parser, print_conditions
 
 Values = NDArray[np.float64]
@@ -54,11 +56,13 @@ class Played:
         angles: steering of the person in each frame, -1 to 1.
         measured: (frames, 3) values of `NAMES`; NaN in frames without a fresh lane.
         images: (frames, 60, 80, 3) uint8.
+        estimates: (frames, 2) pitch in degrees and width of the lane in camera heights; NaN without a lane.
     """
 
     angles: Values
     measured: Values
     images: Pixels
+    estimates: Values
 
 
 def main() -> None:
@@ -67,12 +71,13 @@ def main() -> None:
     parser.add_argument("drives", nargs="+", type=Path, metavar="DRIVE", help="tub, or folder of frames and records")
     parser.add_argument("--no-net", action="store_true", help="train no end-to-end net")
     parser.add_argument("--seeds", type=int, default=1, help="end-to-end nets per drive; their mean is printed")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="image to draw the estimates in")
     parser.add_argument("--model", default="track", help="model to play the drives with")
     arguments = parser.parse_args()
     print_conditions()
-    shares, found, anchors = [], [], []
+    shares, found, anchors, drives = [], [], [], {}
     for drive in arguments.drives:
-        played = play(drive, arguments.model)
+        drives[drive.name] = played = play(drive, arguments.model)
         shares.append(float(np.isfinite(played.measured[:, 0]).mean()))
         correlation, lag, weights = follow(played.measured, played.angles)
         found.append(correlation)
@@ -85,6 +90,8 @@ def main() -> None:
             anchors.append(net)
     mean = f"mean       lane in {np.mean(shares):.0%}, correlation {np.mean(found):.2f}"
     print(mean + (f"; end-to-end nets {np.mean(anchors):.2f}" if anchors else ""))
+    if arguments.plot:
+        plot_estimates(drives, arguments.plot)
 
 
 def play(drive: Path, model: str = "track", **settings: Any) -> Played:
@@ -97,18 +104,20 @@ def play(drive: Path, model: str = "track", **settings: Any) -> Played:
         tub = drive if is_tub(drive) else _as_tub(drive, Path(folder))
         with camapp.watch(f"tub:{tub}", model=model, **settings) as results:
             rows = [_row(result) for result in results]
-    if not any(np.isfinite(angle) for angle, _, _ in rows):
+    if not any(np.isfinite(row[0]) for row in rows):
         raise SystemExit(f"{drive} has no steering: its records need user/angle, or angle")
-    angles, measured, images = zip(*rows, strict=True)
-    return Played(np.nan_to_num(np.array(angles)), np.array(measured), np.array(images))
+    angles, measured, images, estimates = zip(*rows, strict=True)
+    return Played(np.nan_to_num(np.array(angles)), np.array(measured), np.array(images), np.array(estimates))
 
 
-def _row(result: camapp.Result) -> tuple[float, list[float], Pixels]:
+def _row(result: camapp.Result) -> tuple[float, list[float], Pixels, list[float]]:
     truth, values = result.frame.shot.truth, result.prediction.values
     fresh = "offset_m" in values and values["age_ms"] <= FRESH_MS
     measured = [values[name] if fresh else np.nan for name in NAMES]
     small = cv2.resize(result.frame.view.rgb(), SMALL, interpolation=cv2.INTER_AREA)
-    return truth.values.get("angle", np.nan) if truth else np.nan, measured, np.asarray(small, np.uint8)
+    angle = truth.values.get("angle", np.nan) if truth else np.nan
+    estimates = [values.get("camera_pitch_deg", np.nan), values.get("lane_width_m", np.nan) / track.HEIGHT]
+    return angle, measured, np.asarray(small, np.uint8), estimates
 
 
 def _as_tub(drive: Path, tub: Path) -> Path:
@@ -124,6 +133,30 @@ def _as_tub(drive: Path, tub: Path) -> Path:
             row = {"_index": index, "cam/image_array": f"{index}.jpg", "_timestamp_ms": record["ms"]}
             catalog.write(json.dumps(row | {"user/angle": record["angle"] or 0.0}) + "\n")
     return tub
+
+
+def plot_estimates(drives: dict[str, Played], file: Path) -> None:
+    """Draw the estimated pitch and the lane's width in each frame, with what is expected at first and the bounds."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SystemExit("--plot needs matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(11, 3 * len(drives)), layout="constrained")
+    panels = figure.subplots(len(drives), 2, squeeze=False)
+    pitches, widths = self_calibration.PITCHES, self_calibration.WIDTHS
+    expected = (track.PITCH, track.LANE_WIDTH / track.HEIGHT)
+    for (name, played), row in zip(drives.items(), panels, strict=True):
+        bounds = ((pitches[0], pitches[-1]), (widths[0], widths[-1]))
+        units = ("pitch, degrees", "width of the lane, camera heights")
+        for panel, path, start, ends, unit in zip(row, played.estimates.T, expected, bounds, units, strict=True):
+            panel.plot(path, ".", markersize=2, label="frame with a lane")
+            panel.axhline(start, color="tab:green", label=f"expected at first: {start:.3g}")
+            for end in ends:
+                panel.axhline(end, color="tab:red", linestyle="--", label=f"bound: {end:.3g}")
+            panel.set(title=f"{name}: {unit}", xlabel="frame", xlim=(0, len(path)))
+            panel.legend(fontsize=7, loc="upper right")
+        row[1].set_yscale("log")
+    figure.savefig(file, dpi=90)
 
 
 def follow(measured: Values, angles: Values) -> tuple[float, int, Values]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.common import ROOT
-from tests.benchmarks.drive_score import NAMES, SMALL, Played, best_lag, follow, play, steering_net
+from tests.benchmarks.drive_score import NAMES, SMALL, Played, best_lag, follow, play, plot_estimates, steering_net
 
 REFERENCE = ROOT.parent / "shared" / "data" / "track" / "drives" / "score_drive.py"
 
@@ -81,5 +81,19 @@ def test_the_net_learns_to_steer_towards_a_bright_bar():
     for image, angle in zip(images, angles, strict=True):
         column = int(40 + 30 * np.clip(angle, -1, 1))
         image[:, column - 3 : column + 3] = 220
-    played = Played(angles, np.full((400, 3), np.nan), images)
+    played = Played(angles, np.full((400, 3), np.nan), images, np.full((400, 2), np.nan))
     assert best_lag(steering_net(played, seed=0, epochs=12), angles) > 0.8
+
+
+@pytest.mark.slow
+def test_the_estimates_are_drawn_also_where_there_is_no_lane(tmp_path):
+    pytest.importorskip("matplotlib")
+    estimates = np.column_stack([np.linspace(10, 20, 50), np.linspace(2, 4, 50)])
+    empty = np.full((50, 3), np.nan)
+    images = np.zeros((50, SMALL[1], SMALL[0], 3), np.uint8)
+    drives = {"one": Played(np.zeros(50), empty, images, estimates)}
+    plot_estimates(drives, tmp_path / "one.png")
+    plot_estimates(drives | {"none": Played(np.zeros(50), empty, images, estimates * np.nan)}, tmp_path / "two.png")
+    one, two = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("one", "two"))
+    assert one.std() > 10
+    assert two.shape[0] == pytest.approx(2 * one.shape[0], abs=2)

@@ -116,6 +116,23 @@ def test_borders_that_meet_at_the_horizon_stay_two_and_a_corner_below_it_is_one(
     assert min(gap(left + right[::-1], chain.points) for chain in (one, other)) < 1.6
 
 
+@pytest.mark.parametrize("farther", [False, True])
+def test_borders_that_are_linked_at_the_horizon_are_two(farther):
+    left, right = [(0.1, 0.95), (0.42, 0.33), (0.5, 0.3)], [(0.5, 0.3), (0.58, 0.33), (0.9, 0.95)]
+    beyond = [([(0.02, 0.5), (0.1, 0.1)], 4)] if farther else []
+    chains = line_decoder.decode(predicted_lines((left + right, 4), *beyond))
+    whole = min(gap(left + right, chain.points) for chain in chains)
+    assert len(chains) == 2
+    # With a line that leads farther, the kink is a corner below the horizon.
+    assert (whole < 1.6) == farther
+
+
+@pytest.mark.parametrize(("logit", "clear", "count"), [(1.1, True, 2), (0.4, True, 1), (1.1, False, 0)])
+def test_an_unsure_line_is_one_beside_a_clear_line(logit, clear, count):
+    lines = [([(0.2, 0.95), (0.25, 0.3)], logit)] + ([([(0.7, 0.95), (0.6, 0.3)], 4)] if clear else [])
+    assert len(line_decoder.decode(predicted_lines(*lines))) == count
+
+
 def test_a_second_row_of_a_broad_line_is_no_line():
     # The rows lie a cell apart.
     row, line = [(0.325, 0.95), (0.325, 0.1)], [(0.3, 0.95), (0.3, 0.1)]
