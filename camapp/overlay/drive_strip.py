@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from camapp.core.predictions import Prediction
-from camapp.core.status import Hud, rating_of
+from camapp.core.status import Hud, Rating, rating_of
 from camapp.overlay.birds_eye import has_lane
 from camapp.overlay.prediction_card import MAX_LINES
-from camapp.overlay.style import AMBER, RATING_COLOURS, SOFT, WHITE, Style
+from camapp.overlay.style import AMBER, RATING_COLOURS, WHITE, Style
 from camapp.overlay.text import Font, Layer
 
 # Images of at most this size, the usual ones of cars, have a strip in place of the panels.
@@ -19,18 +19,24 @@ _OPACITY = 190
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The content of a strip, as it is drawn: its left and right text, and whether they are old or tell of no lane."""
+    """The content of a strip: its left and right text, the rate's rating, and whether it is old or tells of no lane."""
 
     left: str
     right: str
+    rating: Rating
     warns: bool
 
     @classmethod
     def of(cls, prediction: Prediction, hud: Hud | None, age: str) -> Strip:
         """Return the content for a prediction of the task `track`; `age` is a text, "" if it is new."""
         found = has_lane(prediction.values)
-        rate = f"{hud.infer_fps:.0f} fps" if hud is not None else ""
-        return cls(age or (in_words(prediction.values) if found else prediction.label), rate, bool(age) or not found)
+        rate, rating = "", Rating.UNRATED
+        if hud is not None:
+            # A rate that falls on purpose is no alarm.
+            target = 0 if hud.paused or hud.ended or hud.idle else hud.target_fps
+            rate, rating = f"{hud.infer_fps:.0f} fps", rating_of(hud.infer_fps, target)
+        left = age or (in_words(prediction.values) if found else prediction.label)
+        return cls(left, rate, rating, bool(age) or not found)
 
 
 def uses_strip(style: Style, prediction: Prediction | None) -> bool:
@@ -50,13 +56,11 @@ def in_words(values: dict[str, float]) -> str:
     return ", ".join(f"{abs(n)} {unit} {'right' if n > 0 else 'left'}" if n else zero for n, unit, zero in parts)
 
 
-def strip_layer(style: Style, strip: Strip, hud: Hud | None) -> Layer:
+def strip_layer(style: Style, strip: Strip) -> Layer:
     """Return the strip, as wide as the image and about a twelfth of its height; more lines only for a long reason."""
     font = Font(max(6, style.height // 34), bold=style.width >= LARGEST[0] // 2)
     pad = max(2, font.cap // 3)
-    right = font.layer(
-        strip.right, RATING_COLOURS[rating_of(hud.infer_fps, hud.target_fps)] if hud is not None else SOFT
-    )
+    right = font.layer(strip.right, RATING_COLOURS[strip.rating])
     room = style.width - 4 * pad - (right.width if strip.right else 0)
     lines = font.wrap(strip.left, room, MAX_LINES) or [""]
     layer = Layer.clear(style.width, len(lines) * font.line + 2 * pad)

@@ -143,14 +143,14 @@ def _rates_strip(style: Style, rates: tuple[tuple[str, float, float], ...]) -> L
     return panel.layer()
 
 
-def draw_badges(canvas: Pixels, style: Style, hud: Hud) -> None:
-    """Draw what needs attention now, in the upper right corner."""
+def draw_badges(canvas: Pixels, style: Style, hud: Hud, top: int = 0) -> None:
+    """Draw what needs attention now, in the upper right corner below `top`."""
     states = (("PAUSED", AMBER, hud.paused), ("END", SOFT, hud.ended), ("IDLE", SOFT, hud.idle))
     badges = [(text, colour) for text, colour, holds in states if holds][:1]
     badges += [("LOW LIGHT" if hud.slowness.startswith("low light") else "SLOW CAMERA", AMBER)] if hud.slowness else []
     badges += [(alert.upper(), RED) for alert in hud.health.alerts]
     font = style.body if style.detail else style.small
-    y = style.margin
+    y = top + style.margin
     for text, colour in badges:
         badge = tag(text, font, DARK, colour)
         badge.lay_on(canvas, max(0, style.width - style.margin - badge.width), y)

@@ -64,10 +64,12 @@ class Overlay:
         age = f"{age_ms / 1000:.1f} s ago" if stale else ""
         if prediction is not None and uses_strip(style, prediction):
             strip = Strip.of(prediction, hud, age)
-            layer = self._card.get((style, strip), (style, strip.warns), now, lambda: strip_layer(style, strip, hud))
+            layer = self._card.get(
+                (style, strip), (style, strip.warns, strip.rating), now, lambda: strip_layer(style, strip)
+            )
             draw_annotations(canvas, style, prediction, stale, names=False)
             layer.lay_on(canvas, 0, 0)
-            self._draw_rest(canvas, style, hud, paused, keys, placed)
+            self._draw_rest(canvas, style, hud, paused, keys, placed, top=layer.height)
             return
         panel_right, panel_bottom = 0, 0
         if hud is not None:
@@ -98,13 +100,14 @@ class Overlay:
         paused: bool,
         keys: Keys,
         placed: list[tuple[Layer, int, int]],
+        top: int = 0,
     ) -> None:
-        """Draw the list of keys, the badges and the panels that were placed."""
+        """Draw the list of keys, the badges, below `top`, and the panels that were placed."""
         if keys:
             listed = keys_layer(style, keys)
             placed.append((listed, (style.width - listed.width) // 2, (style.height - listed.height) // 2))
         if hud is not None or paused:
-            draw_badges(canvas, style, hud or Hud(paused=True))
+            draw_badges(canvas, style, hud or Hud(paused=True), top)
         for layer, x, y in placed:
             layer.lay_on(canvas, x, y)
 

@@ -1,5 +1,7 @@
 """At car sizes, one strip in words stands above the road, and nothing else hides it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,22 @@ def test_another_place_is_drawn_at_once_where_a_lane_is_lost():
     lost = np.full((240, 320, 3), 90, np.uint8)
     overlay.draw(lost, NO_LANE, HUD, 5.0, False)
     assert (canvas != lost).any()
+
+
+@pytest.mark.parametrize("size", [(160, 120), (320, 240), (640, 480)])
+def test_a_badge_does_not_hide_the_rate_and_the_rate_of_a_pause_is_no_alarm(size):
+    slow = replace(HUD, infer_fps=3.0)
+    held = drawn(LANE, size, replace(slow, paused=True))
+    # What differs from the road is the strip, and the badge in its corner below it.
+    used = (held != 90).any(axis=(1, 2))
+    strip = int(np.argmin(used))
+    assert 0 < strip < size[1] // 8
+    assert used[strip:].any()
+
+    def red(canvas):
+        blue, green, level = canvas[:strip].astype(int).transpose(2, 0, 1)
+        return ((level > green + 60) & (level > blue + 60)).any()
+
+    assert red(drawn(LANE, size, slow))
+    assert not red(held)
+    assert not red(drawn(LANE, size, replace(slow, ended=True)))
