@@ -30,8 +30,8 @@ from weights.softmax import Layer, Step, fit_path
 # Largest difference between the scores of the written model and those it was fitted with, of their size.
 TOLERANCE = 1e-3
 CHECKED = 4
-# Number of generated images without the classes, made from at most `SHOWN` held-back ones: some seconds.
-GENERATED, SHOWN = 300, 50
+# Numbers of generated images without the classes, made from at most `SHOWN` held-back ones, and of plain noise.
+GENERATED, NOISES, SHOWN = 600, 40, 50
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,12 @@ def _unknown(backbone: Backbone, judged: _Split) -> Array:
     card = backbone.start.card
     chosen = judged.files[:: -(-len(judged.files) // SHOWN)]
     shown = np.stack([fitted(read_image(file), card, "crop") for file in chosen])
-    made = normalised(outliers(Images(shown, np.zeros(len(shown), np.uint8)), GENERATED, seed=1), card)
-    return run_items(backbone.model, made, len(made), backbone.model.only_batch or 1)[0]
+    made = outliers(Images(shown, np.zeros(len(shown), np.uint8)), GENERATED, seed=1)
+    noise = np.random.default_rng(1).integers(0, 256, (NOISES, *made.shape[1:]), np.uint8)
+    # Half of it without colours.
+    noise[NOISES // 2 :] = noise[NOISES // 2 :, :1]
+    inputs = normalised(np.concatenate([made, noise]), card)
+    return run_items(backbone.model, inputs, len(inputs), backbone.model.only_batch or 1)[0]
 
 
 def _fit(
