@@ -535,7 +535,7 @@ def _load_folder(folder: Path, validation: float) -> Dataset:
 def _train(recipe: Recipe, dataset: Dataset, device: str, checkpoint: Path, resume: bool, patience: int) -> Trained:
     from weights.train import Epoch, Report, steps_in, train
 
-    per_epoch = steps_in(recipe, dataset) // recipe.epochs
+    per_epoch = steps_in(recipe, dataset) // max(1, recipe.epochs)
     with _progress("loss") as progress:
         task = progress.add_task(f"training {recipe.name}", total=per_epoch * recipe.epochs, loss="")
         progress.console.print(f"{'epoch':>9}  {'train loss':>10} {'right':>7}  {'valid. loss':>11} {'right':>7}")

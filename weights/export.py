@@ -16,6 +16,7 @@ from engine.model_card import ModelCard
 from weights import WeightsError
 from weights.datasets import Dataset
 from weights.evaluate import Evaluation, evaluate, normalised
+from weights.none_class import fitted_layer
 from weights.recipe import Recipe, TrackRecipe
 from weights.rejection import Measured, measure
 from weights.torch_net import TorchNet
@@ -39,7 +40,11 @@ def export(trained: Trained, recipe: Recipe, dataset: Dataset, out: Path) -> tup
         WeightsError: PyTorch and the engine disagree, or the file cannot be written.
     """
     card = card_for(recipe, dataset)
-    arrays = stored(trained.arrays, recipe.storage)
+    arrays = trained.arrays
+    if recipe.none_class:
+        model = Model(card, nets.fit(recipe.net, arrays, card.input_shape)[0])
+        arrays = {**arrays, **fitted_layer(model, dataset.train[: recipe.none_class], recipe.seed)}
+    arrays = stored(arrays, recipe.storage)
     model = Model(card, nets.fit(recipe.net, arrays, card.input_shape)[0])
     shown = dataset.test[:CHECKED].fitted(model.card.input_shape).images
     check_equal(model, arrays, normalised(shown, model.card))

@@ -26,6 +26,7 @@ from camapp.tasks import mark_coefficients, mark_evidence
 from camapp.tasks.digit_segmentation import find_marks
 from weights.datasets import Images, load
 from weights.false_marks import pictures
+from weights.logistic import fit_logistic
 from weights.written import SAME, overlap, scenes_of
 
 DIGITS, PEN_SCENES, ROOMS, CHARTS, TRACKS = 2500, 150, 250, 120, 120
@@ -54,20 +55,14 @@ def other_looks() -> Floats:
 
 
 def fit(digits: Floats, others: Floats) -> tuple[float, Floats, Floats, Floats]:
-    """Return least evidence, mean, standard deviation and coefficients of a logistic regression, by Newton's method."""
+    """Return least evidence, mean, standard deviation and coefficients of a logistic regression."""
     mean, std = digits.mean(axis=0), digits.std(axis=0)
     reach = mark_evidence.LARGEST * std
     made_up = np.random.default_rng(SEED).uniform(mean - reach, mean + reach, (MADE_UP, digits.shape[1]))
     others = np.concatenate([others, made_up])
     inputs = mark_evidence.expanded(np.concatenate([digits, others]), mean, std)
     is_digit = np.arange(len(inputs)) < len(digits)
-    weight = np.where(is_digit, 0.5 / len(digits), 0.5 / len(others)) * len(inputs)
-    decay = np.diag([DECAY] * (inputs.shape[1] - 1) + [1e-3])
-    point = np.zeros(inputs.shape[1])
-    for _ in range(60):
-        odds = 1 / (1 + np.exp(-np.clip(inputs @ point, -30, 30)))
-        curvature = (inputs * (weight * odds * (1 - odds) + 1e-9)[:, None]).T @ inputs + decay
-        point -= np.linalg.solve(curvature, inputs.T @ (weight * (odds - is_digit)) + decay @ point)
+    point = fit_logistic(inputs, is_digit, DECAY)
     found = np.sort(mark_evidence.evidence(digits, mean, std, point))
     return float(found[int(LOSS * len(found))]), mean, std, point
 

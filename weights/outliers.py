@@ -26,14 +26,21 @@ FINE = 4
 SCENE_SIZE, SCENES = (320, 240), 24
 
 
-def outliers(images: Images, count: int, seed: int) -> Pixels:
-    """Return `count` pictures, uint8 (count, C, H, W), without the things that `images` (N, C, H, W) show."""
+def outliers(images: Images, count: int, seed: int, near: float = 0.0) -> Pixels:
+    """Return `count` pictures, uint8 (count, C, H, W), without the things that `images` (N, C, H, W) show.
+
+    Args:
+        near: share of pictures that hold large parts of such things, and no whole one.
+    """
     rng = np.random.default_rng([seed, 19])
     source = images.images.transpose(0, 2, 3, 1)
-    kinds = list(KINDS)
-    shares = np.array([KINDS[kind] for kind in kinds], float)
-    chosen = rng.choice(len(kinds), count, p=shares / shares.sum())
-    made = [_as_taken(kinds[kind](source, rng), rng) for kind in chosen]
+    mixed = [
+        (kind, part * share / sum(kinds.values()))
+        for kinds, part in ((KINDS, 1 - near), (NEAR, near))
+        for kind, share in kinds.items()
+    ]
+    chosen = rng.choice(len(mixed), count, p=[share for _, share in mixed])
+    made = [_as_taken(mixed[number][0](source, rng), rng) for number in chosen]
     return np.ascontiguousarray(np.stack(made).transpose(0, 3, 1, 2))
 
 
@@ -141,6 +148,43 @@ def _rendered(number: int) -> Pixels:
     return _scenes[number]
 
 
+def _halves(source: Pixels, rng: Rng) -> Floats:
+    """Return one side of a picture and the other side of another one, along a straight border."""
+    height, width = source.shape[1:3]
+    turn = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:height, :width] / np.float32(max(height, width)) - 0.5
+    beyond = np.cos(turn) * x + np.sin(turn) * y + rng.uniform(-0.1, 0.1)
+    share = np.clip(beyond / rng.uniform(0.02, 0.12) + 0.5, 0, 1)[..., None]
+    return np.asarray((1 - share) * _some(source, rng) + share * _some(source, rng), np.float32)
+
+
+def _inset(source: Pixels, rng: Rng) -> Floats:
+    """Return a picture with a large part of another one over its middle."""
+    out, other = _some(source, rng).copy(), _some(source, rng)
+    height, width = out.shape[:2]
+    tall, wide = (int(side * rng.uniform(0.45, 0.7)) for side in (height, width))
+    y, x = (
+        int(rng.integers(side // 16, side - part - side // 16 + 1)) for side, part in ((height, tall), (width, wide))
+    )
+    top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+    out[y : y + tall, x : x + wide] = other[top : top + tall, left : left + wide]
+    return out
+
+
+def _jigsaw(source: Pixels, rng: Rng) -> Floats:
+    """Return the 2x2 or 4x4 parts of a picture in a wrong order."""
+    picture = _some(source, rng)
+    cells = int(rng.choice([2, 2, 4]))
+    tall, wide = (side // cells for side in picture.shape[:2])
+    places = [(tall * row, wide * column) for row in range(cells) for column in range(cells)]
+    order = rng.permutation(len(places))
+    out = picture.copy()
+    for into, of in zip(order, np.roll(order, 1), strict=True):
+        (y, x), (top, left) = places[into], places[of]
+        out[y : y + tall, x : x + wide] = picture[top : top + tall, left : left + wide]
+    return out
+
+
 def _ground(source: Pixels, rng: Rng) -> Floats:
     """Return a background: an enlarged part, a blurred picture, or a colour."""
     kind = rng.random()
@@ -223,3 +267,5 @@ KINDS: dict[Callable[[Pixels, Rng], Floats], float] = {
     _pattern: 0.5,
     _scene: 0.5,
 }
+# The same for those with large parts of the data set's own things.
+NEAR: dict[Callable[[Pixels, Rng], Floats], float] = {_halves: 1.0, _inset: 1.0, _jigsaw: 1.0}

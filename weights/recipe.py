@@ -38,7 +38,7 @@ class Recipe:
     Attributes:
         net: a name that `engine.nets.build` knows; also the name of the shipped file.
         data: a name in `weights.datasets.SOURCES`.
-        epochs: passes over the training split.
+        epochs: passes over the training split; 0 leaves the weights of `start` as they are.
         batch: images a step.
         learning_rate: at the start; the highest, where the schedule is 'one_cycle'.
         momentum: of the optimiser; Nesterov's where it is not 0.
@@ -57,6 +57,8 @@ class Recipe:
         outliers: number of generated images that show none of the classes (`weights.outliers`). A step has one for
             two images, and the net learns to score all classes alike on them.
         outlier_weight: of their loss, relative to that of the images.
+        none_class: number of training images, and of generated ones, to which one class more is fitted in the end; see
+            `weights.none_class`. 0 for none.
         title: name of the recipe, if it is not that of its net.
         seed: of the initial values, the order, the augmentation and the generated images.
     """
@@ -79,6 +81,7 @@ class Recipe:
     kept: float = 0.0
     outliers: int = 0
     outlier_weight: float = 0.5
+    none_class: int = 0
     title: str = ""
     seed: int = 42
 

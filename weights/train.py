@@ -87,6 +87,8 @@ def train(
         WeightsError: the loss is no longer a number, or the checkpoint cannot be used.
     """
     run = Run(recipe, dataset, device)
+    if recipe.start and not recipe.epochs:
+        return run.begun()
     if checkpoint and resume and checkpoint.exists():
         run.restore(checkpoint)
         for epoch in run.history:
@@ -147,6 +149,11 @@ class Run:
         """Whether all epochs are done, or the last `patience` ones brought no progress."""
         done = len(self.history)
         return done >= self._recipe.epochs or bool(self.best and patience and done - self.best.number >= patience)
+
+    def begun(self) -> Trained:
+        """Return the initial weights as a result, and how good they are."""
+        judged = _judge(self._net, self._feed.in_order(self._judging))
+        return Trained(to_arrays(self._net), (), Epoch(0, math.nan, math.nan, *judged))
 
     def epoch(self, report: Report) -> Epoch:
         """Run one pass over the training split and return its result."""

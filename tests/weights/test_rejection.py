@@ -4,11 +4,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from camapp.tasks.rejection import Rejection
+from camapp.tasks.rejection import Rejection, energy
+from engine.model import Model, load
 from engine.model_card import ModelCard
+from tests.weights.test_command_line import ROOT
 from weights.datasets import Images
+from weights.evaluate import normalised
 from weights.false_marks import false_marks
-from weights.outliers import KINDS, outliers
+from weights.none_class import fitted_layer
+from weights.outliers import KINDS, NEAR, outliers
 from weights.rejection import measure
 
 RNG = np.random.default_rng(5)
@@ -24,12 +28,46 @@ def test_generated_images_have_the_form_of_the_data_and_depend_on_the_seed_alone
     assert not np.array_equal(made, outliers(images, 60, 2))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
+@pytest.mark.parametrize("kind", [*KINDS, *NEAR], ids=lambda kind: kind.__name__.strip("_"))
 def test_no_kind_gives_back_an_image_of_the_data(kind):
     images = RNG.integers(0, 256, (4, 32, 32, 3), np.uint8)
     made = np.asarray(kind(images, np.random.default_rng(1)), float)
     assert made.shape == (32, 32, 3)
     assert min(np.abs(made - image).mean() for image in images) > 10
+
+
+def test_the_near_ones_are_added_to_the_others():
+    images = Images(RNG.integers(0, 256, (20, 3, 32, 32), np.uint8), np.zeros(20, np.uint8))
+    monochrome = Images(np.full((20, 3, 32, 32), 100, np.uint8), images.labels)
+    # All that is made of parts of a plain picture is plain, before the exposure is varied.
+    plain = [made.std() < 3 for made in outliers(monochrome, 60, 1, near=1.0)]
+    assert all(plain)
+    assert outliers(images, 60, 1, near=0.5).shape == (60, 3, 32, 32)
+
+
+def test_one_class_more_lowers_the_energy_of_generated_images_and_leaves_the_labels():
+    model = load(ROOT / "weights" / "cifar10.npz")
+    coarse = RNG.integers(0, 256, (400, 3, 4, 4), np.uint8).repeat(8, axis=2).repeat(8, axis=3)
+    logits = np.array(model.run(normalised(coarse, model.card)))
+    # What the model is surest of passes for its own.
+    surest = energy(logits).argsort()[-60:]
+    images = Images(coarse[surest], logits[surest].argmax(axis=1))
+    others = outliers(images, 60, 5, near=0.5)
+    layer = fitted_layer(model, images, 1)
+    graph = replace(model.graph, initializers={**model.graph.initializers, **layer})
+    taught = Model(model.card, graph)
+
+    def margins(logits):
+        return logits - logits.max(axis=1, keepdims=True)
+
+    def in_order(run):
+        own, other = (energy(np.array(run(normalised(shown, model.card)))) for shown in (images.images, others))
+        return np.mean(own[:, None] > other)
+
+    for shown in (images.images, others):
+        inputs = normalised(shown, model.card)
+        np.testing.assert_allclose(margins(taught.run(inputs)), margins(np.array(model.run(inputs))), atol=1e-3)
+    assert in_order(taught.run) > max(0.9, in_order(model.run))
 
 
 def test_false_marks_are_cut_out_as_digits_are():

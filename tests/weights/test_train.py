@@ -112,6 +112,10 @@ def test_a_run_begins_with_a_file_and_keeps_a_share_of_it(data, tmp_path):
     for name, array in first.arrays.items():
         assert np.allclose(half.arrays[name], (whole.arrays[name] + array) / 2, atol=1e-6)
     assert whole.best.validation_loss < 2 * first.best.validation_loss
+    same = train(replace(recipe, epochs=0), data)
+    assert all(np.array_equal(same.arrays[name], array) for name, array in first.arrays.items())
+    assert same.best.validation_loss == pytest.approx(first.best.validation_loss)
+    assert same.history == ()
 
 
 class Interrupted(Exception):
