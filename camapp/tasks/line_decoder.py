@@ -36,8 +36,6 @@ LEADS_UP, AT_HORIZON = 0.2, 2.5
 # Two lines that meet at the horizon turn there: the cosine between chords of so many points is above -KINK. One line
 # that bends across the image turns less.
 KINK, KINK_POINTS = 0.95, 4
-# Minimum number of points and minimum mean presence of a line without strong points, beside a clear line.
-UNSURE_POINTS, UNSURE = 6, 0.7
 # Only the points with the highest scores are linked; an image full of lines has about 150.
 MAX_POINTS = 400
 
@@ -129,17 +127,10 @@ def decode(
     at, score = at[keep], score[keep]
     along, across, agree = (values[np.ix_(keep, keep)] for values in every)
     chains = _trace(at, along, across, agree, int((score > strong).sum()))
-    scored, unsure = [], []
-    for chain in chains:
-        presences = score[chain]
-        sure = presences[presences > strong]
-        if len(sure) > 1:
-            scored.append((chain, float(sure.mean())))
-        elif len(chain) >= UNSURE_POINTS and (mean := float(presences.mean())) > UNSURE:
-            unsure.append((chain, mean))
+    sure = [(chain, score[chain][score[chain] > strong]) for chain in chains]
+    scored = [(chain, float(presences.mean())) for chain, presences in sure if len(presences) > 1]
     if max((mean for _, mean in scored), default=0.0) < clear:
         return []
-    scored += unsure
     lines = []
     for i in _without_duplicates([at[chain] for chain, _ in scored], min_length):
         path = _smooth(at[scored[i][0]])

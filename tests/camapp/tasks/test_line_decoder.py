@@ -127,12 +127,6 @@ def test_borders_that_are_linked_at_the_horizon_are_two(farther):
     assert (whole < 1.6) == farther
 
 
-@pytest.mark.parametrize(("logit", "clear", "count"), [(1.1, True, 2), (0.4, True, 1), (1.1, False, 0)])
-def test_an_unsure_line_is_one_beside_a_clear_line(logit, clear, count):
-    lines = [([(0.2, 0.95), (0.25, 0.3)], logit)] + ([([(0.7, 0.95), (0.6, 0.3)], 4)] if clear else [])
-    assert len(line_decoder.decode(predicted_lines(*lines))) == count
-
-
 def test_a_second_row_of_a_broad_line_is_no_line():
     # The rows lie a cell apart.
     row, line = [(0.325, 0.95), (0.325, 0.1)], [(0.3, 0.95), (0.3, 0.1)]
