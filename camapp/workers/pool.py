@@ -166,11 +166,15 @@ class WorkerPool:
         self._thread.start()
 
     def wait_ready(self, timeout: float, workers: int = 1) -> bool:
-        """Return whether `workers` of them are ready within `timeout` seconds. Raises PoolError if none will be."""
+        """Return whether `workers` of them are ready within `timeout` seconds; a pool without any is.
+
+        Raises:
+            PoolError: none will be ready.
+        """
         with self._lock:
 
             def are_ready() -> bool:
-                return sum(worker.ready for worker in self._live) >= min(workers, self.workers)
+                return not self.workers or sum(worker.ready for worker in self._live) >= workers
 
             self._lock.wait_for(lambda: self.error or are_ready(), timeout)
             if self.error:
