@@ -75,7 +75,6 @@ def call_bounded(call: Callable[[], object], seconds: float, name: str) -> None:
     try:
         done.result(timeout=seconds)
     except TimeoutError:
-        # If the thread has ended, the error was raised by the call itself.
-        if thread.is_alive():
+        if not done.done():  # else the call itself raised it
             register_stuck(thread)
         raise

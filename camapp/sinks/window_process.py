@@ -143,10 +143,13 @@ class _Window:
             send_to_own_windows(MAP_NOTIFY)
             self._map_notifies, self._map_notify_due = self._map_notifies - 1, time.monotonic() + _MAP_NOTIFY_S
         self._press(cv2.waitKey(1))
-        if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1:
-            return True
-        self._send_key(CLOSED)
-        return False
+        try:
+            visible = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # OpenCV 5 with Qt, once no window is open
+            visible = False
+        if not visible:
+            self._send_key(CLOSED)
+        return visible
 
     def _press(self, code: int) -> None:
         if code < 0:
