@@ -322,7 +322,11 @@ def add_preview(cameras: MultiCamera, screen: displays.DisplayKind) -> list[Wind
         return []
     title = "camapp: {}"
     return [
-        _add_window(pipeline, cameras.request_stop, title.format(pipeline.name if several else pipeline.model.card.net))
+        _add_window(
+            pipeline,
+            cameras.request_stop,
+            title.format(pipeline.name if several else Path(pipeline.settings.model).stem),
+        )
         for pipeline in cameras.pipelines
     ]
 
