@@ -457,6 +457,7 @@ def test_closed_standard_streams_do_no_harm():
     assert subprocess.run(["sh", "-c", line], cwd=ROOT, env=ENVIRONMENT, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_page_is_served_at_a_bare_flag_and_a_taken_port_is_refused(tmp_path):
     pytest.importorskip("starlette", reason="the extra 'web' is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -145,6 +145,7 @@ def test_what_ffmpeg_was_built_without_is_named_with_a_way_round():
     assert "ffmpeg -i" in str(error)
 
 
+@pytest.mark.slow
 def test_a_stream_by_udp_is_read_and_its_silence_noticed():
     port = free_port()
     sender = ffmpeg("-re", *PICTURES, *H264, "-g", 5, "-f", "mpegts", f"udp://127.0.0.1:{port}?pkt_size=1316")

@@ -104,6 +104,7 @@ def wait_for_end(child):
         pass
 
 
+@pytest.mark.slow
 def test_the_delay_before_a_restart_doubles_up_to_its_maximum(spawn):
     owner = Owner(lambda: spawn("sys.exit(2)"), wait_for_end, retry_s=0.2, max_retry_s=0.8)
     owner.wait(4)

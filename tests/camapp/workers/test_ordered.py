@@ -95,6 +95,7 @@ def test_an_item_that_hangs_is_given_up_within_its_bound(model):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_too_many_deaths_end_the_run(model):
     with pytest.raises(PoolError, match="workers lost within"):
         list(echo_run(model, workers=1).results([["poison"]] * 10))

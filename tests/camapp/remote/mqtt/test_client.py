@@ -361,6 +361,7 @@ def test_messages_that_are_too_large_never_arrive(broker, connect, listen):
     assert client.connected
 
 
+@pytest.mark.slow
 def test_a_flood_is_ignored_for_a_while_and_outgoing_messages_still_arrive(broker, connect, listen, caplog):
     received = []
     subscription = Subscription(["a/set/+"], lambda topic, payload, retained: received.append(payload))

@@ -252,6 +252,7 @@ def test_changes_without_a_broker_arrive_in_order_when_it_is_back(camera, broker
         listener.close()
 
 
+@pytest.mark.slow
 def test_home_assistants_birth_message_is_answered_and_not_too_often(camera, listener, run):
     run(camera, announce=0.5)
     topic = "homeassistant/device/camapp_pi/config"
