@@ -325,7 +325,7 @@ def add_preview(cameras: MultiCamera, screen: displays.DisplayKind) -> list[Wind
         _add_window(
             pipeline,
             cameras.request_stop,
-            title.format(pipeline.name if several else Path(pipeline.settings.model).stem),
+            title.format(pipeline.name if several else pipeline.model_name),
         )
         for pipeline in cameras.pipelines
     ]

@@ -1,6 +1,8 @@
-"""Programs that some tests need and the product does not, and the processes that a program has started."""
+"""Programs that some tests need and the product does not, what a program has started, and waits for what it does."""
 
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,3 +25,11 @@ def children_of(pid: int | str = "self") -> list[int]:
         with suppress(FileNotFoundError, ProcessLookupError):
             found += map(int, (task / "children").read_text().split())
     return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    """Wait until a condition is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
+        time.sleep(0.01)

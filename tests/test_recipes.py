@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,19 +20,13 @@ from camapp.core.image import Image, Layout
 from camapp.core.predictions import Box, Prediction
 from camapp.core.settings import load_settings
 from camapp.sinks.label_command import LabelCommandSink
+from tests.programs import wait_until
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
 RECIPES = [code for code in re.findall(r"```shell\n(.*?)```", PAGE, re.DOTALL) if "--on-label " in code]
 PIXEL = Image.of(np.zeros((1, 1, 3), np.uint8), Layout.RGB)
 JPEG = b"\xff\xd8\xff\xe0 a picture"
-
-
-def wait_for(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Hook(BaseHTTPRequestHandler):
@@ -107,7 +100,7 @@ def follow(recipe, hook, *labels):
     sink.start()
     for number, label in enumerate(labels):
         see(sink, number, label)
-        wait_for(lambda expected=number + 1: sink.started == expected)
+        wait_until(lambda expected=number + 1: sink.started == expected, 90)
     sink.stop()
     assert (sink.started, sink.lost) == (len(labels), 0)
 
@@ -176,8 +169,8 @@ def test_the_command_for_mediamtx_sends_the_stream_of_the_page_by_rtsp(tmp_path)
     try:
         children.append(subprocess.Popen([*program, "--fps", "15", "--web", f"127.0.0.1:{web}"], cwd=ROOT))
         children.append(subprocess.Popen([*listen, "-t", "2", "-c", "copy", str(received)]))
-        wait_for(lambda: not socket.socket().connect_ex(("127.0.0.1", web)))
-        wait_for(lambda: f":{rtsp:04X} " in Path("/proc/net/tcp").read_text())
+        wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", web)), 90)
+        wait_until(lambda: f":{rtsp:04X} " in Path("/proc/net/tcp").read_text(), 90)
         words = " ".join(command.split()).replace("127.0.0.1:8080", f"127.0.0.1:{web}")
         children.append(subprocess.Popen(["sh", "-c", f"exec {words}"], env=environment))
         assert children[1].wait(60) == 0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import cv2
 
@@ -151,6 +152,11 @@ class Pipeline:
     def task(self) -> Task:
         """The task of the model in use."""
         return self.inference.loaded.task
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, or of its file without the suffix: exporters to ONNX give all nets one name."""
+        return Path(self.settings.model).stem
 
     @property
     def started(self) -> bool:

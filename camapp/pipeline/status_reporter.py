@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camapp.capture.source import redacted
@@ -84,8 +83,7 @@ class StatusReporter:
             workers=run.workers,
             restarts=run.inference.restarts,
             source=redacted(run.source.uri),
-            # Exporters to ONNX give all nets one name, such as 'main_graph'.
-            model=Path(run.settings.model).stem,
+            model=run.model_name,
             paused=run.paused,
             idle=run.idle is not None and run.idle.idle,
             slowness="" if self.lost() else run.source.slowness,

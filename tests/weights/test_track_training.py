@@ -13,7 +13,7 @@ import pytest
 from camapp.tasks import line_decoder
 from engine import nets
 from engine.nets.track import FIELDS
-from tests.programs import children_of
+from tests.programs import children_of, wait_until
 from weights import WeightsError
 from weights.photographs import Photographs
 from weights.tracks import grid, input_size, render, shards
@@ -53,18 +53,11 @@ def test_no_renderer_outlives_a_killed_training(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, program], env=environment) as training:
-        wait_until(lambda: len(children_of(training.pid)) == 3)  # two that render, and multiprocessing's tracker
+        wait_until(lambda: len(children_of(training.pid)) == 3, 30)  # two that render, and multiprocessing's tracker
         children = children_of(training.pid)
         time.sleep(1.5)  # until they render
         training.terminate()
-    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-
-
-def wait_until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 30)
 
 
 def test_torch_and_the_task_unpack_the_output_equally():

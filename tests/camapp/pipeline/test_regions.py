@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from camapp.core.settings import load_settings
 from camapp.core.stats import Stats
 from camapp.sinks.sink import PredictionSink
 from tests.camapp.scripted import ScriptedSource
+from tests.programs import wait_until
 
 
 class Seen(PredictionSink):
@@ -36,13 +36,6 @@ def regions(monkeypatch):
 
 def readers():
     return [thread for thread in threading.enumerate() if thread.name == "capture"]
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_every_region_predicts_every_frame_of_a_file_that_is_read_once(regions, tmp_path):
@@ -77,14 +70,14 @@ def test_a_live_source_is_read_by_one_thread_and_a_region_that_ends_leaves_the_o
     ended = []
     run = threading.Thread(target=lambda: ended.extend(both.run()), daemon=True)
     run.start()
-    wait_for(lambda: min(pipeline.stats.predictions() for pipeline in both.pipelines) > 30)
+    wait_until(lambda: min(pipeline.stats.predictions() for pipeline in both.pipelines) > 30, 20)
     assert len(readers()) == before + 1
     gate.pause()
-    wait_for(lambda: gate.stats.balance().dropped.get("paused", 0) > 2)
+    wait_until(lambda: gate.stats.balance().dropped.get("paused", 0) > 2, 20)
     gate.request_stop("this one ends")
-    wait_for(lambda: gate.ended)
+    wait_until(lambda: gate.ended, 20)
     predicted = other.stats.predictions()
-    wait_for(lambda: other.stats.predictions() > predicted + 10)
+    wait_until(lambda: other.stats.predictions() > predicted + 10, 20)
     assert not other.paused
     both.request_stop("the test is over")
     run.join(20)
@@ -103,7 +96,7 @@ def test_a_member_that_never_starts_does_not_hold_up_the_others():
     here.start()
     assert here.thread.ident is None, "the other one may still start"
     absent.stop()
-    wait_for(lambda: len(taken) == 5)
+    wait_until(lambda: len(taken) == 5, 20)
     here.stop()
     here.join(5)
     assert not here.is_alive()

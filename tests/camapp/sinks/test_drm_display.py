@@ -27,6 +27,7 @@ from camapp.pipeline.pipeline import Pipeline
 from camapp.sinks.drm_display import DrmDisplaySink
 from camapp.system import displays
 from camapp.system.displays import Display, DisplayKind
+from tests.programs import wait_until
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests/fakes"
@@ -222,13 +223,6 @@ def start(fake, console):
         each.end()
 
 
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def device(fake):
     return fake.plan.opened[-1] if fake.plan.opened else None
 
@@ -240,7 +234,7 @@ def is_on(fake):
 def test_the_overlay_is_sent_only_if_it_has_changed(fake, console, start):
     console.plug("connected")
     run = start()
-    wait_for(lambda: is_on(fake))
+    wait_until(lambda: is_on(fake), 30)
     overlays = device(fake).overlays
     assert overlays[0].shape == (240, 320, 4)
     assert overlays[0][..., 3].any()
@@ -251,7 +245,7 @@ def test_the_overlay_is_sent_only_if_it_has_changed(fake, console, start):
     for name in "abcdefghij":
         run.label = name
         time.sleep(0.05)
-    wait_for(lambda: (overlays[-1] != overlays[0]).any())
+    wait_until(lambda: (overlays[-1] != overlays[0]).any(), 30)
     assert 2 <= len(overlays) <= 2 + (time.monotonic() - began) / 0.1
     assert run.stats.predictions() > frames
 
@@ -267,7 +261,7 @@ def test_an_overlay_that_cannot_be_drawn_is_logged_and_the_next_one_is_shown(fak
         return False
 
     start(paused=paused)
-    wait_for(lambda: is_on(fake), 10)
+    wait_until(lambda: is_on(fake), 10)
     assert caplog.text.count("DrmDisplaySink failed: ValueError: cannot be drawn") == 1
 
 
@@ -275,23 +269,23 @@ def test_a_pause_is_shown_also_without_statistics(fake, console, start):
     console.plug("connected")
     paused = threading.Event()
     run = start(paused=paused.is_set)
-    wait_for(lambda: is_on(fake))
+    wait_until(lambda: is_on(fake), 30)
     overlays = device(fake).overlays
     corner = overlays[0][:40, -120:, 3].copy()
     paused.set()
-    wait_for(lambda: (overlays[-1][:40, -120:, 3] != corner).any())
+    wait_until(lambda: (overlays[-1][:40, -120:, 3] != corner).any(), 30)
     paused.clear()
-    wait_for(lambda: (overlays[-1][:40, -120:, 3] == corner).all())
+    wait_until(lambda: (overlays[-1][:40, -120:, 3] == corner).all(), 30)
     assert run.stats.predictions()
 
 
 def test_a_screen_that_is_plugged_in_late_is_found_and_costs_no_frame(fake, console, start, caplog):
     console.plug("disconnected")
     run = start()
-    wait_for(lambda: run.stats.predictions() > 20)
+    wait_until(lambda: run.stats.predictions() > 20, 30)
     assert "no screen is connected" in caplog.text
     console.plug("connected")
-    wait_for(lambda: is_on(fake))
+    wait_until(lambda: is_on(fake), 30)
     assert len(fake.plan.opened) == 1
     assert run.stats.balance().is_conserved
 
@@ -299,21 +293,21 @@ def test_a_screen_that_is_plugged_in_late_is_found_and_costs_no_frame(fake, cons
 def test_an_unplugged_cable_costs_nothing(fake, console, start):
     console.plug("connected")
     run = start()
-    wait_for(lambda: is_on(fake))
+    wait_until(lambda: is_on(fake), 30)
     console.plug("disconnected", mode="")
     before = run.stats.predictions()
     time.sleep(0.4)
     console.plug("connected")
-    wait_for(lambda: run.stats.predictions() > before + 20)
+    wait_until(lambda: run.stats.predictions() > before + 20, 30)
     assert device(fake).previews == [fake.Preview.NULL, fake.Preview.DRM]
 
 
 def test_another_screen_is_opened_again(fake, console, start):
     console.plug("connected")
     start()
-    wait_for(lambda: is_on(fake))
+    wait_until(lambda: is_on(fake), 30)
     console.plug("connected", mode="1280x720")
-    wait_for(lambda: device(fake).preview_window.get("width") == 1280)
+    wait_until(lambda: device(fake).preview_window.get("width") == 1280, 30)
     assert len(fake.plan.opened) == 1
 
 
@@ -321,20 +315,20 @@ def test_a_screen_in_use_by_a_desktop_is_opened_once_it_is_free(fake, console, s
     console.plug("connected")
     console.free = False
     run = start()
-    wait_for(lambda: run.stats.predictions() > 50)
+    wait_until(lambda: run.stats.predictions() > 50, 30)
     assert device(fake).previews == [fake.Preview.NULL]
     assert "in use by" in caplog.text
     console.free = True
-    wait_for(lambda: is_on(fake))
+    wait_until(lambda: is_on(fake), 30)
 
 
 def test_refused_overlays_are_reported_once_and_the_image_stays(fake, console, start, caplog):
     fake.plan.overlay_error = "No space left on device"
     console.plug("connected")
     run = start(max_refusals=3)
-    wait_for(lambda: "no overlay over the image" in caplog.text)
+    wait_until(lambda: "no overlay over the image" in caplog.text, 30)
     before = run.stats.predictions()
-    wait_for(lambda: run.stats.predictions() > before + 100)
+    wait_until(lambda: run.stats.predictions() > before + 100, 30)
     assert device(fake).preview is fake.Preview.DRM
     assert caplog.text.count("no overlay over the image") == 1
 
@@ -344,9 +338,9 @@ def test_a_screen_that_cannot_be_drawn_on_leaves_a_run_without_it(fake, console,
     console.plug("connected")
     run = start()
     run.capture.read_limit = ReadLimit(0.2)
-    wait_for(lambda: run.capture.source.drm_preview and run.capture.source.drm_preview.given_up, 30)
+    wait_until(lambda: run.capture.source.drm_preview and run.capture.source.drm_preview.given_up, 30)
     before = run.stats.predictions()
-    wait_for(lambda: run.stats.predictions() > before + 50)
+    wait_until(lambda: run.stats.predictions() > before + 50, 30)
     assert "no frame came while the image was on the screen" in caplog.text
 
 
